@@ -1,4 +1,4 @@
-//! A channel with subscribers on this worker: its newest publication here, its subscribers, and the
+//! The hub's record of a channel: its newest publication, its subscribers on this worker, and the
 //! walk over them.
 
 use super::subscribers::Subscribers;
@@ -7,24 +7,27 @@ use crate::id::{ChannelName, Sequence};
 use crate::log::{Amount, ChannelKey, ChannelState, Entry, RuleIndex};
 use crate::time::Now;
 
-/// A channel's place in the hub. Another channel may have it when the last subscriber has left.
+/// A channel's index in the hub. When the channel's last subscriber has left, another channel may
+/// get the same index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChannelIndex(pub u32);
 
-/// A channel that has subscribers here.
+/// A channel that has subscribers on this worker.
 #[derive(Debug)]
 pub struct Channel {
-    /// Its name.
+    /// The channel's name.
     pub name: ChannelName,
-    /// Its key in the log.
+    /// The channel's key in the log.
     pub key: ChannelKey,
-    /// How much of it is kept, and what happens to conns that are behind.
+    /// The rule that sets how much of the channel is kept, and what happens to conns that are
+    /// behind.
     pub rule: RuleIndex,
-    /// Its newest publication up to the hub's head; zero before the first.
+    /// The number of the channel's newest publication up to the hub's head; zero before the first
+    /// publication.
     pub last: Sequence,
-    /// The total published in it up to `last`, since it was made.
+    /// The total of the publications in the channel up to `last`, from the channel's creation on.
     pub total: Amount,
-    /// The walk under way, or a finished one whose conns are still being written to.
+    /// The walk in progress, or a finished walk whose conns are still being written to.
     pub walk: Option<Box<Walk>>,
     /// The conns that are subscribed.
     pub subscribers: Subscribers,
@@ -32,31 +35,33 @@ pub struct Channel {
 
 const _: () = assert!(size_of::<Channel>() == 64);
 
-/// What is being delivered to a channel's subscribers.
+/// The delivery of new publications to the subscribers of a channel, one subscriber after another.
 #[derive(Debug, Default)]
 pub struct Walk {
-    /// The channel's newest entries: at least those that not every subscriber was visited for.
+    /// The channel's newest entries. They include every entry for which a subscriber is still to be
+    /// visited.
     pub tail: Tail,
-    /// The total for which all subscribers had been visited when the current pass began.
+    /// The channel's total up to the last publication for which all subscribers had been visited
+    /// when the current pass began.
     pub floor: Amount,
-    /// The same for the pass after this one.
+    /// The floor of the pass after the current one.
     pub again_floor: Amount,
-    /// When it began.
+    /// The time at which the walk began.
     pub started: Now,
-    /// Whether the hub has it among its walks.
+    /// Whether the hub has the walk in its queue.
     pub is_queued: bool,
 }
 
 impl Walk {
-    /// Adds void publications to all totals. The log counts some of an earlier epoch between the
-    /// newest entry and the next one; no subscriber is owed them.
+    /// Adds void publications to all totals. The log counts some publications of an earlier epoch
+    /// between the newest entry and the next one. They are not delivered to any subscriber.
     fn add_before(&mut self, void: Amount) {
         self.tail.add_before(void);
         self.floor = self.floor.plus(void);
         self.again_floor = self.again_floor.plus(void);
     }
 
-    /// Clears it for the next walk.
+    /// Clears the walk so that it can be reused.
     pub fn reset(&mut self) {
         self.tail.clear();
         self.is_queued = false;
@@ -64,7 +69,7 @@ impl Walk {
 }
 
 impl Channel {
-    /// A channel without subscribers, in its state in the log.
+    /// Creates a channel without subscribers, in the state that the log has of it.
     #[must_use]
     pub fn new(name: ChannelName, channel_state: &ChannelState) -> Self {
         Self {
@@ -78,8 +83,8 @@ impl Channel {
         }
     }
 
-    /// Takes in the channel's newest entry and marks all subscribers as behind. True if the hub has
-    /// to queue the walk. `fresh` makes a walk where there is none.
+    /// Accepts the channel's newest entry and marks all subscribers as behind. Returns whether the
+    /// hub has to queue the walk. `fresh` makes a walk if the channel has none.
     pub fn take(
         &mut self,
         entry: Entry,
@@ -97,8 +102,8 @@ impl Channel {
         }
         let is_to_queue = self.take_in(last, total, entry.before, now, fresh);
         if let Some(walk) = &mut self.walk {
-            // The floor came from the channel's state in the log, which counts evictions above the
-            // head.
+            // The floor was taken from the channel's state in the log, which includes evictions
+            // above the head. So the floor may be too high.
             for floor in [&mut walk.floor, &mut walk.again_floor] {
                 if floor.publications > entry.before.publications {
                     *floor = entry.before;
@@ -113,8 +118,8 @@ impl Channel {
         is_to_queue
     }
 
-    /// Takes in the channel's state in the log, whose entries are not held here. Otherwise as
-    /// [`Self::take`].
+    /// Accepts the channel's state in the log, if the hub does not hold the channel's entries. In
+    /// other respects it works like [`Self::take`].
     pub fn take_standing(
         &mut self,
         channel_state: &ChannelState,
@@ -152,7 +157,7 @@ impl Channel {
         false
     }
 
-    /// The total that the current walk has yet to deliver to some subscribers.
+    /// Returns the total that the current walk has yet to deliver to some subscribers.
     #[must_use]
     pub fn walk_debt(&self) -> Amount {
         match &self.walk {
@@ -161,19 +166,19 @@ impl Channel {
         }
     }
 
-    /// The first held entry after a position.
+    /// Returns the first entry after a position, among the entries that the hub holds.
     #[must_use]
     pub fn held_after(&self, position: Sequence) -> Option<&Served> {
         self.walk.as_ref()?.tail.after(position)
     }
 
-    /// Bytes of the publications that are held here.
+    /// Returns the bytes of the publications that the hub holds for the channel.
     #[must_use]
     pub fn held_bytes(&self) -> u64 {
         self.walk.as_ref().map_or(0, |walk| walk.tail.bytes())
     }
 
-    /// The newest entries, if they include all that follow a position.
+    /// Returns the tail, if it includes all entries after a position.
     #[must_use]
     pub fn tail_after(&self, position: Sequence) -> Option<&Tail> {
         let tail = &self.walk.as_ref()?.tail;

@@ -1,13 +1,13 @@
 //! Conflation: a conn that is far behind receives only the newest publication of each key.
 //!
-//! Where a channel's policy says so, a publication supersedes the one before it of the same channel
-//! and key: one flag in the log's entry, set when its successor is appended. A conn that is further
-//! behind than its quota skips such entries until it has caught up, and a gap reports them; a conn
-//! that keeps up is not affected. A conn that resumes from further back than its quota is treated
-//! the same: it does not need publications that are already superseded.
+//! In a channel whose policy is to conflate, a publication supersedes the previous publication with
+//! the same key. The log marks the superseded entry with a flag when its successor is appended. A
+//! conn that is behind by more than its quota skips such entries until it has caught up, and a gap
+//! reports them. A conn that keeps up is not affected. A conn that resumes more than its quota
+//! behind is treated the same: it does not need publications that are already superseded.
 //!
-//! The log lists what is not superseded; the tail of a walk has marks of its own. Called by
-//! [`super::serve`] and [`super::quota`].
+//! The log lists the entries that are not superseded; the tail of a walk has marks of its own.
+//! Called by [`super::serve`] and [`super::quota`].
 
 use super::member::Subscription;
 use super::tail::Tail;
@@ -16,13 +16,14 @@ use crate::config::Overflow;
 use crate::id::Sequence;
 
 impl Hub {
-    /// Publications that were skipped because newer ones superseded them, over all conns.
+    /// Returns how many publications all conns have skipped because newer ones superseded them.
     #[must_use]
     pub fn conflated_total(&self) -> u64 {
         self.conflated_total
     }
 
-    /// Skips the superseded publications that the conn in a slot is owed next, if it conflates.
+    /// If the conn in a slot conflates, skips the superseded publications that it would receive
+    /// next.
     pub(super) fn skip_superseded(&mut self, slot: u32) {
         if !self.log.rules().has_conflation() {
             return;
@@ -44,8 +45,9 @@ impl Hub {
         }
     }
 
-    /// The conn in a slot is further behind than its quota. False if it conflates already, or is
-    /// behind on no channel that does.
+    /// Begins to conflate for the conn in a slot, which is behind by more than its quota. Returns
+    /// false if the conn already conflates, or if none of the channels on which it is behind
+    /// conflates.
     pub(super) fn begin_conflation(&mut self, slot: u32) -> bool {
         let mut subscriptions = self.subscriptions(slot).iter();
         let may = subscriptions.any(|subscription| {
@@ -54,7 +56,8 @@ impl Hub {
         may && self.conflating.insert(slot)
     }
 
-    /// If the conn in a slot has caught up, it receives everything again from now on.
+    /// Ends conflation if the conn in a slot has caught up. The conn then receives all publications
+    /// again.
     pub(super) fn end_conflation(&mut self, slot: u32) {
         if self.conflating.contains(&slot) {
             let mut subscriptions = self.subscriptions(slot).iter();
@@ -64,8 +67,8 @@ impl Hub {
         }
     }
 
-    /// The total that a conn is owed of a channel when it conflates. Reads each publication; a conn
-    /// within its quota is not owed many.
+    /// Returns the total of the publications that a subscription still has to receive if its conn
+    /// conflates. Reads each of these publications; a conn within its quota has few.
     pub(super) fn newest_after(&self, subscription: Subscription) -> Amount {
         let position = subscription.position;
         let Some(channel) = self.channel(subscription.channel) else {
@@ -89,8 +92,8 @@ impl Hub {
         overflow == Some(Overflow::Conflate)
     }
 
-    /// The superseded entries directly after a subscription's position: where they end and how many
-    /// they are.
+    /// Returns the superseded entries directly after a subscription's position: the number of the
+    /// last one, and how many there are.
     fn superseded_run(&self, subscription: Subscription) -> Option<(Sequence, u64)> {
         let channel = self.channel(subscription.channel)?;
         if !self.has_next(subscription) || !self.conflates(subscription.channel) {
@@ -130,7 +133,7 @@ mod tests {
         ChannelName::new(text).unwrap()
     }
 
-    /// A hub that conflates all channels except `plain`.
+    /// Creates a hub that conflates all channels except `plain`.
     fn hub(change: impl FnOnce(&mut Config)) -> Node {
         let mut config = Config::default();
         config.quota.behind_publications = QUOTA;
@@ -149,7 +152,7 @@ mod tests {
         Node::new(Epoch::new(7), Sequence::ZERO, &config)
     }
 
-    /// One publication for each word, which is its key; `-` is none.
+    /// Publishes once for each word. The word is the key of the publication; `-` stands for no key.
     fn publish(hub: &mut Node, channel: &str, keys: &str) {
         for key in keys.split_whitespace() {
             let id = Cursor {
@@ -170,7 +173,8 @@ mod tests {
         let _joined = hub.subscribe(0, &name(channel), since, head);
     }
 
-    /// The gaps and publications of the conn until nothing is left, as flush would send them.
+    /// Returns the gaps and publications that the conn receives until nothing is left, as flush
+    /// sends them.
     fn serve(hub: &mut Node) -> (Vec<Gap>, Vec<u64>) {
         let (mut gaps, mut given, mut planned) = (Vec::new(), Vec::new(), Vec::new());
         let kind = FrameKind::WebSocket(Envelope::Data);

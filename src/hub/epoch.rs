@@ -1,15 +1,16 @@
-//! A hub that follows its log to a new epoch.
+//! Switches a hub to a new epoch of its log.
 //!
-//! A subscription continues without a gap up to where both epochs have the same publications. One
-//! beyond that has received void publications or starts after some: it receives a gap and continues
-//! after that. Acknowledgements, history, the quota's exemptions and the walks are cut at the same
-//! number.
+//! Up to some number, both epochs have the same publications. A subscription whose position is not
+//! beyond this number continues without a gap. Any other subscription has received void
+//! publications or starts after some of them: it receives a gap and continues after the gap.
+//! Acknowledgements, history, the quota's exemptions and the walks are cut at the same number.
 //!
-//! Mail of the previous epoch may still wait. The worker takes in the valid part of it, since the
-//! log may have evicted that. It confirms the rest and ignores it.
+//! Mail of the previous epoch may still be in the inbox. The worker accepts the valid part of this
+//! mail, because the log may have evicted those entries. The worker confirms the rest and ignores
+//! it.
 //!
-//! No planned publication may be waiting to be written. The worker follows between its phases and
-//! before it subscribes a conn.
+//! The hub must not switch while a planned publication waits to be written. So the worker switches
+//! between its phases and before it subscribes a conn.
 
 use super::channel::{Channel, ChannelIndex};
 use super::member::Member;
@@ -23,9 +24,10 @@ use crate::time::Now;
 #[derive(Clone, Copy, Debug)]
 struct Passage {
     from: Epoch,
-    /// Up to here both have the same publications, if they have any.
+    /// The last number for which both epochs have the same publications, if they have any in
+    /// common.
     valid_until: Option<Sequence>,
-    /// Where a subscription with a void position continues.
+    /// The position from which a subscription with a void position continues.
     restart: Sequence,
 }
 
@@ -34,44 +36,44 @@ impl Passage {
         self.valid_until.is_none_or(|valid| position > valid)
     }
 
-    /// Up to where numbers stand for the same publications.
+    /// Returns the last number that stands for the same publication in both epochs, or zero.
     fn kept(self) -> Sequence {
         self.valid_until.unwrap_or_default()
     }
 }
 
 impl Hub {
-    /// Everything up to this id has been posted. It is of the epoch that the hub is in.
+    /// Returns the id up to which everything has been posted. The id is of the hub's epoch.
     #[must_use]
     pub fn posted(&self) -> Cursor {
         self.cursor(self.state.posted())
     }
 
-    /// The newest number that any client can have seen in the hub's epoch.
+    /// Returns the newest number that any client can have seen in the hub's epoch.
     #[must_use]
     pub fn sequenced(&self) -> Sequence {
         self.head.max(self.state.sequenced())
     }
 
-    /// Up to where the hub sees the log.
+    /// Returns the limit up to which the hub reads the log.
     pub(super) fn horizon(&self) -> Horizon {
         self.state.horizon(self.head)
     }
 
-    /// Whether the log has no newer epoch than the hub is in.
+    /// Whether the hub is in the log's newest epoch.
     #[must_use]
     pub fn is_in_newest_epoch(&self) -> bool {
         self.log.is_newest(&self.state)
     }
 
-    /// Whether a position of any epoch is valid in this one.
+    /// Whether a position of any epoch is valid in the hub's epoch.
     #[must_use]
     pub fn has_valid(&self, position: Cursor) -> bool {
         position.epoch == self.epoch || self.state.has_valid(position)
     }
 
-    /// The number in this epoch for one that was posted, perhaps in an earlier epoch: its valid
-    /// part.
+    /// Converts a posted id, which may be of an earlier epoch, to the hub's epoch. If the id is
+    /// void, the result is the last valid id.
     #[must_use]
     pub fn in_this_epoch(&self, posted: Cursor) -> Cursor {
         let valid = self.state.valid_until(posted.epoch).unwrap_or_default();
@@ -81,8 +83,8 @@ impl Hub {
         }
     }
 
-    /// The number up to which a client acknowledges publications with this id. Void ids may be in
-    /// flight when the epoch changes; they stand for the last valid number.
+    /// Returns the number up to which a client acknowledges publications with this id. Void ids may
+    /// be in flight when the epoch changes; for a void id, the result is the last valid number.
     pub(super) fn acknowledged_by(&self, id: Cursor) -> Option<Sequence> {
         if id.epoch == self.epoch {
             return Some(id.sequence);
@@ -92,7 +94,7 @@ impl Hub {
         is_known.then_some(id.sequence.min(valid))
     }
 
-    /// Follows the log to its newest epoch. False if the hub is in it already.
+    /// Switches to the log's newest epoch. Returns false if the hub is already in that epoch.
     pub fn follow_epoch(&mut self, now: Now) -> bool {
         if self.is_in_newest_epoch() {
             return false;
@@ -106,7 +108,7 @@ impl Hub {
             valid_until,
             restart: valid_until.unwrap_or_else(|| state.begin()),
         };
-        // The valid part of the mail that waits comes after this head.
+        // The valid part of the mail in the inbox comes after this head.
         self.head = valid_until.map_or_else(|| state.begin(), |valid| self.head.min(valid));
         self.state = state;
         self.fetched.clear();
@@ -126,7 +128,7 @@ impl Hub {
         true
     }
 
-    /// Drops void entries, and takes in the state of their channels without them.
+    /// Drops void entries, and updates the state of their channels from the log.
     fn cut_channels(&mut self, passage: Passage) {
         let (kept, horizon) = (passage.kept(), self.horizon());
         self.late.retain(|(number, _), late| {
@@ -185,7 +187,7 @@ impl Hub {
         let state = &self.state;
         let gap = self.gaps.entry(key).or_insert(fresh);
         (gap.until, gap.missed) = (until, None);
-        // The loss up to here had expired, and nothing void was delivered.
+        // True if the missing publications had expired and no void publication was delivered.
         let has_expired =
             gap.cause == GapCause::Expired && gap.since.is_some_and(|since| state.has_valid(since));
         if !gap.cause.is_foreign() && !has_expired {
@@ -193,7 +195,7 @@ impl Hub {
         }
     }
 
-    /// A gap that has not been reported ends at the same position of this epoch.
+    /// Changes the end of an unreported gap to the hub's epoch. The position stays the same.
     fn rename_gap(&mut self, key: (u32, ChannelIndex)) {
         let epoch = self.epoch;
         if let Some(gap) = self.gaps.get_mut(&key) {
@@ -203,11 +205,11 @@ impl Hub {
 }
 
 impl Channel {
-    /// Drops the void entries after a number, and takes the state from the log.
+    /// Drops the void entries after a number, and takes the channel's state from the log.
     fn cut(&mut self, channel_state: &ChannelState, kept: Sequence, conflates: bool) {
         (self.last, self.total) = (channel_state.last, channel_state.total);
         if let Some(walk) = &mut self.walk {
-            // If the log has evicted what is void, it no longer knows what came before that.
+            // If the log has evicted the void entries, it no longer knows what came before them.
             if let Some(before_void) = walk.tail.cut(kept, conflates) {
                 (self.last, self.total) = before_void;
             }
@@ -289,7 +291,7 @@ mod tests {
         joined
     }
 
-    /// Serves a conn until nothing is left: its gaps, and the ids of its publications.
+    /// Serves a conn until nothing is left. Returns its gaps, and the ids of its publications.
     fn serve(node: &mut Node, slot: u32) -> (Vec<Gap>, Vec<Cursor>) {
         let (mut gaps, mut given, mut planned) = (Vec::new(), Vec::new(), Vec::new());
         let kind = FrameKind::WebSocket(Envelope::Full);
@@ -320,8 +322,8 @@ mod tests {
         Node::new(Epoch::new(1), Sequence::ZERO, &Config::default())
     }
 
-    /// A writer and the hub of a worker that may lag behind it. With its quota of zero bytes the
-    /// hub holds no late entries.
+    /// Creates a writer, and the hub of a worker that may lag behind the writer. The quota of the
+    /// hub is zero bytes, so it holds no late entries.
     fn writer_and_hub() -> (Now, Epoch, Writer, Hub) {
         let mut config = Config::default();
         config.quota.behind_bytes = 0;
@@ -338,7 +340,7 @@ mod tests {
         for slot in 0..2 {
             join(&mut node, slot, Since::Now);
         }
-        // Numbers with holes.
+        // The numbers are not contiguous.
         publish(&mut node, 1, [64, 128, 192]);
         assert_eq!(serve(&mut node, 0).1.len(), 3);
         change(&mut node, 130, Some(128));
@@ -392,7 +394,7 @@ mod tests {
         let joined = join(&mut node, 1, Since::After(id(1, 3)));
         assert_eq!(joined.gap, Some(restart(id(1, 3), id(2, 2))));
         assert_eq!(serve(&mut node, 1).1, [id(2, 4)]);
-        // Nothing of an unknown epoch is valid.
+        // No position of an unknown epoch is valid.
         let joined = join(&mut node, 2, Since::After(id(9, 2)));
         assert_eq!(joined.gap, Some(restart(id(9, 2), id(2, 0))));
     }

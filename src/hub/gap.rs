@@ -1,38 +1,38 @@
-//! Gaps: what a subscriber receives when something is missing.
+//! Gaps: reports to a subscriber that publications are missing.
 
 use crate::id::Cursor;
 
 /// Publications of one channel that a subscriber has not received and will not receive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gap {
-    /// The last position before the gap: what the subscriber had. `None` if the position was
-    /// malformed.
+    /// The last position before the gap, which is the position that the subscriber had. `None` if
+    /// that position was malformed.
     pub since: Option<Cursor>,
     /// The last position inside the gap; the subscriber continues after it.
     pub until: Cursor,
-    /// How many publications are missing, if that is known.
+    /// The number of missing publications, if it is known.
     pub missed: Option<u64>,
-    /// Why they are missing.
+    /// The reason why the publications are missing.
     pub cause: GapCause,
 }
 
-/// Why publications are missing.
+/// The reason why publications are missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GapCause {
-    /// Later publications with the same keys supersede them.
+    /// Later publications with the same keys supersede the missing ones.
     Conflated,
-    /// The log no longer has them.
+    /// The log no longer has the missing publications.
     Expired,
-    /// The position is of another epoch, or what came after it may be lost.
+    /// The subscriber's position is of another epoch, or publications after it may be lost.
     Restart,
     /// The subscriber was further behind than its quota.
     Slow,
-    /// The position is malformed, or beyond the head of the current epoch.
+    /// The subscriber's position is malformed, or beyond the head of the current epoch.
     Unknown,
 }
 
 impl GapCause {
-    /// The word on the wire.
+    /// Returns the name of the cause in the wire protocol.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -44,8 +44,8 @@ impl GapCause {
         }
     }
 
-    /// Whether the subscriber's position is of no use here. Later losses then do not change the
-    /// cause.
+    /// Whether the subscriber's position is unusable in this epoch. If so, later losses do not
+    /// change the cause.
     #[must_use]
     pub fn is_foreign(self) -> bool {
         matches!(self, Self::Restart | Self::Unknown)

@@ -1,36 +1,37 @@
-//! History: where it begins for a subscriber that asks for it, and which publications belong to it.
+//! History: where it begins for a subscriber that requests it, and which publications belong to it.
 //!
-//! A subscriber with `since=first` or `last` starts before the first of the entries that it asked
-//! for, as if it resumed from there. In everything else history is a resume: quota, windows and
-//! conflation make no difference. The client had no position, so entries that leave the log before
-//! the first delivery are no loss: in a full log each publication evicts an entry, also between
-//! subscribing and the first write.
+//! A subscriber with `since=first` or `last` starts before the first of the entries that it
+//! requested, as if it resumed from there. In all other respects history is a resume, also for
+//! quota, windows and conflation. The client had no position, so entries that leave the log before
+//! the first delivery do not count as lost. For example, in a full log each publication evicts an
+//! entry, also between subscribing and the first write.
 //!
-//! Publications that were in the log when the subscription began are initial and have a frame of
-//! their own, with a mark. Few subscribers are still receiving theirs, so the marks are kept
-//! separately, by slot. Called by [`super::membership`] and [`super::serve`].
+//! Publications that were in the log when the subscription began are *initial*: their frames have a
+//! mark. Few subscribers still have initial publications to receive, so the `Mark`s of their
+//! subscriptions are stored separately, by slot. Called by [`super::membership`] and
+//! [`super::serve`].
 
 use super::channel::ChannelIndex;
 use super::{Hub, Map, Member};
 use crate::frame::FrameKind;
 use crate::id::{Sequence, Since};
 
-/// Up to where publications are initial: for each conn, by channel.
+/// The marks of each conn's subscriptions, by slot.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Initial(Map<u32, Vec<Mark>>);
 
-/// Up to where a subscription's publications are initial.
+/// The mark of a subscription: up to which number its publications are initial.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mark {
     channel: ChannelIndex,
-    /// The subscription's position until the first delivery of its history.
+    /// The subscription's position before the first delivery of its history.
     start: Sequence,
-    /// The channel's newest entry when the subscription began.
+    /// The number of the channel's newest entry when the subscription began.
     until: Sequence,
 }
 
 impl Initial {
-    /// The marks of the conn in a slot.
+    /// Returns the marks of the conn in a slot.
     pub(super) fn of(&self, slot: u32) -> &[Mark] {
         if self.0.is_empty() {
             return &[];
@@ -38,12 +39,12 @@ impl Initial {
         self.0.get(&slot).map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// Whether no conn has any.
+    /// Whether no conn has a mark.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Removes the marks of the conn in a slot that its cursors have passed.
+    /// Removes the marks that the cursors of the conn in a slot have passed.
     pub(super) fn end_passed(&mut self, slot: u32, member: &Member) {
         self.retain(slot, |mark| {
             let subscription = member.find(mark.channel);
@@ -51,8 +52,7 @@ impl Initial {
         });
     }
 
-    /// Publications after a number are void, so they do not belong to the history of the conn in a
-    /// slot.
+    /// Cuts the history of the conn in a slot after a number, because later publications are void.
     pub(super) fn cut(&mut self, slot: u32, kept: Sequence) {
         for mark in self.0.get_mut(&slot).into_iter().flatten() {
             mark.until = mark.until.min(kept);
@@ -78,7 +78,7 @@ impl Initial {
     }
 }
 
-/// The kind of frame in which a conn with these marks receives a publication.
+/// Returns the kind of frame in which a conn with these marks receives a publication.
 pub(super) fn kind_of(
     kind: FrameKind,
     marks: &[Mark],
@@ -94,8 +94,8 @@ pub(super) fn kind_of(
 }
 
 impl Hub {
-    /// The position before the entries that a subscription asks for as its history. `None` if it
-    /// asks for none or the log has none.
+    /// Returns the position before the entries that a subscription requests as its history. Returns
+    /// `None` if it requests no history or the log has none.
     pub(super) fn position_before_history(
         &self,
         channel: ChannelIndex,
@@ -110,8 +110,8 @@ impl Hub {
         self.log.position_before_newest(key, count, self.horizon())
     }
 
-    /// Marks what the log has of a channel as initial for the conn in a slot, which has just become
-    /// a subscriber and begins with its history.
+    /// Marks the entries that the log has of a channel as initial for the conn in a slot. The conn
+    /// has just subscribed and begins with its history.
     pub(super) fn mark_initial(&mut self, slot: u32, channel: ChannelIndex, start: Sequence) {
         if let Some(until) = self.channel(channel).map(|channel| channel.last) {
             let marks = self.initial.0.entry(slot).or_default();
@@ -123,7 +123,7 @@ impl Hub {
         }
     }
 
-    /// Moves a cursor over history that has left the log before any of it was delivered. Returns
+    /// Moves a cursor past history that has left the log before any of it was delivered. Returns
     /// the new position.
     pub(super) fn pass_evicted_history(
         &mut self,
@@ -146,7 +146,7 @@ impl Hub {
         subscription.position
     }
 
-    /// Panics if a mark is not a subscription's. For tests.
+    /// Panics if a mark does not belong to a subscription. For tests.
     pub(super) fn check_initial(&self) {
         for (slot, marks) in &self.initial.0 {
             assert!(!marks.is_empty(), "slot {slot} has no mark and is listed");
@@ -200,7 +200,7 @@ mod tests {
         Node::new(Epoch::new(7), Sequence::ZERO, &config)
     }
 
-    /// One publication in each channel named, with the channel as its key.
+    /// Publishes once in each of the named channels, with the channel's name as the key.
     fn publish(hub: &mut Node, channels: &str) {
         for channel in channels.chars() {
             let id = cursor(hub.head.0 + 1);
@@ -232,13 +232,14 @@ mod tests {
         planned
     }
 
-    /// Visits all subscribers and releases what was held for that.
+    /// Visits all subscribers, and releases the entries that were held for the visits.
     fn walk(hub: &mut Node) {
         while hub.visit() != Visit::Done {}
         hub.release_walked();
     }
 
-    /// Serves the conn until nothing is left: its gaps, and its publications with their marks.
+    /// Serves the conn until nothing is left. Returns its gaps, and its publications with their
+    /// marks.
     fn serve(hub: &mut Node, slot: u32) -> (Vec<Gap>, Vec<(u64, bool)>) {
         let (mut gaps, mut given) = (Vec::new(), Vec::new());
         loop {
@@ -351,7 +352,7 @@ mod tests {
         assert_eq!(hub.initial.0.len(), 2);
         assert_eq!(serve(&mut hub, 2).1, marked(1..=3));
         assert_eq!(hub.initial.0.len(), 1);
-        // The next conn in the slot has not asked for any.
+        // The next conn in the slot has not requested history.
         hub.leave(3);
         assert!(hub.initial.0.is_empty());
         join(&mut hub, 3, "a", Since::After(cursor(0)));
@@ -424,7 +425,7 @@ mod tests {
         for (given_before, published, gaps, given) in [
             (0, "bb", vec![], marked([3])),
             (0, "bbb", vec![], vec![]),
-            // What was published to the subscriber is not history.
+            // Publications that come after the subscription are not history.
             (0, "abbb", vec![expired(3, 4)], vec![]),
             (1, "bb", vec![expired(1, 2)], marked([3])),
             (2, "bbb", vec![expired(2, 3)], vec![]),
@@ -505,7 +506,8 @@ mod tests {
         let second = plan(&mut hub, 1, FULL);
         assert!(std::ptr::eq(hub.frame(&first[0]), hub.frame(&second[0])));
         assert_eq!(hub.log().bytes(), held);
-        // With the payload alone there is no mark, and so no frame of its own.
+        // A frame with only the payload has no mark, so initial publications have no frame of their
+        // own.
         let bare = FrameKind::WebSocket(Envelope::Data);
         let planned = plan(&mut hub, 1, bare);
         assert_eq!(planned[0].kind, bare);

@@ -1,31 +1,32 @@
-//! What the hub knows of one conn: its subscriptions, each with a cursor.
+//! The hub's record of one conn: its subscriptions, each with a cursor.
 //!
-//! A subscriber owns no queue. One subscription, the common case, is kept in place; only a conn on
-//! several channels has a list on the heap. Kept in a vector beside the slab, by slot.
+//! A subscriber owns no queue. One subscription, the common case, is stored in place; only a conn
+//! on several channels has a list on the heap. The hub keeps these records in a vector, by slot.
 
 use super::channel::ChannelIndex;
 use crate::id::Sequence;
 
-/// Membership of a conn in a channel.
+/// A conn's subscription to a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Subscription {
-    /// The cursor: everything of the channel up to here was delivered or is reported as a gap.
+    /// The cursor: all publications in the channel up to here were delivered or are reported as a
+    /// gap.
     pub position: Sequence,
     /// The channel.
     pub channel: ChannelIndex,
-    /// The conn's place among the channel's subscribers.
+    /// The conn's index in the channel's list of subscribers.
     pub place: u32,
 }
 
 /// The subscriptions of one conn.
 #[derive(Clone, Debug, Default)]
 pub enum Member {
-    /// Several.
+    /// The conn has several subscriptions.
     Many(Box<Subscriptions>),
-    /// None.
+    /// The conn has no subscription.
     #[default]
     None,
-    /// One.
+    /// The conn has one subscription.
     One(Subscription),
 }
 
@@ -37,7 +38,7 @@ const _: () = assert!(size_of::<Subscription>() == 16);
 const _: () = assert!(size_of::<Member>() <= 24);
 
 impl Member {
-    /// All of them.
+    /// Returns all subscriptions.
     #[must_use]
     pub fn all(&self) -> &[Subscription] {
         match self {
@@ -47,7 +48,7 @@ impl Member {
         }
     }
 
-    /// All of them, to move their cursors.
+    /// Returns all subscriptions, so that their cursors can be moved.
     pub fn all_mut(&mut self) -> &mut [Subscription] {
         match self {
             Self::Many(many) => &mut many.0,
@@ -56,7 +57,7 @@ impl Member {
         }
     }
 
-    /// The one in a channel.
+    /// Returns the subscription to a channel.
     #[must_use]
     pub fn find(&self, channel: ChannelIndex) -> Option<&Subscription> {
         self.all()
@@ -64,7 +65,7 @@ impl Member {
             .find(|subscription| subscription.channel == channel)
     }
 
-    /// Adds one.
+    /// Adds a subscription.
     pub fn add(&mut self, subscription: Subscription) {
         match self {
             Self::Many(many) => many.0.push(subscription),
@@ -75,7 +76,7 @@ impl Member {
         }
     }
 
-    /// Removes the one in a channel.
+    /// Removes the subscription to a channel, and returns it.
     pub fn take(&mut self, channel: ChannelIndex) -> Option<Subscription> {
         let found = *self.find(channel)?;
         match self {
@@ -91,7 +92,7 @@ impl Member {
         Some(found)
     }
 
-    /// Notes the conn's new place among a channel's subscribers.
+    /// Notes the conn's new index in a channel's list of subscribers.
     pub fn set_place(&mut self, channel: ChannelIndex, place: u32) {
         for subscription in self.all_mut() {
             if subscription.channel == channel {

@@ -1,13 +1,13 @@
-//! Subscriptions: which conns have them, and where they start.
+//! Subscriptions: the conns that have them, and the positions at which they start.
 //!
-//! A client requests a position. Where its subscription starts, and whether something is missing
-//! before that, is decided here. A position that is of another epoch, beyond the newest id, or
-//! malformed results in a gap, not in an error.
+//! A client requests a position. This module decides where the subscription starts, and whether
+//! publications before the start are missing. A position that is of another epoch, beyond the
+//! newest id, or malformed results in a gap, not in an error.
 //!
-//! Epochs are drawn at random, so the order of two of them is unknown, unless one followed the
-//! other while the server ran. Every other epoch counts as an earlier one: its end is lost, and
-//! everything that the log has of this one follows. A position of an epoch that this one has
-//! followed is valid here, up to where both have the same publications.
+//! Epochs are drawn at random, so the order of two epochs is unknown, unless one replaced the other
+//! while the server ran. Every other epoch counts as earlier than the current one: its end is lost,
+//! and everything that the log has of the current epoch comes after it. A position in an epoch that
+//! the current one has replaced is valid, as far as both have the same publications.
 
 use super::member::{Member, Subscription};
 use super::{Channel, ChannelIndex, Gap, GapCause, Hub, Late};
@@ -17,29 +17,31 @@ use crate::log::{ChannelState, WorkerInterest};
 /// The result of subscribing to one channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JoinOutcome {
-    /// The conn is a subscriber now.
+    /// The conn has become a subscriber.
     Joined(Joined),
-    /// The conn was a subscriber already; nothing has changed.
+    /// The conn was already a subscriber; nothing has changed.
     AlreadyJoined,
-    /// The channel has no subscribers, and the limit of channels with subscribers is reached.
+    /// The channel has no subscribers, and the maximum number of channels with subscribers is
+    /// reached.
     ServerFull,
-    /// The conn has as many channels as it may have.
+    /// The conn has subscribed to its maximum number of channels.
     TooManyChannels,
 }
 
-/// Where a subscription starts.
+/// The start of a subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Joined {
-    /// The position from which the subscriber is served: everything after it follows.
+    /// The position at which the subscription starts: the subscriber receives everything after it.
     pub position: Cursor,
-    /// Whether a position was asked for and nothing after it is missing.
+    /// Whether the client requested a position and no publication after it is missing.
     pub is_recovered: bool,
-    /// What is missing of the request. It must be reported before anything else of the channel.
+    /// The requested publications that are missing. They must be reported before anything else of
+    /// the channel.
     pub gap: Option<Gap>,
 }
 
 impl JoinOutcome {
-    /// Where the subscription starts, if there is a new one.
+    /// Returns the start of the subscription, if it is new.
     #[must_use]
     pub const fn joined(&self) -> Option<&Joined> {
         match self {
@@ -48,7 +50,7 @@ impl JoinOutcome {
         }
     }
 
-    /// The one position of a client for all channels that it joins at once: the lowest of them.
+    /// Returns a client's one position for all channels that it joins at once: the lowest start.
     #[must_use]
     pub fn position(outcomes: &[Self]) -> Option<Cursor> {
         let joined = outcomes.iter().filter_map(Self::joined);
@@ -59,7 +61,7 @@ impl JoinOutcome {
 
 impl Hub {
     /// Makes the conn in a slot a subscriber of a channel. `sequenced` is the newest number that
-    /// the feed has assigned. This worker may not have seen it yet.
+    /// the feed has assigned. This worker may not have reached that number yet.
     pub fn subscribe(
         &mut self,
         slot: u32,
@@ -79,7 +81,7 @@ impl Hub {
         if member.len() >= self.channels_per_conn as usize {
             return JoinOutcome::TooManyChannels;
         }
-        // Entries beyond the head are queried when the channel is made.
+        // For a known channel, entries beyond the head were queried when the channel was added.
         let known = known.map(|(index, channel_state)| (index, channel_state, Sequence::ZERO));
         let Some((index, channel_state, added)) = known.or_else(|| self.add_channel(name)) else {
             return JoinOutcome::ServerFull;
@@ -110,15 +112,15 @@ impl Hub {
         if let Some(position) = history {
             self.mark_initial(slot, index, position);
         }
-        // Publications that are in the log already do not count for the quota, including those that
-        // this worker has yet to take in.
+        // Publications that are already in the log do not count for the quota. This includes
+        // publications that this worker has yet to accept.
         if self.has_next(subscription) || added > self.head {
             self.replays.insert(slot, added.max(self.head));
         }
         JoinOutcome::Joined(start)
     }
 
-    /// Ends a subscription. False if there was none.
+    /// Ends a subscription. Returns false if there was none.
     pub fn unsubscribe(&mut self, slot: u32, name: &ChannelName) -> bool {
         let Some(index) = self.index_of(name) else {
             return false;
@@ -145,21 +147,21 @@ impl Hub {
         self.conflating.remove(&slot);
     }
 
-    /// The channels of the conn in a slot.
+    /// Returns the names of the channels of the conn in a slot.
     pub fn channels_of(&self, slot: u32) -> impl Iterator<Item = &ChannelName> {
         let member = self.members.get(slot as usize);
         let subscriptions = member.into_iter().flat_map(Member::all);
         subscriptions.filter_map(|one| Some(&self.channels.get(one.channel.0 as usize)?.name))
     }
 
-    /// How many subscribers a channel has here.
+    /// Returns the number of subscribers that a channel has on this worker.
     #[must_use]
     pub fn subscribers_of(&self, name: &ChannelName) -> u32 {
         self.named(name)
             .map_or(0, |channel| channel.subscribers.len())
     }
 
-    /// Where a subscription that asks to start at `since` starts, given the state of its channel.
+    /// Decides where a subscription that requests `since` starts, given the state of its channel.
     fn start(&self, since: Since, channel_state: &ChannelState, sequenced: Sequence) -> Joined {
         let (evicted, lost_until) = (channel_state.evicted, self.state.lost_until());
         let after_gap = |since, until, cause| Joined {
@@ -173,7 +175,7 @@ impl Hub {
             }),
         };
         match since {
-            // The log has none of the history that was asked for.
+            // The log has none of the requested history.
             Since::First | Since::Last(_) | Since::Now => Joined {
                 position: self.head(),
                 is_recovered: false,
@@ -181,8 +183,8 @@ impl Hub {
             },
             Since::Unrecognised => after_gap(None, self.head(), GapCause::Unknown),
             Since::After(cursor) if !self.has_valid(cursor) => {
-                // Neither what both epochs have in common is missing nor what the log has of this
-                // one.
+                // Two parts are not missing: what both epochs have in common, and what the log has
+                // of this epoch.
                 let valid = self.state.valid_until(cursor.epoch);
                 let after_valid = valid.map(|valid| valid.max(evicted).max(lost_until));
                 let begin = || self.log.begin(channel_state.key, self.horizon());
@@ -231,8 +233,8 @@ impl Hub {
         self.leave_channel_if_empty(index);
     }
 
-    /// Makes a channel that has no subscribers here yet. Returns its state, too, and its newest
-    /// number in the log.
+    /// Adds a channel that has no subscribers on this worker yet. Also returns the channel's state,
+    /// and its newest number in the log.
     fn add_channel(
         &mut self,
         name: &ChannelName,
@@ -251,7 +253,7 @@ impl Hub {
             let number = entry.sequence();
             self.late.insert((number, index), Late::Held(entry));
         }
-        // Even if it has left the log: then there is a gap to report.
+        // Noted even if the entry has left the log, because then there is a gap to report.
         self.note_late(index, channel_state.next, last);
         Some((index, channel_state, last))
     }
@@ -273,7 +275,8 @@ impl Hub {
         }
     }
 
-    /// Frees the room for conns in slots from here on, which have left, and for removed channels.
+    /// Frees the memory of the slots from `slots` on, whose conns have left, and of removed
+    /// channels.
     pub fn shrink_to(&mut self, slots: usize) {
         debug_assert!(self.members.iter().skip(slots).all(|m| m.all().is_empty()));
         self.members.truncate(slots);

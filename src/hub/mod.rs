@@ -1,21 +1,24 @@
-//! The subscribers of one worker: what each is owed, and the arithmetic of cursors and quotas.
+//! The subscribers of one worker, what each still has to receive, and the arithmetic of cursors and
+//! quotas.
 //!
-//! **The log is the queue.** A publication is taken in once and marks the channel's subscribers as
-//! behind. Serving reads from a subscriber's cursor and moves it. Live delivery, a slow reader and
-//! a resume are the same act. How far a subscriber is behind is a subtraction; skipping is moving
-//! its cursor; a cursor that has fallen off the log is a gap, and a gap is always reported.
+//! **The log is the queue.** A publication is accepted once, and marks the channel's subscribers as
+//! behind. Serving reads the log from a subscriber's cursor on, and moves the cursor. Live
+//! delivery, a slow reader and a resume are the same operation. The lag of a subscriber is a
+//! subtraction. Skipping moves its cursor. If the log has evicted entries after a cursor, that is a
+//! gap, and a gap is always reported.
 //!
 //! The hub reads the log ([`crate::log`]) up to its *head*: the number up to which this worker has
-//! been sent everything. It holds what it is about to write: the entries of a walk in the channel's
-//! [`tail`], those of a conn that catches up until its writes are noted. So the log may evict at
-//! any time.
+//! been sent everything. The hub holds the entries that it is about to write. The entries of a walk
+//! are in the channel's [`tail`]; those of a conn that catches up are held until its writes are
+//! noted. So the log may evict entries at any time.
 //!
-//! Knows conns by their slot only, and neither sockets nor transports; never imports `conn`. The
-//! worker is its only caller: `broadcast` brings publications, `apply` subscribes, `flush` visits,
-//! plans and advances. Here: publications and walks; [`membership`] has the subscriptions and where
-//! they start, [`serve`] has cursors, [`quota`] what happens to a conn that is behind,
-//! [`conflation`] what is superseded, [`poll`] what only polls need, [`window`] what waits for an
-//! acknowledgement, [`initial`] where history begins, [`epoch`] what a new epoch changes.
+//! The hub knows conns only by their slot. It knows neither sockets nor transports, and never
+//! imports `conn`. The worker is its only caller: `broadcast` passes publications, `apply`
+//! subscribes, `flush` visits, plans and advances. This file has publications and walks.
+//! [`membership`] has the subscriptions and their starts, [`serve`] the cursors, [`quota`] the
+//! treatment of conns that are behind, [`conflation`] superseded publications. [`poll`] has what
+//! only polls need, [`window`] acknowledgements, [`initial`] the history, [`epoch`] the switch to a
+//! new epoch.
 
 pub mod channel;
 pub mod conflation;
@@ -62,10 +65,10 @@ use window::Windows;
 type Map<K, V> = HashMap<K, V, foldhash::quality::RandomState>;
 type Set<K> = HashSet<K, foldhash::quality::RandomState>;
 
-/// Visits to one channel's subscribers before another channel's walk gets its turn.
+/// The maximum number of visits in one channel before another channel's walk continues.
 const VISITS_IN_A_ROW_MAX: u32 = 64;
 
-/// What a step of the walks found.
+/// The result of one step of the walks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Visit {
@@ -73,7 +76,7 @@ pub enum Visit {
     Done,
     /// The conn in this slot is behind.
     Subscriber(u32),
-    /// A channel's last subscriber had been visited; the walk began at this time.
+    /// A walk has visited the last subscriber of its channel. The walk began at this time.
     WalkDone(Now),
 }
 
@@ -84,27 +87,28 @@ pub struct Hub {
     /// The worker's number.
     worker: u16,
     epoch: Epoch,
-    /// The state of that epoch.
+    /// The state of the hub's epoch.
     state: Arc<EpochState>,
-    /// Everything up to here has been taken in.
+    /// The number up to which everything has been accepted.
     head: Sequence,
     quota: Amount,
     channels_per_conn: u32,
     channels: ChunkedSlab<Channel>,
-    /// By slot.
+    /// The subscriptions of each conn, by slot.
     members: ChunkedVec<Member>,
-    /// Conns that resumed: what was published up to here does not count for their quota.
+    /// Conns that resumed, each with a number. Publications up to this number do not count for the
+    /// conn's quota.
     replays: Map<u32, Sequence>,
     /// Conns that skip superseded publications until they have caught up.
     conflating: Set<u32>,
     conflated_total: u64,
     /// Gaps that have not been reported yet.
     gaps: Map<(u32, ChannelIndex), Gap>,
-    /// The windows of subscriptions that asked for one.
+    /// The windows of the subscriptions that requested one.
     windows: Windows,
-    /// The marks of subscriptions that asked for history and have not received all of it.
+    /// The marks of subscriptions that requested history and have not received all of it.
     initial: Initial,
-    /// Channels with a walk under way. The first one continues next.
+    /// Channels with a walk in progress. The walk of the first channel continues next.
     walks: VecDeque<ChannelIndex>,
     visits_in_a_row: u32,
     /// Channels that may have a tail although their walk is done.
@@ -112,49 +116,49 @@ pub struct Hub {
     /// Finished walks, kept for reuse.
     #[expect(clippy::vec_box, reason = "walks move between here and their channels")]
     spare_walks: Vec<Box<Walk>>,
-    /// Bytes of the publications in all tails, and their bound.
+    /// The bytes of the publications in all tails, and their maximum.
     held_bytes: u64,
     held_bytes_max: u64,
     is_full: bool,
-    /// Publications that were in the log before their channel's first subscriber here. They are not
-    /// sent to this worker; they are taken in when the head passes them.
+    /// Publications that were in the log before their channel had a subscriber on this worker. The
+    /// feed does not send them to this worker; they are accepted when the head passes them.
     late: BTreeMap<(Sequence, ChannelIndex), Late>,
-    /// Channels to query again, up to a number, for which the log was already in a newer epoch.
-    /// They are queried after the hub has followed.
+    /// Channels to query again, each up to a number, because the log was already in a newer epoch.
+    /// They are queried after the hub has switched to that epoch.
     postponed: Vec<(ChannelIndex, Sequence)>,
-    /// All subscriptions.
+    /// The number of subscriptions.
     subscribers: u64,
-    /// Earlier positions of the head, with times.
+    /// Earlier positions of the head, each with its time.
     samples: Samples,
-    /// Used by `serve` while it merges several channels.
+    /// A buffer for `serve` while it merges several channels.
     merge: Vec<serve::Source>,
-    /// The last plan, for the next conn. Cleared when a tail or a channel is dropped.
+    /// The last plan, which often fits the next conn. Cleared when a tail or a channel is dropped.
     last_plan: Option<serve::LastPlan>,
-    /// Entries of the log that are planned to be written.
+    /// The entries that were fetched from the log to be written.
     fetched: Vec<tail::Served>,
-    /// The most entries that the current plan fetches of a channel at a time.
+    /// The maximum number of entries that the current plan fetches of a channel at a time.
     fetch_max: usize,
-    /// A plan had to leave out what the log has evicted.
+    /// Whether a plan had to leave out entries that the log has evicted.
     has_found_loss: bool,
 }
 
-/// A publication that was in the log before its channel's first subscriber here.
+/// A publication that was in the log before its channel had a subscriber on this worker.
 #[derive(Debug)]
 enum Late {
-    /// It is held.
+    /// The hub holds the entry.
     Held(Entry),
-    /// It has left the log, or there were too many to hold. The log is queried for the channel's
-    /// state, and for the next publication up to this number.
+    /// The entry has left the log, or there were too many entries to hold. The log is queried for
+    /// the channel's state, and for the next publication up to this number.
     Unheld { until: Sequence },
 }
 
-/// The log's bound divided by this is what the walks of one worker may hold.
+/// The walks of one worker may hold the log's bound divided by this number.
 const HELD_SHARE: u64 = 16;
-/// The most finished walks that are kept for reuse.
+/// The maximum number of finished walks that are kept for reuse.
 const SPARE_WALKS_MAX: usize = 64;
 
 impl Hub {
-    /// The hub of a worker without conns, which has been sent everything up to `head`.
+    /// Creates the hub of a worker without conns. The worker has been sent everything up to `head`.
     #[must_use]
     pub fn new(log: Arc<Log>, worker: u16, epoch: Epoch, head: Sequence, config: &Config) -> Self {
         Self {
@@ -195,33 +199,33 @@ impl Hub {
         }
     }
 
-    /// The id up to which everything has been taken in.
+    /// Returns the id up to which everything has been accepted.
     #[must_use]
     pub fn head(&self) -> Cursor {
         self.cursor(self.head)
     }
 
-    /// The log.
+    /// Returns the log.
     #[must_use]
     pub fn log(&self) -> &Log {
         &self.log
     }
 
-    /// How many channels have subscribers here.
+    /// Returns the number of channels that have subscribers on this worker.
     #[must_use]
     pub fn channel_count(&self) -> usize {
         self.channels.len()
     }
 
-    /// How many subscriptions there are.
+    /// Returns the number of subscriptions.
     #[must_use]
     pub fn subscriber_count(&self) -> u64 {
         self.subscribers
     }
 
-    /// Whether an entry can be taken in without a loss for a subscriber that keeps up. While the
-    /// walk over a channel is more than a quota behind, or the walks over all channels hold too
-    /// much that the log may have evicted, the rest waits in the inbox.
+    /// Whether an entry can be accepted without a loss for a subscriber that keeps up. The entry
+    /// has to wait in the inbox while the walk over its channel is more than a quota behind. It
+    /// also waits while all walks together hold too much that the log may have evicted.
     #[must_use]
     pub fn has_room_for(&mut self, place: u32, key: ChannelKey, entry: &Entry) -> bool {
         let Some(channel) = self.addressed(place, key, entry) else {
@@ -233,7 +237,7 @@ impl Hub {
         is_within_quota && !self.is_full
     }
 
-    /// Whether an entry waits until finished walks release what they hold.
+    /// Whether an entry has to wait until finished walks release the entries that they hold.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.is_full
@@ -244,7 +248,7 @@ impl Hub {
         debt == Amount::default() || !debt.plus(more).exceeds(self.quota)
     }
 
-    /// Everything up to this id has been sent to this worker, and taken in. A void id is ignored.
+    /// Notes that everything up to this id was sent to this worker and accepted. Ignores a void id.
     pub fn advance_head(&mut self, head: Cursor, now: Now) {
         if head.sequence <= self.head || !self.has_valid(head) {
             return;
@@ -263,7 +267,8 @@ impl Hub {
         }
     }
 
-    /// Notes a channel's next publication above the head, unless it is held or will be sent.
+    /// Notes a channel's next publication above the head, unless the hub holds it or the feed will
+    /// send it.
     fn note_late(&mut self, index: ChannelIndex, next: Option<Sequence>, until: Sequence) {
         if let Some(next) = next.filter(|next| *next <= until) {
             let unheld = Late::Unheld { until };
@@ -271,19 +276,19 @@ impl Hub {
         }
     }
 
-    /// Whether entries wait for the head to pass them.
+    /// Whether late entries wait until the head passes them.
     #[must_use]
     pub fn has_late(&self) -> bool {
         !self.late.is_empty()
     }
 
-    /// Takes in the next entry that was sent to this worker, and marks its channel's subscribers as
-    /// behind. `place` is where the channel was when it was sent: it may have lost its last
-    /// subscriber since. Returns how many subscribers there are.
+    /// Accepts the next entry that was sent to this worker, and marks its channel's subscribers as
+    /// behind. `place` is the index that the channel had when the entry was sent. The channel may
+    /// have lost its last subscriber since then. Returns the number of subscribers.
     pub fn take(&mut self, place: u32, key: ChannelKey, entry: Entry, now: Now) -> u32 {
         let id = entry.publication.id;
-        // Late entries come first. If they have left the log, the channel's state is taken in
-        // instead: the state before this entry, which is held.
+        // Late entries come first. If they have left the log, the channel's state before this entry
+        // is accepted instead.
         if !self.late.is_empty() {
             let before = Cursor {
                 sequence: id.sequence.before(),
@@ -302,10 +307,10 @@ impl Hub {
         };
         let subscribers = channel.subscribers.len();
         if !self.has_valid(entry.publication.id) {
-            // It is void.
+            // The entry is void.
             return 0;
         }
-        // The channel's state at its first subscription includes older entries.
+        // The channel's state at its first subscription already includes older entries.
         if entry.sequence() > channel.last {
             self.take_at(ChannelIndex(place), entry, now);
         }
@@ -323,8 +328,8 @@ impl Hub {
             ..
         } = self;
         if let Some(channel) = channels.get_mut(index.0 as usize) {
-            // If the log has evicted a void entry, it no longer knows the last valid one, and gives
-            // the end of the valid numbers instead.
+            // If the log has evicted a void entry, it no longer knows the channel's last valid
+            // entry. It then returns the end of the valid numbers instead.
             if entry.previous > channel.last && state.is_end_of_valid(entry.previous) {
                 entry.previous = channel.last;
             }
@@ -338,7 +343,7 @@ impl Hub {
         }
     }
 
-    /// Takes in the state of a channel at the head, and notes when to query again.
+    /// Accepts the state of a channel at the head, and notes when to query the channel again.
     fn query_again(&mut self, index: ChannelIndex, until: Sequence, now: Now) {
         let Self {
             channels,
@@ -362,28 +367,29 @@ impl Hub {
         }
         *held_bytes = *held_bytes + channel.held_bytes() - before;
         self.note_late(index, channel_state.next, until);
-        // After the query: in a newer epoch it may have found nothing.
+        // Checked after the query: if the log is in a newer epoch, the query may have found
+        // nothing.
         if !self.is_in_newest_epoch() {
             self.postponed.push((index, until));
         }
     }
 
-    /// Whether channels must be queried again in a newer epoch of the log before anything is
+    /// Whether the hub has to switch to a newer epoch and query channels again before anything is
     /// delivered.
     #[must_use]
     pub fn has_postponed(&self) -> bool {
         !self.postponed.is_empty()
     }
 
-    /// The channel that an entry was sent for. Another one may be in its place by now, even with
-    /// the same key.
+    /// Returns the channel for which an entry was sent. By now another channel may have the same
+    /// index, and even the same key.
     fn addressed(&self, place: u32, key: ChannelKey, entry: &Entry) -> Option<&Channel> {
         let channel = self.channels.get(place as usize)?;
         let is_it = channel.key == key && channel.name == entry.publication.channel;
         is_it.then_some(channel)
     }
 
-    /// Takes the next step of the walks, channel by channel in turn.
+    /// Takes the next step of the walks. The channels take turns.
     pub fn visit(&mut self) -> Visit {
         while let Some(index) = self.walks.front().copied() {
             if self.visits_in_a_row >= VISITS_IN_A_ROW_MAX {
@@ -420,8 +426,9 @@ impl Hub {
         Visit::Done
     }
 
-    /// Releases the entries of finished walks. The worker calls it after it has served all conns
-    /// whose sockets take more: until then a conn that keeps up may be owed some of them.
+    /// Releases the entries of finished walks. The worker calls this function after it has served
+    /// all conns whose sockets accept more. Until then a conn that keeps up may still need some of
+    /// the entries.
     pub fn release_walked(&mut self) {
         self.last_plan = None;
         for index in self.walked.drain(..) {
@@ -441,13 +448,13 @@ impl Hub {
         }
     }
 
-    /// Releases the planned entries. The worker calls it when all writes are noted.
+    /// Releases the planned entries. The worker calls this function when all writes are noted.
     pub fn release_planned(&mut self) {
         self.fetched.clear();
         self.fetched.shrink_to(FETCHED_KEPT);
     }
 
-    /// Whether a walk is under way.
+    /// Whether a walk is in progress.
     #[must_use]
     pub fn is_walking(&self) -> bool {
         !self.walks.is_empty()
@@ -458,7 +465,7 @@ impl Hub {
         self.channels.get(place as usize)
     }
 
-    /// The place of a channel, if it has subscribers here.
+    /// Returns the index of a channel, if the channel has subscribers on this worker.
     fn index_of(&self, name: &ChannelName) -> Option<ChannelIndex> {
         Some(ChannelIndex(self.log.place_in(self.worker, name)?))
     }
@@ -470,7 +477,8 @@ impl Hub {
         }
     }
 
-    /// The publications that are held here, and the encodings that are held beside them. For tests.
+    /// Returns the publications that the hub holds, each with its encodings if there are any. For
+    /// tests.
     #[doc(hidden)]
     pub fn held_here(&self) -> Vec<(Arc<Publication>, Option<Arc<Frames>>)> {
         let walks = self.channels.iter().filter_map(|(_, c)| c.walk.as_ref());
@@ -483,7 +491,7 @@ impl Hub {
         served.chain(late).collect()
     }
 
-    /// The slots of all conns with a subscription. For tests.
+    /// Returns the slots of all conns with a subscription. For tests.
     #[doc(hidden)]
     pub fn member_slots(&self) -> impl Iterator<Item = u32> + '_ {
         let members = (0u32..).zip(self.members.iter());
@@ -529,7 +537,7 @@ impl Hub {
             let Some(channel_state) = channel_state else {
                 continue;
             };
-            // The numbers of what has left the log are unknown.
+            // The numbers of entries that have left the log are unknown.
             let is_known = channel_state.evicted < channel_state.last;
             assert!(
                 !is_known || channel.last == channel_state.last,
@@ -550,7 +558,7 @@ fn index_at(place: usize) -> ChannelIndex {
     ChannelIndex(u32::try_from(place).unwrap_or(u32::MAX))
 }
 
-/// The room for planned entries that is kept between two turns.
+/// The capacity for planned entries that is kept between two turns.
 const FETCHED_KEPT: usize = 1024;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! A hub with a log of its own: one worker, its writer and its reader in one thread.
+//! A hub with its own log. The log's writer and the only worker's hub are in one thread.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -17,11 +17,11 @@ pub struct Node {
     hub: Hub,
 }
 
-/// The number of the only worker.
+/// The number of the node's only worker.
 const WORKER: u16 = 0;
 
 impl Node {
-    /// An empty log that continues after `head`, and a hub without subscribers.
+    /// Creates an empty log that continues after `head`, and a hub without subscribers.
     #[must_use]
     pub fn new(epoch: Epoch, head: Sequence, config: &Config) -> Self {
         let writer = Writer::new(config, head);
@@ -29,8 +29,8 @@ impl Node {
         Self { writer, hub }
     }
 
-    /// Adds a publication to the log, marks the channel's subscribers as behind, and returns how
-    /// many they are.
+    /// Adds a publication to the log, and marks the channel's subscribers as behind. Returns the
+    /// number of these subscribers.
     pub fn publish(&mut self, publication: Arc<Publication>, now: Now) -> u32 {
         let Self { writer, hub } = self;
         let id = publication.id;
@@ -48,52 +48,53 @@ impl Node {
         subscribers
     }
 
-    /// Whether a publication can be taken in without a loss for a subscriber that keeps up.
+    /// Whether a publication can be accepted without a loss for a subscriber that keeps up.
     #[must_use]
     pub fn has_room_for(&self, publication: &Publication) -> bool {
         let channel = self.hub.named(&publication.channel);
         channel.is_none_or(|channel| self.hub.has_room(channel, Amount::of(publication)))
     }
 
-    /// See [`Writer::note_lost`].
+    /// Calls [`Writer::note_lost`].
     pub fn note_lost(&mut self, until: Sequence) {
         self.writer.note_lost(until);
     }
 
-    /// See [`Writer::change_epoch`]. The hub does not follow before it is asked to.
+    /// Calls [`Writer::change_epoch`]. The hub does not switch to the new epoch until it is asked
+    /// to.
     pub fn change_epoch(&mut self, change: &EpochChange) {
         self.writer.change_epoch(change);
     }
 
-    /// See [`Writer::trim`].
+    /// Calls [`Writer::trim`].
     pub fn trim(&mut self, max: u32) -> u32 {
         self.writer.trim(max)
     }
 
-    /// See [`Writer::evict`].
+    /// Calls [`Writer::evict`].
     pub fn evict(&mut self, now: Now, max: u32) -> u32 {
         self.writer.evict(now, max)
     }
 
-    /// See [`Writer::next_eviction`].
+    /// Calls [`Writer::next_eviction`].
     #[must_use]
     pub fn next_eviction(&self) -> Option<Deadline> {
         self.writer.next_eviction()
     }
 
-    /// Bytes of memory that the log's bound counts.
+    /// Returns the bytes of memory that count for the log's bound.
     #[must_use]
     pub fn log_bytes(&self) -> u64 {
         self.writer.bytes()
     }
 
-    /// Frees memory for conns in slots from here on, which have left.
+    /// Frees the memory of the slots from `slots` on, whose conns have left.
     pub fn shrink_to(&mut self, slots: usize) {
         self.hub.shrink_to(slots);
         self.writer.shrink_to_fit();
     }
 
-    /// Panics if the parts of log and hub disagree. For tests.
+    /// Panics if log and hub disagree. For tests.
     #[doc(hidden)]
     pub fn check_invariants(&self) {
         self.writer.check_invariants();

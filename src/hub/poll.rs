@@ -1,10 +1,11 @@
-//! What only polls need of the hub: gaps that wait for the one answer, and the position of that
-//! answer.
+//! The parts of the hub that only polls need: gaps that wait for a poll's one answer, and the
+//! position of that answer.
 //!
-//! A poll is a subscriber like any other while it waits; [`super::serve`] decides what it is owed.
-//! The position of an answer is for all its channels: everything up to it is delivered or reported,
-//! and nothing after it. So a gap that ends later is cut there. The next poll, from that position,
-//! finds the rest of the gap or receives what lies in it.
+//! While a poll waits, it is a subscriber like any other; [`super::serve`] decides what it
+//! receives. The answer has one position for all channels of the poll: everything up to it is
+//! delivered or reported, and nothing after it. So a gap that ends later is cut there. The next
+//! poll continues from this position. It finds the rest of the gap, or receives the publications in
+//! it.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -16,25 +17,25 @@ use crate::log::Rules;
 use crate::time::{Deadline, Now};
 
 impl Hub {
-    /// Keeps a gap that was found on subscribing, to be taken with the gaps found later. From now
-    /// on the conn in the slot is behind.
+    /// Keeps a gap that was found on subscribing, to be reported with the gaps that are found
+    /// later. From now on the conn in the slot is behind.
     pub fn keep_gap(&mut self, slot: u32, name: &ChannelName, gap: Gap) {
         if let Some(index) = self.index_of(name) {
             self.gaps.insert((slot, index), gap);
         }
     }
 
-    /// The position of the conn in a slot, which has no lag: the hub's head, or the client's own
-    /// position if it came from a worker that was ahead.
+    /// Returns the position of the conn in a slot if the conn has no lag. This is the hub's head,
+    /// or the client's own position if the client came from a worker that was ahead.
     #[must_use]
     pub fn caught_up_position(&self, slot: u32) -> Cursor {
         let positions = self.positions(slot);
         self.cursor(positions.fold(self.head, Sequence::max))
     }
 
-    /// The position up to which the conn in a slot has received everything: the one before the next
-    /// publication that it is owed, if there is one. If the log has evicted some of what follows,
-    /// it is the position at which the gap begins.
+    /// Returns the position up to which the conn in a slot has received everything. If a
+    /// publication is pending, this is the position before it. If the log has evicted pending
+    /// entries, this is the position at which the gap begins.
     #[must_use]
     pub fn reached(&self, slot: u32) -> Cursor {
         let subscriptions = self.subscriptions(slot).iter();
@@ -43,7 +44,7 @@ impl Hub {
         reached.unwrap_or_else(|| self.caught_up_position(slot))
     }
 
-    /// The position before the next publication that a subscription is owed.
+    /// Returns the position before the next publication that is pending for a subscription.
     fn before_owed(&self, subscription: Subscription) -> Option<Sequence> {
         if !self.has_next(subscription) {
             return None;
@@ -54,8 +55,8 @@ impl Hub {
         Some(next.map_or(position, |next| next.sequence().before()))
     }
 
-    /// Cuts the gaps of an answer at the answer's position. A gap of which nothing is left is kept:
-    /// the conn in the slot may go on waiting.
+    /// Cuts the gaps of an answer at the answer's position. If nothing is left of a gap, the whole
+    /// gap is kept, because the conn in the slot may continue to wait.
     pub fn cut_gaps(
         &mut self,
         slot: u32,
@@ -72,7 +73,8 @@ impl Hub {
         told
     }
 
-    /// The part of a gap up to a position, if anything is or may be missing there.
+    /// Returns the part of a gap up to a position, if publications are or may be missing in that
+    /// part.
     fn cut(&self, name: &ChannelName, gap: Gap, until: Cursor) -> Option<Gap> {
         if gap.until.sequence <= until.sequence {
             return Some(gap);
@@ -84,7 +86,7 @@ impl Hub {
         if since >= until.sequence {
             return None;
         }
-        // The part after the cut may be countable although the part before it has left the log.
+        // The part after the cut may be countable even if the part before it has left the log.
         let rest = || self.count_between(name, until.sequence, gap.until.sequence);
         let missed = gap.missed.and_then(|whole| {
             let before = self.count_between(name, since, until.sequence);
@@ -97,8 +99,8 @@ impl Hub {
         })
     }
 
-    /// Publications of a channel after one position and up to another. Not known if the log no
-    /// longer has all of them.
+    /// Counts the publications of a channel after one position and up to another. Returns `None` if
+    /// the log no longer has all of them.
     fn count_between(&self, name: &ChannelName, after: Sequence, last: Sequence) -> Option<u64> {
         let channel = self.named(name)?;
         match channel.tail_after(after) {
@@ -115,9 +117,9 @@ impl Hub {
         all.map(|subscription| subscription.position)
     }
 
-    /// Whether a position, up to which the conn in a slot has everything, is in the older half of
-    /// the log, or no longer in it. A client that stays there would soon receive a gap, perhaps
-    /// without need, although nothing is published on its channels.
+    /// Whether a position is in the older half of the log, or no longer in the log. The conn in the
+    /// slot has received everything up to this position. A client that kept the position would soon
+    /// receive a gap, perhaps without need, although nothing is published on its channels.
     #[must_use]
     pub fn nears_eviction(&self, slot: u32, position: Sequence, now: Now) -> bool {
         if position >= self.head {
@@ -142,22 +144,22 @@ impl Hub {
     }
 }
 
-/// Samples of the head with times, from which the age of a position is known closely enough.
+/// Samples of the head with times. They show the age of a position with sufficient precision.
 #[derive(Debug)]
 pub(super) struct Samples {
-    /// Publications after this number came at this time or later.
+    /// Pairs of a number and a time. Publications after the number came at this time or later.
     samples: VecDeque<(Sequence, Now)>,
     /// The time between two samples.
     interval: Duration,
-    /// When the next one is to be taken.
+    /// The time at which the next sample is due.
     due: Deadline,
 }
 
-/// Samples that are kept: they reach as far back as the oldest publication.
+/// The maximum number of samples. They reach back to the oldest publication.
 const SAMPLES_MAX: u32 = 1024;
-/// The time between two samples, unless the log's age is longer than all of them.
+/// The maximum time between two samples, unless `SAMPLES_MAX` of them do not cover the log's age.
 const INTERVAL_MAX: Duration = Duration::from_secs(1);
-/// Samples within the shortest age of the log.
+/// The number of samples within the shortest age that the log's rules contain.
 const SAMPLES_IN_AN_AGE: u32 = 16;
 
 impl Samples {
@@ -171,7 +173,7 @@ impl Samples {
         }
     }
 
-    /// Publications after `head` come now.
+    /// Adds a sample: publications after `head` come now or later.
     pub(super) fn note(&mut self, head: Sequence, now: Now) {
         if now.has_reached(self.due) {
             self.due = now.after(self.interval);
@@ -182,12 +184,13 @@ impl Samples {
         }
     }
 
-    /// What was published after a number is void.
+    /// Removes the samples after a number, because publications after it are void.
     pub(super) fn cut(&mut self, kept: Sequence) {
         while self.samples.pop_back_if(|(head, _)| *head > kept).is_some() {}
     }
 
-    /// A time at which nothing after a position was published yet. `None` if that is too long ago.
+    /// Returns a time at which nothing after a position had been published. Returns `None` if that
+    /// was too long ago.
     fn after(&self, position: Sequence) -> Option<Now> {
         let after = self.samples.partition_point(|(head, _)| *head <= position);
         let (_, since) = self.samples.get(after.checked_sub(1)?)?;
@@ -219,7 +222,7 @@ mod tests {
         ChannelName::new("c").unwrap()
     }
 
-    /// A hub with so many publications, one each second.
+    /// Creates a hub with `count` publications, one each second.
     fn hub(count: u64, config: &Config) -> Node {
         let mut hub = Node::new(Epoch::new(7), Sequence::ZERO, config);
         for sequence in 1..=count {
@@ -347,8 +350,9 @@ mod tests {
         assert!(!hub.take_found_loss());
     }
 
-    /// A hub with publications 1 to 10: of odd numbers in a channel that conflates, all with the
-    /// same key, the others elsewhere. The conn in slot 3 polls the channel from the beginning.
+    /// Creates a hub with the publications 1 to 10. Odd numbers are in a channel that conflates,
+    /// all with the same key; even numbers are not. The conn in slot 3 polls the channel from the
+    /// beginning.
     fn conflating() -> Node {
         let mut config = Config::default();
         config.quota.behind_publications = 2;

@@ -1,9 +1,9 @@
-//! The quota: how far a conn may be behind, and what happens beyond that.
+//! The quota: how far a conn may be behind, and what happens if it is further behind.
 //!
 //! A publication counts until its first byte is written, unless it was in the log when the conn
-//! resumed. A conn's lag is a subtraction; for a conn that conflates it is a sum over the
-//! publications that are not superseded. Knows nothing of frames or sockets. Called by `flush` when
-//! a conn's socket takes no more, and by [`super::serve`] and [`super::conflation`].
+//! resumed. A conn's lag is a subtraction. For a conn that conflates, the lag is a sum over the
+//! publications that are not superseded. The quota does not depend on frames or sockets. Called by
+//! `flush` when a conn's socket accepts no more, and by [`super::serve`] and [`super::conflation`].
 
 use super::member::Subscription;
 use super::{Amount, GapCause, Hub};
@@ -15,18 +15,18 @@ use crate::time::Now;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum QuotaOutcome {
-    /// It is over its quota and the policy is to close it.
+    /// The conn is over its quota, and the policy is to close the conn.
     Overflow,
-    /// It was over its quota and so many publications were skipped.
+    /// The conn was over its quota, and this number of publications was skipped.
     Skipped(u64),
-    /// It is within its quota.
+    /// The conn is within its quota.
     Within,
 }
 
 impl Hub {
-    /// What counts for the quota of the conn in a slot: everything not begun that was published
-    /// after it resumed. If that is over the quota and the conn conflates, superseded publications
-    /// do not count.
+    /// Returns the amount that counts for the quota of the conn in a slot: the publications after
+    /// its resume of which no byte was written. If the amount is over the quota and the conn
+    /// conflates, superseded publications do not count.
     #[must_use]
     pub fn behind(&self, slot: u32) -> Amount {
         let exempt = self.replays.get(&slot).copied().unwrap_or_default();
@@ -49,22 +49,23 @@ impl Hub {
         newest.fold(Amount::default(), Amount::plus)
     }
 
-    /// Everything that the conn in a slot has not begun, whether it counts or not.
+    /// Returns the amount of the publications of which the conn in a slot has received no byte,
+    /// whether they count or not.
     pub(super) fn owed(&self, slot: u32) -> Amount {
         let amounts = self.subscriptions(slot).iter();
         let amounts = amounts.map(|subscription| self.amount_after(*subscription));
         amounts.fold(Amount::default(), Amount::plus)
     }
 
-    /// Enforces the quota of the conn in a slot: skips superseded publications of channels that
-    /// conflate, then the oldest publications until the conn is within its quota, or returns that
-    /// it must be closed.
+    /// Enforces the quota of the conn in a slot. Skips superseded publications of channels that
+    /// conflate, then the oldest publications until the conn is within its quota. Returns
+    /// [`QuotaOutcome::Overflow`] if the conn must be closed instead.
     pub fn enforce(&mut self, slot: u32, now: Now) -> QuotaOutcome {
         let mut behind = self.behind(slot);
         if behind.exceeds(self.quota) && self.begin_conflation(slot) {
             behind = self.behind(slot);
         }
-        // At once, while the log still knows how many they are.
+        // Skipped now, while the log still knows the number of these publications.
         self.skip_superseded(slot);
         if !behind.exceeds(self.quota) {
             return QuotaOutcome::Within;
@@ -77,9 +78,11 @@ impl Hub {
         QuotaOutcome::Skipped(skipped)
     }
 
-    /// Skips the oldest publications of a conn that is behind by so much. Returns how many.
+    /// Skips the oldest publications of a conn that is behind by this amount. Returns the number of
+    /// skipped publications.
     fn skip_until_within(&mut self, slot: u32, mut behind: Amount, now: Now) -> u64 {
-        // What has left the log is missing, too, and its count is no longer known.
+        // Publications that have left the log are missing, too, and their number is no longer
+        // known.
         self.note_evicted(slot);
         let exempt = self.replays.remove(&slot).unwrap_or_default();
         let mut skipped = 0;
@@ -101,7 +104,7 @@ impl Hub {
         }
     }
 
-    /// Whether a channel on which the conn in a slot is behind has the policy to close.
+    /// Whether the conn in a slot is behind on a channel whose policy is to close the conn.
     fn has_to_close(&self, slot: u32) -> bool {
         self.subscriptions(slot).iter().any(|subscription| {
             let rule = self.channel(subscription.channel).map(|c| c.rule);
@@ -110,14 +113,15 @@ impl Hub {
         })
     }
 
-    /// The oldest publication that the conn in a slot is owed, and for which of its subscriptions.
+    /// Returns the oldest publication that is pending for the conn in a slot, and the
+    /// subscription's index.
     fn oldest_owed(&self, slot: u32) -> Option<(usize, Entry)> {
         let owed = self.subscriptions(slot).iter().enumerate();
         owed.filter_map(|(index, s)| Some((index, self.next_of(*s)?)))
             .min_by_key(|(_, next)| next.sequence())
     }
 
-    /// Ends the exemption of a conn that has received everything it resumed for.
+    /// Ends the exemption of a conn that has received everything for which it resumed.
     pub(super) fn end_replay(&mut self, slot: u32) {
         let Some(until) = self.replays.get(&slot).copied() else {
             return;

@@ -1,10 +1,11 @@
-//! Serving from the log: finding what follows a cursor, moving it, and reporting what it skips.
+//! Serving from the log: finds the entries after a cursor, moves the cursor, and reports what it
+//! skips.
 //!
-//! A flush of one conn takes the gaps to report, plans what to write ([`Hub::plan`]), writes it,
-//! advances by what the socket took ([`Hub::advance`]), and enforces the quota on the rest
-//! ([`Hub::enforce`], in [`super::quota`]). The conn itself keeps the rest of a partly written
-//! frame. A channel whose window is closed gets neither publications nor gaps; its gaps are
-//! reported when it opens, before what follows them.
+//! A flush of one conn takes the gaps to report, plans what to write ([`Hub::plan`]), and writes
+//! it. Then it advances by what the socket accepted ([`Hub::advance`]), and enforces the quota on
+//! the rest ([`Hub::enforce`], in [`super::quota`]). The conn itself keeps the rest of a partly
+//! written frame. A channel whose window is closed receives neither publications nor gaps. Its gaps
+//! are reported when the window opens, before the publications that come after them.
 
 use super::initial::{self, Mark};
 use super::{Channel, ChannelIndex, Gap, GapCause, Hub};
@@ -20,35 +21,35 @@ use crate::time::Now;
 /// One publication that is planned for a conn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Planned {
-    /// The publication.
+    /// The publication's sequence number.
     pub sequence: Sequence,
-    /// Bytes of its frame; zero for one that has expired and is skipped.
+    /// The bytes of the publication's frame; zero if the publication has expired and is skipped.
     pub length: usize,
-    /// The kind of its frame.
+    /// The kind of the publication's frame.
     pub kind: FrameKind,
-    /// Which of the conn's subscriptions it is for.
+    /// The index of the publication's subscription among those of the conn.
     pub subscription: u32,
-    /// Where its entry is held.
+    /// The place where the hub holds the publication's entry.
     pub held: Held,
 }
 
-/// Where the hub holds an entry that is planned, until its write is noted.
+/// The place where the hub holds a planned entry until its write is noted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Held {
-    /// Index into the entries that were fetched from the log.
+    /// An index into the entries that were fetched from the log.
     Fetched(u32),
-    /// In a channel's tail.
+    /// The entry is in a channel's tail.
     Tail {
         /// The channel.
         channel: ChannelIndex,
-        /// The entry's number among all entries of the channel.
+        /// The entry's index among all entries of the channel.
         ordinal: u64,
     },
 }
 
 const _: () = assert!(size_of::<Planned>() <= 48);
 
-/// The plan of a conn that was owed one publication. The next conn is usually owed the same one.
+/// The last plan, if only one publication was pending. The next conn usually needs the same plan.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LastPlan {
     /// The conn's position, and the channel's newest publication at that time.
@@ -58,18 +59,18 @@ pub(super) struct LastPlan {
     step: Planned,
 }
 
-/// Where a plan takes a channel's next publication from.
+/// The place from which a plan takes a channel's next publication.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Source {
-    /// Its number; [`END`] if there is none.
+    /// The number of the next publication; [`END`] if there is none.
     next: Sequence,
     held: Held,
-    /// The end of the entries that were fetched for it.
+    /// The end of the entries that were fetched for this source.
     fetched_end: u32,
     channel: ChannelIndex,
     /// The index of the conn's subscription.
     subscription: u32,
-    /// How much more the subscription may receive.
+    /// The room that is left in the subscription's window.
     room: WindowRoom,
 }
 
@@ -80,20 +81,20 @@ struct Plan<'a> {
     now: Now,
     /// Whether the conn skips superseded publications.
     conflates: bool,
-    /// The most bytes that it may have, and the bytes that it has.
+    /// The maximum number of bytes of the plan, and the number of bytes so far.
     budget: usize,
     bytes: usize,
-    /// Whether the rest is for a later plan.
+    /// Whether the plan is complete, so that the rest is for a later plan.
     is_full: bool,
     encoder: &'a mut Encoder,
     planned: &'a mut Vec<Planned>,
 }
 
 impl Plan<'_> {
-    /// Adds the present entry of a source, if there is room for it. Returns whether the source may
-    /// continue.
+    /// Adds the current entry of a source, if the plan has room for it. Returns whether the source
+    /// may continue.
     fn add(&mut self, entry: &mut Served, source: &mut Source, marks: &[Mark]) -> bool {
-        // The gap of superseded publications is sent before the publication that follows it.
+        // The gap of superseded publications is sent before the publication after the gap.
         let is_after_gap = self.conflates && entry.is_superseded && !self.planned.is_empty();
         self.is_full |= is_after_gap || self.planned.len() >= GATHER_SLICES_MAX;
         if self.is_full {
@@ -120,7 +121,7 @@ impl Plan<'_> {
             subscription: source.subscription,
             held: source.held,
         });
-        // An expired publication is skipped and takes no room in a window.
+        // An expired publication is skipped and uses no room in a window.
         if !has_expired {
             source.room = source.room.after(source.next);
         }
@@ -132,7 +133,7 @@ impl Plan<'_> {
     }
 }
 
-/// The source with the smallest number, and the smallest number of the others.
+/// Returns the index of the source with the smallest number, and the second-smallest number.
 fn next_run(sources: &[Source]) -> Option<(usize, Sequence)> {
     let (mut first, mut second) = ((usize::MAX, END), END);
     for (index, source) in sources.iter().enumerate() {
@@ -148,18 +149,18 @@ fn next_run(sources: &[Source]) -> Option<(usize, Sequence)> {
 /// The result of a write.
 #[derive(Debug, Default)]
 pub struct Advanced {
-    /// Publications written to the last byte.
+    /// The number of publications that were written to the last byte.
     pub delivered: u64,
-    /// The publication of which only these first bytes were taken.
+    /// The publication that was written only in part, and the number of bytes that were written.
     pub begun: Option<(Encoded, usize)>,
 }
 
 impl Hub {
-    /// Lists what the conn in a slot receives next, in sequence order: at most `budget` bytes and
-    /// [`GATHER_SLICES_MAX`] publications, but at least one if there is any. Frames that were not
-    /// needed yet are encoded. The list ends before anything that the log has evicted since the
-    /// conn's gaps were taken: no id may pass a loss that is not reported.
-    /// [`Self::take_found_loss`] reports it.
+    /// Plans what the conn in a slot receives next, in sequence order: at most `budget` bytes and
+    /// [`GATHER_SLICES_MAX`] publications, but at least one publication if any is pending. Encodes
+    /// frames that were not needed before. If the log has evicted entries since the conn's gaps
+    /// were taken, the plan ends before these entries: no id may pass a loss that is not reported.
+    /// [`Self::take_found_loss`] reports such a loss.
     pub fn plan(
         &mut self,
         slot: u32,
@@ -194,7 +195,7 @@ impl Hub {
         }
         let mut sources = std::mem::take(&mut self.merge);
         self.find_sources(slot, &mut sources);
-        // The smallest sequence number goes first.
+        // The entry with the smallest sequence number comes first.
         while !plan.is_full
             && !self.has_found_loss
             && let Some((index, until)) = next_run(&sources)
@@ -218,12 +219,12 @@ impl Hub {
         }
     }
 
-    /// Whether the position of the conn in a slot alone decides what it receives.
+    /// Whether the position of the conn in a slot is all that determines what the conn receives.
     fn is_plain(&self, slot: u32) -> bool {
         self.windows.of(slot).is_empty() && self.initial.of(slot).is_empty()
     }
 
-    /// The only step of the last plan, if a subscription is owed the same.
+    /// Returns the only step of the last plan, if a subscription needs the same step.
     fn last_plan_for(&self, only: Subscription, kind: FrameKind, now: Now) -> Option<Planned> {
         let plan = self.last_plan.as_ref()?;
         let Held::Tail { channel, .. } = plan.step.held else {
@@ -238,7 +239,8 @@ impl Hub {
         is_same.then_some(plan.step)
     }
 
-    /// The plan, if it is of one publication that is held and the channel's newest.
+    /// Returns the plan for reuse, if its only publication is in a tail and is the channel's
+    /// newest.
     fn to_repeat(&self, only: Subscription, plan: &Plan<'_>) -> Option<LastPlan> {
         let [step] = *plan.planned.as_slice() else {
             return None;
@@ -254,7 +256,7 @@ impl Hub {
         })
     }
 
-    /// Plans what a source has before a number.
+    /// Plans the entries of a source before a number.
     fn plan_run(&mut self, slot: u32, source: &mut Source, until: Sequence, plan: &mut Plan<'_>) {
         let Self {
             channels,
@@ -284,7 +286,7 @@ impl Hub {
                 source.next = END;
             }
             Held::Fetched(index) => {
-                // What follows was fetched for another source.
+                // The entries from `fetched_end` on were fetched for another source.
                 let entries = fetched.iter_mut().skip(index as usize);
                 for (index, entry) in (index..source.fetched_end).zip(entries) {
                     source.held = Held::Fetched(index);
@@ -298,11 +300,11 @@ impl Hub {
         }
     }
 
-    /// Lists the sources for the conn in a slot. A channel whose window is closed is left out.
+    /// Lists the sources for the conn in a slot. Leaves out channels whose window is closed.
     fn find_sources(&mut self, slot: u32, sources: &mut Vec<Source>) {
         sources.clear();
         let count = self.subscriptions(slot).len();
-        // Several channels are merged, so most of what they have is for later plans.
+        // Several channels are merged, so most of their entries are for later plans.
         self.fetch_max = (GATHER_SLICES_MAX / count.max(1)).max(1);
         for index in 0..count {
             if let Some(subscription) = self.subscriptions(slot).get(index).copied() {
@@ -311,7 +313,7 @@ impl Hub {
         }
     }
 
-    /// The source of a subscription. `None` if its window is closed.
+    /// Returns the source of a subscription. Returns `None` if the subscription's window is closed.
     fn source(&mut self, slot: u32, index: usize, subscription: Subscription) -> Option<Source> {
         let window = window::find(self.windows.of(slot), subscription.channel);
         let room = window.map_or(WindowRoom::ENDLESS, ConnWindow::room);
@@ -326,7 +328,8 @@ impl Hub {
         (!room.is_over()).then(|| self.source_after(start))
     }
 
-    /// The source of what follows its number in its channel: the tail, if that has all of it.
+    /// Returns the source of the entries after a source's number: the tail if it has all of them,
+    /// or the log.
     fn source_after(&mut self, source: Source) -> Source {
         let end = Source {
             next: END,
@@ -355,7 +358,8 @@ impl Hub {
         })
     }
 
-    /// The source of what follows its number in the log. `None` if some of that is lost.
+    /// Fetches the entries after a source's number from the log. Returns `None` if some of them are
+    /// lost.
     fn fetch_after(&mut self, source: Source) -> Option<Source> {
         let key = self.channel(source.channel)?.key;
         let (index, entries) = (self.fetched.len(), &mut self.fetched);
@@ -371,8 +375,8 @@ impl Hub {
         })
     }
 
-    /// Whether a plan has found that the log has evicted what its conn was owed. Serving the conn
-    /// again finds the gap.
+    /// Returns, and clears, whether a plan has found that the log has evicted entries that its conn
+    /// still had to receive. The gap is found when the conn is served again.
     pub fn take_found_loss(&mut self) -> bool {
         std::mem::take(&mut self.has_found_loss)
     }
@@ -387,7 +391,7 @@ impl Hub {
         }
     }
 
-    /// The wire bytes of a planned publication.
+    /// Returns the wire bytes of a planned publication.
     #[must_use]
     pub fn frame(&self, step: &Planned) -> &[u8] {
         let frames = self.held(step).and_then(|held| held.frames.as_ref());
@@ -395,13 +399,13 @@ impl Hub {
         wire.unwrap_or_default()
     }
 
-    /// A planned publication, to be held until it is written.
+    /// Returns a planned publication in the form in which a conn holds it until it is written.
     #[must_use]
     pub fn encoded(&self, step: &Planned) -> Option<Encoded> {
         self.held(step)?.encoded(step.kind)
     }
 
-    /// Moves the cursors of the conn in a slot over what was written of a plan.
+    /// Moves the cursors of the conn in a slot past the publications of a plan that were written.
     pub fn advance(&mut self, slot: u32, planned: &[Planned], mut written: usize) -> Advanced {
         let mut advanced = Advanced::default();
         let mut begun = None;
@@ -456,18 +460,19 @@ impl Hub {
         })
     }
 
-    /// Whether a subscription is owed a publication or a gap.
+    /// Whether a publication or a gap is pending for a subscription.
     pub(super) fn is_owed(&self, slot: u32, subscription: Subscription) -> bool {
         self.has_next(subscription) || self.gaps.contains_key(&(slot, subscription.channel))
     }
 
-    /// Whether a subscription has yet to receive something published in its channel.
+    /// Whether a subscription has yet to receive a publication of its channel.
     pub(super) fn has_next(&self, subscription: Subscription) -> bool {
         let channel = self.channel(subscription.channel);
         channel.is_some_and(|channel| subscription.position < channel.last)
     }
 
-    /// The end of what a subscription is owed that has left the log and is not held in a tail.
+    /// Returns the last number up to which pending entries have left the log and are not held in a
+    /// tail.
     fn loss_before_next(&self, subscription: Subscription) -> Option<Sequence> {
         let position = subscription.position;
         let channel = self.channel(subscription.channel)?;
@@ -480,23 +485,23 @@ impl Hub {
         (position < evicted).then_some(evicted)
     }
 
-    /// Whether the log has evicted something that the conn in a slot is owed, and no gap covers it
-    /// yet.
+    /// Whether the log has evicted entries that are pending for the conn in a slot and that no gap
+    /// covers yet.
     #[must_use]
     pub fn has_loss(&self, slot: u32) -> bool {
         let mut subscriptions = self.subscriptions(slot).iter();
         subscriptions.any(|subscription| self.loss_before_next(*subscription).is_some())
     }
 
-    /// Whether the conn in a slot came with a position that this worker has not reached yet:
-    /// another worker was ahead.
+    /// Whether the conn in a slot came with a position that this worker has not reached yet,
+    /// because another worker was ahead.
     #[must_use]
     pub fn is_ahead(&self, slot: u32) -> bool {
         let mut subscriptions = self.subscriptions(slot).iter();
         subscriptions.any(|subscription| subscription.position > self.head)
     }
 
-    /// The next gap to report to the conn in a slot, with its channel.
+    /// Takes the next gap to report to the conn in a slot, with the name of its channel.
     pub fn take_gap(&mut self, slot: u32) -> Option<(ChannelName, Gap)> {
         self.note_evicted(slot);
         self.skip_superseded(slot);
@@ -512,7 +517,7 @@ impl Hub {
         Some((self.channel(key.1)?.name.clone(), gap))
     }
 
-    /// Turns what the log has evicted after a cursor into a gap.
+    /// Creates gaps for the pending entries of the conn in a slot that the log has evicted.
     pub(super) fn note_evicted(&mut self, slot: u32) {
         if !self.has_loss(slot) {
             return;
@@ -529,7 +534,7 @@ impl Hub {
         }
     }
 
-    /// Moves a cursor without delivering what lies between, and notes the gap.
+    /// Moves a cursor without delivering the entries in between, and notes the gap.
     pub(super) fn skip(
         &mut self,
         slot: u32,
@@ -568,7 +573,8 @@ impl Hub {
         gap.missed = gap.missed.zip(missed).map(|(a, b)| a + b);
     }
 
-    /// The number of a channel's entry after a position, and everything published before that.
+    /// Returns the number of a channel's first entry after a position, and the total before that
+    /// entry.
     pub(super) fn before_next(
         &self,
         channel: &Channel,
@@ -583,12 +589,12 @@ impl Hub {
             return held;
         }
         let next = self.log.next_after(channel.key, position, self.horizon());
-        // The log may have evicted more than what lies before the tail.
+        // The log may have evicted more entries than those before the tail.
         let held = held.filter(|_| next.is_some() || self.is_in_newest_epoch());
         next.into_iter().chain(held).min_by_key(|(next, _)| *next)
     }
 
-    /// The entry after a subscription's cursor.
+    /// Returns the first entry after a subscription's cursor.
     pub(super) fn next_of(&self, subscription: Subscription) -> Option<Entry> {
         let position = subscription.position;
         let channel = self.channel(subscription.channel)?;
@@ -602,7 +608,7 @@ impl Hub {
         let mut next = Vec::with_capacity(1);
         self.log
             .fetch(channel.key, position, self.horizon(), 1, &mut next);
-        // In a newer epoch the log does not find what lies before the tail.
+        // If the log is in a newer epoch, it does not find the entries before the tail.
         let held = held.filter(|_| !next.is_empty() || self.is_in_newest_epoch());
         next.into_iter().chain(held).min_by_key(Entry::sequence)
     }
@@ -619,5 +625,5 @@ impl Hub {
     }
 }
 
-/// A number after all others: a channel that has nothing more to merge.
+/// A number after all others. It marks a source that has nothing more to merge.
 const END: Sequence = Sequence(u64::MAX);

@@ -1,10 +1,11 @@
 //! The subscribers of one channel, and the walk that visits each of them after a publication.
 //!
-//! A walk is a cursor over the list that may pause between turns at any place. It survives
-//! subscribing, unsubscribing and publishing in mid-walk: no subscriber is left out, and none is
-//! visited without need. Knows slots and places; knows nothing of cursors, quotas or sockets.
+//! A walk is a cursor over the list that may pause between turns at any place, which is an index in
+//! the list. Subscribers may join and leave, and publications may arrive, while a walk is in
+//! progress: no subscriber is left out, and none is visited without need. This module knows slots
+//! and places, but neither positions in the log nor quotas or sockets.
 //!
-//! The list is cut in four by three marks, `again <= next <= end <= len`:
+//! Three marks divide the list into four sections, `again <= next <= end <= len`:
 //!
 //! ```text
 //! 0 ......... again ......... next ............ end ............ len
@@ -14,15 +15,16 @@
 //! publication
 //! ```
 
-/// Slots of the subscribers of one channel. Most channels have one, which is kept in place.
+/// The slots of the subscribers of one channel. Most channels have one subscriber, which is stored
+/// in place.
 #[derive(Clone, Debug, Default)]
 pub enum Subscribers {
-    /// None.
+    /// The channel has no subscriber.
     #[default]
     None,
-    /// One.
+    /// The channel has one subscriber.
     One(One),
-    /// Several.
+    /// The channel has several subscribers.
     Many(Box<Many>),
 }
 
@@ -32,7 +34,7 @@ const _: () = assert!(size_of::<Subscribers>() == 16);
 #[derive(Clone, Copy, Debug)]
 pub struct One {
     slot: u32,
-    /// How many of the marks have passed it: first `end`, then `next`, then `again`.
+    /// The number of marks that have passed the subscriber: first `end`, then `next`, then `again`.
     marks: u8,
 }
 
@@ -43,10 +45,10 @@ pub struct Many {
     marks: Marks,
 }
 
-/// Where the sections of the list end.
+/// The ends of the sections of the list.
 #[derive(Clone, Copy, Debug, Default)]
 struct Marks {
-    /// The places before this one get another pass.
+    /// The subscribers before this place get another pass.
     again: u32,
     /// The next place to visit in this pass.
     next: u32,
@@ -54,13 +56,13 @@ struct Marks {
     end: u32,
 }
 
-/// What a step of a walk found.
+/// The result of one step of a walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Step {
     /// No subscriber is left to visit.
     Done,
-    /// The pass is over and another one begins: publications arrived while it was under way.
+    /// The pass is over and another one begins, because publications arrived during the pass.
     NextPass,
     /// Visit this slot.
     Visit(u32),
@@ -83,13 +85,13 @@ impl Subscribers {
         }
     }
 
-    /// How many there are.
+    /// Returns the number of subscribers.
     #[must_use]
     pub fn len(&self) -> u32 {
         u32::try_from(self.slots().len()).unwrap_or(u32::MAX)
     }
 
-    /// Whether there are none.
+    /// Whether there are no subscribers.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.slots().is_empty()
@@ -101,13 +103,13 @@ impl Subscribers {
         self.marks().are_walking()
     }
 
-    /// Whether those already visited are to be visited once more.
+    /// Whether the subscribers that were already visited have to be visited once more.
     #[must_use]
     pub fn has_second_pass(&self) -> bool {
         self.marks().again > 0
     }
 
-    /// Adds a slot and returns its place. It is not visited for what was published before.
+    /// Adds a slot and returns its place. The slot is not visited for earlier publications.
     pub fn push(&mut self, slot: u32) -> u32 {
         let place = self.len();
         match self {
@@ -123,7 +125,8 @@ impl Subscribers {
         place
     }
 
-    /// Removes the slot at a place. Each slot that moves is reported with its new place.
+    /// Removes the slot at a place. Calls `moved` for each slot that moves, with the slot's new
+    /// place.
     pub fn remove(&mut self, place: u32, moved: impl FnMut(u32, u32)) {
         debug_assert!(place < self.len());
         match self {
@@ -138,8 +141,8 @@ impl Subscribers {
         }
     }
 
-    /// Marks all subscribers as behind. True if a walk begins with this; false if one is under way
-    /// and goes on.
+    /// Marks all subscribers as behind. Returns true if this begins a walk. Returns false if a walk
+    /// is already in progress; that walk continues.
     pub fn mark_behind(&mut self) -> bool {
         let len = self.len();
         self.change_marks(|marks| marks.mark_behind(len))
@@ -155,7 +158,7 @@ impl Subscribers {
         visit.map_or(Step::Done, Step::Visit)
     }
 
-    /// Every slot, in no particular order.
+    /// Iterates over all slots, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         self.slots().iter().copied()
     }
@@ -174,7 +177,7 @@ impl Subscribers {
 
 impl Many {
     fn remove(&mut self, place: u32, mut moved: impl FnMut(u32, u32)) {
-        // Close the hole section by section, so that no slot changes its section.
+        // The hole is closed section by section, so that each slot stays in its section.
         let mut hole = place;
         let Marks { again, next, end } = &mut self.marks;
         for mark in [again, next, end] {
@@ -193,7 +196,7 @@ impl Many {
 }
 
 impl Marks {
-    /// The marks of a list of one.
+    /// Returns the marks of a list of one slot.
     fn of_one(passed: u8) -> Self {
         Self {
             again: u32::from(passed > 2),
@@ -202,7 +205,7 @@ impl Marks {
         }
     }
 
-    /// How many marks have passed the only slot of a list.
+    /// Returns how many marks have passed the only slot of a list.
     fn as_one(self) -> u8 {
         [self.again, self.next, self.end]
             .map(|mark| u8::from(mark > 0))
@@ -224,7 +227,7 @@ impl Marks {
         begins && self.end > 0
     }
 
-    /// The next place to visit.
+    /// Advances the walk, and returns the place to visit.
     fn step(&mut self) -> Result<u32, Step> {
         if self.next < self.end {
             self.next += 1;
@@ -295,7 +298,7 @@ mod tests {
     }
 
     proptest! {
-        /// The model: a set of slots that are owed a visit since the last publication.
+        /// The model is the set of slots that must be visited because of the last publication.
         #[test]
         fn each_subscriber_that_is_owed_a_visit_gets_exactly_one(
             acts in proptest::collection::vec((0u8..10, any::<prop::sample::Index>()), 1..400)

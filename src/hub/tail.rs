@@ -1,8 +1,8 @@
-//! The newest entries of a channel, held by the hub while it delivers them to the subscribers.
+//! The newest entries of a channel, which the hub holds while it delivers them to the subscribers.
 //!
-//! A copy of the end of the channel's deque. It may be dropped at any time; the log is then queried
-//! instead. With it a walk needs no locks, and entries that a walk has yet to deliver outlive their
-//! eviction from the log.
+//! A tail is a copy of the end of the channel's deque in the log. It may be dropped at any time;
+//! the log is then queried instead. With a tail, a walk needs no locks. Entries that a walk has yet
+//! to deliver stay in the tail after their eviction from the log.
 
 use std::collections::VecDeque;
 use std::ops::Deref;
@@ -12,19 +12,19 @@ use crate::frame::{Encoded, Encoder, FrameKind, Frames};
 use crate::id::Sequence;
 use crate::log::{Amount, Entry};
 
-/// An entry of the log as a worker holds it while it writes it.
+/// An entry of the log, in the form in which a worker holds it for writing.
 #[derive(Debug)]
 pub struct Served {
     /// The entry.
     pub entry: Entry,
-    /// Its encodings, once one has been needed here. The log may drop them meanwhile.
+    /// The entry's encodings, once the worker has needed one. The log may drop them meanwhile.
     pub frames: Option<Arc<Frames>>,
 }
 
 const _: () = assert!(size_of::<Served>() <= 48);
 
 impl Served {
-    /// The length of its frame for a kind of conn, encoded now if that has not been needed yet.
+    /// Returns the length of the entry's frame for a kind of conn. Encodes the frame if necessary.
     pub fn encode(&mut self, kind: FrameKind, encoder: &mut Encoder) -> Option<usize> {
         let Self { entry, frames } = self;
         let publication = &entry.publication;
@@ -33,7 +33,7 @@ impl Served {
         Some(frame.wire(kind).len())
     }
 
-    /// The publication as a conn holds it, once it has been encoded for the conn's kind of frame.
+    /// Returns the publication in the form in which a conn holds it, if it has been encoded.
     #[must_use]
     pub fn encoded(&self, kind: FrameKind) -> Option<Encoded> {
         let frames = Arc::clone(self.frames.as_ref()?);
@@ -63,34 +63,34 @@ impl Deref for Served {
 #[derive(Debug, Default)]
 pub struct Tail {
     entries: VecDeque<Served>,
-    /// The total of those that are not superseded.
+    /// The total of the entries that are not superseded.
     newest: Amount,
-    /// Bytes of the publications.
+    /// The bytes of the publications.
     bytes: u64,
 }
 
 impl Tail {
-    /// Whether it has all of the channel's entries that follow a position.
+    /// Whether the tail has all of the channel's entries after a position.
     #[must_use]
     pub fn covers(&self, position: Sequence) -> bool {
         let first = self.entries.front();
         first.is_some_and(|first| first.previous <= position)
     }
 
-    /// The position before its first entry.
+    /// Returns the position before the tail's first entry.
     #[must_use]
     pub fn begin(&self) -> Option<Sequence> {
         Some(self.entries.front()?.previous)
     }
 
-    /// The first entry after a position.
+    /// Returns the first entry after a position.
     #[must_use]
     pub fn after(&self, position: Sequence) -> Option<&Served> {
         let last = self.entries.back()?;
         if last.sequence() <= position {
             return None;
         }
-        // Most subscribers are directly before the newest entry.
+        // Most cursors are directly before the newest entry.
         if last.previous <= position {
             return Some(last);
         }
@@ -100,7 +100,7 @@ impl Tail {
         self.entries.get(index)
     }
 
-    /// How many entries follow a position that it covers, up to another one.
+    /// Counts the entries after a position that the tail covers, up to another position.
     #[must_use]
     pub fn count_between(&self, after: Sequence, last: Sequence) -> u64 {
         let index = |position| {
@@ -110,13 +110,14 @@ impl Tail {
         index(last).saturating_sub(index(after)) as u64
     }
 
-    /// The entry with this number. `ordinal` is its number among all of the channel.
+    /// Returns the entry with this number. `ordinal` is the entry's index among all entries of the
+    /// channel.
     #[must_use]
     pub fn get(&self, sequence: Sequence, ordinal: u64) -> Option<&Served> {
         self.entries.get(self.index(sequence, ordinal)?)
     }
 
-    /// The entries from this one on, to note encodings.
+    /// Iterates over the entries from this one on, so that their encodings can be noted.
     pub fn range_mut(
         &mut self,
         sequence: Sequence,
@@ -128,7 +129,7 @@ impl Tail {
             .range_mut(index.unwrap_or(self.entries.len())..)
     }
 
-    /// The total of the entries after a position that are not superseded.
+    /// Returns the total of the entries after a position that are not superseded.
     #[must_use]
     pub fn newest_after(&self, position: Sequence) -> Amount {
         let newest = self.from(position).filter(|entry| !entry.is_superseded);
@@ -136,7 +137,7 @@ impl Tail {
         amounts.fold(Amount::default(), Amount::plus)
     }
 
-    /// The superseded entries that follow a position: where they end and how many they are.
+    /// Returns the superseded entries directly after a position: the last number, and their count.
     #[must_use]
     pub fn superseded_run(&self, position: Sequence) -> Option<(Sequence, u64)> {
         let run = self.from(position).take_while(|entry| entry.is_superseded);
@@ -146,8 +147,8 @@ impl Tail {
         Some((last, count))
     }
 
-    /// Marks the entry that a newer one of a channel that conflates is about to supersede. It is
-    /// marked in the log, but these are copies.
+    /// Marks the entry that a newer entry is about to supersede, in a channel that conflates. The
+    /// log marks its own entry, but the tail has a copy.
     pub fn supersede(&mut self, newer: &Entry) {
         let Some(key) = newer.publication.key() else {
             return;
@@ -168,20 +169,21 @@ impl Tail {
         self.entries.range(first..)
     }
 
-    /// Bytes of its publications.
+    /// Returns the bytes of the tail's publications.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// All of its entries.
+    /// Iterates over all entries of the tail.
     pub fn all(&self) -> impl Iterator<Item = &Served> {
         self.entries.iter()
     }
 
-    /// Adds the channel's newest entry. If that does not follow the last one, only it is kept.
+    /// Adds the channel's newest entry. If it does not directly follow the tail's last entry, the
+    /// older entries are dropped.
     pub fn push(&mut self, entry: Entry) {
-        // The channel was dropped and made again, or its older entries were too many to be held.
+        // The channel was removed and created again, or it had too many older entries to be held.
         let last = self.entries.back();
         if last.is_some_and(|last| last.sequence() != entry.previous) {
             self.clear();
@@ -193,9 +195,9 @@ impl Tail {
         self.entries.push_back(entry.into());
     }
 
-    /// Drops the oldest entries for which all subscribers were visited (the floor), except a
-    /// quota's worth. A conn that was further behind at its visit does not receive them, or gets
-    /// them from the log.
+    /// Drops the oldest entries for which all subscribers were visited (the entries before the
+    /// floor), but keeps a quota's worth of them. A conn that was further behind at its visit does
+    /// not receive the dropped entries, or reads them from the log.
     pub fn forget(&mut self, total: Amount, quota: Amount, floor: Amount) {
         let since = total.minus(floor);
         while let Some(first) = self.entries.front()
@@ -210,9 +212,9 @@ impl Tail {
         }
     }
 
-    /// Drops the entries after a number: they are void, and no longer supersede any that stay.
-    /// Returns the channel's last publication up to there, with the total up to it. `None` if no
-    /// entry is void, or if the one before it is not known.
+    /// Drops the entries after a number: they are void, and no longer supersede other entries.
+    /// Returns the channel's last publication up to this number, with the total up to it. Returns
+    /// `None` if no entry is void, or if the last publication before the void entries is not known.
     pub fn cut(&mut self, kept: Sequence, conflates: bool) -> Option<(Sequence, Amount)> {
         let all = std::mem::take(&mut self.entries);
         self.clear();
@@ -229,7 +231,7 @@ impl Tail {
         None
     }
 
-    /// Adds to what was published before each entry.
+    /// Adds an amount to the total before each entry.
     pub fn add_before(&mut self, void: Amount) {
         for served in &mut self.entries {
             served.entry.before = served.entry.before.plus(void);
@@ -244,8 +246,8 @@ impl Tail {
         self.entries.shrink_to(ROOM_KEPT);
     }
 
-    /// The index of an entry. Its ordinal gives it, unless the epoch has changed: void entries may
-    /// have had some of the ordinals.
+    /// Returns the index of an entry. The index follows from the ordinal, unless the epoch has
+    /// changed: void entries may have used some ordinals.
     fn index(&self, sequence: Sequence, ordinal: u64) -> Option<usize> {
         let is_it = |index: &usize| {
             let entry = self.entries.get(*index);
@@ -265,7 +267,7 @@ impl Tail {
     }
 }
 
-/// Most entries that are held beyond those of the walk, many of them superseded.
+/// The maximum number of entries that are held beyond those of the walk. Many may be superseded.
 const ENTRIES_MAX: usize = 4096;
-/// Entries for which an empty tail keeps its room.
+/// The capacity that an empty tail keeps, in entries.
 const ROOM_KEPT: usize = 4;

@@ -1,16 +1,19 @@
-//! Acknowledgement windows: subscriptions that receive no more than their client has room for.
+//! Acknowledgement windows: they limit how much a subscription receives before its client
+//! acknowledges.
 //!
-//! A window has the ids that its subscription has received and its client has not acknowledged. It
-//! is closed while it has as many as it allows. They cannot be computed from the log's ordinals: an
-//! acknowledged id may have left the log or be of another channel, and expired or skipped
-//! publications are not counted. The cursor moves as without a window, so what a closed window
-//! holds back is the subscription's lag, and the quota applies to it.
+//! A window contains the ids that its subscription has received and its client has not
+//! acknowledged. The window is closed while it contains as many ids as it allows. The ids cannot be
+//! computed from the log's ordinals: an acknowledged id may have left the log or be of another
+//! channel, and expired or skipped publications do not count. The cursor moves as without a window.
+//! So publications that a closed window holds back are part of the subscription's lag, and the
+//! quota applies to them.
 //!
-//! An acknowledgement may exceed what was delivered: a client that resumes may have processed what
-//! it is about to receive again. That takes no room and needs no second acknowledgement.
+//! An acknowledgement may exceed what was delivered: a client that resumes may have processed
+//! publications that it is about to receive again. These take no room and need no second
+//! acknowledgement.
 //!
-//! Only subscriptions that asked for a window are here, by slot. [`super::serve`] asks for room and
-//! notes deliveries; the worker passes acknowledgements on.
+//! Only subscriptions that requested a window are listed here, by slot. [`super::serve`] checks the
+//! room and notes deliveries; the worker passes acknowledgements on.
 
 use std::collections::VecDeque;
 
@@ -19,39 +22,42 @@ use super::{Hub, Map};
 use crate::effect::Window;
 use crate::id::{ChannelName, Cursor, Sequence};
 
-/// Ids for which an empty window keeps its room, so that a client that acknowledges one by one does
-/// not cause an allocation each time.
+/// The capacity that an empty window keeps, in ids. Without it, a client that acknowledges ids one
+/// by one would cause an allocation for each id.
 const ROOM_KEPT: usize = 8;
 
 /// The result of an acknowledgement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Acknowledged {
-    /// The id is of another epoch or was never given out.
+    /// The id is of another epoch, or was never assigned.
     BadId,
-    /// The conn has several channels and none was named. Each channel holds back its own
-    /// publications, so one id for all of them would acknowledge some that were never delivered.
+    /// The conn has several channels, and the acknowledgement names none of them. Each channel
+    /// holds back its own publications, so one id for all channels would acknowledge publications
+    /// that were never delivered.
     ChannelUnclear,
-    /// The channel, or the conn where none was named, has no window.
+    /// The channel has no window. If no channel was named, this is the conn's only channel.
     NoWindow,
-    /// A window that was closed is open.
+    /// The acknowledgement has opened a closed window.
     Opened,
-    /// Taken, or known before.
+    /// The acknowledgement was accepted, or was known before.
     Taken,
 }
 
-/// The windows of all conns, each conn's in the order of their channels.
+/// The windows of all conns. The windows of a conn are in the order of their channels.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Windows(Map<u32, Vec<ConnWindow>>);
 
-/// One subscription's window.
+/// The window of one subscription.
 #[derive(Clone, Debug)]
 pub(super) struct ConnWindow {
     channel: ChannelIndex,
     window: Window,
-    /// Delivered and not acknowledged, in order; never more than the window allows.
+    /// The ids that were delivered and not acknowledged, in order; never more than the window
+    /// allows.
     ids: VecDeque<Sequence>,
-    /// Everything up to here is acknowledged, delivered or not. Below all of `ids`.
+    /// Everything up to this number is acknowledged, whether delivered or not. All of `ids` are
+    /// larger.
     acknowledged: Sequence,
 }
 
@@ -61,7 +67,7 @@ const _: () = assert!(size_of::<ConnWindow>() <= 48);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct WindowRoom {
     publications: u32,
-    /// Publications up to here take none of it.
+    /// Publications up to this number take no room.
     acknowledged: Sequence,
 }
 
@@ -76,7 +82,7 @@ impl WindowRoom {
         self.publications == 0
     }
 
-    /// The room that is left after a publication.
+    /// Returns the room that is left after a publication.
     pub(super) fn after(self, sequence: Sequence) -> Self {
         let taken = u32::from(sequence > self.acknowledged);
         Self {
@@ -87,7 +93,7 @@ impl WindowRoom {
 }
 
 impl ConnWindow {
-    /// How much more may be delivered.
+    /// Returns how much more may be delivered.
     pub(super) fn room(&self) -> WindowRoom {
         let given = u32::try_from(self.ids.len()).unwrap_or(u32::MAX);
         WindowRoom {
@@ -100,7 +106,7 @@ impl ConnWindow {
         self.room().is_over()
     }
 
-    /// Notes a delivery.
+    /// Notes the delivery of a publication.
     pub(super) fn note(&mut self, sequence: Sequence) {
         if sequence <= self.acknowledged {
             return;
@@ -110,7 +116,7 @@ impl ConnWindow {
         self.ids.push_back(sequence);
     }
 
-    /// Acknowledges everything up to an id. True if that opens the window.
+    /// Acknowledges everything up to an id. Returns whether that opens the window.
     fn acknowledge(&mut self, id: Sequence) -> bool {
         let was_closed = self.is_closed();
         self.acknowledged = self.acknowledged.max(id);
@@ -123,7 +129,7 @@ impl ConnWindow {
 }
 
 impl Windows {
-    /// The windows of the conn in a slot.
+    /// Returns the windows of the conn in a slot.
     pub(super) fn of(&self, slot: u32) -> &[ConnWindow] {
         if self.0.is_empty() {
             return &[];
@@ -131,7 +137,7 @@ impl Windows {
         self.0.get(&slot).map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// The windows of the conn in a slot, to note deliveries.
+    /// Returns the windows of the conn in a slot, so that deliveries can be noted.
     pub(super) fn of_mut(&mut self, slot: u32) -> &mut [ConnWindow] {
         if self.0.is_empty() {
             return &mut [];
@@ -153,8 +159,8 @@ impl Windows {
         }
     }
 
-    /// Publications after a number are void: they need no acknowledgement, and those given do not
-    /// count.
+    /// Removes the ids after a number, because their publications are void: they need no
+    /// acknowledgement, and earlier acknowledgements of them do not count.
     pub(super) fn cut(&mut self, kept: Sequence) {
         for given in self.0.values_mut().flatten() {
             while given.ids.pop_back_if(|id| *id > kept).is_some() {}
@@ -177,26 +183,26 @@ impl Windows {
     }
 }
 
-/// The window of a channel, among those of one conn.
+/// Returns the window of a channel, among the windows of one conn.
 pub(super) fn find(all: &[ConnWindow], channel: ChannelIndex) -> Option<&ConnWindow> {
     let place = all.binary_search_by_key(&channel, |given| given.channel);
     all.get(place.ok()?)
 }
 
-/// The same, to note deliveries.
+/// Returns the window of a channel, so that deliveries can be noted.
 pub(super) fn find_mut(all: &mut [ConnWindow], channel: ChannelIndex) -> Option<&mut ConnWindow> {
     let place = all.binary_search_by_key(&channel, |given| given.channel);
     all.get_mut(place.ok()?)
 }
 
-/// Whether the window of a channel is closed, among those of one conn.
+/// Whether the window of a channel is closed. `all` has the windows of one conn.
 pub(super) fn is_closed(all: &[ConnWindow], channel: ChannelIndex) -> bool {
     find(all, channel).is_some_and(ConnWindow::is_closed)
 }
 
 impl Hub {
-    /// Sets the window of the conn in a slot, which has just subscribed: it receives no more of the
-    /// channel than the window allows before it acknowledges.
+    /// Sets a window for the conn in a slot, which has just subscribed. The conn then receives no
+    /// more of the channel than the window allows until it acknowledges publications.
     pub fn set_window(&mut self, slot: u32, name: &ChannelName, window: Window) {
         if let Some(channel) = self.index_of(name) {
             self.windows.add(slot, channel, window);
@@ -204,7 +210,8 @@ impl Hub {
     }
 
     /// Acknowledges everything up to an id in a channel. The name may be missing if the conn has
-    /// one channel. An id is a position in all channels, so it need not be one of this channel.
+    /// only one channel. An id is a position in all channels, so it may be the id of another
+    /// channel's publication.
     pub fn acknowledge(
         &mut self,
         slot: u32,
@@ -233,8 +240,8 @@ impl Hub {
         }
     }
 
-    /// Whether a closed window holds something back from the conn in a slot: it is owed something
-    /// although nothing is to be written.
+    /// Whether a closed window holds back a publication or a gap of the conn in a slot. If so,
+    /// something is pending although nothing can be written.
     #[must_use]
     pub fn is_held_back(&self, slot: u32) -> bool {
         let windows = self.windows.of(slot);
@@ -246,8 +253,8 @@ impl Hub {
         })
     }
 
-    /// How many publications a client has that it has not acknowledged, over all windows of the
-    /// conn in a slot. For tests.
+    /// Returns how many publications the client of a conn has received and not acknowledged, over
+    /// all windows of the conn. For tests.
     #[doc(hidden)]
     #[must_use]
     pub fn unacknowledged(&self, slot: u32) -> usize {
@@ -255,7 +262,7 @@ impl Hub {
         windows.map(|given| given.ids.len()).sum()
     }
 
-    /// Panics if a window is not a subscription's, or has more than it allows. For tests.
+    /// Panics if a window has no subscription, or contains more ids than it allows. For tests.
     pub(super) fn check_windows(&self) {
         for (slot, all) in &self.windows.0 {
             assert!(!all.is_empty(), "slot {slot} has no window and is listed");
@@ -299,7 +306,7 @@ mod tests {
         ChannelName::new(text).unwrap()
     }
 
-    /// A hub in which the conn in slot 0 has a window of two on `a` and none on `b`.
+    /// Creates a hub in which the conn in slot 0 has a window of two on `a` and no window on `b`.
     fn hub(change: impl FnOnce(&mut Config)) -> Node {
         let mut config = Config::default();
         change(&mut config);
@@ -311,7 +318,8 @@ mod tests {
         hub
     }
 
-    /// One publication in each channel named; one in capitals expires at once.
+    /// Publishes once in each of the named channels. A channel in capitals gets a publication that
+    /// expires at once.
     fn publish(hub: &mut Node, channels: &str) {
         for channel in channels.chars() {
             let id = cursor(hub.log().sequenced().next().0);
@@ -325,8 +333,8 @@ mod tests {
         }
     }
 
-    /// The gaps and publications of the conn until nothing is left to be written, as flush sends
-    /// them.
+    /// Returns the gaps and publications that the conn receives until nothing can be written, as
+    /// flush sends them.
     fn serve(hub: &mut Node) -> (Vec<Gap>, Vec<u64>) {
         let (mut gaps, mut given, mut planned) = (Vec::new(), Vec::new(), Vec::new());
         let kind = FrameKind::WebSocket(Envelope::Full);
@@ -359,7 +367,7 @@ mod tests {
         assert_eq!(acknowledge(&mut hub, 2), Acknowledged::Opened);
         assert!(hub.is_behind(0));
         assert_eq!(serve(&mut hub).1, [4]);
-        // An id of another channel is a position in this one, too.
+        // An id of another channel is a position in this channel, too.
         assert_eq!(acknowledge(&mut hub, 7), Acknowledged::Opened);
         assert_eq!(serve(&mut hub).1, [6]);
         assert!(!hub.is_held_back(0));
@@ -458,7 +466,7 @@ mod tests {
         assert_eq!(hub.enforce(0, Now(1)), QuotaOutcome::Skipped(2));
         publish(&mut hub, "a");
         assert_eq!(hub.enforce(0, Now(1)), QuotaOutcome::Skipped(1));
-        // One gap for all of them, not one message for each publication meanwhile.
+        // One gap reports all missing publications; there is no message for each of them.
         assert_eq!(serve(&mut hub), (Vec::new(), Vec::new()));
         assert_eq!(acknowledge(&mut hub, 1), Acknowledged::Opened);
         let gap = Gap {

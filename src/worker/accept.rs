@@ -1,7 +1,8 @@
-//! accept: takes connections from the kernel. Each gets a slot or is refused.
+//! accept: accepts connections from the kernel. Each connection gets a slot or is refused.
 //!
-//! Bounded per turn. When no descriptor is left, accepting pauses for a moment, since the listener
-//! stays ready. The pause is counted, and ends early when a conn is freed.
+//! The number of connections per turn is bounded. When no descriptor is left, accepting pauses for
+//! a moment, because the listener stays ready. The pause is counted, and ends early if a conn is
+//! freed.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -50,7 +51,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// False when the listener has no more connections.
+    /// Accepts one connection. Returns false if the listener has no more connections.
     fn accept_one(&mut self, listener: u32) -> bool {
         match self.net.accept(listener) {
             AcceptOutcome::Accepted { socket, address } => self.add_conn(socket, address, listener),
@@ -106,7 +107,7 @@ impl<N: Net> Worker<N> {
         }
         self.round.note_arrived(id);
         self.call(id, |conn, _out, context| conn.handle_accepted(context));
-        // With a PROXY header, TLS begins after it.
+        // On a listener with PROXY headers, TLS begins after the header.
         let is_ready = is_proxied || !self.is_secure(listener) || self.secure(id);
         if self.draining.is_some() || !is_ready {
             self.close(id, CloseReason::Refused);

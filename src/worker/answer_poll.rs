@@ -1,8 +1,9 @@
-//! `answer_poll`: gathers what a poll is owed into its one answer.
+//! `answer_poll`: collects everything that is pending for a poll into the poll's one answer.
 //!
-//! A waiting poll is visited like any subscriber, and answered when it is owed a publication or a
-//! gap. Publications go to the outbox by reference, up to the bytes of one turn; the next poll
-//! starts after them. Called by `flush` for polls that wait, and by `apply` for polls that do not.
+//! A waiting poll is visited like any subscriber, and is answered when a publication or a gap is
+//! pending for it. Publications go to the outbox by reference, up to the bytes of one turn. The
+//! next poll starts after them. Called by `flush` for polls that wait, and by `apply` for polls
+//! that do not.
 
 use std::time::Duration;
 
@@ -15,14 +16,14 @@ use crate::id::{ChannelName, ConnId, Cursor};
 use crate::transport::poll_answer::News;
 
 impl<N: Net> Worker<N> {
-    /// The kind of frames that a conn gets, if it is a poll.
+    /// Returns the kind of frames that a conn receives, if the conn is a poll.
     pub(super) fn poll_kind(&mut self, id: ConnId) -> Option<FrameKind> {
         let kind = self.slot(id)?.conn.serving()?;
         matches!(kind, FrameKind::Poll(_)).then_some(kind)
     }
 
-    /// Answers a poll once all mail posted before its request has been taken in. So the answer has
-    /// every publication that was acknowledged to a feeder before.
+    /// Answers a poll once all mail that was posted before its request has been processed. So the
+    /// answer includes every publication that was acknowledged to a feeder before the request.
     pub(super) fn answer_when_caught_up(&mut self, id: ConnId, since: Option<Cursor>) {
         match self.hub.posted().sequence <= self.hub.head().sequence {
             true => self.answer(id, since),
@@ -31,21 +32,21 @@ impl<N: Net> Worker<N> {
     }
 
     fn postpone_answer(&mut self, id: ConnId, since: Option<Cursor>) {
-        // It may be listed already if its timer fired while it waited.
+        // The poll may already be listed, if its timer fired while it waited.
         if self.awaiting_answer.insert(id) {
             self.to_answer.push_back((self.hub.posted(), id, since));
         }
-        // Meanwhile it needs a timer like any other conn.
+        // While the poll waits, it needs a timer like any other conn.
         let again = Duration::from_millis(ANSWER_WAIT_MS);
         self.arm(id, self.running.now().after(again));
     }
 
-    /// Answers the polls that waited for the head to reach their cursor.
+    /// Answers the waiting polls whose cursor the head has reached.
     pub(super) fn answer_due_polls(&mut self) {
         let head = self.hub.head().sequence;
         let is_due = |first: &mut (Cursor, ConnId, Option<Cursor>)| first.0.sequence <= head;
-        // In a newer epoch the log may return nothing. The polls wait until the worker has
-        // followed.
+        // In a newer epoch the log may return nothing. The polls then wait until the worker has
+        // switched to that epoch.
         while self.hub.is_in_newest_epoch()
             && let Some((_, id, since)) = self.to_answer.pop_front_if(is_due)
         {
@@ -59,11 +60,12 @@ impl<N: Net> Worker<N> {
         !self.awaiting_answer.is_empty() && self.awaiting_answer.contains(&id)
     }
 
-    /// Answers a poll, even with nothing. Then its position stays at `since`.
+    /// Answers a poll, even if nothing is pending. An empty answer usually has the position
+    /// `since`.
     pub(super) fn answer(&mut self, id: ConnId, since: Option<Cursor>) {
         if let Some(kind) = self.poll_kind(id) {
             let news = self.gather(id.slot, kind, since);
-            // Checked after the log was read, which may return nothing in a newer epoch.
+            // Checked after the log was read, because in a newer epoch the log may return nothing.
             match news.is_empty() && !self.hub.is_in_newest_epoch() {
                 true => self.postpone_answer(id, since),
                 false => self.send_answer(id, news),
@@ -71,14 +73,14 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Answers a waiting poll that is owed something, unless it waits for more mail.
+    /// Answers a waiting poll if something is pending for it, unless the poll waits for more mail.
     pub(super) fn answer_if_owed(&mut self, id: ConnId, kind: FrameKind) {
         if self.hub.is_behind(id.slot) && !self.awaits_answer(id) {
             let news = self.gather(id.slot, kind, None);
             if !news.is_empty() {
                 self.send_answer(id, news);
             } else if self.hub.is_behind(id.slot) {
-                // Everything it has read so far has expired.
+                // All publications that were read so far have expired.
                 self.list_to_serve(id);
             }
         }
@@ -91,7 +93,8 @@ impl<N: Net> Worker<N> {
         self.note_answered(id.slot);
     }
 
-    /// Takes what the conn in a slot is owed, and moves its cursors past it.
+    /// Takes the gaps and publications that the conn in a slot has to receive, and moves its
+    /// cursors.
     fn gather(&mut self, slot: u32, kind: FrameKind, since: Option<Cursor>) -> News {
         let mut gaps = Vec::new();
         self.take_gaps(slot, &mut gaps);
@@ -108,7 +111,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Takes the gaps of the conn in a slot. Gaps taken before may have grown meanwhile.
+    /// Takes the gaps of the conn in a slot. Gaps that were taken before may have grown meanwhile.
     fn take_gaps(&mut self, slot: u32, gaps: &mut Vec<(ChannelName, Gap)>) {
         for (name, gap) in gaps.drain(..) {
             self.hub.keep_gap(slot, &name, gap);
@@ -116,7 +119,7 @@ impl<N: Net> Worker<N> {
         gaps.extend(std::iter::from_fn(|| self.hub.take_gap(slot)));
     }
 
-    /// Reads the next publications past expired ones, within bounds. As long as nothing was read,
+    /// Reads the next publications within bounds, and skips expired ones. Until something is read,
     /// the gaps are taken again if the log has evicted entries after they were taken.
     fn take_publications(
         &mut self,
@@ -149,9 +152,9 @@ impl<N: Net> Worker<N> {
         Vec::new()
     }
 
-    /// The position from which the client continues. The next poll may reach another worker, so one
-    /// cursor stands for all channels: the last publication given, or a later position if nothing
-    /// more is owed.
+    /// Returns the position from which the client continues. The next poll may reach another
+    /// worker, so one cursor stands for all channels. It is the last delivered publication, or a
+    /// later position if nothing more is pending.
     fn position(
         &self,
         slot: u32,

@@ -1,4 +1,5 @@
-//! apply: applies the effects of machines to wheel, hub and sockets. Nothing else does.
+//! apply: applies the effects of machines to wheel, hub and sockets. No other module applies
+//! effects.
 
 use super::Worker;
 use super::wire::net::Net;
@@ -11,7 +12,7 @@ use crate::transport::StreamEvent;
 
 impl<N: Net> Worker<N> {
     /// Applies the effects of one call into a conn's machine, in order. Outcomes are passed back to
-    /// the machine, and the effects of those calls are applied too.
+    /// the machine, and the effects of these nested calls are applied too.
     pub(super) fn apply(&mut self, id: ConnId) {
         if self.scratch.effects.is_empty() {
             return;
@@ -56,12 +57,12 @@ impl<N: Net> Worker<N> {
                 Effect::ShutdownWrite => self.shutdown_write(id),
             }
         }
-        // Nested calls had lists of their own. This one has the larger capacity.
+        // Nested calls had effect lists of their own. This list has the larger capacity.
         self.scratch.effects = effects;
     }
 
-    /// Arms a conn's timer for a deadline, or for an earlier one of its token or its first
-    /// subscription. During a drain a conn without a goodbye cannot postpone it.
+    /// Arms a conn's timer for a deadline, or for an earlier deadline of its token or of its first
+    /// subscription. During a drain, a conn cannot postpone its goodbye.
     pub(super) fn arm(&mut self, id: ConnId, deadline: Deadline) {
         let is_ending = self.slot(id).is_some_and(|slot| slot.conn.is_ending());
         if is_ending && self.draining.is_some() {
@@ -120,8 +121,8 @@ impl<N: Net> Worker<N> {
         });
     }
 
-    /// Ends all subscriptions of a conn, and what its token allowed. Consumers receive no notices
-    /// of polls, which subscribe for each request.
+    /// Ends all subscriptions of a conn, and the permissions that its token granted. Consumers
+    /// receive no notices of polls, because polls subscribe for each request.
     pub(super) fn leave_all(&mut self, id: ConnId, is_stream: bool) {
         if is_stream && !self.watched.is_empty() {
             let channels: Vec<_> = self.hub.channels_of(id.slot).cloned().collect();
@@ -138,8 +139,8 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Reports a conn by its new token from now on, and unsubscribes it from the channels that the
-    /// token does not allow.
+    /// Reports a conn with its new token from now on, and unsubscribes it from the channels that
+    /// the token does not allow.
     fn drop_unauthorized(&mut self, id: ConnId) {
         self.access.start_reporting(id.slot);
         let config = &self.parts.config;
@@ -183,7 +184,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Keeps the gaps of a poll until its answer.
+    /// Keeps the gaps of a poll until the poll is answered.
     fn keep_gaps(&mut self, id: ConnId, join: &Join, outcomes: &[JoinOutcome]) {
         for (channel, outcome) in join.channels.iter().zip(outcomes) {
             if let JoinOutcome::Joined(Joined { gap: Some(gap), .. }) = outcome {

@@ -1,10 +1,12 @@
-//! broadcast: takes mail from the inbox; the hub notes new entries and starts walks.
+//! broadcast: processes the mail in the inbox. The hub accepts new entries and starts walks.
 //!
-//! Stops while the walk over a channel is more than a quota behind: the rest stays in the inbox,
-//! and a full inbox slows the feed. So a late worker never skips a subscriber that keeps up.
+//! Stops while the walk over a channel is more than a quota behind. The rest of the mail stays in
+//! the inbox, and a full inbox slows the feed. So a late worker never skips a subscriber that keeps
+//! up.
 //!
-//! The hub's head moves to each entry that is taken in. With an empty inbox it moves to what the
-//! feed has posted: entries up to there were taken in or belong to other workers.
+//! The hub's head moves to each entry that the hub accepts. When the inbox is empty, the head moves
+//! to the newest id that the feed has posted: all entries up to that id were accepted or belong to
+//! other workers.
 
 use super::Worker;
 use super::mail::inbox::{Item, Mail};
@@ -15,7 +17,8 @@ impl<N: Net> Worker<N> {
     pub(super) fn broadcast(&mut self) {
         self.is_batch_held = false;
         self.drain_if_ordered();
-        // Read before the inbox, which does not contain what is posted later.
+        // Must be read before the inbox: a later value could include entries that were not yet in
+        // the inbox.
         let posted = self.hub.posted();
         for _ in 0..PUBLICATIONS_PER_TURN_MAX {
             if !self.open_batch() {
@@ -31,13 +34,13 @@ impl<N: Net> Worker<N> {
         self.handle_new_head();
     }
 
-    /// Does the work that waits for the head to move.
+    /// Does the work that has to wait until the head moves.
     fn handle_new_head(&mut self) {
         self.follow_for_postponed();
         self.answer_due_polls();
     }
 
-    /// Moves the head forward if no mail waits, so that a new subscriber starts at the newest
+    /// Moves the head forward if the inbox is empty, so that a new subscriber starts at the newest
     /// publication.
     pub(super) fn catch_up(&mut self) {
         let posted = self.hub.posted();
@@ -47,7 +50,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Takes mail until an entry is next. False if no mail is left.
+    /// Processes mail until the next item is an entry. Returns false if no mail is left.
     fn open_batch(&mut self) -> bool {
         while self.batch.len() == 0 {
             let Some(mail) = self.parts.inbox.take() else {
@@ -68,7 +71,8 @@ impl<N: Net> Worker<N> {
         true
     }
 
-    /// Takes in the next entry. False if it has to wait for the walk over its channel.
+    /// Passes the next entry to the hub. Returns false if the entry has to wait for the walk over
+    /// its channel.
     fn take_next(&mut self) -> bool {
         let next = self.batch.as_slice().first();
         if next.is_some_and(|item| item.entry.publication.id.epoch != self.hub.head().epoch) {
@@ -101,7 +105,8 @@ impl<N: Net> Worker<N> {
         true
     }
 
-    /// Confirms the mail that arrived while this worker ended, so that no feeder waits for it.
+    /// Confirms the mail that arrived while this worker ended, so that no feeder waits for
+    /// confirmation.
     #[doc(hidden)]
     pub fn confirm_remaining(&mut self) {
         while self.open_batch() {

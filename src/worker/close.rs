@@ -1,6 +1,6 @@
-//! close: how a conn ends, over TCP or TLS: FIN after its last byte, then reap.
+//! close: ends a conn, over TCP or TLS. FIN is sent after the last byte, then the conn is reaped.
 //!
-//! Over TLS, FIN and the end wait until all sealed bytes are sent. Called by `apply` for effects,
+//! Over TLS, FIN and the close wait until all sealed bytes are sent. Called by `apply` for effects,
 //! by `flush` after each write, and by every phase that finds a dead connection.
 
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::effect::{CloseReason, ConnClass};
 use crate::id::ConnId;
 
 impl<N: Net> Worker<N> {
-    /// Marks a conn for reap; nothing more is done for it.
+    /// Marks a conn for reap. Nothing more is done for the conn.
     pub(super) fn close(&mut self, id: ConnId, reason: CloseReason) {
         if let Some(slot) = self.slot(id) {
             slot.is_closing = true;
@@ -25,7 +25,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Sends FIN. Over TLS it follows what is sealed and a `close_notify`.
+    /// Sends FIN. Over TLS, the sealed bytes and a `close_notify` are sent first.
     pub(super) fn shutdown_write(&mut self, id: ConnId) {
         if self.filters.defer_fin(id.slot) {
             return self.list_to_flush(id);
@@ -39,19 +39,20 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Closes a conn. Over TLS, one that ended in order, or whose FIN waits for sealed bytes, first
-    /// sends them and a `close_notify`. A second call does not wait.
+    /// Closes a conn. If a TLS conn ended normally or its FIN waits for sealed bytes, its sealed
+    /// bytes and a `close_notify` are sent first. A second call does not wait.
     pub(super) fn close_when_sent(&mut self, id: ConnId, reason: CloseReason) {
         if !self.filters.defer_close(id.slot, reason) {
             return self.close(id, reason);
         }
-        // The conn's timer may have fired, and its peer may never read again.
+        // The conn's timer may already have fired, and its peer may never read again.
         let linger = self.running.now().after(Duration::from_millis(LINGER_MS));
         self.arm(id, linger);
         self.list_to_flush(id);
     }
 
-    /// After a write of sealed bytes: sends FIN and closes the conn, if that waited for them.
+    /// After a write of sealed bytes, sends FIN and closes the conn if these steps waited for the
+    /// write.
     pub(super) fn end_sealed(&mut self, id: ConnId) {
         let Some(SealedEnd { has_fin, reason }) = self.filters.take_end(id.slot) else {
             return;

@@ -1,7 +1,8 @@
-//! deliver: orders of a backend to this worker and its messages to single conns.
+//! deliver: carries out a backend's orders to this worker and delivers its messages to single
+//! conns.
 //!
-//! A message goes to the conn's machine if the conn still exists; its status records the outcome.
-//! Called by `broadcast`, in the order of the inbox.
+//! A message is passed to the conn's machine if the conn still exists. The status of the message
+//! records the outcome. `broadcast` calls this module, in the order of the inbox.
 
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use crate::id::ConnId;
 use crate::transport::Goodbye;
 
 impl<N: Net> Worker<N> {
-    /// Delivers a message to one conn and records the outcome if the sender wants to know it.
+    /// Delivers a message to one conn, and records the outcome if the sender has asked for it.
     pub(super) fn deliver_direct(&mut self, direct: &DirectMessage) {
         let delivery = match self.find(direct.to) {
             Some(id) => self.deliver(id, &direct.message),
@@ -36,12 +37,12 @@ impl<N: Net> Worker<N> {
         let delivery = self.call(id, |conn, out, context| {
             conn.handle_backend_message(message, out, context)
         });
-        // A conn that is closing is read even if its answers had piled up.
+        // Reads from the conn again: a closing conn is read even if it has too many unsent answers.
         self.list_to_read(id);
         delivery.unwrap_or(Delivery::NoConn)
     }
 
-    /// Ends the conns whose token has a given subject, and confirms their number.
+    /// Ends each conn whose token has the revoked subject, and confirms the number of these conns.
     pub(super) fn revoke(&mut self, revocation: &Revocation) {
         let ids: Vec<ConnId> = self
             .access
@@ -61,7 +62,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Confirms the number of subscribers that each channel has on this worker.
+    /// Confirms, for each channel, the number of subscribers on this worker.
     pub(super) fn count_subscribers(&self, counts: &SubscriberCounts) {
         let mut is_last = false;
         for (channel, worker_ack) in counts.iter() {
@@ -72,7 +73,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Reports subscriptions to these channels from now on, and confirms that.
+    /// Reports subscriptions to these channels from now on, and confirms the request.
     pub(super) fn watch(&mut self, watched: Arc<WatchedChannels>, worker_ack: &WorkerAck) {
         self.watched = watched;
         self.parts.upstream.note_watch();

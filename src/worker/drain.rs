@@ -1,9 +1,10 @@
-//! drain: ends the worker. Each conn gets a goodbye and is closed when its peer has received it.
+//! drain: ends the worker. Each conn is sent a goodbye, and is closed when its peer has received
+//! it.
 //!
-//! A drain lasts as long as its goodbyes take, at most `drain.window_ms`. Its bound is computed at
-//! the start from the number of conns of all workers, because each goodbye names a delay that must
-//! not end before the drain. A peer that does not close delays nothing: once its kernel has
-//! acknowledged all bytes, closing the socket loses nothing.
+//! A drain lasts until all goodbyes are received, at most `drain.window_ms`. Its bound is computed
+//! at the start from the number of conns of all workers, because each goodbye names a reconnect
+//! delay that must not end before the drain. A peer that does not close its side does not delay the
+//! drain: once its kernel has acknowledged all bytes, closing the socket loses nothing.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -24,17 +25,18 @@ use crate::time::{Deadline, Now};
 /// The durations of the parts of a drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Plan {
-    /// Goodbyes are spread over this time.
+    /// The time over which the goodbyes are spread.
     goodbyes: Duration,
-    /// The whole drain takes no longer.
+    /// The maximum duration of the whole drain.
     window: Duration,
-    /// Clients return over this time.
+    /// The time over which the clients reconnect.
     reconnects: Duration,
 }
 
 impl Plan {
-    /// `conns` counts all workers. A few goodbyes are sent at once, many over most of the window.
-    /// The rest of the window is for bytes in flight.
+    /// Plans the drain of `conns`, the number of conns of all workers. A few goodbyes are sent at
+    /// once; many are spread over most of the window. The rest of the window is for bytes in
+    /// flight.
     fn new(drain: &Drain, conns: u64) -> Self {
         let window = drain.window();
         let goodbyes = Duration::from_micros(DRAIN_SPACING_US.saturating_mul(conns));
@@ -53,26 +55,27 @@ impl Plan {
 /// A drain in progress.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Draining {
-    /// Until then each conn gets its goodbye, even if it opens a stream meanwhile. In running time.
+    /// The time by which each conn is sent its goodbye, even if it opens a stream meanwhile. In
+    /// running time.
     pub(super) goodbye_by: Deadline,
-    /// Conns that are left then are closed. In monotonic time, since the delays in goodbyes end
-    /// after it.
+    /// The time at which the remaining conns are closed. In monotonic time, because the delays in
+    /// the goodbyes must end later.
     pub(super) end: Deadline,
-    /// Clients return over this time.
+    /// The time over which the clients reconnect.
     reconnects: Duration,
-    /// The window is over, and each conn has its goodbye.
+    /// Whether the window is over and each conn was sent its goodbye.
     is_over: bool,
 }
 
 impl Draining {
-    /// The reconnect delay in a goodbye that is sent now.
+    /// Returns the reconnect delay for a goodbye that is sent now.
     pub(super) fn delay(&self, now: Now) -> ReconnectDelay {
         ReconnectDelay::after_drain(self.end.remaining(now), self.reconnects)
     }
 }
 
-/// Conns whose goodbye was sent, and the time of the next check. The kernel reports no readiness
-/// when a peer has acknowledged the last byte.
+/// Conns whose goodbye was sent, and the time of the next check. The conns are checked because the
+/// kernel does not report that a peer has acknowledged the last byte.
 #[derive(Debug, Default)]
 pub(super) struct Leaving {
     conns: VecDeque<ConnId>,
@@ -86,7 +89,7 @@ impl Leaving {
         self.due.get_or_insert_with(|| next_check(now));
     }
 
-    /// The time of the next check.
+    /// Returns the time of the next check, if a conn is to be checked.
     pub(super) fn due(&self) -> Option<Deadline> {
         self.due
     }
@@ -97,8 +100,8 @@ fn next_check(now: Now) -> Deadline {
 }
 
 impl<N: Net> Worker<N> {
-    /// Starts to drain if that was ordered. Mail in the inbox is still taken in and sent if there
-    /// is time.
+    /// Starts to drain if an order to drain has arrived. Mail in the inbox is still accepted and
+    /// sent if there is time.
     pub(super) fn drain_if_ordered(&mut self) {
         if self.draining.is_none()
             && let Some(order) = self.parts.inbox.drain_order()
@@ -107,7 +110,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Stops listening, and draws the time of each conn's goodbye.
+    /// Stops listening, and draws a random time for each conn's goodbye.
     fn start_draining(&mut self, order: DrainOrder) {
         self.net.stop_listening();
         self.accepting.ready = 0;
@@ -130,7 +133,8 @@ impl<N: Net> Worker<N> {
                 continue;
             }
             let wait = match slot.conn.class() {
-                // Its request may be in flight, and a proxy would answer 502 if the conn closed.
+                // The conn's request may be in flight. If the conn closed, a proxy would answer
+                // 502.
                 ConnClass::Arriving | ConnClass::Silent => pending,
                 ConnClass::WebSocket | ConnClass::Other => {
                     Duration::from_micros(self.net.draw() % goodbyes_us.max(1))
@@ -140,7 +144,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Ends the conns whose peers have received everything, including the goodbye.
+    /// Ends the conns whose peers have acknowledged everything, including the goodbye.
     pub(super) fn end_acknowledged(&mut self) {
         if !self
             .leaving
@@ -166,7 +170,8 @@ impl<N: Net> Worker<N> {
     }
 
     /// Closes the conns that are left after the window. If the worker was stopped or starved, some
-    /// may have no goodbye. Those get it now and are closed in the next turn.
+    /// of these conns may not have a goodbye. These conns receive it now and are closed in the next
+    /// turn.
     pub(super) fn close_remaining(&mut self) {
         let Some(draining) = self.draining else {
             return;
@@ -196,8 +201,8 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Whether the peer has acknowledged everything, and none of its bytes is about to be read:
-    /// closing a socket with unread input resets the connection.
+    /// Whether the peer has acknowledged everything and has sent nothing that is still unread.
+    /// Closing a socket with unread input would reset the connection.
     fn has_peer_everything(&self, id: ConnId) -> bool {
         if self.filters.has_unsent(id.slot) {
             return false;

@@ -1,9 +1,9 @@
-//! epoch: follows the log to a new epoch, while no planned write waits.
+//! epoch: switches the hub to a new epoch of the log, while no planned write is pending.
 //!
-//! That is at the start of a turn, before an entry of the new epoch is taken in, before a conn
-//! subscribes, and after the head has moved past entries that the log could not return. The feed
-//! wakes the worker for it without mail. In the inbox, entries of the new epoch follow those of the
-//! previous one.
+//! The switch is made at the start of a turn, before an entry of the new epoch is accepted, before
+//! a conn subscribes, and after the head has moved past entries that the log could not return. To
+//! announce a new epoch, the feed wakes the worker without sending mail. In the inbox, entries of
+//! the new epoch come after those of the previous epoch.
 
 use super::Worker;
 use super::wire::net::Net;
@@ -12,9 +12,10 @@ use crate::hub::JoinOutcome;
 use crate::id::ConnId;
 
 impl<N: Net> Worker<N> {
-    /// Follows the log to its newest epoch and lists all conns for flush. What each is owed may
-    /// have changed, even with a full socket or a closed window: void entries supersede nothing,
-    /// and the previous epoch did not show all that counts for a quota.
+    /// Switches to the log's newest epoch, and lists all conns for flush. The publications that are
+    /// pending for each conn may have changed, even if its socket is full or its window is closed.
+    /// Void entries supersede nothing, and the previous epoch did not show everything that counts
+    /// for a quota.
     pub(super) fn follow_epoch(&mut self) {
         debug_assert!(self.scratch.collected.is_empty());
         if !self.hub.follow_epoch(self.now) {
@@ -29,16 +30,16 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Follows the log if it could not return a channel's entries up to the head because it is in a
-    /// newer epoch. Until then nothing is delivered, since no id may pass entries that were not
-    /// read.
+    /// Switches to the log's newer epoch if, because of that epoch, the log could not return all
+    /// entries of a channel. Nothing is delivered before the switch, because no id may pass entries
+    /// that were not read.
     pub(super) fn follow_for_postponed(&mut self) {
         while self.hub.has_postponed() {
             self.follow_epoch();
         }
     }
 
-    /// Subscribes a conn to channels, all in the newest epoch. Starts over if the epoch changes
+    /// Subscribes a conn to channels, all in the newest epoch. Starts again if the epoch changes
     /// meanwhile.
     pub(super) fn subscribe_in_one_epoch(&mut self, id: ConnId, join: &Join) -> Vec<JoinOutcome> {
         loop {

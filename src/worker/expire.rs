@@ -1,7 +1,8 @@
 //! expire: calls the machines of conns whose timers are due.
 //!
-//! A fired timer is decided a round later ([`super::round`]), so that unread bytes do not count
-//! against the peer. While the server drains, a conn's timer means that its goodbye is due.
+//! The decision about a fired timer is made a round later ([`super::round`]), so that unread bytes
+//! do not count against the peer. While the server drains, a conn's timer means that its goodbye is
+//! due.
 
 use super::Worker;
 use super::wire::net::Net;
@@ -30,14 +31,14 @@ impl<N: Net> Worker<N> {
         self.close_remaining();
     }
 
-    /// Makes the decisions that waited for the round, if it is over.
+    /// Makes the decisions that waited for the end of the round, if the round is over.
     fn end_round(&mut self) {
         let handshakes = self.filters.handshake_queue();
         let Some(decisions) = self.round.end(&self.to_read, handshakes) else {
             return;
         };
         for id in &decisions.fired {
-            // Bytes read meanwhile may have set the timer again or ended the conn.
+            // Bytes that were read meanwhile may have set the timer again or ended the conn.
             if self.slot(*id).is_some() && !self.wheel.is_armed(id.slot) {
                 self.expire_conn(*id);
             }
@@ -52,8 +53,8 @@ impl<N: Net> Worker<N> {
     fn expire_conn(&mut self, id: ConnId) {
         let is_to_be_read = self.is_to_be_read(id);
         if is_to_be_read && self.slot(id).is_some_and(|slot| slot.conn.takes_requests()) {
-            // The rest of its request may be read next. The limit on the length of a head bounds
-            // how often this happens.
+            // The rest of the conn's request may be read next. The limit on the length of a head
+            // bounds how often this happens.
             return self.round.note_fired(id);
         }
         if self.close_unsubscribed(id) {
@@ -65,7 +66,7 @@ impl<N: Net> Worker<N> {
         let is_draining = self.draining.is_some();
         let Some(slot) = self.slot(id) else { return };
         if !slot.holds.is_empty() || is_to_be_read {
-            // The client may have answered, and the server has not read it.
+            // The client may have answered, but the server may not have read the answer.
             slot.conn.handle_resumed(now);
         }
         let is_waiting = is_behind || !slot.conn.outbox().is_empty();
@@ -84,11 +85,12 @@ impl<N: Net> Worker<N> {
                 conn.handle_timeout(send_state, out, context);
             }
         });
-        // A conn that said goodbye is read even if its answers had piled up.
+        // Reads from the conn again: a conn with a goodbye is read even if it has too many unsent
+        // answers.
         self.list_to_read(id);
     }
 
-    /// Whether a conn has input and is listed for read or for a handshake.
+    /// Whether a conn has input and is listed for a read or for a handshake.
     pub(super) fn is_to_be_read(&mut self, id: ConnId) -> bool {
         let Some(slot) = self.slot(id) else {
             return false;

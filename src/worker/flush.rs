@@ -1,16 +1,17 @@
-//! flush: writes what conns are owed. The only place that writes to a socket.
+//! flush: writes pending bytes to conns. No other module writes to their sockets.
 //!
-//! For each conn: its own bytes, then frames of the log after its cursor, in one vectored write.
-//! Then outbox and cursor move by what the socket took, and the conn is held to its quota.
+//! For each conn, one vectored write has the conn's own bytes, then the frames of the log after its
+//! cursor. Then outbox and cursor move by what the socket accepted, and the conn's quota is
+//! enforced.
 //!
-//! Writes are collected, submitted as a batch, and noted one by one, so that one system call can
-//! do many. Nothing that a write of the batch points to changes before the batch is done: outboxes
-//! and cursors are changed only before and after it, no conn is in it twice, and the hub holds the
+//! Writes are collected, submitted as a batch, and noted one by one, so that one system call can do
+//! many of them. Nothing that a write points to changes before its batch is done. Outboxes and
+//! cursors change only before and after a batch, and no conn is in a batch twice. The hub holds the
 //! entries even if the log evicts them.
 //!
 //! A broadcast to half a million subscribers takes seconds of system calls. So the list of conns
 //! and the walks over channels each yield after a slice of time and continue in the next turn.
-//! Publications that arrive meanwhile leave in the same write as the older ones.
+//! Publications that arrive meanwhile are sent in the same write as the older ones.
 
 use std::io::IoSlice;
 use std::ops::Range;
@@ -33,7 +34,7 @@ pub(super) struct Collected {
     writes: Vec<PendingWrite>,
     /// The publications of all writes, in the order of the writes.
     planned: Vec<Planned>,
-    /// Conns visited, including those without a write.
+    /// The number of visited conns, including those without a write.
     visits: usize,
     bytes: usize,
 }
@@ -42,13 +43,13 @@ pub(super) struct Collected {
 #[derive(Debug)]
 struct PendingWrite {
     id: ConnId,
-    /// Bytes that the conn may still be written in this turn.
+    /// The bytes that may still be written to the conn in this turn.
     budget: usize,
-    /// Its part of [`Collected::planned`].
+    /// The write's part of [`Collected::planned`].
     planned: Range<usize>,
     /// The number of slices. Zero if all planned publications have expired.
     slices: usize,
-    /// Over TLS, the bytes of plaintext that were sealed for this write.
+    /// Over TLS, the number of plaintext bytes that were sealed for this write.
     plaintext: Option<usize>,
 }
 
@@ -69,11 +70,11 @@ impl<N: Net> Worker<N> {
     pub(super) fn flush(&mut self) {
         let start = self.net.now();
         self.flush_listed(start);
-        // The walks have half of the slice for themselves, so that a long list cannot starve them.
+        // Half of the slice is reserved for the walks, so that a long list cannot starve them.
         let start = self.net.now();
         self.walk(start);
         // Conns that are still listed may need entries that the walks hold. If the walks hold too
-        // much, those conns read the log instead.
+        // much, the entries are released, and those conns read the log instead.
         if self.to_flush.is_empty() || self.hub.is_full() {
             self.hub.release_walked();
         }
@@ -152,13 +153,13 @@ impl<N: Net> Worker<N> {
     fn visit(&mut self, id: ConnId) {
         self.scratch.collected.visits += 1;
         let budget = self.parts.config.quota.write_bytes_per_turn as usize;
-        // A subscriber of two channels may be visited twice. Its first write serves both.
+        // A subscriber of two channels may be visited twice. Its first write serves both channels.
         if self.slot(id).is_none_or(|slot| !slot.has_write_collected) {
             self.serve(id, budget);
         }
     }
 
-    /// Collects a write for a conn. Enforces its quota if there is nothing to write or its
+    /// Collects a write for a conn. Enforces the conn's quota if there is nothing to write or the
     /// socket is full.
     fn serve(&mut self, id: ConnId, budget: usize) {
         match self.slot(id).and_then(|slot| slot.conn.serving()) {
@@ -169,13 +170,13 @@ impl<N: Net> Worker<N> {
         if !self.collect(id, budget) {
             self.enforce_quota(id);
         }
-        // The log evicted an entry while it was planned. The next visit reports the gap.
+        // If the log evicted an entry while it was planned, the next visit reports the gap.
         if self.hub.take_found_loss() {
             self.list_to_serve(id);
         }
     }
 
-    /// Adds a conn's write to the batch. False if there is nothing to write.
+    /// Adds a conn's write to the batch. Returns false if there is nothing to write.
     fn collect(&mut self, id: ConnId, budget: usize) -> bool {
         let Self {
             conns,
@@ -194,7 +195,8 @@ impl<N: Net> Worker<N> {
         let sealing = filters.sealing(id.slot);
         let bytes = match sealing {
             Sealing::Handshaking => None,
-            // Nothing is sealed before the socket has taken what was sealed before.
+            // Nothing more is sealed until the socket has accepted the bytes that were sealed
+            // before.
             Sealing::Unsent => {
                 scratch.planned.clear();
                 Some(0)
@@ -229,7 +231,7 @@ impl<N: Net> Worker<N> {
         true
     }
 
-    /// Writes the batch, then the batches that its conns may still be written.
+    /// Writes the batch, then further batches while conns of the batch may still be written to.
     fn write_collected(&mut self) {
         while !self.scratch.collected.is_empty() {
             let next = std::mem::take(&mut self.scratch.collected_next);
@@ -259,7 +261,7 @@ impl<N: Net> Worker<N> {
         self.hub.release_planned();
     }
 
-    /// Submits the batch: for each conn one vectored write of the rest of a frame, control bytes,
+    /// Submits the batch. For each conn, one vectored write has the rest of a frame, control bytes,
     /// then frames of the log.
     fn write(&mut self, batch: &mut Collected, outcomes: &mut Vec<WriteOutcome>) {
         let Self {
@@ -301,8 +303,8 @@ impl<N: Net> Worker<N> {
         debug_assert_eq!(writes.len(), outcomes.len());
     }
 
-    /// Notes the outcome of one write. Collects another one for the same conn if its socket takes
-    /// more and its budget is not spent.
+    /// Notes the outcome of one write. Collects another write for the same conn if its socket
+    /// accepts more and its budget is not spent.
     fn note(&mut self, write: &PendingWrite, planned: &[Planned], outcome: WriteOutcome) {
         let id = write.id;
         if let Some(slot) = self.conns.get_mut(id.slot as usize) {
@@ -325,8 +327,8 @@ impl<N: Net> Worker<N> {
         self.enforce_quota(id);
     }
 
-    /// Notes what the socket took. Returns how many bytes of outbox and frames that is: all that
-    /// was sealed counts as written, since it cannot be unsealed.
+    /// Notes what the socket accepted. Returns how many bytes of outbox and frames were written.
+    /// All sealed bytes count as written, because they cannot be unsealed.
     fn note_taken(
         &mut self,
         write: &PendingWrite,
@@ -345,7 +347,7 @@ impl<N: Net> Worker<N> {
         plaintext
     }
 
-    /// Moves outbox and cursor by so many bytes.
+    /// Removes written bytes from the outbox, then moves the cursors by the rest of the bytes.
     fn note_written(&mut self, id: ConnId, planned: &[Planned], bytes: usize, is_blocked: bool) {
         let Self {
             conns,
@@ -389,7 +391,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Reports a stream's gaps before the publications that follow them, then its position.
+    /// Reports a stream's gaps before the publications that come after them, then its position.
     fn report_gaps(&mut self, id: ConnId) {
         let is_writable = self.slot(id).is_some_and(|slot| slot.is_writable);
         let mut has_gap = false;
@@ -403,8 +405,8 @@ impl<N: Net> Worker<N> {
             return;
         }
         let reached = self.hub.reached(id.slot);
-        // A gap that the log has made meanwhile must come before a position. In a newer epoch the
-        // log may not have returned all that comes before the position.
+        // A gap that the log has caused meanwhile must be reported before a position. In a newer
+        // epoch the log may not have returned all entries before the position.
         if !self.hub.has_loss(id.slot) && self.hub.is_in_newest_epoch() {
             self.call(id, |conn, out, context| {
                 conn.handle_event(StreamEvent::GapsSent(reached), out, context);
@@ -413,7 +415,7 @@ impl<N: Net> Worker<N> {
     }
 
     fn enforce_quota(&mut self, id: ConnId) {
-        // Such a poll waits for this worker, not for its client.
+        // A poll that awaits its answer waits for this worker, not for its client.
         if self.awaits_answer(id) {
             return;
         }
@@ -431,8 +433,8 @@ impl<N: Net> Worker<N> {
     }
 }
 
-/// Plans the publications that follow a conn's own bytes, up to the budget. Returns the bytes to
-/// write, or `None` if there is nothing.
+/// Plans the publications after a conn's own bytes, up to the budget. Returns the number of bytes
+/// to write, or `None` if nothing is pending.
 fn plan(
     conn: &Conn,
     hub: &mut Hub,
@@ -455,14 +457,14 @@ fn plan(
     (own > 0 || !planned.is_empty()).then_some(bytes)
 }
 
-/// The publications of one write of a batch.
+/// Returns the planned publications of one write of a batch.
 fn part_of<'a>(planned: &'a [Planned], range: &Range<usize>) -> &'a [Planned] {
     let part = planned.get(range.clone());
     debug_assert!(part.is_some(), "{range:?} of {}", planned.len());
     part.unwrap_or_default()
 }
 
-/// The slices of a write, in order: the conn's own bytes, then frames of the log.
+/// Returns the slices of a write, in order: the conn's own bytes, then frames of the log.
 fn to_write<'a>(
     conn: &'a Conn,
     hub: &'a Hub,

@@ -1,22 +1,22 @@
-//! hold: why a conn is not read although its socket is readable.
+//! hold: the reasons not to read from a conn whose socket is readable.
 //!
-//! The causes are independent: a client that sends too fast may also have reports that wait for the
-//! feed. The conn is read again when none is left.
+//! The reasons are independent: a client that sends too fast may also have reports that wait for
+//! the feed. The conn is read again when no reason is left.
 
 use super::Worker;
 use super::wire::net::Net;
 use crate::id::ConnId;
 
-/// A cause not to read a conn.
+/// A reason not to read from a conn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hold {
     /// The client has sent more than its rate allows (`admission/rates.rs`).
     Rate,
-    /// A report of the conn waits for the feed, or too many of its notices do (`report.rs`).
+    /// A report of the conn is waiting for the feed, or too many of its notices are (`report.rs`).
     Feed,
 }
 
-/// The causes that hold one conn.
+/// The reasons not to read from one conn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Holds(u8);
 
@@ -36,7 +36,7 @@ impl Holds {
         self.0 & Self::bit(cause) != 0
     }
 
-    /// False if the cause was there before.
+    /// Adds a reason. Returns false if it was already present.
     fn add(&mut self, cause: Hold) -> bool {
         let is_new = !self.has(cause);
         self.0 |= Self::bit(cause);
@@ -49,12 +49,12 @@ impl Holds {
 }
 
 impl<N: Net> Worker<N> {
-    /// Stops reading a conn. False if it was held for this cause before.
+    /// Stops reading from a conn. Returns false if reading was already stopped for this reason.
     pub(super) fn hold(&mut self, id: ConnId, cause: Hold) -> bool {
         self.slot(id).is_some_and(|slot| slot.holds.add(cause))
     }
 
-    /// Removes a cause. The conn is read again unless another one is left.
+    /// Removes a reason. The conn is read again if no other reason is left.
     pub(super) fn release(&mut self, id: ConnId, cause: Hold) {
         if let Some(slot) = self.slot(id) {
             slot.holds.remove(cause);

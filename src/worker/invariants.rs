@@ -1,7 +1,7 @@
-//! invariants: checks between two turns, for the simulation and for tests.
+//! invariants: checks of a worker between two turns, for the simulation and for tests.
 //!
-//! Changes nothing, and the running server never calls it. The message of a panic names the first
-//! broken invariant.
+//! The checks change nothing, and the running server never makes them. The message of a panic names
+//! the first broken invariant.
 
 use super::Worker;
 use super::hold::Hold;
@@ -12,8 +12,8 @@ use crate::hub::Amount;
 use crate::id::{ChannelName, ConnId, ConnName};
 
 impl<N: Net> Worker<N> {
-    /// Panics if slab, hub, wheel and lists disagree, if a conn has no timer, or if a conn that can
-    /// be read or written is on no list.
+    /// Panics if the slab, hub, wheel and lists disagree, if a conn has no timer, or if a conn that
+    /// is ready to be read from or written to is on no list.
     #[doc(hidden)]
     pub fn check_invariants(&self) {
         self.hub.check_invariants();
@@ -32,7 +32,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Whether the conn in a slot waits for nothing but its socket or a publication. Then it has to
+    /// Whether the conn in a slot waits only for its socket or for a publication. Such a conn must
     /// be within its quota.
     #[doc(hidden)]
     #[must_use]
@@ -41,21 +41,21 @@ impl<N: Net> Worker<N> {
         !self.hub.is_walking() && slot.is_some_and(|slot| !slot.is_listed_to_flush)
     }
 
-    /// Whether mail waits.
+    /// Whether mail is waiting to be processed.
     #[doc(hidden)]
     #[must_use]
     pub fn has_mail(&self) -> bool {
         self.batch.len() > 0 || !self.parts.inbox.is_empty()
     }
 
-    /// The conns that were freed at the end of the last turn.
+    /// Returns the conns that were freed at the end of the last turn.
     #[doc(hidden)]
     #[must_use]
     pub fn reaped(&self) -> &[(ConnId, CloseReason)] {
         &self.reaped
     }
 
-    /// The subscriptions of all streams, by the names that backends know.
+    /// Returns the subscriptions of all streams, with the conn names that backends know.
     #[doc(hidden)]
     pub fn streams_in_channels(&self) -> impl Iterator<Item = (ConnName, &ChannelName)> {
         let streams = self.ids().filter(|id| {
@@ -68,7 +68,7 @@ impl<N: Net> Worker<N> {
         })
     }
 
-    /// Whether reports wait because the feed has no room.
+    /// Whether reports are waiting because the feed has no room.
     #[doc(hidden)]
     #[must_use]
     pub fn is_upstream_behind(&self) -> bool {

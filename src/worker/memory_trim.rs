@@ -1,8 +1,8 @@
 //! `memory_trim`: returns memory to the system after many conns have opened or closed.
 //!
-//! Tables keep their capacity, and the allocator keeps what requests and outboxes have freed.
-//! Trimming takes a millisecond, so it waits for a quiet moment, up to a bound. Called at the end
-//! of reap. Frees capacity, never a conn.
+//! Tables keep their capacity, and the allocator keeps the memory that requests and outboxes have
+//! freed. Trimming takes a millisecond, so it is delayed until no conn has opened or closed for a
+//! while. The delay is bounded. Called at the end of reap. Frees capacity, never a conn.
 
 use std::time::Duration;
 
@@ -12,7 +12,8 @@ use crate::config::limits::{MEMORY_TRIM_CONNS, MEMORY_TRIM_DELAY_MS_MAX, MEMORY_
 use crate::sys::memory;
 use crate::time::{Deadline, Now};
 
-/// The conns that have opened or closed since the last trim.
+/// The number of conns that have opened or closed since the last trim, and the times of the first
+/// and the latest change.
 #[derive(Debug, Default)]
 pub(super) struct MemoryTrim {
     conns: u32,
@@ -30,7 +31,7 @@ impl MemoryTrim {
         self.latest = now;
     }
 
-    /// When to trim, if enough conns have opened or closed.
+    /// Returns the time at which to trim memory, if enough conns have opened or closed.
     pub(super) fn due(&self) -> Option<Deadline> {
         (self.conns >= MEMORY_TRIM_CONNS).then(|| {
             let quiet = self
@@ -55,7 +56,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Trims memory now. Public for the simulation, which has too few conns to cause it.
+    /// Trims memory now. Public for the simulation, which has too few conns to trigger a trim.
     #[doc(hidden)]
     pub fn trim_memory_now(&mut self) {
         self.memory_trim = MemoryTrim::default();

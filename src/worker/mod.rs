@@ -1,14 +1,14 @@
-//! SHELL: one thread with its own poll, slab, timer wheel and hub. Workers share the log, which
-//! they only read, and a few tables and counters of the node.
+//! SHELL: a worker is one thread with its own poll, slab, timer wheel and hub. Workers share the
+//! log, which they only read, and a few tables and counters of the node.
 //!
 //! A turn runs these phases: poll (`readiness`), `report`, `read`, `accept`, `broadcast`, `expire`,
-//! `flush`, `pinned`, `reap`. Each has a budget, so that no peer and no phase delays the others.
-//! Work beyond a budget stays on a list, and the next poll does not wait. Nothing is written
-//! outside flush, nothing freed outside reap, no effect applied outside `apply`.
+//! `flush`, `pinned`, `reap`. Each phase has a budget, so that no peer and no phase delays the
+//! others. Work beyond a budget stays on a list, and the next poll does not wait. Only flush writes
+//! to conns, only reap frees them, and only `apply` applies effects.
 //!
-//! Generic over [`wire::net::Net`]: the simulation in `tests/sim` runs this code over a faulty
-//! network. Readiness is edge-triggered, so each conn keeps `is_readable` and `is_writable` and
-//! clears them only when the socket would block.
+//! The worker is generic over [`wire::net::Net`]: the simulation in `tests/sim` runs this code over
+//! a faulty network. Readiness is edge-triggered. So each conn keeps `is_readable` and
+//! `is_writable`, and clears them only when the socket would block.
 
 mod accept;
 pub mod admission;
@@ -75,7 +75,7 @@ use round::{Queue, Round};
 use wire::net::{Net, Readiness, WriteOutcome};
 use wire::tls::{Filters, Secure};
 
-/// The parts that a worker is made of.
+/// The parts from which a worker is made.
 #[derive(Debug)]
 pub struct Parts {
     /// The run of the server, which is part of the conns' names.
@@ -86,21 +86,21 @@ pub struct Parts {
     pub config: Arc<Config>,
     /// The worker's counters.
     pub metrics: Arc<WorkerMetrics>,
-    /// The receiving end of its inbox.
+    /// The receiving end of the worker's inbox.
     pub inbox: Inbox,
     /// Wakes the feed when an acknowledgement is complete.
     pub feed: Arc<Wake>,
-    /// The sending end for its reports.
+    /// The sending end for the worker's reports.
     pub upstream: Upstream,
-    /// Counts turns, so that the health check sees whether the loop is alive.
+    /// The number of turns, from which the health check sees whether the loop is alive.
     pub pulse: Arc<AtomicU64>,
-    /// The most conns that this worker may have at once.
+    /// The maximum number of conns of this worker.
     pub conns_max: u32,
     /// The limits that admission control checks.
     pub guard: Guard,
-    /// Certificates, if a listener speaks TLS.
+    /// The certificates, if a listener speaks TLS.
     pub secure: Option<Secure>,
-    /// Verifies tokens, if clients need them.
+    /// The verifier of tokens, if clients need tokens.
     pub keys: Option<Arc<Reloadable<Arc<Verifier>>>>,
 }
 
@@ -109,26 +109,27 @@ pub struct Parts {
 pub struct Worker<N: Net> {
     net: N,
     parts: Parts,
-    /// The monotonic clock of the process: for ages, and for windows that other threads know.
+    /// The monotonic clock of the process, for ages and for windows that other threads know.
     now: Now,
-    /// The worker's running clock: for the wheel, and for every deadline that measures a peer.
+    /// The worker's running clock, for the wheel and for every deadline that measures a peer.
     running: Running,
     conns: ChunkedSlab<Slot<N::Socket>>,
-    /// Conns that have had a slot so far.
+    /// The number of conns that have had a slot so far.
     accepted: u64,
     wheel: Wheel,
     hub: Hub,
-    /// Conns that may be read, in the order of their readiness.
+    /// Conns that may be read from, in the order of their readiness.
     to_read: Queue,
-    /// Conns that have something to write and may be written.
+    /// Conns to visit in the next flush.
     to_flush: VecDeque<ConnId>,
-    /// Polls to answer when the head reaches the first cursor. The second is their position.
+    /// Polls to answer when the head reaches the first cursor. The second cursor is the poll's
+    /// position.
     to_answer: VecDeque<(Cursor, ConnId, Option<Cursor>)>,
     /// The conns in `to_answer`.
     awaiting_answer: HashSet<ConnId>,
     /// Conns whose outbox holds publications.
     holders: Holders,
-    /// Conns to be freed at the end of this turn.
+    /// Conns to free at the end of this turn.
     to_reap: Vec<(ConnId, CloseReason)>,
     /// Conns that were freed at the end of the last turn.
     reaped: Vec<(ConnId, CloseReason)>,
@@ -136,11 +137,12 @@ pub struct Worker<N: Net> {
     awaiting_feed: Vec<ConnId>,
     /// Channels whose subscriptions are reported to consumers.
     watched: Arc<WatchedChannels>,
-    /// The rest of the batch that `broadcast` takes in.
+    /// The rest of the batch that `broadcast` processes.
     batch: std::vec::IntoIter<Item>,
-    /// The next publication has to wait until the walk over its channel has advanced.
+    /// Whether the next publication has to wait until the walk over its channel has advanced.
     is_batch_held: bool,
-    /// Subscribers remain to be visited, and the network decides when that continues.
+    /// Whether subscribers remain to be visited, but the network does not let the walks continue
+    /// yet.
     awaits_fanout: bool,
     accepting: Accepting,
     /// The sources of conns. Empty unless a limit or a proxy needs them.
@@ -149,14 +151,14 @@ pub struct Worker<N: Net> {
     pending: Pending,
     /// Decisions about peers that wait until their bytes have been read.
     round: Round,
-    /// The rates of clients that have sent something lately.
+    /// The rates of clients that have sent something recently.
     rates: Rates,
-    /// What is left of the work that the input of the current conn may cause.
+    /// The remaining work that the input of the current conn may cause.
     work: WorkBudget,
     work_at_once: WorkBudget,
     /// The TLS state of conns of TLS listeners.
     filters: Filters,
-    /// The permissions by token.
+    /// The permissions that tokens grant.
     access: Access,
     memory_trim: MemoryTrim,
     draining: Option<Draining>,
@@ -164,7 +166,7 @@ pub struct Worker<N: Net> {
     leaving: Leaving,
     /// The current value of the `Date` field.
     date: Date,
-    /// The last time that keys and calendar were read.
+    /// The last time that the keys and the calendar were read.
     keys_refreshed: Option<Now>,
     scratch: Scratch,
 }
@@ -182,10 +184,10 @@ struct Slot<S> {
     is_read_closed: bool,
     is_listed_to_read: bool,
     is_listed_to_flush: bool,
-    /// It has a write in the current batch.
+    /// Whether the conn has a write in the current batch.
     has_write_collected: bool,
     is_closing: bool,
-    /// The causes that keep it from being read.
+    /// The reasons not to read from the conn.
     holds: Holds,
     socket: S,
     conn: Conn,
@@ -202,7 +204,7 @@ impl<S> Slot<S> {
 struct Accepting {
     /// A bit for each listener with waiting connections.
     ready: u64,
-    /// The end of a pause after all descriptors were in use.
+    /// The end of the pause that begins when no descriptor is left.
     paused_until: Option<Deadline>,
 }
 
@@ -224,7 +226,7 @@ struct Scratch {
     encoder: Encoder,
     inflater: Inflater,
     collected: Collected,
-    /// The next batch, while the previous one is noted.
+    /// The next batch, which is collected while the outcomes of the previous one are noted.
     collected_next: Collected,
     outcomes: Vec<WriteOutcome>,
     fired: Vec<u32>,
@@ -241,7 +243,7 @@ pub enum Turn {
 }
 
 impl<N: Net> Worker<N> {
-    /// A worker without conns. The hub has no subscribers.
+    /// Creates a worker without conns, from a hub without subscribers.
     #[must_use]
     pub fn new(net: N, hub: Hub, parts: Parts) -> Self {
         let now = net.now();
@@ -302,7 +304,7 @@ impl<N: Net> Worker<N> {
         self.confirm_remaining();
     }
 
-    /// One iteration of the loop.
+    /// Runs one turn of the loop.
     pub fn turn(&mut self) -> Turn {
         self.poll();
         self.refresh_date();
@@ -324,39 +326,39 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// The network, for the simulation that made it.
+    /// Returns the network. For the simulation that made it.
     pub fn net_mut(&mut self) -> &mut N {
         &mut self.net
     }
 
-    /// Changes the work that the input of a conn may cause at once, for the simulation.
+    /// Sets the work that the input of a conn may cause at once. For the simulation.
     #[doc(hidden)]
     pub fn set_work_at_once(&mut self, work: u32) {
         self.work_at_once = WorkBudget::new(work);
     }
 
-    /// The network, to read.
+    /// Returns the network for reading.
     pub fn net(&self) -> &N {
         &self.net
     }
 
-    /// The hub, to read.
+    /// Returns the hub for reading.
     pub fn hub(&self) -> &Hub {
         &self.hub
     }
 
-    /// The number of conns.
+    /// Returns the number of conns.
     pub fn conn_count(&self) -> usize {
         self.conns.len()
     }
 
-    /// The slot of a conn that is not closing and was not freed.
+    /// Returns the slot of a conn, unless the conn is closing or was freed.
     fn slot(&mut self, id: ConnId) -> Option<&mut Slot<N::Socket>> {
         let slot = self.conns.get_mut(id.slot as usize)?;
         (slot.generation == id.generation && !slot.is_closing).then_some(slot)
     }
 
-    /// The name of a conn outside this worker.
+    /// Returns the name by which a conn is known outside this worker.
     fn name(&self, id: ConnId) -> ConnName {
         ConnName {
             run: self.parts.run,
@@ -366,13 +368,13 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// The conn with a name, if it still exists.
+    /// Returns the conn with a name, if the conn still exists.
     fn find(&self, name: ConnName) -> Option<ConnId> {
         let id = self.id_in(name.slot)?;
         (self.name(id) == name).then_some(id)
     }
 
-    /// The ids of all conns.
+    /// Iterates over the ids of all conns.
     fn ids(&self) -> impl Iterator<Item = ConnId> {
         self.conns.iter().filter_map(|(key, slot)| {
             let number = u32::try_from(key).ok();
@@ -389,7 +391,7 @@ impl<N: Net> Worker<N> {
         Some(ConnId { slot, generation })
     }
 
-    /// Calls a conn's machine, then applies its effects. The only way to a machine.
+    /// Calls a conn's machine, then applies the effects of the call. Machines are called only here.
     fn call<R>(
         &mut self,
         id: ConnId,
@@ -442,7 +444,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Lists a conn for flush, which enforces its quota even if its socket is full.
+    /// Lists a conn for flush, which enforces the conn's quota even if the socket is full.
     fn list_to_enforce(&mut self, id: ConnId) {
         let Some(slot) = self.slot(id) else { return };
         if !slot.is_listed_to_flush {
@@ -451,7 +453,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Lists a conn for read if it is not held and its machine has or accepts input.
+    /// Lists a conn for read if nothing holds it and its machine has input or accepts input.
     fn list_to_read(&mut self, id: ConnId) {
         let head_bytes = self.parts.config.limits.request_head_bytes;
         let Some(slot) = self.slot(id) else { return };
@@ -477,7 +479,7 @@ impl<N: Net> Worker<N> {
     }
 
     /// Updates the keys and the calendar by which tokens are verified, at most twice a second. If
-    /// the calendar has advanced more than the clock, timers of tokens are brought forward.
+    /// the calendar has advanced more than the clock, timers of tokens are set to earlier times.
     fn refresh_keys(&mut self) {
         self.access.set_now(self.running.now());
         if !is_refresh_due(self.keys_refreshed, self.now) {
@@ -493,15 +495,15 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// When [`Self::refresh_keys`] is due even if nothing else happens. Only tokens end by the
-    /// calendar.
+    /// Returns the time at which [`Self::refresh_keys`] is due even if nothing else happens. Only
+    /// the ends of tokens depend on the calendar.
     fn keys_due(&self) -> Option<Deadline> {
         let refreshed = self.keys_refreshed.filter(|_| !self.access.is_empty())?;
         Some(refreshed.after(Duration::from_millis(CALENDAR_REFRESH_MS)))
     }
 }
 
-/// Whether something that is refreshed twice a second is due.
+/// Whether a value that is refreshed twice a second is due to be refreshed.
 fn is_refresh_due(refreshed: Option<Now>, now: Now) -> bool {
     let interval = Duration::from_millis(CALENDAR_REFRESH_MS);
     refreshed.is_none_or(|refreshed| now.has_reached(refreshed.after(interval)))

@@ -1,10 +1,11 @@
-//! pinned: bounds the memory of publications that have left the log and that conns still send.
+//! pinned: bounds the memory of publications that have left the log while conns still send them.
 //!
-//! A half-written frame and the answer of a poll stay whole even if the log evicts them. A client
-//! that stops reading pins them, and so does one that reads a few bytes now and then. Beyond
-//! `log.pinned_bytes`, a bound for all workers together, conns copy unsent rests that are small
-//! compared with what they pin. If that is not enough, the conns that pin the oldest publications
-//! are closed. Called after flush, so that their slots are freed in the same turn.
+//! A partly written frame and the answer of a poll stay complete even if the log evicts their
+//! publications. A client that stops reading pins them, and so does a client that reads a few bytes
+//! now and then. The bound is `log.pinned_bytes`, for all workers together. Beyond it, conns copy
+//! unsent rests that are small compared with what they pin. If that is not enough, the conns that
+//! pin the oldest publications are closed. Called after flush, so that their slots are freed in the
+//! same turn.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
@@ -18,14 +19,15 @@ use crate::effect::CloseReason;
 use crate::id::{ConnId, Sequence};
 use crate::time::Now;
 
-/// The oldest publication that each worker's conns pin. The conns of the oldest are closed first.
+/// The oldest publication that each worker's conns pin. Conns that pin the oldest one are closed
+/// first.
 #[derive(Debug, Default)]
 pub struct OldestPinned(Mutex<BTreeMap<u16, (Sequence, Now)>>);
 
 impl OldestPinned {
-    /// Notes the oldest publication that a worker's conns pin. Returns whether no other worker's
-    /// conns pin an older one. A worker that has noted nothing for a while may be asleep and does
-    /// not count.
+    /// Notes the oldest publication that a worker's conns pin. Returns whether no other worker has
+    /// a conn that pins an older one. A worker that has noted nothing for a while may be asleep and
+    /// does not count.
     #[must_use]
     pub fn is_oldest(&self, worker: u16, oldest: Sequence, now: Now) -> bool {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -48,9 +50,10 @@ impl OldestPinned {
 #[derive(Debug, Default)]
 pub(super) struct Holders {
     by_age: BTreeSet<Holder>,
-    /// Slots of conns that got an answer in this turn. Most of them are written in the same turn.
+    /// The slots of conns that got an answer in this turn. Most answers are written in the same
+    /// turn.
     answered: Vec<u32>,
-    /// The first of the next batch, if the last one did not reach the end.
+    /// The first holder of the next batch, if the last batch did not reach the end.
     next: Option<Holder>,
 }
 
@@ -58,7 +61,7 @@ pub(super) struct Holders {
 type Holder = (Sequence, u32);
 
 impl Holders {
-    /// Notes the oldest publication that a conn held before, and the one that it holds now.
+    /// Replaces `before`, which was noted as a conn's oldest held publication, with `now`.
     fn note(&mut self, slot: u32, before: Option<Sequence>, now: Option<Sequence>) {
         if before != now
             && let Some(sequence) = before
@@ -70,12 +73,13 @@ impl Holders {
         }
     }
 
-    /// Whether the last batch did not reach the end.
+    /// Whether holders remain after the last batch.
     pub(super) fn has_next(&self) -> bool {
         self.next.is_some()
     }
 
-    /// The next batch, starting with the oldest or after the end of the last batch.
+    /// Returns the next batch. It starts with the oldest holder, or after the end of the last
+    /// batch.
     fn next_batch(&mut self) -> Vec<Holder> {
         let from = self.next.take().unwrap_or((Sequence::ZERO, 0));
         let mut holders = self.by_age.range(from..).copied();
@@ -86,14 +90,15 @@ impl Holders {
 }
 
 impl<N: Net> Worker<N> {
-    /// Notes the oldest publication that a conn's outbox holds. `before` is the one noted last.
+    /// Notes the oldest publication that a conn's outbox holds. `before` was the oldest one until
+    /// now.
     pub(super) fn note_held(&mut self, id: ConnId, before: Option<Sequence>) {
         let slot = self.conns.get(id.slot as usize);
         let held = slot.and_then(|slot| slot.conn.outbox().oldest_held());
         self.holders.note(id.slot, before, held);
     }
 
-    /// Notes that a conn has an answer. What flush does not write of it counts as held.
+    /// Notes that a conn has an answer. The part of it that flush does not write counts as held.
     pub(super) fn note_answered(&mut self, slot: u32) {
         self.holders.answered.push(slot);
     }
@@ -112,13 +117,13 @@ impl<N: Net> Worker<N> {
         self.holders.answered = answered;
     }
 
-    /// Removes a conn that is about to be freed.
+    /// Removes a conn from the holders when the conn is about to be freed.
     pub(super) fn forget_held(&mut self, slot: u32, outbox: &Outbox) {
         self.holders.note(slot, outbox.oldest_held(), None);
     }
 
     /// Keeps pinned publications within their bound. Wakes the feed if the log has too many
-    /// encodings, which it bounds.
+    /// encodings, because the feed enforces the bound on encodings.
     pub(super) fn bound_pinned(&mut self) {
         self.note_unwritten_answers();
         if self.hub.log().has_too_many_encodings() {
@@ -160,11 +165,12 @@ impl<N: Net> Worker<N> {
                 self.drop_outbox(slot);
             }
         }
-        // Other workers need not wait for this one.
+        // Other workers do not have to wait for this worker.
         self.parts.guard.oldest.note_none(number);
     }
 
-    /// Drops the outbox of a closed conn before reap, since other workers check what is pinned.
+    /// Drops the outbox of a closed conn before reap, because other workers check how much is
+    /// pinned.
     fn drop_outbox(&mut self, slot: u32) {
         if let Some(slot_entry) = self.conns.get_mut(slot as usize) {
             let outbox = std::mem::take(slot_entry.conn.outbox_mut());
@@ -172,7 +178,8 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// The encodings that conns hold and the log has evicted, as addresses and bytes. For tests.
+    /// Returns the encodings that conns hold and the log has evicted, as addresses and sizes. For
+    /// tests.
     #[doc(hidden)]
     pub fn pinned_by_conns(&self) -> impl Iterator<Item = (usize, u64)> {
         let conns = self.conns.iter();

@@ -1,9 +1,10 @@
 //! read: moves bytes from sockets through the worker's one buffer into the conns' machines.
 //!
-//! One conn has budgets of bytes (inflated bytes included), of work and of time in each turn; the
-//! phase has budgets of conns, of inflated bytes and of time. A conn that exceeds its budget stays
-//! on the list. Each conn is read at most once per turn, whatever its send rate. Input that its
-//! machine has kept comes before its socket. A conn is not read while its answers pile up.
+//! In each turn, a conn has budgets of bytes (inflated bytes included), of work and of time. The
+//! whole phase has budgets of conns, of inflated bytes and of time. A conn that exceeds its budget
+//! stays on the list. Each conn is read at most once per turn, whatever its send rate. Input that a
+//! conn's machine has kept comes before input from its socket. A conn is not read while it has too
+//! many unsent answers.
 
 use super::admission::rates::Rates;
 use super::wire::net::{Net, ReadOutcome};
@@ -19,7 +20,7 @@ use crate::time::Now;
 use crate::transport::Goodbye;
 
 impl<S> Slot<S> {
-    /// How many bytes from its client the machine accepts now.
+    /// Returns how many bytes from its client the machine accepts now.
     pub(super) fn read_bytes_max(&self, head_bytes: u32, rates: &Rates) -> usize {
         let most = self.conn.read_bytes_max(head_bytes);
         match self.conn.class() {
@@ -36,7 +37,7 @@ impl<N: Net> Worker<N> {
         // A conn with more input is listed again at the end, for the next turn.
         let listed = self.to_read.len().min(READ_CONNS_PER_TURN_MAX as usize);
         for _ in 0..listed {
-            // The clock is read for each conn, since the client decides what its bytes cost.
+            // The clock is read for each conn, because the client decides what its bytes cost.
             let now = self.net.now();
             let took = now.since(start).as_micros();
             if inflated_bytes > INFLATED_BYTES_PER_TURN_MAX || took >= READ_SLICE_US_MAX.into() {
@@ -56,7 +57,7 @@ impl<N: Net> Worker<N> {
         self.run_handshakes();
     }
 
-    /// Reads a conn within its budgets. Returns how many bytes were inflated.
+    /// Reads from a conn within its budgets. Returns the number of inflated bytes.
     fn read_conn(&mut self, id: ConnId, start: Now) -> u64 {
         let mut budget = u64::from(READ_BYTES_PER_CONN_TURN_MAX);
         let mut works = 0;
@@ -84,8 +85,9 @@ impl<N: Net> Worker<N> {
         inflated_bytes
     }
 
-    /// Gives the machine the input that it has kept, or else one read of the socket. Returns the
-    /// bytes to charge to the conn's budget, or `None` if it cannot be read for now.
+    /// Handles the input that the machine has kept, or else reads the socket once. Returns the
+    /// number of bytes to charge to the conn's budget, or `None` if the conn cannot be read for
+    /// now.
     fn read_once(&mut self, id: ConnId, buffer: &mut [u8]) -> Option<usize> {
         let head_bytes = self.parts.config.limits.request_head_bytes;
         let slot = self.conns.get_mut(id.slot as usize)?;
@@ -107,8 +109,8 @@ impl<N: Net> Worker<N> {
         self.read_socket(id, buffer.get_mut(..length)?, Self::hand_bytes)
     }
 
-    /// Reads a socket once and passes the bytes to `receive`. Returns the bytes to charge to the
-    /// conn's budget, or `None` if there is nothing more to read for now.
+    /// Reads a socket once and passes the bytes to `receive`. Returns the number of bytes to charge
+    /// to the conn's budget, or `None` if there is nothing more to read for now.
     pub(super) fn read_socket(
         &mut self,
         id: ConnId,
@@ -121,7 +123,8 @@ impl<N: Net> Worker<N> {
         }
         match read_uninterrupted(&mut self.net, &mut slot.socket, buffer) {
             ReadOutcome::Bytes { count, is_drained } => {
-                // The end of the input has been reported once and is not reported again.
+                // The end of the input was reported once and is not reported again, so the socket
+                // stays readable.
                 slot.is_readable = !is_drained || slot.is_read_closed;
                 self.parts.metrics.received_bytes.add(count as u64);
                 receive(self, id, buffer.get_mut(..count)?)?;
@@ -136,8 +139,8 @@ impl<N: Net> Worker<N> {
         None
     }
 
-    /// Gives a machine bytes from its client and charges them to the client's rates. The only way
-    /// from a socket to a machine.
+    /// Passes bytes from a client to its machine, and charges them to the client's rates. Bytes
+    /// from sockets reach machines only through this function.
     pub(super) fn hand_bytes(&mut self, id: ConnId, bytes: &mut [u8]) -> Option<()> {
         let frames = self.call(id, |conn, out, context| {
             conn.handle_bytes(bytes, out, context);
@@ -161,7 +164,7 @@ impl<N: Net> Worker<N> {
         self.end_if_served(id);
     }
 
-    /// Ends a stream whose peer has sent FIN, once it is owed nothing more.
+    /// Ends a stream whose peer has sent FIN, once nothing is pending for the stream.
     pub(super) fn end_if_served(&mut self, id: ConnId) {
         let ends = self
             .slot(id)
@@ -174,8 +177,8 @@ impl<N: Net> Worker<N> {
     }
 }
 
-/// Reads until the kernel has answered. An interrupted read says nothing about the socket, but the
-/// round that waits for this read would count it.
+/// Reads, and repeats a read that was interrupted. An interrupted read says nothing about the
+/// socket, but it would count as the read that a round waits for.
 fn read_uninterrupted<N: Net>(net: &mut N, socket: &mut N::Socket, into: &mut [u8]) -> ReadOutcome {
     let mut outcome = ReadOutcome::Interrupted;
     for _ in 0..INTERRUPTED_READS_MAX {
@@ -212,10 +215,11 @@ mod tests {
     const HANDSHAKE: &[u8] = b"GET /ws?channel=a HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\
         Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-    /// A pong without a payload. It has no answer, so no pile of answers stops the reads.
+    /// A pong without a payload. The server does not answer it, so no unsent answers stop the
+    /// reads.
     const PONG: &[u8] = b"\x8a\x80\0\0\0\0";
 
-    /// A network of clients that repeat one frame for ever.
+    /// A network of clients that repeat one frame forever.
     struct Endless {
         frame: Vec<u8>,
         now_us: Cell<u64>,
@@ -227,7 +231,7 @@ mod tests {
         ready: Vec<Readiness>,
     }
 
-    /// How many bytes a client has sent.
+    /// The number of bytes that a client has sent.
     #[derive(Debug, Default)]
     struct Client(usize);
 
@@ -279,7 +283,7 @@ mod tests {
 
         fn read(&mut self, socket: &mut Client, into: &mut [u8]) -> ReadOutcome {
             self.now_us.set(self.now_us.get() + self.read_us);
-            // The request head comes in a read of its own.
+            // The first read returns only the request head.
             let (sent, at, most) = match socket.0.checked_sub(HANDSHAKE.len()) {
                 None => (HANDSHAKE, socket.0, HANDSHAKE.len() - socket.0),
                 Some(past) => (&*self.frame, past % self.frame.len(), into.len()),
@@ -313,7 +317,7 @@ mod tests {
         fn stop_listening(&mut self) {}
     }
 
-    /// A worker whose clients are all subscribed and flood it with a frame.
+    /// Creates a worker whose clients are all subscribed and flood it with a frame.
     fn flooded(clients: usize, frame: &[u8]) -> Worker<Endless> {
         let config = Arc::new(Config::default());
         let wake = || Arc::new(Wake::new().unwrap());
@@ -352,17 +356,17 @@ mod tests {
         worker
     }
 
-    /// A command that is refused. It is parsed and answered.
+    /// A command that is parsed, refused and answered.
     const EMPTY_TEXT: &[u8] = b"\x81\x80\0\0\0\0";
 
-    /// A command whose outcome is a second call into the machine.
+    /// Returns a command whose outcome is a second call into the machine.
     fn unsubscribe() -> Vec<u8> {
         let command = br#"{"type":"unsubscribe","channel":"b"}"#;
         let length = u8::try_from(command.len()).unwrap();
         [&[0x81, 0x80 | length, 0, 0, 0, 0], command.as_slice()].concat()
     }
 
-    /// Frames handled in one turn.
+    /// Returns the number of frames handled in one turn.
     fn handled_in_a_turn(worker: &mut Worker<Endless>) -> u64 {
         let before = worker.parts.metrics.client_frames.value();
         assert_eq!(worker.turn(), Turn::Continues);
@@ -394,7 +398,7 @@ mod tests {
         }
     }
 
-    /// Bytes read in one turn.
+    /// Returns the number of bytes read in one turn.
     fn read_in_a_turn(worker: &mut Worker<Endless>) -> u64 {
         let before = worker.parts.metrics.received_bytes.value();
         assert_eq!(worker.turn(), Turn::Continues);

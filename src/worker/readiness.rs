@@ -1,7 +1,7 @@
-//! poll: waits for readiness and notes it on the conns.
+//! poll: waits for readiness, and notes it in the slots of conns.
 //!
-//! Does not wait while work is left from the last turn. Readiness of a conn that was freed is
-//! dropped; its generation shows that.
+//! The poll does not wait while work is left from the last turn. Late readiness of a conn that was
+//! freed is dropped; the generation in its id shows that the conn is gone.
 
 use std::time::Duration;
 
@@ -59,7 +59,7 @@ impl<N: Net> Worker<N> {
             .note_polled(polled, reports, sockets, &self.to_read);
     }
 
-    /// How long poll may wait: zero while work is left, otherwise until the next deadline.
+    /// Returns how long poll may wait: zero while work is left, otherwise until the next deadline.
     fn poll_timeout(&self) -> Option<Duration> {
         let has_order = self.draining.is_none() && self.parts.inbox.drain_order().is_some();
         let has_mail = self.batch.len() > 0 || !self.parts.inbox.is_empty();
@@ -93,7 +93,7 @@ impl<N: Net> Worker<N> {
             due.map(|deadline| deadline.remaining(now)),
             timer.map(|deadline| deadline.remaining(self.running.at(now))),
             (!self.conns.is_empty()).then_some(self.running.sleep_max()),
-            // The feed does not wake this worker for publications of other workers' channels.
+            // The feed does not wake this worker for publications in channels of other workers.
             self.hub
                 .has_late()
                 .then_some(Duration::from_millis(LATE_ENTRIES_WAIT_MS)),
@@ -101,14 +101,14 @@ impl<N: Net> Worker<N> {
         waits.into_iter().flatten().min()
     }
 
-    /// Lists a conn for flush whose socket is writable, if it is owed something. `was_full` is
-    /// whether the socket was not writable before.
+    /// Lists a conn whose socket is writable for flush, if something is pending for the conn.
+    /// `was_full` is whether the socket was not writable before.
     fn note_writable(&mut self, id: ConnId, was_full: bool) {
         let now = self.running.now();
         let is_behind = self.hub.is_behind(id.slot) || self.filters.has_unsent(id.slot);
         let Some(slot) = self.slot(id) else { return };
         if was_full {
-            // The send buffer was full. That it has room now means that the peer has read.
+            // The send buffer was full. Room in it now means that the peer has read.
             slot.conn.handle_written(now, true);
         }
         if is_behind || !slot.conn.outbox().is_empty() {

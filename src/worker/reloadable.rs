@@ -7,13 +7,13 @@ use std::sync::{PoisonError, RwLock};
 pub struct Reloadable<T>(RwLock<T>);
 
 impl<T: Clone> Reloadable<T> {
-    /// Starts with the value that was loaded first.
+    /// Creates a container with its first value.
     #[must_use]
     pub fn new(value: T) -> Self {
         Self(RwLock::new(value))
     }
 
-    /// The value at this moment. Whatever has cloned it keeps it after a reload.
+    /// Returns the current value. A clone of the value does not change when the value is replaced.
     #[must_use]
     pub fn current(&self) -> T {
         let held = self.0.read().unwrap_or_else(PoisonError::into_inner);

@@ -1,8 +1,8 @@
-//! report: hands the feed what conns have caused.
+//! report: sends the feed the publications, requests and notices that conns have caused.
 //!
-//! Publications of clients and requests for the number of subscribers become reports; streams that
-//! subscribe and unsubscribe become notices. A conn whose report waits for room, or with too many
-//! waiting notices, is not read until the feed has taken them.
+//! Publications of clients and requests for the number of subscribers become reports. Streams that
+//! subscribe or unsubscribe cause notices. A conn is not read while its report waits for room in
+//! the queue, or while too many of its notices wait for the feed.
 
 use super::Worker;
 use super::hold::Hold;
@@ -14,8 +14,8 @@ use crate::hub::JoinOutcome;
 use crate::id::{ChannelName, ConnId};
 
 impl<N: Net> Worker<N> {
-    /// Hands over the reports that waited for room. Releases the conns of which the feed has taken
-    /// enough notices, and those with waiting reports once none waits.
+    /// Sends the reports that waited for room. Releases the conns of which the feed has taken
+    /// enough notices. Once no report waits, also releases the conns whose reports waited.
     pub(super) fn report(&mut self) {
         self.parts.upstream.send_kept();
         for name in self.parts.upstream.take_released() {
@@ -31,7 +31,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Releases a conn unless its notices or a report still wait.
+    /// Releases a conn, unless too many of its notices or some reports still wait.
     pub(super) fn release_from_feed(&mut self, id: ConnId) {
         let name = self.name(id);
         let is_held = self.slot(id).is_some_and(|slot| slot.holds.has(Hold::Feed));
@@ -64,7 +64,7 @@ impl<N: Net> Worker<N> {
         self.report_for(id, report, &refused);
     }
 
-    /// Reports what a client publishes.
+    /// Reports a publication of a client.
     pub(super) fn report_publication(&mut self, id: ConnId, publication: ClientPublication) {
         let refused = BackendMessage::PublishReply {
             outcome: PublishOutcome::Busy,
@@ -75,8 +75,8 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Reports something and holds the conn while that waits. False if the report is refused; then
-    /// the client receives `refused`.
+    /// Sends a report, and holds the conn while the report waits. Returns false if the report is
+    /// refused. The client then receives `refused`.
     fn report_for(&mut self, id: ConnId, report: Report, refused: &BackendMessage) -> bool {
         let reported = self.parts.upstream.report(report);
         if reported == Reported::Refused {

@@ -1,12 +1,13 @@
-//! round: delays a decision about a peer until everything that the peer has sent was read.
+//! round: delays a decision about a peer until everything that the peer has sent has been read.
 //!
-//! A deadline or a limit measures the peer, never the server's own lag. When a timer fires or a
-//! conn is new, its bytes may be unread in the kernel: a wait was interrupted, its list was full,
-//! or reading exceeded its budget. So every decision waits for a *round* that begins after it. A
-//! round is a complete poll, then one read of each conn that was listed when that poll ended, then
-//! one step of each handshake that was queued when those reads were done. Both lists are queues,
-//! so a position in them shows when that is. Timers of conns and [`super::admission::pending`] are
-//! decided at the end of a round, in `expire`, and nowhere else.
+//! A deadline or a limit measures the peer, never the server's own lag. When a conn's timer fires
+//! or a conn is new, the conn's bytes may be unread in the kernel: a wait was interrupted, the list
+//! of reports was full, or reading exceeded its budget. So every decision waits for a *round* that
+//! begins afterwards. A round is a complete poll, then one read of each conn that was listed when
+//! that poll ended, then one step of each handshake that was queued when those reads were done.
+//! Conns and handshakes are in queues, so a position in a queue marks the end of a step. Decisions
+//! about timers of conns and about [`super::admission::pending`] are made at the end of a round, in
+//! `expire`, and nowhere else.
 
 use std::collections::VecDeque;
 
@@ -14,7 +15,7 @@ use super::wire::net::Polled;
 use crate::config::limits::ACCEPTS_PER_TURN_MAX;
 use crate::id::ConnId;
 
-/// A queue of conns that counts how many were taken from it.
+/// A queue of conns that counts the conns that were taken from it.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     conns: VecDeque<ConnId>,
@@ -69,30 +70,30 @@ enum Progress {
     /// The next poll begins a round.
     #[default]
     Ended,
-    /// No poll of the round was complete. They have returned so many readiness reports.
+    /// No poll of the round was complete. The polls have returned this number of readiness reports.
     Polling { reports: usize },
-    /// Conns that were listed for read before the mark are read.
+    /// Conns that were listed for read before the mark are being read.
     Reading(Mark),
-    /// Handshakes that were queued before the mark have their step.
+    /// Handshakes that were queued before the mark are taking their step.
     Handshaking(Mark),
 }
 
-/// The current round, and the decisions that wait for it or the next one.
+/// The current round, and the decisions that wait for this round or the next one.
 #[derive(Debug, Default)]
 pub(super) struct Round {
     progress: Progress,
-    /// The decisions at the end of this round.
+    /// The decisions to make at the end of this round.
     current: Decisions,
-    /// The decisions that are due since this round began.
+    /// The decisions that became due after this round had begun.
     next: Decisions,
 }
 
 /// Conns about which a decision is due.
 #[derive(Debug, Default)]
 pub(super) struct Decisions {
-    /// Their timers have fired.
+    /// Conns whose timers have fired.
     pub(super) fired: Vec<ConnId>,
-    /// They are new, and their request may be unread.
+    /// Conns that are new, and whose request may be unread.
     pub(super) arrived: Vec<ConnId>,
 }
 
@@ -105,23 +106,23 @@ impl Round {
         self.next.arrived.push(id);
     }
 
-    /// The number of new conns.
+    /// Returns the number of new conns.
     pub(super) fn arrived(&self) -> u32 {
         let arrived = self.current.arrived.len() + self.next.arrived.len();
         u32::try_from(arrived).unwrap_or(u32::MAX)
     }
 
-    /// Whether a fired timer waits, so that no poll may sleep.
+    /// Whether a fired timer waits for a decision, so that no poll may sleep.
     pub(super) fn is_awaited(&self) -> bool {
         !self.next.fired.is_empty() || !self.current.fired.is_empty()
     }
 
-    /// Whether the fired timer of a conn waits.
+    /// Whether the fired timer of a conn waits for a decision.
     pub(super) fn has_fired(&self, id: ConnId) -> bool {
         self.next.fired.contains(&id) || self.current.fired.contains(&id)
     }
 
-    /// Called before a poll. Starts a round if none is in progress.
+    /// Starts a round if none is in progress. Called before each poll.
     pub(super) fn begin(&mut self) {
         if self.progress == Progress::Ended {
             std::mem::swap(&mut self.current, &mut self.next);
@@ -129,7 +130,8 @@ impl Round {
         }
     }
 
-    /// Called after a poll whose reports are noted. `sockets` is the number of conns and listeners.
+    /// Notes the outcome of a poll, after its reports. `sockets` is the number of conns and
+    /// listeners.
     pub(super) fn note_polled(
         &mut self,
         polled: Polled,
@@ -138,8 +140,9 @@ impl Round {
         to_read: &Queue,
     ) {
         if let Progress::Polling { reports: before } = self.progress {
-            // The kernel reports in the order of readiness. So as many reports as sockets include
-            // all that were ready when the round began, even if no poll was complete.
+            // The kernel reports sockets in the order of their readiness. So as many reports as
+            // there are sockets include all sockets that were ready when the round began, even if
+            // no poll was complete.
             let reports = before + reports;
             self.progress = match polled {
                 Polled::Partial if reports < sockets => Progress::Polling { reports },
@@ -148,7 +151,7 @@ impl Round {
         }
     }
 
-    /// Called after the reads and handshakes of a turn. Returns the decisions if the round is over.
+    /// Returns the decisions if the round is over. Called after the reads and handshakes of a turn.
     pub(super) fn end(&mut self, to_read: &Queue, handshakes: &Queue) -> Option<Decisions> {
         if let Progress::Reading(mark) = self.progress
             && to_read.has_passed(mark)
@@ -164,7 +167,7 @@ impl Round {
         }
     }
 
-    /// Reuses the lists of a round, with the capacity of a usual turn.
+    /// Reuses the lists of a round. They keep the capacity for a usual turn.
     pub(super) fn reuse(&mut self, mut decisions: Decisions) {
         for list in [&mut decisions.fired, &mut decisions.arrived] {
             list.clear();
@@ -188,7 +191,7 @@ mod tests {
         decisions.map(slots)
     }
 
-    /// A turn with this outcome of its poll and this read list, and without handshakes.
+    /// Runs a turn with this outcome of its poll and this read list, and without handshakes.
     fn turn(round: &mut Round, polled: Polled, to_read: &Queue) -> Option<Vec<u32>> {
         round.begin();
         round.note_polled(polled, 1, 100, to_read);

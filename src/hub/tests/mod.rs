@@ -1,4 +1,4 @@
-//! Hub, log and quota against a naive model.
+//! Tests that compare hub, log and quota with a naive model.
 
 mod retention;
 
@@ -60,7 +60,7 @@ fn namespace(pattern: &str) -> Namespace {
     }
 }
 
-/// Writes up to `bytes` to the conn, in one write that the socket takes completely.
+/// Writes up to `bytes` to the conn, in one write that the socket accepts completely.
 fn give(hub: &mut Node, slot: u32, bytes: usize, now: Now) -> Vec<u64> {
     let mut planned = Vec::new();
     hub.plan(
@@ -97,7 +97,7 @@ fn give_all(hub: &mut Node, slot: u32) -> Vec<u64> {
     }
 }
 
-/// What is planned for a conn, and where it is held.
+/// Returns what is planned for a conn, and where each publication is held.
 fn plan_of(hub: &mut Node, slot: u32, kind: FrameKind) -> Vec<(u64, bool, Vec<u8>)> {
     let (encoder, mut planned) = (&mut Encoder::default(), Vec::new());
     hub.plan(slot, kind, Now(0), 1 << 20, encoder, &mut planned);
@@ -120,7 +120,7 @@ fn plan_is_repeated_for_conns_that_are_owed_the_same_until_its_tail_goes() {
     let first = plan_of(&mut hub, 0, KIND);
     assert!(matches!(first.as_slice(), [(1, true, frame)] if !frame.is_empty()));
     assert_eq!(plan_of(&mut hub, 1, KIND), first);
-    // Another kind of conn, another position, a window.
+    // A plan is not reused for another kind of conn, another position, or a window.
     let full = plan_of(&mut hub, 1, FrameKind::WebSocket(Envelope::Full));
     assert_ne!(full, first);
     assert_eq!(give(&mut hub, 0, 1 << 20, Now(0)), [1]);
@@ -325,7 +325,7 @@ fn position_of_another_epoch_misses_only_what_the_log_lacks_of_this_one() {
             ..namespace("c1")
         }];
     });
-    // Channel c2 has no subscribers. It gets its first publication last.
+    // Channel c2 has no subscribers. Its first publication is the last of all.
     for sequence in 1..=20 {
         let channel = u8::from(sequence % 2 == 1);
         hub.publish(publication(&hub, sequence, channel, 1), Now(0));
@@ -465,10 +465,10 @@ fn frames_count_for_the_log_from_their_first_use_to_their_eviction() {
     assert_eq!(hub.log().bytes(), 0);
 }
 
-/// What a subscriber has received of one channel.
+/// The record of what a subscriber has received of one channel.
 #[derive(Debug, Default)]
 struct Record {
-    /// Everything up to here is accounted for.
+    /// The number up to which every publication is accounted for.
     seen: u64,
     window: Option<u32>,
     acknowledged: u64,
@@ -523,13 +523,13 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
-/// Every publication of a channel is delivered once and in order, or lies in a reported gap, or is
-/// still owed and within the quota.
+/// A model that checks that every publication of a channel is delivered once and in order, lies in
+/// a reported gap, or is still pending and within the quota.
 struct Model {
     hub: Node,
     quota: Amount,
     head: u64,
-    /// Channel of each publication, by sequence number.
+    /// The channel of each publication, by sequence number.
     published: Vec<u8>,
     records: BTreeMap<(u32, u8), Record>,
 }
@@ -722,10 +722,10 @@ fn log_holds_a_compressed_frame_once_and_the_plain_one_for_what_would_not_shrink
     assert_eq!(lengths[1], 12);
     let bytes = lengths.iter().sum::<usize>() as u64;
     assert_eq!(held, bytes + 2 * Frames::BYTES);
-    // Quotas count bytes of payloads, compressed or not.
+    // Quotas count the bytes of payloads, whether they are compressed or not.
     assert_eq!(behind, 1010);
     assert_eq!(plan(1, deflated), (lengths, held, behind));
-    // The plain frame of the long one is added; the short one has its plain frame already.
+    // The plain frame of the long publication is added. The short one already has its plain frame.
     let (lengths, with_plain, _) = plan(2, KIND);
     assert_eq!(lengths, [1004, 12]);
     assert_eq!(with_plain, held + 1004);

@@ -1,4 +1,4 @@
-//! What the log keeps, and what its bounds remove, seen from a hub.
+//! Tests of what the log keeps and what its bounds remove, as seen from a hub.
 
 use std::sync::Arc;
 
@@ -50,7 +50,7 @@ fn held(hub: &Node) -> Vec<u64> {
         .collect()
 }
 
-/// The numbers of the publications that the conn in a slot receives.
+/// Returns the numbers of the publications that the conn in a slot receives.
 fn give(hub: &mut Node, slot: u32) -> Vec<u64> {
     let (mut planned, encoder) = (Vec::new(), &mut Encoder::default());
     let kind = FrameKind::WebSocket(Envelope::Data);
@@ -121,14 +121,14 @@ fn nothing_is_taken_from_subscribers_that_are_still_to_be_visited() {
     assert!(hub.visit() == Visit::Subscriber(0));
     assert_eq!(hub.take_gap(0), None);
     walk(&mut hub);
-    // The bounds for all channels take nothing from it either.
+    // The bounds for all channels do not remove anything from this channel either.
     hub.evict(Now(u64::MAX / 2), 100);
     assert_eq!(give(&mut hub, 0), [1, 2, 3, 4, 5]);
     publish(&mut hub, "a", 1, 0);
     publish(&mut hub, "a", 1, 0);
     walk(&mut hub);
     hub.release_walked();
-    // The tail was for conns whose sockets take more.
+    // The tail was only for conns whose sockets accept more.
     assert_eq!(
         hub.take_gap(0).map(|(_, gap)| gap.cause),
         Some(GapCause::Expired)
@@ -219,7 +219,7 @@ fn position_sinks_with_the_age_of_its_channels() {
     );
 }
 
-/// A hub with ten publications of 1,000 bytes that a subscriber has received.
+/// Creates a hub with ten publications of 1,000 bytes that a subscriber has received.
 fn hub_of_ten() -> Node {
     let mut hub = hub(Vec::new(), |c| c.log.bytes = 20_000);
     let _joined = hub.subscribe(0, &name("c"), Since::Now, Sequence::ZERO);
@@ -231,14 +231,14 @@ fn hub_of_ten() -> Node {
     hub
 }
 
-/// Ends the walks, and releases what they hold.
+/// Ends the walks, and releases the entries that they hold.
 fn let_go(hub: &mut Node) {
     walk(hub);
     hub.release_planned();
     hub.release_walked();
 }
 
-/// The entries that have encodings.
+/// Returns the numbers of the entries that have encodings.
 fn encoded(hub: &Node) -> Vec<u64> {
     hub.check_invariants();
     let all = held(hub).into_iter();
@@ -260,7 +260,7 @@ fn encodings_have_a_quarter_of_the_log_and_the_oldest_go_first() {
     assert_eq!(bytes - hub.log_bytes(), 7 * each);
     assert_ne!(hub.next_eviction(), Some(Deadline(0)));
     let resident = hub.log().ledger().resident();
-    // A late subscriber has them made again, within the same bound.
+    // A late subscriber causes encodings to be made again, within the same bound.
     let start = Cursor {
         epoch: Epoch::new(7),
         sequence: Sequence(2),
@@ -348,7 +348,7 @@ fn walks_hold_a_part_of_the_log_before_the_rest_waits() {
     assert!(has_room(&mut hub, 100));
     assert!(!has_room(&mut hub, 1_000));
     let_go(&mut hub);
-    // Even if it is too large for all walks together.
+    // An entry is accepted even if it is too large for all walks together.
     assert!(has_room(&mut hub, 5_000));
     hub.check_invariants();
 }
@@ -371,10 +371,11 @@ fn each_of_very_many_channels_keeps_its_one_entry_within_the_bound() {
         assert_eq!(hub.evict(Now(round), u32::MAX), 0, "round {round}");
         assert_eq!(hub.log().len(), CHANNELS);
     }
-    // A name of 6 bytes and a payload of 10; the crate's page does this sum for 111.
+    // The name has 6 bytes and the payload has 10. The crate's page makes this calculation for 111
+    // bytes.
     let each = bound / CHANNELS + 111 - 16;
     assert!(each <= 440, "{each} bytes for a channel with one entry");
-    // The order list may have a dead place for each entry.
+    // The order list may have one dead place for each entry.
     let most = bound + bound / 10;
     assert!(hub.log_bytes() <= most, "{} of {bound}", hub.log_bytes());
     publish(&mut hub, "one:too:many", 2 * bound as usize, 3);
@@ -382,7 +383,7 @@ fn each_of_very_many_channels_keeps_its_one_entry_within_the_bound() {
     assert!(hub.log_bytes() <= 2 * bound);
 }
 
-/// Numbers as an engine assigns them: a message has 64, and most of them are not used.
+/// Numbers as an engine assigns them: each message has 64 numbers, most of them unused.
 #[test]
 fn numbers_may_have_holes() {
     let last_two = namespace("a", |n| n.log_entries = Some(2));
@@ -405,7 +406,7 @@ fn numbers_may_have_holes() {
             sequence: Sequence(number),
         })
     };
-    // A position in a hole is one like any other.
+    // A position between two publications is as valid as any other.
     for (slot, position, given) in [
         (0, 100, vec![192, 640]),
         (1, 192, vec![640]),
@@ -442,7 +443,7 @@ fn channels_in_which_clients_broadcast_take_no_more_than_their_share() {
     assert!(hub.log_bytes() > 500_000);
     assert_eq!(held(&hub)[..10], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
     hub.check_invariants();
-    // Publications of feeders may fill the whole log.
+    // The publications of feeders may fill the whole log.
     for _ in 0..2_000 {
         publish(&mut hub, "orders", 1_000, 0);
         hub.evict(Now(0), 100);
@@ -462,7 +463,7 @@ fn entries_that_a_late_hub_holds_are_delivered_although_earlier_ones_were_evicte
     let mut writer = crate::log::Writer::new(&config, head);
     let mut hub = Hub::new(Arc::clone(writer.log()), 0, epoch, head, &config);
     let mut sent = Vec::new();
-    // The first is too large to be held when the conn subscribes.
+    // The first publication is too large to be held when the conn subscribes.
     for (number, bytes) in [(1, 99), (2, 1), (3, 1)] {
         let id = Cursor {
             epoch,

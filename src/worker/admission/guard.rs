@@ -1,8 +1,8 @@
 //! guard: decides whether a connection is accepted, and which source it counts for.
 //!
-//! It decides before a conn has a slot, and again when a proxy has named its client. The table of
-//! peers is beside the slots. It is empty unless a limit per source, a trusted proxy or the PROXY
-//! protocol needs it. Each counted conn is released once, in reap.
+//! The decision is made before a conn has a slot, and again when a proxy has named the conn's
+//! client. The table of peers is separate from the slots. It is empty unless a limit per source, a
+//! trusted proxy or the PROXY protocol needs it. Each counted conn is released once, in reap.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -23,10 +23,10 @@ use crate::worker::Worker;
 use crate::worker::pinned::OldestPinned;
 use crate::worker::wire::net::Net;
 
-/// The limits that admission control checks. The default has none.
+/// The limits that admission control checks. The default has no limits.
 #[derive(Clone, Debug, Default)]
 pub struct Guard {
-    /// The bound on silent conns of the node, if there is one.
+    /// The limit on silent conns of the node, if there is one.
     pub silent: Option<Arc<SilentLimit>>,
     /// A bit for each listener whose conns begin with a header of the PROXY protocol.
     pub proxied: u64,
@@ -34,7 +34,7 @@ pub struct Guard {
     pub sources: Option<Arc<SourceLimiter>>,
     /// The oldest publication that each worker's conns keep in memory.
     pub oldest: Arc<OldestPinned>,
-    /// Memory pressure.
+    /// The latest measurement of memory pressure.
     pub pressure: Arc<Pressure>,
 }
 
@@ -47,19 +47,19 @@ pub(in crate::worker) struct PeerTable {
 /// The peer of one conn.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::worker) struct Peer {
-    /// The source that the conn counts for, if any.
+    /// The source for which the conn is counted, if any.
     counted: Option<Source>,
-    /// The source of the connection, or the one that a PROXY header named.
+    /// The source of the connection, or the source that a PROXY header named.
     own: Source,
     /// Whether `own` is a trusted proxy.
     is_trusted: bool,
     /// Whether TLS begins after the PROXY header.
     awaits_tls: bool,
-    /// The conn has been charged to the connect rate of a source, which happens once.
+    /// Whether the conn has been charged to the connect rate of a source. This happens only once.
     has_connected: bool,
 }
 
-/// Why a connection is refused.
+/// The reason why a connection is refused.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::worker) enum AdmissionError {
     Full,
@@ -91,8 +91,8 @@ impl<N: Net> Worker<N> {
         guard.sources.is_some() || guard.proxied != 0 || !self.parts.config.proxy.trusted.is_empty()
     }
 
-    /// Decides whether a connection is accepted. Returns its peer if that is needed. The caller
-    /// then calls [`Self::note_peer`] or [`Self::release_peer`].
+    /// Decides whether a connection is accepted. Returns its peer if the table of peers needs it.
+    /// The caller must then call [`Self::note_peer`] or [`Self::release_peer`].
     pub(in crate::worker) fn check_admission(
         &self,
         address: IpAddr,
@@ -127,8 +127,8 @@ impl<N: Net> Worker<N> {
         Ok(Some(peer))
     }
 
-    /// Counts a conn for another source, or for none. Only its first source is charged for a
-    /// connect: a proxy that reuses a conn may name another client with each request.
+    /// Counts a conn for another source, or for no source. A connect is charged only to the conn's
+    /// first source, because a proxy that reuses a conn may name another client with each request.
     fn recount(&self, peer: &mut Peer, source: Option<Source>) -> Result<(), TooMany> {
         let Some(sources) = &self.parts.guard.sources else {
             return Ok(());
@@ -208,8 +208,8 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Counts a conn for the client that its PROXY header names, if it names one. On a TLS
-    /// listener, TLS begins after the header.
+    /// Counts a conn for the client that its PROXY header names, if any. On a TLS listener, TLS
+    /// begins after the header.
     pub(in crate::worker) fn identify_by_proxy_header(
         &mut self,
         id: ConnId,
@@ -232,7 +232,7 @@ impl<N: Net> Worker<N> {
         });
     }
 
-    /// Counts a conn for the client that a trusted HTTP proxy names, if it names one.
+    /// Counts a conn for the client that a trusted HTTP proxy names, if any.
     pub(in crate::worker) fn identify_by_forwarded_header(
         &mut self,
         id: ConnId,

@@ -1,5 +1,5 @@
-//! Admission control: which connections are accepted, which source each one counts for, how long
-//! a silent one may stay, and how fast a client may send.
+//! Admission control: which connections are accepted, for which source each connection counts, how
+//! long a silent connection may stay, and how fast a client may send.
 
 pub mod guard;
 pub mod pending;

@@ -1,10 +1,10 @@
 //! pending: limits on silent conns, and on `WebSocket`s that do not subscribe.
 //!
 //! A conn is *silent* if its first request head is not complete at the end of a round that began
-//! after it was accepted. When the node has too many, the oldest are closed: a legitimate client
-//! sends its head within a round trip or two. A worker closes its own only while it has more than
-//! its share, so that a flood on another worker does not cost its conns. A WebSocket that has to
-//! subscribe has a deadline here until it does.
+//! after the conn was accepted. When the node has too many silent conns, the oldest are closed: a
+//! legitimate client sends its head within a round trip or two. A worker closes its own silent
+//! conns only while it has more than its share. So a flood on another worker does not cost this
+//! worker's conns. A WebSocket that has to subscribe has a deadline here until it subscribes.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -19,20 +19,21 @@ use crate::transport::Goodbye;
 use crate::worker::Worker;
 use crate::worker::wire::net::Net;
 
-/// Stale ids that the queue may hold before they are removed.
+/// The number of stale ids that the queue may hold before they are removed.
 const QUEUE_SLACK: usize = 64;
 
-/// The bound on silent conns, shared by all workers.
+/// The limit on silent conns, shared by all workers.
 #[derive(Debug)]
 pub struct SilentLimit {
     most: u32,
-    /// A worker with no more than this closes none.
+    /// A worker with no more silent conns than this closes none.
     share: u32,
     count: AtomicU32,
 }
 
 impl SilentLimit {
-    /// A bound on the silent conns of all workers together; `None` if it is zero.
+    /// Creates a limit on the silent conns of all workers together. Returns `None` if the limit is
+    /// zero.
     #[must_use]
     pub fn new(most: u32, workers: u32) -> Option<Self> {
         (most > 0).then(|| Self {
@@ -42,13 +43,13 @@ impl SilentLimit {
         })
     }
 
-    /// The silent conns of all workers.
+    /// Returns the number of silent conns of all workers.
     #[must_use]
     pub fn count(&self) -> u32 {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Whether a worker has to close some of its `own` silent conns, if `more` become silent.
+    /// Whether a worker with `own` silent conns has to close some if `more` conns become silent.
     fn is_exceeded_by(&self, own: u32, more: u32) -> bool {
         own + more > self.share && self.count() + more > self.most
     }
@@ -58,9 +59,9 @@ impl SilentLimit {
 #[derive(Debug, Default)]
 pub(in crate::worker) struct Pending {
     silent: u32,
-    /// Ids of silent conns, oldest first, some of them stale. Empty without a bound.
+    /// The ids of silent conns, oldest first. Some ids may be stale. Empty if there is no limit.
     queue: VecDeque<ConnId>,
-    /// The deadline of each WebSocket that has to subscribe, by slot. Empty without a limit.
+    /// The deadline of each WebSocket that has to subscribe, by slot. Empty if there is no limit.
     subscribes_by: HashMap<u32, Deadline, RandomState>,
 }
 
@@ -70,7 +71,7 @@ impl Pending {
         self.subscribes_by.shrink_to_fit();
     }
 
-    /// The deadline by which the WebSocket in a slot has to subscribe.
+    /// Returns the deadline by which the WebSocket in a slot has to subscribe.
     pub(in crate::worker) fn subscribes_by(&self, slot: u32) -> Option<Deadline> {
         if self.subscribes_by.is_empty() {
             return None;
@@ -85,19 +86,19 @@ impl Pending {
         }
     }
 
-    /// The silent conns of this worker.
+    /// Returns the number of silent conns of this worker.
     pub(in crate::worker) fn silent(&self) -> u32 {
         self.silent
     }
 }
 
 impl<N: Net> Worker<N> {
-    /// Notes the end of a round that began after a conn was accepted.
+    /// Handles the end of a round that began after a conn was accepted.
     pub(in crate::worker) fn note_silent(&mut self, id: ConnId) {
         self.call(id, |conn, _out, context| conn.handle_silent(context));
     }
 
-    /// Counts a conn as of another class. The conn may already be closing.
+    /// Counts a conn in another class. The conn may already be closing.
     pub(in crate::worker) fn reclassify(
         &mut self,
         id: ConnId,
@@ -135,7 +136,7 @@ impl<N: Net> Worker<N> {
         self.pending.queue.push_back(id);
     }
 
-    /// Counts a silent conn less: it has sent a head, or it is closed.
+    /// Subtracts a silent conn from the counts. The conn has sent a head, or it is closed.
     pub(in crate::worker) fn remove_silent(&mut self) {
         debug_assert!(self.pending.silent > 0);
         self.pending.silent = self.pending.silent.saturating_sub(1);
@@ -144,7 +145,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Whether this worker has to close silent conns if all new conns turn out to be silent.
+    /// Whether this worker would have to close silent conns if all new conns were silent.
     pub(in crate::worker) fn may_have_too_many_silent(&self) -> bool {
         let limit = self.parts.guard.silent.as_ref();
         let (silent, arrived) = (self.pending.silent, self.round.arrived());
@@ -156,8 +157,8 @@ impl<N: Net> Worker<N> {
         limit.is_some_and(|limit| limit.is_exceeded_by(self.pending.silent, 0))
     }
 
-    /// Closes the oldest silent conns beyond the bound, at the end of a round. A conn with unread
-    /// bytes becomes the newest.
+    /// Closes the oldest silent conns beyond the limit, at the end of a round. A conn with unread
+    /// bytes moves to the end of the queue instead.
     pub(in crate::worker) fn crowd_out(&mut self) {
         for _ in 0..self.pending.queue.len() {
             if !self.has_too_many_silent() {
@@ -179,7 +180,8 @@ impl<N: Net> Worker<N> {
         slot.is_some_and(|slot| slot.conn.class() == ConnClass::Silent)
     }
 
-    /// Closes a WebSocket whose deadline to subscribe has passed. True if it was one.
+    /// Closes a WebSocket whose deadline to subscribe has passed. Returns whether the deadline has
+    /// passed.
     pub(in crate::worker) fn close_unsubscribed(&mut self, id: ConnId) -> bool {
         let due = self.pending.subscribes_by(id.slot);
         let is_due = due.is_some_and(|due| self.running.now().has_reached(due));

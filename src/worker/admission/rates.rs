@@ -1,9 +1,10 @@
 //! rates: limits on the frames and bytes that WebSocket clients send per second.
 //!
-//! A client that has sent more than a burst of one second is not read until its rate allows more.
-//! Nothing is lost: the kernel's flow control stops the client. A paused conn does not time out,
-//! since its pongs are not read either. Only clients that have sent something in the last second or
-//! two have an account; an idle conn has none. `Worker::hand_bytes` charges what it hands over.
+//! A client that has sent more than the burst of one second is not read until its rate allows more.
+//! Nothing is lost, because the kernel's flow control stops the client. A paused conn does not time
+//! out, because its pongs are not read either. Only clients that have sent something in the last
+//! second or two have an account; an idle conn has none. `Worker::hand_bytes` charges the bytes
+//! that it passes to a machine.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -20,35 +21,35 @@ use crate::worker::Worker;
 use crate::worker::hold::Hold;
 use crate::worker::wire::net::Net;
 
-/// The burst: what may be sent at once is what the rate allows in this time. Also the interval in
-/// which the table is swept.
+/// The burst: a client may send at once what its rate allows in this time. Also the interval
+/// between two sweeps of the table.
 const BURST: Duration = Duration::from_secs(1);
-/// The bytes of one read per frame of the rate. With the shortest frames that is a burst of a few
-/// seconds, so that one read cannot contain the frames of minutes.
+/// The size of one read, in bytes for each frame per second of the client's rate. With the shortest
+/// frames, one read has the frames of a few seconds, and never those of minutes.
 const READ_BYTES_PER_FRAME: usize = 16;
-/// The least that one read of a limited client may take.
+/// The lower bound for the size of one read from a limited client.
 const READ_BYTES_MIN: usize = 64;
 
 /// The accounts of one worker.
 #[derive(Debug)]
 pub(in crate::worker) struct Rates {
-    /// Nanoseconds that one frame costs. Zero is no limit.
+    /// Nanoseconds that one frame costs; zero if there is no limit.
     frame_ns: u64,
-    /// Nanoseconds that one byte costs. Zero is no limit.
+    /// Nanoseconds that one byte costs; zero if there is no limit.
     byte_ns: u64,
     read_bytes_max: usize,
     by_slot: HashMap<u32, Account, RandomState>,
-    /// The ends of pauses.
+    /// The ends of the pauses, each with its conn.
     pauses: BinaryHeap<Reverse<(Deadline, ConnId)>>,
     swept: Now,
 }
 
-/// What one client has sent lately.
+/// The frames and bytes that one client has sent recently.
 #[derive(Clone, Copy, Debug, Default)]
 struct Account {
-    /// When all its frames are paid for.
+    /// The time at which all the client's frames are paid for.
     frames_ns: u64,
-    /// When all its bytes are paid for.
+    /// The time at which all the client's bytes are paid for.
     bytes_ns: u64,
 }
 
@@ -71,7 +72,7 @@ impl Rates {
         }
     }
 
-    /// The most bytes to read at once from a WebSocket client.
+    /// Returns the maximum number of bytes to read at once from a WebSocket client.
     pub(in crate::worker) fn read_bytes_max(&self) -> usize {
         self.read_bytes_max
     }
@@ -80,7 +81,7 @@ impl Rates {
         self.frame_ns > 0 || self.byte_ns > 0
     }
 
-    /// The end of the next pause.
+    /// Returns the end of the next pause.
     pub(in crate::worker) fn due(&self) -> Option<Deadline> {
         self.pauses.peek().map(|Reverse((due, _))| *due)
     }
@@ -97,7 +98,7 @@ impl Rates {
         }
     }
 
-    /// Charges a client for what it has sent. Returns the end of its pause if that is too much.
+    /// Charges a client for what it has sent. Returns the end of its pause if it has sent too much.
     fn charge(&mut self, slot: u32, frames: u64, bytes: u64, now: Now) -> Option<Deadline> {
         if now.since(self.swept) >= BURST {
             self.sweep(now);
@@ -116,7 +117,7 @@ impl Rates {
         (until_ns > now_ns).then(|| Deadline(until_ns.div_ceil(1000)))
     }
 
-    /// Removes the accounts of clients that have paid for what they sent.
+    /// Removes the accounts that are paid for.
     fn sweep(&mut self, now: Now) {
         self.swept = now;
         let now_ns = now.0.saturating_mul(1000);
@@ -129,7 +130,7 @@ impl Rates {
 }
 
 impl<N: Net> Worker<N> {
-    /// Charges a WebSocket client for what it has sent, and pauses reads if that is too much.
+    /// Charges a WebSocket client for what it has sent. Pauses reads if it has sent too much.
     pub(in crate::worker) fn charge(&mut self, id: ConnId, frames: u32, bytes: usize) {
         if !self.rates.is_on() {
             return;
@@ -150,7 +151,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Ends the pauses that are over.
+    /// Ends the pauses whose time is over.
     pub(in crate::worker) fn resume_reads(&mut self) {
         while let Some(Reverse((due, id))) = self.rates.pauses.peek().copied()
             && self.now.has_reached(due)

@@ -1,9 +1,9 @@
 //! Limits per source: the number of conns and the rate of connects, over all workers.
 //!
-//! The kernel spreads one source's conns over all listeners, so the workers share the table. It has
-//! parts, each with a lock that is held for one look-up. It exists only if a limit per source is
-//! configured. A source has an entry while it has conns or recent connects. `guard` calls it when
-//! conns open and close; the server's memory watch sweeps it.
+//! The kernel spreads the conns of one source over all listeners, so the workers share the table.
+//! The table has several parts, each with a lock that is held for one look-up. It exists only if a
+//! limit per source is configured. A source has an entry while it has conns or recent connects.
+//! `guard` calls this module when conns open and close; the server's memory watch sweeps the table.
 
 use std::hash::BuildHasher as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -22,18 +22,18 @@ pub struct SourceLimiter {
     parts: Vec<Mutex<Part>>,
     hasher: RandomState,
     conns_max: u32,
-    /// Microseconds that one connect costs its source. Zero is no limit.
+    /// Microseconds that one connect costs its source; zero if there is no limit.
     interval_us: u64,
 }
 
 type Part = HashMap<Source, Account, RandomState>;
 
-/// How a source gets a conn.
+/// The reason why a conn is counted for a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival {
-    /// The source opened it, or is the first that a proxy names on it.
+    /// The source opened the conn, or is the first source that a proxy names on the conn.
     Connect,
-    /// A proxy reuses it after requests of another source. That is not charged as a connect.
+    /// A proxy reuses the conn after requests of another source. That is not charged as a connect.
     Reuse,
 }
 
@@ -41,14 +41,14 @@ pub enum Arrival {
 #[derive(Clone, Copy, Debug, Default)]
 struct Account {
     conns: u32,
-    /// When all its connects are paid for.
+    /// The time at which all the source's connects are paid for.
     paid_us: u64,
 }
 
 const _: () = assert!(size_of::<(Source, Account)>() <= 32);
 
 impl SourceLimiter {
-    /// An empty table, or `None` without a limit per source.
+    /// Creates an empty table. Returns `None` if there is no limit per source.
     #[must_use]
     pub fn new(limits: &Limits) -> Option<Self> {
         let per_second = u64::from(limits.connects_per_second_per_source);
@@ -66,7 +66,7 @@ impl SourceLimiter {
     /// Counts one more conn of a source.
     ///
     /// # Errors
-    /// Returns the limit that the conn would exceed. Then it is not counted.
+    /// Returns the limit that the conn would exceed. The conn is then not counted.
     pub fn add_conn(&self, source: Source, arrival: Arrival, now: Now) -> Result<(), TooMany> {
         let Some(mut part) = self.part(source) else {
             return Ok(());
@@ -88,7 +88,7 @@ impl SourceLimiter {
         Ok(())
     }
 
-    /// Counts one conn of a source less.
+    /// Subtracts one conn from the conns of a source.
     pub fn remove_conn(&self, source: Source, now: Now) {
         let Some(mut part) = self.part(source) else {
             return;
@@ -102,7 +102,7 @@ impl SourceLimiter {
         }
     }
 
-    /// Removes the sources without conns and recent connects.
+    /// Removes the sources that have neither conns nor recent connects.
     pub fn sweep(&self, now: Now) {
         for part in &self.parts {
             let mut part = lock(part);
@@ -113,7 +113,7 @@ impl SourceLimiter {
         }
     }
 
-    /// The number of sources.
+    /// Returns the number of sources.
     #[must_use]
     pub fn count(&self) -> usize {
         self.parts.iter().map(|part| lock(part).len()).sum()
@@ -204,7 +204,7 @@ mod tests {
         }
         let one_more = sources.add_conn(A, Arrival::Reuse, Now(0));
         assert_eq!(one_more, Err(TooMany::Conns));
-        // Reused conns do not delay the next connect either.
+        // Reused conns do not delay the source's next connect either.
         sources.remove_conn(A, Now(1_000_000));
         assert_eq!(connect(&sources, A, 1_000_000), Ok(()));
     }

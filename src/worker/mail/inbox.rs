@@ -1,9 +1,9 @@
-//! The bounded inbox of a worker, with a wake.
+//! The bounded inbox of a worker. Posting mail wakes the worker.
 //!
-//! The feed posts entries of the log for channels that have subscribers on this worker and, in
-//! order with them, messages and requests of backends. A full inbox blocks the feed, so a worker
-//! that lags costs no memory. The order to drain overtakes all mail, since its window starts when
-//! it is given.
+//! The feed posts entries of the log for channels that have subscribers on this worker. It posts
+//! messages and requests of backends in order with these entries. A full inbox blocks the feed, so
+//! a worker that lags costs no memory. The order to drain overtakes all mail, because the window of
+//! a drain starts when the order is issued.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -20,17 +20,18 @@ use crate::time::Now;
 /// An entry of the log for the subscribers of its channel.
 #[derive(Debug)]
 pub struct Item {
-    /// The index of the channel on this worker, unless its last subscriber has left meanwhile.
+    /// The index of the channel on this worker. It is out of date if the channel's last subscriber
+    /// has left meanwhile.
     pub place: u32,
     /// The channel's key in the log.
     pub key: ChannelKey,
     /// The entry.
     pub entry: Entry,
-    /// Confirmed when the worker has taken in the entry.
+    /// Confirmed when the worker has processed the entry.
     pub worker_ack: Option<Arc<WorkerAck>>,
 }
 
-/// Entries in the order of their numbers.
+/// Entries in the order of their sequence numbers.
 pub type Batch = Vec<Item>;
 
 /// A message to a worker.
@@ -38,31 +39,32 @@ pub type Batch = Vec<Item>;
 pub enum Mail {
     /// Count the subscribers of these channels.
     Count(SubscriberCounts),
-    /// Pass a message to one conn.
+    /// Deliver a message to one conn.
     Direct(DirectMessage),
     /// Deliver these entries.
     Publish(Batch),
-    /// Close the conns whose token has a given subject.
+    /// Close the conns whose token has the revoked subject.
     Revoke(Arc<Revocation>),
     /// Report subscriptions to these channels from now on.
     Watch {
         /// The channels.
         watched: Arc<WatchedChannels>,
-        /// Confirmed when the worker does.
+        /// Confirmed when the worker reports these subscriptions.
         worker_ack: Arc<WorkerAck>,
     },
 }
 
-/// The order to stop listening, to send each conn a goodbye, and to end when none is left.
+/// The order to stop listening, to send each conn a goodbye, and to end when no conn is left.
 #[derive(Clone, Copy, Debug)]
 pub struct DrainOrder {
-    /// The conns of all workers together, which is the number of clients that may return.
+    /// The number of conns of all workers, which is the number of clients that may return.
     pub conns: u64,
-    /// When it was given. The window of all workers starts then, even on a worker that is late.
+    /// The time at which the order was issued. The window of all workers starts then, even on a
+    /// worker that reads the order late.
     pub given: Now,
 }
 
-/// The sending end. The feed and the main thread have one for each worker.
+/// The sending end of an inbox. The feed and the main thread have one for each worker.
 #[derive(Clone, Debug)]
 pub struct Mailbox {
     sender: Sender<Mail>,
@@ -70,7 +72,7 @@ pub struct Mailbox {
     wake: Arc<Wake>,
 }
 
-/// The receiving end, for the worker.
+/// The receiving end of an inbox, for the worker.
 #[derive(Debug)]
 pub struct Inbox {
     receiver: Receiver<Mail>,
@@ -90,7 +92,7 @@ pub enum Posted {
     WorkerGone,
 }
 
-/// Creates both ends. `wake` makes the worker's poll return.
+/// Creates both ends of an inbox. `wake` makes the worker's poll return.
 #[must_use]
 pub fn inbox(wake: Arc<Wake>) -> (Mailbox, Inbox) {
     let (sender, receiver) = crossbeam_channel::bounded(INBOX_BATCHES_MAX);
@@ -109,7 +111,7 @@ pub fn inbox(wake: Arc<Wake>) -> (Mailbox, Inbox) {
 }
 
 impl Mailbox {
-    /// The number of waiting mails. For tests that must not block.
+    /// Returns the number of messages in the inbox. For tests that must not block.
     #[doc(hidden)]
     #[must_use]
     pub fn waiting(&self) -> usize {
@@ -121,7 +123,7 @@ impl Mailbox {
         self.post_and_meanwhile(mail, || {})
     }
 
-    /// Posts mail. Blocks while the inbox is full, and calls `act` from time to time.
+    /// Posts mail. Blocks while the inbox is full, and meanwhile calls `act` from time to time.
     pub fn post_and_meanwhile(&self, mail: Mail, mut act: impl FnMut()) -> Posted {
         assert_unlocked();
         let mut posted = Posted::AtOnce;
@@ -149,7 +151,7 @@ impl Mailbox {
 }
 
 impl Mailbox {
-    /// Wakes the worker, so that it reads what it shares with the feed. Never blocks.
+    /// Wakes the worker, so that it reads the data that it shares with the feed. Never blocks.
     pub fn wake(&self) {
         self.wake.wake();
     }
@@ -162,32 +164,32 @@ impl Mailbox {
 }
 
 impl Inbox {
-    /// The order to drain, if there is one.
+    /// Returns the order to drain, if it was issued.
     #[must_use]
     pub fn drain_order(&self) -> Option<DrainOrder> {
         self.drain.get().copied()
     }
 
-    /// Takes the next mail, if there is one.
+    /// Takes the next message from the inbox, if there is one.
     #[must_use]
     pub fn take(&self) -> Option<Mail> {
         self.receiver.try_recv().ok()
     }
 
-    /// Waits for the next mail. `None` if every mailbox was dropped. For tests: a worker waits in
-    /// its poll.
+    /// Waits for the next message. Returns `None` if every mailbox was dropped. For tests: a worker
+    /// waits in its poll instead.
     #[cfg(test)]
     pub(crate) fn wait(&self) -> Option<Mail> {
         self.receiver.recv().ok()
     }
 
-    /// The number of wakes that took a system call.
+    /// Returns the number of wakes that needed a system call.
     #[must_use]
     pub fn wakes(&self) -> u64 {
         self.wake.count()
     }
 
-    /// Whether no mail waits.
+    /// Whether the inbox is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.receiver.is_empty()

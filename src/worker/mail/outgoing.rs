@@ -1,8 +1,8 @@
-//! outgoing: batches of new entries that the feed is about to post, by worker.
+//! outgoing: the new entries that the feed is about to post, in one batch per worker.
 //!
-//! A publication is posted only to workers with subscribers of its channel. The feed reads which
-//! ones under the same lock of the shard under which it adds the entry. So a worker that registers
-//! meanwhile either receives the entry or finds it in the log.
+//! A publication is posted only to the workers that have subscribers of its channel. The feed looks
+//! these workers up under the same shard lock under which it adds the entry. So a worker that
+//! registers meanwhile either receives the entry or finds it in the log.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::inbox::{Batch, Item};
 use crate::frame::{Publication, WorkerAck};
 use crate::log::Writer;
 
-/// The entries to post.
+/// The entries to post, in one batch per worker.
 #[derive(Debug)]
 pub struct Outgoing {
     /// One batch for each worker.
@@ -20,7 +20,7 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
-    /// Empty batches for a number of workers.
+    /// Creates empty batches for a number of workers.
     #[must_use]
     pub fn new(workers: usize) -> Self {
         Self {
@@ -29,9 +29,10 @@ impl Outgoing {
         }
     }
 
-    /// Adds a publication to the log, and to the batches of workers with subscribers of its
-    /// channel. Each of them confirms once; the caller's own confirmation must be outstanding.
-    /// Returns the number of entries that the log has removed for it.
+    /// Adds a publication to the log, and to the batch of each worker with subscribers of its
+    /// channel. Each of these workers confirms once; the caller's own confirmation must be
+    /// outstanding. Returns the number of entries that the log has removed because of the
+    /// publication.
     pub fn add(
         &mut self,
         writer: &mut Writer,
@@ -59,7 +60,7 @@ impl Outgoing {
         })
     }
 
-    /// Takes the next worker's number and batch.
+    /// Takes the number and the batch of the next worker.
     pub fn take(&mut self) -> Option<(usize, Batch)> {
         let worker = usize::from(self.pending.pop()?);
         let batch = self.batches.get_mut(worker)?;

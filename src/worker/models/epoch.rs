@@ -1,19 +1,18 @@
-//! Models of an epoch that changes: a number is given out again with other content.
+//! Models of a change of epoch: the new epoch assigns a number again, to another publication.
 //!
-//! The first epoch has 1 and 2, of which 2 is void; the second one has a 2 of its own.
+//! The first epoch has the publications 1 and 2, and 2 is void. The second epoch has its own 2.
 
 use super::*;
 use crate::log::EpochChange;
 
-/// How a run begins.
+/// The parameters of a run.
 #[derive(Clone, Copy)]
 struct Life {
-    /// The client subscribes before the first publication, after it, or from now on.
+    /// The position that the client requests.
     since: Since,
-    /// The second epoch has a publication before the client subscribes, or everything happens at
-    /// the same time.
+    /// The number up to which the first epoch is valid in the second, if any of it is valid.
     valid_until: Option<u64>,
-    /// The client leaves and resumes.
+    /// Whether the client leaves and resumes.
     returns: bool,
 }
 
@@ -54,7 +53,7 @@ struct Subscriber {
 }
 
 impl Subscriber {
-    /// Subscribes in one epoch.
+    /// Subscribes, and starts again if the epoch changes meanwhile.
     fn come(&mut self, worker: &mut Worker, since: Since) {
         let hub = &mut worker.hub;
         let since = self.position.map_or(since, Since::After);
@@ -71,7 +70,7 @@ impl Subscriber {
         self.position = Some(joined.position);
     }
 
-    /// Takes everything that the worker has for it.
+    /// Receives everything that the worker has for the client.
     fn take(&mut self, worker: &mut Worker) {
         worker.hub.follow_epoch(NOW);
         worker.broadcast();
@@ -92,7 +91,8 @@ impl Subscriber {
             }
             let _advanced = hub.advance(SLOT, &planned, bytes);
             hub.release_planned();
-            // A loss through the next epoch is found after the worker has followed.
+            // A loss that the next epoch causes is found after the worker has switched to that
+            // epoch.
             if planned.is_empty() {
                 break;
             }

@@ -1,14 +1,14 @@
-//! Models of the log: a writer and workers under loom, which runs their threads in each order that
-//! it finds to differ, and lets each load see each store that the memory model allows.
+//! Models of the log: a writer and workers under loom. Loom runs their threads in each order that
+//! makes a difference, and lets each load see each store that the memory model allows.
 //!
-//! The log, the hubs and the collecting of mail are the product's; the inbox is a stand-in. A
-//! client checks what it receives: of each of its channels each publication after its first
-//! position, once and in order, or a gap that covers it, before anything whose id is beyond the
-//! gap. It leaves and resumes with its one position.
+//! The log, the hubs and the batches of mail are the product's; the inbox is a stand-in. A client
+//! checks what it receives. Each publication of its channels after its first position must be
+//! received once and in order, or lie in a gap. The gap must come before anything whose id is
+//! beyond the gap. The client leaves, and resumes with its one position.
 //!
-//! Run them with `cargo test --features model --lib worker::models`. They end within a minute since
-//! threads are preempted at most [`PREEMPTIONS_MAX`] times; `LOOM_MAX_PREEMPTIONS` sets another
-//! bound.
+//! Run the models with `cargo test --features model --lib worker::models`. They end within a
+//! minute, because threads are preempted at most [`PREEMPTIONS_MAX`] times. `LOOM_MAX_PREEMPTIONS`
+//! sets another bound.
 
 mod epoch;
 
@@ -29,22 +29,22 @@ use crate::time::Now;
 use crate::worker::mail::inbox::{Batch, Item};
 use crate::worker::mail::outgoing::Outgoing;
 
-/// Of all threads of a model together.
+/// The maximum number of preemptions of all threads of a model together.
 const PREEMPTIONS_MAX: usize = 3;
-/// For a thread of an unoptimised build.
+/// The stack of a thread of an unoptimised build, in words.
 const STACK_WORDS: usize = 1 << 16;
 const KIND: FrameKind = FrameKind::WebSocket(Envelope::Data);
 const SLOT: u32 = 0;
-/// When everything is published.
+/// The time of all publications.
 const NOW: Now = Now(0);
-/// When everything is too old.
+/// A time at which everything is too old.
 const LATER: Now = Now(u64::MAX / 2);
 
-/// An inbox with the ordering of a lock-free channel: a posted mail may not be visible yet.
+/// An inbox with the ordering of a lock-free channel: posted mail may not be visible yet.
 #[derive(Default)]
 struct Inbox {
     mails: Mutex<VecDeque<Batch>>,
-    /// How many were ever posted.
+    /// The number of batches that were ever posted.
     posted: AtomicUsize,
 }
 
@@ -54,7 +54,7 @@ impl Inbox {
         self.posted.fetch_add(1, Ordering::Release);
     }
 
-    /// The next mail, if `taken` are not yet all of them.
+    /// Returns the next batch, if more than `taken` batches were posted.
     fn take(&self, taken: usize) -> Option<Batch> {
         match self.posted.load(Ordering::Acquire) > taken {
             true => self.mails.lock().unwrap().pop_front(),
@@ -83,7 +83,7 @@ fn publication(id: Cursor, channel: &str, ledger: &Arc<Ledger>) -> Publication {
     Publication::new(id, name(channel), payload, NOW, ledger)
 }
 
-/// Runs a model in a thread with room on its stack.
+/// Runs a model in a thread with a large enough stack.
 fn check(model: impl Fn() + Clone + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = builder.preemption_bound.or(Some(PREEMPTIONS_MAX));
@@ -113,7 +113,6 @@ enum Looking {
     InboxFirst,
 }
 
-/// The feed.
 struct Feed {
     writer: Writer,
     epoch: Epoch,
@@ -159,17 +158,16 @@ impl Feed {
         self.writer.note_posted();
     }
 
-    /// Removes what is too old or too much.
+    /// Removes the entries that are too old or exceed a bound.
     fn evict(&mut self, now: Now) {
         self.writer.evict(now, u32::MAX);
     }
 }
 
-/// A worker.
 struct Worker {
     hub: Hub,
     inbox: Arc<Inbox>,
-    /// Mails taken from it.
+    /// The number of batches that were taken from the inbox.
     taken: usize,
     looking: Looking,
 }
@@ -184,7 +182,7 @@ impl Worker {
         }
     }
 
-    /// Takes the inbox in, as `worker/broadcast.rs` does.
+    /// Processes the inbox, as `worker/broadcast.rs` does.
     fn broadcast(&mut self) {
         let before = self.hub.posted();
         while let Some(batch) = self.inbox.take(self.taken) {
@@ -206,7 +204,7 @@ impl Worker {
         self.hub.advance_head(posted, NOW);
     }
 
-    /// After the end: it has taken in everything that was published.
+    /// At the end, checks that the worker has accepted everything that was published.
     fn finish(mut self) {
         self.broadcast();
         assert!(!self.hub.has_late());
@@ -218,12 +216,12 @@ impl Worker {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Event {
     Given(u64),
-    /// A gap in a channel: what follows the first number up to the second one.
+    /// A gap in a channel: the publications after the first number and up to the second one.
     Lost(ChannelName, u64, u64),
 }
 
 fn lost(channel: ChannelName, gap: &Gap, hub: &Hub) -> Event {
-    // An id beyond the head would stand for publications of other channels too.
+    // An id beyond the head would stand for publications of other channels, too.
     assert!(gap.until.sequence <= hub.head().sequence, "{gap:?}");
     let since = gap.since.map_or(0, |since| since.sequence.0);
     Event::Lost(channel, since, gap.until.sequence.0)
@@ -232,7 +230,7 @@ fn lost(channel: ChannelName, gap: &Gap, hub: &Hub) -> Event {
 /// A client with one position for its channels.
 struct Client {
     channels: Vec<ChannelName>,
-    /// Where it first subscribed.
+    /// The position at which the client first subscribed.
     start: Option<Sequence>,
     position: Sequence,
     events: Vec<Event>,
@@ -248,7 +246,7 @@ impl Client {
         }
     }
 
-    /// Subscribes from now on, or resumes.
+    /// Subscribes to new publications at first, and resumes later.
     fn come(&mut self, worker: &mut Worker) {
         let since = match self.start {
             Some(_) => Since::After(cursor(self.position)),
@@ -267,7 +265,7 @@ impl Client {
         self.start.get_or_insert(self.position);
     }
 
-    /// Takes everything that the worker has for it.
+    /// Receives everything that the worker has for the client.
     fn take(&mut self, worker: &mut Worker) {
         worker.broadcast();
         let hub = &mut worker.hub;
@@ -298,7 +296,8 @@ impl Client {
         worker.hub.leave(SLOT);
     }
 
-    /// Panics unless it has received everything published after its first position, in order.
+    /// Panics unless each publication after the client's first position was received in order or is
+    /// in a gap.
     fn check(&self, published: &[(u64, &str)]) {
         let start = self.start.unwrap().0;
         let concern = published.iter().filter(|(sequence, channel)| {
@@ -336,7 +335,7 @@ impl Client {
         }
     }
 
-    /// Panics if it received a gap.
+    /// Panics if the client received a gap, or if `check` panics.
     fn check_without_loss(&self, published: &[(u64, &str)]) {
         self.check(published);
         let has_loss = |event: &Event| matches!(event, Event::Lost(..));
@@ -344,7 +343,7 @@ impl Client {
     }
 }
 
-/// Numbers and channels.
+/// Publications, each with its number and its channel.
 type Publications = &'static [(u64, &'static str)];
 
 const ONE_CHANNEL: Publications = &[(1, "a"), (2, "a"), (3, "a")];
@@ -356,11 +355,11 @@ struct Return {
     config: Config,
     channels: &'static [&'static str],
     published: Publications,
-    /// How many of them are in the first batch.
+    /// The number of publications in the first batch.
     first: usize,
-    /// The feed keeps the bounds of the whole log after each batch.
+    /// Whether the feed enforces the bounds of the whole log after each batch.
     evicts: bool,
-    /// The worker takes mail while the client is away.
+    /// Whether the worker processes mail while the client is away.
     advances: bool,
     posting: Posting,
     looking: Looking,
@@ -606,8 +605,8 @@ fn poll_after_an_acknowledgement_is_given_the_publication() {
     });
 }
 
-/// Two names whose channels have the same lock, so that one channel may have the key that the
-/// other one had; or two with different locks.
+/// Returns two names. If `has_same_lock`, their channels have the same lock, so one channel may get
+/// the key that the other one had. Otherwise their locks differ.
 fn names(log: &Log, has_same_lock: bool) -> (&'static str, &'static str) {
     let lock = |channel: &str| log.shard_of(&name(channel));
     let mut others = ["b", "c", "d", "e", "f", "g", "h"].into_iter();
@@ -647,7 +646,7 @@ fn channel_that_is_dropped_and_made_again_loses_nothing_in_silence() {
 fn mail_for_a_channel_that_has_gone_is_not_given_to_the_one_in_its_place() {
     check(|| {
         let mut config = Config::default();
-        // Another one than that of the channel that takes its place.
+        // The namespace differs from that of the channel that takes the place of `a`.
         config.namespace.push(Namespace {
             pattern: "a".into(),
             ..Namespace::default()
@@ -682,7 +681,7 @@ fn mail_for_a_channel_that_has_gone_is_not_given_to_the_one_in_its_place() {
     });
 }
 
-/// Enters a channel, of which only one may have subscribers.
+/// Registers interest in a channel, where only one channel may have subscribers.
 fn enter(log: &Log, worker: u16, channel: &str) -> Option<ChannelKey> {
     let interest = WorkerInterest { worker, place: 0 };
     let (none, mut late) = (Amount::default(), Vec::new());

@@ -1,11 +1,11 @@
-//! Limits how many workers walk over subscribers at once, if there are more workers than
+//! Limits how many workers walk over subscribers at the same time, if there are more workers than
 //! processors.
 //!
 //! A broadcast to all subscribers keeps each worker busy for seconds. If all workers were runnable,
-//! the scheduler would give each a slice in turn, and a worker with one new request would wait for
-//! the slices of all others. So a worker needs a permit to walk over a channel's subscribers.
-//! Without one it sleeps in its poll, where a request wakes it at once. A permit is held for
-//! [`FANOUT_PERMIT_US`], then passed to the worker that has waited longest.
+//! the scheduler would give each worker a slice in turn. A worker with one new request would wait
+//! for the slices of all others. So a worker needs a permit to walk over a channel's subscribers. A
+//! worker without a permit sleeps in its poll, where a request wakes it at once. A permit is held
+//! for [`FANOUT_PERMIT_US`], then passed to the worker that has waited longest.
 //!
 //! The lock is held for a few instructions, twice for each permit. A server with no more workers
 //! than permits, the usual case, has no limiter.
@@ -18,7 +18,7 @@ use crate::config::limits::FANOUT_PERMIT_US;
 use crate::sys::wake::Wake;
 use crate::time::Now;
 
-/// The permits of all workers, and the queue for them.
+/// The permits of all workers, and the queue of workers that wait for a permit.
 #[derive(Debug)]
 pub struct FanoutLimiter {
     permits: Mutex<Permits>,
@@ -28,13 +28,13 @@ pub struct FanoutLimiter {
 #[derive(Debug)]
 struct Permits {
     free: usize,
-    /// Workers that wait, in order. Empty while a permit is free.
+    /// Workers that wait for a permit, in order. Empty while a permit is free.
     queue: VecDeque<usize>,
-    /// Workers that were granted a permit and have not noticed it.
+    /// Whether a worker was granted a permit and has not noticed it, for each worker.
     granted: Vec<bool>,
 }
 
-/// One worker's permit, held or not. Dropping it releases it.
+/// One worker's permit, which may be held or not. Dropping this value releases the permit.
 #[derive(Debug)]
 pub struct Permit {
     limiter: Arc<FanoutLimiter>,
@@ -50,7 +50,7 @@ enum PermitState {
 }
 
 impl FanoutLimiter {
-    /// `count` permits for the workers with these wakes.
+    /// Creates a limiter with `count` permits for the workers with these wakes.
     #[must_use]
     pub fn new(count: usize, wakes: Vec<Arc<Wake>>) -> Self {
         let permits = Permits {
@@ -93,7 +93,7 @@ impl Permits {
 }
 
 impl Permit {
-    /// The permit of a worker, not held. `worker` is the index of its wake.
+    /// Creates the permit of a worker, not held. `worker` is the index of the worker's wake.
     #[must_use]
     pub fn new(limiter: Arc<FanoutLimiter>, worker: usize) -> Self {
         Self {
@@ -103,13 +103,15 @@ impl Permit {
         }
     }
 
-    /// The wakes of all workers, whose descriptors this worker's table has to keep.
+    /// Returns the wakes of all workers. This worker's descriptor table has to keep their
+    /// descriptors.
     #[must_use]
     pub fn wakes(&self) -> &[Arc<Wake>] {
         &self.limiter.wakes
     }
 
-    /// Acquires the permit. If none is free, returns false and wakes the worker when it has one.
+    /// Acquires the permit. If none is free, returns false; the worker is woken when it gets a
+    /// permit.
     pub fn acquire(&mut self, now: Now) -> bool {
         let mut permits = self.limiter.lock();
         let is_held = match self.state {
@@ -133,7 +135,7 @@ impl Permit {
     }
 
     /// Passes the permit on if it has been held for long enough and another worker waits. This
-    /// worker then waits for the next one.
+    /// worker then waits for another permit.
     pub fn yield_now(&mut self, now: Now) {
         let PermitState::Held { since } = self.state else {
             return;
@@ -146,13 +148,13 @@ impl Permit {
             self.state = PermitState::Held { since: now };
             return;
         }
-        // Queued before the permit is passed on, so the order stays that of asking.
+        // This worker is queued before the permit is passed on, so the order of requests is kept.
         permits.queue.push_back(self.worker);
         self.limiter.pass_on(permits);
         self.state = PermitState::Queued;
     }
 
-    /// Gives the permit back, or leaves the queue.
+    /// Releases the permit, or removes the worker from the queue.
     pub fn release(&mut self) {
         let before = std::mem::replace(&mut self.state, PermitState::Idle);
         let was_held = match before {
@@ -228,7 +230,7 @@ mod tests {
         assert!(!permits[1].acquire(Now(0)) && !permits[2].acquire(Now(0)));
         permits[1].release();
         permits[0].release();
-        // Granted the permit, and released before it noticed.
+        // This worker was granted the permit, and releases it before it has noticed.
         permits[2].release();
         assert!(permits[1].acquire(Now(1)));
         drop(permits.remove(1));

@@ -1,8 +1,8 @@
 //! [`MioNet`]: the network over real sockets.
 //!
-//! The only file of the worker that names mio. Owns the poll, the listeners, and the ring if
-//! the kernel allows one; translates the kernel's answers into outcomes. A batch of writes goes
-//! through the ring, or write by write without one.
+//! This is the only file of the worker that names mio. It owns the poll, the listeners, and the
+//! ring if the kernel allows one. It translates the kernel's answers into outcomes. A batch of
+//! writes goes through the ring; without a ring, each write is a system call.
 
 use std::io::{self, IoSlice, Read as _, Write as _};
 use std::net::Shutdown;
@@ -33,7 +33,7 @@ enum SlabEntry<T> {
     Occupied(T),
 }
 
-// The socket takes four bytes beside the machine, and the slab adds none.
+// The socket adds four bytes to the machine, and the slab adds none.
 const _: () = assert!(
     size_of::<SlabEntry<crate::worker::Slot<TcpStream>>>()
         <= if cfg!(debug_assertions) { 72 } else { 56 }
@@ -42,7 +42,7 @@ const _: () = assert!(
 /// The token of the worker's own wake.
 const WAKE: Token = Token(usize::MAX);
 
-/// The network through mio.
+/// The network, implemented with mio.
 #[derive(Debug)]
 pub struct MioNet {
     poll: Poll,
@@ -51,20 +51,20 @@ pub struct MioNet {
     wake: Arc<Wake>,
     clock: Clock,
     random: fastrand::Rng,
-    /// Freed for a moment when no other descriptor is left, so that a connection can be accepted
-    /// and closed instead of staying in the backlog.
+    /// A spare descriptor. It is freed for a moment when no other descriptor is left, so that a
+    /// connection can be accepted and closed instead of staying in the backlog.
     spare: Spare,
-    /// Submits batches of writes, if the kernel allows it.
+    /// The ring that submits batches of writes, if the kernel allows one.
     ring: Option<Ring>,
-    /// The results of the ring. Kept for its capacity.
+    /// The results of the ring's writes. Kept for its capacity.
     answers: Vec<Option<io::Result<usize>>>,
-    /// Needed to walk, if there are more workers than processors.
+    /// The permit for walks, if there are more workers than processors.
     permit: Option<Permit>,
 }
 
 impl MioNet {
-    /// Creates a poll that also returns when `wake` is woken. The thread that uses it adds the
-    /// listeners.
+    /// Creates a poll that also returns when `wake` is woken. The thread that uses the poll adds
+    /// the listeners.
     ///
     /// # Errors
     /// Returns the kernel's error if no descriptor is left.
@@ -86,7 +86,7 @@ impl MioNet {
         })
     }
 
-    /// The descriptors that this worker's table has to keep.
+    /// Returns the descriptors that this worker's descriptor table has to keep.
     #[must_use]
     pub fn descriptors(&self) -> Vec<RawFd> {
         let others = self.permit.iter().flat_map(Permit::wakes);
@@ -110,7 +110,7 @@ impl MioNet {
         Ok(())
     }
 
-    /// Uses a ring for batches of writes.
+    /// Uses a ring for batches of writes from now on.
     pub fn use_ring(&mut self, ring: Ring) {
         self.ring = Some(ring);
     }
@@ -120,10 +120,11 @@ impl MioNet {
         self.permit = Some(permit);
     }
 
-    /// Submits writes to the ring, if there is one. Those without an answer were not done.
+    /// Submits writes to the ring, if there is one. Writes that have no answer afterwards were not
+    /// done.
     fn write_through_ring(&mut self, writes: &[Write<'_, TcpStream>]) {
         self.answers.clear();
-        // One write costs one system call either way.
+        // A single write costs one system call with or without a ring.
         if let (Some(ring), [_, _, ..]) = (&mut self.ring, writes) {
             let sends = writes.iter().map(|one| Send {
                 socket: one.socket.as_fd(),
@@ -148,15 +149,17 @@ impl MioNet {
     }
 }
 
-/// The token of a listener. They count down from [`WAKE`]; ids of conns are never so large.
+/// Returns the token of a listener. These tokens count down from [`WAKE`]; ids of conns are never
+/// so large.
 fn listener_token(index: usize) -> Token {
     Token(WAKE.0 - 1 - index)
 }
 
-/// The outcome of `send(2)` or `sendmsg(2)`.
+/// Translates the answer of `send(2)` or `sendmsg(2)`.
 fn outcome(slices: &[IoSlice<'_>], answer: io::Result<usize>) -> WriteOutcome {
     match answer {
-        // A short write means that the buffer is full. Room in it will be reported.
+        // A short write means that the buffer is full. The kernel will report when the buffer has
+        // room again.
         Ok(count) => WriteOutcome::Wrote {
             count,
             is_blocked: count < slices.iter().map(|slice| slice.len()).sum(),
@@ -278,8 +281,8 @@ impl Net for MioNet {
     }
 
     fn write(&mut self, mut socket: &TcpStream, slices: &[IoSlice<'_>]) -> WriteOutcome {
-        // send(2) and sendmsg(2) instead of writev(2), which takes a lock for the position of a
-        // file.
+        // send(2) and sendmsg(2) are used instead of writev(2), which takes a lock for the position
+        // of a file.
         let answer = match slices {
             [slice] => socket.write(slice),
             _ => rustix::net::sendmsg(
@@ -334,12 +337,13 @@ impl Net for MioNet {
     }
 
     fn shutdown_write(&mut self, socket: &mut TcpStream) {
-        // The next read reports a dead connection.
+        // If the connection is dead, the next read reports it.
         drop(socket.shutdown(Shutdown::Write));
     }
 
     fn refuse(&mut self, mut socket: TcpStream, response: &[u8]) {
-        // The buffer of a new socket is empty, so a short response fits. The rest is not sent.
+        // The buffer of a new socket is empty, so a short response fits. Bytes that do not fit are
+        // not sent.
         drop(socket.write(response));
         drop(socket.shutdown(Shutdown::Write));
     }
@@ -362,7 +366,7 @@ mod tests {
         MioNet::new(Arc::new(Wake::new().unwrap()), Clock::start()).unwrap()
     }
 
-    /// A connection: the worker's end, and the peer's.
+    /// Creates a connection. Returns the worker's end and the peer's end.
     fn connection() -> (TcpStream, std::net::TcpStream) {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let near = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -370,7 +374,8 @@ mod tests {
         (TcpStream::from_std(near), listener.accept().unwrap().0)
     }
 
-    /// Writes one slice to a socket, two to another, and one to a socket after its FIN.
+    /// Writes one slice to a socket, two slices to another, and one slice to a socket after its
+    /// FIN.
     fn write_three(net: &mut MioNet) {
         let (one, mut one_reader) = connection();
         let (two, mut two_reader) = connection();
@@ -408,7 +413,7 @@ mod tests {
     #[test]
     fn batch_is_written_without_the_ring_when_the_ring_fails() {
         let mut net = net();
-        // A ring works only on the thread that made it.
+        // A ring works only on the thread that created it.
         let made = std::thread::spawn(|| Ring::new(8)).join().unwrap();
         if let Ok(ring) = made {
             net.use_ring(ring);

@@ -1,8 +1,8 @@
 //! The trait [`Net`]: sockets, clocks and randomness of a worker.
 //!
-//! A worker has no other input from outside but its inbox, so the simulation can run whole workers
-//! over a faulty network. Readiness is edge-triggered: a socket is registered once, for both
-//! directions. [`super::kernel`] implements the trait over real sockets.
+//! Apart from its inbox, a worker has no other input from outside, so the simulation can run whole
+//! workers over a faulty network. Readiness is edge-triggered: a socket is registered once, for
+//! both directions. [`super::kernel`] implements the trait over real sockets.
 
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
@@ -17,19 +17,20 @@ pub trait Net {
     /// An accepted connection.
     type Socket;
 
-    /// The monotonic time.
+    /// Returns the monotonic time.
     fn now(&self) -> Now;
 
-    /// A random number for jitter.
+    /// Draws a random number for jitter.
     fn draw(&mut self) -> u64;
 
-    /// The calendar time since 1970.
+    /// Returns the calendar time since 1970.
     fn unix_time(&self) -> Duration;
 
-    /// Waits for readiness until the timeout, and reports it. `None` is no timeout.
+    /// Waits until there is readiness or the timeout has passed, and reports the readiness. `None`
+    /// means that there is no timeout.
     fn poll(&mut self, timeout: Option<Duration>, ready: &mut Vec<Readiness>) -> Polled;
 
-    /// The number of listeners.
+    /// Returns the number of listeners.
     fn listener_count(&self) -> u32;
 
     /// Whether a descriptor for another connection is free.
@@ -40,7 +41,7 @@ pub trait Net {
     /// Accepts one connection from a listener.
     fn accept(&mut self, listener: u32) -> AcceptOutcome<Self::Socket>;
 
-    /// Registers a connection: its readiness is reported with this id.
+    /// Registers a connection. Its readiness is then reported with this id.
     ///
     /// # Errors
     /// Returns the kernel's error if it cannot register the socket.
@@ -52,7 +53,8 @@ pub trait Net {
     /// Writes to a connection.
     fn write(&mut self, socket: &Self::Socket, slices: &[IoSlice<'_>]) -> WriteOutcome;
 
-    /// The most writes in one [`Net::write_batch`]. The clock is not read before the batch is done.
+    /// Returns the maximum number of writes in one [`Net::write_batch`]. The clock is not read
+    /// before the batch is done.
     fn batch_writes_max(&self) -> usize {
         FLUSH_VISITS_PER_CLOCK
     }
@@ -67,21 +69,22 @@ pub trait Net {
         outcomes.extend(writes.iter().map(|one| self.write(one.socket, one.slices)));
     }
 
-    /// Whether the walks over channels may continue. If not, a later poll returns when they may.
+    /// Whether the walks over channels may continue. If not, a later poll returns when they may
+    /// continue.
     fn may_fan_out(&mut self) -> bool {
         true
     }
 
-    /// Called after the walks' slice of the turn. `is_walking` is whether subscribers remain.
+    /// Called after the time slice of the walks. `is_walking` is whether subscribers remain.
     fn yield_fanout(&mut self, _is_walking: bool) {}
 
-    /// The bytes written to a socket, FIN included, that the peer's kernel has not acknowledged. If
-    /// it is zero, closing the socket loses nothing.
+    /// Returns the bytes written to a socket, FIN included, that the peer's kernel has not
+    /// acknowledged. If there are none, closing the socket loses nothing.
     fn unacknowledged_bytes(&self, _socket: &Self::Socket) -> u32 {
         0
     }
 
-    /// Sends FIN.
+    /// Sends FIN on a connection.
     fn shutdown_write(&mut self, socket: &mut Self::Socket);
 
     /// Refuses a connection that has no slot: writes as much of the response as the socket takes,
@@ -109,29 +112,29 @@ pub enum Readiness {
     Conn {
         /// The connection.
         id: ConnId,
-        /// Reading will not block.
+        /// Whether reading will not block.
         is_readable: bool,
-        /// Writing will not block.
+        /// Whether writing will not block.
         is_writable: bool,
-        /// The peer sends no more. The end of the input can be read.
+        /// Whether the peer sends no more. If so, the end of the input can be read.
         is_read_closed: bool,
     },
     /// A listener has connections to accept.
     Listener(u32),
 }
 
-/// The outcome of accepting.
+/// The outcome of accepting a connection.
 #[derive(Debug)]
 #[must_use]
 pub enum AcceptOutcome<S> {
-    /// A connection.
+    /// A connection was accepted.
     Accepted {
         /// The socket.
         socket: S,
         /// The peer's address.
         address: IpAddr,
     },
-    /// No connection is left.
+    /// The listener has no more connections.
     Drained,
     /// No descriptor or no memory is left. The connection stays in the backlog or was refused.
     Exhausted,
@@ -139,26 +142,26 @@ pub enum AcceptOutcome<S> {
     Failed,
 }
 
-/// The outcome of reading.
+/// The outcome of reading from a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum ReadOutcome {
-    /// At least one byte.
+    /// At least one byte was read.
     Bytes {
         /// The number of bytes.
         count: usize,
-        /// Nothing is left. The next readiness will be reported.
+        /// Whether nothing is left to read. If so, the next readiness will be reported.
         is_drained: bool,
     },
     /// Reading would block.
     Drained,
-    /// The peer sends no more.
+    /// The input has ended: the peer sends no more.
     Eof,
     /// The connection is dead.
     Failed,
     /// The call was interrupted and has to be repeated.
     Interrupted,
-    /// The connection is dead: the peer took no bytes in the time allowed.
+    /// The connection is dead: the peer accepted no bytes in the time allowed.
     TimedOut,
 }
 
@@ -167,23 +170,23 @@ pub enum ReadOutcome {
 pub struct Write<'a, S> {
     /// The connection.
     pub socket: &'a S,
-    /// The bytes; at least one.
+    /// The slices to write; at least one.
     pub slices: &'a [IoSlice<'a>],
 }
 
-/// The outcome of writing.
+/// The outcome of writing to a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum WriteOutcome {
     /// The connection is dead.
     Failed,
-    /// The connection is dead: the peer took no bytes in the time allowed.
+    /// The connection is dead: the peer accepted no bytes in the time allowed.
     TimedOut,
-    /// The socket took some bytes, or none.
+    /// The socket accepted some bytes, or none.
     Wrote {
         /// The number of bytes.
         count: usize,
-        /// Writing more would block. The next readiness will be reported.
+        /// Whether writing more would block. If so, the next readiness will be reported.
         is_blocked: bool,
     },
 }

@@ -1,12 +1,13 @@
 //! TLS between sockets and machines, for conns of TLS listeners.
 //!
-//! `read` passes such a conn's bytes to `read_sealed`; `flush` has its writes sealed by
-//! `Filters::seal`. The machine sees plaintext only. Sealed bytes count as written, since they
-//! cannot be unsealed: at most one write's budget is sealed ahead of the socket, and the rest stays
-//! in the log, within the quota. A plain conn costs one check whether the table is empty.
+//! `read` passes such a conn's bytes to `read_sealed`; `flush` seals the conn's writes with
+//! `Filters::seal`. The machine sees plaintext only. Sealed bytes count as written, because they
+//! cannot be unsealed. So at most one write's budget is sealed before the socket accepts it, and
+//! the rest stays in the log, within the quota. For a plain conn, TLS costs one check whether the
+//! table is empty.
 //!
-//! A handshake costs more than anything else a client can request, so handshakes have a queue and a
-//! budget of their own, after the reads of established conns.
+//! A handshake costs more than anything else that a client can request. So handshakes have a queue
+//! and a budget of their own, and run after the reads of established conns.
 
 use std::sync::Arc;
 
@@ -25,7 +26,7 @@ use crate::worker::round::Queue;
 /// The listeners that speak TLS, and their certificate.
 #[derive(Clone, Debug)]
 pub struct Secure {
-    /// A bit for each listener, in their order.
+    /// A bit for each listener that speaks TLS, in the order of the listeners.
     pub listeners: u64,
     /// The certificate and key for new connections.
     pub identity: Arc<Reloadable<Identity>>,
@@ -35,9 +36,9 @@ pub struct Secure {
 #[derive(Debug, Default)]
 pub(in crate::worker) struct Filters {
     by_slot: HashMap<u32, Box<SecuredConn>, RandomState>,
-    /// Readable conns with a handshake to continue.
+    /// Readable conns whose handshakes have to continue.
     handshake_queue: Queue,
-    /// Plaintext of one write before it is sealed. Kept for its capacity.
+    /// The plaintext of one write before it is sealed. Kept for its capacity.
     gathered: Vec<u8>,
 }
 
@@ -45,11 +46,11 @@ pub(in crate::worker) struct Filters {
 struct SecuredConn {
     filter: Filter,
     is_in_handshake_queue: bool,
-    /// FIN follows the last sealed byte.
+    /// Whether FIN is due after the last sealed byte.
     owes_fin: bool,
-    /// The machine's `handle_drained` is due after the last sealed byte.
+    /// Whether the machine's `handle_drained` is due after the last sealed byte.
     owes_drained: bool,
-    /// The conn is closed after the last sealed byte.
+    /// The reason to close the conn after the last sealed byte, if it has to be closed.
     closes: Option<CloseReason>,
 }
 
@@ -58,25 +59,25 @@ struct SecuredConn {
 pub(in crate::worker) enum Sealing {
     /// The conn has no TLS.
     Plain,
-    /// The handshake is not complete, and it has nothing to send.
+    /// The handshake is not complete, and has nothing to send.
     Handshaking,
     /// Sealed bytes wait for the socket.
     Unsent,
-    /// More can be sealed.
+    /// More bytes can be sealed.
     Ready,
 }
 
-/// What follows the last sealed byte of a conn.
+/// The steps after the last sealed byte of a conn.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::worker) struct SealedEnd {
     pub(in crate::worker) has_fin: bool,
-    /// The conn is closed, with this reason.
+    /// The reason to close the conn, if it has to be closed.
     pub(in crate::worker) reason: Option<CloseReason>,
 }
 
 impl Filters {
     fn get(&self, slot: u32) -> Option<&SecuredConn> {
-        // Without TLS conns not even the hash is computed.
+        // Without TLS conns, not even the hash is computed.
         if self.by_slot.is_empty() {
             return None;
         }
@@ -95,7 +96,7 @@ impl Filters {
         self.get(slot).is_some()
     }
 
-    /// Sealed bytes that the socket has not taken.
+    /// Returns the sealed bytes that the socket has not accepted.
     pub(in crate::worker) fn unsent(&self, slot: u32) -> &[u8] {
         let secured = self.get(slot);
         secured.map_or(&[], |secured| secured.filter.unsent())
@@ -106,7 +107,7 @@ impl Filters {
         !self.unsent(slot).is_empty()
     }
 
-    /// What may be sealed for a conn now.
+    /// Returns whether the bytes of a conn are sealed, and whether more can be sealed now.
     pub(in crate::worker) fn sealing(&self, slot: u32) -> Sealing {
         match self.get(slot) {
             None => Sealing::Plain,
@@ -141,7 +142,7 @@ impl Filters {
     fn drop_if_empty(&mut self) {
         if self.by_slot.is_empty() {
             *self = Self {
-                // A round may wait for a position in it.
+                // The handshake queue is kept, because a round may wait for a position in it.
                 handshake_queue: std::mem::take(&mut self.handshake_queue),
                 ..Self::default()
             };
@@ -154,7 +155,7 @@ impl Filters {
         self.handshake_queue.shrink();
     }
 
-    /// Seals as much as the budget allows. Returns how many bytes of plaintext that is.
+    /// Seals as many bytes as the budget allows. Returns the number of plaintext bytes.
     pub(in crate::worker) fn seal(
         &mut self,
         slot: u32,
@@ -175,7 +176,7 @@ impl Filters {
             .get_mut(slot)
             .map_or(0, |secured| match secured.filter.seal(&gathered) {
                 Ok(sealed) if sealed == gathered.len() => sealed,
-                // The filter has failed, or its keys are used up. It cannot seal any more.
+                // The filter has failed, or its keys are used up. It cannot seal more bytes.
                 Ok(_) | Err(_) => {
                     secured.closes.get_or_insert(CloseReason::TlsError);
                     0
@@ -185,8 +186,8 @@ impl Filters {
         sealed
     }
 
-    /// Notes that a conn's own bytes are all written or sealed, and returns whether they are all
-    /// sent. `has_more` is whether its outbox has new ones.
+    /// Notes whether a conn's own bytes are all written or sealed. Returns whether they are all
+    /// sent. `has_more` is whether the outbox has new bytes.
     pub(in crate::worker) fn has_sent_own(
         &mut self,
         slot: u32,
@@ -212,8 +213,8 @@ impl Filters {
         waits
     }
 
-    /// Returns whether closing a conn has to wait until sealed bytes are sent. It waits once, and
-    /// only if the conn ended in order or its FIN already waits.
+    /// Returns whether closing a conn has to wait until sealed bytes are sent. A conn waits at most
+    /// once, and only if it ended normally or its FIN already waits.
     pub(in crate::worker) fn defer_close(&mut self, slot: u32, reason: CloseReason) -> bool {
         let Some(secured) = self.get_mut(slot) else {
             return false;
@@ -233,7 +234,7 @@ impl Filters {
         true
     }
 
-    /// What waited until all sealed bytes were sent, once they are.
+    /// Returns the steps that waited until all sealed bytes were sent, once all are sent.
     pub(in crate::worker) fn take_end(&mut self, slot: u32) -> Option<SealedEnd> {
         let secured = self.get_mut(slot)?;
         secured.filter.unsent().is_empty().then(|| SealedEnd {
@@ -250,7 +251,7 @@ impl<N: Net> Worker<N> {
         secure.is_some_and(|secure| secure.listeners & (1 << (listener % 64)) != 0)
     }
 
-    /// Starts TLS on a new conn. False if that is not possible.
+    /// Starts TLS on a new conn. Returns false if that is not possible.
     pub(in crate::worker) fn secure(&mut self, id: ConnId) -> bool {
         let Some(secure) = &self.parts.secure else {
             return false;
@@ -271,7 +272,7 @@ impl<N: Net> Worker<N> {
         true
     }
 
-    /// Continues queued handshakes, up to a number per turn.
+    /// Continues queued handshakes, up to a maximum number per turn.
     pub(in crate::worker) fn run_handshakes(&mut self) {
         for _ in 0..HANDSHAKES_PER_TURN_MAX {
             let Some(id) = self.filters.handshake_queue.pop() else {
@@ -291,8 +292,8 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Reads a conn that speaks TLS, as `read_once` does: plaintext that waits comes before the
-    /// socket, and a handshake waits for its turn in the queue.
+    /// Reads from a conn that speaks TLS, as `read_once` does. Plaintext that waits comes before
+    /// the socket, and a handshake waits for its turn in the queue.
     pub(in crate::worker) fn read_sealed(
         &mut self,
         id: ConnId,
@@ -303,7 +304,8 @@ impl<N: Net> Worker<N> {
             return self.hand_plaintext(id);
         }
         if secured.closes.is_some() {
-            // The conn is not read any more. If it stayed readable, each turn would list it again.
+            // The conn is not read any more. If the slot stayed readable, each turn would list it
+            // again.
             if let Some(slot) = self.slot(id) {
                 slot.is_readable = false;
             }
@@ -324,7 +326,7 @@ impl<N: Net> Worker<N> {
         self.read_socket(id, buffer, Self::receive_sealed)
     }
 
-    /// Takes bytes from the socket of a conn that speaks TLS.
+    /// Handles bytes from the socket of a conn that speaks TLS.
     fn receive_sealed(&mut self, id: ConnId, bytes: &mut [u8]) -> Option<()> {
         let secured = self.filters.get_mut(id.slot)?;
         if !secured.filter.has_begun() && bytes.first().is_some_and(u8::is_ascii_alphabetic) {
@@ -336,7 +338,7 @@ impl<N: Net> Worker<N> {
         let is_established = was_handshaking && !secured.filter.is_handshaking();
         let metrics = &self.parts.metrics;
         if let Err(error) = received {
-            // The alert is still sent if the socket takes it.
+            // The alert is still sent if the socket accepts it.
             secured.owes_fin = true;
             secured.closes = Some(CloseReason::TlsError);
             tracing::debug!(worker = self.parts.number, slot = id.slot, %error, "TLS failed");
@@ -358,15 +360,15 @@ impl<N: Net> Worker<N> {
         Some(())
     }
 
-    /// Answers a client that sends HTTP to a TLS listener. Its first byte is a letter. The first
-    /// byte of a TLS client is a record type, which is never one (RFC 8446, 5.1).
+    /// Answers a client that sends HTTP to a TLS listener. The first byte of HTTP is a letter. The
+    /// first byte of TLS is a record type, which is never a letter (RFC 8446, 5.1).
     fn refuse_plaintext(&mut self, id: ConnId) {
         self.filters.remove(id.slot);
         self.call(id, |conn, out, context| conn.handle_plaintext(out, context));
     }
 
-    /// Gives the machine the plaintext that waits, as much as it accepts. The conn stays readable
-    /// if some is left. Returns how many bytes the machine took, or `None` if it took none.
+    /// Passes waiting plaintext to the machine, as much as it accepts. The conn stays readable if
+    /// some is left. Returns how many bytes the machine accepted, or `None` if it accepted none.
     fn hand_plaintext(&mut self, id: ConnId) -> Option<usize> {
         let mut plain = self.filters.get_mut(id.slot)?.filter.take_plain();
         let taken = self.hand_pieces(id, &mut plain)?;
@@ -382,8 +384,8 @@ impl<N: Net> Worker<N> {
         (taken > 0).then_some(taken)
     }
 
-    /// Hands over piece after piece until the machine accepts no more. Returns the length of all
-    /// pieces, or `None` if the conn is closing.
+    /// Passes plaintext to the machine in pieces until the machine accepts no more. Returns the
+    /// number of bytes that were passed, or `None` if the conn is closing.
     fn hand_pieces(&mut self, id: ConnId, plain: &mut [u8]) -> Option<usize> {
         let head_bytes = self.parts.config.limits.request_head_bytes;
         let mut taken = 0;
@@ -404,7 +406,7 @@ impl<N: Net> Worker<N> {
         Some(taken)
     }
 
-    /// Notes how many sealed bytes the socket took.
+    /// Notes how many sealed bytes the socket accepted.
     pub(in crate::worker) fn note_sealed(&mut self, id: ConnId, count: usize) {
         let now = self.running.now();
         if let Some(secured) = self.filters.get_mut(id.slot) {

@@ -1,13 +1,15 @@
-//! Reports from workers to the feed: one bounded queue on which workers never block.
+//! Reports from workers to the feed, in one bounded queue on which workers never block.
 //!
-//! All workers share the queue for publications and requests of clients. A worker keeps reports for
-//! which there is no room, in order, and is woken when the feed has taken some. Meanwhile the conn
-//! of the report is not read. What a worker keeps is bounded too; reports beyond that are refused.
+//! All workers share the queue for publications and requests of clients. If the queue has no room,
+//! a worker keeps its reports, in order, and is woken when the feed has accepted some. Until then
+//! the conn of a kept report is not read. The memory for kept reports is bounded too; reports
+//! beyond the bound are refused.
 //!
-//! Notices have a table of their own, with [`WaitingNotice`] for each. A publication may overtake
-//! notices of other conns, but the reports and notices of one conn stay in order. So a notice
-//! stores how many reports its worker had made before, and waits until the feed has taken them.
-//! With a publication the feed takes the earlier notices of its conn.
+//! Notices have a table of their own, from which the feed receives each as a [`WaitingNotice`]. A
+//! publication may overtake notices of other conns, but the reports and notices of one conn stay in
+//! order. So a notice stores the number of earlier reports of its worker, and waits until the feed
+//! has accepted these reports. With a publication, the feed takes the earlier notices of the same
+//! conn.
 
 mod notices;
 #[cfg(test)]
@@ -29,7 +31,7 @@ use crate::sys::wake::Wake;
 
 pub use self::notices::{Bounds, WaitingNotice};
 
-/// The end of one worker.
+/// The sending end of one worker.
 #[derive(Debug)]
 pub struct Upstream {
     end: usize,
@@ -37,32 +39,32 @@ pub struct Upstream {
     feed: Arc<Wake>,
     /// Whether this worker waits for room in the queue.
     is_waiting: Arc<AtomicBool>,
-    /// Reports without room in the queue, oldest first.
+    /// Reports for which the queue has no room, oldest first.
     kept: VecDeque<Report>,
-    /// The bytes of `kept`.
+    /// The number of bytes in `kept`.
     bytes: usize,
     notices: Arc<Notices>,
-    /// The number of reports so far, without refused ones.
+    /// The number of reports so far, without refused reports.
     reports: u64,
-    /// How often the watched channels have changed.
+    /// The number of changes of the watched channels.
     watch: u64,
-    /// Conns that are not read because too many of their notices wait.
+    /// Conns that are not read because too many of their notices wait for the feed.
     full: HashSet<ConnName, RandomState>,
 }
 
-/// The end of the feed.
+/// The receiving end of the feed.
 #[derive(Debug)]
 pub struct Reports {
     receiver: Receiver<Sent>,
-    /// The oldest report that is not taken.
+    /// The oldest report that the feed has not taken.
     front: Option<Sent>,
     workers: Vec<(Arc<Wake>, Arc<AtomicBool>)>,
-    /// The number of reports taken from each worker.
+    /// The number of reports that were taken from each worker.
     taken: Vec<u64>,
     notices: Arc<Notices>,
 }
 
-/// A report and its worker's end.
+/// A report, and the index of its worker's end.
 #[derive(Debug)]
 struct Sent {
     end: usize,
@@ -73,11 +75,11 @@ struct Sent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Reported {
-    /// It is in the queue.
+    /// The report is in the queue.
     AtOnce,
-    /// It is kept until the queue has room.
+    /// The worker keeps the report until the queue has room.
     Later,
-    /// It was dropped: the worker keeps too much already.
+    /// The report was dropped, because the worker already keeps too many bytes.
     Refused,
 }
 
@@ -85,13 +87,15 @@ pub enum Reported {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Noticed {
-    /// Its conn may be read.
+    /// The conn of the notice may be read.
     AtOnce,
-    /// It waits, and its conn must not be read until [`Upstream::take_released`] returns it.
+    /// The notice waits, and its conn must not be read until [`Upstream::take_released`] returns
+    /// the conn.
     Full,
 }
 
-/// Creates an end for each worker's wake and the end of the feed. `feed` wakes the feed.
+/// Creates an end for each worker, and the end of the feed. `wakes` wake the workers; `feed` wakes
+/// the feed.
 #[must_use]
 pub fn upstream(wakes: &[Arc<Wake>], feed: &Arc<Wake>, bounds: Bounds) -> (Vec<Upstream>, Reports) {
     let (sender, receiver) = crossbeam_channel::bounded(REPORTS_MAX);
@@ -121,7 +125,7 @@ pub fn upstream(wakes: &[Arc<Wake>], feed: &Arc<Wake>, bounds: Bounds) -> (Vec<U
 }
 
 impl Upstream {
-    /// Sends the feed a publication or a request, or keeps it until there is room.
+    /// Sends a publication or a request to the feed, or keeps it until the queue has room.
     pub fn report(&mut self, report: Report) -> Reported {
         debug_assert!(matches!(report, Report::Count { .. } | Report::Publish(_)));
         if let Report::Publish(publication) = &report
@@ -151,7 +155,7 @@ impl Upstream {
         }
     }
 
-    /// Adds a notice for the feed, or removes the waiting one that it cancels.
+    /// Adds a notice for the feed, or removes the waiting notice that it cancels.
     pub fn notify(&mut self, notice: Notice) -> Noticed {
         let conn = notice.conn;
         let origin = Origin {
@@ -171,26 +175,26 @@ impl Upstream {
         Noticed::AtOnce
     }
 
-    /// Whether a conn is not read because too many of its notices wait.
+    /// Whether a conn is not read because too many of its notices wait for the feed.
     #[must_use]
     pub fn is_full(&self, conn: ConnName) -> bool {
         !self.full.is_empty() && self.full.contains(&conn)
     }
 
-    /// Removes a conn that has closed. Its notices still wait for the feed.
+    /// Removes a conn that has closed. The notices of the conn still wait for the feed.
     pub fn forget(&mut self, conn: ConnName) {
         if !self.full.is_empty() && self.full.remove(&conn) {
             self.notices.forget(conn);
         }
     }
 
-    /// Whether [`Upstream::take_released`] returns a conn.
+    /// Whether there is a conn for [`Upstream::take_released`] to return.
     #[must_use]
     pub fn has_released(&self) -> bool {
         self.notices.has_released(self.end)
     }
 
-    /// Takes the conns that may be read again, because the feed has taken enough of their notices.
+    /// Returns the conns that may be read again because the feed has taken enough of their notices.
     pub fn take_released(&mut self) -> Vec<ConnName> {
         if !self.has_released() {
             return Vec::new();
@@ -202,8 +206,8 @@ impl Upstream {
         released
     }
 
-    /// Notes that the watched channels have changed. Earlier notices of a departure are not
-    /// cancelled from now on: a new consumer would miss the arrival.
+    /// Notes that the watched channels have changed. From now on, earlier notices of a departure
+    /// are not cancelled, because a new consumer would miss the arrival.
     pub fn note_watch(&mut self) {
         self.watch += 1;
     }
@@ -219,7 +223,7 @@ impl Upstream {
         if !self.is_behind() {
             return;
         }
-        // Set before the queue is tried, since the feed reads the flag after it has made room.
+        // Set before the queue is tried, because the feed reads the flag after it has made room.
         self.is_waiting.store(true, Ordering::SeqCst);
         let mut has_sent = false;
         while let Some(report) = self.kept.pop_front() {
@@ -263,7 +267,7 @@ impl Upstream {
         Reported::Later
     }
 
-    /// Panics if a conn is held without a waiting notice.
+    /// Panics if a conn is held back although the table of notices has no reason for it.
     #[doc(hidden)]
     pub fn check_invariants(&self) {
         for conn in &self.full {
@@ -275,14 +279,14 @@ impl Upstream {
     }
 }
 
-/// The number of reports that the feed has taken from an end.
+/// Returns the number of reports that the feed has taken from a worker's end.
 fn reports_taken(taken: &[u64], end: usize) -> u64 {
     let count = taken.get(end).copied();
     debug_assert!(count.is_some(), "there is no end {end}");
     count.unwrap_or(u64::MAX)
 }
 
-/// The bytes that a report counts for.
+/// Returns the number of bytes for which a report counts.
 fn weight(report: &Report) -> usize {
     size_of::<Report>()
         + match report {
@@ -292,7 +296,8 @@ fn weight(report: &Report) -> usize {
 }
 
 impl Reports {
-    /// The oldest publication or request, if there is one. Wakes workers that wait for room.
+    /// Returns the oldest publication or request, if there is one. Wakes the workers that wait for
+    /// room.
     pub fn front(&mut self) -> Option<&Report> {
         if self.front.is_none() {
             self.front = Some(self.receiver.try_recv().ok()?);
@@ -305,7 +310,8 @@ impl Reports {
         self.front.as_ref().map(|sent| &sent.report)
     }
 
-    /// The notices that consumers must receive before the publication in front.
+    /// Returns the notices that consumers must receive before the publication at the front of the
+    /// queue.
     #[must_use]
     pub fn notices_before_front(&self) -> Vec<WaitingNotice> {
         let Some(Sent { end, report }) = &self.front else {
@@ -320,7 +326,7 @@ impl Reports {
         }
     }
 
-    /// Takes the report in front.
+    /// Takes the report at the front of the queue.
     #[must_use]
     pub fn take(&mut self) -> Option<Report> {
         self.front()?;
@@ -331,8 +337,8 @@ impl Reports {
         Some(report)
     }
 
-    /// The oldest notice, or count of lost ones, whose order is at least `from`. If the caller
-    /// skips one, it must skip all later ones of the same conn.
+    /// Returns the oldest notice, or number of lost notices, whose order is at least `from`. A
+    /// caller that skips a notice must also skip all later notices of the same conn.
     #[must_use]
     pub fn notice(&self, from: u64) -> Option<WaitingNotice> {
         match self.has_notices() {
@@ -341,7 +347,7 @@ impl Reports {
         }
     }
 
-    /// Takes a notice before it is sent to consumers. False if it was cancelled meanwhile.
+    /// Takes a notice before it is sent to consumers. Returns false if it was cancelled meanwhile.
     #[must_use]
     pub fn take_notice(&self, notice: &WaitingNotice) -> bool {
         let Some(Woken(end)) = self.notices.take(notice) else {
@@ -353,31 +359,31 @@ impl Reports {
         true
     }
 
-    /// Whether no publication and no request waits.
+    /// Whether no publication and no request is waiting.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.front.is_none() && self.receiver.is_empty()
     }
 
-    /// Whether a notice or a count of lost ones waits.
+    /// Whether a notice or a number of lost notices is waiting.
     #[must_use]
     pub fn has_notices(&self) -> bool {
         self.notices_waiting() > 0
     }
 
-    /// The number of waiting notices.
+    /// Returns the number of waiting notices.
     #[must_use]
     pub fn notices_waiting(&self) -> usize {
         self.notices.waiting()
     }
 
-    /// Whether a conn is not read until more notices are taken.
+    /// Whether a conn is not read until the feed has taken more notices.
     #[must_use]
     pub fn has_held(&self) -> bool {
         self.notices.held() > 0
     }
 
-    /// The number of notices that were cancelled, in pairs.
+    /// Returns the number of cancelled notices. Each pair counts as two.
     #[must_use]
     pub fn notices_cancelled(&self) -> u64 {
         self.notices.cancelled()

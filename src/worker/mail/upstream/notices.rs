@@ -1,13 +1,13 @@
-//! The notices that wait for the feed: one bounded table for all workers.
+//! The notices that wait for the feed, in one bounded table for all workers.
 //!
-//! Separate from the queue of reports, so that notices never delay publications. A notice cancels
-//! the latest waiting notice of the same conn and channel if it is the opposite, unless the conn
-//! has published in between: the table holds what has changed, not how often. A conn with too many
-//! waiting notices is not read until the feed has taken some. Notices beyond the bound for all
-//! conns are counted as lost.
+//! The table is separate from the queue of reports, so that notices never delay publications. A
+//! notice cancels the latest waiting notice of the same conn and channel if the two are opposites,
+//! unless the conn has published in between. So the table holds what has changed, not how often. A
+//! conn with too many waiting notices is not read until the feed has taken some of them. Notices
+//! beyond the bound for all conns are counted as lost.
 //!
 //! Workers add notices and the feed takes them, each through its end in [`super`]. The lock is held
-//! for a few look-ups.
+//! only for a few look-ups.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -20,15 +20,15 @@ use crate::backend::{Notice, Report};
 use crate::config::limits::{NOTICES_MAX, NOTICES_PER_CONN_MAX};
 use crate::id::{ChannelName, ConnName};
 
-/// An empty table with more capacity is freed.
+/// An empty table with more capacity than this is freed.
 const CAPACITY_KEPT: usize = 1024;
 
 /// The bounds on waiting notices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// For all conns together. Notices beyond it are counted as lost.
+    /// The maximum for all conns together. Notices beyond it are counted as lost.
     pub notices: usize,
-    /// A conn with so many is not read.
+    /// The maximum for one conn. A conn that reaches it is not read.
     pub per_conn: usize,
 }
 
@@ -41,51 +41,52 @@ impl Default for Bounds {
     }
 }
 
-/// A notice, or a count of lost ones, that waits for the feed.
+/// A notice that waits for the feed, or a number of lost notices.
 #[derive(Debug, PartialEq, Eq)]
 pub struct WaitingNotice {
-    /// Its position in the order of all notices.
+    /// The position of the notice in the order of all notices.
     pub order: u64,
-    /// [`Report::Notice`] or [`Report::Lost`].
+    /// The notice ([`Report::Notice`]), or the number of lost notices ([`Report::Lost`]).
     pub report: Report,
-    /// Whether the feed has taken the earlier reports of its worker.
+    /// Whether the feed has taken the earlier reports of the notice's worker.
     pub is_due: bool,
 }
 
-/// The origin of a notice.
+/// The worker that adds a notice, and how much it had reported before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Origin {
-    /// The worker's end.
+    /// The index of the worker's end.
     pub(super) end: usize,
-    /// The number of earlier reports of that worker. The feed takes them first.
+    /// The number of earlier reports of the worker. The feed takes these reports first.
     pub(super) reports: u64,
-    /// How often the watched channels had changed.
+    /// The number of earlier changes of the watched channels.
     pub(super) watch: u64,
 }
 
 /// The outcome of adding a notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Added {
-    /// It has cancelled a waiting notice.
+    /// The notice has cancelled a waiting notice.
     Cancelled,
-    /// It waits, and its conn must not be read.
+    /// The notice waits, and its conn must not be read.
     Full,
-    /// It waits.
+    /// The notice waits, and its conn may be read.
     Kept,
-    /// It was dropped and counted as lost.
+    /// The notice was dropped and counted as lost.
     Lost,
 }
 
-/// The table and its lock.
+/// The table with its lock, and counts that are readable without the lock.
 #[derive(Debug)]
 pub(super) struct Notices {
     table: Mutex<Table>,
     bounds: Bounds,
-    /// Waiting notices and counts. Readable without the lock, like all fields below.
+    /// The number of waiting notices, plus one if notices were lost. Readable without the lock,
+    /// like all fields below.
     waiting: AtomicUsize,
-    /// Conns that are not read.
+    /// The number of conns that are not read.
     held: AtomicUsize,
-    /// Whether conns of an end may be read again.
+    /// Whether some conns may be read again, for each end.
     has_released: Box<[AtomicBool]>,
     cancelled: AtomicU64,
 }
@@ -94,14 +95,14 @@ pub(super) struct Notices {
 struct Table {
     next_order: u64,
     by_order: BTreeMap<u64, Entry>,
-    /// The order of the latest waiting notice.
+    /// The order of the latest waiting notice of each conn and channel.
     latest: HashMap<(ConnName, ChannelName), u64, RandomState>,
     conns: HashMap<ConnName, Conn, RandomState>,
-    /// Conns that are not read.
+    /// The number of conns that are not read.
     held: usize,
     lost: Option<Lost>,
     cancelled: u64,
-    /// Conns that may be read again, for each end.
+    /// The conns that may be read again, for each end.
     released: Vec<Vec<ConnName>>,
 }
 
@@ -111,16 +112,16 @@ struct Entry {
     origin: Origin,
 }
 
-/// The waiting notices of one conn. At least one.
+/// The waiting notices of one conn. There is at least one.
 #[derive(Debug, Default)]
 struct Conn {
     orders: BTreeSet<u64>,
-    /// Notices with a smaller order came before a publication of the conn.
+    /// Notices with a smaller order were added before a publication of the conn.
     published: u64,
     is_held: bool,
 }
 
-/// The number of lost notices. Consumers receive it at the position of the first of them.
+/// The number of lost notices. Consumers receive it at the position of the first lost notice.
 #[derive(Clone, Copy, Debug)]
 struct Lost {
     order: u64,
@@ -128,9 +129,9 @@ struct Lost {
 }
 
 impl Entry {
-    /// Whether consumers lose nothing if they receive neither this notice nor the later one. Any
-    /// departure cancels an arrival that waits. An arrival cancels a departure only if it has the
-    /// same subject and the watched channels have not changed.
+    /// Whether consumers miss nothing if they receive neither this notice nor the later one. A
+    /// departure cancels any arrival that waits. An arrival cancels a departure only if both have
+    /// the same subject and the watched channels have not changed in between.
     fn is_cancelled_by(&self, notice: &Notice, origin: Origin) -> bool {
         match (self.notice.has_subscribed, notice.has_subscribed) {
             (true, false) => true,
@@ -160,7 +161,7 @@ impl Notices {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a notice, or removes the one that it cancels.
+    /// Adds a notice, or removes the waiting notice that it cancels.
     pub(super) fn add(&self, notice: Notice, origin: Origin) -> Added {
         let mut table = self.lock();
         let (added, woken) = table.add(notice, origin, self.bounds);
@@ -169,7 +170,7 @@ impl Notices {
         added
     }
 
-    /// Notes that a conn publishes. Its earlier notices are not cancelled from now on.
+    /// Notes that a conn publishes. From now on, its earlier notices are not cancelled.
     pub(super) fn note_published(&self, conn: ConnName) {
         let mut table = self.lock();
         let next_order = table.next_order;
@@ -178,14 +179,14 @@ impl Notices {
         }
     }
 
-    /// The first whose order is at least `from`. `taken` counts the reports that the feed has taken
-    /// from each worker.
+    /// Returns the first notice whose order is at least `from`. `taken` counts the reports that the
+    /// feed has taken from each worker.
     pub(super) fn first(&self, from: u64, taken: &[u64]) -> Option<WaitingNotice> {
         self.lock().first(from, taken)
     }
 
-    /// The notices of a conn that came before a report of its worker, in order, with the count of
-    /// lost ones if that comes before one of them.
+    /// Returns, in order, the notices of a conn that were added before a report of its worker. The
+    /// number of lost notices is included if its position is before one of these notices.
     pub(super) fn of_conn(&self, conn: ConnName, reports: u64) -> Vec<WaitingNotice> {
         let table = self.lock();
         let orders = table.conns.get(&conn).map(|conn| conn.orders.iter());
@@ -202,8 +203,8 @@ impl Notices {
         found
     }
 
-    /// Takes a notice or a count. `None` if it was cancelled meanwhile; otherwise the end of the
-    /// worker to wake because a conn may be read again.
+    /// Takes a notice or a number of lost notices. Returns `None` if the notice was cancelled
+    /// meanwhile. Otherwise returns the worker to wake, if a conn may be read again.
     pub(super) fn take(&self, waiting: &WaitingNotice) -> Option<Woken> {
         let mut table = self.lock();
         let woken = match waiting.report {
@@ -225,14 +226,14 @@ impl Notices {
         }
     }
 
-    /// Removes a conn that has closed from those that are not read. Its notices still wait.
+    /// Ends the hold on a conn that has closed. The conn's notices still wait.
     pub(super) fn forget(&self, conn: ConnName) {
         let mut table = self.lock();
         table.forget(conn);
         self.count(&table);
     }
 
-    /// Whether conns of an end may be read again.
+    /// Whether some conns of an end may be read again.
     pub(super) fn has_released(&self, end: usize) -> bool {
         let has_released = self.has_released.get(end);
         has_released.is_some_and(|has_released| has_released.load(Ordering::Acquire))
@@ -246,27 +247,27 @@ impl Notices {
         }
         let released = table.released.get_mut(end).map(std::mem::take);
         let mut released = released.unwrap_or_default();
-        // A conn that reached the bound again before its worker noticed stays held.
+        // A conn that reached the bound again before its worker noticed the release stays held.
         released.retain(|name| !table.conns.get(name).is_some_and(|conn| conn.is_held));
         released
     }
 
-    /// The number of waiting notices and counts.
+    /// Returns the number of waiting notices, plus one if notices were lost.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Acquire)
     }
 
-    /// The number of conns that are not read.
+    /// Returns the number of conns that are not read.
     pub(super) fn held(&self) -> usize {
         self.held.load(Ordering::Acquire)
     }
 
-    /// The number of cancelled notices. Each pair counts as two.
+    /// Returns the number of cancelled notices. Each pair counts as two.
     pub(super) fn cancelled(&self) -> u64 {
         self.cancelled.load(Ordering::Relaxed)
     }
 
-    /// Whether a conn is held, or its worker has not noticed its release.
+    /// Whether a conn is held, or its worker has not noticed the conn's release.
     pub(super) fn holds(&self, conn: ConnName, end: usize) -> bool {
         let table = self.lock();
         let is_released = |names: &Vec<ConnName>| names.contains(&conn);
@@ -282,7 +283,7 @@ impl Notices {
     }
 }
 
-/// The end of the worker to wake, if any.
+/// The end of the worker to wake, if a worker must be woken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Woken(pub(super) Option<usize>);
 
@@ -307,7 +308,8 @@ impl Entry {
 }
 
 impl Table {
-    /// Adds a notice, or removes the one that it cancels. That may release its conn.
+    /// Adds a notice, or removes the waiting notice that it cancels. The removal may release the
+    /// conn.
     fn add(&mut self, notice: Notice, origin: Origin, bounds: Bounds) -> (Added, Option<Woken>) {
         let key = (notice.conn, notice.channel.clone());
         let latest = self.latest.get(&key).copied();
@@ -345,8 +347,8 @@ impl Table {
         }
     }
 
-    /// Subtracts a count that consumers have received. Notices that were lost meanwhile keep its
-    /// position in the order.
+    /// Subtracts a number of lost notices that consumers have received. If more notices were lost
+    /// meanwhile, their number stays at the same position in the order.
     fn take_lost(&mut self, count: u64) {
         self.lost = self
             .lost
@@ -366,7 +368,8 @@ impl Table {
         let mut woken = None;
         if let Some(conn) = self.conns.get_mut(&notice.conn) {
             conn.orders.remove(&order);
-            // Released at half of the bound, so that a worker is not woken for each notice.
+            // A conn is released at half of the bound, so that its worker is not woken for each
+            // notice.
             if conn.is_held && conn.orders.len() <= bounds.per_conn / 2 {
                 conn.is_held = false;
                 self.held -= 1;

@@ -1,4 +1,4 @@
-//! Tests of both ends together.
+//! Tests of the worker's end and the feed's end together.
 
 use std::collections::BTreeSet;
 
@@ -63,7 +63,7 @@ fn take_notice(reports: &Reports) -> Option<Report> {
     Some(notice.report)
 }
 
-/// Takes the first notice that may be taken of conns other than the skipped ones.
+/// Takes the first notice that is due, of a conn that is not skipped.
 fn take_notice_skipping(reports: &Reports, skipped: ConnName) -> Option<Report> {
     let mut skipped = vec![skipped];
     let mut next = 0;
@@ -78,7 +78,7 @@ fn take_notice_skipping(reports: &Reports, skipped: ConnName) -> Option<Report> 
     None
 }
 
-/// Takes the report in front after the notices that must come before it, as the feed does.
+/// Takes the report at the front after the notices that must come before it, as the feed does.
 fn take_front(reports: &mut Reports) -> Vec<Report> {
     if reports.front().is_none() {
         return Vec::new();
@@ -102,7 +102,7 @@ fn take_all(end: &mut Upstream, reports: &mut Reports) -> Vec<String> {
     all.iter().map(text).collect()
 }
 
-/// A report as text: the slot, then `+channel`, `-channel` or the data.
+/// Returns a report as text: the slot, then `+channel`, `-channel` or the data.
 fn text(report: &Report) -> String {
     match report {
         Report::Notice(notice) => {
@@ -265,7 +265,7 @@ fn notices_beyond_the_bound_are_counted_at_the_position_of_the_first() {
     for channel in ["a", "b", "c", "d"] {
         arrive(&mut end, CONN, channel);
     }
-    // The cancelled notice makes room.
+    // The cancelled notice makes room for another notice.
     depart(&mut end, CONN, "b");
     arrive(&mut end, CONN, "e");
     assert_eq!(take_all(&mut end, &mut reports), ["1 +a", "lost 2", "1 +e"]);
@@ -380,7 +380,7 @@ fn count_of_lost_notices_comes_before_a_later_notice_of_a_publication() {
     assert_eq!(before, [Report::Lost(1), later]);
 }
 
-/// The actions of one conn, and the reports of it that consumers receive.
+/// The actions of one conn, and the reports of these actions that consumers receive.
 #[derive(Default)]
 struct History {
     done: Vec<String>,
@@ -501,7 +501,7 @@ fn notices_of_each_conn_keep_their_order_and_losses_are_counted() {
     }
 }
 
-/// The channels of a conn at the time of each of its publications.
+/// Returns the channels of a conn at the time of each of its publications.
 fn at_publications(texts: &[String]) -> Vec<BTreeSet<&str>> {
     let mut channels = BTreeSet::new();
     let mut all = Vec::new();
@@ -515,8 +515,8 @@ fn at_publications(texts: &[String]) -> Vec<BTreeSet<&str>> {
     all
 }
 
-/// Checks that reports keep the order of actions, include every publication, and end in the state
-/// of the conn.
+/// Checks that the received reports are in the order of the actions, include every publication, and
+/// end in the state of the conn.
 fn check_history(history: &History, present: [bool; 3], lost: u64, seed: u64) {
     let mut done = history.done.iter();
     for text in &history.received {
