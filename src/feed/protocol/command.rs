@@ -82,7 +82,7 @@ pub enum Command {
     Presence(Vec<ChannelName>),
     /// Send a message to one conn.
     Send {
-        /// The conn; `None` if this version does not create such names.
+        /// The conn; `None` if this version does not create names of this form.
         conn: Option<ConnName>,
         /// The message.
         payload: Payload,
