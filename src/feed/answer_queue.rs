@@ -1,9 +1,9 @@
 //! The queue of answers to one feeder, in the order of its lines and requests, with the unsent
 //! bytes.
 //!
-//! Performs no I/O. An answer is complete when each worker that received the publication has
-//! confirmed it. Later answers wait until then too, so that the order is kept. Unsent bytes are
-//! stored in one buffer, which is freed when it is empty and large. While
+//! Performs no I/O. An answer is sent when each worker that received the publication has confirmed
+//! the publication. Later answers are not sent before it, so that the order is kept. Unsent bytes
+//! are stored in one buffer, which is freed when it is empty and large. While
 //! [`AnswerQueue::is_congested`] is true, the feeder's socket is not read.
 
 use std::collections::VecDeque;
@@ -81,7 +81,7 @@ pub(super) struct AnswerQueue {
 
 #[derive(Debug)]
 enum QueuedAnswer {
-    /// Complete when every worker has executed the command.
+    /// An answer that is complete when every worker has executed the command.
     Confirmation {
         line: u64,
         worker_ack: Arc<WorkerAck>,
@@ -99,7 +99,7 @@ enum QueuedAnswer {
         line: u64,
         ack: Ack,
     },
-    /// Complete when every worker has closed the conns of the subject.
+    /// An answer that is complete when every worker has closed the conns of the subject.
     Revocation {
         line: u64,
         revocation: Arc<Revocation>,
@@ -190,7 +190,7 @@ impl AnswerQueue {
         self.queued.push_back(QueuedAnswer::Counts { line, counts });
     }
 
-    /// Queues bytes that can be sent at once.
+    /// Queues bytes that need no confirmation.
     pub(super) fn queue_bytes(&mut self, bytes: &[u8]) {
         if self.queued.is_empty() {
             self.unsent.extend_from_slice(bytes);

@@ -76,7 +76,7 @@ pub(super) struct Feeder {
     /// The channels and notices that the feeder consumes; `None` if the feeder is not a consumer.
     pub(super) consume_options: Option<ConsumeOptions>,
     pub(super) notice_budget: NoticeBudget,
-    /// Runs while others wait for this consumer, and until it has read enough.
+    /// The stall timer. It runs while others wait for this consumer, and until it has read enough.
     pub(super) stall_timer: Option<StallTimer>,
     /// Whether the feeder is in the loop's list of ready feeders.
     pub(super) is_queued: bool,

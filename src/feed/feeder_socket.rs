@@ -27,7 +27,7 @@ pub(super) struct Socket {
     /// Whether the kernel reports free space in the send buffer: see
     /// [`super::feeder::Feeder::awaits_room`].
     pub(super) is_room_reported: bool,
-    /// Whether the peer has shut down its sending side, so that the last read is empty.
+    /// Whether the peer has shut down its sending side. The last read then returns no bytes.
     pub(super) is_read_closed: bool,
     /// Whether the peer has closed its reading side.
     pub(super) is_hung_up: bool,

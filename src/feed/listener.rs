@@ -230,7 +230,7 @@ pub(super) fn listen(config: &Config) -> Result<(UnixListener, SocketFile), Feed
     let path = config.feed.as_path();
     check_path(path)?;
     let directory = parent(path);
-    // The server may create a directory at the default path again, even if it was not missing.
+    // The server may create a directory at the default path again, even if it existed already.
     let makes_directory = !directory.exists() || is_default_directory(directory);
     make_directory(directory)?;
     let open_directory = open_directory(directory)?;
@@ -410,7 +410,8 @@ fn is_bound(path: &Path) -> io::Result<bool> {
         };
         match Errno::from_io_error(&error) {
             Some(Errno::CONNREFUSED) => {}
-            // A socket of another type, a datagram socket with its own peer, or a full backlog.
+            // The cause is a socket of another type, a datagram socket with its own peer, or a full
+            // backlog.
             Some(Errno::PROTOTYPE | Errno::PERM | Errno::AGAIN) => return Ok(true),
             _ => return Err(error),
         }
@@ -461,7 +462,7 @@ fn finish(socket: &Socket, file: &File, access: SocketAccess) -> io::Result<()> 
         rustix::fs::chownat(file, "", None, group, AtFlags::EMPTY_PATH)?;
     }
     // An `O_PATH` descriptor does not allow `fchmod`, but its path under /proc allows `chmod`. The
-    // path is the thread's, because the thread may have its own descriptor table.
+    // path begins with `/proc/thread-self`, because the thread may have its own descriptor table.
     let descriptor = format!("/proc/thread-self/fd/{}", file.as_raw_fd());
     rustix::fs::chmod(&descriptor, Mode::from_raw_mode(access.mode)).map_err(|error| {
         let error = io::Error::from(error);

@@ -5,8 +5,8 @@
 //! `feeder` is one connection, `backends` handles consumers and their commands, `sequencer` numbers
 //! publications and posts batches to the workers. This file has the loop, in which each feeder
 //! takes its turns. A ready feeder is read once per round, so that no feeder starves another. If
-//! the inbox of a worker is full, the loop blocks, and with it all feeders. Memory does not fill
-//! up.
+//! the inbox of a worker is full, the loop blocks, and all feeders with it, so that memory does not
+//! fill up.
 //!
 //! Bounds: a feeder buffers at most one line or body and the bytes of one read. There are limits on
 //! its answers and acknowledgements, and on the number of feeders and the size of batches and
@@ -66,14 +66,14 @@ const READINESS_MAX: usize = 256;
 struct FeedLoop {
     poll: Poll,
     socket: SocketWatch,
-    /// `None` while the feed stops.
+    /// The listener; `None` while the feed stops.
     listener: Option<UnixListener>,
     check_files_at: Deadline,
     health: Arc<Health>,
     /// Whether the backlog may contain a connection.
     is_acceptable: bool,
     accept_again: Option<Deadline>,
-    /// The time from which a pause is logged again.
+    /// The time from which a pause in accepting feeders is logged again.
     log_pause_at: Option<Deadline>,
     feeders: Slab<Feeder>,
     feeders_max: usize,

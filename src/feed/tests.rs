@@ -195,8 +195,8 @@ fn line_over_the_limit_is_answered_and_the_connection_closed() {
     let mut rig = Rig::start_with(config, FEEDERS_MAX);
     let worker = rig.work();
     let mut feeder = rig.connect();
-    // More than the kernel's buffers can hold. The answer must be received although the remaining
-    // bytes are discarded.
+    // The input is larger than the kernel's buffers. The answer must be received although the
+    // remaining bytes are discarded.
     let mut bytes = line("a", 1).into_bytes();
     bytes.resize(4 << 20, b' ');
     feeder.write_all(&bytes).unwrap();

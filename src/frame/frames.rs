@@ -3,7 +3,6 @@
 //! Shared by the publication, by workers that are about to write it, and by conns that have written
 //! a part of it. The first worker that needs a cell fills it. Another worker that needs the same
 //! cell waits until it is filled. Reading takes no lock.
-//! time waits. Reading takes no lock.
 
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};

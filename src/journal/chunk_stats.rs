@@ -59,7 +59,7 @@ fn held_bytes(record: &Record<'_>) -> u64 {
     (size_of::<Publication>() + record.channel.len() + labels + payload) as u64
 }
 
-/// Whether no record of a chunk can be needed any more. `later` are the statistics of the later
+/// Whether no record of a chunk can be needed any more. `later` has the statistics of the later
 /// records.
 pub(super) fn is_unneeded(
     stats: ChunkStats,

@@ -1,8 +1,8 @@
 //! SHELL: the list of files that the store needs.
 //!
-//! The files must exist while the store is open and before it is reopened: without this check a
-//! store opens even if a log is missing, and then lacks the log's records. [`super::lsm`] updates
-//! the list. [`super::folder`] owns the list and checks the files.
+//! The files must exist while the store is open and before it is reopened. If a log is missing, the
+//! store opens without an error, but lacks the log's records. [`super::lsm`] updates the list.
+//! [`super::folder`] owns the list and checks the files.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
@@ -262,8 +262,8 @@ mod tests {
         fs::write(&path, "").unwrap();
         let inode = Inode::at(&path).unwrap();
         expect_same(&path, inode).unwrap();
-        // A too long name does not show whether the file exists, like any error except a missing
-        // file.
+        // The error for a too long name does not show whether the file exists. This holds for any
+        // error except a missing file.
         let long = folder.path().join("x".repeat(300));
         for outcome in [expect_same(&long, inode), expect_present(&long)] {
             let unknown = outcome.unwrap_err();

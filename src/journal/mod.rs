@@ -18,7 +18,8 @@
 //! the files that were opened. If they differ, the journal refuses publications until the original
 //! files are restored. `files` lists the files that the store needs. The list is kept while the
 //! store is closed, because the store would open even if a log were missing. Meanwhile the server
-//! recreates no file: the next start could not create a new journal beside a partial one.
+//! recreates no file, because a partial journal would prevent the next start from creating a new
+//! journal.
 //!
 //! Reasons for fjall: its write-ahead log contains a batch whole or not at all, is not lost with
 //! the process even without a sync, and is synced on request. In redb, a commit is either synced or

@@ -339,9 +339,9 @@ impl RecordWriter {
         self.release();
     }
 
-    /// Returns the outcome of an operation that may sync, and records a failed sync. A full disk,
-    /// removed files or a missing descriptor do not lose durable data. Any other error may have
-    /// lost durable data.
+    /// Returns the outcome of an operation that may sync, and records a failed sync. Durable data
+    /// is not lost if the disk is full, if files were removed, or if no descriptor was free. Any
+    /// other error may have lost durable data.
     fn noting_sync_failure(
         &mut self,
         engine: &Arc<dyn Engine>,

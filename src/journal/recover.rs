@@ -89,15 +89,15 @@ fn create(
         sync: settings.sync,
         boot: settings.boot,
     };
-    // The state is written first. If the mark is not replaced then, the stale mark only causes
-    // numbers to be skipped.
+    // The state is written first. If the process is killed before the mark is replaced, the stale
+    // mark only causes numbers to be skipped.
     engine.put_state(&state.encode())?;
     engine.put_mark(Mark::default())?;
     Ok((state, Mark::default()))
 }
 
 /// Begins a chunk for this run if the last chunk cannot be continued. Then writes the mark, and the
-/// state after the mark: a new state alone would state that nothing was lost.
+/// state after the mark: a new state alone would indicate that nothing was lost.
 fn prepare(
     engine: Arc<dyn Engine>,
     (state, mark): (&State, Mark),

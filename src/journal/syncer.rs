@@ -61,7 +61,8 @@ impl Syncer {
         }
     }
 
-    /// Whether a sync has failed since the last call. Failures because of a full disk do not count.
+    /// Returns whether a sync has failed since the last call. Failures because of a full disk do
+    /// not count.
     pub(super) fn take_failure(&self) -> bool {
         self.has_failed.swap(false, Ordering::AcqRel)
     }

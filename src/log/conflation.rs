@@ -96,9 +96,9 @@ impl History {
         }
     }
 
-    /// Returns the last of the superseded entries directly after `position`, and their number. The
-    /// run ends at `until` at the latest. Returns `None` if an entry between `position` and the run
-    /// has left the log.
+    /// Finds the run of superseded entries directly after `position`, up to `until`. Returns the
+    /// sequence number of its last entry, and the number of its entries. Returns `None` if there is
+    /// no such run, or if an entry between `position` and the run has left the log.
     pub(super) fn superseded_run(
         &self,
         position: Sequence,
@@ -109,7 +109,7 @@ impl History {
         if !follows || !next.is_superseded || next.sequence() > until {
             return None;
         }
-        // An entry leaves the log before the one that supersedes it.
+        // An entry leaves the log before the entry that supersedes it.
         let newest = self.newest.as_ref()?.first_from(next.sequence())?;
         let end = self.get(newest)?.previous;
         let end = match end <= until {
@@ -122,7 +122,7 @@ impl History {
     }
 
     /// Returns the total of the entries after `position`, up to and including `until`, that are not
-    /// superseded. Reads each of them.
+    /// superseded. Visits each of these entries.
     pub(super) fn newest_after(&self, position: Sequence, until: Sequence) -> Amount {
         let Some(newest) = &self.newest else {
             return Amount::default();

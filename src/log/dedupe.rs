@@ -1,8 +1,9 @@
 //! Idempotency keys in memory, by which repeated publications are recognised.
 //!
 //! A key belongs to one channel. A key is kept for a fixed time after its first use; repetitions do
-//! not extend that time. When there are too many keys, the oldest is removed. The current time is
-//! an argument. The sequencer uses the keys, and the journal restores them when the server starts.
+//! not extend that time. When there are too many keys, the oldest is removed. The functions receive
+//! the current time as an argument. The sequencer uses the keys, and the journal restores them when
+//! the server starts.
 
 use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
@@ -27,7 +28,7 @@ pub struct Dedupe {
 }
 
 impl Dedupe {
-    /// Creates an empty memory with the configured bounds. `seed` prevents feeders from choosing
+    /// Creates an empty table with the configured bounds. `seed` prevents feeders from choosing
     /// keys whose hashes collide.
     #[must_use]
     pub fn new(seed: u64) -> Self {

@@ -60,7 +60,7 @@ pub struct EpochState {
     lost_until: AtomicU64,
     /// The number of earlier epochs.
     generation: u64,
-    /// `None` for the first epoch, because the log does not need to know its value.
+    /// The epoch, or `None` for the first epoch, because the log does not need its value.
     epoch: Option<Epoch>,
     /// The number after which this epoch's own numbers begin.
     begin: Sequence,
@@ -77,8 +77,8 @@ struct Previous {
     epoch: Epoch,
     /// The newest number that was assigned in this epoch.
     sequenced: Sequence,
-    /// The number up to which the publications are those of the epoch that holds this record.
-    /// `None` if none are.
+    /// The number up to which this epoch shares its publications with the epoch whose state holds
+    /// this record. `None` if they share none.
     valid_until: Option<Sequence>,
 }
 
@@ -224,9 +224,9 @@ pub struct Horizon {
 }
 
 impl Horizon {
-    /// Returns two numbers: the end of what the reader sees of a shard, and the end of the shard's
-    /// entries that belong to the reader's epoch. The latter is [`ALL`] if the shard and the reader
-    /// are in the same epoch.
+    /// Returns two numbers: the last number that the reader sees of a shard, and the last number of
+    /// the shard's entries that belong to the reader's epoch. The latter is [`ALL`] if the shard
+    /// and the reader are in the same epoch.
     pub(super) fn within(self, shard: &Shard) -> (Sequence, Sequence) {
         let end = match self.generation.cmp(&shard.generation) {
             std::cmp::Ordering::Equal => ALL,

@@ -1,4 +1,4 @@
-//! Which workers have subscribers of a channel.
+//! The workers that have subscribers of a channel.
 
 /// A worker that has subscribers of a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

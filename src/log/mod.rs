@@ -2,8 +2,8 @@
 //!
 //! **The log is the queue.** Each channel lists its own entries. Entries are added at the back and
 //! removed at the front. So a position is found by binary search, and a removed entry costs
-//! nothing. An order list across all channels finds the oldest entry, as the bounds of the whole
-//! log and the ages require.
+//! nothing. An order list across all channels finds the oldest entry. It is used for the bounds of
+//! the whole log and for ages.
 //!
 //! Only the writer adds and removes entries. Readers look up a channel, copy references to at most
 //! a few entries, and register interest in a channel. Channels are stored in shards, each with its

@@ -59,10 +59,10 @@ pub(super) struct Order {
 
 #[derive(Debug)]
 struct Chunk {
-    /// The number of the first slot. A search compares it, so that it reads no slots of other
+    /// The sequence number of the first slot. Stored here so that a search reads no slots of other
     /// chunks.
     first: Sequence,
-    /// The number of the last slot, or a later one.
+    /// The sequence number of the last slot, or a larger number.
     last: Sequence,
     places: VecDeque<Ordered>,
     dead: usize,
@@ -73,7 +73,7 @@ impl Chunk {
         self.places.len() - self.dead
     }
 
-    /// Returns the index of the first slot from this number on.
+    /// Returns the index of the first slot whose sequence number is at least `sequence`.
     fn index_from(&self, sequence: Sequence) -> usize {
         let is_before = |index| {
             let place: Option<&Ordered> = self.places.get(index);

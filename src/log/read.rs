@@ -20,8 +20,8 @@ pub struct ChannelState {
     pub key: ChannelKey,
     /// The channel's rule.
     pub rule: RuleIndex,
-    /// The number of the channel's newest publication, even if it has left the log; or a later
-    /// number, if the channel has no publication between the two.
+    /// The number of the channel's newest publication, even if that publication has left the log.
+    /// May be a larger number if the channel has no publication between the two numbers.
     pub last: Sequence,
     /// The number of the channel's newest publication that has left the log.
     pub evicted: Sequence,
@@ -102,9 +102,9 @@ impl Log {
     /// Registers a worker that had no subscribers of a channel. Creates the channel if it does not
     /// exist. The writer sends to that worker only entries that it adds later. Of the existing
     /// entries above the horizon, the newest, at most `late_max`, are added to `late`. Returns the
-    /// channel's state at the horizon, and the number of its newest publication even beyond the
-    /// horizon. Returns `None` if the channel has no subscribers on any worker and the limit
-    /// `limits.channels` is reached.
+    /// channel's state at the horizon, and the number of the channel's newest publication, which
+    /// may be above the horizon. Returns `None` if the channel has no subscribers on any worker and
+    /// the limit `limits.channels` is reached.
     pub fn register_interest(
         &self,
         name: &ChannelName,
@@ -152,7 +152,8 @@ impl Log {
         shard.drop_if_abandoned(self, key.place());
     }
 
-    /// Returns the position before the channel's oldest publication in the log, or the horizon.
+    /// Returns the position before the channel's oldest publication in the log. Returns the horizon
+    /// if there is no publication up to it.
     #[must_use]
     pub fn begin(&self, key: ChannelKey, horizon: Horizon) -> Option<Sequence> {
         let (shard, horizon, _) = self.read_within(key, horizon)?;
@@ -242,8 +243,8 @@ impl Log {
         (channel.evicted <= after).then_some(count as u64)
     }
 
-    /// Returns the last of the superseded entries directly after a position, up to a horizon, and
-    /// the number of these entries.
+    /// Finds the run of superseded entries directly after a position, up to a horizon. Returns the
+    /// sequence number of its last entry, and the number of its entries.
     #[must_use]
     pub fn superseded_run(
         &self,

@@ -107,7 +107,8 @@ impl Rules {
         }
     }
 
-    /// Returns how a conn is handled whose lag on such a channel exceeds its quota.
+    /// Returns how a conn is handled when the conn's lag on such a channel exceeds the conn's
+    /// quota.
     #[must_use]
     pub fn overflow(&self, index: RuleIndex) -> Overflow {
         self.get(index).map_or(Overflow::Skip, |rule| rule.overflow)
@@ -149,7 +150,7 @@ impl Rules {
         self.table.get(usize::from(index.0))
     }
 
-    /// Returns the class of channels with which a channel shares bounds.
+    /// Returns the class of a channel. The channels of a class share bounds.
     pub(super) fn class(&self, index: RuleIndex) -> Class {
         self.get(index).map_or(Class::Feeders, |rule| rule.class)
     }

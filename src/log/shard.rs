@@ -27,7 +27,7 @@ const CHUNK: usize = 8;
 /// The number of bits of a key that are the channel's slot in its shard.
 const PLACE_BITS: u32 = u32::BITS - SHARD_BITS;
 
-/// A channel. Exists as long as it has entries or subscribers.
+/// A channel, which exists as long as it has entries or subscribers.
 #[derive(Debug)]
 pub(super) struct Channel {
     pub(super) name: ChannelName,

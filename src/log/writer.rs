@@ -159,8 +159,8 @@ impl Writer {
         let rule = channel.rule;
         let this = Amount::of(&publication);
         let mut removed = 0;
-        // Done before the new entry is added, so that a channel that keeps one entry has space for
-        // one only.
+        // Done before the new entry is added, so that a channel that keeps one entry needs memory
+        // for only one.
         while removed < TRIMS_PER_PUBLICATION_MAX && self.is_over(channel, this) {
             self.remove_first(channel);
             removed += 1;
@@ -457,7 +457,7 @@ impl Writer {
         self.removed = removed;
     }
 
-    /// Returns the expiry time and the channel of a clock's next entry, which is the channel's
+    /// Returns the expiry time and the channel of a clock's next entry. This entry is the channel's
     /// oldest.
     fn next_expiry(&mut self, clock: usize) -> Option<(Deadline, ChannelKey)> {
         let this = self.clocks.get(clock)?;

@@ -4,7 +4,6 @@
 //! commands to the workers, after all earlier publications. Reports are queued for consumers like
 //! answers, within the same bounds. Notices may use only a part of these bounds. A consumer for
 //! which others wait must read at a minimum rate.
-//! consumer that makes others wait has to read at a minimum rate.
 
 use std::sync::Arc;
 use std::time::Duration;

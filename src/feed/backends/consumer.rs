@@ -37,7 +37,7 @@ impl ConsumeOptions {
 
 /// Limits the number of unread bytes of notices in a consumer's stream. Publications share the
 /// stream, so the limit prevents a publication from waiting behind many notices. Notices that are
-/// still in the workers' table can cancel out.
+/// still in the workers' table can cancel each other out.
 #[derive(Debug, Default)]
 pub(crate) struct NoticeBudget {
     /// The end of the last notice, as an offset in the stream since the consumer connected.

@@ -1,9 +1,10 @@
 //! SHELL: routes the workers' reports to consumers, and replies to clients.
 //!
 //! A report is accepted when each of its consumers has room. Until then this report and all later
-//! reports wait, and at last the conns of their clients are not read. Notices wait separately, in
-//! less space, and their clients are delayed in the same way. A consumer that makes others wait and
-//! reads next to nothing is closed. The loop calls [`ReportRouter::turn`] in each round.
+//! reports wait, and finally the conns of the clients that sent them are not read. Notices wait
+//! separately, in less space, and their clients are delayed in the same way. A consumer that makes
+//! others wait and reads next to nothing is closed. The loop calls [`ReportRouter::turn`] in each
+//! round.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -36,7 +37,7 @@ use crate::worker::mail::upstream::{Reports, WaitingNotice};
 #[derive(Debug)]
 pub(crate) struct ReportRouter {
     reports: Reports,
-    /// Whether the first report cannot be accepted until a consumer has room.
+    /// Whether the first report must wait because a consumer has no room.
     is_report_stuck: bool,
     scan: Scan,
     /// The slots of consumers for which others wait in this turn, and of consumers with a running

@@ -22,7 +22,7 @@ pub struct Step {
 /// One unit of a feeder's input.
 #[derive(Debug, PartialEq)]
 pub enum Item {
-    /// A request head with a request for `100 Continue` before the body (RFC 9110, 10.1.1).
+    /// A request head that asks for `100 Continue` before the body (RFC 9110, 10.1.1).
     Continue,
     /// A line with a command.
     Command {

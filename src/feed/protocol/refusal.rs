@@ -28,7 +28,7 @@ pub enum Refusal {
     /// The event type has control characters.
     #[error("`event` has no control characters")]
     BadEvent,
-    /// The JSON is invalid; with the parser's message.
+    /// The JSON is invalid. The value is the parser's message.
     #[error("not a JSON object: {0}")]
     BadJson(Box<str>),
     /// The value has the wrong type.
@@ -96,7 +96,7 @@ pub enum Refusal {
     /// The publication has too many channels.
     #[error("`channel` names at most {CHANNELS_PER_PUBLICATION_MAX} channels")]
     TooManyChannels,
-    /// The key is unknown or does not belong to the command; with its first 40 characters.
+    /// The key is unknown or does not belong to the command. The value has its first 40 characters.
     #[error("`{0}` is not a key here")]
     UnknownKey(Box<str>),
 }

@@ -448,7 +448,7 @@ mod tests {
 
     #[test]
     fn head_over_its_limit_is_too_large_whatever_follows() {
-        // The limit is 300 bytes; the error in the field is after them.
+        // The limit is 300 bytes, and the error in the field comes after them.
         let fields = format!("Host: f\r\nX: {}\u{8}", "y".repeat(300));
         let bytes = format!("POST /publish HTTP/1.1\r\n{fields}\r\n\r\n");
         assert_eq!(status(&bytes), (431, true));
