@@ -1,7 +1,7 @@
 //! The ledger, which counts the bytes of publications and encodings from creation to drop.
 //!
 //! The node has one [`Ledger`]. Every counted value adds its bytes on creation and subtracts them
-//! on drop, so no value can be missed. Encodings have a [`Weight`], which stores whether the
+//! on drop, so no value can be missed. Encodings have a `Weight`, which stores whether the
 //! publication is in the log and how many conns hold the encodings. Encodings are *pinned* if the
 //! log has evicted the publication and a conn still holds the encodings. The sums are relaxed
 //! atomics, without a lock. Each sum is exact while no thread changes it.
