@@ -1,8 +1,10 @@
-//! The answers to one feeder, in the order of its lines and requests, and the bytes not yet sent.
+//! The queue of answers to one feeder, in the order of its lines and requests, with the unsent
+//! bytes.
 //!
-//! Pure. An answer waits until each worker that was sent the publication has confirmed it. Later
-//! answers wait too, so that the order is kept. Unsent bytes lie in one buffer, which is freed when
-//! it is empty and large. The feeder is not read while [`AnswerQueue::is_congested`].
+//! Performs no I/O. An answer is sent when each worker that received the publication has confirmed
+//! the publication. Later answers are not sent before it, so that the order is kept. Unsent bytes
+//! are stored in one buffer, which is freed when it is empty and large. While
+//! [`AnswerQueue::is_congested`] is true, the feeder's socket is not read.
 
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
@@ -22,26 +24,27 @@ use crate::http::response::Status;
 use crate::id::Cursor;
 use crate::journal::commit::{Commit, CommitState};
 
-/// An empty buffer of at most this size is kept.
+/// The maximum capacity of an empty buffer that is kept.
 const BUFFER_BYTES_KEPT: usize = 4096;
 
-/// Sent bytes that may stay before the unsent ones; above that the buffer is compacted.
+/// The maximum number of sent bytes before the unsent bytes; above that the buffer is compacted.
 const SENT_BYTES_KEPT: usize = FEED_ANSWER_BYTES_MAX / 2;
 
-/// A sequenced publication that workers or the journal may not have confirmed yet.
+/// A sequenced publication that may still need the confirmation of workers or of the journal.
 #[derive(Debug)]
 pub(super) struct Ack {
-    /// Its id, or the id of the publication that it repeats.
+    /// The id of the publication, or of the publication that it repeats.
     pub(super) id: Cursor,
-    /// Complete when each worker with subscribers has confirmed it; `None` for a repetition.
+    /// Complete when each worker with subscribers has confirmed the publication. `None` for a
+    /// repetition.
     pub(super) worker_ack: Option<Arc<WorkerAck>>,
-    /// The commit of its batch, if there is a journal.
+    /// The commit of the publication's batch, if there is a journal.
     pub(super) commit: Option<Arc<Commit>>,
 }
 
 impl Ack {
-    /// The number of subscribers, or why there is no acknowledgement; `None` while that is
-    /// undecided.
+    /// Returns the number of subscribers, or the reason why there is no acknowledgement. `None` if
+    /// the outcome is not known yet.
     pub(super) fn outcome(&self) -> Option<Result<u64, Refusal>> {
         match self
             .commit
@@ -60,24 +63,25 @@ impl Ack {
     }
 }
 
-/// The answers to one feeder.
+/// The answers to one feeder, and the bytes not yet sent.
 #[derive(Debug, Default)]
 pub(super) struct AnswerQueue {
     unsent: Vec<u8>,
-    /// How much of `unsent` has been sent. Less than its length, or both are zero.
+    /// The number of sent bytes in `unsent`. It is less than the buffer's length, unless both are
+    /// zero.
     sent: usize,
-    /// Bytes sent so far.
+    /// The number of bytes sent since the feeder connected.
     sent_total: u64,
     queued: VecDeque<QueuedAnswer>,
-    /// Acknowledgements in `queued`.
+    /// The number of acknowledgements in `queued`.
     acks: usize,
-    /// Bytes in `queued`.
+    /// The number of bytes in `queued` that are ready to be sent.
     ready_bytes: usize,
 }
 
 #[derive(Debug)]
 enum QueuedAnswer {
-    /// Answered when every worker has executed the command.
+    /// An answer that is complete when every worker has executed the command.
     Confirmation {
         line: u64,
         worker_ack: Arc<WorkerAck>,
@@ -95,14 +99,14 @@ enum QueuedAnswer {
         line: u64,
         ack: Ack,
     },
-    /// Answered when every worker has closed the conns of the subject.
+    /// An answer that is complete when every worker has closed the conns of the subject.
     Revocation {
         line: u64,
         revocation: Arc<Revocation>,
     },
     Ready(Box<[u8]>),
     Response(Box<Response>),
-    /// Lines without `ack`, which are answered only if the journal refuses their batch.
+    /// Lines without `ack`. They are answered only if the journal refuses their batch.
     Silent {
         first: u64,
         last: u64,
@@ -110,7 +114,7 @@ enum QueuedAnswer {
     },
 }
 
-/// The response to a request that publishes.
+/// The response to a request with publications.
 #[derive(Debug)]
 pub(super) struct Response {
     pub(super) acks: Vec<Ack>,
@@ -180,13 +184,13 @@ impl AnswerQueue {
             .push_back(QueuedAnswer::Revocation { line, revocation });
     }
 
-    /// Queues counts of subscribers.
+    /// Queues the numbers of subscribers of channels.
     pub(super) fn queue_counts(&mut self, line: u64, counts: SubscriberCounts) {
         self.acks += counts.len();
         self.queued.push_back(QueuedAnswer::Counts { line, counts });
     }
 
-    /// Queues bytes that are ready.
+    /// Queues bytes that need no confirmation.
     pub(super) fn queue_bytes(&mut self, bytes: &[u8]) {
         if self.queued.is_empty() {
             self.unsent.extend_from_slice(bytes);
@@ -196,7 +200,7 @@ impl AnswerQueue {
         }
     }
 
-    /// Writes complete answers into the buffer, up to the first incomplete one.
+    /// Writes complete answers into the buffer, until it finds an incomplete answer.
     pub(super) fn settle(&mut self, date: SystemTime) {
         while let Some(queued) = self.queued.front() {
             let Some(acks) = push_settled(queued, date, &mut self.unsent) else {
@@ -208,25 +212,25 @@ impl AnswerQueue {
             }
             self.queued.pop_front();
         }
-        // An idle feeder keeps no memory of a burst.
+        // An idle feeder does not keep the memory that a burst required.
         if self.queued.capacity() * size_of::<QueuedAnswer>() > BUFFER_BYTES_KEPT {
             self.queued = VecDeque::new();
         }
     }
 
-    /// The bytes to send next.
+    /// Returns the bytes to send next.
     pub(super) fn unsent(&self) -> &[u8] {
         debug_assert!(self.sent <= self.unsent.len());
         self.unsent.get(self.sent..).unwrap_or_default()
     }
 
-    /// Removes bytes that were sent.
+    /// Removes the first `bytes` unsent bytes, which have been sent.
     pub(super) fn advance(&mut self, bytes: usize) {
         self.sent += bytes;
         self.sent_total += bytes as u64;
         debug_assert!(self.sent <= self.unsent.len());
         if self.sent < self.unsent.len() {
-            // The buffer must not grow if a feeder never reads quite everything.
+            // The buffer must not grow if a feeder always leaves a few bytes unread.
             if self.sent >= SENT_BYTES_KEPT {
                 self.unsent.drain(..self.sent);
                 self.sent = 0;
@@ -240,7 +244,7 @@ impl AnswerQueue {
         }
     }
 
-    /// Drops everything as if it had been sent.
+    /// Drops all answers and bytes, as if they had been sent.
     pub(super) fn abandon(&mut self) {
         *self = Self {
             sent_total: self.ready_total(),
@@ -248,45 +252,46 @@ impl AnswerQueue {
         };
     }
 
-    /// Bytes sent so far.
+    /// Returns the number of bytes sent so far.
     pub(super) fn sent_total(&self) -> u64 {
         self.sent_total
     }
 
-    /// Bytes sent so far and bytes that are ready.
+    /// Returns the number of bytes that have been sent or are ready.
     pub(super) fn ready_total(&self) -> u64 {
         self.sent_total + (self.unsent().len() + self.ready_bytes) as u64
     }
 
-    /// Whether an answer waits for workers or the journal.
+    /// Whether an answer is not complete yet, because confirmations of workers or the journal are
+    /// missing.
     pub(super) fn is_waiting(&self) -> bool {
         !self.queued.is_empty()
     }
 
-    /// Whether there is nothing to send and no answer waits.
+    /// Whether the queue has neither unsent bytes nor pending answers.
     pub(super) fn is_empty(&self) -> bool {
         self.queued.is_empty() && self.unsent.is_empty()
     }
 
-    /// Whether there are so many unsent answers that the feeder should not be read.
+    /// Whether so many answers are unsent that the feeder's socket should not be read.
     pub(super) fn is_congested(&self) -> bool {
         self.acks >= FEED_ACKS_MAX
             || self.unsent().len() + self.ready_bytes >= FEED_ANSWER_BYTES_MAX
     }
 }
 
-/// The answer to a refused line.
+/// Returns the answer to a refused line.
 pub(super) fn refusal_line(line: u64, refusal: &Refusal) -> Vec<u8> {
     error_line(line, refusal.code(), &refusal.to_string())
 }
 
-/// The answer to an executed command.
+/// Returns the answer to an executed command.
 fn ok_line(line: u64) -> Vec<u8> {
     format!("{{\"ok\":true,\"line\":{line}}}\n").into_bytes()
 }
 
-/// Appends an answer if it is complete, and returns the number of its acknowledgements; `None` if
-/// it is not.
+/// Appends an answer if it is complete, and returns the number of its acknowledgements. Returns
+/// `None` if the answer is not complete.
 fn push_settled(queued: &QueuedAnswer, date: SystemTime, out: &mut Vec<u8>) -> Option<usize> {
     match queued {
         QueuedAnswer::Confirmation { line, worker_ack } => {
@@ -337,7 +342,8 @@ fn push_settled(queued: &QueuedAnswer, date: SystemTime, out: &mut Vec<u8>) -> O
     }
 }
 
-/// Appends the outcome of a command for one conn. Success is reported only with `ack`.
+/// Appends the outcome of a command for one conn. Success is reported only if the command has
+/// `ack`.
 fn push_delivery(line: u64, wants_ack: bool, delivery: Delivery, out: &mut Vec<u8>) {
     let answer = match delivery {
         Delivery::Done if wants_ack => ok_line(line),
@@ -348,7 +354,7 @@ fn push_delivery(line: u64, wants_ack: bool, delivery: Delivery, out: &mut Vec<u
     out.extend_from_slice(&answer);
 }
 
-/// Appends counts of subscribers if all are known, and returns whether they are.
+/// Appends the numbers of subscribers if all are known. Returns whether they were appended.
 fn push_counts(line: u64, counts: &SubscriberCounts, out: &mut Vec<u8>) -> bool {
     let numbers = counts.iter().map(|(_, worker_ack)| worker_ack.sum());
     let Some(numbers) = numbers.collect::<Option<Vec<u64>>>() else {
@@ -369,7 +375,7 @@ fn push_counts(line: u64, counts: &SubscriberCounts, out: &mut Vec<u8>) -> bool 
     true
 }
 
-/// An error line.
+/// Returns an error line.
 pub(super) fn error_line(line: u64, code: &str, message: &str) -> Vec<u8> {
     let mut out = b"{\"ok\":false,\"line\":".to_vec();
     push_display(&line, &mut out);
@@ -414,7 +420,7 @@ fn push_ack(line: Option<u64>, ack: &Ack, subscribers: u64, out: &mut Vec<u8>) {
     out.push(b'}');
 }
 
-/// Appends a response if it is complete, and returns whether it is.
+/// Appends a response if it is complete. Returns whether it was appended.
 fn push_response(response: &Response, date: SystemTime, out: &mut Vec<u8>) -> bool {
     let outcomes: Option<Vec<_>> = response.acks.iter().map(Ack::outcome).collect();
     let Some(outcomes) = outcomes else {

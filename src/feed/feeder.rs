@@ -1,9 +1,9 @@
-//! SHELL: one connected feeder: its socket, its unread input and its queue of answers.
+//! SHELL: one connected feeder, with its socket, its undecoded input and its queue of answers.
 //!
-//! A turn writes answers, reads at most once, acts on what was read, and writes again. A feeder
-//! that leaves too many answers unread is not read. One that broke the protocol gets its answer,
-//! and its input is discarded until it closes: a close with unread bytes would destroy the answer.
-//! The loop in [`super`] calls [`Feeder::turn`].
+//! A turn writes answers, reads at most once, handles the input, and writes again. While a feeder
+//! leaves too many answers unread, its socket is not read. After a protocol error the feeder
+//! receives an answer, and its input is discarded until it closes the connection: a close with
+//! unread bytes would destroy the answer. The loop in [`super`] calls [`Feeder::turn`].
 
 use std::io;
 use std::net::Shutdown;
@@ -27,16 +27,17 @@ use crate::http::head::Method;
 use crate::metrics::FeedMetrics;
 use crate::time::{Deadline, Now};
 
-/// Reads per feeder after the feed begins to stop: enough to drain the kernel's buffer.
+/// The maximum number of reads per feeder after the feed begins to stop. It suffices to drain the
+/// kernel's buffer.
 const READS_AT_STOP: u32 = 4;
 
-/// What the feeders share: the sequencer and the read buffer.
+/// The sequencer and the read buffer, which all feeders share.
 #[derive(Debug)]
 pub(super) struct Intake {
     pub(super) sequencer: Sequencer,
     pub(super) buffer: Vec<u8>,
     pub(super) metrics: Arc<FeedMetrics>,
-    /// Set when a feeder has changed what it consumes; complete when all workers know it.
+    /// Set when a feeder has changed what it consumes. Complete when all workers know the change.
     pub(super) consumers_changed: Option<Arc<WorkerAck>>,
 }
 
@@ -50,7 +51,7 @@ impl Intake {
         }
     }
 
-    /// Notes that a consumer has changed what it consumes. The loop tells the workers in this
+    /// Notes that a consumer has changed what it consumes. The loop informs the workers in the same
     /// round.
     pub(super) fn note_consumers_changed(&mut self) -> Arc<WorkerAck> {
         let worker_ack = || Arc::new(self.sequencer.ack_of_workers());
@@ -58,28 +59,28 @@ impl Intake {
     }
 }
 
-/// One connected feeder.
+/// A connected feeder.
 #[derive(Debug)]
 pub(super) struct Feeder {
     pub(super) socket: Socket,
     pub(super) phase: Phase,
     decoder: Decoder,
-    /// Bytes that were read and not decoded: part of a line, or more while the answers are
+    /// Bytes that were read and not decoded: a part of a line, or more while the answers are
     /// congested.
     rest: Vec<u8>,
-    /// How much of `rest` has been decoded. Zero when `rest` is empty.
+    /// The number of decoded bytes in `rest`. Zero when `rest` is empty.
     rest_start: usize,
     /// Whether `rest` may contain a whole item, because congested answers stopped the decoding.
     is_stalled: bool,
     pub(super) answers: AnswerQueue,
-    /// What it consumes; `None` if it is not a consumer.
+    /// The channels and notices that the feeder consumes; `None` if the feeder is not a consumer.
     pub(super) consume_options: Option<ConsumeOptions>,
     pub(super) notice_budget: NoticeBudget,
-    /// Runs while it makes others wait, and until it has read enough.
+    /// The stall timer. It runs while others wait for this consumer, and until it has read enough.
     pub(super) stall_timer: Option<StallTimer>,
-    /// Whether it is on the loop's list of ready feeders.
+    /// Whether the feeder is in the loop's list of ready feeders.
     pub(super) is_queued: bool,
-    /// Reads that are left; set when the feed stops.
+    /// The number of remaining reads; set when the feed stops.
     reads_left: Option<u32>,
     publications: u64,
     errors: u64,
@@ -87,14 +88,14 @@ pub(super) struct Feeder {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// Input is decoded.
+    /// The input is decoded.
     Open,
     /// The peer has sent its last byte, and may still read answers.
     InputEnded,
-    /// Input is discarded; answers are still sent.
+    /// The input is discarded; answers are still sent.
     Closing,
-    /// All answers are sent and the sending side is shut down. The peer may close until the
-    /// deadline.
+    /// All answers are sent, and the sending side is shut down. The peer may close the connection
+    /// until the deadline.
     Lingering { until: Deadline },
     /// The connection is finished.
     Closed,
@@ -108,12 +109,12 @@ pub(super) enum TurnOutcome {
     Again,
     /// The connection is finished.
     Closed,
-    /// Nothing can be done before an event of the socket or of a worker.
+    /// Nothing can be done before the next event of the socket or a worker.
     Wait,
 }
 
 impl Feeder {
-    /// Takes an accepted connection.
+    /// Creates a feeder from an accepted connection.
     pub(super) fn new(stream: UnixStream, limits: Limits) -> io::Result<Self> {
         let feeder = Self {
             socket: Socket::new(stream)?,
@@ -141,18 +142,18 @@ impl Feeder {
         Ok(feeder)
     }
 
-    /// Whether an answer waits for workers or the journal.
+    /// Whether an answer needs confirmations of workers or the journal.
     pub(super) fn is_waiting(&self) -> bool {
         self.answers.is_waiting()
     }
 
-    /// Whether room in its socket matters: a write would have blocked, or it is a consumer, whose
-    /// reads decide what it receives next.
+    /// Whether the feeder must be notified when its socket has room. This is so if a write would
+    /// have blocked, and for every consumer: its reads decide what it receives next.
     pub(super) fn awaits_room(&self) -> bool {
         !self.socket.is_writable || self.consume_options.is_some()
     }
 
-    /// When the connection is closed if the peer has not closed it.
+    /// Returns the time at which the connection is closed if the peer has not closed it.
     pub(super) fn deadline(&self) -> Option<Deadline> {
         match self.phase {
             Phase::Lingering { until } => Some(until),
@@ -160,14 +161,15 @@ impl Feeder {
         }
     }
 
-    /// From now on only bytes that were already sent are read.
+    /// Begins to stop. From now on only bytes that were already sent are read.
     pub(super) fn begin_stop(&mut self) {
         self.reads_left = Some(READS_AT_STOP);
     }
 
-    /// One turn: answers, one read, and the work that it brings.
+    /// Takes one turn: writes answers, reads once, and handles the input.
     pub(super) fn turn(&mut self, intake: &mut Intake, now: Now) -> TurnOutcome {
-        // Only `Date` in HTTP responses needs the wall clock. Reading it costs no system call.
+        // The wall clock is needed only for `Date` in HTTP responses. Reading it costs no system
+        // call.
         let date = SystemTime::now();
         self.answers.settle(date);
         self.write();
@@ -242,7 +244,7 @@ impl Feeder {
         debug_assert!(self.rest_start <= rest.len());
         let unconsumed = rest.get(self.rest_start..).unwrap_or_default();
         self.rest_start += self.decode(unconsumed, intake, now, date);
-        // A drained buffer is freed: an idle feeder has none.
+        // A drained buffer is freed, so an idle feeder has no buffer.
         if self.rest_start < rest.len() {
             self.rest = rest;
         } else {
@@ -400,7 +402,7 @@ impl Feeder {
         if self.answers.is_congested() {
             return TurnOutcome::Wait;
         }
-        // When the feed stops, an idle feeder gets one more turn, in which it begins to close.
+        // When the feed stops, an idle feeder takes one more turn, in which it begins to close.
         let is_stopping = self.reads_left.is_some();
         match self.is_stalled || self.socket.is_readable || is_stopping {
             true => TurnOutcome::Again,
@@ -409,7 +411,7 @@ impl Feeder {
     }
 
     fn outcome_after_input(&self) -> TurnOutcome {
-        // A consumer still receives reports after its last byte, until it closes the connection.
+        // After its last byte, a consumer still receives reports until it closes the connection.
         let is_consumer = self.consume_options.is_some() && self.reads_left.is_none();
         let is_done = match is_consumer {
             true => self.socket.is_hung_up,
@@ -461,9 +463,10 @@ impl Feeder {
         }
     }
 
-    /// Shuts the connection down, also for copies of the descriptor in other processes or tables.
+    /// Shuts the connection down. This also affects copies of the descriptor in other processes or
+    /// tables.
     pub(super) fn close(self) {
-        // An error means that the peer has closed first.
+        // An error means that the peer closed the connection first.
         let _closed = self.socket.shutdown(Shutdown::Both);
         tracing::debug!(
             pid = self.socket.peer.pid,

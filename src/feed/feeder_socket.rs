@@ -1,8 +1,8 @@
-//! SHELL: the socket of one feeder, without blocking.
+//! SHELL: the non-blocking socket of one feeder.
 //!
-//! Readiness bits stay set until a call would block, since the kernel reports each change once.
-//! Reads into the caller's buffer and writes the bytes of an [`AnswerQueue`]. Does not interpret
-//! the bytes.
+//! Readiness flags stay set until a call would block, because the kernel reports each change once.
+//! The socket reads into the caller's buffer and writes the bytes of an [`AnswerQueue`]. It does
+//! not interpret the bytes.
 
 use std::io::{self, ErrorKind, IoSliceMut, Write as _};
 use std::net::Shutdown;
@@ -16,7 +16,7 @@ use super::answer_queue::AnswerQueue;
 use crate::config::limits::CONSUMER_PIECE_BYTES;
 use crate::sys::unacknowledged::unacknowledged_bytes;
 
-/// A connected stream with its readiness.
+/// A connected stream with its readiness flags.
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a report of its own")]
 pub(super) struct Socket {
@@ -24,19 +24,20 @@ pub(super) struct Socket {
     pub(super) peer: Peer,
     pub(super) is_readable: bool,
     pub(super) is_writable: bool,
-    /// Whether the kernel reports room: see [`super::feeder::Feeder::awaits_room`].
+    /// Whether the kernel reports free space in the send buffer: see
+    /// [`super::feeder::Feeder::awaits_room`].
     pub(super) is_room_reported: bool,
-    /// The peer has shut down its sending side: reads end with an empty one.
+    /// Whether the peer has shut down its sending side. The last read then returns no bytes.
     pub(super) is_read_closed: bool,
-    /// The peer has closed its reading side.
+    /// Whether the peer has closed its reading side.
     pub(super) is_hung_up: bool,
-    /// What the peer had not read at the last update, in bytes of kernel memory.
+    /// The amount that the peer had not read at the last update, in bytes of kernel memory.
     unread: u32,
-    /// What the peer has read according to all updates, in the same unit.
+    /// The amount that the peer has read according to all updates, in bytes of kernel memory.
     read_by_peer: u64,
 }
 
-/// Credentials of the peer; `None` if the kernel does not report them.
+/// The credentials of the peer; `None` if the kernel does not report them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Peer {
     pub(super) pid: Option<i32>,
@@ -47,13 +48,13 @@ pub(super) struct Peer {
 /// The outcome of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ReadOutcome {
-    /// This many bytes were read.
+    /// The number of bytes that were read.
     Bytes(usize),
     /// The read would block.
     Drained,
     /// The peer has shut down its sending side.
     End,
-    /// The connection is broken.
+    /// The connection has failed.
     Failed,
 }
 
@@ -69,7 +70,7 @@ impl Socket {
         Ok(Self {
             stream,
             peer,
-            // Bytes that arrived before the registration are not reported.
+            // Bytes that arrived before the registration with the poll are not reported.
             is_readable: true,
             is_writable: true,
             is_room_reported: false,
@@ -80,9 +81,9 @@ impl Socket {
         })
     }
 
-    /// Reads once. A read that leaves room in the buffer has drained the socket (epoll(7)), and
-    /// later bytes are reported. The exception: a read ends early at bytes that came with
-    /// descriptors, which the kernel closes and reports (`MSG_CTRUNC`, recvmsg(2)).
+    /// Reads once. A read that does not fill the buffer has drained the socket (epoll(7)), and the
+    /// kernel reports later bytes. The exception is a read that ends early at bytes with
+    /// descriptors. The kernel closes the descriptors and sets `MSG_CTRUNC` (recvmsg(2)).
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> ReadOutcome {
         let room = buffer.len();
         loop {
@@ -109,7 +110,7 @@ impl Socket {
         }
     }
 
-    /// Writes unsent answers until the kernel's buffer is full, in pieces of `piece_bytes`.
+    /// Writes unsent answers until the kernel's buffer is full, `piece_bytes` at a time.
     pub(super) fn write(&mut self, answers: &mut AnswerQueue, piece_bytes: usize) {
         while self.is_writable && !answers.unsent().is_empty() {
             let unsent = answers.unsent();
@@ -119,7 +120,8 @@ impl Socket {
                 Err(error) => match error.kind() {
                     ErrorKind::Interrupted => {}
                     ErrorKind::WouldBlock => self.is_writable = false,
-                    // The peer reads no more answers. Bytes that it sent may still be unread here.
+                    // The peer reads no more answers. Bytes that the peer sent may still be unread
+                    // here.
                     _ => {
                         answers.abandon();
                         self.is_hung_up = true;
@@ -129,7 +131,7 @@ impl Socket {
         }
     }
 
-    /// Writes to a consumer, and updates what it has read.
+    /// Writes to a consumer, and updates how much the consumer has read.
     pub(super) fn write_to_consumer(&mut self, answers: &mut AnswerQueue) {
         if answers.unsent().is_empty() {
             return;
@@ -139,19 +141,19 @@ impl Socket {
         self.unread = unacknowledged_bytes(self.stream.as_fd());
     }
 
-    /// Asks the kernel how much the peer has not read, in bytes of kernel memory.
+    /// Returns how much the peer has not read, in bytes of kernel memory, as the kernel reports it.
     pub(super) fn update_unread(&mut self) -> u32 {
         let unread = unacknowledged_bytes(self.stream.as_fd());
         if unread < self.unread {
             self.read_by_peer += u64::from(self.unread - unread);
-            // The kernel reports room only when three quarters of its buffer are free.
+            // The kernel reports free space only when three quarters of its buffer are free.
             self.is_writable = true;
         }
         self.unread = unread;
         unread
     }
 
-    /// What the peer has read according to all updates, in bytes of kernel memory.
+    /// Returns how much the peer has read according to all updates, in bytes of kernel memory.
     pub(super) fn read_by_peer(&self) -> u64 {
         self.read_by_peer
     }
@@ -190,7 +192,7 @@ mod tests {
         assert!(socket.is_readable);
         assert_eq!(socket.read(&mut buffer), ReadOutcome::Bytes(2));
         assert!(!socket.is_readable);
-        // The end may have been reported together with the bytes.
+        // The kernel may have reported the end together with the bytes.
         peer.write_all(b"0").unwrap();
         drop(peer);
         socket.is_read_closed = true;

@@ -1,7 +1,7 @@
 //! SHELL: starts and stops the feed.
 //!
-//! A [`Feed`] is a bound socket: feeders can connect and wait in its backlog. [`Feed::spawn`]
-//! starts its thread, [`FeedHandle`] stops it. The loop itself is in [`super`].
+//! A [`Feed`] is a bound socket: feeders can connect, and their connections wait in its backlog.
+//! [`Feed::spawn`] starts the thread, and [`FeedHandle`] stops it. The loop itself is in [`super`].
 
 use std::io;
 use std::os::unix::net::UnixListener;
@@ -25,33 +25,34 @@ use crate::sys::wake::Wake;
 use crate::worker::mail::inbox::Mailbox;
 use crate::worker::mail::upstream::Reports;
 
-/// A bound socket whose connections are not accepted yet.
+/// A bound socket that does not accept connections yet.
 #[derive(Debug)]
 pub struct Feed {
-    /// Declared before the listener: the file may be removed only while the listener is open.
+    /// Declared before the listener, so that it is dropped first: the file may be removed only
+    /// while the listener is open.
     pub(super) place: SocketPlace,
     pub(super) listener: UnixListener,
     path: PathBuf,
 }
 
-/// What the feed's thread needs.
+/// The objects that the feed's thread needs.
 #[derive(Debug)]
 pub struct FeedParts {
     /// The epoch of all ids.
     pub epoch: Epoch,
     /// The writer of the log.
     pub writer: Writer,
-    /// The journal and what was replayed from it, if one is configured.
+    /// The journal and the state that was replayed from it; `None` if no journal is configured.
     pub recovered: Option<RecoveredFeed>,
-    /// One mailbox per worker.
+    /// The mailboxes, one per worker.
     pub mailboxes: Vec<Mailbox>,
     /// The reports of the workers.
     pub reports: Reports,
-    /// Wakes the feed when a worker has made the last confirmation.
+    /// Wakes the feed when a worker has sent the last confirmation.
     pub wake: Arc<Wake>,
     /// The feed's counters.
     pub metrics: Arc<FeedMetrics>,
-    /// Where a missing socket or journal is reported.
+    /// The health report, which receives failures of the socket or the journal.
     pub health: Arc<Health>,
     /// The server's configuration.
     pub config: Arc<Config>,
@@ -67,7 +68,7 @@ pub struct FeedHandle {
     thread: JoinHandle<()>,
 }
 
-/// Checks that the configured path can be bound, whether or not another server uses it now. Creates
+/// Checks whether the configured path can be bound, even if another server uses it now. Creates
 /// nothing. Returns every reason for which [`bind`] would fail.
 #[must_use]
 pub fn check(config: &Config) -> Vec<FeedError> {
@@ -91,7 +92,8 @@ pub fn bind(config: &Config) -> Result<Feed, FeedError> {
 }
 
 impl Feed {
-    /// Uses an inherited listener (socket activation). Its file stays when the feed stops.
+    /// Creates a feed from an inherited listener (socket activation). The socket's file is not
+    /// removed when the feed stops.
     #[must_use]
     pub fn from_listener(listener: UnixListener) -> Self {
         let address = listener.local_addr().ok();
@@ -104,13 +106,13 @@ impl Feed {
         }
     }
 
-    /// The path of the socket.
+    /// Returns the path of the socket.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Starts the thread.
+    /// Starts the feed's thread.
     ///
     /// # Errors
     /// Returns an error if no descriptor or no thread is available.
@@ -131,7 +133,7 @@ impl Feed {
 
 impl FeedHandle {
     /// Asks the feed to stop, and returns immediately. The feed accepts no new feeders, publishes
-    /// what was written to it and sends the answers, within
+    /// the bytes that it has already received, and sends the answers, within
     /// [`LINGER_MS`](crate::config::limits::LINGER_MS).
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Release);

@@ -1,7 +1,7 @@
-//! Writes the feed's HTTP responses, with the writer that client responses use.
+//! Encodes the feed's HTTP responses, with the functions that also encode responses to clients.
 //!
-//! Pure. A refusal is a problem document (RFC 9457). Besides the members of every problem document
-//! it has `error`, as refused lines have, and the index of the publication at fault.
+//! Performs no I/O. A refusal is a problem document (RFC 9457). In addition to the usual members,
+//! the document has `error`, like refused lines, and the index of the faulty publication.
 
 use std::time::SystemTime;
 
@@ -13,10 +13,10 @@ use crate::http::After;
 use crate::http::head::Method;
 use crate::http::response::{PROBLEM, Problem, Status, push_content, push_field, push_status_line};
 
-/// The interim response before a body (RFC 9110, 15.2.1).
+/// The interim response that invites the client to send the body (RFC 9110, 15.2.1).
 pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// How long a feeder waits before it repeats a request that the journal refused, in seconds.
+/// The delay in seconds before a feeder should repeat a request that the journal refused.
 const RETRY_AFTER_S: &str = "1";
 
 /// Appends the response to a request whose publications were sequenced.

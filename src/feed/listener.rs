@@ -1,14 +1,14 @@
-//! SHELL: binds the feed's path in the file system, and removes it.
+//! SHELL: binds the feed's socket in the file system, and removes its file.
 //!
-//! A lock file beside the socket (`feed.sock.lock`, `flock`) is held while the feed runs, so that
-//! of two servers started together exactly one replaces a stale socket. Under the lock a socket
-//! file is removed only if a connect to it is refused. The lock file is never removed: otherwise
-//! two servers could lock two files of the same name.
+//! The feed holds a lock on a file beside the socket (`feed.sock.lock`, `flock`) while it runs. If
+//! two servers start together, the lock lets exactly one of them replace a stale socket. Under the
+//! lock, a socket file is removed only if a connect to it is refused. The lock file is never
+//! removed: otherwise two servers could lock two files of the same name.
 //!
 //! Cleaners of temporary directories remove sockets in use. [`SocketFile::restore`] creates the
-//! socket and the lock again, and the directory only if the server had created it. Another user may
-//! have created that directory, or a link, in the meantime. The socket is not created where another
-//! user could replace it.
+//! socket and the lock file again, and the directory only if the server had created it. In the
+//! meantime another user may have created a directory or a link of that name. The socket is not
+//! created in a place where another user could replace it.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -31,19 +31,19 @@ use crate::sys::group::group_id;
 use crate::sys::inode::Inode;
 use crate::sys::regular;
 
-/// Why the feed's path cannot be bound.
+/// The reason why the feed's path cannot be bound.
 #[derive(Debug, thiserror::Error)]
 pub enum FeedError {
     /// The access mode is not an octal number.
     #[error("`{0}` is not an octal mode such as 0660")]
     BadMode(String),
-    /// The private directory under `/tmp`, or one created since the start, is not safe.
+    /// The private directory under `/tmp`, or a directory created after the start, is not safe.
     #[error("{} belongs to another user or is open to others; remove it or set `feed`", path.display())]
     ForeignDirectory {
         /// The directory.
         path: PathBuf,
     },
-    /// Another process serves this path.
+    /// Another process is listening on this path.
     #[error("another process is listening on {}", path.display())]
     InUse {
         /// The socket's path.
@@ -59,19 +59,19 @@ pub enum FeedError {
         /// The socket's path.
         path: PathBuf,
     },
-    /// The path of the lock file is not a regular file.
+    /// The path of the lock file exists and is not a regular file.
     #[error("{} exists and is not a regular file", path.display())]
     NotAFile {
-        /// The path.
+        /// The path of the lock file.
         path: PathBuf,
     },
-    /// The path is not a socket. It is left untouched.
+    /// The path exists and is not a socket. The file is left untouched.
     #[error("{} exists and is not a socket", path.display())]
     NotASocket {
-        /// The path.
+        /// The socket's path.
         path: PathBuf,
     },
-    /// The path no longer names the socket that was just created there.
+    /// The path no longer refers to the socket that was just created there.
     #[error("another process has replaced {}", path.display())]
     Replaced {
         /// The socket's path.
@@ -93,7 +93,7 @@ pub enum FeedError {
 }
 
 impl FeedError {
-    /// The configuration key concerned.
+    /// Returns the configuration key concerned.
     #[must_use]
     pub fn key(&self) -> &'static str {
         match self {
@@ -110,22 +110,22 @@ impl FeedError {
     }
 }
 
-/// The socket's file and its lock. A drop removes the socket's file.
+/// The socket's file and its lock. The file is removed on drop.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
     access: SocketAccess,
-    /// Whether a missing directory is created.
+    /// Whether the server creates the directory if it is missing.
     makes_directory: bool,
-    /// Kept open, so that no other directory gets its inode.
+    /// The socket's directory. Kept open, so that no other directory gets the same inode.
     directory: File,
-    /// Identifies the file: another file of the same name must not be removed. Valid only while the
-    /// socket is open.
+    /// Identifies the socket's file, because another file of the same name must not be removed.
+    /// Valid only while the socket is open.
     inode: Inode,
     lock: File,
 }
 
-/// Which processes may connect.
+/// The mode and the group of the socket, which determine the processes that may connect.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SocketAccess {
     mode: u32,
@@ -139,21 +139,21 @@ impl Drop for SocketFile {
 }
 
 impl SocketFile {
-    /// The path of the socket.
+    /// Returns the path of the socket.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether the path still names the socket.
+    /// Whether the path still refers to the socket.
     pub(super) fn is_there(&self) -> bool {
         is_at(&self.path, self.inode)
     }
 
     /// Creates missing files again. Returns a new listener if the socket was missing. `adopt`
-    /// prepares it for use; if that fails, the next call creates another one.
+    /// prepares the listener for use. If `adopt` fails, the next call creates another listener.
     ///
     /// # Errors
-    /// Returns the errors of [`listen`] and of `adopt`. A file in the socket's place is left
+    /// Returns the errors of [`listen`] and of `adopt`. Another file at the socket's path is left
     /// untouched.
     pub(super) fn restore(
         &mut self,
@@ -178,7 +178,7 @@ impl SocketFile {
         Ok(Some(listener))
     }
 
-    /// Ensures that the socket's directory is the original one, or one that is equally safe.
+    /// Ensures that the socket's directory is the original directory or an equally safe one.
     fn restore_directory(&mut self) -> Result<(), FeedError> {
         let directory = parent(&self.path);
         let found = Inode::at(directory).ok();
@@ -188,7 +188,7 @@ impl SocketFile {
         check_owners(directory)?;
         if self.makes_directory {
             make_directory(directory)?;
-            // Another user may have created it after the first check.
+            // Another user may have created the directory after the first check.
             check_owners(directory)?;
         }
         self.directory = open_directory(directory)?;
@@ -196,7 +196,7 @@ impl SocketFile {
     }
 }
 
-/// The configured access to the socket.
+/// Returns the configured access to the socket.
 pub(super) fn access(config: &Config) -> Result<SocketAccess, FeedError> {
     let mode = u32::from_str_radix(&config.feed_mode, 8)
         .ok()
@@ -206,7 +206,7 @@ pub(super) fn access(config: &Config) -> Result<SocketAccess, FeedError> {
     Ok(SocketAccess { mode, group })
 }
 
-/// Checks that a path can be bound, whether or not another server uses it now. Creates nothing.
+/// Checks whether a path can be bound, even if another server uses it now. Creates nothing.
 pub(super) fn check_path(path: &Path) -> Result<(), FeedError> {
     SockAddr::unix(path).map_err(failed("listen on", path))?;
     if let Some(directory) = path.parent() {
@@ -224,13 +224,13 @@ pub(super) fn check_path(path: &Path) -> Result<(), FeedError> {
     check_kind(path).map(drop)
 }
 
-/// Listens on the configured path.
+/// Binds the configured path, and listens on it.
 pub(super) fn listen(config: &Config) -> Result<(UnixListener, SocketFile), FeedError> {
     let access = access(config)?;
     let path = config.feed.as_path();
     check_path(path)?;
     let directory = parent(path);
-    // A directory at the default path counts as created by this server.
+    // The server may create a directory at the default path again, even if it existed already.
     let makes_directory = !directory.exists() || is_default_directory(directory);
     make_directory(directory)?;
     let open_directory = open_directory(directory)?;
@@ -247,7 +247,7 @@ pub(super) fn listen(config: &Config) -> Result<(UnixListener, SocketFile), Feed
     Ok((listener, socket_file))
 }
 
-/// Binds the path. The caller holds the lock.
+/// Binds the path, and listens on it. The caller holds the lock.
 fn take(path: &Path, access: SocketAccess) -> Result<(UnixListener, Inode), FeedError> {
     remove_stale(path)?;
     bind(path, access)
@@ -257,7 +257,7 @@ fn is_at(path: &Path, inode: Inode) -> bool {
     Inode::at_link(path).is_ok_and(|found| found == inode)
 }
 
-/// Removes a socket's file unless another file is in its place. The socket has to be open.
+/// Removes a socket's file, unless another file has replaced it. The socket must be open.
 fn remove_own(path: &Path, inode: Inode) {
     if is_at(path, inode)
         && let Err(error) = fs::remove_file(path)
@@ -273,8 +273,8 @@ fn parent(path: &Path) -> &Path {
     }
 }
 
-/// Whether the directory is the server's default one. Under a service manager the default belongs
-/// to the manager.
+/// Whether the directory is the server's default directory. Under a service manager, the default
+/// directory belongs to the manager.
 fn is_default_directory(directory: &Path) -> bool {
     std::env::var_os("RUNTIME_DIRECTORY").is_none() && directory == parent(&default_feed_path())
 }
@@ -298,8 +298,8 @@ fn group(name: &str) -> Result<Option<u32>, FeedError> {
         .ok_or_else(|| FeedError::UnknownGroup(String::from(name)))
 }
 
-/// Creates the directory if it is missing. The one under `/tmp`, which is writable for all users,
-/// has to belong to this user alone.
+/// Creates the directory if it is missing. The private directory under `/tmp` must belong to this
+/// user alone, because every user can write to `/tmp`.
 fn make_directory(directory: &Path) -> Result<(), FeedError> {
     let private = owner_of_private(directory);
     let mode = if private.is_some() { 0o700 } else { 0o755 };
@@ -311,7 +311,7 @@ fn make_directory(directory: &Path) -> Result<(), FeedError> {
     private.map_or(Ok(()), |uid| check_private(directory, uid))
 }
 
-/// The current user's id, if the directory is the private one under `/tmp`.
+/// Returns the current user's id if the directory is the private directory under `/tmp`.
 fn owner_of_private(directory: &Path) -> Option<u32> {
     let uid = rustix::process::getuid().as_raw();
     let is_private = directory == Path::new(&format!("/tmp/fanfare-{uid}"));
@@ -319,7 +319,7 @@ fn owner_of_private(directory: &Path) -> Option<u32> {
 }
 
 fn check_private(directory: &Path, uid: u32) -> Result<(), FeedError> {
-    // The link itself and not its target: a link is never accepted.
+    // Checks the link itself instead of its target, so that a link is never accepted.
     let found = fs::symlink_metadata(directory).map_err(failed("look at", directory))?;
     if found.is_dir() && found.uid() == uid && found.mode() & 0o022 == 0 {
         return Ok(());
@@ -329,7 +329,7 @@ fn check_private(directory: &Path, uid: u32) -> Result<(), FeedError> {
     })
 }
 
-/// Refuses a directory that another user could replace.
+/// Returns an error for a directory that another user could replace.
 fn check_owners(directory: &Path) -> Result<(), FeedError> {
     let unsafe_part = directory::replaceable_part(directory);
     match unsafe_part.map_err(failed("look at", directory))? {
@@ -370,7 +370,7 @@ fn lock(path: &Path) -> Result<File, FeedError> {
     }
 }
 
-/// Whether there is a socket file. Anything else of this name is an error.
+/// Whether a socket file exists at the path. A file of another type is an error.
 fn check_kind(path: &Path) -> Result<bool, FeedError> {
     match fs::symlink_metadata(path) {
         Ok(file) if file.file_type().is_socket() => Ok(true),
@@ -382,7 +382,7 @@ fn check_kind(path: &Path) -> Result<bool, FeedError> {
     }
 }
 
-/// Removes a stale socket file.
+/// Removes the socket file if it is stale.
 fn remove_stale(path: &Path) -> Result<(), FeedError> {
     if !check_kind(path)? {
         return Ok(());
@@ -396,12 +396,13 @@ fn remove_stale(path: &Path) -> Result<(), FeedError> {
     fs::remove_file(path).map_err(failed("remove the stale socket", path))
 }
 
-/// Whether a process has bound the socket at a path. Never blocks, and takes no place in the
-/// backlog.
+/// Whether a process has bound the socket at a path. The function never blocks, and its connection
+/// attempt does not occupy the backlog.
 fn is_bound(path: &Path) -> io::Result<bool> {
     let address = SockAddr::unix(path)?;
-    // On Linux the connect of a datagram socket to a stream socket fails with `EPROTOTYPE`, without
-    // a place in its backlog. Other kernels (gVisor) refuse a datagram socket in either case.
+    // On Linux, connecting a datagram socket to a stream socket fails with `EPROTOTYPE` and does
+    // not occupy the backlog. Other kernels (gVisor) refuse a datagram socket whether or not the
+    // stream socket is bound.
     for kind in [Type::DGRAM, Type::STREAM] {
         let probe = Socket::new(Domain::UNIX, kind.nonblocking(), None)?;
         let Err(error) = probe.connect(&address) else {
@@ -409,7 +410,8 @@ fn is_bound(path: &Path) -> io::Result<bool> {
         };
         match Errno::from_io_error(&error) {
             Some(Errno::CONNREFUSED) => {}
-            // Another type, a datagram socket with a peer of its own, a full backlog.
+            // The cause is a socket of another type, a datagram socket with its own peer, or a full
+            // backlog.
             Some(Errno::PROTOTYPE | Errno::PERM | Errno::AGAIN) => return Ok(true),
             _ => return Err(error),
         }
@@ -430,14 +432,15 @@ fn bind(path: &Path, access: SocketAccess) -> Result<(UnixListener, Inode), Feed
 
 fn make_socket(path: &Path) -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // The file gets the socket's own mode, so no other user can connect before the access is set.
+    // The file gets the socket's own mode, so no other user can connect before the configured
+    // access is set.
     rustix::fs::fchmod(&socket, Mode::from_raw_mode(0o600))?;
     socket.bind(&SockAddr::unix(path)?)?;
     Ok(socket)
 }
 
-/// Opens the file of a socket that was just bound, so that its mode and group are set on this file
-/// and not on one in its place.
+/// Opens the file of a socket that was just bound. The mode and the group are then set on this
+/// file, even if another file replaces it.
 fn open_bound(path: &Path) -> Result<(File, Inode), FeedError> {
     let mut options = OpenOptions::new();
     options.read(true);
@@ -459,7 +462,7 @@ fn finish(socket: &Socket, file: &File, access: SocketAccess) -> io::Result<()> 
         rustix::fs::chownat(file, "", None, group, AtFlags::EMPTY_PATH)?;
     }
     // An `O_PATH` descriptor does not allow `fchmod`, but its path under /proc allows `chmod`. The
-    // thread may have a descriptor table of its own.
+    // path begins with `/proc/thread-self`, because the thread may have its own descriptor table.
     let descriptor = format!("/proc/thread-self/fd/{}", file.as_raw_fd());
     rustix::fs::chmod(&descriptor, Mode::from_raw_mode(access.mode)).map_err(|error| {
         let error = io::Error::from(error);
@@ -567,12 +570,12 @@ mod tests {
                 let _restored = restore(&mut file).unwrap().unwrap();
                 assert!(UnixStream::connect(&path).is_ok());
                 assert!(file.is_there() && restore(&mut file).unwrap().is_none());
-                // The new lock keeps another server out.
+                // The new lock prevents another server from starting.
                 fs::remove_file(&path).unwrap();
                 let refused = listen(&config(&path));
                 assert!(matches!(refused, Err(FeedError::Locked { .. })));
                 drop(file);
-                // The next start finds the directory.
+                // The next start finds an existing directory.
                 fs::create_dir_all(&directory).unwrap();
             } else {
                 let refused = restore(&mut file).unwrap_err();
@@ -598,7 +601,7 @@ mod tests {
         let path = place.path().join("feed.sock");
         let theirs = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None).unwrap();
         theirs.bind(&SockAddr::unix(&path).unwrap()).unwrap();
-        // Bound and not listening yet.
+        // The socket is bound, but not listening yet.
         assert!(is_bound(&path).unwrap());
         theirs.listen(0).unwrap();
         for _ in 0..3 {
@@ -660,7 +663,7 @@ mod tests {
         fs::create_dir_all(open.join("inner")).unwrap();
         fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
         let (_listener, mut file) = listen(&config(&path)).unwrap();
-        // The original directory may be open to others, as the operator chose.
+        // The operator may have opened the original directory to others.
         fs::set_permissions(&made, fs::Permissions::from_mode(0o777)).unwrap();
         fs::remove_file(&path).unwrap();
         let _listener = restore(&mut file).unwrap().unwrap();

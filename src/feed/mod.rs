@@ -1,14 +1,16 @@
-//! SHELL: the feed, the local Unix socket on which publications arrive.
+//! SHELL: the feed, the local Unix socket on which publications are received.
 //!
-//! One thread serves all feeders. [`protocol`] is pure: bytes to drafts and commands, cut anywhere.
-//! The rest is shell: `listener` binds the path, `feeder` is one connection, `backends` has
-//! consumers and their commands, `sequencer` numbers publications and posts batches to the workers.
-//! This file is the loop that gives each feeder its turns. A ready feeder is read once per round,
-//! so that none starves another. The full inbox of a worker blocks the loop, and thereby all
-//! feeders, instead of filling memory.
+//! One thread serves all feeders. [`protocol`] performs no I/O: it decodes bytes, split at any
+//! position, into drafts and commands. The other modules are shell: `listener` binds the path,
+//! `feeder` is one connection, `backends` handles consumers and their commands, `sequencer` numbers
+//! publications and posts batches to the workers. This file has the loop, in which each feeder
+//! takes its turns. A ready feeder is read once per round, so that no feeder starves another. If
+//! the inbox of a worker is full, the loop blocks, and all feeders with it, so that memory does not
+//! fill up.
 //!
-//! Bounds: a feeder buffers at most one line or body and one read. Its answers and acknowledgements
-//! are limited, and so are feeders, batches and inboxes.
+//! Bounds: a feeder buffers at most one line or body and the bytes of one read. There are limits on
+//! its answers and acknowledgements, and on the number of feeders and the size of batches and
+//! inboxes.
 
 mod answer_queue;
 mod backends;
@@ -57,25 +59,25 @@ pub use self::listener::FeedError;
 
 const LISTENER: Token = Token(usize::MAX - 1);
 const WAKE: Token = Token(usize::MAX - 2);
-/// Readiness events taken from the kernel per poll.
+/// The maximum number of readiness events per poll.
 const READINESS_MAX: usize = 256;
 
 #[derive(Debug)]
 struct FeedLoop {
     poll: Poll,
     socket: SocketWatch,
-    /// `None` while the feed stops.
+    /// The listener; `None` while the feed stops.
     listener: Option<UnixListener>,
     check_files_at: Deadline,
     health: Arc<Health>,
     /// Whether the backlog may contain a connection.
     is_acceptable: bool,
     accept_again: Option<Deadline>,
-    /// When a pause is logged again.
+    /// The time from which a pause in accepting feeders is logged again.
     log_pause_at: Option<Deadline>,
     feeders: Slab<Feeder>,
     feeders_max: usize,
-    /// Slots of feeders with work to do, and the slots of the current round.
+    /// The slots of feeders with work to do, and the slots of the current round.
     ready: Vec<usize>,
     round: Vec<usize>,
     intake: Intake,
@@ -212,7 +214,7 @@ impl FeedLoop {
         due.into_iter().chain(stall).min()
     }
 
-    /// Records the readiness that the kernel reports, and acts on none of it yet.
+    /// Records the readiness that the kernel reports. Other methods act on it later.
     fn note_readiness(&mut self, readiness: &Events) {
         for event in readiness {
             match event.token() {
@@ -267,7 +269,7 @@ impl FeedLoop {
         }
     }
 
-    /// Replaces the listener, after accepting the backlog of the old one.
+    /// Replaces the listener. Accepts the backlog of the old listener first.
     fn replace_listener(&mut self, listener: UnixListener) {
         self.is_acceptable = true;
         let Some(old) = self.listener.replace(listener) else {
@@ -290,7 +292,7 @@ impl FeedLoop {
         }
     }
 
-    /// Gives one turn to each feeder with work to do.
+    /// Lets each feeder with work to do take one turn.
     fn turn_feeders(&mut self) {
         std::mem::swap(&mut self.ready, &mut self.round);
         while let Some(slot) = self.round.pop() {
@@ -310,8 +312,8 @@ impl FeedLoop {
         }
     }
 
-    /// Registers for room in a feeder's socket only while it matters. Otherwise each answer that a
-    /// feeder reads would wake the loop for nothing.
+    /// Registers for free space in a feeder's socket only while it is needed. Otherwise each answer
+    /// that a feeder reads would wake the loop needlessly.
     fn watch_for_room(&mut self, slot: usize) {
         let Some(feeder) = self.feeders.get_mut(slot) else {
             return;
@@ -355,7 +357,8 @@ impl FeedLoop {
         }
     }
 
-    /// Tells the workers in which channels a consumer wants notices; they report no others.
+    /// Informs the workers of the channels for which consumers want notices. Workers report no
+    /// other notices.
     fn update_watched_channels(&mut self) {
         let Some(worker_ack) = self.intake.consumers_changed.take() else {
             return;
@@ -377,7 +380,7 @@ impl FeedLoop {
         let Some(feeder) = self.feeders.try_remove(slot) else {
             return;
         };
-        // A close alone is not enough, since other descriptor tables may contain a copy.
+        // A close alone is not enough, because other descriptor tables may contain a copy.
         let fd = feeder.as_raw_fd();
         if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&fd)) {
             tracing::debug!(%error, "a feeder was not registered");
@@ -411,8 +414,8 @@ impl FeedLoop {
         }
     }
 
-    /// Pauses after an error: a connection in the backlog keeps the listener ready, so the loop
-    /// would spin.
+    /// Pauses after an error. Without the pause, a connection in the backlog would keep the
+    /// listener ready, and the loop would spin.
     fn pause_accepting(&mut self, error: &io::Error) {
         let now = self.clock.now();
         if self.log_pause_at.is_none_or(|due| now.has_reached(due)) {
@@ -454,7 +457,8 @@ impl FeedLoop {
         self.stop_deadline = Some(self.clock.now().after(Duration::from_millis(LINGER_MS)));
         self.is_acceptable = false;
         let is_bound = self.socket.is_bound();
-        // Before the listener is closed, since only until then no other file has its inode.
+        // Released before the listener is closed: only until then no other file has the socket's
+        // inode.
         self.socket.release();
         if let Some(listener) = self.listener.take()
             && is_bound
@@ -498,8 +502,8 @@ fn queue(feeder: &mut Feeder, slot: usize, ready: &mut Vec<usize>) {
 
 fn refuse(mut stream: UnixStream) {
     let line = answer_queue::error_line(0, "too_many_feeders", "too many feeders are connected");
-    // A new connection's buffer has room. If the peer has closed it already, the line is not
-    // missed.
+    // The send buffer of a new connection has space for the line. If the peer has closed already,
+    // it does not need the line.
     let sent = stream
         .set_nonblocking(true)
         .and_then(|()| stream.write_all(&line));

@@ -1,9 +1,9 @@
-//! SHELL: checks the feed's path while the server runs, and reports faults of it.
+//! SHELL: checks the path of the feed's socket while the server runs, and reports faults.
 //!
 //! A socket whose file was removed still serves connected feeders, but no other feeder can connect.
-//! A socket that the server bound is created again. One from the service manager is only reported,
-//! since the manager would keep listening on the old one. The feed's loop calls
-//! [`SocketWatch::check`].
+//! If the server bound the socket, it creates the socket again. A missing socket of the service
+//! manager is only reported, because the manager would keep listening on the old socket. The feed's
+//! loop calls [`SocketWatch::check`].
 
 use std::io;
 use std::os::unix::net::UnixListener;
@@ -17,21 +17,21 @@ use crate::health::{Health, Part};
 use crate::sys::inode::Inode;
 use crate::time::{Deadline, Now};
 
-/// Where the feed's socket is on the file system.
+/// The location of the feed's socket in the file system.
 #[derive(Debug)]
 pub(super) enum SocketPlace {
     Bound(SocketFile),
-    /// Opened by the service manager.
+    /// The service manager opened the socket.
     Inherited {
         path: PathBuf,
         inode: Inode,
     },
-    /// Opened by the service manager, without a file that this process can see.
+    /// The service manager opened the socket. This process cannot see a file for it.
     Unseen,
 }
 
 impl SocketPlace {
-    /// The place of an inherited socket.
+    /// Returns the location of an inherited socket.
     pub(super) fn inherited(path: &Path) -> Self {
         match Inode::at_link(path) {
             Ok(inode) => Self::Inherited {
@@ -43,15 +43,15 @@ impl SocketPlace {
     }
 }
 
-/// A fault of the path.
+/// A fault of the socket's path.
 #[derive(Debug)]
 struct Fault {
     reason: String,
-    /// When it is logged again.
+    /// The time from which the fault is logged again.
     log_again: Deadline,
 }
 
-/// Watches the feed's path.
+/// Checks the path of the feed's socket.
 #[derive(Debug)]
 pub(super) struct SocketWatch {
     place: SocketPlace,
@@ -73,13 +73,13 @@ impl SocketWatch {
         matches!(self.place, SocketPlace::Bound(_))
     }
 
-    /// Removes the socket's file if it is still the server's own.
+    /// Removes the socket's file if the file still belongs to this server.
     pub(super) fn release(&mut self) {
         self.place = SocketPlace::Unseen;
     }
 
-    /// Checks the path. If its file is missing, returns a new listener, after `adopt` has prepared
-    /// it for use.
+    /// Checks the path. If the socket's file is missing, creates a new listener, prepares it with
+    /// `adopt`, and returns it.
     pub(super) fn check(
         &mut self,
         now: Now,
@@ -161,7 +161,8 @@ mod tests {
     use crate::feed::listener;
     use crate::sys::clock::Clock;
 
-    /// A socket `feed.sock` in a folder, its watch, and the health that it reports to.
+    /// Returns a listener on `feed.sock` in a folder, its watch, and the health that receives the
+    /// watch's reports.
     fn watched(folder: &Path) -> (UnixListener, SocketWatch, Arc<Health>) {
         let config = Config {
             feed: folder.join("feed.sock"),

@@ -19,7 +19,7 @@ use crate::worker::mail::upstream::{Bounds, Reported, Upstream, upstream};
 
 const SUBSCRIBERS: u32 = 3;
 
-/// A running feed with the inbox of one worker, which is not drained until [`Rig::work`].
+/// A running feed with the inbox of one worker. The inbox is not drained before [`Rig::work`].
 struct Rig {
     _directory: tempfile::TempDir,
     path: PathBuf,
@@ -30,7 +30,7 @@ struct Rig {
     feed_wake: Arc<Wake>,
 }
 
-/// Confirms all publications until the feed has stopped, and returns them in order.
+/// Confirms all publications until the feed has stopped, and returns the publications in order.
 type Worker = JoinHandle<Vec<Arc<Publication>>>;
 
 impl Rig {
@@ -85,7 +85,7 @@ impl Rig {
         stream
     }
 
-    /// Starts draining the inbox, until the feed has dropped its mailbox.
+    /// Starts to drain the inbox. This ends when the feed has dropped its mailbox.
     fn work(&mut self) -> Worker {
         let inbox = self.inbox.take().unwrap();
         let wake = Arc::clone(&self.feed_wake);
@@ -195,7 +195,8 @@ fn line_over_the_limit_is_answered_and_the_connection_closed() {
     let mut rig = Rig::start_with(config, FEEDERS_MAX);
     let worker = rig.work();
     let mut feeder = rig.connect();
-    // More than the kernel's buffers hold: the answer has to arrive although the rest is discarded.
+    // The input is larger than the kernel's buffers. The answer must be received although the
+    // remaining bytes are discarded.
     let mut bytes = line("a", 1).into_bytes();
     bytes.resize(4 << 20, b' ');
     feeder.write_all(&bytes).unwrap();
@@ -214,7 +215,7 @@ fn lagging_worker_blocks_the_feeder_and_nothing_is_lost_or_repeated() {
     feeder.set_nonblocking(true).unwrap();
     let lines: String = (1..400_000).map(|number| line("a", number)).collect();
     let mut rest = lines.as_bytes();
-    // The inbox is not drained, so at some point writes would block.
+    // The inbox is not drained, so writes will block at some point.
     let mut blocked_since = None;
     while blocked_since.is_none_or(|since: Instant| since.elapsed() < Duration::from_millis(200)) {
         match (&feeder).write(rest) {
@@ -252,7 +253,7 @@ fn feeder_that_reads_no_answers_is_not_read() {
     let worker = rig.work();
     let mut feeder = rig.connect();
     feeder.set_nonblocking(true).unwrap();
-    // Each line of two bytes costs an answer of about ninety.
+    // Each line of two bytes causes an answer of about ninety bytes.
     let lines = "x\n".repeat(500_000);
     let bytes = format!("\n{lines}");
     let mut written = 0;
@@ -272,12 +273,12 @@ fn feeder_that_reads_no_answers_is_not_read() {
         refused < (FEED_ANSWER_BYTES_MAX + (1 << 20)) / 80,
         "{refused}"
     );
-    // Another feeder is served in the meantime.
+    // Another feeder is served meanwhile.
     let mut other = rig.connect();
     other.write_all(acked("a", 7).as_bytes()).unwrap();
     other.shutdown(Shutdown::Write).unwrap();
     assert!(read_all(&mut other).contains("\"ok\":true"));
-    // When it reads again, all its lines are answered.
+    // When the feeder reads again, all its lines are answered.
     feeder.set_nonblocking(false).unwrap();
     let reader = feeder.try_clone().unwrap();
     let counting = thread::spawn(move || BufReader::new(reader).lines().count());
@@ -297,8 +298,8 @@ fn many_feeders_are_served_each_in_its_order() {
             thread::spawn(move || {
                 for number in 0..500 {
                     let line = line(&format!("c{channel}"), number);
-                    // In two pieces, so that the loop reads parts of lines of different feeders in
-                    // turn.
+                    // Each line is written in two pieces, so that the loop alternates between
+                    // partial lines of different feeders.
                     let (front, back) = line.as_bytes().split_at(9);
                     stream.write_all(front).unwrap();
                     stream.write_all(back).unwrap();

@@ -1,42 +1,43 @@
 //! A worker's compressor and its scratch memory.
 //!
-//! Owned by the worker and lent for filling a cell of a publication, so that neither conns nor
-//! publications hold a compressor. It counts its work. The deflater decides whether compression
-//! makes a message shorter; the publication's cells store the result.
+//! A worker owns the compressor and lends it to fill a cell of a publication, so that neither conns
+//! nor publications own a compressor. The encoder counts its work. The deflater decides whether
+//! compression makes a message shorter; the publication's cells store the result.
 
 use super::websocket::{self, push_deflated};
 use super::{Envelope, Frame, Publication};
 use crate::config::limits::{DEFLATE_BUFFER_BYTES_KEPT, FRAME_HEADER_BYTES_MAX};
 use crate::deflate::Deflater;
 
-/// A worker's compressor. Empty until the first compression.
+/// A worker's compressor. It allocates nothing before the first compression.
 #[derive(Debug, Default)]
 pub struct Encoder {
     deflater: Deflater,
-    /// The message to compress, if it is not the payload itself.
+    /// The message to compress, unless the message is the payload itself.
     body: Vec<u8>,
     deflated: Deflated,
 }
 
-/// Counters of compression.
+/// Counters of compressed messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Deflated {
     /// The number of compressed frames.
     pub frames: u64,
-    /// The bytes of their messages before compression.
+    /// The number of bytes of their messages before compression.
     pub plain_bytes: u64,
-    /// The bytes after compression.
+    /// The number of bytes of their messages after compression.
     pub deflated_bytes: u64,
 }
 
 impl Encoder {
-    /// The counters so far.
+    /// Returns the counters.
     #[must_use]
     pub fn deflated(&self) -> Deflated {
         self.deflated
     }
 
-    /// The frame of a publication's compressed message; `None` if compression does not shorten it.
+    /// Returns the frame of a publication's compressed message. `None` if compression does not
+    /// shorten the message.
     pub(super) fn deflate(
         &mut self,
         publication: &Publication,
@@ -81,7 +82,7 @@ mod tests {
         Publication::new(id, channel, payload, Now(0), &Arc::default())
     }
 
-    /// The payload of an unmasked frame, and its first byte.
+    /// Returns the first byte of an unmasked frame, and the frame's payload.
     fn payload_of(frame: &[u8]) -> (u8, &[u8]) {
         let header = match frame[1] {
             126 => 4,

@@ -1,5 +1,5 @@
 //! The full envelope: `{"channel":…,"id":…,"event":…,"initial":true,"data":…}`. The keys are in
-//! this order; absent ones are omitted.
+//! this order; absent keys are omitted.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

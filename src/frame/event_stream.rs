@@ -2,7 +2,8 @@
 
 use super::{Envelope, Frame, Payload, Publication, envelope};
 
-/// Encodes a publication as one event: `id`, `event` if it has one, `data` lines, an empty line.
+/// Encodes a publication as one event: an `id` line, an `event` line if the publication has an
+/// event type, `data` lines, and an empty line.
 #[must_use]
 pub fn encode(publication: &Publication, envelope: Envelope) -> Frame {
     let mut event = Vec::with_capacity(publication.payload.len() + 128);
@@ -33,8 +34,8 @@ pub fn encode(publication: &Publication, envelope: Envelope) -> Frame {
     Frame::chunk(&event)
 }
 
-/// Appends one `data` line for each line of the text; a line ends at CR, LF or CRLF, as the
-/// client's parser has it.
+/// Appends one `data` line for each line of the text. A line ends at CR, LF or CRLF, as in the
+/// client's parser.
 pub fn push_data_lines(text: &str, out: &mut Vec<u8>) {
     let mut rest = text;
     loop {

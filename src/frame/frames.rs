@@ -1,8 +1,8 @@
-//! The encodings of one publication, each made once for all workers.
+//! The encodings of one publication. Each is created once for all workers.
 //!
-//! Shared by the publication, by workers that are about to write it and by conns that have begun to
-//! write it. A cell is filled by the first worker that needs it; a worker that needs it at the same
-//! time waits. Reading takes no lock.
+//! Shared by the publication, by workers that are about to write it, and by conns that have written
+//! a part of it. The first worker that needs a cell fills it. Another worker that needs the same
+//! cell waits until it is filled. Reading takes no lock.
 
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
@@ -12,7 +12,7 @@ use super::{
     Encoder, Envelope, Frame, FrameKind, Publication, event_stream, json_element, websocket,
 };
 
-/// One cell per encoding, by [`FrameKind::cell`].
+/// The encodings of one publication, one cell per encoding. [`FrameKind::cell`] is the index.
 #[derive(Debug)]
 pub struct Frames {
     cells: [OnceLock<Cell>; FrameKind::CELLS],
@@ -22,14 +22,14 @@ pub struct Frames {
 /// The content of a cell.
 #[derive(Debug)]
 enum Cell {
-    /// No bytes of its own: the plain frame of this envelope is used.
+    /// No separate bytes: the plain frame of this envelope is sent.
     AsPlain(Envelope),
-    /// A frame.
+    /// A frame with its own bytes.
     Frame(Frame),
 }
 
 impl Frames {
-    /// The memory without any encoding: the cells and the reference counts.
+    /// The memory in bytes without any encoding: the cells and the reference counts.
     pub const BYTES: u64 = (size_of::<Self>() + 2 * size_of::<usize>()) as u64;
 
     pub(super) fn new(ledger: &Arc<Ledger>, is_logged: bool) -> Self {
@@ -39,13 +39,13 @@ impl Frames {
         }
     }
 
-    /// The log has evicted the publication.
+    /// Notes that the log has evicted the publication.
     pub(super) fn leave_log(&self) {
         self.weight.leave_log();
     }
 
-    /// The frame for one kind of conn, encoded now if it does not exist yet. Never `None` for an
-    /// existing kind. `publication` must be the owner of these encodings.
+    /// Returns the frame for one kind of conn. Encodes it if it does not exist. Never returns
+    /// `None` for an existing kind. `publication` must be the owner of these encodings.
     pub fn encode(
         &self,
         publication: &Publication,
@@ -67,7 +67,7 @@ impl Frames {
         }
     }
 
-    /// The frame for one kind of conn, if it exists.
+    /// Returns the frame for one kind of conn, if the frame exists.
     #[must_use]
     pub fn get(&self, kind: FrameKind) -> Option<&Frame> {
         match self.cells.get(kind.cell())?.get()? {
@@ -76,7 +76,7 @@ impl Frames {
         }
     }
 
-    /// The wire bytes for one kind of conn; empty if they do not exist.
+    /// Returns the wire bytes for one kind of conn. They are empty if the frame does not exist.
     #[must_use]
     pub fn wire(&self, kind: FrameKind) -> &[u8] {
         self.get(kind)
@@ -84,7 +84,8 @@ impl Frames {
             .unwrap_or_default()
     }
 
-    /// The cell that contains the bytes for a kind of conn, once it is filled.
+    /// Returns the cell that contains the bytes for a kind of conn. `None` until the cell of this
+    /// kind is filled.
     #[must_use]
     pub fn holder(&self, kind: FrameKind) -> Option<usize> {
         let cell = kind.cell();
@@ -94,13 +95,13 @@ impl Frames {
         }
     }
 
-    /// The bytes in a cell, if it has bytes of its own.
+    /// Returns the number of bytes in a cell. `None` if the cell has no bytes of its own.
     #[must_use]
     pub fn encoded(&self, cell: usize) -> Option<u64> {
         self.frame_in(cell).map(Frame::bytes_held)
     }
 
-    /// The memory of all encodings in bytes.
+    /// Returns the memory of all encodings in bytes.
     #[must_use]
     pub fn bytes_held(&self) -> u64 {
         self.weight.bytes()
@@ -134,19 +135,20 @@ fn encode(publication: &Publication, kind: FrameKind, encoder: &mut Encoder) -> 
     })
 }
 
-/// A conn's reference to encodings that it has begun to write, or is about to write.
+/// A conn's reference to encodings of which the conn has written a part, or which it is about to
+/// write.
 #[derive(Debug)]
 pub struct Hold(Arc<Frames>);
 
 impl Hold {
-    /// Counts one more conn as a holder.
+    /// Creates a reference, and counts one more conn as a holder.
     #[must_use]
     pub fn new(frames: Arc<Frames>) -> Self {
         frames.weight.hold();
         Self(frames)
     }
 
-    /// The bytes of the encodings, divided by the number of holders.
+    /// Returns the bytes of the encodings, divided by the number of holders.
     #[must_use]
     pub fn share(&self) -> u64 {
         self.0.weight.bytes() / self.0.weight.conns().max(1)
@@ -175,7 +177,7 @@ pub struct Copied {
 }
 
 impl Copied {
-    /// Copies a part of the encodings' bytes. The copy counts in the ledger as pinned.
+    /// Copies `bytes`, a part of the encodings. The copy counts in the ledger as pinned.
     #[must_use]
     pub fn of(frames: &Frames, bytes: &[u8]) -> Self {
         let ledger = Arc::clone(frames.weight.ledger());
@@ -186,7 +188,7 @@ impl Copied {
         }
     }
 
-    /// The bytes.
+    /// Returns the copied bytes.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.bytes

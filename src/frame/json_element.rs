@@ -1,11 +1,11 @@
-//! Publications as elements of a JSON array, for answers of polls.
+//! Publications as elements of a JSON array, for responses to polls.
 //!
-//! Each element begins with a comma, so that an answer consists of unchanged shared frames. The
-//! first element of an answer is sent without its comma.
+//! Each element begins with a comma, so that a response consists of unchanged shared frames. The
+//! first element of a response is sent without its comma.
 
 use super::{Envelope, Frame, Payload, Publication, envelope};
 
-/// The bytes that are omitted from the first element of an answer: the comma.
+/// The number of bytes that are omitted from the first element of a response: the comma.
 pub const SEPARATOR_BYTES: usize = 1;
 
 /// Encodes a publication. With the data envelope, the element is the payload as a JSON value: JSON

@@ -1,24 +1,24 @@
-//! Counts the bytes of publications and encodings from creation to drop.
+//! The ledger, which counts the bytes of publications and encodings from creation to drop.
 //!
 //! The node has one [`Ledger`]. Every counted value adds its bytes on creation and subtracts them
-//! on drop, so that no holder can be forgotten. Encodings have a `Weight`, which stores whether
-//! the log has them and how many conns hold them. Encodings that the log has evicted and a conn
-//! still holds are *pinned*. Relaxed atomics, no lock; each sum is exact while no thread changes
-//! it.
+//! on drop, so no value can be missed. Encodings have a `Weight`, which stores whether the
+//! publication is in the log and how many conns hold the encodings. Encodings are *pinned* if the
+//! log has evicted the publication and a conn still holds the encodings. The sums are relaxed
+//! atomics, without a lock. Each sum is exact while no thread changes it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::id::Sequence;
 
-/// The sums. Two threads that change one weight may update a sum in either order, so a sum can be
-/// below zero for a moment, modulo 2^64.
+/// The sums of bytes. Two threads that change one weight may update a sum in either order. So a sum
+/// can be below zero, modulo 2^64, for a moment.
 #[derive(Debug)]
 pub struct Ledger {
     resident: AtomicU64,
     logged: AtomicU64,
     pinned: AtomicU64,
-    /// No publication of the log with a lower number has encodings.
+    /// No publication of the log with a lower number than this has encodings.
     oldest_encoded: AtomicU64,
 }
 
@@ -34,19 +34,20 @@ impl Default for Ledger {
 }
 
 impl Ledger {
-    /// The bytes of all publications and encodings in memory.
+    /// Returns the bytes of all publications and encodings in memory.
     #[must_use]
     pub fn resident(&self) -> u64 {
         sum(&self.resident)
     }
 
-    /// The bytes of encodings in the log.
+    /// Returns the bytes of encodings in the log.
     #[must_use]
     pub fn logged(&self) -> u64 {
         sum(&self.logged)
     }
 
-    /// The bytes of encodings that the log has evicted and conns hold, and of copies from them.
+    /// Returns the bytes of encodings that the log has evicted and conns hold, and of copies from
+    /// them.
     #[must_use]
     pub fn pinned(&self) -> u64 {
         sum(&self.pinned)
@@ -70,13 +71,13 @@ impl Ledger {
         self.pinned.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// A publication of the log may have encodings.
+    /// Notes that a publication of the log may have encodings.
     pub(crate) fn note_encoded(&self, sequence: Sequence) {
         self.oldest_encoded.fetch_min(sequence.0, Ordering::Relaxed);
     }
 
-    /// No publication of the log with a lower number has encodings. The caller reports where it
-    /// stopped with [`Self::note_encoded`].
+    /// Returns and resets the number before which no publication of the log has encodings. The
+    /// caller reports with [`Self::note_encoded`] the number at which it stopped.
     pub(crate) fn take_oldest_encoded(&self) -> Sequence {
         Sequence(self.oldest_encoded.swap(u64::MAX, Ordering::Relaxed))
     }
@@ -87,12 +88,12 @@ fn sum(bytes: &AtomicU64) -> u64 {
     u64::try_from(bytes.cast_signed()).unwrap_or(0)
 }
 
-/// The bytes of one publication's encodings in a ledger.
+/// The bytes of one publication's encodings, as counted in a ledger.
 #[derive(Debug)]
 pub(super) struct Weight {
     ledger: Arc<Ledger>,
-    /// Bits 0 to 35: the bytes. Bits 36 to 62: the number of holders. Bit 63: whether the log has
-    /// them.
+    /// Bits 0 to 35: the number of bytes. Bits 36 to 62: the number of holders. Bit 63: whether the
+    /// publication is in the log.
     state: AtomicU64,
 }
 
@@ -155,7 +156,7 @@ impl Weight {
         }
     }
 
-    /// The log has evicted them.
+    /// Notes that the log has evicted the publication.
     pub(super) fn leave_log(&self) {
         let before = self.state.fetch_and(!LOGGED, Ordering::Relaxed);
         if before & LOGGED == 0 {
@@ -252,7 +253,7 @@ mod tests {
         ledger.note_encoded(Sequence(7));
         ledger.note_encoded(Sequence(9));
         assert_eq!(ledger.take_oldest_encoded(), Sequence(7));
-        // An older publication is encoded again in between.
+        // An older publication is encoded again between two calls.
         ledger.note_encoded(Sequence(3));
         ledger.note_encoded(Sequence(8));
         assert_eq!(ledger.take_oldest_encoded(), Sequence(3));

@@ -1,9 +1,9 @@
 //! Encode once: a publication's wire bytes for each transport and envelope.
 //!
-//! A [`Frame`] is immutable. The first worker that needs it encodes it into a cell of the
-//! publication's [`Frames`]; all sockets of all workers share it. No later module copies a payload,
-//! except a conn that holds a large frame alone for a small rest. A compressor belongs to the
-//! worker's [`Encoder`]. Pure: bytes in, bytes out.
+//! A [`Frame`] is immutable. The first worker that needs a frame encodes it into a cell of the
+//! publication's [`Frames`]; all sockets of all workers share the frame. Later modules do not copy
+//! payloads, with one exception: if only one conn holds a large frame, it copies a small unsent
+//! rest. A compressor belongs to the worker's [`Encoder`]. This module performs no I/O.
 
 pub mod encoder;
 pub mod envelope;
@@ -24,34 +24,35 @@ pub use worker_ack::WorkerAck;
 /// The form in which a subscriber receives a publication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Envelope {
-    /// The payload alone.
+    /// Only the payload.
     Data,
-    /// A JSON object with channel, id, event and payload.
+    /// A JSON object with channel, id, event type and payload.
     Full,
-    /// The full envelope with a mark: the publication belongs to the requested history.
+    /// The full envelope with a flag: the publication belongs to the requested history.
     Initial,
 }
 
 /// The encodings of a publication, by transport and envelope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrameKind {
-    /// Server-sent event in one chunk of an HTTP/1.1 body.
+    /// A server-sent event in one chunk of an HTTP/1.1 body.
     EventStream(Envelope),
-    /// Server-sent event in a body that ends with the conn (HTTP/1.0).
+    /// A server-sent event in a body that ends when the connection is closed (HTTP/1.0).
     EventStreamUntilClose(Envelope),
-    /// Element of a JSON array, after a comma.
+    /// An element of a JSON array, after a comma.
     Poll(Envelope),
-    /// WebSocket frame.
+    /// A WebSocket frame.
     WebSocket(Envelope),
-    /// WebSocket frame of a compressed message (RFC 7692), or the plain frame if that is shorter.
+    /// A WebSocket frame of a compressed message (RFC 7692), or the plain frame if compression does
+    /// not shorten the message.
     WebSocketDeflated(Envelope),
 }
 
 impl FrameKind {
-    /// The number of cells in a publication. Chunked and unchunked events share a cell.
+    /// The number of cells for a publication. Chunked and unchunked events share a cell.
     pub const CELLS: usize = 12;
 
-    /// The cell that holds this kind's bytes.
+    /// Returns the index of the cell for this kind's bytes.
     #[must_use]
     pub fn cell(self) -> usize {
         match self {
@@ -71,7 +72,8 @@ impl FrameKind {
         }
     }
 
-    /// The kind for publications of the requested history. The data envelope has no mark.
+    /// Returns the corresponding kind for publications of the requested history. The data envelope
+    /// has no flag for them.
     #[must_use]
     pub fn initial(self) -> Self {
         let marked = |envelope| match envelope {
@@ -88,18 +90,18 @@ impl FrameKind {
     }
 }
 
-/// Immutable wire bytes of one publication.
+/// The immutable wire bytes of one publication.
 #[derive(Debug)]
 pub struct Frame {
     bytes: Box<[u8]>,
-    /// The start of the event, after the chunk's size line. Zero for other frames.
+    /// The offset of the event, after the chunk's size line. Zero for other frames.
     body_start: u32,
     /// The end of the event, before the chunk's line end. The whole length for other frames.
     body_end: u32,
 }
 
 impl Frame {
-    /// A frame that is always sent whole.
+    /// Creates a frame that is always sent whole.
     #[must_use]
     pub fn whole(bytes: Vec<u8>) -> Self {
         let end = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
@@ -110,7 +112,8 @@ impl Frame {
         }
     }
 
-    /// One chunk of a chunked body (RFC 9112, 7.1). Its content can be sent without the chunk, too.
+    /// Creates a chunk of a chunked body (RFC 9112, 7.1). The content can also be sent without the
+    /// chunk.
     #[must_use]
     pub fn chunk(content: &[u8]) -> Self {
         let mut bytes = Vec::with_capacity(content.len() + 12);
@@ -124,7 +127,7 @@ impl Frame {
         }
     }
 
-    /// The bytes for a conn of this kind.
+    /// Returns the bytes for a conn of this kind.
     #[must_use]
     pub fn wire(&self, kind: FrameKind) -> &[u8] {
         match kind {
@@ -139,7 +142,7 @@ impl Frame {
         }
     }
 
-    /// The memory of the frame in bytes.
+    /// Returns the memory of the frame in bytes.
     #[must_use]
     pub fn bytes_held(&self) -> u64 {
         self.bytes.len() as u64

@@ -1,10 +1,11 @@
-//! One payload addressed to a channel, with its id.
+//! A publication: one payload addressed to a channel, with its id.
 //!
-//! Created by the feed and shared by reference with the workers that have subscribers of its
-//! channel. It is dropped when neither the log nor a worker that is about to write it holds it. Its
-//! encodings are a separate allocation ([`Frames`]), made when the first of them is needed. The log
-//! can drop them before the publication, to free memory of delivered publications. A conn with a
-//! partly written frame can hold them longer. Everything else is immutable.
+//! The feed creates a publication and shares it by reference with the workers that have subscribers
+//! of the channel. The publication is dropped when neither the log nor a worker that is about to
+//! write it holds a reference. The encodings are a separate allocation ([`Frames`]), created when
+//! the first encoding is needed. The log can drop the encodings before the publication, to free
+//! memory of delivered publications. A conn with a partly written frame can hold them longer. All
+//! other fields are immutable.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,11 +14,11 @@ use super::{FrameKind, Frames, Ledger};
 use crate::id::{ChannelName, Cursor};
 use crate::time::{Deadline, Now};
 
-/// The prefix of the types of the server's own events.
+/// The prefix of the event types that the server uses.
 const RESERVED_EVENTS: &str = "fanfare.";
 
-/// Whether this event type is reserved for the server. Leading white space is ignored, since some
-/// clients drop it.
+/// Whether this event type is reserved for the server. Leading white space is ignored, because some
+/// clients remove it.
 #[must_use]
 pub fn is_reserved_event(event: &str) -> bool {
     event.trim_start().starts_with(RESERVED_EVENTS)
@@ -26,16 +27,16 @@ pub fn is_reserved_event(event: &str) -> bool {
 /// The payload of a publication.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Payload {
-    /// Bytes; base64 in text protocols.
+    /// Bytes, which text protocols carry as base64.
     Bytes(Box<[u8]>),
-    /// A JSON text without insignificant white space, forwarded byte for byte.
+    /// A JSON text without insignificant white space. It is forwarded byte for byte.
     Json(Box<str>),
-    /// A verbatim string.
+    /// A string, which is forwarded unchanged.
     Text(Box<str>),
 }
 
 impl Payload {
-    /// The length in bytes, as quotas count it.
+    /// Returns the length in bytes, as quotas count it.
     #[must_use]
     pub fn len(&self) -> usize {
         match self {
@@ -65,13 +66,13 @@ pub struct Publication {
     /// The payload.
     pub payload: Payload,
     labels: Option<Box<Labels>>,
-    /// When the feed accepted it.
+    /// The time at which the feed accepted the publication.
     pub published: Now,
-    /// The time from which it is not delivered any more, or [`NEVER`].
+    /// The time from which the publication is not delivered any more, or [`NEVER`].
     expires: Deadline,
-    /// The encodings, if there are any. Locked only to store or copy the reference.
+    /// The encodings, if they exist. Locked only to store, remove or copy the reference.
     frames: Mutex<Option<Arc<Frames>>>,
-    /// Changed with `frames` locked.
+    /// Whether the log has evicted the publication. Changed only while `frames` is locked.
     has_left_log: AtomicBool,
     ledger: Arc<Ledger>,
 }
@@ -79,7 +80,7 @@ pub struct Publication {
 // Part of the table "What a channel costs" in the crate doc.
 const _: () = assert!(size_of::<Publication>() <= 104);
 
-/// The optional texts, which few publications have.
+/// The optional texts. Few publications have any.
 #[derive(Debug, Default)]
 struct Labels {
     event: Option<Box<str>>,
@@ -93,19 +94,19 @@ impl Labels {
     }
 }
 
-/// A reference to the encodings of a publication, for one kind of conn.
+/// The encodings of a publication, and the kind of encoding that is sent.
 #[derive(Clone, Debug)]
 pub struct Encoded {
-    /// The publication's position.
+    /// The publication's id.
     pub id: Cursor,
-    /// The encoding that is sent.
+    /// The kind of encoding that is sent.
     pub kind: FrameKind,
-    /// The encodings. The one of `kind` exists.
+    /// The encodings. The encoding of `kind` exists.
     pub frames: Arc<Frames>,
 }
 
 impl Encoded {
-    /// The bytes that are sent.
+    /// Returns the bytes that are sent.
     #[must_use]
     pub fn wire(&self) -> &[u8] {
         self.frames.wire(self.kind)
@@ -113,7 +114,7 @@ impl Encoded {
 }
 
 impl Publication {
-    /// A publication without event, key and expiry, counted in a ledger.
+    /// Creates a publication without event type, key and expiry, and counts it in a ledger.
     #[must_use]
     pub fn new(
         id: Cursor,
@@ -137,7 +138,7 @@ impl Publication {
         publication
     }
 
-    /// Adds an event type and a conflation key, if there are any. The type has no control
+    /// Adds an event type and a conflation key, if they are present. The event type has no control
     /// characters and is not reserved. Called at most once.
     #[must_use]
     pub fn labelled(mut self, event: Option<Box<str>>, key: Option<Box<str>>) -> Self {
@@ -150,32 +151,33 @@ impl Publication {
         self
     }
 
-    /// Adds the time from which it is not delivered any more, if there is one.
+    /// Sets the time from which the publication is not delivered any more. `None` means never.
     #[must_use]
     pub fn expiring(mut self, expires: Option<Deadline>) -> Self {
         self.expires = expires.unwrap_or(NEVER);
         self
     }
 
-    /// The event type: the `event:` field of server-sent events.
+    /// Returns the event type: the `event:` field of server-sent events.
     #[must_use]
     pub fn event(&self) -> Option<&str> {
         self.labels.as_ref()?.event.as_deref()
     }
 
-    /// The conflation key. A later publication of the same channel and key supersedes this one.
+    /// Returns the conflation key. A later publication with the same channel and key supersedes
+    /// this one.
     #[must_use]
     pub fn key(&self) -> Option<&str> {
         self.labels.as_ref()?.key.as_deref()
     }
 
-    /// The time from which it is not delivered any more.
+    /// Returns the time from which the publication is not delivered any more.
     #[must_use]
     pub fn expires(&self) -> Option<Deadline> {
         (self.expires != NEVER).then_some(self.expires)
     }
 
-    /// The encodings; created empty if there are none.
+    /// Returns the encodings. Creates an empty set if there are none.
     #[must_use]
     pub fn frames(&self) -> Arc<Frames> {
         let mut frames = self.lock();
@@ -189,16 +191,17 @@ impl Publication {
         Arc::clone(frames)
     }
 
-    /// Drops the encodings. Holders keep theirs; for later readers they are made again.
+    /// Drops the encodings. Holders keep their reference. Later readers create the encodings again.
     pub fn drop_frames(&self) {
         let dropped = self.lock().take();
-        // Freed after the lock is released, since freeing takes time.
+        // Freed after the lock is released, because freeing takes time.
         if let Some(frames) = dropped {
             frames.leave_log();
         }
     }
 
-    /// The log has evicted it. Workers that are about to write it keep it.
+    /// Notes that the log has evicted the publication. Workers that are about to write it keep
+    /// their reference.
     pub fn leave_log(&self) {
         let frames = self.lock();
         self.has_left_log.store(true, Ordering::Relaxed);
@@ -207,7 +210,7 @@ impl Publication {
         }
     }
 
-    /// The encodings, if there are any. For tests.
+    /// Returns the encodings, if they exist. For tests.
     #[doc(hidden)]
     #[must_use]
     pub fn made_frames(&self) -> Option<Arc<Frames>> {
@@ -218,13 +221,13 @@ impl Publication {
         self.frames.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The payload's length, as quotas count it.
+    /// Returns the payload's length in bytes, as quotas count it.
     #[must_use]
     pub fn payload_bytes(&self) -> u64 {
         self.payload.len() as u64
     }
 
-    /// The memory without the encodings, in bytes.
+    /// Returns the memory in bytes, without the encodings.
     #[must_use]
     pub fn bytes_held(&self) -> u64 {
         let texts = self.channel.as_str().len() + self.payload.len();
@@ -232,7 +235,7 @@ impl Publication {
         (size_of::<Self>() + texts) as u64 + labels
     }
 
-    /// Whether it has expired.
+    /// Whether the publication has expired.
     #[must_use]
     pub fn has_expired(&self, now: Now) -> bool {
         now.has_reached(self.expires)

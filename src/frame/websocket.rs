@@ -2,30 +2,30 @@
 
 use super::{Envelope, Frame, Payload, Publication, envelope};
 
-/// The last frame of its message (RFC 6455, 5.2).
+/// The bit of the last frame of a message (RFC 6455, 5.2).
 pub const FIN: u8 = 0x80;
-/// The message is compressed (RFC 7692, 6).
+/// The bit that marks a compressed message (RFC 7692, 6).
 pub const RSV1: u8 = 0x40;
 
 /// The type of a frame (RFC 6455, 5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opcode {
-    /// Continues a fragmented message.
+    /// A continuation of a fragmented message.
     Continuation = 0,
     /// A text message.
     Text = 1,
     /// A binary message.
     Binary = 2,
-    /// The closing handshake.
+    /// A frame of the closing handshake.
     Close = 8,
-    /// Requests a pong.
+    /// A request for a pong.
     Ping = 9,
-    /// Answers a ping, or is an unsolicited sign of life.
+    /// A response to a ping, or an unsolicited heartbeat (RFC 6455, 5.5.3).
     Pong = 10,
 }
 
 impl Opcode {
-    /// Reads the four bits; `None` for the reserved ones.
+    /// Returns the opcode of the four bits; `None` for reserved values.
     #[must_use]
     pub fn from_bits(bits: u8) -> Option<Self> {
         match bits {
@@ -39,7 +39,7 @@ impl Opcode {
         }
     }
 
-    /// Whether it is a control frame, which may occur between fragments of a message (RFC 6455,
+    /// Whether this is a control frame, which may occur between fragments of a message (RFC 6455,
     /// 5.5).
     #[must_use]
     pub fn is_control(self) -> bool {
@@ -53,8 +53,8 @@ pub fn push_frame(opcode: Opcode, payload: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(payload);
 }
 
-/// Appends the header of a final, unmasked frame. The length has the shortest form: 1, 3 or 9
-/// bytes.
+/// Appends the header of a final, unmasked frame. The length is encoded in the shortest form: 1, 3
+/// or 9 bytes.
 pub fn push_header(opcode: Opcode, payload_bytes: usize, out: &mut Vec<u8>) {
     push_head(FIN | opcode as u8, payload_bytes, out);
 }
@@ -78,7 +78,7 @@ fn push_head(first: u8, payload_bytes: usize, out: &mut Vec<u8>) {
     }
 }
 
-/// Encodes a publication.
+/// Encodes a publication as an uncompressed frame.
 #[must_use]
 pub fn encode(publication: &Publication, envelope: Envelope) -> Frame {
     let (mut out, mut body) = (Vec::new(), Vec::new());
@@ -87,8 +87,8 @@ pub fn encode(publication: &Publication, envelope: Envelope) -> Frame {
     Frame::whole(out)
 }
 
-/// The message of a publication. It is written to `body` if it is not the payload itself. With the
-/// data envelope, JSON and text are text messages, bytes are binary messages.
+/// Returns the message of a publication. Uses `body` as a buffer unless the message is the payload
+/// itself. With the data envelope, JSON and text are text messages, and bytes are binary messages.
 pub(super) fn message<'m>(
     publication: &'m Publication,
     envelope: Envelope,

@@ -1,13 +1,13 @@
-//! Confirmations by several workers, which the feed awaits.
+//! Confirmations by several workers, for which the feed waits.
 //!
 //! Shared by the feed and the workers. Each worker confirms once, with a number that is added to a
-//! sum: for a publication with `ack`, its number of subscribers. The feed itself confirms too, when
-//! a publication is in the log and posted. The last confirmation completes it. Two atomic counters,
-//! no lock.
+//! sum. For a publication with `ack`, this number is the worker's number of subscribers. The feed
+//! confirms, too, when the publication is in the log and posted. The last confirmation completes
+//! the acknowledgement. It consists of two atomic counters, without a lock.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-/// The number of confirmations that are awaited, and the sum of the numbers that came with them.
+/// The number of outstanding confirmations, and the sum of the numbers in those received.
 #[derive(Debug)]
 pub struct WorkerAck {
     remaining: AtomicU32,
@@ -15,7 +15,7 @@ pub struct WorkerAck {
 }
 
 impl WorkerAck {
-    /// Is complete after this number of confirmations.
+    /// Creates an acknowledgement that is complete after `confirmations` confirmations.
     #[must_use]
     pub fn new(confirmations: u32) -> Self {
         Self {
@@ -24,22 +24,22 @@ impl WorkerAck {
         }
     }
 
-    /// Awaits one more confirmation. The caller's own confirmation must still be outstanding.
+    /// Adds one expected confirmation. The caller's own confirmation must still be outstanding.
     pub fn expect_another(&self) {
         let before = self.remaining.fetch_add(1, Ordering::Relaxed);
         debug_assert!(before > 0, "all confirmations were there already");
     }
 
-    /// Confirms with a number. True for the last confirmation: the feed must then be woken.
+    /// Confirms with a number. Returns true for the last confirmation: the feed must then be woken.
     pub fn confirm(&self, number: u32) -> bool {
         self.sum.fetch_add(u64::from(number), Ordering::Relaxed);
-        // Release: a thread that reads zero here also reads every worker's number.
+        // Release: a thread that reads zero also sees the numbers of all workers.
         let before = self.remaining.fetch_sub(1, Ordering::AcqRel);
         debug_assert!(before > 0, "a confirmation that was not awaited");
         before == 1
     }
 
-    /// The sum of all numbers; `None` until the last confirmation.
+    /// Returns the sum of all numbers. `None` before the last confirmation.
     #[must_use]
     pub fn sum(&self) -> Option<u64> {
         (self.remaining.load(Ordering::Acquire) == 0).then(|| self.sum.load(Ordering::Relaxed))

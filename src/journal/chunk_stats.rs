@@ -1,7 +1,7 @@
-//! Statistics of a chunk, which decide when it can be removed.
+//! Statistics of a chunk, which determine when the chunk can be removed.
 //!
-//! Pure sums over records, and one test: whether the log or the memory of idempotency keys could
-//! still need a record of the chunk. In doubt the chunk is kept.
+//! Sums over records, and one test: whether the log or the idempotency keys could still need a
+//! record of the chunk. In doubt the chunk is kept. Performs no I/O.
 
 use super::record::{PayloadRef, Record};
 use crate::config::LogBounds;
@@ -12,11 +12,11 @@ use crate::frame::Publication;
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct ChunkStats {
     pub(super) records: u64,
-    /// Bytes that the log would count for them.
+    /// The number of bytes that the log would count for the records.
     pub(super) held_bytes: u64,
-    /// Records with an idempotency key.
+    /// The number of records with an idempotency key.
     pub(super) dedupes: u64,
-    /// When the newest record was published.
+    /// The time at which the newest record was published.
     pub(super) newest_us: u64,
 }
 
@@ -47,7 +47,8 @@ impl ChunkStats {
     }
 }
 
-/// A lower bound of what the log counts for a publication without its frames, less the entry.
+/// Returns a lower bound of the bytes that the log counts for a publication, without its entry and
+/// frames.
 fn held_bytes(record: &Record<'_>) -> u64 {
     let label = |text: Option<&str>| text.map_or(0, str::len);
     let payload = match record.payload {
@@ -58,7 +59,8 @@ fn held_bytes(record: &Record<'_>) -> u64 {
     (size_of::<Publication>() + record.channel.len() + labels + payload) as u64
 }
 
-/// Whether no record of a chunk can be needed, given the records after it.
+/// Whether no record of a chunk can be needed any more. `later` has the statistics of the later
+/// records.
 pub(super) fn is_unneeded(
     stats: ChunkStats,
     later: ChunkStats,

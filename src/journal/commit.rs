@@ -1,22 +1,22 @@
-//! The outcome of one batch in the journal, shared by the answers that wait for it.
+//! The outcome of one batch in the journal, for which answers wait.
 //!
-//! One per batch, shared by its answers, the sequencer and the sync thread. An atomic byte without
-//! a lock; otherwise pure.
+//! The batch's answers, the sequencer and the sync thread share it. The state is an atomic byte
+//! without a lock. Performs no I/O.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
 /// The state of a batch in the journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CommitState {
-    /// Not written yet.
+    /// The batch is not written yet.
     Pending,
-    /// Written and broadcast; not yet as durable as `journal.sync` demands.
+    /// The batch is written and broadcast, but not yet as durable as `journal.sync` demands.
     Written,
-    /// As durable as `journal.sync` demands.
+    /// The batch is as durable as `journal.sync` demands.
     Committed,
-    /// Neither written nor broadcast.
+    /// The batch was neither written nor broadcast.
     Refused,
-    /// Broadcast, but not confirmed by a sync.
+    /// The batch was broadcast, but no sync has confirmed it.
     Unsynced,
 }
 
@@ -25,7 +25,7 @@ pub enum CommitState {
 pub struct Commit(AtomicU8);
 
 impl Commit {
-    /// The current state.
+    /// Returns the current state.
     #[must_use]
     pub fn state(&self) -> CommitState {
         match self.0.load(Ordering::Acquire) {

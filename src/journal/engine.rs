@@ -1,9 +1,9 @@
 //! The interface between the journal and a store, and the errors of a store.
 //!
-//! Small on purpose, so that tests can use a store that fails, fills up and loses data.
-//! [`super::lsm`] is the real store. Records lie in chunks. Each chunk has its own range of
-//! sequence numbers, so old records are removed a chunk at a time. After a failed write, an engine
-//! refuses everything until it is dropped and reopened.
+//! The interface is small, so that tests can use a store that fails, becomes full and loses data.
+//! [`super::lsm`] is the real store. Records are stored in chunks. Each chunk has its own range of
+//! sequence numbers, so old records are removed one chunk at a time. After a failed write, an
+//! engine refuses all operations until it is dropped and reopened.
 
 use std::fmt::Debug;
 use std::io::{self, ErrorKind};
@@ -16,10 +16,10 @@ use crate::id::Sequence;
 /// An error of a store.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// An earlier write failed; the store has to be reopened.
+    /// An earlier write failed. The store must be reopened.
     #[error("it has failed and has to be opened again")]
     Broken,
-    /// The files do not contain what was written.
+    /// The files do not contain the data that was written.
     #[error(
         "it is damaged ({0}). Restore the directory, or move it away to start without its \
          publications"
@@ -33,7 +33,7 @@ pub enum EngineError {
     /// The disk is full. The failed operation was a write, not a sync.
     #[error("the disk is full")]
     Full,
-    /// Another process has locked it.
+    /// Another process has locked the store.
     #[error("it is in use by another server")]
     InUse,
     /// A system call failed.
@@ -58,7 +58,7 @@ pub enum EngineError {
 }
 
 impl EngineError {
-    /// Whether everything that was durable before the error still is.
+    /// Whether all data that was durable before the error is still durable.
     #[must_use]
     pub fn keeps_durable_data(&self) -> bool {
         self.is_full() || self.is_removed()
@@ -94,7 +94,7 @@ impl EngineError {
     }
 }
 
-/// Records with consecutive sequence numbers, ready to be appended.
+/// Records with consecutive sequence numbers, which can be appended together.
 #[derive(Debug, Default)]
 pub struct Batch {
     /// The sequence number of the first record.
@@ -103,16 +103,16 @@ pub struct Batch {
     ends: Vec<usize>,
 }
 
-/// The buffer's capacity that is kept from one batch to the next, in bytes.
+/// The maximum capacity in bytes of the buffer that is kept for the next batch.
 const BYTES_KEPT: usize = 2 * 1024 * 1024;
 
 impl Batch {
-    /// Numbers the records consecutively, from `first`.
+    /// Numbers the records consecutively, beginning with `first`.
     pub(super) fn number_from(&mut self, first: Sequence) {
         self.first = first;
     }
 
-    /// The buffer for the next record; [`Batch::end`] completes the record.
+    /// Returns the buffer for the next record. [`Batch::end`] completes the record.
     pub(super) fn bytes_mut(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
     }
@@ -121,25 +121,25 @@ impl Batch {
         self.ends.push(self.bytes.len());
     }
 
-    /// The number of records.
+    /// Returns the number of records.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.ends.len() as u64
     }
 
-    /// Whether there are no records.
+    /// Whether the batch has no records.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
 
-    /// The total length of the records.
+    /// Returns the total length of the records in bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes.len() as u64
     }
 
-    /// The records with their sequence numbers.
+    /// Returns the records with their sequence numbers.
     pub fn records(&self) -> impl Iterator<Item = (Sequence, &[u8])> {
         let mut begin = 0;
         let ends = self.ends.iter().zip(self.first.0..);
@@ -151,7 +151,7 @@ impl Batch {
         })
     }
 
-    /// Empties the batch and shrinks a large buffer.
+    /// Empties the batch, and shrinks a large buffer.
     pub(super) fn clear(&mut self) {
         self.bytes.clear();
         self.bytes.shrink_to(BYTES_KEPT);
@@ -159,38 +159,39 @@ impl Batch {
     }
 }
 
-/// Receives one record at a time; an error ends the reading.
+/// A function that receives one record at a time. An error ends the reading.
 pub type RecordVisitor<'a> = &'a mut dyn FnMut(Sequence, &[u8]) -> Result<(), EngineError>;
 
 /// An open store.
 pub trait Engine: Debug + Send + Sync {
-    /// Compares the files on disk with those that were opened. A write to a removed file succeeds,
-    /// so only this check detects that a later start would miss the data.
+    /// Compares the files on disk with the files that were opened. A write to a removed file
+    /// succeeds, so only this check detects that a later start would not find the data.
     ///
     /// # Errors
-    /// Returns [`EngineError::Removed`] with the path that is missing or replaced, and
-    /// [`EngineError::Io`] if the check itself fails, which proves nothing.
+    /// Returns [`EngineError::Removed`] with the path that is missing or replaced. Returns
+    /// [`EngineError::Io`] if the check itself fails; the files may then still exist.
     fn check(&self) -> Result<(), EngineError>;
 
-    /// The encoded [`State`](super::state::State), if one was stored.
+    /// Returns the encoded [`State`](super::state::State); `None` if it was never stored.
     ///
     /// # Errors
     /// Returns the error of the store.
     fn state(&self) -> Result<Option<Vec<u8>>, EngineError>;
 
-    /// Replaces the state. The state and all earlier records are durable afterwards.
+    /// Replaces the state. Afterwards the state and all earlier records are durable.
     ///
     /// # Errors
     /// Returns the error of the store.
     fn put_state(&self, state: &[u8]) -> Result<(), EngineError>;
 
-    /// The highest sequence number known to be assigned, from the mark beside the records.
+    /// Returns the mark, which is stored separately from the records. The mark has the highest
+    /// sequence number known to be assigned.
     ///
     /// # Errors
     /// Returns the error of the system call.
     fn mark(&self) -> Result<Mark, EngineError>;
 
-    /// Replaces the mark. It survives the process.
+    /// Replaces the mark. The mark is not lost if the process is killed.
     ///
     /// # Errors
     /// Returns the error of the system call.
@@ -202,13 +203,13 @@ pub trait Engine: Debug + Send + Sync {
     /// Returns the error of the system call.
     fn sync_mark(&self) -> Result<(), EngineError>;
 
-    /// The first sequence numbers of all chunks, ascending.
+    /// Returns the first sequence number of each chunk, in ascending order.
     ///
     /// # Errors
     /// Returns the error of the store.
     fn chunks(&self) -> Result<Vec<Sequence>, EngineError>;
 
-    /// Creates an empty chunk durably. It replaces a chunk with the same first number.
+    /// Creates an empty chunk durably. An existing chunk with the same first number is replaced.
     ///
     /// # Errors
     /// Returns the error of the store.
@@ -220,13 +221,13 @@ pub trait Engine: Debug + Send + Sync {
     /// Returns the error of the store.
     fn remove_chunk(&self, first: Sequence) -> Result<(), EngineError>;
 
-    /// Passes a chunk's records to `each` in order.
+    /// Passes a chunk's records to `each`, in order.
     ///
     /// # Errors
     /// Returns the error of the store or of `each`.
     fn read_chunk(&self, first: Sequence, each: RecordVisitor<'_>) -> Result<(), EngineError>;
 
-    /// Appends a batch to a chunk atomically. It survives the process.
+    /// Appends a batch to a chunk atomically. The batch is not lost if the process is killed.
     ///
     /// # Errors
     /// Returns the error of the store.
@@ -236,13 +237,13 @@ pub trait Engine: Debug + Send + Sync {
     ///
     /// # Errors
     /// Returns the error of the store. Writes that were not durable before may then never become
-    /// so.
+    /// durable.
     fn sync(&self) -> Result<(), EngineError>;
 }
 
-/// Opens a store, and reopens it after an error.
+/// Opens a store, and opens it again after an error.
 pub trait Opener: Debug + Send {
-    /// Opens the store, or creates it if there is none.
+    /// Opens the store. Creates the store if it does not exist.
     ///
     /// # Errors
     /// Returns the error of the store or of the system call.

@@ -1,9 +1,9 @@
 //! A store in memory with faults, for the journal's tests.
 //!
-//! Every fault is drawn from a seed. A process crash keeps all writes. A power failure keeps synced
-//! writes and a random part of the others. Writes that a failed sync missed, and all later ones,
-//! are lost then. A refused batch may appear when the store is closed, as in a store that flushes
-//! its buffers then.
+//! All faults are drawn from a seed. After a process crash, all writes are still there. After a
+//! power failure, the synced writes and a random part of the other writes are still there. Writes
+//! that a failed sync missed, and all later writes, are lost in a power failure. A refused batch
+//! may appear when the store is closed, as in a store that flushes its buffers on close.
 
 use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
@@ -39,24 +39,24 @@ impl Written {
     }
 }
 
-/// The outcome of a check.
+/// The condition of the store's files, which a check finds.
 #[derive(Clone, Copy, Debug, Default)]
 enum Files {
     #[default]
     There,
     Removed,
-    /// The check lacks a descriptor.
+    /// The check fails because no descriptor is free.
     Unchecked,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     chunks: BTreeSet<u64>,
-    /// Batches in the order of their writes.
+    /// The batches in the order of their writes.
     log: Vec<Written>,
     /// The number of batches that survive a power failure.
     kept: usize,
-    /// The first batch that a failed sync may have missed.
+    /// The index of the first batch that a failed sync may have missed.
     doomed: Option<usize>,
     state: Option<Vec<u8>>,
     mark: Mark,
@@ -72,7 +72,7 @@ struct Inner {
     syncs: u64,
 }
 
-/// The store. Clones share it.
+/// The store. Clones share one state.
 #[derive(Clone, Debug)]
 pub(crate) struct FakeStore(Arc<Mutex<Inner>>);
 
@@ -98,7 +98,7 @@ impl FakeStore {
         self.0.lock().unwrap().room = bytes;
     }
 
-    /// Removes the files, or restores them.
+    /// Removes the files or restores them.
     pub(crate) fn set_removed(&self, is_removed: bool) {
         self.0.lock().unwrap().files = match is_removed {
             true => Files::Removed,
@@ -106,7 +106,7 @@ impl FakeStore {
         };
     }
 
-    /// Makes checks fail for lack of a descriptor.
+    /// Makes checks fail because no descriptor is free.
     pub(super) fn set_unchecked(&self) {
         self.0.lock().unwrap().files = Files::Unchecked;
     }
@@ -119,7 +119,7 @@ impl FakeStore {
         self.0.lock().unwrap().chunks.len()
     }
 
-    /// The total bytes of the records in chunks.
+    /// Returns the total number of bytes of the records in chunks.
     pub(super) fn bytes(&self) -> u64 {
         let inner = self.0.lock().unwrap();
         let written = inner.log.iter();
@@ -132,7 +132,7 @@ impl FakeStore {
         self.0.lock().unwrap().state = None;
     }
 
-    /// Keeps only this many batches, as a store that takes damage for a torn tail.
+    /// Keeps only the first `batches` batches, like a store that mistakes damage for a torn tail.
     pub(super) fn cut(&self, batches: usize) {
         let mut inner = self.0.lock().unwrap();
         inner.log.truncate(batches);

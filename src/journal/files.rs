@@ -1,8 +1,8 @@
-//! SHELL: the files that the store needs.
+//! SHELL: the list of files that the store needs.
 //!
-//! They must exist while the store is open and before it is reopened: a store opens without a
-//! missing log, and without the log's records. [`super::lsm`] updates the list, [`super::folder`]
-//! owns and checks it.
+//! The files must exist while the store is open and before it is reopened. If a log is missing, the
+//! store opens without an error, but lacks the log's records. [`super::lsm`] updates the list.
+//! [`super::folder`] owns the list and checks the files.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
@@ -12,20 +12,21 @@ use std::path::{Path, PathBuf};
 use super::engine::EngineError;
 use crate::sys::inode::Inode;
 
-/// The extension of write-ahead logs; the stem is a number.
+/// The file extension of write-ahead logs. The stem of the file name is a number.
 const LOG: &str = "jnl";
-/// The file with the current version of a keyspace. It is replaced atomically, so it always exists.
+/// The file with the current version of a keyspace. The store replaces it atomically, so it always
+/// exists.
 const CURRENT: &str = "current";
 /// The directory of a chunk's tables.
 pub(super) const TABLES: &str = "tables";
 
-/// The files of a store.
+/// The files that a store needs.
 #[derive(Debug, Default)]
 pub(super) struct StoreFiles {
-    /// Write-ahead logs in ascending order of their numbers.
+    /// The write-ahead logs, in ascending order of their numbers.
     logs: Vec<Log>,
-    /// The number of logs of the store. Greater than `logs.len()` if one was removed before it was
-    /// listed.
+    /// The number of logs of the store. It is greater than `logs.len()` if a log was removed before
+    /// it was listed.
     pub(super) log_count: usize,
     pub(super) chunks: Vec<ChunkFiles>,
 }
@@ -35,11 +36,11 @@ pub(super) struct StoreFiles {
 struct Log {
     number: u64,
     path: PathBuf,
-    /// Kept open, so that no other file gets its inode.
+    /// Kept open, so that no other file gets the same inode.
     file: File,
 }
 
-/// The directory of a chunk or another keyspace.
+/// The directory of a keyspace, usually of a chunk.
 #[derive(Debug)]
 pub(super) struct ChunkFiles {
     pub(super) path: PathBuf,
@@ -47,8 +48,8 @@ pub(super) struct ChunkFiles {
 }
 
 impl StoreFiles {
-    /// Adds new logs and drops the oldest beyond `log_count`, since the store removes the oldest
-    /// first.
+    /// Adds new logs to the list. Removes the oldest logs above `log_count` from the list, because
+    /// the store removes its oldest logs first.
     fn update_logs(&mut self, found: Vec<(u64, PathBuf)>) -> io::Result<()> {
         for (number, path) in found {
             if self.logs.iter().any(|log| log.number == number) {
@@ -67,7 +68,7 @@ impl StoreFiles {
         Ok(())
     }
 
-    /// Replaces the list of logs by those in the directory.
+    /// Replaces the listed logs with the logs in the directory.
     pub(super) fn replace_logs(&mut self, store: &Path) -> io::Result<()> {
         let found = find_logs(store)?;
         let mut fresh = Self {
@@ -103,13 +104,13 @@ impl StoreFiles {
     }
 }
 
-/// Opens a file with `O_PATH`: a plain open of a FIFO would block until it has a writer.
+/// Opens a file with `O_PATH`. A plain open of a FIFO would block until the FIFO has a writer.
 fn open_handle(path: &Path) -> io::Result<File> {
     let mut options = File::options();
     options.read(true).custom_flags(libc::O_PATH).open(path)
 }
 
-/// The numbers and paths of a store's logs.
+/// Returns the numbers and paths of a store's logs.
 pub(super) fn find_logs(store: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     let entries = match fs::read_dir(store) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -128,7 +129,7 @@ pub(super) fn find_logs(store: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     Ok(logs)
 }
 
-/// Returns [`EngineError::Removed`] if the path is missing or another file.
+/// Returns [`EngineError::Removed`] if the path is missing or refers to another file.
 pub(super) fn expect_same(path: &Path, inode: Inode) -> Result<(), EngineError> {
     match unless_missing(path, Inode::at(path))? == inode {
         true => Ok(()),
@@ -141,7 +142,8 @@ pub(super) fn expect_present(path: &Path) -> Result<(), EngineError> {
     unless_missing(path, Inode::at(path)).map(drop)
 }
 
-/// Any other error does not show whether the file exists.
+/// Converts an error: only a missing file counts as removed. Other errors do not show whether the
+/// file exists.
 fn unless_missing<T>(path: &Path, outcome: io::Result<T>) -> Result<T, EngineError> {
     outcome.map_err(|error| match error.kind() {
         ErrorKind::NotFound | ErrorKind::NotADirectory => EngineError::Removed(path.to_path_buf()),
@@ -159,7 +161,7 @@ mod tests {
         }
     }
 
-    /// The missing path, if the store has so many logs.
+    /// Returns the missing path if the store has `log_count` logs.
     fn removed(files: &mut StoreFiles, store: &Path, log_count: usize) -> Option<PathBuf> {
         files.log_count = log_count;
         match files.check(store) {
@@ -260,7 +262,8 @@ mod tests {
         fs::write(&path, "").unwrap();
         let inode = Inode::at(&path).unwrap();
         expect_same(&path, inode).unwrap();
-        // A name that is too long, like any error except a missing file, proves nothing.
+        // The error for a too long name does not show whether the file exists. This holds for any
+        // error except a missing file.
         let long = folder.path().join("x".repeat(300));
         for outcome in [expect_same(&long, inode), expect_present(&long)] {
             let unknown = outcome.unwrap_err();

@@ -1,10 +1,10 @@
-//! SHELL: the journal's directory: its lock, its contents, and the mark beside the store.
+//! SHELL: the journal's directory: its lock, its contents, and the mark.
 //!
-//! `lock` is locked while a [`Folder`] exists: two servers that append to one journal would destroy
-//! it. `store` is the store's directory. It is created under another name and renamed when it is
-//! complete, so that a killed server leaves no store that cannot be opened. A directory with any
-//! other file in it is foreign, and no new journal is created there. [`Folder::check`] finds out
-//! whether the files still exist.
+//! The file `lock` is locked while a [`Folder`] exists, because two servers that append to one
+//! journal would destroy it. `store` is the store's directory. It is created under another name and
+//! renamed when it is complete, so that a killed server cannot leave an incomplete store. A
+//! directory without a store but with other files is foreign, and no new journal is created in it.
+//! [`Folder::check`] checks whether the files still exist.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::ErrorKind;
@@ -27,9 +27,9 @@ const LOCK: &str = "lock";
 const MARK: &str = "mark";
 /// The store's directory.
 const STORE: &str = "store";
-/// The store's name until it is complete.
+/// The name of the store's directory until it is complete.
 const UNFINISHED: &str = "unfinished";
-/// The directory that a new file system has at its root.
+/// The directory in the root of a new file system.
 const LOST_AND_FOUND: &str = "lost+found";
 /// A file that every store has.
 const VERSION: &str = "version";
@@ -42,20 +42,20 @@ pub struct Folder {
     path: PathBuf,
     inode: Inode,
     mark: File,
-    /// Keeps the directory locked.
+    /// The locked file. Keeps the directory locked.
     lock: File,
-    /// The inode of the store's directory, set when it was first opened.
+    /// The inode of the store's directory, set when the store is first opened.
     store: OnceLock<Inode>,
-    /// The files of the store, also while it is closed.
+    /// The files of the store. The list is kept while the store is closed.
     files: Mutex<StoreFiles>,
 }
 
 impl Folder {
-    /// Locks a directory. Creates it if it is missing.
+    /// Locks a directory. Creates the directory if it is missing.
     ///
     /// # Errors
-    /// Returns an error if another process has locked it, if its contents are foreign, or if a
-    /// system call fails.
+    /// Returns an error if another process has locked the directory, if its contents are foreign,
+    /// or if a system call fails.
     pub fn take(path: &Path) -> Result<Self, EngineError> {
         examine(path)?;
         let mut builder = DirBuilder::new();
@@ -78,11 +78,11 @@ impl Folder {
         })
     }
 
-    /// Checks that the directory and its files are those that were opened.
+    /// Checks whether the directory and its files are the ones that were opened.
     ///
     /// # Errors
-    /// Returns [`EngineError::Removed`] with the first path that is not, and [`EngineError::Io`] if
-    /// the check itself fails, which proves nothing.
+    /// Returns [`EngineError::Removed`] with the first path that is missing or replaced. Returns
+    /// [`EngineError::Io`] if the check itself fails; the files may then still exist.
     pub fn check(&self) -> Result<(), EngineError> {
         expect_same(&self.path, self.inode)?;
         expect_same(&self.path.join(LOCK), Inode::of(&self.lock)?)?;
@@ -98,18 +98,18 @@ impl Folder {
         self.files().check(&store)
     }
 
-    /// The files of the store that [`Folder::check`] expects.
+    /// Returns the list of store files that [`Folder::check`] expects.
     pub(super) fn files(&self) -> MutexGuard<'_, StoreFiles> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Expects exactly the logs that exist now.
+    /// Replaces the expected logs with the logs that exist now.
     pub(super) fn note_logs(&self) -> Result<(), EngineError> {
         Ok(self.files().replace_logs(&self.path.join(STORE))?)
     }
 
-    /// The store's directory. `make` creates a missing one, but not after it was opened once: the
-    /// second one would lack the records of the first.
+    /// Returns the path of the store's directory. If the directory is missing, `make` creates it,
+    /// but not after it was opened once: a second directory would lack the records of the first.
     ///
     /// # Errors
     /// Returns the error of `make` or of a system call.
@@ -144,14 +144,14 @@ impl Folder {
         Ok(File::open(&self.path)?.sync_all()?)
     }
 
-    /// Free bytes of the file system; `u64::MAX` if they are unknown.
+    /// Returns the number of free bytes in the file system; `u64::MAX` if it is unknown.
     #[must_use]
     pub fn room(&self) -> u64 {
         rustix::fs::fstatvfs(&self.mark)
             .map_or(u64::MAX, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
-    /// Reads the mark; the default if it was never written.
+    /// Reads the mark. Returns the default if the mark was never written.
     ///
     /// # Errors
     /// Returns an error if a system call fails or if the file is not a mark.
@@ -159,7 +159,7 @@ impl Folder {
         let mut bytes = [0; Mark::BYTES];
         match self.mark.read_exact_at(&mut bytes, 0) {
             Ok(()) => {}
-            // It is written with one call, so a shorter file was never written.
+            // The mark is written with one call, so a shorter file means that it was never written.
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(Mark::default()),
             Err(error) => return Err(error.into()),
         }
@@ -183,11 +183,11 @@ impl Folder {
     }
 }
 
-/// Checks that a directory can be used, whether or not another server has locked it. Creates
-/// nothing.
+/// Checks whether a directory can be used, even if another server has locked it. Creates nothing.
 ///
 /// # Errors
-/// Returns an error if its contents are foreign or damaged, or if a system call fails.
+/// Returns an error if the contents of the directory are foreign or damaged, or if a system call
+/// fails.
 pub fn examine(path: &Path) -> Result<(), EngineError> {
     directory::check(path)?;
     if !path.try_exists()? {
@@ -207,7 +207,7 @@ fn open(path: &Path, name: &str, options: &mut OpenOptions) -> Result<File, Engi
     file.ok_or_else(|| EngineError::Foreign(String::from(name)))
 }
 
-/// Refuses a foreign or damaged directory before any file is changed.
+/// Returns an error for a foreign or damaged directory. Called before any file is changed.
 fn check(path: &Path) -> Result<(), EngineError> {
     let store = path.join(STORE);
     if !store.try_exists()? {
@@ -218,11 +218,11 @@ fn check(path: &Path) -> Result<(), EngineError> {
     match (store.join(VERSION).is_file(), keyspaces.is_dir()) {
         (true, true) => {}
         (true, false) => return Err(missing(KEYSPACES)),
-        // A store from which files were removed.
+        // Files were removed from this store.
         (false, true) => return Err(missing(VERSION)),
         (false, false) => return Err(EngineError::Foreign(String::from(STORE))),
     }
-    // The store would abort the process on unknown names.
+    // The store would abort the process if it found unknown names.
     check_names(&keyspaces, is_number)?;
     check_names(&store, |name| {
         let log = name.strip_suffix(".jnl");

@@ -1,9 +1,10 @@
-//! SHELL: the real store, fjall in the journal's directory.
+//! SHELL: the real store: fjall in the journal's directory.
 //!
-//! A batch is one write batch of fjall, which its write-ahead log holds whole or not at all. A
-//! chunk is one of its keyspaces, so that old records are removed with a keyspace and not one by
-//! one. Records are read only at a start, so there is almost no cache, no filter and no compaction.
-//! fjall's files are not read here; `repair` truncates a log with a hole.
+//! A batch is one write batch of fjall, so the write-ahead log contains the whole batch or nothing
+//! of it. A chunk is one keyspace of fjall, so that old records are removed with a keyspace instead
+//! of one by one. Records are read only when the server starts, so there is almost no cache, no
+//! filter and no compaction. This module does not read fjall's files; `repair` truncates a log with
+//! a hole.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,13 +26,14 @@ use crate::config::limits::{
 };
 use crate::id::Sequence;
 
-/// The keyspace with the state, and the key of the state in it.
+/// The name of the keyspace with the state, and the key of the state in it.
 const STATE: &str = "state";
 /// The directory of the keyspace that contains the names of all keyspaces.
 const NAMES: &str = "0";
 /// Bytes per data block.
 const BLOCK_BYTES: u32 = 64 * 1024;
-/// How often, and how long each time, a new chunk waits for earlier chunks to be flushed.
+/// The number and the length of the steps in which a new chunk waits until earlier chunks are
+/// flushed.
 const FLUSH_WAIT_STEPS: u32 = 1_000;
 const FLUSH_WAIT_STEP: Duration = Duration::from_millis(1);
 
@@ -40,7 +42,7 @@ const FLUSH_WAIT_STEP: Duration = Duration::from_millis(1);
 pub struct LsmOpener(Arc<Folder>);
 
 impl LsmOpener {
-    /// An opener for this directory.
+    /// Creates an opener for this directory.
     #[must_use]
     pub fn new(folder: Folder) -> Self {
         Self(Arc::new(folder))
@@ -59,7 +61,7 @@ impl Opener for LsmOpener {
             }
             outcome => Ok(Opened::Whole(outcome.map_err(opening)?)),
         });
-        // All logs existed before the opening, and `repair` may have replaced one.
+        // The logs existed before the store was opened, but `repair` may have replaced one of them.
         self.0.note_logs()?;
         let (database, state) = opened?;
         Ok(Arc::new(Lsm {
@@ -85,8 +87,9 @@ fn open(path: &Path) -> Result<(Database, Keyspace), fjall::Error> {
     Ok((database, state))
 }
 
-/// Converts an error of opening a store. A missing or short file is damage then, and so is a
-/// directory without its version file, in which the store would create a new one.
+/// Converts an error that occurred while opening a store. In this case a missing or short file is
+/// damage. A directory without its version file is damaged too: the store would try to create a new
+/// store in it.
 fn opening(error: fjall::Error) -> EngineError {
     use std::io::ErrorKind::{AlreadyExists, InvalidData, NotFound, UnexpectedEof};
     match EngineError::from(error) {
@@ -126,12 +129,12 @@ struct Lsm {
     on_close: OnClose,
 }
 
-/// Chunks that are not flushed to tables yet.
+/// The chunks that are not flushed to tables yet.
 #[derive(Default)]
 struct Unflushed {
-    /// The chunk that was appended to last, and the bytes appended.
+    /// The chunk of the last append, and the number of bytes appended to it.
     current: Option<(Sequence, u64)>,
-    /// Full chunks, some of which are not in tables yet.
+    /// Full chunks. Some of them are not in tables yet.
     full: Vec<Keyspace>,
 }
 
@@ -143,7 +146,8 @@ impl std::fmt::Debug for Lsm {
     }
 }
 
-/// Lists the logs that remain after the close: the store's thread removes logs until it ends.
+/// Lists the logs that remain after the close, because the store's thread removes logs until it
+/// ends.
 struct OnClose {
     folder: Arc<Folder>,
     /// Whether all files existed immediately before the close.
@@ -173,14 +177,15 @@ impl Lsm {
                 .max_memtable_size(JOURNAL_MEMTABLE_BYTES)
                 .data_block_size_policy(BlockSizePolicy::all(BLOCK_BYTES))
                 .filter_policy(FilterPolicy::disabled())
-                // Keys only grow, so nothing needs compaction, and nothing is removed by size.
+                // Keys only increase, so nothing needs compaction. Nothing is removed because of
+                // its size.
                 .compaction_strategy(Arc::new(Fifo::new(u64::MAX, None)))
         };
         Ok(self.database.keyspace(&name(first), options)?)
     }
 
-    /// The error of a failed operation. fjall's own thread reports only that it has failed; without
-    /// free space it always fails.
+    /// Returns the error of a failed operation. fjall's own thread reports only that it has failed.
+    /// It always fails when there is no free space.
     fn refine_error(&self, error: fjall::Error) -> EngineError {
         match EngineError::from(error) {
             EngineError::Broken if self.on_close.folder.room() < 2 * JOURNAL_MEMTABLE_BYTES => {
@@ -190,10 +195,10 @@ impl Lsm {
         }
     }
 
-    /// Checks that all files that the store has now exist.
+    /// Checks whether all files that the store has now exist.
     fn check_files(&self) -> Result<(), EngineError> {
         let state = self.state.path();
-        // The number of their tables is not fixed, since the store compacts them.
+        // These keyspaces have no fixed number of tables, because the store compacts them.
         let names = state.with_file_name(NAMES);
         let mut chunks: Vec<_> = [names, state.to_path_buf()]
             .map(|path| ChunkFiles {
@@ -204,7 +209,7 @@ impl Lsm {
         for first in self.chunks()? {
             let chunk = self.chunk(first)?;
             chunks.push(ChunkFiles {
-                // A table counts once it is complete, and is removed only with its chunk.
+                // A table is counted when it is complete, and is removed only with its chunk.
                 table_count: chunk.table_count(),
                 path: chunk.path().to_path_buf(),
             });
@@ -227,8 +232,8 @@ impl Lsm {
         unflushed.current = Some((chunk, before.map_or(0, |(_, bytes)| bytes) + bytes));
     }
 
-    /// Waits while too many chunks are in memory because the disk is slow. The wait is bounded: a
-    /// failed thread flushes nothing, and the next append returns its error.
+    /// Waits while too many chunks are in memory because the disk is slow. The wait is bounded: if
+    /// the store's thread has failed, it flushes nothing, and the next append returns the error.
     fn wait_for_flushes(&self) -> Result<(), EngineError> {
         let mut unflushed = self.unflushed();
         if let Some((chunk, bytes)) = unflushed.current.take()
@@ -306,8 +311,8 @@ impl Engine for Lsm {
     }
 
     fn remove_chunk(&self, first: Sequence) -> Result<(), EngineError> {
-        // The store addresses directories by path. It would recreate removed ones, and would remove
-        // those of another journal in their place.
+        // The store refers to directories by path. It would recreate removed directories, and would
+        // remove directories of another journal in their place.
         self.check()?;
         if !self.database.keyspace_exists(&name(first)) {
             return Ok(());
@@ -370,7 +375,7 @@ mod tests {
         batch
     }
 
-    /// Writes three batches of two, five and one record, without a clean stop.
+    /// Writes three batches of two, five and one record. The store is not closed cleanly.
     fn fill(path: &Path) {
         let engine = place(path).open().unwrap();
         engine.put_state(b"state").unwrap();
@@ -397,7 +402,7 @@ mod tests {
         Ok(texts)
     }
 
-    /// The newest write-ahead log and the bytes written to it.
+    /// Returns the path of the newest write-ahead log, and the number of bytes written to it.
     fn log_of(path: &Path) -> (PathBuf, usize) {
         let mut logs: Vec<_> = fs::read_dir(path.join("store"))
             .unwrap()
@@ -444,7 +449,7 @@ mod tests {
         assert_eq!(found, [(1, "new".to_owned())]);
     }
 
-    /// A truncated log, as after a power failure: whole batches remain.
+    /// A truncated log, as after a power failure, contains only whole batches.
     #[test]
     fn truncated_log_leaves_whole_batches() {
         let folder = tempfile::tempdir().unwrap();
@@ -470,7 +475,7 @@ mod tests {
         assert!(lengths_seen.starts_with(&[8, 7, 2]), "{lengths_seen:?}");
     }
 
-    /// One flipped bit in the log: no record differs from what was written.
+    /// After one flipped bit in the log, every record that is read equals a written record.
     #[test]
     fn damaged_log_gives_whole_batches_before_the_damage() {
         let folder = tempfile::tempdir().unwrap();
@@ -505,7 +510,7 @@ mod tests {
         assert!(matches!(outcome, Err(EngineError::Damaged(_))));
     }
 
-    /// Fills a chunk and waits until it is in a table.
+    /// Fills a chunk and waits until the chunk is in a table.
     fn fill_chunk(engine: &dyn Engine, folder: &Path) -> PathBuf {
         engine.begin_chunk(FIRST).unwrap();
         let text = "x".repeat(1024 * 1024);

@@ -1,30 +1,34 @@
-//! SHELL: the journal: publications on disk, so that a restart loses none.
+//! SHELL: the journal, which stores publications on disk so that a restart loses none of them.
 //!
-//! The sequencer stages each publication and appends a batch before it is broadcast. It reads the
-//! outcome from a [`commit::Commit`]. [`replay`] fills the log with the publications of earlier
-//! runs. [`record_writer`] appends to a store, [`recover`] opens it, `syncer` makes it durable.
-//! [`engine`] is the interface of a store, [`lsm`] implements it with fjall, [`folder`] is its
-//! directory.
+//! The sequencer stages each publication. It appends each batch to the journal before the batch is
+//! broadcast, and reads the outcome from a [`commit::Commit`]. [`replay`] fills the log with the
+//! publications of earlier runs. [`record_writer`] appends records to a store, [`recover`] opens
+//! the store, and `syncer` makes the records durable. [`engine`] is the interface of a store,
+//! [`lsm`] implements it with fjall, and [`folder`] is its directory.
 //!
-//! `journal.sync` sets what an acknowledgement guarantees: `always` syncs before a batch is
-//! broadcast, `batch` before it is acknowledged, `os` not at all. A killed process loses nothing in
-//! any of them, since a batch is written before it is broadcast. After a failed sync, `always` and
-//! `batch` acknowledge nothing more until the system is restarted. The store reads its log up to
-//! the first hole, so records after a hole are no safer than the hole.
+//! `journal.sync` determines what an acknowledgement guarantees. With `always`, a batch is synced
+//! before it is broadcast; with `batch`, before it is acknowledged; with `os`, it is not synced. A
+//! killed process loses nothing in any of these modes, because a batch is written before it is
+//! broadcast. After a failed sync, `always` and `batch` acknowledge nothing more until the system
+//! is restarted. The reason is that the failed sync may have left a hole in the store's log. The
+//! store reads its log only up to the first hole, so later records could be lost in a power
+//! failure.
 //!
-//! Writing to a removed file succeeds. [`Journal::check`] therefore compares the files on disk with
-//! those that were opened, and refuses publications until the originals are back. `files` lists
-//! what the store needs, also while it is closed, since it would open without a missing log. No
-//! file is recreated meanwhile: a partial journal would keep the next start from creating a new
-//! one.
+//! Writing to a removed file succeeds. Therefore [`Journal::check`] compares the files on disk with
+//! the files that were opened. If they differ, the journal refuses publications until the original
+//! files are restored. `files` lists the files that the store needs. The list is kept while the
+//! store is closed, because the store would open even if a log were missing. Meanwhile the server
+//! recreates no file, because a partial journal would prevent the next start from creating a new
+//! journal.
 //!
-//! Why fjall: its write-ahead log holds a batch whole or not at all, survives the process without a
-//! sync, and syncs on request. A commit of redb either syncs or is lost with the process, so
-//! `batch` could not broadcast before the sync. `benches/load/stores` has the figures of both.
-//! fjall refuses everything after a disk error, so `record_writer` drops and reopens it. It does
-//! not open a log with a hole, so `repair` truncates the log there. Memory: three times
-//! [`JOURNAL_MEMTABLE_BYTES`] and a little more for records that are not in tables yet, one thread,
-//! and at a start the contents of the write-ahead log.
+//! Reasons for fjall: its write-ahead log contains a batch whole or not at all, is not lost with
+//! the process even without a sync, and is synced on request. In redb, a commit is either synced or
+//! lost with the process, so `batch` could not broadcast before the sync. `benches/load/stores` has
+//! the figures of both. After a disk error, fjall refuses all operations, so `record_writer` drops
+//! and reopens the store. fjall does not open a log with a hole, so `repair` truncates the log at
+//! the hole. The memory required is three times [`JOURNAL_MEMTABLE_BYTES`] and a little more for
+//! records that are not in tables yet, one thread, and, when the server starts, the contents of the
+//! write-ahead log.
 //!
 //! [`JOURNAL_MEMTABLE_BYTES`]: crate::config::limits::JOURNAL_MEMTABLE_BYTES
 
@@ -63,12 +67,12 @@ use crate::id::Cursor;
 use crate::metrics::FeedMetrics;
 use crate::sys::wake::Wake;
 
-/// Why publications are refused.
+/// The reason why publications are refused.
 #[derive(Debug)]
 struct Failure {
     reason: String,
     is_removed: bool,
-    /// When a batch was last refused.
+    /// The time of the last refused batch.
     refused: Instant,
 }
 
@@ -76,25 +80,25 @@ struct Failure {
 #[derive(Debug)]
 pub struct Journal {
     record_writer: RecordWriter,
-    /// Only with `journal.sync = "batch"`.
+    /// The sync thread; used only with `journal.sync = "batch"`.
     syncer: Option<Syncer>,
-    /// The batch under collection.
+    /// The commit of the batch that is being collected.
     open: Option<Arc<Commit>>,
-    /// The last batch that was written.
+    /// The commit of the last batch that was written.
     newest: Arc<Commit>,
-    /// When collection of the batch began, in microseconds since 1970.
+    /// The time at which the collection of the batch began, in microseconds since 1970.
     unix_us: u64,
     records: u64,
     /// Whether a publication of the batch was too long for a record.
     has_oversized: bool,
-    /// Why publications are refused.
+    /// The reason why publications are refused; `None` while they are accepted.
     failure: Option<Failure>,
     checked: Instant,
     metrics: Arc<FeedMetrics>,
 }
 
 impl Journal {
-    /// Starts the journal over an open store. `wake` wakes the feed when a batch has become
+    /// Starts the journal with an open store. `wake` wakes the feed when a batch has become
     /// durable.
     ///
     /// # Errors
@@ -127,7 +131,7 @@ impl Journal {
         })
     }
 
-    /// The id of the last publication in the store.
+    /// Returns the id of the last publication in the store.
     #[must_use]
     pub fn head(&self) -> Cursor {
         Cursor {
@@ -136,7 +140,7 @@ impl Journal {
         }
     }
 
-    /// The commit of the batch under collection.
+    /// Returns the commit of the batch that is being collected.
     pub fn commit(&mut self) -> Arc<Commit> {
         if let Some(open) = &self.open {
             return Arc::clone(open);
@@ -145,7 +149,8 @@ impl Journal {
         Arc::clone(self.open.insert(Arc::default()))
     }
 
-    /// The commit of the newest batch. All earlier batches are decided no later than this one.
+    /// Returns the commit of the newest batch. The outcomes of all earlier batches are known no
+    /// later than the outcome of this batch.
     #[must_use]
     pub fn newest(&self) -> Arc<Commit> {
         Arc::clone(self.open.as_ref().unwrap_or(&self.newest))
@@ -169,7 +174,8 @@ impl Journal {
         self.has_oversized |= !is_staged;
     }
 
-    /// Writes the batch. Returns false if it must not be broadcast: no part of it is on disk then.
+    /// Writes the batch. Returns false if the batch must not be broadcast. In this case no part of
+    /// the batch is on disk.
     #[must_use]
     pub fn append(&mut self) -> bool {
         let Some(commit) = self.open.take() else {
@@ -202,7 +208,7 @@ impl Journal {
         self.record_writer.append()
     }
 
-    /// Sets the commit of a written batch, or passes it to the syncer.
+    /// Sets the commit of a written batch, or passes the commit to the syncer.
     fn settle_commit(&self, commit: Arc<Commit>) {
         if self.record_writer.settings.sync == JournalSync::Always {
             self.metrics.journal_syncs.increment();
@@ -219,8 +225,8 @@ impl Journal {
         }
     }
 
-    /// Checks that the files still exist, at most once per [`FILES_CHECK_MS`]: a write to a removed
-    /// file succeeds and is lost.
+    /// Checks whether the files still exist, at most once per [`FILES_CHECK_MS`]. A write to a
+    /// removed file succeeds, but its data is lost.
     pub fn check(&mut self) {
         if self.checked.elapsed() >= Duration::from_millis(FILES_CHECK_MS) {
             self.check_now();
@@ -229,8 +235,9 @@ impl Journal {
 
     fn check_now(&mut self) {
         self.checked = Instant::now();
-        // After any other failure the next batch is the test, since an open store may still lack
-        // room. Without batches for a while, a successful check counts.
+        // After any other failure, the next batch shows whether the journal works, because an open
+        // store may still lack space. If there was no batch for a while, a successful check is
+        // enough.
         let quiet = Duration::from_millis(JOURNAL_QUIET_MS);
         if let Some(failure) = &self.failure
             && !failure.is_removed
@@ -239,13 +246,13 @@ impl Journal {
             return;
         }
         match self.record_writer.check() {
-            // The store is in its pause after a failure, and the reason is known.
+            // The store is in the pause after a failure, whose reason is known already.
             Err(EngineError::Broken) => {}
             checked => self.update_failure(checked.err().as_ref()),
         }
     }
 
-    /// Why publications are refused; `None` while they are accepted.
+    /// Returns the reason why publications are refused; `None` while they are accepted.
     #[must_use]
     pub fn failure(&self) -> Option<&str> {
         self.failure.as_ref().map(|failure| failure.reason.as_str())
@@ -277,7 +284,7 @@ impl Journal {
         self.metrics.journal_failing.set(is_failing.into());
     }
 
-    /// Makes everything durable and records that the stop was clean.
+    /// Makes all records durable, and records a clean stop.
     pub fn close(mut self) {
         if self.syncer.take().is_some_and(Syncer::join) {
             self.record_writer.mark_unsynced();
@@ -288,7 +295,7 @@ impl Journal {
     }
 }
 
-/// The wall-clock time in microseconds since 1970.
+/// Returns the wall-clock time in microseconds since 1970.
 fn unix_us() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| {

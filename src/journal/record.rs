@@ -1,8 +1,9 @@
 //! The encoding of one publication as a value of the store.
 //!
-//! Pure. Times, flags, lengths and texts; integers are little-endian. The sequence number is the
-//! key in the store and not part of the value. The store has checksums, so it finds damage first;
-//! invalid bytes are refused here as well. Decoding borrows from its input.
+//! Performs no I/O. A record consists of times, flags, lengths and texts; integers are
+//! little-endian. The sequence number is the key in the store and not part of the value. The store
+//! has checksums, so it usually detects damage first; this module refuses invalid bytes, too. A
+//! decoded record borrows from its input.
 
 use crate::config::limits::{JOURNAL_RECORD_BYTES_MAX, LABEL_BYTES_MAX};
 use crate::frame::Payload;
@@ -18,22 +19,22 @@ const HAS_DEDUPE: u8 = 0b0001_0000;
 const HAS_TTL: u8 = 0b0010_0000;
 const KNOWN: u8 = KIND_MASK | HAS_EVENT | HAS_KEY | HAS_DEDUPE | HAS_TTL;
 
-/// A publication in the journal, borrowed.
+/// A publication in the journal, with borrowed texts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record<'a> {
-    /// When it was published: microseconds since 1970.
+    /// The time of publication in microseconds since 1970.
     pub published_us: u64,
-    /// Its time to live, in microseconds.
+    /// The time to live in microseconds.
     pub ttl_us: Option<u64>,
-    /// Its channel.
+    /// The channel.
     pub channel: &'a str,
-    /// Its event type.
+    /// The event type.
     pub event: Option<&'a str>,
-    /// Its conflation key.
+    /// The conflation key.
     pub key: Option<&'a str>,
-    /// Its idempotency key.
+    /// The idempotency key.
     pub dedupe: Option<&'a str>,
-    /// Its payload.
+    /// The payload.
     pub payload: PayloadRef<'a>,
 }
 
@@ -44,12 +45,12 @@ pub enum PayloadRef<'a> {
     Bytes(&'a [u8]),
     /// A JSON text.
     Json(&'a str),
-    /// A verbatim string.
+    /// A string, which is stored unchanged.
     Text(&'a str),
 }
 
 impl<'a> PayloadRef<'a> {
-    /// Borrows a payload.
+    /// Returns a reference to a payload.
     #[must_use]
     pub fn of(payload: &'a Payload) -> Self {
         match payload {
@@ -59,7 +60,7 @@ impl<'a> PayloadRef<'a> {
         }
     }
 
-    /// Copies the payload.
+    /// Copies the payload into owned memory.
     #[must_use]
     pub fn to_payload(self) -> Payload {
         match self {
@@ -85,7 +86,7 @@ impl<'a> PayloadRef<'a> {
     }
 }
 
-/// Appends an encoded record. Returns false and appends nothing if it exceeds
+/// Appends an encoded record. Returns false and appends nothing if the record exceeds
 /// [`JOURNAL_RECORD_BYTES_MAX`].
 #[must_use]
 pub fn encode(record: &Record<'_>, out: &mut Vec<u8>) -> bool {
@@ -109,7 +110,7 @@ fn push_body(record: &Record<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(&record.published_us.to_le_bytes());
     out.extend_from_slice(&record.ttl_us.unwrap_or(0).to_le_bytes());
     let labels = [record.event, record.key, record.dedupe];
-    // The length of a channel's name fits into a byte.
+    // The length of a channel name fits into a byte.
     debug_assert!(record.channel.len() <= CHANNEL_NAME_BYTES_MAX);
     let channel_bytes = u8::try_from(record.channel.len()).unwrap_or(u8::MAX);
     out.extend_from_slice(&[flags, channel_bytes]);
@@ -189,7 +190,7 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
     Some(*head)
 }
 
-/// The length of a label, which is bounded when it is decoded from the feed.
+/// Returns the length of a label as 16 bits. The feed has limited the length.
 fn short(length: usize) -> u16 {
     debug_assert!(length <= LABEL_BYTES_MAX, "{length}");
     u16::try_from(length).unwrap_or(u16::MAX)
@@ -255,7 +256,7 @@ mod tests {
     #[test]
     fn invalid_bytes_are_refused() {
         let good = encoded(&record());
-        // Flags, the channel's length, and the length of a label.
+        // The offsets are those of the flags, the channel's length, and the length of a label.
         for (at, value) in [(16, 0xff), (16, 3), (17, 0), (17, 255), (19, 0xff)] {
             let mut bytes = good.clone();
             bytes[at] = value;

@@ -1,10 +1,11 @@
 //! SHELL: writes the journal's records: appends batches, begins chunks, removes old chunks, and
 //! reopens the store after an error.
 //!
-//! One thread appends. A batch is either stored whole or refused. After any error the store is
-//! released, and reopened after a pause. It may then still contain parts of refused batches. They
-//! stay in the old chunk and are ignored, since the new chunk begins with the number after the last
-//! stored batch. [`super::recover`] opens the store at a start.
+//! Only one thread appends. A batch is stored whole or refused. After any error the store is
+//! released, and reopened after a pause. The reopened store may still contain parts of refused
+//! batches. These parts remain in the old chunk and are ignored, because the new chunk begins with
+//! the number after the last stored batch. [`super::recover`] opens the store when the server
+//! starts.
 
 use std::collections::VecDeque;
 use std::io;
@@ -25,29 +26,30 @@ use crate::sys::descriptors;
 /// The configuration of the journal, and the boot id.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// Bounds of the log. Records that the log could not hold need not be kept.
+    /// The bounds of the log. Records that exceed these bounds need not be kept.
     pub bounds: LogBounds,
-    /// Bytes of records above which the oldest chunks are removed, whatever they contain.
+    /// The number of bytes of records above which the oldest chunks are removed, whatever they
+    /// contain.
     pub bytes_max: u64,
-    /// When to sync.
+    /// The time at which records are synced.
     pub sync: JournalSync,
     /// The kernel's boot id.
     pub boot: BootId,
-    /// How long to wait before a failed store is reopened.
+    /// The pause before a failed store is reopened.
     pub pause: Duration,
 }
 
 impl Settings {
-    /// Bytes after which a chunk is full.
+    /// Returns the number of bytes above which a chunk is full.
     fn chunk_bytes(&self) -> u64 {
         JOURNAL_CHUNK_BYTES.max(self.bytes_max / JOURNAL_CHUNKS_MAX)
     }
 }
 
-/// Records that are removed together.
+/// A chunk: records that are removed together.
 #[derive(Debug)]
 pub(super) struct Chunk {
-    /// The sequence number of its first record.
+    /// The sequence number of the chunk's first record.
     pub(super) first: Sequence,
     pub(super) stats: ChunkStats,
     pub(super) bytes: u64,
@@ -63,12 +65,13 @@ impl Chunk {
     }
 }
 
-/// Whether the store is open.
+/// The open store, or the state of a store that was released after an error.
 #[derive(Debug)]
 enum StoreAccess {
     Open(Arc<dyn Engine>),
     Broken {
-        /// The released engine. The store cannot be reopened while other threads still use it.
+        /// A reference to the released engine. The store cannot be reopened while other threads
+        /// still use the engine.
         engine: Weak<dyn Engine>,
         until: Instant,
     },
@@ -86,19 +89,19 @@ pub struct RecordWriter {
     ceiling: Sequence,
     has_unsynced: bool,
     current: Chunk,
-    /// Full chunks, oldest first.
+    /// The full chunks, oldest first.
     older: VecDeque<Chunk>,
-    /// The total bytes of `older`.
+    /// The total number of bytes in `older`.
     older_bytes: u64,
-    /// The sums over `older` and `current`.
+    /// The sums over the records of `older` and `current`.
     total: ChunkStats,
     staged: Batch,
     staged_stats: ChunkStats,
-    /// When an impossible check was last logged.
+    /// The time at which a failed check was last logged.
     unchecked_logged: Option<Instant>,
 }
 
-/// An opened store, ready for appending.
+/// An opened store, to which records can be appended.
 #[derive(Debug)]
 pub(super) struct OpenedStore {
     pub(super) engine: Arc<dyn Engine>,
@@ -133,32 +136,33 @@ impl RecordWriter {
         }
     }
 
-    /// The epoch of all sequence numbers.
+    /// Returns the epoch of all sequence numbers.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.epoch
     }
 
-    /// The last sequence number that was stored or skipped.
+    /// Returns the last sequence number that was stored or skipped.
     #[must_use]
     pub fn head(&self) -> Sequence {
         self.head
     }
 
-    /// No sequence number above this one is assigned before a higher ceiling is stored.
+    /// Returns the number above which no sequence number is assigned before a higher ceiling is
+    /// stored.
     #[must_use]
     pub fn ceiling(&self) -> Sequence {
         self.ceiling
     }
 
-    /// Whether a sync has failed since the system was booted. Later records may not survive a power
-    /// failure, since the store reads its log only up to the first hole.
+    /// Whether a sync has failed since the system was booted. In this case, later records may be
+    /// lost in a power failure, because the store reads its log only up to the first hole.
     #[must_use]
     pub fn has_unsynced(&self) -> bool {
         self.has_unsynced
     }
 
-    /// The open store; `None` after an error.
+    /// Returns the open store; `None` after an error.
     #[must_use]
     pub fn engine(&self) -> Option<Arc<dyn Engine>> {
         match &self.access {
@@ -168,7 +172,7 @@ impl RecordWriter {
     }
 
     /// Adds a record to the batch that the next [`RecordWriter::append`] writes. Returns false if
-    /// it is too long.
+    /// the record is too long.
     #[must_use]
     pub fn stage(&mut self, record: &Record<'_>) -> bool {
         let is_staged = record::encode(record, self.staged.bytes_mut());
@@ -179,14 +183,14 @@ impl RecordWriter {
         is_staged
     }
 
-    /// Discards the batch.
+    /// Discards the staged batch.
     pub fn discard(&mut self) {
         self.staged.clear();
         self.staged_stats = ChunkStats::default();
     }
 
-    /// Writes the batch and returns its length in bytes. With `journal.sync = "always"` it is
-    /// durable then. On an error the batch is discarded and the store is released.
+    /// Writes the batch and returns its length in bytes. With `journal.sync = "always"`, the batch
+    /// is durable afterwards. On an error the batch is discarded, and the store is released.
     ///
     /// # Errors
     /// Returns the error of the store, or [`EngineError::Broken`] during the pause after an error.
@@ -247,7 +251,7 @@ impl RecordWriter {
         Ok(())
     }
 
-    /// Begins a chunk with the next number. The current chunk may have no records.
+    /// Begins a chunk with the next sequence number. The current chunk may have no records.
     fn begin_chunk(&mut self, engine: &Arc<dyn Engine>) -> Result<(), EngineError> {
         let first = self.head.next();
         engine.begin_chunk(first)?;
@@ -259,8 +263,8 @@ impl RecordWriter {
         Ok(())
     }
 
-    /// Removes the chunks that neither the log nor the memory of idempotency keys can need, and the
-    /// oldest ones beyond `bytes_max`.
+    /// Removes the chunks that neither the log nor the idempotency keys can need, and the oldest
+    /// chunks above `bytes_max`.
     fn remove_old(&mut self, engine: &dyn Engine, now_us: u64) {
         while let Some(oldest) = self.older.front() {
             let later = self.total.minus(oldest.stats);
@@ -269,7 +273,7 @@ impl RecordWriter {
                 return;
             }
             if let Err(error) = engine.remove_chunk(oldest.first) {
-                // Harmless; the next batch tries again.
+                // This is harmless: the next batch tries again.
                 tracing::debug!(%error, "cannot remove old records from the journal");
                 return;
             }
@@ -295,12 +299,12 @@ impl RecordWriter {
         engine.put_state(&state.encode())
     }
 
-    /// Checks that the store's files still exist, and releases the store if not. A released store
-    /// is reopened if possible. A check that fails itself, as without a free descriptor, proves
-    /// nothing: the store stays open.
+    /// Checks whether the store's files still exist, and releases the store if they do not. A
+    /// released store is reopened if possible. If the check itself fails, for example without a
+    /// free descriptor, the store stays open: the files may still exist.
     ///
     /// # Errors
-    /// Returns why the store cannot be written to.
+    /// Returns the reason why the store cannot be written to.
     pub fn check(&mut self) -> Result<(), EngineError> {
         match self.reopen()?.check() {
             Err(EngineError::Io(error)) => {
@@ -326,8 +330,8 @@ impl RecordWriter {
         }
     }
 
-    /// Records that a sync has failed. The kernel may have dropped pages that it could not write,
-    /// so neither these records nor later ones in the same file are safe.
+    /// Records that a sync has failed. The kernel may have dropped pages that it could not write.
+    /// So neither these records nor later records in the same file are safe.
     pub fn mark_unsynced(&mut self) {
         if let Some(engine) = self.engine() {
             self.write_unsynced_mark(engine.as_ref());
@@ -335,9 +339,9 @@ impl RecordWriter {
         self.release();
     }
 
-    /// Returns the outcome of an operation that may sync, and records a failed sync. No durable
-    /// data is lost if the disk is full, if files were removed, or if no descriptor was free. Any
-    /// other error may have lost some.
+    /// Returns the outcome of an operation that may sync, and records a failed sync. Durable data
+    /// is not lost if the disk is full, if files were removed, or if no descriptor was free. Any
+    /// other error may have lost durable data.
     fn noting_sync_failure(
         &mut self,
         engine: &Arc<dyn Engine>,
@@ -373,7 +377,7 @@ impl RecordWriter {
         }
     }
 
-    /// The open store; a released one is reopened after the pause.
+    /// Returns the open store. Reopens a released store after the pause.
     fn reopen(&mut self) -> Result<Arc<dyn Engine>, EngineError> {
         let (engine, until) = match &mut self.access {
             StoreAccess::Open(engine) => return Ok(Arc::clone(engine)),
@@ -384,7 +388,7 @@ impl RecordWriter {
         }
         let opened = self.opener.open().and_then(|engine| {
             let begun = self.begin_chunk(&engine);
-            // This also proves that the store can be written to.
+            // The write also shows whether the store can be written to.
             let ready = begun.and_then(|()| self.put_state(&engine, self.ceiling, None));
             self.noting_sync_failure(&engine, ready)?;
             Ok(engine)
@@ -403,7 +407,7 @@ impl RecordWriter {
         }
     }
 
-    /// Makes everything durable and records a clean stop.
+    /// Makes all records durable, and records a clean stop.
     ///
     /// # Errors
     /// Returns the error of the store. The next start then treats this stop as unclean.
@@ -416,7 +420,7 @@ impl RecordWriter {
     }
 }
 
-/// Whether a file could not be opened for lack of a descriptor, which is not a failed sync.
+/// Whether a file could not be opened because no descriptor was free. This is not a failed sync.
 fn lacks_descriptor(error: &EngineError) -> bool {
     matches!(error, EngineError::Io(error) if descriptors::is_exhausted(error))
 }

@@ -1,9 +1,9 @@
 //! SHELL: opens a journal after a clean stop, a crash or a power failure.
 //!
-//! Reads every chunk in order and passes on its records. The store truncates a torn tail and
-//! refuses records with bad checksums. Missing numbers and the mark reveal if it truncated too
-//! much. Then all numbers that may have been assigned are skipped, and the loss is passed on, so
-//! that resuming clients receive a gap.
+//! The reader reads every chunk in order, and passes its records to the caller. The store truncates
+//! a torn tail and refuses records with bad checksums. Missing numbers and the mark show whether
+//! the store truncated too much. In this case all numbers that may have been assigned are skipped,
+//! and the loss is reported to the caller, so that resuming clients receive a gap.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,19 +15,19 @@ use super::state::{Mark, State};
 use crate::config::limits::JOURNAL_IDS_RESERVED;
 use crate::id::{Epoch, Sequence};
 
-/// One event of a replay, in order.
+/// An event of a replay. The events are in order.
 #[derive(Debug)]
 pub enum ReplayEvent<'a> {
     /// The epoch of all sequence numbers. Always the first event.
     Epoch(Epoch),
-    /// A publication and its sequence number.
+    /// A publication with its sequence number.
     Record(Sequence, Record<'a>),
-    /// Publications up to this number may be lost. Earlier records stay valid, with a gap after
-    /// them.
+    /// Publications up to this number may be lost. Earlier records stay valid, followed by a gap.
     Lost(Sequence),
 }
 
-/// Opens the journal in a store. `fresh` is the epoch of a new journal.
+/// Opens the journal in a store, and passes the events of the replay to `each`. `fresh` is the
+/// epoch of a new journal.
 ///
 /// # Errors
 /// Returns an error if the store is damaged or foreign, or if a system call fails.
@@ -67,7 +67,7 @@ pub fn open(
     Ok(RecordWriter::new(opener, settings, found))
 }
 
-/// Creates the state of a new journal. Chunks without a state are damage from here on.
+/// Creates the state of a new journal. From now on, chunks without a state are damage.
 fn create(
     engine: &dyn Engine,
     settings: Settings,
@@ -89,14 +89,15 @@ fn create(
         sync: settings.sync,
         boot: settings.boot,
     };
-    // In this order: a stale mark would only skip numbers.
+    // The state is written first. If the process is killed before the mark is replaced, the stale
+    // mark only causes numbers to be skipped.
     engine.put_state(&state.encode())?;
     engine.put_mark(Mark::default())?;
     Ok((state, Mark::default()))
 }
 
-/// Begins a chunk for this run if the last one cannot be continued. Then writes the mark and, after
-/// it, the state, since a new state alone would claim that nothing was lost.
+/// Begins a chunk for this run if the last chunk cannot be continued. Then writes the mark, and the
+/// state after the mark: a new state alone would indicate that nothing was lost.
 fn prepare(
     engine: Arc<dyn Engine>,
     (state, mark): (&State, Mark),
@@ -155,7 +156,7 @@ impl Reader<'_> {
             let mut chunk = Chunk::new(*first);
             let engine = self.engine;
             engine.read_chunk(*first, &mut |sequence, bytes| {
-                // Records that the next chunk has too belong to refused batches.
+                // Records with numbers of the next chunk belong to refused batches.
                 if end.is_none_or(|end| sequence < end) {
                     self.read_record(&mut chunk, sequence, bytes)?;
                 }

@@ -1,10 +1,11 @@
-//! SHELL: truncates the store's write-ahead log at a hole, if the store does not do so itself.
+//! SHELL: truncates the store's write-ahead log at a hole that the store does not accept.
 //!
-//! The store accepts a log that ends early. It refuses one with a hole, which a power failure
-//! leaves if a later page was written and an earlier one was not. This file does not know the log's
-//! format. The store opens a log that is truncated before the hole and refuses one that is
-//! truncated after it, so a binary search finds the place. A copy of the whole log lies beside it
-//! meanwhile, so a killed process loses nothing. The mark shows how much is lost.
+//! The store accepts a log that ends early, but refuses a log with a hole. A power failure leaves a
+//! hole if a later page was written and an earlier page was not. This file does not know the log's
+//! format. If the log is truncated before the hole, the store opens; if it is truncated after the
+//! hole, the store refuses it. So a binary search finds the place. During the search there is a
+//! copy of the whole log in the store's directory, so a killed process loses nothing. The mark
+//! shows how much is lost.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -13,7 +14,7 @@ use std::path::{Path, PathBuf};
 use super::engine::EngineError;
 use super::files::find_logs;
 
-/// The copy of the whole log during the search.
+/// The name of the copy of the whole log during the search.
 const WHOLE: &str = "torn";
 
 /// The outcome of opening a store.
@@ -23,7 +24,7 @@ pub(super) enum Opened<T> {
     Torn(EngineError),
 }
 
-/// Opens a store. Truncates its newest log if necessary.
+/// Opens a store. Truncates the store's newest log if necessary.
 pub(super) fn open<T>(
     store: &Path,
     try_open: impl Fn() -> Result<Opened<T>, EngineError>,
@@ -63,7 +64,7 @@ fn require_intact<T>(opened: Opened<T>) -> Result<T, EngineError> {
     }
 }
 
-/// The greatest length of the log with which the store opens; `None` if there is none.
+/// Returns the greatest length of the log with which the store opens. `None` if no length succeeds.
 fn find_cut<T>(
     log: &Path,
     bytes: &[u8],
@@ -94,7 +95,7 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), EngineError> {
     Ok(file.sync_all()?)
 }
 
-/// The newest log. All older ones were synced before it was begun.
+/// Returns the newest log. The store synced all older logs before it began this one.
 fn newest_log(store: &Path) -> Result<Option<PathBuf>, EngineError> {
     let newest = find_logs(store)?
         .into_iter()
@@ -106,7 +107,7 @@ fn newest_log(store: &Path) -> Result<Option<PathBuf>, EngineError> {
 mod tests {
     use super::*;
 
-    /// A store that opens a log only without its bad byte `!`.
+    /// Acts as a store that refuses a log with the bad byte `!`.
     fn try_open(log: &Path) -> Result<Opened<Vec<u8>>, EngineError> {
         let bytes = fs::read(log)?;
         Ok(match bytes.contains(&b'!') {

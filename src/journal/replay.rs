@@ -1,10 +1,10 @@
-//! SHELL: opens the configured journal and replays its records into the log and into the memory of
-//! idempotency keys.
+//! SHELL: opens the configured journal, and replays its records into the log and the idempotency
+//! keys.
 //!
-//! Each record is added to the log as if it were published again, so the rules of its channel
-//! decide what is kept, and gaps report exactly what was evicted. Ages are computed from the wall
-//! clock, since no other clock survives a restart. A clock that was set back makes publications
-//! younger, never of negative age.
+//! Each record is added to the log as if it were published again. So the rules of its channel
+//! determine what is kept, and gaps report exactly what was evicted. Ages are computed with the
+//! wall clock, because no other clock survives a restart. If the wall clock was set back,
+//! publications appear younger, but their age is never negative.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,10 +29,10 @@ use crate::metrics::FeedMetrics;
 use crate::sys::wake::Wake;
 use crate::time::Now;
 
-/// The kernel's boot id.
+/// The file with the kernel's boot id.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// Why the configured journal cannot be used.
+/// The reason why the configured journal cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot use the journal in {} (key `journal.path`): {error}", .path.display())]
 pub struct JournalError {
@@ -42,21 +42,21 @@ pub struct JournalError {
     pub error: EngineError,
 }
 
-/// An opened journal, and the log with its publications.
+/// An opened journal, and the log with the journal's publications.
 #[derive(Debug)]
 pub struct Recovered {
-    /// The parts for the feed.
+    /// The journal and the keys, which the feed uses.
     pub feed: RecoveredFeed,
     /// The writer of the log, which contains the replayed publications.
     pub writer: Writer,
 }
 
-/// The journal and the idempotency keys that were replayed from it.
+/// The journal, and the idempotency keys that were replayed from it.
 #[derive(Debug)]
 pub struct RecoveredFeed {
     /// The journal.
     pub journal: Journal,
-    /// The idempotency keys inside the window.
+    /// The idempotency keys that were used within the window.
     pub dedupe: Dedupe,
 }
 
@@ -65,9 +65,9 @@ pub struct RecoveredFeed {
 pub struct OpenContext<'a> {
     /// The epoch of a new journal.
     pub fresh: Epoch,
-    /// The seed of the memory of idempotency keys.
+    /// The seed of the hashes of idempotency keys.
     pub dedupe_seed: u64,
-    /// The current time, on the clock of publications.
+    /// The current time on the clock of publications.
     pub now: Now,
     /// The server's configuration.
     pub config: &'a Config,
@@ -109,7 +109,7 @@ pub fn open(
 }
 
 fn settings(config: &Config) -> Settings {
-    // Without a boot id each start counts as a reboot.
+    // Without a boot id, each start counts as a reboot.
     let boot = match std::fs::read_to_string(BOOT_ID) {
         Ok(text) => BootId::new(&text),
         Err(_) => BootId::new(&unix_us().to_string()),
@@ -117,7 +117,7 @@ fn settings(config: &Config) -> Settings {
     let bounds = if config.namespace.is_empty() {
         config.log
     } else {
-        // The records of a busy namespace must not evict those of a quiet one.
+        // The records of a busy namespace must not evict the records of a quiet namespace.
         LogBounds {
             bytes: u64::MAX,
             entries: u64::MAX,
@@ -133,19 +133,19 @@ fn settings(config: &Config) -> Settings {
     }
 }
 
-/// Replays records into the log and the memory of idempotency keys.
+/// Replays records into the log and the idempotency keys.
 #[derive(Debug)]
 pub struct Collector<'a> {
     context: OpenContext<'a>,
     unix_us: u64,
     epoch: Epoch,
-    /// Created by the first record or loss.
+    /// The writer, which the first record or loss creates.
     writer: Option<Writer>,
     dedupe: Dedupe,
 }
 
 impl<'a> Collector<'a> {
-    /// An empty collector. `unix_us` is the wall-clock time.
+    /// Creates an empty collector. `unix_us` is the wall-clock time.
     #[must_use]
     pub fn new(context: OpenContext<'a>, unix_us: u64) -> Self {
         Self {
@@ -157,7 +157,7 @@ impl<'a> Collector<'a> {
         }
     }
 
-    /// Takes one event of the replay.
+    /// Handles one event of the replay.
     pub fn take(&mut self, replayed: &ReplayEvent<'_>) {
         match replayed {
             ReplayEvent::Epoch(epoch) => self.epoch = *epoch,
@@ -191,7 +191,7 @@ impl<'a> Collector<'a> {
         }
         let payload = record.payload.to_payload();
         // An earlier version may have accepted a reserved event type. The payload is kept without
-        // it, so that it cannot pass for an event of the server.
+        // the event type, so that clients cannot mistake it for an event of the server.
         let event = record.event.filter(|event| !is_reserved_event(event));
         let (event, key) = (event.map(Box::from), record.key.map(Box::from));
         let ttl = record.ttl_us.map(Duration::from_micros);
@@ -204,7 +204,7 @@ impl<'a> Collector<'a> {
             .labelled(event, key)
             .expiring(ttl.map(|ttl| published.after(ttl)));
         writer.announce(sequence);
-        // There are no subscribers before the start.
+        // No channel has subscribers before the server has started.
         let send = |_, _, _| debug_assert!(false, "a channel has subscribers before the start");
         let _trimmed = writer.publish(Arc::new(publication), send);
         let _trimmed = writer.trim(u32::MAX);
@@ -212,7 +212,7 @@ impl<'a> Collector<'a> {
         writer.note_posted();
     }
 
-    /// The replayed log and keys.
+    /// Returns the replayed log and keys.
     #[must_use]
     pub fn finish(self, record_writer: &RecordWriter) -> (Writer, Dedupe) {
         let head = record_writer.head();

@@ -1,11 +1,11 @@
-//! The journal's metadata: the epoch, the highest sequence number that may be assigned, and how the
-//! last run ended.
+//! The journal's metadata: the epoch, the highest sequence number that may be assigned, and whether
+//! the last run ended cleanly.
 //!
-//! Pure. The state lies in the store. It is replaced at start, at a clean stop and every few
-//! billion publications. The mark lies in a file beside the store and is replaced with every batch.
-//! It reveals records that the store truncated because it took damage for a torn tail. `recover`
-//! calls [`State::may_have_lost`] to find out whether numbers after the last record may have been
-//! assigned.
+//! Performs no I/O. The state is in the store. It is replaced when the server starts, at a clean
+//! stop, and every few billion publications. The mark is in a file outside the store and is
+//! replaced with every batch. The mark reveals missing records that the store truncated because it
+//! mistook damage for a torn tail. `recover` calls [`State::may_have_lost`] to check whether
+//! numbers after the last record may have been assigned.
 
 use crate::config::JournalSync;
 use crate::id::{Epoch, Sequence};
@@ -20,7 +20,7 @@ const FORMAT_VERSION: u8 = 1;
 pub struct BootId([u8; BOOT_BYTES]);
 
 impl BootId {
-    /// Converts the kernel's text; other lengths are truncated or padded.
+    /// Converts the kernel's text. Texts of other lengths are truncated or padded.
     #[must_use]
     pub fn new(text: &str) -> Self {
         let mut bytes = [0; BOOT_BYTES];
@@ -31,20 +31,20 @@ impl BootId {
     }
 }
 
-/// The highest sequence number that is known to be assigned.
+/// The highest sequence number known to be assigned, and whether a sync has failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mark {
-    /// The last assigned number, or one slightly older.
+    /// The last assigned number, or a slightly older number.
     pub sequence: Sequence,
-    /// Whether a sync has failed: no record is certain to survive a power failure then, whatever
-    /// `journal.sync` is.
+    /// Whether a sync has failed. In this case, any record may be lost in a power failure, whatever
+    /// the value of `journal.sync`.
     pub has_unsynced: bool,
 }
 
 impl Mark {
-    /// The length of the encoding.
+    /// The length of the encoding in bytes.
     pub const BYTES: usize = 24;
-    /// Makes a file of zeros invalid.
+    /// A constant that makes a file of zeros invalid.
     const SALT: u64 = 0x6d61_726b_6661_6e66;
 
     /// Encodes the mark for its file.
@@ -60,7 +60,7 @@ impl Mark {
         out
     }
 
-    /// Decodes it; `None` if the bytes are invalid.
+    /// Decodes a mark. Returns `None` if the bytes are invalid.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (sequence, rest) = bytes.split_first_chunk()?;
@@ -86,18 +86,19 @@ impl Mark {
 pub struct State {
     /// The epoch of all sequence numbers.
     pub epoch: Epoch,
-    /// No number above this one was assigned.
+    /// The number above which no number was assigned.
     pub ceiling: Sequence,
-    /// The last assigned number, if the last run ended cleanly.
+    /// The last assigned number if the last run ended cleanly, else `None`.
     pub clean: Option<Sequence>,
-    /// The `journal.sync` of the last run.
+    /// The value of `journal.sync` in the last run.
     pub sync: JournalSync,
     /// The boot id of the last run.
     pub boot: BootId,
 }
 
 impl State {
-    /// Whether numbers above `last`, the last one in the store, may have been assigned and lost.
+    /// Whether numbers above `last` may have been assigned and lost. `last` is the last number in
+    /// the store.
     #[must_use]
     pub fn may_have_lost(&self, last: Option<Sequence>, mark: Mark, boot: BootId) -> bool {
         let Some(last) = last else { return true };
@@ -107,7 +108,7 @@ impl State {
         if let Some(clean) = self.clean {
             return last < clean;
         }
-        // A batch is written before it is broadcast, and written data survives the process.
+        // A batch is written before it is broadcast, and written data is not lost with the process.
         let is_unsure = self.sync != JournalSync::Always || mark.has_unsynced;
         is_unsure && self.boot != boot
     }
@@ -128,7 +129,7 @@ impl State {
         out
     }
 
-    /// Decodes it; `None` if the bytes are invalid.
+    /// Decodes a state. Returns `None` if the bytes are invalid.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let ([form, sync, is_clean], rest) = bytes.split_first_chunk::<3>()?;

@@ -1,7 +1,7 @@
-//! SHELL: the thread that syncs the store, many batches at a time.
+//! SHELL: the thread that syncs the store, for many batches at a time.
 //!
-//! During a sync the next requests gather, so a slow disk makes the groups larger and not the queue
-//! longer. After a failed sync the feed releases the store and reopens it.
+//! New requests are collected during a sync. So a slow disk causes larger groups instead of a
+//! longer queue. After a failed sync, the feed releases the store and reopens it.
 
 use std::io;
 use std::sync::Arc;
@@ -19,12 +19,12 @@ use crate::sys::wake::Wake;
 /// A request to sync a batch.
 #[derive(Debug)]
 pub(super) struct SyncRequest {
-    /// The store with the batch.
+    /// The store that contains the batch.
     pub(super) engine: Arc<dyn Engine>,
     pub(super) commit: Arc<Commit>,
 }
 
-/// What the thread needs.
+/// The objects that the thread needs.
 #[derive(Debug)]
 pub(super) struct SyncerParts {
     pub(super) wake: Arc<Wake>,
@@ -54,19 +54,20 @@ impl Syncer {
         })
     }
 
-    /// Requests a sync. Blocks while [`JOURNAL_SYNCS_WAITING_MAX`] requests wait.
+    /// Requests a sync. Blocks while [`JOURNAL_SYNCS_WAITING_MAX`] requests are waiting.
     pub(super) fn request(&self, request: SyncRequest) {
         if let Err(refused) = self.sender.send(request) {
             refused.0.commit.set(CommitState::Unsynced);
         }
     }
 
-    /// Whether a sync has failed since the last call, other than on a full disk.
+    /// Returns whether a sync has failed since the last call. Failures because of a full disk do
+    /// not count.
     pub(super) fn take_failure(&self) -> bool {
         self.has_failed.swap(false, Ordering::AcqRel)
     }
 
-    /// Syncs all waiting batches and ends the thread. Returns whether a sync has failed.
+    /// Syncs all waiting batches, and ends the thread. Returns whether a sync has failed.
     pub(super) fn join(self) -> bool {
         drop(self.sender);
         if self.thread.join().is_err() {
@@ -86,7 +87,7 @@ fn run(receiver: &Receiver<SyncRequest>, parts: &SyncerParts, has_failed: &Atomi
             let state = match outcome {
                 Ok(()) => CommitState::Committed,
                 Err(error) => {
-                    // A full disk also fails the next append, and loses no durable data.
+                    // A full disk loses no durable data, and the next append reports it, too.
                     if !matches!(error, EngineError::Full) {
                         has_failed.store(true, Ordering::Release);
                     }

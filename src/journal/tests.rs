@@ -1,4 +1,4 @@
-//! The record writer on a store with seeded faults, and the recovery after each.
+//! Tests of the record writer on a store with seeded faults, and of the recovery after each fault.
 
 use std::io::ErrorKind;
 
@@ -28,7 +28,7 @@ fn settings(sync: JournalSync, boot: &str) -> Settings {
     }
 }
 
-/// What a start replayed, in order.
+/// The records and losses that a start replayed.
 #[derive(Debug, Default)]
 struct Replay {
     texts: Vec<(u64, String)>,
@@ -112,7 +112,7 @@ fn numbers_that_may_have_been_assigned_and_lost_are_skipped() {
     assert_eq!(record_writer.head(), ceiling);
     append(&mut record_writer, "after").unwrap();
     drop(record_writer);
-    // The next start reports the loss again, at the same place.
+    // The next start reports the same loss again.
     let (record_writer, replay) = start(&store, settings(JournalSync::Os, "y")).unwrap();
     let after = (ceiling.0 + 1, "after".to_owned());
     assert_eq!(replay.texts.last(), Some(&after));
@@ -135,7 +135,7 @@ fn crash_between_the_steps_of_a_start_reuses_no_number() {
     let ceiling = record_writer.ceiling();
     drop(record_writer);
     store.lose_power();
-    // Two starts without a publication.
+    // Two starts without a publication in between.
     drop(start(&store, settings(JournalSync::Batch, "y")).unwrap());
     let (record_writer, _) = start(&store, settings(JournalSync::Batch, "y")).unwrap();
     assert_eq!(record_writer.head(), ceiling);
@@ -336,7 +336,7 @@ fn check_that_fails_itself_keeps_the_store_open() {
     store.set_removed(true);
     journal.check_now();
     assert!(journal.failure().unwrap().contains("removed"));
-    // The store was released, and cannot be reopened without a descriptor.
+    // The store was released, and cannot be reopened without a free descriptor.
     store.set_unchecked();
     assert!(!write(&mut journal));
     assert!(!journal.record_writer.has_unsynced());
@@ -383,7 +383,7 @@ fn journal(store: &FakeStore) -> Journal {
     .unwrap()
 }
 
-/// Stages a batch of one record and writes it.
+/// Stages a batch of one record, and writes the batch.
 fn write(journal: &mut Journal) -> bool {
     let _commit = journal.commit();
     stage(&mut journal.record_writer, "text");
@@ -425,7 +425,7 @@ fn full_store_counts_as_failing_until_a_batch_is_written_or_a_quiet_time_passes(
     let mut journal = journal(&store);
     store.set_room(0);
     assert!(!write(&mut journal));
-    // An open store may still lack room.
+    // An open store may still lack space.
     journal.check_now();
     assert!(journal.failure().is_some());
     journal.failure.as_mut().unwrap().refused -= Duration::from_millis(JOURNAL_QUIET_MS);
@@ -442,7 +442,8 @@ fn full_store_counts_as_failing_until_a_batch_is_written_or_a_quiet_time_passes(
     assert!(journal.failure().unwrap().contains("removed"));
 }
 
-/// What a run appended, and what of it was acknowledged as durable.
+/// The records that a run appended, and the number of the last record that was acknowledged as
+/// durable.
 struct Run {
     appended: Vec<(u64, String)>,
     durable: u64,
@@ -485,8 +486,8 @@ fn run(record_writer: &mut RecordWriter, rng: &mut Rng, replay: &Replay, store: 
                 }
             }
         };
-        // Only the store knows whether a write is lost; the record writer must assume it whenever
-        // it is.
+        // Only the fake store knows whether a write is lost. In each such case the record writer
+        // must report a failed sync.
         assert!(record_writer.has_unsynced() || !store.is_doomed());
         if is_synced && !record_writer.has_unsynced() {
             run.durable = record_writer.head().0;
@@ -495,8 +496,8 @@ fn run(record_writer: &mut RecordWriter, rng: &mut Rng, replay: &Replay, store: 
     run
 }
 
-/// After any crash the journal has a prefix of what was appended, with everything durable and
-/// nothing else, and no number is assigned twice.
+/// After any crash, the journal contains a prefix of the appended records and nothing else. The
+/// prefix includes all durable records. No number is assigned twice.
 #[test]
 fn crash_at_any_point_leaves_a_prefix_with_all_that_was_durable() {
     for seed in 0..SEEDS {
@@ -551,7 +552,7 @@ fn check(
         run.appended[..common],
         "seed {seed}"
     );
-    // A batch that was refused last may appear, since the store was not reopened since.
+    // The last refused batch may appear, because the store was not reopened after the refusal.
     assert!(
         is_failing || replay.texts.len() <= run.appended.len(),
         "seed {seed}: a refused batch came back"

@@ -1,8 +1,8 @@
-//! The entries of a conflating channel that nothing has superseded.
+//! The entries of a conflating channel that no later entry supersedes.
 //!
-//! A publication supersedes the one before it with the same key. The entries that are not
-//! superseded are listed, so the cost of skipping and counting does not grow with the superseded
-//! ones.
+//! A publication supersedes the previous publication with the same key. The entries that are not
+//! superseded are listed, so the cost of skipping and counting does not grow with the number of
+//! superseded entries.
 
 use std::collections::BTreeSet;
 use std::hash::BuildHasher;
@@ -13,39 +13,39 @@ use super::shard::History;
 use super::{Amount, Entry};
 use crate::id::Sequence;
 
-/// Bytes of memory for a place in the list, in nodes that are at least half full.
+/// Bytes of memory for a sequence number in the list, whose nodes are at least half full.
 const PLACE_BYTES: u64 = 2 * size_of::<Sequence>() as u64;
-/// Bytes of memory for a key, in a table that doubles as it grows.
+/// Bytes of memory for a key in the table, which doubles as it grows.
 const KEY_BYTES: u64 = 2 * (size_of::<Sequence>() as u64 + 1);
 
-/// The entries of one channel that nothing supersedes.
+/// The entries of one channel that no later entry supersedes.
 #[derive(Debug, Default)]
 pub(super) struct Newest {
     places: BTreeSet<Sequence>,
-    /// Those with a key, found by it. The keys are read from the channel's entries.
+    /// The listed entries that have a key. The keys are read from the channel's entries.
     keys: HashTable<Sequence>,
 }
 
 impl Newest {
-    /// Bytes of memory held.
+    /// Returns the number of bytes of memory held.
     pub(super) fn bytes(&self) -> u64 {
         let itself = size_of::<Self>() as u64;
         itself + self.places.len() as u64 * PLACE_BYTES + self.keys.len() as u64 * KEY_BYTES
     }
 
-    /// How many there are, and how many of them have a key.
+    /// Returns the number of listed entries, and the number of listed entries with a key.
     pub(super) fn counts(&self) -> (usize, usize) {
         (self.places.len(), self.keys.len())
     }
 
-    /// The first one with this number or a later one.
+    /// Returns the first listed entry from this number on.
     fn first_from(&self, sequence: Sequence) -> Option<Sequence> {
         self.places.range(sequence..).next().copied()
     }
 }
 
 impl History {
-    /// Lists the newest entry, and marks the one that it supersedes.
+    /// Lists the newest entry, and marks the entry that it supersedes.
     pub(super) fn note_newest(&mut self, hasher: &impl BuildHasher) {
         let mut newest = self.newest.take().unwrap_or_default();
         let superseded = self.add_newest(&mut newest, hasher);
@@ -96,8 +96,9 @@ impl History {
         }
     }
 
-    /// The superseded entries that follow a position, up to a horizon: where they end and how many
-    /// they are. `None` if an entry between them and the position has left the log.
+    /// Finds the run of superseded entries directly after `position`, up to `until`. Returns the
+    /// sequence number of its last entry, and the number of its entries. Returns `None` if there is
+    /// no such run, or if an entry between `position` and the run has left the log.
     pub(super) fn superseded_run(
         &self,
         position: Sequence,
@@ -108,20 +109,20 @@ impl History {
         if !follows || !next.is_superseded || next.sequence() > until {
             return None;
         }
-        // An entry leaves the log before the one that supersedes it.
+        // An entry leaves the log before the entry that supersedes it.
         let newest = self.newest.as_ref()?.first_from(next.sequence())?;
         let end = self.get(newest)?.previous;
         let end = match end <= until {
             true => self.get(end)?,
-            // The run goes on beyond the horizon.
+            // The run continues beyond the horizon.
             false => self.entries.get(self.index_after(until).checked_sub(1)?)?,
         };
         let count = end.before.publications + 1 - next.before.publications;
         Some((end.sequence(), count))
     }
 
-    /// The total of the entries after a position, up to a horizon, that are not superseded. Reads
-    /// each of them.
+    /// Returns the total of the entries after `position`, up to and including `until`, that are not
+    /// superseded. Visits each of these entries.
     pub(super) fn newest_after(&self, position: Sequence, until: Sequence) -> Amount {
         let Some(newest) = &self.newest else {
             return Amount::default();

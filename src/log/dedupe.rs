@@ -1,8 +1,9 @@
-//! The memory of idempotency keys, by which repeated publications are recognised.
+//! Idempotency keys in memory, by which repeated publications are recognised.
 //!
-//! A key belongs to one channel. It is remembered for a fixed time after its first use, which
-//! repetitions do not extend. Above a bound the oldest key is removed. Time is an argument. The
-//! sequencer uses it, and the journal fills it at a start.
+//! A key belongs to one channel. A key is kept for a fixed time after its first use; repetitions do
+//! not extend that time. When there are too many keys, the oldest is removed. The functions receive
+//! the current time as an argument. The sequencer uses the keys, and the journal restores them when
+//! the server starts.
 
 use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
@@ -16,7 +17,7 @@ use crate::config::limits::{DEDUPE_KEYS_MAX, DEDUPE_WINDOW_MS};
 use crate::id::{ChannelName, Cursor, Sequence};
 use crate::time::Now;
 
-/// The keys used inside the window, with the id of the first publication of each.
+/// The keys first used within the window, with the id of each key's first publication.
 #[derive(Debug)]
 pub struct Dedupe {
     first_ids: HashMap<Arc<Key>, Cursor, FixedState>,
@@ -27,8 +28,8 @@ pub struct Dedupe {
 }
 
 impl Dedupe {
-    /// An empty memory with the configured bounds. `seed` prevents feeders from choosing keys that
-    /// collide.
+    /// Creates an empty table with the configured bounds. `seed` prevents feeders from choosing
+    /// keys whose hashes collide.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self::bounded(
@@ -47,14 +48,14 @@ impl Dedupe {
         }
     }
 
-    /// The id of this key's first publication, if that is inside the window.
+    /// Returns the id of the key's first publication, if that publication is within the window.
     #[must_use]
     pub fn first_id(&mut self, channel: &ChannelName, key: &str, now: Now) -> Option<Cursor> {
         self.forget_expired(now);
         self.first_ids.get(&KeyRef { channel, key }).copied()
     }
 
-    /// Stores the first publication of a key.
+    /// Stores the id of a key's first publication.
     pub fn remember(&mut self, channel: &ChannelName, key: &str, id: Cursor, now: Now) {
         if self.first_ids.len() >= self.keys_max {
             self.forget_oldest();
@@ -69,7 +70,7 @@ impl Dedupe {
         debug_assert_eq!(self.first_ids.len(), self.order.len());
     }
 
-    /// Removes every key whose first publication has a number above this one.
+    /// Removes every key whose first publication has a number above `last`.
     pub fn forget_after(&mut self, last: Sequence) {
         while let Some((_, key)) = self.order.back() {
             if self.first_ids.get(key).is_none_or(|id| id.sequence <= last) {

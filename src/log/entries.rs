@@ -1,22 +1,22 @@
-//! The entries of one channel: the only one in place, several in a deque.
+//! The entries of one channel: a single entry is stored inline, several in a deque.
 //!
-//! Most channels of a large log have one entry. Without an allocation of its own it costs neither
-//! the memory nor the cache line.
+//! Most channels of a large log have one entry. Storing it inline saves the memory of an allocation
+//! and a cache miss.
 
 use std::collections::VecDeque;
 
 use super::Entry;
 
-/// Room of a deque that is never freed.
+/// The capacity below which a deque is not shrunk.
 const ROOM_KEPT: usize = 16;
 
-/// Entries of one channel, oldest first.
+/// The entries of one channel, oldest first.
 #[derive(Debug)]
 pub(super) enum Entries {
-    /// At most one.
+    /// At most one entry.
     One(Option<Entry>),
-    /// Any number. Stays until all are taken, so that a channel with one or two entries does not
-    /// allocate for each publication.
+    /// Any number of entries. The deque remains until all entries are removed at once, so that a
+    /// channel with one or two entries does not allocate for each publication.
     #[expect(
         clippy::box_collection,
         reason = "the enum keeps the size of one entry"
@@ -69,7 +69,7 @@ impl Entries {
         self.iter_from(0)
     }
 
-    /// The entries from an index on; empty if there are fewer.
+    /// Returns the entries from an index on; nothing if there are fewer entries.
     pub(super) fn iter_from(&self, index: usize) -> impl Iterator<Item = &Entry> {
         let (front, back) = self.as_slices();
         let in_back = index.saturating_sub(front.len());
@@ -77,8 +77,8 @@ impl Entries {
         front.iter().chain(back.get(in_back..).unwrap_or_default())
     }
 
-    /// The index of the first entry for which `is_before` is false. It is true for all entries
-    /// before that one and false for all after it.
+    /// Returns the index of the first entry for which `is_before` is false. `is_before` must be
+    /// true for all entries before that index and false for all others.
     pub(super) fn partition_point(&self, is_before: impl FnMut(&Entry) -> bool) -> usize {
         match self {
             Self::One(one) => usize::from(one.as_ref().is_some_and(is_before)),
@@ -97,7 +97,7 @@ impl Entries {
         }
     }
 
-    /// Removes the oldest entry, and frees unused room.
+    /// Removes the oldest entry, and frees unused capacity.
     pub(super) fn pop_front(&mut self) -> Option<Entry> {
         let many = match self {
             Self::One(one) => return one.take(),
@@ -111,7 +111,7 @@ impl Entries {
         entry
     }
 
-    /// Removes the entries from an index on.
+    /// Removes and returns the entries from an index on.
     pub(super) fn split_off(&mut self, index: usize) -> VecDeque<Entry> {
         match self {
             Self::One(one) if index == 0 => one.take().into_iter().collect(),
@@ -120,7 +120,7 @@ impl Entries {
         }
     }
 
-    /// Removes all entries, and frees all room.
+    /// Removes and returns all entries, and frees the deque.
     pub(super) fn take_all(&mut self) -> VecDeque<Entry> {
         match std::mem::replace(self, Self::NONE) {
             Self::One(one) => one.into_iter().collect(),
@@ -128,7 +128,7 @@ impl Entries {
         }
     }
 
-    /// Bytes of memory held outside of `self`.
+    /// Returns the number of bytes of memory held outside of `self`.
     pub(super) fn bytes_held(&self) -> u64 {
         match self {
             Self::One(_) => 0,

@@ -5,47 +5,48 @@ use std::sync::Arc;
 use crate::frame::Publication;
 use crate::id::Sequence;
 
-/// A publication and the total before it in its channel, so that a subscriber's lag is a
-/// subtraction.
+/// A publication, and the total published before it in its channel. With that total, a subscriber's
+/// lag is computed by a subtraction.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// What was published.
+    /// The publication.
     pub publication: Arc<Publication>,
-    /// The total published in the channel before it, since the channel was made.
+    /// The total published in the channel before this entry, from the channel's creation on.
     pub before: Amount,
-    /// The channel's entry before this one, which may have left the log. Zero for its first.
+    /// The number of the channel's previous entry, even if that entry has left the log. Zero for
+    /// the channel's first entry.
     pub previous: Sequence,
-    /// Whether a later entry of its channel has the same key. Set only in channels that conflate.
+    /// Whether a later entry of the channel has the same key. Set only in channels that conflate.
     pub is_superseded: bool,
 }
 
 const _: () = assert!(size_of::<Entry>() <= 40);
 
 impl Entry {
-    /// The publication's number.
+    /// Returns the publication's number.
     #[must_use]
     pub fn sequence(&self) -> Sequence {
         self.publication.id.sequence
     }
 
-    /// The total published in the channel up to this one.
+    /// Returns the total published in the channel up to and including this entry.
     #[must_use]
     pub fn total(&self) -> Amount {
         self.before.plus(Amount::of(&self.publication))
     }
 }
 
-/// A number of publications and of their payload bytes.
+/// A number of publications, and the number of their payload bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Amount {
-    /// Payload bytes.
+    /// The number of payload bytes.
     pub bytes: u64,
-    /// Publications.
+    /// The number of publications.
     pub publications: u64,
 }
 
 impl Amount {
-    /// One publication.
+    /// Returns the amount of one publication.
     #[must_use]
     pub fn of(publication: &Publication) -> Self {
         Self {
@@ -54,7 +55,7 @@ impl Amount {
         }
     }
 
-    /// The sum.
+    /// Returns the sum of two amounts.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
         Self {
@@ -63,7 +64,7 @@ impl Amount {
         }
     }
 
-    /// The difference; zero where it would be negative.
+    /// Returns the difference of two amounts; a negative difference becomes zero.
     #[must_use]
     pub fn minus(self, other: Self) -> Self {
         Self {
@@ -72,7 +73,7 @@ impl Amount {
         }
     }
 
-    /// Whether either number is above its bound.
+    /// Whether the bytes or the publications exceed their bound.
     #[must_use]
     pub fn exceeds(self, bound: Self) -> bool {
         self.bytes > bound.bytes || self.publications > bound.publications

@@ -1,21 +1,23 @@
-//! An epoch that changes while the server runs, and what belongs to one epoch.
+//! The change to another epoch while the server runs, and the state that belongs to one epoch.
 //!
-//! If an engine orders the publications, its stream may be made again or go back to an older state.
-//! That begins a new epoch. Up to a number, `valid_until`, both epochs have the same publications;
-//! those of the old epoch after it are void, and their numbers may be assigned again.
+//! If an engine orders the publications, its stream may be created again or be restored to an older
+//! state. Both begin a new epoch. Up to and including the number `valid_until`, both epochs have
+//! the same publications. Later publications of the old epoch are void, and their numbers may be
+//! assigned again.
 //!
-//! How far the writer is belongs to the epoch ([`EpochState`]). A reader keeps the state of its own
-//! epoch, so numbers of two epochs are never compared. A change has three steps:
+//! The writer's progress belongs to the epoch ([`EpochState`]). A reader keeps the state of its own
+//! epoch, so numbers of two epochs are never compared. An epoch change has three steps:
 //!
-//! 1. The writer publishes the new state, and a generation that readers compare with their own.
-//! 2. It removes void entries from one shard after the other, under the shard's lock, and sets the
-//!    shard's generation.
-//! 3. Each reader follows between two of its operations ([`crate::hub::epoch`]).
+//! 1. The writer publishes the new state and its generation, which readers compare with their own.
+//! 2. The writer removes void entries from one shard after another, under the shard's lock, and
+//!    sets the shard's generation.
+//! 3. Each reader switches to the new epoch between two of its operations ([`crate::hub::epoch`]).
 //!
-//! Meanwhile a reader may query a shard of another generation. A reader that has followed sees, in
-//! a shard that still has void entries, only what both epochs have in common, as after step 2. A
-//! reader that has not followed finds nothing in a shard that may have entries of the new epoch. It
-//! concludes neither a gap nor a loss from that, and queries again after it has followed.
+//! During the change, a reader may query a shard of another generation. If the reader has switched
+//! and the shard still has void entries, the reader sees only the publications that both epochs
+//! share. If the reader has not switched but the shard has, the reader finds nothing, because the
+//! shard may have entries of the new epoch. The reader does not infer a gap or a loss from an empty
+//! answer. It queries again after it has switched.
 
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
@@ -29,50 +31,54 @@ use crate::config::Overflow;
 use crate::config::limits::PREVIOUS_EPOCHS_MAX;
 use crate::id::{Cursor, Epoch, Sequence};
 
-/// A new epoch.
+/// A change to a new epoch.
 #[derive(Clone, Copy, Debug)]
 pub struct EpochChange {
-    /// The epoch that ends.
+    /// The old epoch.
     pub from: Epoch,
-    /// The one that begins.
+    /// The new epoch.
     pub to: Epoch,
-    /// Its numbers go on after this one, which is not below `valid_until`.
+    /// The numbers of the new epoch begin after this one, which is not below `valid_until`.
     pub head: Sequence,
-    /// Up to here the publications of both are the same. `None` if none are: then even a position
-    /// before all of them is not valid.
+    /// The number up to which both epochs have the same publications. `None` if they share none:
+    /// then even a position before all publications is not valid.
     pub valid_until: Option<Sequence>,
 }
 
-/// An epoch, and how far the writer is in it. It does not change after its end.
+/// An epoch, and the writer's progress in that epoch. The state does not change after the epoch's
+/// end.
 #[derive(Debug)]
 #[repr(align(128))]
 pub struct EpochState {
-    /// The newest number that a reader may find: stored before the first entry of a batch is added.
+    /// The newest number that a reader may find. Stored before the first entry of a batch is added.
     sequenced: AtomicU64,
-    /// Everything up to here has been posted: stored after the last mail of a batch.
+    /// The number up to which all publications have been posted to the workers. Stored after the
+    /// last message of a batch.
     posted: AtomicU64,
-    /// Numbers up to here may have been given out before a restart and are lost. Zero if none.
+    /// Numbers up to this one may have been assigned before a restart and are lost. Zero if none
+    /// are.
     lost_until: AtomicU64,
-    /// How many epochs there were before it.
+    /// The number of earlier epochs.
     generation: u64,
-    /// `None` for the first one, which the log need not know.
+    /// The epoch, or `None` for the first epoch, because the log does not need its value.
     epoch: Option<Epoch>,
-    /// This epoch's own numbers begin after this one.
+    /// The number after which this epoch's own numbers begin.
     begin: Sequence,
-    /// Up to here the publications are those of the epoch before; zero if none are.
+    /// The number up to which the publications are those of the previous epoch. Zero if none are.
     kept: Sequence,
-    /// Epochs before it, oldest first. Entries that stay keep their ids, so ids of several epochs
-    /// may be found.
+    /// The earlier epochs, oldest first. Entries that stay in the log keep their ids, so ids of
+    /// several epochs may be found.
     previous: Vec<Previous>,
 }
 
-/// An epoch that is over.
+/// An epoch that has ended.
 #[derive(Clone, Copy, Debug)]
 struct Previous {
     epoch: Epoch,
-    /// The newest number that was given out.
+    /// The newest number that was assigned in this epoch.
     sequenced: Sequence,
-    /// Up to here its publications are those of the epoch that holds this record, if any are.
+    /// The number up to which this epoch shares its publications with the epoch whose state holds
+    /// this record. `None` if they share none.
     valid_until: Option<Sequence>,
 }
 
@@ -117,20 +123,21 @@ impl EpochState {
         }
     }
 
-    /// The newest number that any client can have seen: no id above it was ever given out.
+    /// Returns the newest number that any client can have seen. No larger number was ever sent.
     #[must_use]
     pub fn sequenced(&self) -> Sequence {
         Sequence(self.sequenced.load(Ordering::Acquire))
     }
 
-    /// Everything up to this number is in the inboxes of the workers that it concerns, or was taken
-    /// from there. A worker that loads it and then finds its inbox empty has taken all of it.
+    /// Returns the number up to which all publications are in the inboxes of the workers concerned,
+    /// or were read from there. If a worker loads this number and then finds its inbox empty, the
+    /// worker has read all messages up to it.
     #[must_use]
     pub fn posted(&self) -> Sequence {
         Sequence(self.posted.load(Ordering::Acquire))
     }
 
-    /// Numbers up to this one may have been given out before a restart and are lost.
+    /// Returns the number up to which ids may have been assigned before a restart and are lost.
     #[must_use]
     pub fn lost_until(&self) -> Sequence {
         Sequence(self.lost_until.load(Ordering::Acquire))
@@ -138,7 +145,7 @@ impl EpochState {
 
     pub(super) fn announce(&self, last: Sequence) {
         debug_assert!(last.0 >= self.sequenced.load(Ordering::Relaxed));
-        // Released before the first entry is added: no reader finds a number above it.
+        // Released before the first entry is added, so that no reader finds a larger number.
         self.sequenced.store(last.0, Ordering::Release);
     }
 
@@ -150,13 +157,14 @@ impl EpochState {
         self.lost_until.store(until.0, Ordering::Release);
     }
 
-    /// The epoch, unless it is the log's first one.
+    /// Returns the epoch. `None` for the log's first epoch.
     #[must_use]
     pub fn epoch(&self) -> Option<Epoch> {
         self.epoch
     }
 
-    /// This epoch's own numbers begin after this one. All entries up to here are in the log.
+    /// Returns the number after which this epoch's own numbers begin. All entries up to it are in
+    /// the log.
     #[must_use]
     pub fn begin(&self) -> Sequence {
         self.begin
@@ -166,34 +174,34 @@ impl EpochState {
         self.previous.iter().find(|known| known.epoch == epoch)
     }
 
-    /// Whether an id was given out in an earlier epoch that is still known.
+    /// Whether an id was assigned in an earlier epoch that is still known.
     #[must_use]
     pub fn has_given_out(&self, id: Cursor) -> bool {
         let previous = self.previous(id.epoch);
         previous.is_some_and(|previous| id.sequence <= previous.sequenced)
     }
 
-    /// Up to where an earlier epoch has the publications of this one.
+    /// Returns the number up to which an earlier epoch shares its publications with this one.
     #[must_use]
     pub fn valid_until(&self, epoch: Epoch) -> Option<Sequence> {
         self.previous(epoch)?.valid_until
     }
 
-    /// Whether the publications that an earlier epoch shares with this one end with a number.
+    /// Whether the publications that an earlier epoch shares with this one end at `number`.
     #[must_use]
     pub fn is_end_of_valid(&self, number: Sequence) -> bool {
         let mut ends = self.previous.iter().map(|previous| previous.valid_until);
         ends.any(|end| end == Some(number))
     }
 
-    /// Whether a position of an earlier epoch is valid in this one.
+    /// Whether a position of an earlier epoch is valid in this epoch.
     #[must_use]
     pub fn has_valid(&self, position: Cursor) -> bool {
         let valid = self.valid_until(position.epoch);
         valid.is_some_and(|valid| position.sequence <= valid)
     }
 
-    /// The horizon of a reader that is in this epoch and sees the log up to a number.
+    /// Returns the horizon of a reader that is in this epoch and sees the log up to `number`.
     #[must_use]
     pub fn horizon(&self, number: Sequence) -> Horizon {
         Horizon {
@@ -204,10 +212,10 @@ impl EpochState {
     }
 }
 
-/// A number above all others.
+/// A number larger than all others.
 pub(super) const ALL: Sequence = Sequence(u64::MAX);
 
-/// Up to where a reader sees the log: a number of the epoch that the reader is in.
+/// The number up to which a reader sees the log, with the reader's epoch.
 #[derive(Clone, Copy, Debug)]
 pub struct Horizon {
     generation: u64,
@@ -216,8 +224,9 @@ pub struct Horizon {
 }
 
 impl Horizon {
-    /// Up to where the reader sees a shard, and up to where the shard has entries of the reader's
-    /// epoch: all of them if both are in the same one.
+    /// Returns two numbers: the last number that the reader sees of a shard, and the last number of
+    /// the shard's entries that belong to the reader's epoch. The latter is [`ALL`] if the shard
+    /// and the reader are in the same epoch.
     pub(super) fn within(self, shard: &Shard) -> (Sequence, Sequence) {
         let end = match self.generation.cmp(&shard.generation) {
             std::cmp::Ordering::Equal => ALL,
@@ -233,7 +242,7 @@ impl Horizon {
 #[derive(Debug)]
 pub(super) struct Newest {
     state: RwLock<Arc<EpochState>>,
-    /// The state's generation, readable without the lock.
+    /// The state's generation. It can be read without the lock.
     generation: AtomicU64,
 }
 
@@ -253,21 +262,23 @@ impl Newest {
 }
 
 impl Log {
-    /// The newest epoch. A reader keeps it until it follows to the next one.
+    /// Returns the state of the newest epoch. A reader keeps it until it switches to the next
+    /// epoch.
     #[must_use]
     pub fn state(&self) -> Arc<EpochState> {
         let state = self.newest.state.read();
         Arc::clone(&state.unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Whether no epoch has followed this one. A reader that has seen anything of the next epoch,
-    /// even through a client, gets `false`.
+    /// Whether `state` belongs to the newest epoch. Returns `false` to a reader that has seen
+    /// anything of a later epoch, even through a client.
     #[must_use]
     pub fn is_newest(&self, state: &EpochState) -> bool {
         self.newest.generation.load(Ordering::Acquire) == state.generation
     }
 
-    /// A channel's shard, and what a reader sees of it, as [`Horizon::within`].
+    /// Locks a channel's shard for reading. Returns the guard and the numbers of
+    /// [`Horizon::within`].
     pub(super) fn read_within(
         &self,
         key: ChannelKey,
@@ -280,8 +291,8 @@ impl Log {
 }
 
 impl Writer {
-    /// Begins a new epoch. Everything of the previous one has been posted. Void entries leave the
-    /// log; the others keep their ids.
+    /// Begins a new epoch. All publications of the old epoch must have been posted. Void entries
+    /// are removed from the log; the others keep their ids.
     pub fn change_epoch(&mut self, change: &EpochChange) {
         debug_assert!(change.valid_until.is_none_or(|valid| valid <= change.head));
         debug_assert!(self.state.posted() == self.state.sequenced());
@@ -302,7 +313,7 @@ impl Writer {
         self.publish_figures();
     }
 
-    /// Removes void entries from a shard, which then belongs to the new epoch.
+    /// Removes void entries from a shard, and moves the shard to the new epoch.
     fn clean(&mut self, log: &Log, number: u32, state: &EpochState) {
         let Some(mut shard) = log.shards.write_number(number) else {
             return;
@@ -337,9 +348,9 @@ impl Writer {
 }
 
 impl Channel {
-    /// Removes the entries after a number, as if they had never been there.
+    /// Removes the entries after a number, as if they had never been added.
     fn cut(&mut self, kept: Sequence) -> VecDeque<Entry> {
-        // Some of them may have left the log before.
+        // Some of the void entries may have left the log already.
         self.evicted = self.evicted.min(kept);
         let void = self.history_mut().map(|history| history.cut(kept));
         void.unwrap_or_default()
@@ -356,8 +367,8 @@ impl History {
         void
     }
 
-    /// Frees unused room, and rebuilds the list of entries that nothing supersedes: void entries
-    /// may have superseded some that stay.
+    /// Frees unused capacity, and rebuilds the list of entries that are not superseded. An entry
+    /// that stays is no longer superseded if the superseding entry was void.
     fn rebuild(&mut self, conflates: bool, hasher: &impl BuildHasher) {
         self.newest = None;
         for mut entry in self.entries.take_all() {
@@ -384,7 +395,7 @@ mod tests {
         ChannelName::new(text).unwrap()
     }
 
-    /// A writer whose channels conflate and keep their entries for two seconds.
+    /// Returns a writer whose channels conflate and keep their entries for two seconds.
     fn writer() -> Writer {
         let namespace = Namespace {
             pattern: "*".into(),
@@ -399,7 +410,7 @@ mod tests {
         Writer::new(&config, Sequence::ZERO)
     }
 
-    /// Publishes with a key in a channel, at so many seconds.
+    /// Publishes with a key in a channel at the time `second`.
     fn publish(writer: &mut Writer, epoch: u64, number: u64, channel: &str, second: u64) {
         let (epoch, sequence) = (Epoch::new(epoch), Sequence(number));
         let (id, ledger) = (Cursor { epoch, sequence }, writer.log().ledger());
@@ -424,7 +435,7 @@ mod tests {
         }
     }
 
-    /// Numbers and epochs of all entries.
+    /// Returns the numbers and epochs of all entries.
     fn entries(writer: &Writer) -> Vec<(u64, u64)> {
         let all = writer.log().publications();
         let ids = all.iter().map(|one| one.id);
@@ -436,7 +447,7 @@ mod tests {
     #[test]
     fn void_entries_leave_the_log_and_their_numbers_come_again() {
         let mut writer = writer();
-        // Numbers have holes, as those of an engine.
+        // The numbers have holes, like those of an engine.
         for number in 1..=4 {
             publish(&mut writer, 1, 64 * number, "a", 0);
         }

@@ -1,23 +1,23 @@
-//! Which workers have subscribers of a channel.
+//! The workers that have subscribers of a channel.
 
 /// A worker that has subscribers of a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WorkerInterest {
     /// The worker's number.
     pub worker: u16,
-    /// The place of the channel in the worker's hub.
+    /// The slot of the channel in the worker's hub.
     pub place: u32,
 }
 
-/// The workers with subscribers of a channel. Most channels have none or one.
+/// The workers that have subscribers of a channel. For most channels there are none or one.
 #[derive(Debug, Default)]
 pub(super) enum Interest {
-    /// No worker.
+    /// No worker has subscribers.
     #[default]
     None,
-    /// One worker.
+    /// One worker has subscribers.
     One(WorkerInterest),
-    /// Several workers.
+    /// Several workers have subscribers.
     #[expect(clippy::box_collection, reason = "a channel is smaller with a box")]
     Many(Box<Vec<WorkerInterest>>),
 }
@@ -37,7 +37,7 @@ impl Interest {
         self.all().is_empty()
     }
 
-    /// The place of the channel in a worker's hub.
+    /// Returns the slot of the channel in a worker's hub.
     pub(super) fn place_in(&self, worker: u16) -> Option<u32> {
         let mut stakes = self.all().iter();
         let interest = stakes.find(|interest| interest.worker == worker)?;

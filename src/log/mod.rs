@@ -1,17 +1,18 @@
 //! The log: recent publications, by channel and in sequence order, written by one [`Writer`].
 //!
-//! **The log is the queue.** Each channel lists its own entries. They enter at the back
-//! and leave at the front, so that a position is found by binary search and an entry that has left
-//! costs nothing. An order list over all channels finds the oldest entry for the bounds of the
-//! whole log and for ages.
+//! **The log is the queue.** Each channel lists its own entries. Entries are added at the back and
+//! removed at the front. So a position is found by binary search, and a removed entry costs
+//! nothing. An order list across all channels finds the oldest entry. It is used for the bounds of
+//! the whole log and for ages.
 //!
-//! The writer alone adds and removes entries. Readers look a channel up, copy references to at most
-//! a few entries, and register interest in a channel. Channels lie in shards with a lock each; no
-//! thread holds two of them, and none is held across an encoding, a system call, a post to a worker
-//! or the drop of a publication (debug builds assert it).
+//! Only the writer adds and removes entries. Readers look up a channel, copy references to at most
+//! a few entries, and register interest in a channel. Channels are stored in shards, each with its
+//! own lock. A thread never holds two of these locks. A lock is not held while a thread encodes,
+//! makes a system call, posts to a worker or drops a publication (debug builds assert it).
 //!
-//! A reader sees the log up to its *horizon*: the number up to which it has been sent everything.
-//! Nothing above it is found, counted or named. A horizon belongs to one [`epoch`].
+//! A reader sees the log up to its *horizon*: the number up to which all publications have been
+//! sent to the reader. Queries do not find, count or return later publications. A horizon belongs
+//! to one [`epoch`].
 
 mod conflation;
 pub mod dedupe;
@@ -45,37 +46,38 @@ use crate::id::{ChannelName, Sequence};
 use shard::Shards;
 use sync::{AtomicU64, Hasher};
 
-/// The key of a channel of the log. When the channel is gone, another one may get it.
+/// The key of a channel of the log. After the channel is removed, another channel may get the same
+/// key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChannelKey(u32);
 
-/// The log, for reading. Shared by the writer and all readers.
+/// The log as readers see it. Shared by the writer and all readers.
 #[derive(Debug)]
 pub struct Log {
     shards: Shards,
     hasher: Hasher,
     rules: Rules,
-    /// Memory of publications and encodings.
+    /// The memory used by publications and encodings.
     ledger: Arc<Ledger>,
-    /// Figures of the writer, for gauges and for the position of polls.
+    /// Figures that the writer publishes, for gauges and for the position of polls.
     figures: Figures,
     newest: epoch::Newest,
     subscribed: Subscribed,
-    /// The number of channels. Changed while the shard that gains or loses one is locked.
+    /// The number of channels. Changed only while the channel's shard is locked.
     channels: AtomicU64,
 }
 
-/// How many channels have subscribers on any worker.
+/// The number of channels that have subscribers on any worker, with its limit.
 #[derive(Debug)]
 struct Subscribed {
     count: AtomicU64,
-    /// Never exceeded.
+    /// The limit, which `count` never exceeds.
     max: u64,
 }
 
 impl Subscribed {
-    /// Counts one more channel. False at the limit. Called with the channel's shard locked, which
-    /// guards the channel's interest.
+    /// Counts one more channel. Returns false at the limit. The caller holds the lock of the
+    /// channel's shard, which also guards the channel's interest.
     fn try_add(&self) -> bool {
         let add = |count| (count < self.max).then_some(count + 1);
         let added = self
@@ -90,12 +92,12 @@ impl Subscribed {
 struct Figures {
     bytes: AtomicU64,
     entries: AtomicU64,
-    /// The number of the oldest entry. Zero if there is none.
+    /// The number of the oldest entry. Zero if the log is empty.
     oldest: AtomicU64,
 }
 
 impl Log {
-    /// An empty log whose channels have had no entry above `head`.
+    /// Creates an empty log whose channels have had no entry above `head`.
     fn new(config: &Config, head: Sequence) -> Self {
         Self {
             shards: Shards::default(),
@@ -115,77 +117,80 @@ impl Log {
         }
     }
 
-    /// How many channels have entries or subscribers.
+    /// Returns the number of channels that have entries or subscribers.
     #[must_use]
     pub fn channel_count(&self) -> u64 {
         self.channels.load(Ordering::Relaxed)
     }
 
-    /// How many channels have subscribers on any worker.
+    /// Returns the number of channels that have subscribers on any worker.
     #[must_use]
     pub fn subscribed(&self) -> u64 {
         self.subscribed.count.load(Ordering::Relaxed)
     }
 
-    /// See [`EpochState::sequenced`]. For tests: a reader asks the state of its own epoch.
+    /// Returns [`EpochState::sequenced`] of the newest epoch. For tests: a reader uses the state of
+    /// its own epoch.
     #[doc(hidden)]
     #[must_use]
     pub fn sequenced(&self) -> Sequence {
         self.state().sequenced()
     }
 
-    /// See [`EpochState::posted`]. For the start, when there is one epoch.
+    /// Returns [`EpochState::posted`] of the newest epoch. Used while the server starts, when there
+    /// is one epoch.
     #[must_use]
     pub fn posted(&self) -> Sequence {
         self.state().posted()
     }
 
-    /// How much of each channel is kept, and what happens to conns that are behind.
+    /// Returns the rules: how much of each channel is kept, and how lagging conns are handled.
     #[must_use]
     pub fn rules(&self) -> &Rules {
         &self.rules
     }
 
-    /// Where publications made for this log are counted.
+    /// Returns the ledger in which publications made for this log are counted.
     #[must_use]
     pub fn ledger(&self) -> &Arc<Ledger> {
         &self.ledger
     }
 
-    /// Whether encodings take more than their part of the log's bound. The writer drops some of
-    /// them at its next eviction.
+    /// Whether encodings use more than their part of the log's bound. If so, the writer drops some
+    /// of them at its next eviction.
     #[must_use]
     pub fn has_too_many_encodings(&self) -> bool {
         self.ledger.logged() > self.rules.bounds.encodings_bytes()
     }
 
-    /// Bytes of memory that the log's bound counts: publications, their encodings, the channels
-    /// that have any, their places in the order list, and the index of keys.
+    /// Returns the bytes of memory that count towards the log's bound: publications, their
+    /// encodings, the channels that have any, the order list, and the index of keys.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.figures.bytes.load(Ordering::Relaxed) + self.ledger.logged()
     }
 
-    /// How many entries there are.
+    /// Returns the number of entries.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.figures.entries.load(Ordering::Relaxed)
     }
 
-    /// Whether there are none.
+    /// Whether the log has no entries.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The number of the oldest entry.
+    /// Returns the number of the oldest entry.
     #[must_use]
     pub fn oldest(&self) -> Option<Sequence> {
         let oldest = self.figures.oldest.load(Ordering::Relaxed);
         (oldest > 0).then_some(Sequence(oldest))
     }
 
-    /// Registers a worker that has subscribers of these channels, each at its index.
+    /// Registers a worker as having subscribers of these channels. The slot of each channel is its
+    /// index.
     #[cfg(test)]
     pub(crate) fn enter_all(&self, worker: u16, names: &[&str]) {
         for (place, name) in (0..).zip(names) {
@@ -200,7 +205,7 @@ impl Log {
         }
     }
 
-    /// The number of the shard that has a channel. For the models.
+    /// Returns the number of the shard that has a channel. For the models.
     #[cfg(all(test, feature = "model"))]
     pub(crate) fn shard_of(&self, name: &ChannelName) -> u32 {
         shard::shard_of(self.hash(name))

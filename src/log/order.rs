@@ -1,9 +1,10 @@
-//! All entries of the log in the order of their numbers, whatever their channel.
+//! All entries of the log in the order of their numbers, across all channels.
 //!
-//! Entries are added at the end and removed anywhere. They lie in chunks. A removed entry leaves a
-//! dead place. A chunk is packed when half of it is dead, and joined with the previous one if both
-//! are small. So the size of the list depends on its entries, not on the numbers missing in
-//! between. Knows numbers and keys only.
+//! Entries are added at the end and removed anywhere. They are stored in chunks. A removed entry
+//! leaves a dead slot. A chunk is compacted when more than half of its slots are dead, and merged
+//! with the previous chunk if both are small. So the size of the list depends on the number of
+//! entries, not on the holes between their numbers. The list stores numbers, times, keys and rules,
+//! but no publications.
 
 use std::collections::VecDeque;
 
@@ -11,18 +12,18 @@ use super::{ChannelKey, RuleIndex};
 use crate::id::Sequence;
 use crate::time::Now;
 
-/// Entries of one chunk.
+/// The maximum number of entries in one chunk.
 const CHUNK_ENTRIES: usize = 512;
 
-/// An entry as the list has it.
+/// An entry, as stored in the order list.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ordered {
     pub(super) sequence: Sequence,
-    /// When it was published.
+    /// The time of publication.
     pub(super) published: Now,
-    /// Its channel.
+    /// The entry's channel.
     pub(super) channel: ChannelKey,
-    /// Its channel's rule.
+    /// The rule of the entry's channel.
     pub(super) rule: RuleIndex,
     is_dead: bool,
 }
@@ -46,21 +47,22 @@ impl Ordered {
     }
 }
 
-/// The list.
+/// The order list.
 #[derive(Debug, Default)]
 pub(super) struct Order {
-    /// Each chunk has a live entry; the first chunk begins with one.
+    /// Each chunk has a live entry. The first slot of the first chunk is live.
     chunks: VecDeque<Chunk>,
     len: u64,
-    /// Places of all chunks, dead ones included.
+    /// The number of slots in all chunks, including dead slots.
     places: u64,
 }
 
 #[derive(Debug)]
 struct Chunk {
-    /// The number of its first place: a search reads no places of other chunks.
+    /// The sequence number of the first slot. Stored here so that a search reads no slots of other
+    /// chunks.
     first: Sequence,
-    /// The number of its last place, or a later one.
+    /// The sequence number of the last slot, or a larger number.
     last: Sequence,
     places: VecDeque<Ordered>,
     dead: usize,
@@ -71,7 +73,7 @@ impl Chunk {
         self.places.len() - self.dead
     }
 
-    /// The index of the first place with this number or a later one.
+    /// Returns the index of the first slot whose sequence number is at least `sequence`.
     fn index_from(&self, sequence: Sequence) -> usize {
         let is_before = |index| {
             let place: Option<&Ordered> = self.places.get(index);
@@ -81,7 +83,7 @@ impl Chunk {
         partition_point_near(guess, self.places.len(), is_before)
     }
 
-    /// Returns how many there were.
+    /// Drops dead slots at the front. Returns the number of dropped slots.
     fn drop_dead_in_front(&mut self) -> u64 {
         let before = self.dead;
         while self.places.pop_front_if(|place| place.is_dead).is_some() {
@@ -97,7 +99,7 @@ impl Chunk {
         }
     }
 
-    /// Drops dead places. Returns how many there were.
+    /// Drops all dead slots. Returns the number of dropped slots.
     fn pack(&mut self) -> u64 {
         if self.dead > 0 {
             self.places.retain(|place| !place.is_dead);
@@ -113,17 +115,17 @@ impl Order {
         self.len
     }
 
-    /// Bytes of memory held.
+    /// Returns the number of bytes of memory held.
     pub(super) fn bytes(&self) -> u64 {
         self.places * size_of::<Ordered>() as u64 + (self.chunks.len() * size_of::<Chunk>()) as u64
     }
 
-    /// The oldest entry.
+    /// Returns the oldest entry.
     pub(super) fn oldest(&self) -> Option<Ordered> {
         self.chunks.front()?.places.front().copied()
     }
 
-    /// The oldest entry with this number or a later one.
+    /// Returns the oldest entry from this number on.
     pub(super) fn oldest_from(&self, sequence: Sequence) -> Option<Ordered> {
         let chunk = self.chunk_of(sequence);
         let mut chunks = self.chunks.range(chunk..);
@@ -134,7 +136,7 @@ impl Order {
         found.copied()
     }
 
-    /// Adds an entry with a number above all others.
+    /// Adds an entry whose number is larger than all others.
     pub(super) fn push(&mut self, entry: Ordered) {
         self.len += 1;
         self.places += 1;
@@ -152,7 +154,7 @@ impl Order {
         });
     }
 
-    /// Removes an entry. False if there is none with this number.
+    /// Removes an entry. Returns false if no entry has this number.
     pub(super) fn remove(&mut self, sequence: Sequence) -> bool {
         let index = self.chunk_of(sequence);
         let Some(chunk) = self.chunks.get_mut(index) else {
@@ -170,7 +172,7 @@ impl Order {
         true
     }
 
-    /// Drops dead places at the end. After that, any number above the newest entry left may be
+    /// Drops dead slots at the end. After that, any number above the newest remaining entry may be
     /// added.
     pub(super) fn drop_dead_at_end(&mut self) {
         while let Some(last) = self.chunks.back_mut()
@@ -185,7 +187,7 @@ impl Order {
         self.chunks.shrink_to_fit();
     }
 
-    /// The index of the chunk in which a number is, or would be.
+    /// Returns the index of the chunk that has a number, or to which the number would belong.
     fn chunk_of(&self, sequence: Sequence) -> usize {
         let begins_before = |index| {
             let chunk = self.chunks.get(index);
@@ -236,8 +238,8 @@ impl Order {
     }
 }
 
-/// The index at which a number would be if `len` numbers were spread evenly from the first to the
-/// last.
+/// Returns the index that a number would have if `len` numbers were spread evenly from `first` to
+/// `last`.
 fn interpolate(first: Sequence, last: Sequence, len: usize, number: Sequence) -> usize {
     let offset = u128::from(number.0.saturating_sub(first.0));
     let span = u128::from(last.0.saturating_sub(first.0).max(1));
@@ -246,8 +248,9 @@ fn interpolate(first: Sequence, last: Sequence, len: usize, number: Sequence) ->
     usize::try_from(index).map_or(most, |index| index.min(most))
 }
 
-/// The first index for which `is_before` is false, searched from a guess outwards: a good guess
-/// reads one cache line, where a binary search reads one for each of its first steps.
+/// Returns the first index for which `is_before` is false. The search starts at a guess and moves
+/// outwards. With a good guess, it reads one cache line; a binary search reads one for each of its
+/// first steps.
 fn partition_point_near(guess: usize, len: usize, is_before: impl Fn(usize) -> bool) -> usize {
     let guess = guess.min(len);
     let (mut low, mut high, mut step) = (guess, guess, 1);
@@ -342,7 +345,7 @@ mod tests {
                         let at = index.index(list.len());
                         prop_assert!(order.remove(Sequence(list.remove(at))));
                     }
-                    // Some of the newest go, and their numbers come again.
+                    // Some of the newest entries are removed, and their numbers are used again.
                     5 if !list.is_empty() => {
                         for number in list.split_off(index.index(list.len())) {
                             prop_assert!(order.remove(Sequence(number)));

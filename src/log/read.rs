@@ -1,7 +1,7 @@
 //! The queries of readers.
 //!
-//! Each query locks one shard, for a lookup or to copy references. Its answer ends at the reader's
-//! horizon.
+//! Each query locks one shard, to look up a channel or to copy references. Its answer ends at the
+//! reader's horizon.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,24 +16,25 @@ use crate::id::{ChannelName, Sequence};
 /// The state of a channel at a reader's horizon.
 #[derive(Clone, Copy, Debug)]
 pub struct ChannelState {
-    /// Its key.
+    /// The channel's key.
     pub key: ChannelKey,
-    /// Its rule.
+    /// The channel's rule.
     pub rule: RuleIndex,
-    /// Its newest publication, whether the log still has it or not, or a later number up to which
-    /// it has none.
+    /// The number of the channel's newest publication, even if that publication has left the log.
+    /// May be a larger number if the channel has no publication between the two numbers.
     pub last: Sequence,
-    /// Its newest publication that has left the log.
+    /// The number of the channel's newest publication that has left the log.
     pub evicted: Sequence,
-    /// The total published in it up to `last`, since it was made.
+    /// The total published in the channel up to `last`, from the channel's creation on.
     pub total: Amount,
-    /// The number above the horizon at which its next publication may be, whether the log still has
-    /// it or not: when a reader must query again.
+    /// The lowest number above the horizon at which the channel may have a publication, even one
+    /// that has left the log. At this number a reader must query again.
     pub next: Option<Sequence>,
 }
 
 impl Channel {
-    /// Entries after `end` are of another epoch than the reader's.
+    /// Returns the state at `horizon`. Entries after `end` belong to another epoch than the
+    /// reader's.
     fn channel_state(&self, key: ChannelKey, horizon: Sequence, end: Sequence) -> ChannelState {
         let (last, total) = match self.entries().get(self.index_after(horizon)) {
             // The reader does not know later entries yet.
@@ -50,15 +51,15 @@ impl Channel {
         }
     }
 
-    /// The number above this one at which its next publication may be, whether the log still has it
-    /// or not.
+    /// Returns the lowest number above `number` at which the channel may have a publication, even
+    /// one that has left the log.
     fn next_above(&self, number: Sequence) -> Option<Sequence> {
         if self.evicted > number {
-            // It is unknown which ones have left the log.
+            // It is unknown which publications above `number` have left the log.
             return Some(number.next());
         }
         let next = match self.entries().get(self.index_after(number)) {
-            // One before it has left the log.
+            // An earlier publication above `number` has left the log.
             Some(later) if later.previous > number => later.previous,
             Some(later) => later.sequence(),
             None => self.last(),
@@ -68,7 +69,7 @@ impl Channel {
 }
 
 impl Log {
-    /// The place of a channel in a worker's hub, if that worker has subscribers.
+    /// Returns the slot of a channel in a worker's hub, if that worker has subscribers.
     #[must_use]
     pub fn place_in(&self, worker: u16, name: &ChannelName) -> Option<u32> {
         let hash = self.hash(name);
@@ -78,8 +79,8 @@ impl Log {
         channel.interest.place_in(worker)
     }
 
-    /// The place of a channel in a worker's hub, if that worker has subscribers, and the channel's
-    /// state at a horizon.
+    /// Returns the slot of a channel in a worker's hub and the channel's state at a horizon, if
+    /// that worker has subscribers.
     #[must_use]
     pub fn state_in(
         &self,
@@ -98,11 +99,12 @@ impl Log {
         Some((known, channel_state))
     }
 
-    /// Registers a worker that had no subscribers of a channel, which is made if it does not exist.
-    /// Entries added from now on are sent to that worker. Entries that were added before and are
-    /// above its horizon are not: the newest of them, at most `late_max`, go to `late`. Returns the
-    /// channel's state at the horizon, and its newest publication beyond that. Returns `None` if
-    /// the channel has no subscribers on any worker and `limits.channels` other channels have some.
+    /// Registers a worker that had no subscribers of a channel. Creates the channel if it does not
+    /// exist. The writer sends to that worker only entries that it adds later. Of the existing
+    /// entries above the horizon, the newest, at most `late_max`, are added to `late`. Returns the
+    /// channel's state at the horizon, and the number of the channel's newest publication, which
+    /// may be above the horizon. Returns `None` if the channel has no subscribers on any worker and
+    /// the limit `limits.channels` is reached.
     pub fn register_interest(
         &self,
         name: &ChannelName,
@@ -127,7 +129,7 @@ impl Log {
         let behind = behind.take_while(|entry| entry.sequence() <= end);
         let behind = behind.filter(|entry| !total.minus(entry.before).exceeds(late_max));
         late.extend(behind.cloned().map(|entry| Entry {
-            // The entry that supersedes it may be void.
+            // The entry that supersedes this one may be void.
             is_superseded: entry.is_superseded && end == ALL,
             ..entry
         }));
@@ -135,8 +137,8 @@ impl Log {
         Some((channel_state, channel.last().min(end)))
     }
 
-    /// A worker has no subscribers of a channel any more. The channel is removed if it has no
-    /// entries.
+    /// Removes a worker that no longer has subscribers of a channel. Removes the channel if it has
+    /// neither entries nor subscribers.
     pub fn leave(&self, key: ChannelKey, worker: u16) {
         let Some(mut shard) = self.shards.write(key) else {
             return;
@@ -150,7 +152,8 @@ impl Log {
         shard.drop_if_abandoned(self, key.place());
     }
 
-    /// The position before the oldest publication that the log has of a channel, or the horizon.
+    /// Returns the position before the channel's oldest publication in the log. Returns the horizon
+    /// if there is no publication up to it.
     #[must_use]
     pub fn begin(&self, key: ChannelKey, horizon: Horizon) -> Option<Sequence> {
         let (shard, horizon, _) = self.read_within(key, horizon)?;
@@ -159,7 +162,7 @@ impl Log {
         Some(begin.min(horizon))
     }
 
-    /// The state of a channel at a horizon.
+    /// Returns the state of a channel at a horizon.
     #[must_use]
     pub fn channel_state(&self, key: ChannelKey, horizon: Horizon) -> Option<ChannelState> {
         let (shard, horizon, end) = self.read_within(key, horizon)?;
@@ -167,9 +170,9 @@ impl Log {
         Some(channel.channel_state(key, horizon, end))
     }
 
-    /// Adds references to a channel's entries after a position, up to a horizon, at most `max`.
-    /// Returns the channel's newest publication that has left the log: the entries follow without a
-    /// hole only if the position is not before it.
+    /// Adds references to at most `max` of a channel's entries after a position, up to a horizon.
+    /// Returns the number of the channel's newest publication that has left the log. The entries
+    /// are complete only if the position is not below that number.
     pub fn fetch<T: From<Entry>>(
         &self,
         key: ChannelKey,
@@ -190,8 +193,8 @@ impl Log {
         channel.evicted.min(horizon)
     }
 
-    /// The first entry after a position, up to a horizon, and the total published in its channel
-    /// before it.
+    /// Returns the first entry after a position, up to a horizon, and the total published in the
+    /// channel before that entry.
     #[must_use]
     pub fn next_after(
         &self,
@@ -205,11 +208,12 @@ impl Log {
         (next.sequence() <= horizon).then(|| (next.sequence(), next.before))
     }
 
-    /// The position before the newest `count` entries of a channel up to a horizon, or before all
-    /// of them if there are fewer. `None` if it has none.
+    /// Returns the position before the newest `count` entries of a channel up to a horizon, or
+    /// before all of them if there are fewer. Returns `None` if there are none.
     ///
-    /// It is the number directly before the oldest of them. A client on several channels has one
-    /// position for all of them, and entries of the other channels before it may have left the log.
+    /// The position is the number directly before the oldest of these entries. A client on several
+    /// channels has one position for all of them, and earlier entries of the other channels may
+    /// have left the log.
     #[must_use]
     pub fn position_before_newest(
         &self,
@@ -226,21 +230,21 @@ impl Log {
         Some(oldest.sequence().before())
     }
 
-    /// How many publications a channel has after a position, up to a horizon. `None` if some of
-    /// them have left the log, or are not of the reader's epoch.
+    /// Returns the number of a channel's publications after a position, up to a horizon. Returns
+    /// `None` if some of them have left the log or do not belong to the reader's epoch.
     #[must_use]
     pub fn count_between(&self, key: ChannelKey, after: Sequence, last: Horizon) -> Option<u64> {
         let (shard, last, end) = self.read_within(key, last)?;
         let channel = shard.get(key.place()).filter(|_| end == ALL)?;
-        // There are no holes between entries.
+        // The entries have no holes between them.
         let count = channel
             .index_after(last)
             .saturating_sub(channel.index_after(after));
         (channel.evicted <= after).then_some(count as u64)
     }
 
-    /// The superseded entries that follow a position, up to a horizon: where they end and how many
-    /// they are.
+    /// Finds the run of superseded entries directly after a position, up to a horizon. Returns the
+    /// sequence number of its last entry, and the number of its entries.
     #[must_use]
     pub fn superseded_run(
         &self,
@@ -249,12 +253,12 @@ impl Log {
         horizon: Horizon,
     ) -> Option<(Sequence, u64)> {
         let (shard, horizon, end) = self.read_within(key, horizon)?;
-        // The entry that supersedes another one may be void.
+        // An entry that supersedes another one may be void.
         let channel = shard.get(key.place()).filter(|_| end == ALL)?;
         channel.history()?.superseded_run(position, horizon)
     }
 
-    /// The total of the entries after a position, up to a horizon, that are not superseded.
+    /// Returns the total of the entries after a position, up to a horizon, that are not superseded.
     #[must_use]
     pub fn newest_after(&self, key: ChannelKey, position: Sequence, horizon: Horizon) -> Amount {
         let Some((shard, horizon, _)) = self.read_within(key, horizon) else {
@@ -267,7 +271,7 @@ impl Log {
         })
     }
 
-    /// An entry's publication.
+    /// Returns an entry's publication.
     pub(super) fn publication(
         &self,
         key: ChannelKey,
@@ -278,7 +282,7 @@ impl Log {
         Some(Arc::clone(&entry.publication))
     }
 
-    /// An entry of any channel. For tests.
+    /// Returns an entry of any channel. For tests.
     #[doc(hidden)]
     #[must_use]
     pub fn find(&self, sequence: Sequence) -> Option<Entry> {
@@ -286,7 +290,7 @@ impl Log {
         shards.find_map(|(_, shard)| shard.channels().find_map(|c| c.get(sequence)).cloned())
     }
 
-    /// All publications, in no order. For tests.
+    /// Returns all publications in no particular order. For tests.
     #[doc(hidden)]
     #[must_use]
     pub fn publications(&self) -> Vec<Arc<Publication>> {
@@ -300,8 +304,8 @@ impl Log {
         all
     }
 
-    /// How many entries of a channel are not superseded, and how many of them have a key. For
-    /// tests.
+    /// Returns the number of a channel's entries that are not superseded, and how many of those
+    /// have a key. For tests.
     #[doc(hidden)]
     #[must_use]
     pub fn listed(&self, name: &ChannelName) -> (usize, usize) {
@@ -318,14 +322,14 @@ impl Log {
         newest.unwrap_or_default()
     }
 
-    /// The number of a channel's oldest entry. For tests.
+    /// Returns the number of a channel's oldest entry. For tests.
     #[doc(hidden)]
     #[must_use]
     pub fn oldest_of(&self, name: &ChannelName) -> Option<Sequence> {
         self.end_of(name, |entries| entries.front())
     }
 
-    /// The number of a channel's newest entry. For tests.
+    /// Returns the number of a channel's newest entry. For tests.
     #[doc(hidden)]
     #[must_use]
     pub fn newest_of(&self, name: &ChannelName) -> Option<Sequence> {
@@ -344,7 +348,7 @@ impl Log {
         end(channel.entries()).map(Entry::sequence)
     }
 
-    /// Panics if a channel's parts disagree. For tests.
+    /// Panics if the parts of a channel are inconsistent. For tests.
     #[doc(hidden)]
     pub fn check_invariants(&self) {
         let (mut channels, mut entries, mut encoded, mut subscribed) = (0, 0, 0, 0);
@@ -433,7 +437,7 @@ mod tests {
             writer.note_posted();
             writer.evict(Now(0), 9);
         }
-        // It has 5 to 8.
+        // The channel has the entries 5 to 8.
         let before = |count, number| {
             let found = writer
                 .log()

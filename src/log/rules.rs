@@ -1,7 +1,7 @@
-//! How much of each channel is kept, and what happens to conns that are behind.
+//! The rules of channels: how much of each channel is kept, and how lagging conns are handled.
 //!
-//! A channel gets its rule when it is made: an index into a small table, with one row for each
-//! namespace and one for all other channels.
+//! A channel gets its rule when it is created. The rule is an index into a small table, with one
+//! row for each namespace and one row for all other channels.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -12,46 +12,48 @@ use crate::config::namespace::{self, Namespace};
 use crate::config::{ClientPublish, Config, LogBounds, Overflow, Retention};
 use crate::id::{ChannelName, Sequence};
 
-/// A channel's place in the table of rules.
+/// The index of a channel's rule in the table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RuleIndex(u16);
 
-/// The rules, and the newest evictions of channels that are gone.
+/// The table of rules, with the newest evictions of removed channels.
 #[derive(Debug)]
 pub struct Rules {
     namespaces: Vec<Namespace>,
-    /// The first is for channels in no namespace; then one for each namespace.
+    /// The rules. The first is for channels outside all namespaces, followed by one rule for each
+    /// namespace.
     table: Vec<Rule>,
-    /// Ages that are shorter than the log's, each once.
+    /// The distinct ages that are shorter than the log's age.
     pub(super) ages: Vec<Duration>,
-    /// For all channels together.
+    /// The bounds for all channels together.
     pub(super) bounds: LogBounds,
     has_conflation: bool,
-    /// While void entries are being removed: evictions after this number are void.
+    /// While void entries are being removed, evictions after this number are void.
     evicted_floor_max: AtomicU64,
 }
 
-/// Channels that share bounds.
+/// Classes of channels. The channels of a class share bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
-    /// Only feeders publish there.
+    /// Channels in which only feeders publish.
     Feeders,
-    /// Clients may broadcast there.
+    /// Channels in which clients may broadcast.
     Clients,
 }
 
 /// The rule for the channels of one namespace.
 #[derive(Debug)]
 pub(super) struct Rule {
-    /// The most that a channel keeps. Its newest publication is kept, whatever its size.
+    /// The maximum amount that a channel keeps. The newest publication is always kept, whatever its
+    /// size.
     pub(super) bound: Amount,
     age: Duration,
     overflow: Overflow,
-    /// Index into [`Rules::ages`]; `None` if the age is the log's.
+    /// The index into [`Rules::ages`]; `None` if the age is the log's.
     pub(super) clock: Option<usize>,
     pub(super) class: Class,
-    /// The newest eviction of any channel that is gone. A channel that is made again may have had
-    /// entries up to here.
+    /// The newest eviction of any removed channel. A channel that is created again may have had
+    /// entries up to this number.
     evicted_floor: AtomicU64,
 }
 
@@ -105,20 +107,21 @@ impl Rules {
         }
     }
 
-    /// What happens to a conn that is further behind on such a channel than its quota.
+    /// Returns how a conn is handled when the conn's lag on such a channel exceeds the conn's
+    /// quota.
     #[must_use]
     pub fn overflow(&self, index: RuleIndex) -> Overflow {
         self.get(index).map_or(Overflow::Skip, |rule| rule.overflow)
     }
 
-    /// How long a publication of such a channel is kept.
+    /// Returns the time for which a publication of such a channel is kept.
     #[must_use]
     pub fn age(&self, index: RuleIndex) -> Duration {
         let age = self.get(index).map(|rule| rule.age);
         age.unwrap_or_else(|| self.bounds.age())
     }
 
-    /// The shortest age of all.
+    /// Returns the shortest age of all rules and the log.
     #[must_use]
     pub fn age_min(&self) -> Duration {
         let ages = self.ages.iter().copied();
@@ -131,13 +134,13 @@ impl Rules {
         self.has_conflation
     }
 
-    /// The bounds for all channels together.
+    /// Returns the bounds for all channels together.
     #[must_use]
     pub fn bounds(&self) -> &LogBounds {
         &self.bounds
     }
 
-    /// The rule for a channel that is made.
+    /// Returns the rule for a new channel.
     pub(super) fn find(&self, name: &ChannelName) -> RuleIndex {
         let found = namespace::find(&self.namespaces, name.as_str());
         RuleIndex(found.map_or(0, |index| u16::try_from(index + 1).unwrap_or(0)))
@@ -147,13 +150,14 @@ impl Rules {
         self.table.get(usize::from(index.0))
     }
 
-    /// The class of channels with which one shares its bounds.
+    /// Returns the class of a channel. The channels of a class share bounds.
     pub(super) fn class(&self, index: RuleIndex) -> Class {
         self.get(index).map_or(Class::Feeders, |rule| rule.class)
     }
 
-    /// The newest eviction of any channel with this rule that is gone. Called with the shard of the
-    /// new channel locked; [`Self::forget`] is called with the shard of the removed one locked.
+    /// Returns the newest eviction of any removed channel with this rule. The caller holds the lock
+    /// of the new channel's shard. [`Self::note_evicted`] is called with the lock of the removed
+    /// channel's shard.
     pub(super) fn evicted_floor(&self, index: RuleIndex) -> Sequence {
         let rule = self.get(index);
         // Loaded before the value that it bounds.
@@ -163,13 +167,13 @@ impl Rules {
         })
     }
 
-    /// Evictions after this number are void. Until [`Self::cut_evicted_floor`] is called, shards
-    /// with void entries may still remove channels with later evictions.
+    /// Sets the number after which evictions are void. Until [`Self::cut_evicted_floor`] is called,
+    /// shards with void entries may still remove channels with later evictions.
     pub(super) fn bound_evicted_floor(&self, kept: Sequence) {
         self.evicted_floor_max.store(kept.0, Ordering::Release);
     }
 
-    /// No shard has void entries any more.
+    /// Lowers all stored evictions to `kept`. Called when no shard has void entries any more.
     pub(super) fn cut_evicted_floor(&self, kept: Sequence) {
         for rule in &self.table {
             rule.evicted_floor.fetch_min(kept.0, Ordering::Relaxed);
@@ -177,7 +181,7 @@ impl Rules {
         self.evicted_floor_max.store(u64::MAX, Ordering::Release);
     }
 
-    /// A channel whose newest eviction was this one is gone.
+    /// Notes that a channel with this newest eviction was removed.
     pub(super) fn note_evicted(&self, index: RuleIndex, evicted: Sequence) {
         if let Some(rule) = self.get(index) {
             rule.evicted_floor.fetch_max(evicted.0, Ordering::Relaxed);

@@ -1,8 +1,8 @@
-//! Channels in shards, with a lock for each shard.
+//! The shards, which hold the channels. Each shard has its own lock.
 //!
-//! A thread locks one shard at a time. While it holds the lock, it does not encode, drop a
-//! publication or make a system call: debug builds assert with [`assert_unlocked`] that it holds no
-//! lock.
+//! A thread locks one shard at a time. While a thread holds a lock, it does not encode, drop a
+//! publication or make a system call. Debug builds assert with [`assert_unlocked`] that the thread
+//! holds no lock at these points.
 
 use std::hash::BuildHasher;
 use std::ops::{Deref, DerefMut};
@@ -21,48 +21,50 @@ use super::{Amount, ChannelKey, Entry, Log, RuleIndex};
 use crate::chunks::ChunkedSlab;
 use crate::id::{ChannelName, Sequence};
 
-/// Channels per chunk of a shard: few, since there are many shards.
+/// Channels per chunk of a shard. Chunks are small because there are many shards.
 const CHUNK: usize = 8;
 
-/// Bits of a key that name the channel's place in its shard.
+/// The number of bits of a key that are the channel's slot in its shard.
 const PLACE_BITS: u32 = u32::BITS - SHARD_BITS;
 
-/// A named point of fan-out. Exists while it has entries or subscribers.
+/// A channel, which exists as long as it has entries or subscribers.
 #[derive(Debug)]
 pub(super) struct Channel {
     pub(super) name: ChannelName,
-    /// Its newest publication that has left the log. A subscriber before it has missed something. A
-    /// new channel may have existed before, with publications up to here.
+    /// The number of the newest publication that has left the log. A subscriber at an earlier
+    /// position has missed a publication. A new channel may have existed before, with publications
+    /// up to this number.
     pub(super) evicted: Sequence,
     /// `None` before the first publication.
     history: Option<Box<History>>,
     pub(super) interest: Interest,
     pub(super) rule: RuleIndex,
-    /// Whether the writer has it on its list of channels that are over their bounds.
+    /// Whether the channel is in the writer's queue of channels that exceed their bounds.
     pub(super) is_over_queued: bool,
 }
 
-/// What was published in a channel.
+/// The publications of a channel.
 #[derive(Debug)]
 pub(super) struct History {
-    /// Oldest first. Numbers rise; ordinals have no holes.
+    /// The entries, oldest first, with increasing numbers. Each entry's `before` continues the
+    /// previous total.
     pub(super) entries: Entries,
-    /// The newest publication, whether the log still has it or not.
+    /// The number of the newest publication, even if it has left the log.
     pub(super) last: Sequence,
-    /// The total published in it since it was made.
+    /// The total published in the channel, from its creation on.
     pub(super) total: Amount,
-    /// Only where the channel conflates and has entries.
+    /// The entries that are not superseded. `None` unless the channel conflates and has entries.
     pub(super) newest: Option<Box<Newest>>,
 }
 
-/// Bytes of memory for a channel with entries: its slot, its part of the chunk's head, its place in
-/// a directory that doubles as it grows, and its history without its lists.
+/// Bytes of memory for a channel with entries: its slot, its part of the chunk's header, its slot
+/// in a directory that doubles as it grows, and its history without the lists.
 pub(super) const CHANNEL_BYTES: u64 = (size_of::<Channel>() + 8 + 16 + size_of::<History>()) as u64;
 
 const _: () = assert!(size_of::<Channel>() == 48);
 const _: () = assert!(CHANNEL_BYTES == 144);
 
-/// The entries of a channel in which nothing was published.
+/// The entries of a channel without publications.
 static NO_ENTRIES: Entries = Entries::NONE;
 
 impl Channel {
@@ -85,7 +87,7 @@ impl Channel {
         self.history.as_deref_mut()
     }
 
-    /// Its history, to add an entry.
+    /// Returns the history for adding an entry. Creates the history if there is none.
     pub(super) fn begin_history(&mut self) -> &mut History {
         let last = self.evicted;
         self.history.get_or_insert_with(|| {
@@ -103,18 +105,18 @@ impl Channel {
             .map_or(&NO_ENTRIES, |history| &history.entries)
     }
 
-    /// Its newest publication, whether the log still has it or not.
+    /// Returns the number of the newest publication, even if it has left the log.
     pub(super) fn last(&self) -> Sequence {
         self.history().map_or(self.evicted, |history| history.last)
     }
 
-    /// The total published in it since it was made.
+    /// Returns the total published in the channel, from its creation on.
     pub(super) fn total(&self) -> Amount {
         self.history()
             .map_or_else(Amount::default, |history| history.total)
     }
 
-    /// The index of the first entry after a position.
+    /// Returns the index of the first entry after a position.
     pub(super) fn index_after(&self, position: Sequence) -> usize {
         self.history()
             .map_or(0, |history| history.index_after(position))
@@ -124,26 +126,26 @@ impl Channel {
         self.history()?.get(sequence)
     }
 
-    /// Bytes of memory held by the lists, outside of the history.
+    /// Returns the bytes of memory that the lists hold outside of the history.
     pub(super) fn bytes_held(&self) -> u64 {
         self.history().map_or(0, History::bytes_held)
     }
 
-    /// Whether it has neither entries nor subscribers.
+    /// Whether the channel has neither entries nor subscribers.
     pub(super) fn is_abandoned(&self) -> bool {
         self.entries().is_empty() && self.interest.is_none()
     }
 }
 
 impl History {
-    /// The index of the first entry after a position.
+    /// Returns the index of the first entry after a position.
     pub(super) fn index_after(&self, position: Sequence) -> usize {
-        // Most positions are at one of the ends.
+        // Most positions are at the front or the back.
         if self.last <= position {
             return self.entries.len();
         }
         match self.entries.back() {
-            // Void entries after it have been removed.
+            // Void entries after `last` have been removed.
             Some(last) if last.sequence() <= position => return self.entries.len(),
             Some(last) if last.previous <= position => return self.entries.len() - 1,
             Some(_) | None => {}
@@ -163,33 +165,33 @@ impl History {
         (entry.sequence() == sequence).then_some(entry)
     }
 
-    /// Removes the oldest entry.
+    /// Removes and returns the oldest entry.
     pub(super) fn remove_first(&mut self, hasher: &impl BuildHasher) -> Option<Entry> {
         let entry = self.entries.pop_front()?;
         self.forget_newest(&entry, hasher);
         Some(entry)
     }
 
-    /// The index of the first entry with this number or a later one.
+    /// Returns the index of the first entry from this number on.
     fn index_of(&self, sequence: Sequence) -> usize {
         self.entries
             .partition_point(|entry| entry.sequence() < sequence)
     }
 
-    /// Bytes of memory held by the lists, outside of the history.
+    /// Returns the bytes of memory that the lists hold outside of the history.
     pub(super) fn bytes_held(&self) -> u64 {
         let newest = self.newest.as_ref().map_or(0, |newest| newest.bytes());
         self.entries.bytes_held() + newest
     }
 }
 
-/// Some of the channels.
+/// A shard, which holds some of the channels.
 #[derive(Debug, Default)]
 pub(super) struct Shard {
-    /// The places of the channels, by name.
+    /// The slots of the channels, by name.
     directory: HashTable<u32>,
     channels: ChunkedSlab<Channel, CHUNK>,
-    /// The generation of the epoch that its entries belong to.
+    /// The generation of the epoch to which the shard's entries belong.
     pub(super) generation: u64,
 }
 
@@ -210,7 +212,7 @@ impl Shard {
         self.channels.get_mut(place as usize)
     }
 
-    /// The places of all channels.
+    /// Returns the slots of all channels.
     pub(super) fn places(&self) -> Vec<u32> {
         let places = self.channels.iter().map(|(place, _)| place);
         places
@@ -222,8 +224,8 @@ impl Shard {
         self.channels.iter().map(|(_, channel)| channel)
     }
 
-    /// The place of the channel with this name, which is made if there is none. `None` when the
-    /// shard is full.
+    /// Returns the slot of the channel with this name. Creates the channel if it does not exist.
+    /// Returns `None` if the shard is full.
     pub(super) fn find_or_add(&mut self, log: &Log, hash: u64, name: &ChannelName) -> Option<u32> {
         if let Some(place) = self.find(hash, name) {
             return Some(place);
@@ -245,7 +247,7 @@ impl Shard {
         Some(place)
     }
 
-    /// Removes a channel that has neither entries nor subscribers. True if it was removed.
+    /// Removes a channel that has neither entries nor subscribers. Returns whether it was removed.
     pub(super) fn drop_if_abandoned(&mut self, log: &Log, place: u32) -> bool {
         let channel = self.get(place).filter(|channel| channel.is_abandoned());
         let Some(channel) = channel else {
@@ -272,7 +274,7 @@ impl Shard {
     }
 }
 
-/// A lock on a cache line of its own.
+/// A shard's lock, on its own cache line.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Locked(RwLock<Shard>);
@@ -293,14 +295,14 @@ impl ChannelKey {
         self.0 >> PLACE_BITS
     }
 
-    /// The channel's place in its shard.
+    /// Returns the channel's slot in its shard.
     pub(super) fn place(self) -> u32 {
         self.0 & ((1 << PLACE_BITS) - 1)
     }
 }
 
 impl Shards {
-    /// Locks the shard of a name for reading. Returns the shard's number, too.
+    /// Locks the shard of a name's hash for reading. Returns the shard's number, too.
     pub(super) fn read_by_hash(
         &self,
         hash: u64,
@@ -309,7 +311,7 @@ impl Shards {
         (shard, self.read_number(shard))
     }
 
-    /// Locks the shard of a name for writing. Returns the shard's number, too.
+    /// Locks the shard of a name's hash for writing. Returns the shard's number, too.
     pub(super) fn write_by_hash(
         &self,
         hash: u64,
@@ -332,7 +334,7 @@ impl Shards {
         numbers.filter_map(|number| Some((number, self.read_number(number)?)))
     }
 
-    /// The numbers of all shards.
+    /// Returns the numbers of all shards.
     pub(super) fn numbers(&self) -> std::ops::Range<u32> {
         0..u32::try_from(self.0.len()).unwrap_or(u32::MAX)
     }
@@ -352,13 +354,13 @@ impl Shards {
     }
 }
 
-/// The key of a place in a shard.
+/// Returns the key of a slot in a shard.
 pub(super) fn key(shard: u32, place: u32) -> ChannelKey {
     ChannelKey(shard << PLACE_BITS | place)
 }
 
 pub(super) fn shard_of(hash: u64) -> u32 {
-    // The directories use the other bits.
+    // The directories use the other bits of the hash.
     let bits = (hash >> 32) & ((1 << SHARD_BITS) - 1);
     u32::try_from(bits).unwrap_or_default()
 }

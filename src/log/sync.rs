@@ -1,7 +1,8 @@
-//! The locks and atomics of the log: the standard library's, or loom's in the models' build.
+//! The locks and atomics of the log: from the standard library, or from loom when models are built.
 //!
-//! loom runs a model's threads on one system thread, in each order that it finds to differ. So
-//! nothing in the models' build may depend on chance, and few shards keep the number of orders low.
+//! loom runs the threads of a model on one system thread, in every order that it considers
+//! different. So the models must be deterministic, and they have few shards to keep the number of
+//! orders low.
 
 #[cfg(not(all(test, feature = "model")))]
 mod parts {
@@ -10,12 +11,12 @@ mod parts {
 
     pub(in super::super) use foldhash::quality::RandomState as Hasher;
 
-    /// Bits of a key that name the shard.
+    /// The number of bits of a key that are the shard's number.
     pub(in super::super) const SHARD_BITS: u32 = 8;
 
     #[cfg(debug_assertions)]
     thread_local! {
-        /// Locks that this thread holds.
+        /// The number of locks that this thread holds.
         pub(in super::super) static LOCKS: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
     }
 }
@@ -27,12 +28,12 @@ mod parts {
 
     pub(in super::super) use foldhash::quality::FixedState as Hasher;
 
-    /// Bits of a key that name the shard.
+    /// The number of bits of a key that are the shard's number.
     pub(in super::super) const SHARD_BITS: u32 = 1;
 
     #[cfg(debug_assertions)]
     loom::thread_local! {
-        /// Locks that this thread holds.
+        /// The number of locks that this thread holds.
         pub(in super::super) static LOCKS: std::cell::Cell<u32> = std::cell::Cell::new(0);
     }
 }

@@ -1,4 +1,4 @@
-//! The limit of channels with subscribers, with workers that enter and leave at the same time.
+//! The limit on channels with subscribers, while workers register and leave at the same time.
 
 use std::sync::{Arc, Barrier};
 use std::thread;
@@ -13,7 +13,7 @@ fn names(count: usize) -> Vec<ChannelName> {
     (0..count).map(name).collect()
 }
 
-/// A writer whose log keeps 20 entries of all channels together.
+/// Returns a writer whose log keeps 20 entries across all channels.
 fn writer(channels_max: u32) -> Writer {
     let mut config = Config::default();
     config.limits.channels = channels_max;
@@ -28,7 +28,7 @@ fn enter(log: &Log, worker: u16, name: &ChannelName) -> Option<ChannelKey> {
     entered.map(|(channel_state, _)| channel_state.key)
 }
 
-/// Publishes one thing in each of these channels, and keeps the bounds of the log.
+/// Publishes one payload in each of these channels, and enforces the bounds of the log.
 fn publish_to_each(writer: &mut Writer, names: &[ChannelName]) {
     for name in names {
         let sequence = writer.head().next();

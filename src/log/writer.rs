@@ -1,8 +1,9 @@
 //! The writer: adds entries to the log and removes them.
 //!
-//! A channel's own bounds remove its oldest entries; the bounds for all channels together remove
-//! the oldest of all; for each age shorter than the log's, a clock passes every entry once.
-//! Eviction never waits for a reader: a worker holds what it is about to write.
+//! A channel's own bounds remove the channel's oldest entries. The bounds for all channels together
+//! remove the oldest entries of the log. For each age shorter than the log's age, a clock visits
+//! every entry once. Eviction never waits for a reader: a worker keeps references to the entries
+//! that it is about to write.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,58 +22,58 @@ use crate::frame::Publication;
 use crate::id::Sequence;
 use crate::time::{Deadline, Now};
 
-/// Adds entries and removes them.
+/// Adds entries to the log and removes them.
 #[derive(Debug)]
 pub struct Writer {
     pub(super) log: Arc<Log>,
-    /// The newest epoch.
+    /// The state of the newest epoch.
     pub(super) state: Arc<EpochState>,
-    /// The newest entry's number.
+    /// The number of the newest entry.
     pub(super) head: Sequence,
     /// The entries of channels in which only feeders publish.
     feeders: Part,
     /// The entries of channels in which clients may broadcast.
     clients: Part,
     clocks: Vec<Clock>,
-    /// Channels that may be over their bounds.
+    /// The channels that may exceed their bounds.
     over: VecDeque<ChannelKey>,
-    /// The last eviction ended at its budget, so more may be due.
+    /// Whether the last eviction reached its limit, so that more entries may be due.
     is_cut_short: bool,
-    /// Encodings of entries before this number have been considered for dropping.
+    /// The encodings of entries before this number have been considered for dropping.
     swept_until: Sequence,
-    /// Entries removed while a shard was locked, to be dropped when it is unlocked.
+    /// Entries removed while a shard was locked. They are dropped after the shard is unlocked.
     pub(super) removed: Vec<(Entry, RuleIndex)>,
 }
 
-/// The entries of channels that share bounds.
+/// The entries of the channels of one class. These channels share bounds.
 #[derive(Debug, Default)]
 pub(super) struct Part {
     order: Order,
     /// Bytes of publications, of the channels' deques, and of the lists for conflation.
     pub(super) bytes: u64,
-    /// Channels that have entries.
+    /// The number of channels that have entries.
     pub(super) kept: u64,
 }
 
 impl Part {
-    /// Bytes of memory without encodings.
+    /// Returns the bytes of memory, without encodings.
     fn bytes(&self) -> u64 {
         self.bytes + self.order.bytes() + self.kept * CHANNEL_BYTES
     }
 }
 
-/// Finds the oldest entry among the channels with one age.
+/// Finds the oldest entry among the channels that have a certain age limit.
 #[derive(Clone, Debug)]
 struct Clock {
     age: Duration,
-    /// Entries before this number have other ages or are gone.
+    /// Entries before this number have another age limit or have been removed.
     next: Sequence,
-    /// When the next of its entries gets too old, if one has been found.
+    /// The time at which the clock's next entry becomes too old. `None` if no entry has been found.
     due: Option<Deadline>,
 }
 
 impl Writer {
-    /// A writer of an empty log, whose entries will have numbers above `head`.
+    /// Creates a writer with an empty log, whose entries will have numbers above `head`.
     #[must_use]
     pub fn new(config: &Config, head: Sequence) -> Self {
         let log = Arc::new(Log::new(config, head));
@@ -95,38 +96,39 @@ impl Writer {
         }
     }
 
-    /// The log, for readers.
+    /// Returns the log, for readers.
     #[must_use]
     pub fn log(&self) -> &Arc<Log> {
         &self.log
     }
 
-    /// The newest entry's number.
+    /// Returns the number of the newest entry.
     #[must_use]
     pub fn head(&self) -> Sequence {
         self.head
     }
 
-    /// Announces that numbers up to this one are about to be added. Called before each batch.
+    /// Announces that entries with numbers up to `last` are about to be added. Called before each
+    /// batch.
     pub fn announce(&mut self, last: Sequence) {
         self.state.announce(last);
     }
 
-    /// Everything that was added has been posted to the workers that it concerns.
+    /// Notes that all added entries have been posted to the workers concerned.
     pub fn note_posted(&mut self) {
         self.state.note_posted(self.head);
         self.publish_figures();
     }
 
-    /// Numbers up to this one may have been given out before a restart and are lost.
+    /// Notes that numbers up to `until` may have been assigned before a restart and are lost.
     pub fn note_lost(&mut self, until: Sequence) {
         self.state.note_lost(until);
     }
 
-    /// Adds a publication with a number above all others, and removes what its channel's bounds no
-    /// longer allow, at most [`TRIMS_PER_PUBLICATION_MAX`] entries; the rest is for [`Self::trim`].
-    /// Each worker with subscribers of the channel is passed to `send` with its copy. Returns how
-    /// many were removed.
+    /// Adds a publication with a number above all others. Removes entries that the channel's bounds
+    /// no longer allow, at most [`TRIMS_PER_PUBLICATION_MAX`]; [`Self::trim`] removes the others.
+    /// Calls `send` for each worker with subscribers of the channel, with a copy of the entry.
+    /// Returns the number of removed entries.
     pub fn publish(
         &mut self,
         publication: Arc<Publication>,
@@ -157,7 +159,8 @@ impl Writer {
         let rule = channel.rule;
         let this = Amount::of(&publication);
         let mut removed = 0;
-        // Before the new one is added, so that a channel that keeps one entry has room for one.
+        // Done before the new entry is added, so that a channel that keeps one entry needs memory
+        // for only one.
         while removed < TRIMS_PER_PUBLICATION_MAX && self.is_over(channel, this) {
             self.remove_first(channel);
             removed += 1;
@@ -206,12 +209,13 @@ impl Writer {
         part.bytes = part.bytes + channel.bytes_held() - before;
     }
 
-    /// Removes what is too old and what the bounds for all channels no longer allow, at most `max`
-    /// entries. Returns how many.
+    /// Removes at most `max` entries that are too old or that the bounds for all channels no longer
+    /// allow. Returns the number of removed entries.
     pub fn evict(&mut self, now: Now, max: u32) -> u32 {
         let mut count = 0;
         self.drop_encodings(max);
-        // Entries over their own channel's bounds go before those that other channels keep.
+        // Entries that exceed their own channel's bounds are removed before entries that other
+        // channels may keep.
         while count < max && self.is_full() && self.trim(1) > 0 {
             count += 1;
         }
@@ -237,14 +241,14 @@ impl Writer {
         count
     }
 
-    /// Drops the oldest encodings, of at most `max` entries, until the rest is within its part of
-    /// the bound. They are made again when a late subscriber needs them.
+    /// Drops the oldest encodings until the others are within their part of the bound. Visits at
+    /// most `max` entries. A dropped encoding is created again when a late subscriber needs it.
     fn drop_encodings(&mut self, max: u32) {
         if !self.log.has_too_many_encodings() {
             return;
         }
-        // Late subscribers may have old entries encoded again and again. So half of the budget is
-        // for the entries after those.
+        // Late subscribers can cause old entries to be encoded again and again. So half of the
+        // limit is reserved for newer entries.
         let noted = self.log.ledger.take_oldest_encoded();
         let after_noted = self.drop_encodings_from(noted, max / 2);
         let from = self.swept_until.max(after_noted);
@@ -252,11 +256,11 @@ impl Writer {
         if self.swept_until > self.head {
             self.swept_until = Sequence::ZERO;
         }
-        // Later entries may have encodings.
+        // Entries from this number on may have encodings.
         self.log.ledger.note_encoded(after_noted);
     }
 
-    /// Returns the number at which it has stopped.
+    /// Returns the number at which the function stopped.
     fn drop_encodings_from(&self, first: Sequence, max: u32) -> Sequence {
         let (mut next, mut left) = (first, max);
         while left > 0 && self.log.has_too_many_encodings() {
@@ -272,8 +276,8 @@ impl Writer {
         next
     }
 
-    /// Removes what the channels' own bounds do not allow and [`Self::publish`] has left, at most
-    /// `max` entries. Returns how many.
+    /// Removes at most `max` entries that exceed their channel's own bounds and that
+    /// [`Self::publish`] did not remove. Returns the number of removed entries.
     pub fn trim(&mut self, max: u32) -> u32 {
         let log = Arc::clone(&self.log);
         let mut count = 0;
@@ -302,7 +306,7 @@ impl Writer {
         count
     }
 
-    /// When the next entry has to be removed.
+    /// Returns the time at which the next entry must be removed.
     #[must_use]
     pub fn next_eviction(&self) -> Option<Deadline> {
         if !self.over.is_empty() || self.is_cut_short || self.log.has_too_many_encodings() {
@@ -324,7 +328,7 @@ impl Writer {
         self.removed.shrink_to_fit();
     }
 
-    /// Bytes of memory that the log's bound counts.
+    /// Returns the bytes of memory that count towards the log's bound.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes_without_encodings() + self.log.ledger.logged()
@@ -356,21 +360,22 @@ impl Writer {
         self.feeders.order.len() + self.clients.order.len()
     }
 
-    /// The oldest entry of all.
+    /// Returns the oldest entry of all channels.
     fn oldest(&self) -> Option<Ordered> {
         let parts = [&self.feeders, &self.clients].into_iter();
         let oldest = parts.filter_map(|part| part.order.oldest());
         oldest.min_by_key(|entry| entry.sequence)
     }
 
-    /// The oldest entry with this number or a later one.
+    /// Returns the oldest entry from this number on.
     fn oldest_from(&self, sequence: Sequence) -> Option<Ordered> {
         let parts = [&self.feeders, &self.clients].into_iter();
         let oldest = parts.filter_map(|part| part.order.oldest_from(sequence));
         oldest.min_by_key(|entry| entry.sequence)
     }
 
-    /// The next entry to evict: too old, or over the bounds for all channels.
+    /// Returns the next entry to evict: an entry that is too old or exceeds the bounds for all
+    /// channels.
     fn next_to_go(&self, now: Now) -> Option<Ordered> {
         let bounds = &self.log.rules.bounds;
         let share = bounds.client_share;
@@ -393,7 +398,7 @@ impl Writer {
         entry.published.after(self.log.rules.bounds.age())
     }
 
-    /// Whether a channel would be over its rule with so much more.
+    /// Whether a channel would exceed its rule if `more` were added.
     fn is_over(&self, channel: &Channel, more: Amount) -> bool {
         let rule = self.log.rules.get(channel.rule);
         let (Some(rule), Some(first)) = (rule, channel.entries().front()) else {
@@ -403,7 +408,7 @@ impl Writer {
         held.publications > 1 && held.exceeds(rule.bound)
     }
 
-    /// Removes a channel's oldest entry, with its shard locked.
+    /// Removes a channel's oldest entry. The caller holds the lock of the channel's shard.
     fn remove_first(&mut self, channel: &mut Channel) {
         let before = channel.bytes_held();
         let history = channel.history_mut();
@@ -420,7 +425,7 @@ impl Writer {
         self.removed.push((entry, channel.rule));
     }
 
-    /// Removes the oldest entry of a channel.
+    /// Locks a channel's shard and removes the channel's oldest entry.
     fn remove_oldest_of(&mut self, key: ChannelKey) {
         let log = Arc::clone(&self.log);
         let mut shard = log.shards.write(key);
@@ -440,7 +445,7 @@ impl Writer {
         self.drop_removed();
     }
 
-    /// Drops what was removed, now that no shard is locked.
+    /// Drops the removed entries. No shard may be locked.
     pub(super) fn drop_removed(&mut self) {
         assert_unlocked();
         let mut removed = std::mem::take(&mut self.removed);
@@ -452,7 +457,8 @@ impl Writer {
         self.removed = removed;
     }
 
-    /// The next entry of a clock: when it gets too old, and its channel, whose oldest entry it is.
+    /// Returns the expiry time and the channel of a clock's next entry. This entry is the channel's
+    /// oldest.
     fn next_expiry(&mut self, clock: usize) -> Option<(Deadline, ChannelKey)> {
         let this = self.clocks.get(clock)?;
         let (mut next, age) = (this.next, this.age);
@@ -476,7 +482,8 @@ impl Writer {
         found
     }
 
-    /// Everything after this number has been removed, and the numbers may be assigned again.
+    /// Adjusts the clocks and lists after all entries after `kept` were removed. Their numbers may
+    /// be assigned again.
     pub(super) fn rewind(&mut self, kept: Sequence) {
         let begin = self.head.next();
         self.feeders.order.drop_dead_at_end();
@@ -491,7 +498,7 @@ impl Writer {
         }
     }
 
-    /// Panics if the parts of the log disagree. For tests.
+    /// Panics if the parts of the log are inconsistent. For tests.
     #[doc(hidden)]
     pub fn check_invariants(&self) {
         self.publish_figures();

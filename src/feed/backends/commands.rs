@@ -1,9 +1,9 @@
-//! SHELL: executes the commands of a feeder, and detects consumers that stall.
+//! SHELL: executes the commands of a feeder, and detects stalled consumers.
 //!
-//! The part of a [`Feeder`] that concerns conns instead of publications. Commands go to the workers
-//! through the sequencer, after everything that was published before. Reports are queued for
-//! consumers like answers, within the same bounds, and notices within a part of these bounds. A
-//! consumer that makes others wait has to read at a minimum rate.
+//! The part of a [`Feeder`] that concerns conns instead of publications. The sequencer sends
+//! commands to the workers, after all earlier publications. Reports are queued for consumers like
+//! answers, within the same bounds. Notices may use only a part of these bounds. A consumer for
+//! which others wait must read at a minimum rate.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,29 +59,30 @@ impl Feeder {
         self.answers.queue_delivery(line, wants_ack, status);
     }
 
-    /// What it consumes; `None` if it is not a consumer or its peer reads no more.
+    /// Returns what the feeder consumes. `None` if the feeder is not a consumer or its peer reads
+    /// no more.
     pub(crate) fn consume_options(&self) -> Option<&ConsumeOptions> {
         let reads = self.phase != Phase::Closed && !self.socket.is_hung_up;
         self.consume_options.as_ref().filter(|_| reads)
     }
 
-    /// Whether it has been a consumer until now.
+    /// Whether the feeder has requested to consume, even if it is closed now.
     pub(crate) fn is_consumer(&self) -> bool {
         self.consume_options.is_some()
     }
 
-    /// Whether it consumes a report.
+    /// Whether the feeder consumes a report.
     pub(crate) fn consumes(&self, report: &Report) -> bool {
         self.consume_options()
             .is_some_and(|consume_options| consume_options.covers(report))
     }
 
-    /// Whether its answers are congested, so that no report fits.
+    /// Whether the feeder's answers are congested, so that no report can be queued.
     pub(crate) fn is_congested(&self) -> bool {
         self.answers.is_congested()
     }
 
-    /// Whether a notice may be queued for it.
+    /// Whether a notice may be queued for the feeder.
     pub(crate) fn has_notice_room(&mut self) -> bool {
         let sent = self.answers.sent_total();
         let socket = &mut self.socket;
@@ -100,7 +101,7 @@ impl Feeder {
         self.notice_budget.note(sent, line.len(), end);
     }
 
-    /// Starts the stall timer, unless it runs already.
+    /// Starts the stall timer, unless it is running already.
     pub(crate) fn start_stall_timer(&mut self, running: Now) {
         self.socket.update_unread();
         let read_before = self.socket.read_by_peer();
@@ -113,8 +114,8 @@ impl Feeder {
         self.socket.is_writable && !self.answers.unsent().is_empty()
     }
 
-    /// Checks what it has read since the stall timer started. `is_waited_for`: others wait for it
-    /// now.
+    /// Checks how much the consumer has read since the stall timer started. `is_waited_for` is set
+    /// if others wait for the consumer now.
     pub(crate) fn check_stall(&mut self, is_waited_for: bool, running: Now) -> StallState {
         let Some(stall_timer) = self.stall_timer else {
             return StallState::Settled;
@@ -136,7 +137,7 @@ impl Feeder {
         }
     }
 
-    /// Closes a consumer that has stalled for too long while others wait for it.
+    /// Closes a consumer that has stalled for too long while others waited for it.
     fn cut_off(&mut self) {
         tracing::warn!(
             pid = self.socket.peer.pid,
@@ -146,12 +147,12 @@ impl Feeder {
     }
 }
 
-/// Limits how long others wait for a consumer. A little room does not stop it, since a consumer
-/// could then stall forever by reading a line now and then.
+/// Limits how long others wait for a consumer. A little free space in the queue does not stop the
+/// timer: otherwise a consumer could stall forever by reading a line now and then.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StallTimer {
     until: Deadline,
-    /// What the consumer had read when the timer started.
+    /// The number of bytes that the consumer had read when the timer started.
     read_before: u64,
 }
 
@@ -162,15 +163,15 @@ impl StallTimer {
     }
 }
 
-/// The state of a consumer that others have waited for.
+/// The state of a consumer for which others have waited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StallState {
-    /// It has read too little and was closed.
+    /// The consumer has read too little and was closed.
     CutOff,
-    /// Others wait for it, until this deadline.
+    /// Others wait for the consumer. It must read enough before this deadline.
     Until(Deadline),
-    /// Others do not wait for it now, but it has not read enough yet.
+    /// Others do not wait for the consumer now, but it has not read enough yet.
     Open,
-    /// It has read enough.
+    /// The consumer has read enough, or everything that was sent.
     Settled,
 }

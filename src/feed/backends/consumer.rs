@@ -1,8 +1,9 @@
-//! What a consumer has asked for, and the lines that it receives.
+//! The channels and notices that a consumer has requested, and the lines that it receives.
 //!
-//! Pure. A feeder becomes a consumer by a line `{"consume":[…]}`. From then on it receives a line
-//! of JSON for each publication of a client in these channels and, with `notices`, for each
-//! subscription and its end. `reports` decides which consumer receives which report.
+//! Performs no I/O. A feeder becomes a consumer with a line `{"consume":[…]}`. From then on it
+//! receives a line of JSON for each publication of a client in these channels. With `notices`, it
+//! also receives a line for the start and the end of each subscription. `reports` decides which
+//! consumer receives which report.
 
 use crate::backend::{ClientPublication, Notice, Report};
 use crate::config::limits::{NOTICE_BYTES_AT_ONCE, NOTICE_INTERVAL_BYTES, NOTICE_UNREAD_BYTES_MAX};
@@ -11,7 +12,7 @@ use crate::frame::envelope::{push_display, push_json_string};
 use crate::id::{ChannelName, ConnName};
 use crate::pattern::Pattern;
 
-/// What one consumer has asked for.
+/// The channels that one consumer has requested, and whether it receives notices.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ConsumeOptions {
     pub(crate) patterns: Vec<Pattern>,
@@ -34,19 +35,19 @@ impl ConsumeOptions {
     }
 }
 
-/// Limits how many notices lie unread in a consumer's stream. Publications share the stream, so a
-/// publication never waits for many notices. Notices that wait in the workers' table can still
-/// cancel out.
+/// Limits the number of unread bytes of notices in a consumer's stream. Publications share the
+/// stream, so the limit prevents a publication from waiting behind many notices. Notices that are
+/// still in the workers' table can cancel each other out.
 #[derive(Debug, Default)]
 pub(crate) struct NoticeBudget {
-    /// Where the last notice ends, in bytes since the consumer connected.
+    /// The end of the last notice, as an offset in the stream since the consumer connected.
     end: u64,
-    /// Bytes of the notices up to `end`.
+    /// The number of bytes of the notices up to `end`.
     bytes: usize,
 }
 
 impl NoticeBudget {
-    /// Whether there is room for a notice. `sent` is the number of bytes written so far, `unread`
+    /// Whether another notice may be queued. `sent` is the number of bytes written so far; `unread`
     /// returns how many of them the consumer has not read.
     pub(crate) fn has_room(&self, sent: u64, unread: impl FnOnce() -> u32) -> bool {
         match sent.checked_sub(self.end) {
@@ -55,7 +56,7 @@ impl NoticeBudget {
         }
     }
 
-    /// Adds a notice of `bytes` bytes, which ends at `end` in the stream.
+    /// Counts a notice of `bytes` bytes, which ends at `end` in the stream.
     pub(crate) fn note(&mut self, sent: u64, bytes: usize, end: u64) {
         if sent >= self.end {
             self.bytes = 0;
@@ -65,11 +66,11 @@ impl NoticeBudget {
     }
 }
 
-/// The line that a consumer receives for a report.
+/// Returns the line that a consumer receives for a report.
 pub(crate) fn line(report: &Report) -> Vec<u8> {
     let mut out = Vec::with_capacity(128);
     match report {
-        // Not for consumers; `reports` answers it.
+        // Consumers do not receive counts; `reports` answers them.
         Report::Count { .. } => return out,
         Report::Lost(notices) => push_display(
             &format_args!("{{\"type\":\"notices_lost\",\"count\":{notices}"),
@@ -97,7 +98,7 @@ pub(crate) fn line(report: &Report) -> Vec<u8> {
         }) => {
             push_start("publish", *from, sub.as_deref(), channel, &mut out);
             out.extend_from_slice(b",\"data\":");
-            // A line feed in the client's white space would end the line.
+            // Line feeds are removed from the client's data, because they would end the line.
             out.extend_from_slice(minify(data).as_bytes());
         }
     }

@@ -1,7 +1,9 @@
-//! SHELL: feeders that are backends: they consume what clients send, and they command connections.
+//! SHELL: backends are feeders that consume publications of clients and send commands for
+//! connections.
 //!
-//! `commands` executes the commands of a feeder. `consumer` has what a consumer asked for, and the
-//! lines that it receives. `reports` routes each report of a worker to its consumers.
+//! `commands` executes the commands of a feeder. `consumer` stores what a consumer has requested,
+//! and formats the lines that it receives. `reports` routes each report of a worker to its
+//! consumers.
 
 pub(super) mod commands;
 pub(super) mod consumer;

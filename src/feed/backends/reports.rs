@@ -1,9 +1,10 @@
 //! SHELL: routes the workers' reports to consumers, and replies to clients.
 //!
-//! A report is taken when each of its consumers has room. Until then it and all later reports wait,
-//! and in the end their clients are not read. Notices wait separately, for a smaller room, and so
-//! do their clients. A consumer that makes others wait and reads next to nothing is closed. The
-//! loop calls [`ReportRouter::turn`] in each round.
+//! A report is accepted when each of its consumers has room. Until then this report and all later
+//! reports wait, and finally the conns of the clients that sent them are not read. Notices wait
+//! separately, in less space, and their clients are delayed in the same way. A consumer that makes
+//! others wait and reads next to nothing is closed. The loop calls [`ReportRouter::turn`] in each
+//! round.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -32,53 +33,54 @@ use crate::metrics::FeedMetrics;
 use crate::time::{Deadline, Now};
 use crate::worker::mail::upstream::{Reports, WaitingNotice};
 
-/// Routes reports from workers to consumers.
+/// Routes reports of workers to consumers.
 #[derive(Debug)]
 pub(crate) struct ReportRouter {
     reports: Reports,
-    /// Whether the first report waits for consumers.
+    /// Whether the first report must wait because a consumer has no room.
     is_report_stuck: bool,
     scan: Scan,
-    /// Slots of consumers that others wait for in this turn, and of those whose stall timer runs.
+    /// The slots of consumers for which others wait in this turn, and of consumers with a running
+    /// stall timer.
     waited_for: Vec<usize>,
     stalled: Vec<usize>,
-    /// When the next of them is closed, in running time.
+    /// The time at which the next stalled consumer is closed, in running time.
     deadline: Option<Deadline>,
-    /// Replies that wait for workers or the journal, oldest first.
+    /// The replies that need confirmations of workers or the journal, oldest first.
     pending_replies: VecDeque<PendingReply>,
     metrics: Arc<FeedMetrics>,
 }
 
-/// The position in the queue of notices, and the notices skipped because they have to wait. A
-/// consumer without room delays no notices of others, except those of the same conn, which stay in
-/// order.
+/// The progress of the scan through the queue of notices, which skips notices that must wait. A
+/// consumer without room does not delay the notices for other consumers, with one exception:
+/// notices of one conn stay in order.
 #[derive(Debug, Default)]
 struct Scan {
-    /// Notices before this place in the order were skipped.
+    /// Notices before this place in the order were delivered or skipped.
     next: u64,
-    /// Conns of skipped notices.
+    /// The conns of skipped notices.
     passed: HashSet<ConnName, RandomState>,
     notices_passed: usize,
-    /// Consumers without room.
+    /// The consumers without room.
     full: Vec<usize>,
-    /// Whether a notice was skipped because a report comes before it.
+    /// Whether a notice was skipped because an earlier report is still queued.
     awaits_report: bool,
-    /// Congested consumers of notices that another consumer has room for.
+    /// Consumers that are congested while another consumer of the same notices has room.
     blocking: Vec<usize>,
-    /// Whether a consumer that has room waits for one that has none.
+    /// Whether a consumer that has room must wait for a consumer without room.
     holds_others: bool,
-    /// Whether no other notice can be taken now.
+    /// Whether no other notice can be delivered now.
     is_stuck: bool,
 }
 
 impl Scan {
-    /// Whether no more notices may be skipped, so that all later ones wait.
+    /// Whether the maximum number of notices was skipped, so that all later notices must wait.
     fn is_blocked(&self) -> bool {
         self.notices_passed >= NOTICES_PASSED_MAX
     }
 }
 
-/// A reply to a client, sent when workers and journal have confirmed.
+/// A reply to a client. It is sent when the workers and the journal have confirmed.
 #[derive(Debug)]
 struct PendingReply {
     to: ConnName,
@@ -106,18 +108,18 @@ impl ReportRouter {
         }
     }
 
-    /// Whether there are reports or notices that may be taken now.
+    /// Whether reports or notices may be accepted now.
     pub(crate) fn has_work(&self) -> bool {
         let may_take = !self.is_report_stuck && self.pending_replies.len() < FEED_ACKS_MAX;
         may_take && !self.reports.is_empty() || !self.scan.is_stuck && self.reports.has_notices()
     }
 
-    /// When the next stalled consumer is closed, in running time.
+    /// Returns the time at which the next stalled consumer is closed, in running time.
     pub(crate) fn deadline(&self) -> Option<Deadline> {
         self.deadline
     }
 
-    /// Routes reports and notices as far as there is room, and adds the feeders with new bytes to
+    /// Routes reports and notices while there is room, and adds the feeders with new bytes to
     /// `touched`. Stall timers use running time, which does not advance while the server is
     /// stopped. Publications get their time from `now`.
     pub(crate) fn turn(
@@ -131,14 +133,14 @@ impl ReportRouter {
         self.send_replies(sequencer);
         self.waited_for.clear();
         if self.deadline.is_some_and(|due| running.has_reached(due)) {
-            // The notices that wait for a stalled consumer may have been cancelled.
+            // The notices for which a stalled consumer has no room may have been cancelled.
             self.rescan();
         }
         self.route_reports(feeders, sequencer, now, touched);
         self.route_notices(feeders, touched);
         self.check_stall(feeders, running, touched);
         sequencer.post();
-        // The journal does not wake the feed for a refusal.
+        // The journal does not wake the feed when it refuses a batch.
         self.send_replies(sequencer);
         let metrics = &self.metrics;
         let waiting = self.reports.notices_waiting();
@@ -160,7 +162,7 @@ impl ReportRouter {
             if self.pending_replies.len() >= FEED_ACKS_MAX || self.reports.front().is_none() {
                 return;
             }
-            // Earlier notices of the same conn come first.
+            // Earlier notices of the same conn are delivered first.
             let before = self.reports.notices_before_front();
             let Some(report) = self.reports.front() else {
                 return;
@@ -187,7 +189,7 @@ impl ReportRouter {
         }
     }
 
-    /// Routes notices, except those that have to wait.
+    /// Routes notices, except the notices that must wait.
     fn route_notices(&mut self, feeders: &mut Slab<Feeder>, touched: &mut Vec<usize>) {
         let mut has_room =
             |slot: &usize| feeders.get_mut(*slot).is_none_or(Feeder::has_notice_room);
@@ -211,12 +213,12 @@ impl ReportRouter {
                 self.scan.next = notice.order + 1;
                 self.deliver_notice(&notice, feeders, touched);
                 if matches!(notice.report, Report::Lost(_)) {
-                    // A new count of lost notices may be at the same place.
+                    // A new count of lost notices may be in the same place.
                     self.rescan();
                 }
             }
         }
-        // Notices that delay neither clients nor other consumers may wait for long.
+        // No stall timer is needed while waiting notices delay neither clients nor other consumers.
         if self.reports.has_held() || self.scan.holds_others || self.scan.is_blocked() {
             self.waited_for.extend_from_slice(&self.scan.full);
         }
@@ -243,7 +245,7 @@ impl ReportRouter {
             }
         }
         if has_room && congested.is_empty() {
-            // The small budget of notices protects publications to the same consumer. It must not
+            // The small budget for notices protects the publications of one consumer. It must not
             // delay another consumer.
             full.clear();
         }
@@ -256,7 +258,7 @@ impl ReportRouter {
         is_passed || !full.is_empty() || !notice.is_due
     }
 
-    /// Skips a notice that has to wait.
+    /// Skips a notice that must wait.
     fn skip(&mut self, notice: &WaitingNotice) {
         match &notice.report {
             Report::Notice(Notice { conn, .. }) => {
@@ -264,13 +266,14 @@ impl ReportRouter {
                 self.scan.passed.insert(*conn);
                 self.scan.notices_passed += 1;
             }
-            // A count of lost notices keeps its place for all consumers: later notices wait for it.
+            // A count of lost notices keeps its place for all consumers, so all later notices must
+            // wait.
             _ => self.scan.notices_passed = NOTICES_PASSED_MAX,
         }
         self.scan.is_stuck = self.scan.is_blocked();
     }
 
-    /// Starts over with the first notice, since skipped ones may have room now.
+    /// Restarts the scan at the first notice, because there may be room for skipped notices now.
     pub(crate) fn rescan(&mut self) {
         self.scan = Scan::default();
     }
@@ -352,7 +355,7 @@ impl ReportRouter {
         }
     }
 
-    /// Sequences a client's publication to the channel's subscribers.
+    /// Assigns a number to a client's publication and sends it to the channel's subscribers.
     fn broadcast(&mut self, publication: ClientPublication, sequencer: &mut Sequencer, now: Now) {
         let draft = Draft {
             channels: Channels::One(publication.channel),
@@ -386,7 +389,7 @@ impl ReportRouter {
         }
     }
 
-    /// Sends replies to clients in order, up to the first undecided one.
+    /// Sends replies to clients in order, until it finds a reply whose outcome is not known yet.
     fn send_replies(&mut self, sequencer: &mut Sequencer) {
         while let Some(reply) = self.pending_replies.pop_front() {
             let message = match &reply.result {
@@ -414,7 +417,7 @@ impl ReportRouter {
     }
 }
 
-/// The outcome of a client's publication; `None` while it is undecided.
+/// Returns the outcome of a client's publication. `None` if the outcome is not known yet.
 fn published(ack: &Ack) -> Option<PublishOutcome> {
     Some(match ack.outcome()? {
         Ok(_) => PublishOutcome::Broadcast(ack.id),
@@ -423,7 +426,7 @@ fn published(ack: &Ack) -> Option<PublishOutcome> {
     })
 }
 
-/// Adds slots that are not in the list yet.
+/// Adds the slots that are not in the list yet.
 fn add_slots(slots: &[usize], known: &mut Vec<usize>) {
     for slot in slots {
         if !known.contains(slot) {
@@ -432,7 +435,7 @@ fn add_slots(slots: &[usize], known: &mut Vec<usize>) {
     }
 }
 
-/// Whether any consumer is full; adds their slots to `full`.
+/// Returns whether any consumer is full, and adds the slots of full consumers to `full`.
 fn note_full(
     feeders: &mut Slab<Feeder>,
     full: &mut Vec<usize>,
@@ -448,7 +451,7 @@ fn note_full(
     is_any
 }
 
-/// Queues a report for each of its consumers and returns their number.
+/// Queues a report for each of its consumers, and returns the number of consumers.
 fn deliver(
     report: &Report,
     queue: fn(&mut Feeder, &[u8]),
@@ -483,7 +486,7 @@ fn answer(publication: ClientPublication, consumers: usize, sequencer: &mut Sequ
     }
 }
 
-/// The channels for which consumers have asked for notices.
+/// Returns the channels for which consumers have requested notices.
 pub(crate) fn watch(feeders: &Slab<Feeder>) -> WatchedChannels {
     let consume_options = feeders
         .iter()

@@ -1,7 +1,8 @@
-//! Reads one JSON object of a feeder: a publication, or a command about connections.
+//! Decodes one JSON object of a feeder: a publication, or a command about connections.
 //!
-//! Pure. The key identifies a command: `consume`, `disconnect`, `disconnect_sub`, `presence` or
-//! `send`. All checks of a command are here; `backends::commands` executes it.
+//! Performs no I/O. A command is identified by its key: `consume`, `disconnect`, `disconnect_sub`,
+//! `presence` or `send`. This module checks all values of a command; `backends::commands` executes
+//! it.
 
 use std::borrow::Cow;
 
@@ -14,7 +15,8 @@ use crate::frame::Payload;
 use crate::id::{CONN_NAME_BYTES_MAX, ChannelName, ConnName};
 use crate::pattern::Pattern;
 
-/// The default close code of a `disconnect`: not allowed, so that clients do not reconnect.
+/// The default close code of a `disconnect`. It means "not allowed", so that clients do not
+/// reconnect.
 const CODE: u16 = 4003;
 
 /// The keys that make a line a command.
@@ -42,7 +44,7 @@ const PUBLISH: Keys = Keys::of(&[
 ]);
 const SEND: Keys = Keys::of(&[Key::Ack, Key::Base64, Key::Data, Key::Send, Key::Text]);
 
-/// The contents of one object.
+/// The content of one object.
 #[derive(Debug, PartialEq)]
 pub enum Line {
     /// A command about conns.
@@ -54,17 +56,17 @@ pub enum Line {
 /// A command of a backend.
 #[derive(Debug, PartialEq)]
 pub enum Command {
-    /// Receive the publications of clients and, with `notices`, their subscriptions and the ends of
-    /// these. Replaces an earlier `consume`; without patterns it ends it.
+    /// Receive the publications of clients and, with `notices`, the start and the end of their
+    /// subscriptions. Replaces an earlier `consume`. Without patterns, the earlier `consume` ends.
     Consume {
-        /// The channels.
+        /// The patterns of the channels.
         patterns: Vec<Pattern>,
-        /// Whether notices of subscriptions are sent.
+        /// Whether the consumer receives notices of subscriptions.
         notices: bool,
     },
     /// Close one conn.
     Disconnect {
-        /// The conn; `None` if this version does not create such names.
+        /// The conn; `None` if this version does not create names of this form.
         conn: Option<ConnName>,
         /// The close code and reason for the client.
         close_info: CloseInfo,
@@ -80,7 +82,7 @@ pub enum Command {
     Presence(Vec<ChannelName>),
     /// Send a message to one conn.
     Send {
-        /// The conn; `None` if this version does not create such names.
+        /// The conn; `None` if this version does not create names of this form.
         conn: Option<ConnName>,
         /// The message.
         payload: Payload,
@@ -88,7 +90,7 @@ pub enum Command {
 }
 
 impl Line {
-    /// Reads one JSON object, and whether it asks for an acknowledgement.
+    /// Decodes one JSON object. Also returns whether the object requests an acknowledgement.
     ///
     /// # Errors
     /// Returns the first [`Refusal`] that applies.
@@ -109,7 +111,8 @@ impl Line {
     }
 }
 
-/// Reads one JSON object that must be a publication, and whether it asks for an acknowledgement.
+/// Decodes one JSON object that must be a publication. Also returns whether the object requests an
+/// acknowledgement.
 ///
 /// # Errors
 /// Returns the first [`Refusal`] that applies.
@@ -165,8 +168,8 @@ impl Command {
     }
 }
 
-/// Reads a conn's name. Names are opaque: a name of another run, node or version is not an error of
-/// the backend.
+/// Decodes a conn's name. Names are opaque: a name of another run, node or version is not an error
+/// of the backend.
 fn read_conn(key: Key, text: &str) -> Result<Option<ConnName>, Refusal> {
     let is_name = (1..=CONN_NAME_BYTES_MAX).contains(&text.len()) && text.is_ascii();
     let conn = is_name.then(|| text.parse().ok());
@@ -218,8 +221,8 @@ fn read_close_info(fields: &Fields<'_>) -> Result<CloseInfo, Refusal> {
     })
 }
 
-/// Whether a backend may use a close code. Codes about the client's protocol are reserved for the
-/// server.
+/// Whether a backend may use a close code. Close codes about protocol errors of the client are
+/// reserved for the server.
 fn is_allowed(code: u16) -> bool {
     matches!(code, 1000 | 1001 | 1008 | 1011..=1013 | 3000..=4999)
 }

@@ -1,9 +1,10 @@
-//! PURE: the bytes of one feeder, cut anywhere, to publications, requests and errors.
+//! PURE: decodes the bytes of one feeder, split at any position, into publications, requests and
+//! errors.
 //!
-//! The first byte decides the framing: an ASCII letter begins an HTTP request, anything else a
-//! line. The caller pulls one item at a time, so that it can stop while the feeder leaves its
-//! answers unread. The decoder buffers no line: the caller passes unconsumed bytes again, with more
-//! bytes after them. No sockets, sequence numbers or clocks here.
+//! The first byte determines the framing: an ASCII letter begins an HTTP request, any other byte
+//! begins a line. The caller requests one item at a time, so that it can stop while the feeder
+//! leaves its answers unread. The decoder does not store lines: the caller passes unconsumed bytes
+//! again, with more bytes after them. The decoder has no sockets, sequence numbers or clocks.
 
 use super::command::Line;
 use super::draft::NameCache;
@@ -12,7 +13,7 @@ use super::refusal::Refusal;
 use super::request::Requests;
 use crate::config::Limits;
 
-/// Turns the bytes of one feeder into items.
+/// Decodes the bytes of one feeder into items.
 #[derive(Debug)]
 pub struct Decoder {
     framing: Framing,
@@ -22,24 +23,24 @@ pub struct Decoder {
 
 #[derive(Debug)]
 enum Framing {
-    /// No byte has arrived yet.
+    /// No byte has been received yet.
     Unknown,
     Lines(Lines),
     Requests(Requests),
-    /// A limit was exceeded or framing was lost. Further bytes are discarded.
+    /// A limit was exceeded, or the framing was lost. Further bytes are discarded.
     Over,
 }
 
 #[derive(Debug, Default)]
 struct Lines {
-    /// The number of the last line, including empty ones. The first line has number 1.
+    /// The number of the last line, counting empty lines. The first line has number 1.
     number: u64,
-    /// How many of the unconsumed bytes are known to contain no line feed.
+    /// The number of unconsumed bytes that are known to contain no line feed.
     searched: usize,
 }
 
 impl Decoder {
-    /// A decoder for a new feeder.
+    /// Creates a decoder for a new feeder.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
         Self {
@@ -49,7 +50,7 @@ impl Decoder {
         }
     }
 
-    /// The next item in `input`, which begins where the bytes consumed so far end.
+    /// Returns the next item in `input`, which begins with the first unconsumed byte.
     pub fn next(&mut self, input: &[u8]) -> Step {
         if let (Framing::Unknown, Some(first)) = (&self.framing, input.first()) {
             self.framing = if first.is_ascii_alphabetic() {
@@ -73,8 +74,8 @@ impl Decoder {
         step
     }
 
-    /// The last line without a line feed, after the end of the input. The caller passes all
-    /// unconsumed bytes.
+    /// Returns the item of a last line without a line feed, after the end of the input. The caller
+    /// passes all unconsumed bytes.
     pub fn finish(&mut self, input: &[u8]) -> Option<Item> {
         match &mut self.framing {
             Framing::Lines(lines) => lines.line(input, &mut self.names),
@@ -145,7 +146,7 @@ impl Lines {
         )
     }
 
-    /// Reads one line without its line feed; `None` for an empty one.
+    /// Decodes one line without its line feed. Returns `None` for an empty line.
     fn line(&mut self, line: &[u8], names: &mut NameCache) -> Option<Item> {
         self.number += 1;
         let line = line.trim_ascii();
@@ -186,7 +187,7 @@ pub(super) mod tests {
         }
     }
 
-    /// All items that the decoder finds in these pieces, including the end of the input.
+    /// Returns all items that the decoder finds in these pieces and at the end of the input.
     pub(crate) fn decode(pieces: &[&[u8]]) -> Vec<Item> {
         let mut decoder = Decoder::new(limits());
         let mut items = Vec::new();
@@ -208,7 +209,8 @@ pub(super) mod tests {
         items
     }
 
-    /// Asserts that the items are the same for the whole, byte by byte and at every cut.
+    /// Asserts that the items are the same for the whole input, for single bytes and for every
+    /// split in two. Returns the items.
     pub(crate) fn decode_at_every_cut(bytes: &[u8]) -> Vec<Item> {
         let whole = decode(&[bytes]);
         let single: Vec<&[u8]> = bytes.chunks(1).collect();
@@ -235,7 +237,7 @@ pub(super) mod tests {
     fn lines_are_numbered_and_a_bad_one_affects_no_other() {
         let bytes = b"\n{\"channel\":\"a\",\"data\":1}\r\n  \r\nno\xff\n{\"channel\":\"a\"}\n \
             {\"channel\":\"b\",\"text\":\"\"} ";
-        // A line may not begin with a letter at the very start, hence the empty first line.
+        // The first byte of the input must not be a letter, hence the empty first line.
         let items = decode_at_every_cut(bytes);
         assert_eq!(
             outline(&items),

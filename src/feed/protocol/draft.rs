@@ -1,7 +1,7 @@
 //! A checked publication that has no sequence number yet.
 //!
-//! Pure. All checks of a publication are here, so a [`Draft`] can always be sequenced. It owns its
-//! payload and labels, which are copied once, from the read buffer.
+//! Performs no I/O. This module checks all values of a publication, so a [`Draft`] can always be
+//! sequenced. A draft owns its payload and labels, which are copied once, from the read buffer.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -20,31 +20,31 @@ use crate::id::{ChannelName, ChannelNameError};
 /// A publication without a sequence number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Draft {
-    /// Its channels.
+    /// The channels to which the draft is published.
     pub channels: Channels,
-    /// Its payload.
+    /// The payload.
     pub payload: Payload,
-    /// Its event type, without control characters.
+    /// The event type, without control characters.
     pub event: Option<Box<str>>,
-    /// Its conflation key.
+    /// The conflation key.
     pub key: Option<Box<str>>,
-    /// Its idempotency key.
+    /// The idempotency key.
     pub dedupe: Option<Box<str>>,
-    /// Its time to live.
+    /// The time to live.
     pub ttl: Option<Duration>,
 }
 
-/// The channels of a draft. Each gets a publication of its own.
+/// The channels of a draft. For each channel a separate publication is created.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Channels {
     /// One channel, without an allocation.
     One(ChannelName),
-    /// At least one and at most [`CHANNELS_PER_PUBLICATION_MAX`].
+    /// From one to [`CHANNELS_PER_PUBLICATION_MAX`] channels.
     Many(Box<[ChannelName]>),
 }
 
 impl Channels {
-    /// All channels, in the order of the input.
+    /// Returns all channels in the order of the input.
     #[must_use]
     pub fn as_slice(&self) -> &[ChannelName] {
         match self {
@@ -54,9 +54,9 @@ impl Channels {
     }
 }
 
-/// Creates channel names, and shares the text of a repeated name.
+/// Creates channel names. A name that repeats the previous name shares its text.
 ///
-/// A feeder often publishes to one channel many times. A thousand publications then share one name.
+/// Feeders often publish to one channel many times. The publications then share one name in memory.
 #[derive(Debug, Default)]
 pub struct NameCache(Option<ChannelName>);
 
@@ -105,7 +105,7 @@ impl Draft {
 /// Checks an event type, except for its length.
 ///
 /// # Errors
-/// [`Refusal::BadEvent`] or [`Refusal::ReservedEvent`].
+/// Returns [`Refusal::BadEvent`] or [`Refusal::ReservedEvent`].
 pub fn check_event(event: &str) -> Result<(), Refusal> {
     if event.contains(char::is_control) {
         return Err(Refusal::BadEvent);
@@ -158,8 +158,9 @@ pub(super) fn payload(fields: &Fields<'_>) -> Result<Payload, Refusal> {
     }
 }
 
-/// Checks a conflation or idempotency key. An empty one is refused: it usually comes from a
-/// template with an unset variable, and would merge all its publications.
+/// Checks a conflation or idempotency key. An empty key is refused: it usually comes from a
+/// template with an unset variable. All publications with an empty key would replace or repeat each
+/// other.
 fn key(key: Key, text: Option<&Cow<'_, str>>) -> Result<Option<Box<str>>, Refusal> {
     if text.is_some_and(|text| text.is_empty()) {
         return Err(Refusal::Empty(key));

@@ -1,9 +1,9 @@
 //! The keys and values of one JSON object or query, borrowed from the input.
 //!
-//! Reads a JSON object with serde, and remembers the current key so that an error can name it.
-//! `null` means that a key is absent, except for `data`, where it is a value. Strings without
-//! escapes are borrowed, and `data` stays raw text. [`super::draft`] and [`super::command`] check
-//! the values.
+//! Decodes a JSON object with serde, and stores the current key so that an error can name it.
+//! `null` means that a key is absent; only for `data`, `null` is a value. Strings without escapes
+//! are borrowed, and `data` stays raw text. [`super::draft`] and [`super::command`] check the
+//! values.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -39,11 +39,11 @@ pub(super) struct Fields<'a> {
     pub(super) send: Option<Cow<'a, str>>,
     /// The keys that have a value.
     keys: Keys,
-    /// The keys that occur, including those whose value is `null`.
+    /// The keys that occur, including keys with the value `null`.
     named: Keys,
-    /// The key whose value is being read.
+    /// The key whose value is being decoded.
     reading: Option<Key>,
-    /// The first fault. It is reported only if the text is valid JSON.
+    /// The first error. It is reported only if the text is valid JSON.
     refusal: Option<Refusal>,
 }
 
@@ -55,7 +55,7 @@ pub(super) enum Names<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// Reads one JSON object.
+    /// Decodes one JSON object.
     pub(super) fn from_json(text: &'a str) -> Result<Self, Refusal> {
         let mut fields = Self::default();
         let mut deserializer = serde_json::Deserializer::from_str(text);
@@ -74,7 +74,7 @@ impl<'a> Fields<'a> {
 
     fn refusal_of(&self, error: &serde_json::Error, noted: Option<Refusal>) -> Refusal {
         match (error.classify(), self.reading) {
-            // The parser's message about a wrong type may quote the whole value.
+            // The parser's own message about a wrong type may quote the whole value.
             (Category::Data, Some(key)) => noted.unwrap_or_else(|| Refusal::bad_value(key)),
             (Category::Data, None) => Refusal::NotAnObject,
             (Category::Eof | Category::Io | Category::Syntax, _) => {
@@ -119,13 +119,13 @@ impl<'a> Fields<'a> {
         Ok(())
     }
 
-    /// The first of these keys whose value is `null`.
+    /// Returns the first of these keys whose value is `null`.
     pub(super) fn null_of(&self, keys: Keys) -> Option<Key> {
         let mut keys = Key::ALL.into_iter().filter(|key| keys.has(*key));
         keys.find(|key| self.named.has(*key) && !self.keys.has(*key))
     }
 
-    /// Refuses all keys except these.
+    /// Returns an error if any other key has a value.
     pub(super) fn only(&self, keys: Keys) -> Result<(), Refusal> {
         let mut others = Key::ALL.into_iter().filter(|key| !keys.has(*key));
         match others.find(|key| self.keys.has(*key)) {
@@ -135,7 +135,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Reads a value, and returns whether it is not `null`.
+/// Decodes a value, and returns whether the value is present and not `null`.
 fn read<'a, T: Deserialize<'a>, A: MapAccess<'a>>(
     place: &mut Option<T>,
     map: &mut A,
@@ -258,7 +258,8 @@ impl<'de> Visitor<'de> for NamesVisitor {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
         let mut names = Vec::new();
-        // One more than the limit is kept, so that the excess is detected; the rest is skipped.
+        // One name above the limit is kept, so that the excess is detected. Further names are
+        // skipped.
         while names.len() <= CHANNELS_PER_PUBLICATION_MAX {
             match seq.next_element()? {
                 Some(Text(name)) => names.push(name),

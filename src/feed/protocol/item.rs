@@ -1,6 +1,7 @@
 //! The items that a decoder finds in the bytes of one feeder.
 //!
-//! Pure data. [`super::decode`] and [`super::request`] produce items, the feeder acts on them.
+//! Only data types. [`super::decode`] and [`super::request`] produce items, and the feeder handles
+//! them.
 
 use super::command::Command;
 use super::draft::Draft;
@@ -8,26 +9,26 @@ use super::publish::Publish;
 use super::refusal::Refusal;
 use super::request_refusal::RequestRefusal;
 
-/// The outcome of one call.
+/// The outcome of one decoding step.
 #[derive(Debug, PartialEq)]
 #[must_use]
 pub struct Step {
     /// The number of consumed bytes.
     pub consumed: usize,
-    /// What was found; `None` if more bytes are needed.
+    /// The item that was found; `None` if more bytes are needed.
     pub item: Option<Item>,
 }
 
 /// One unit of a feeder's input.
 #[derive(Debug, PartialEq)]
 pub enum Item {
-    /// The head of a request asks for `100 Continue` before its body (RFC 9110, 10.1.1).
+    /// A request head that asks for `100 Continue` before the body (RFC 9110, 10.1.1).
     Continue,
     /// A line with a command.
     Command {
         /// The line's number.
         line: u64,
-        /// Whether the line asks for an acknowledgement.
+        /// Whether the line requests an acknowledgement.
         wants_ack: bool,
         /// The command.
         command: Box<Command>,
@@ -36,7 +37,7 @@ pub enum Item {
     Publish {
         /// The line's number.
         line: u64,
-        /// Whether the line asks for an acknowledgement.
+        /// Whether the line requests an acknowledgement.
         wants_ack: bool,
         /// The publication.
         draft: Draft,
@@ -45,7 +46,7 @@ pub enum Item {
     Refuse {
         /// The line's number.
         line: u64,
-        /// The reason.
+        /// The reason for the refusal.
         refusal: Refusal,
     },
     /// A complete HTTP request.
@@ -68,10 +69,10 @@ impl Step {
     }
 }
 
-/// One complete request.
+/// One complete HTTP request.
 #[derive(Debug, PartialEq)]
 pub struct Request {
-    /// What it publishes, or why it is refused.
+    /// The publications of the request, or the reason why the request is refused.
     pub outcome: Result<Publish, RequestRefusal>,
     /// Whether the connection is closed after the response.
     pub is_last: bool,

@@ -1,11 +1,11 @@
 //! Removes the insignificant white space from a JSON text.
 //!
-//! Numbers and strings stay byte for byte. The caller has checked that the text is JSON; otherwise
-//! the result is unspecified, but there is no panic.
+//! Numbers and strings are kept byte for byte. The caller has checked that the text is JSON. For
+//! other texts the result is unspecified, but the function does not panic.
 
 use crate::json::string_end;
 
-/// The text without white space between its tokens (RFC 8259, 2).
+/// Returns the text without white space between tokens (RFC 8259, 2).
 #[must_use]
 pub fn minify(json: &str) -> Box<str> {
     let bytes = json.as_bytes();
@@ -30,7 +30,8 @@ fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
 }
 
-/// The position of the first white space outside a string, or the end. `start` is outside a string.
+/// Returns the position of the first white space outside a string, or the end. `start` is outside a
+/// string.
 fn run_end(bytes: &[u8], start: usize) -> usize {
     let mut at = start;
     while let Some(&byte) = bytes.get(at) {

@@ -1,9 +1,9 @@
-//! PURE: the feed's protocol: the bytes of one feeder, and the publications and commands in them.
+//! PURE: the feed's protocol, which decodes the bytes of one feeder into publications and commands.
 //!
-//! [`decode`] is the entry. It splits lines and passes HTTP to [`request`], which gives an [`item`]
-//! each. [`command`] reads one line and [`publish`] one request body. Both read `fields` and check
-//! them into a [`draft`]. No sockets, sequence numbers or clocks here. The feeder is the only
-//! caller.
+//! The entry point is [`decode`]. It splits the input into lines, or passes HTTP requests to
+//! [`request`]. Each line or request becomes an [`item`]. [`command`] decodes one line, [`publish`]
+//! one request body. Both decode into `fields`, and check the fields to create a [`draft`]. The
+//! protocol has no sockets, sequence numbers or clocks. The feeder is the only caller.
 
 pub mod command;
 pub mod decode;

@@ -1,7 +1,7 @@
-//! Turns the query, content type and body of an HTTP request into drafts, all or none.
+//! Converts the query, content type and body of an HTTP request into drafts: all of them or none.
 //!
-//! Pure. With a channel in the query the body is one payload. Without one it is JSON: a publication
-//! or an array of publications, with the keys of lines.
+//! Performs no I/O. If the query has a channel, the body is one payload. Otherwise the body is
+//! JSON: a publication or an array of publications, with the same keys as in lines.
 
 use std::borrow::Cow;
 
@@ -29,16 +29,16 @@ pub struct Publish {
     pub shape: Shape,
 }
 
-/// Whether a body is one publication or an array of them. The response has the same shape.
+/// Whether a body is one publication or an array of publications. The response has the same shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
-    /// An array.
+    /// An array of publications.
     Array,
     /// One object, or one payload.
     Single,
 }
 
-/// How a body is read, according to the head.
+/// The interpretation of a body, which the head of the request determines.
 #[derive(Debug)]
 pub(super) enum PublishPlan {
     /// The body contains publications.
@@ -133,7 +133,7 @@ fn text(body: &[u8]) -> Result<&str, RequestRefusal> {
     })
 }
 
-/// Checks a body that is one JSON value.
+/// Checks that a body is one JSON value.
 fn payload(body: &str) -> Result<&str, RequestRefusal> {
     let value: &RawValue = serde_json::from_str(body).map_err(|error| bad_json(&error))?;
     json::check_value(value.get()).map_err(Refusal::from)?;
@@ -144,14 +144,15 @@ fn bad_json(error: &serde_json::Error) -> RequestRefusal {
     RequestRefusal::new(Status::BadRequest, "bad_json", &error.to_string())
 }
 
-/// The error code of a refused media type.
+/// The error code for an unsupported media type.
 const MEDIA_TYPE: &str = "unsupported_media_type";
 const ACCEPT: (&str, &str) = (
     "Accept",
     "application/json, text/*, application/octet-stream",
 );
 
-/// The type of a payload by media type (RFC 9110, 8.3.1). Without a media type it is bytes.
+/// Returns the payload type for a media type (RFC 9110, 8.3.1). Without a media type the payload is
+/// bytes.
 fn kind(content_type: Option<&str>) -> Result<PayloadKind, RequestRefusal> {
     let content_type = content_type.unwrap_or_default().trim_ascii();
     let (essence, parameters) = content_type.split_once(';').unwrap_or((content_type, ""));
@@ -159,7 +160,7 @@ fn kind(content_type: Option<&str>) -> Result<PayloadKind, RequestRefusal> {
     let refuse = |detail| Err(RequestRefusal::unsupported(MEDIA_TYPE, detail, ACCEPT));
     let kind = match &*essence {
         "application/json" => PayloadKind::Json,
-        // The first is what curl sends with `-d` by default.
+        // `curl -d` sends the first of these types by default.
         "application/x-www-form-urlencoded" | "multipart/form-data" => {
             return refuse(
                 "a form is not published: name the body's type, in curl by \
@@ -194,7 +195,7 @@ fn has_other_charset(parameters: &str) -> bool {
         .any(|charset| !matches!(&*charset, "utf-8" | "utf8" | "us-ascii"))
 }
 
-/// Reads a query in the encoding of HTML forms: a plus is a space.
+/// Decodes a query in the encoding of HTML forms, in which a plus is a space.
 fn read_query(query: &str) -> Result<Fields<'static>, Refusal> {
     let mut fields = Fields::default();
     let mut names = Vec::new();
@@ -212,7 +213,7 @@ fn read_query(query: &str) -> Result<Fields<'static>, Refusal> {
                 names.push(Cow::Owned(value));
                 continue;
             }
-            // Programs write this for an unset variable.
+            // Programs send this value if a variable is not set.
             Key::TtlMs if value == "null" => continue,
             Key::TtlMs => {
                 let ttl = json::whole_number(&value).ok_or_else(|| Refusal::bad_value(key))?;
@@ -224,7 +225,7 @@ fn read_query(query: &str) -> Result<Fields<'static>, Refusal> {
             Key::Dedupe => &mut fields.dedupe,
             Key::Event => &mut fields.event,
             Key::Key => &mut fields.key,
-            // A request is always answered.
+            // Ignored, because a request is always answered.
             Key::Ack => continue,
             Key::Base64
             | Key::Code

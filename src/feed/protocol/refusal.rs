@@ -1,51 +1,51 @@
-//! Why a line or a publication is refused, with its error code.
+//! The reasons for which a line or a publication is refused, with their error codes.
 //!
-//! One enum for lines and requests. The codes are part of the contract. The messages are for
-//! people, and quote at most a short piece of the input.
+//! One enum serves lines and requests. The codes are part of the public interface. The messages are
+//! human-readable, and quote at most a short piece of the input.
 
 use crate::config::limits::{CHANNELS_PER_PUBLICATION_MAX, CONSUME_PATTERNS_MAX};
 use crate::id::{CONN_NAME_BYTES_MAX, ChannelNameError};
 use crate::json::LimitError;
 
-/// Why a line or a publication is refused.
+/// The reason why a line or a publication is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// A close code that backends may not use (RFC 6455, 7.4).
+    /// The close code is not allowed for backends (RFC 6455, 7.4).
     #[error("`code` is 1000, 1001, 1008, 1011 to 1013 or 3000 to 4999")]
     BadCode,
-    /// A text that cannot be the name of a conn.
+    /// The text cannot be the name of a conn.
     #[error("`{0}` is the name of a connection, 1 to {CONN_NAME_BYTES_MAX} bytes of ASCII")]
     BadConn(Key),
-    /// Not base64 with padding (RFC 4648, 4).
+    /// The value is not base64 with padding (RFC 4648, 4).
     #[error("`base64` is not base64 with padding")]
     BadBase64,
-    /// An invalid channel name.
+    /// The channel name is invalid.
     #[error("{0}")]
     BadChannel(ChannelNameError),
-    /// A pattern that no channel can match.
+    /// The pattern cannot match any channel.
     #[error("`consume` takes names of channels, or beginnings of names with one `*` at the end")]
     BadPattern,
-    /// An event type with control characters.
+    /// The event type has control characters.
     #[error("`event` has no control characters")]
     BadEvent,
-    /// Invalid JSON, with the parser's message.
+    /// The JSON is invalid. The value is the parser's message.
     #[error("not a JSON object: {0}")]
     BadJson(Box<str>),
-    /// A value of the wrong type.
+    /// The value has the wrong type.
     #[error("`{key}` is {expected}")]
     BadValue {
-        /// The key.
+        /// The key with the wrong value.
         key: Key,
-        /// What its value must be.
+        /// The expected value.
         expected: &'static str,
     },
-    /// The same key twice.
+    /// The key occurs twice.
     #[error("`{0}` occurs twice")]
     DuplicateKey(Key),
-    /// An empty key, usually from a template with an unset variable.
+    /// The value is empty, usually because of a template with an unset variable.
     #[error("`{0}` is empty; leave it out, or set it to null")]
     Empty(Key),
-    /// JSON that other parsers may refuse.
+    /// The JSON exceeds a limit, so that other parsers may refuse it.
     #[error(transparent)]
     JsonLimit(#[from] LimitError),
     /// The journal cannot be written.
@@ -54,7 +54,7 @@ pub enum Refusal {
     /// The publication was delivered, but the sync of the journal failed.
     #[error("the publication was delivered, but the journal could not be synced to disk")]
     JournalUnsynced,
-    /// A line over the limit. The connection is closed after it.
+    /// The line exceeds the limit. The connection is closed after the answer.
     #[error("a line has at most {limit} bytes")]
     LineTooLong {
         /// The limit in bytes.
@@ -63,46 +63,46 @@ pub enum Refusal {
     /// A required key is absent, `null` or an empty array.
     #[error("`{0}` is missing")]
     Missing(Key),
-    /// JSON, but not an object.
+    /// The JSON is not an object.
     #[error("a publication is a JSON object")]
     NotAnObject,
-    /// Not UTF-8.
+    /// The text is not UTF-8.
     #[error("not UTF-8")]
     NotUtf8,
-    /// Not exactly one of the three payload keys.
+    /// The number of payload keys is not one.
     #[error(
         "exactly one of `data`, `text` and `base64` is needed, not {0}; `\"data\":null` is one"
     )]
     PayloadCount(usize),
-    /// A label over its limit.
+    /// The label or reason exceeds its limit.
     #[error("`{key}` has at most {limit} bytes, not {got}")]
     TooLong {
-        /// The key.
+        /// The key with the long value.
         key: Key,
         /// The limit in bytes.
         limit: usize,
-        /// Its length in bytes.
+        /// The length of the value in bytes.
         got: usize,
     },
-    /// A time to live of zero.
+    /// The time to live is zero.
     #[error("`ttl_ms` is at least 1; leave it out for a publication that does not expire")]
     NoTime,
-    /// An event type that is reserved for the server.
+    /// The event type is reserved for the server.
     #[error("types of publications do not begin with `fanfare.`: those are the server's events")]
     ReservedEvent,
-    /// More patterns than one consumer may have.
+    /// The consumer has too many patterns.
     #[error("`consume` has at most {CONSUME_PATTERNS_MAX} patterns")]
     TooManyPatterns,
-    /// More channels than one publication may name.
+    /// The publication has too many channels.
     #[error("`channel` names at most {CHANNELS_PER_PUBLICATION_MAX} channels")]
     TooManyChannels,
-    /// A key that is unknown or does not belong to the command; the first 40 characters.
+    /// The key is unknown or does not belong to the command. The value has its first 40 characters.
     #[error("`{0}` is not a key here")]
     UnknownKey(Box<str>),
 }
 
 impl Refusal {
-    /// The error code, for programs.
+    /// Returns the error code, for programs.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -144,13 +144,13 @@ impl Refusal {
         }
     }
 
-    /// Refuses an unknown key.
+    /// Creates the refusal of an unknown key.
     #[must_use]
     pub fn unknown_key(name: &str) -> Self {
         Self::UnknownKey(name.chars().take(40).collect())
     }
 
-    /// Refuses a value of the wrong type.
+    /// Creates the refusal of a value of the wrong type.
     #[must_use]
     pub fn bad_value(key: Key) -> Self {
         let expected = match key {
@@ -177,9 +177,9 @@ impl Refusal {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Key {
-    /// Whether to acknowledge.
+    /// Whether an acknowledgement is requested.
     Ack,
-    /// Payload: bytes.
+    /// A payload of bytes, as base64.
     Base64,
     /// The channels.
     Channel,
@@ -187,17 +187,17 @@ pub enum Key {
     Code,
     /// Command: become a consumer.
     Consume,
-    /// Payload: JSON.
+    /// A payload of JSON.
     Data,
-    /// Idempotency key.
+    /// The idempotency key.
     Dedupe,
     /// Command: close one conn.
     Disconnect,
     /// Command: close all conns of a token's subject.
     DisconnectSub,
-    /// Event type.
+    /// The event type.
     Event,
-    /// Conflation key.
+    /// The conflation key.
     Key,
     /// Whether a consumer receives notices.
     Notices,
@@ -205,11 +205,11 @@ pub enum Key {
     Presence,
     /// The close reason of a conn.
     Reason,
-    /// Command: send to one conn.
+    /// Command: send a message to one conn.
     Send,
-    /// Payload: a string.
+    /// A payload that is a string.
     Text,
-    /// Time to live.
+    /// The time to live.
     TtlMs,
 }
 
@@ -228,7 +228,7 @@ impl Keys {
         Self(bits)
     }
 
-    /// Adds a key. Returns false if it was in the set already.
+    /// Adds a key. Returns false if the set already has the key.
     pub(super) fn insert(&mut self, key: Key) -> bool {
         let before = self.0;
         self.0 |= 1 << key as u8;
@@ -262,7 +262,7 @@ impl Key {
         Self::TtlMs,
     ];
 
-    /// Reads a key's name.
+    /// Returns the key of this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Some(match name {

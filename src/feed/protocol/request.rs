@@ -1,10 +1,10 @@
-//! HTTP/1.1 on the feed (RFC 9112): heads, framing of bodies, and one [`Request`] for each.
+//! HTTP/1.1 on the feed (RFC 9112): heads, framing of bodies, and one [`Request`] for each request.
 //!
-//! Pure. [`http::head`] reads heads, as strictly as for clients. This file has what only the feed
-//! needs: `POST /publish` and bodies. The head decides whether a request can be served. The body of
-//! a refused request is still skipped, so that the next request is found. If the end of a body is
-//! uncertain, the connection is closed after the response. [`super::publish`] reads the
-//! publications in a body.
+//! Performs no I/O. [`http::head`] parses heads, as strictly as for clients. This file has the
+//! parts that only the feed needs: `POST /publish` and request bodies. The head determines whether
+//! a request can be served. The body of a refused request is still skipped, so that the next
+//! request is found. If the end of a body is uncertain, the connection is closed after the
+//! response. [`super::publish`] decodes the publications in a body.
 
 use super::draft::NameCache;
 use super::item::{Item, Request, Step};
@@ -25,7 +25,7 @@ pub(super) struct Requests {
     limits: Limits,
 }
 
-/// A request whose head has been read.
+/// A request whose head was received.
 #[derive(Debug)]
 struct Open {
     plan: Result<PublishPlan, RequestRefusal>,
@@ -105,7 +105,7 @@ impl Open {
     }
 }
 
-/// A refusal after which the connection is closed.
+/// Returns a refusal after which the connection is closed.
 fn last(consumed: usize, refusal: RequestRefusal, is_head: bool) -> Step {
     let request = Request {
         outcome: Err(refusal),
@@ -115,12 +115,12 @@ fn last(consumed: usize, refusal: RequestRefusal, is_head: bool) -> Step {
     Step::item(consumed, Item::Request(Box::new(request)))
 }
 
-/// Whether the feeder waits for `100 Continue` before it sends the body.
+/// Whether the feeder expects `100 Continue` before it sends the body.
 fn wants_continue(head: &Head<'_>) -> bool {
     head.expectation() == Expectation::Continue && head.framing.has_content()
 }
 
-/// Checks the head of a request. The connection is closed after an error.
+/// Checks the head of a request. After an error the connection is closed.
 fn open(
     head: &Head<'_>,
     body_bytes_max: usize,
@@ -133,8 +133,8 @@ fn open(
         return Err(http::Refusal::Expectation.into());
     }
     let plan = plan(head, names);
-    // A feeder that waits for `100 Continue` is refused without it. It may or may not send the
-    // body, so the connection is closed.
+    // A feeder that expects `100 Continue` receives the refusal instead. The connection is closed,
+    // because the feeder may or may not send the body.
     if let (Err(refusal), true) = (&plan, wants_continue(head)) {
         return Err(refusal.clone());
     }
@@ -192,7 +192,7 @@ fn plan(head: &Head<'_>, names: &mut NameCache) -> Result<PublishPlan, RequestRe
     PublishPlan::new(target.query, content_type(head.fields.content_type)?, names)
 }
 
-/// Refuses content codings, since bodies are published without decoding (RFC 9110, 8.4).
+/// Refuses content codings, because bodies are published without decoding (RFC 9110, 8.4).
 fn check_content_coding(head: &Head<'_>) -> Result<(), RequestRefusal> {
     let lines = head.fields.lines.named("content-encoding");
     let mut codings = lines
@@ -448,7 +448,7 @@ mod tests {
 
     #[test]
     fn head_over_its_limit_is_too_large_whatever_follows() {
-        // The limit is 300 bytes; the fault in the field comes after them.
+        // The limit is 300 bytes, and the error in the field comes after them.
         let fields = format!("Host: f\r\nX: {}\u{8}", "y".repeat(300));
         let bytes = format!("POST /publish HTTP/1.1\r\n{fields}\r\n\r\n");
         assert_eq!(status(&bytes), (431, true));

@@ -1,23 +1,23 @@
-//! Why an HTTP request on the feed is refused.
+//! The reason why an HTTP request on the feed is refused.
 //!
-//! Pure data. `feed::http_answers` writes it as a problem document (RFC 9457).
+//! Only a data type. `feed::http_answers` encodes it as a problem document (RFC 9457).
 
 use super::refusal::Refusal;
 use crate::http;
 use crate::http::response::Status;
 
-/// Why a request is refused (RFC 9457).
+/// The reason why a request is refused, as in a problem document (RFC 9457).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestRefusal {
     /// The status of the response.
     pub status: Status,
     /// The error code, for programs.
     pub error: &'static str,
-    /// The explanation, for people.
+    /// A human-readable explanation.
     pub detail: Box<str>,
-    /// The index of the publication at fault, from zero.
+    /// The index of the faulty publication, counted from zero.
     pub index: Option<usize>,
-    /// A header field of the response that names what is accepted.
+    /// The name and value of a header field of the response that lists the supported values.
     pub field: Option<(&'static str, &'static str)>,
 }
 
@@ -32,7 +32,8 @@ impl RequestRefusal {
         }
     }
 
-    /// Refuses a media type or content coding. `field` names what is accepted (RFC 9110, 15.5.16).
+    /// Refuses a media type or content coding. `field` lists the supported values (RFC 9110,
+    /// 15.5.16).
     pub(crate) fn unsupported(
         error: &'static str,
         detail: &str,

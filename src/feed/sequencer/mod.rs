@@ -1,9 +1,10 @@
-//! SHELL: numbers publications, adds them to the log, and posts them to the workers with
+//! SHELL: numbers publications, adds them to the log, and posts them to the workers that have
 //! subscribers.
 //!
-//! The node's one sequence grows only here, so every worker sees the same order. A batch has the
-//! publications of one read of one feeder, and is cut when it becomes large. Posting blocks while a
-//! worker's inbox is full, and with it the whole feed. The log's bounds are enforced meanwhile.
+//! The node has one sequence, and only the sequencer assigns its numbers, so every worker sees the
+//! same order. A batch has the publications from one read of one feeder. A large batch is posted
+//! early. Posting blocks while a worker's inbox is full, and the whole feed blocks with it. During
+//! that time the log's bounds are still enforced.
 
 use std::sync::Arc;
 
@@ -33,7 +34,7 @@ use crate::worker::mail::outgoing::Outgoing;
 /// Assigns sequence numbers and posts batches to the workers.
 #[derive(Debug)]
 pub(super) struct Sequencer {
-    /// The last id that was assigned.
+    /// The last assigned id.
     head: Cursor,
     writer: Writer,
     dedupe: Dedupe,
@@ -41,21 +42,21 @@ pub(super) struct Sequencer {
     batch: Vec<Staged>,
     outgoing: Outgoing,
     clock: Clock,
-    /// Bytes held by `batch`.
+    /// The number of bytes that `batch` holds.
     batch_bytes: u64,
-    /// Where a batch is written before it is posted, if a journal is configured.
+    /// The journal, to which a batch is written before it is posted; `None` if none is configured.
     journal: Option<Journal>,
     metrics: Arc<FeedMetrics>,
 }
 
-/// A publication with its id, in the batch.
+/// A publication of the batch, with its acknowledgement.
 #[derive(Debug)]
 struct Staged {
     publication: Publication,
     worker_ack: Option<Arc<WorkerAck>>,
 }
 
-/// What a sequencer starts with.
+/// The state with which a sequencer starts.
 #[derive(Debug)]
 pub(super) struct SequencerStart {
     pub(super) head: Cursor,
@@ -68,11 +69,11 @@ pub(super) struct SequencerStart {
 #[must_use]
 enum BatchOutcome {
     Over,
-    /// The journal refused the batch: it was not posted, and its numbers are free again.
+    /// The journal refused the batch. It was not posted, and its numbers are free again.
     Refused,
 }
 
-/// Whether a publication is acknowledged after the workers have it.
+/// Whether a publication is acknowledged after the workers have received it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Acknowledge {
     Yes,
@@ -102,7 +103,7 @@ impl Sequencer {
     }
 
     /// Adds the publications of a draft to the batch. The returned acknowledgement has the id of
-    /// the last one.
+    /// the last publication.
     pub(super) fn sequence(&mut self, draft: Draft, acknowledge: Acknowledge, now: Now) -> Ack {
         if let (None, Channels::One(channel)) = (&draft.dedupe, &draft.channels) {
             let channel = channel.clone();
@@ -112,7 +113,7 @@ impl Sequencer {
         self.sequence_many(&draft, acknowledge, now)
     }
 
-    /// Sends a message to one conn, after everything that was sequenced before.
+    /// Sends a message to one conn, after all publications that were sequenced before.
     pub(super) fn send_to_conn(
         &mut self,
         to: ConnName,
@@ -134,7 +135,8 @@ impl Sequencer {
         }
     }
 
-    /// Closes all conns whose token has a subject, after everything that was sequenced before.
+    /// Closes all conns whose token has a subject, after all publications that were sequenced
+    /// before.
     pub(super) fn revoke(&mut self, sub: Box<str>, close_info: CloseInfo) -> Arc<Revocation> {
         self.post();
         let revocation = Arc::new(Revocation {
@@ -145,14 +147,14 @@ impl Sequencer {
         for worker in 0..self.mailboxes.len() {
             let mail = Mail::Revoke(Arc::clone(&revocation));
             if self.send(worker, mail) == Posted::WorkerGone {
-                // The feeder is answered after this.
+                // The feeder's answer is checked after this, so no wake is needed.
                 let _is_last = revocation.worker_ack.confirm(0);
             }
         }
         revocation
     }
 
-    /// Asks all workers for the number of subscribers of channels, after everything that was
+    /// Asks all workers for the number of subscribers of channels, after all publications that were
     /// sequenced before.
     pub(super) fn count(
         &mut self,
@@ -164,7 +166,7 @@ impl Sequencer {
         for worker in 0..self.mailboxes.len() {
             if self.send(worker, Mail::Count(Arc::clone(&counts))) == Posted::WorkerGone {
                 for (_, worker_ack) in counts.iter() {
-                    // The feeder is answered after this.
+                    // The feeder's answer is checked after this, so no wake is needed.
                     let _is_last = worker_ack.confirm(0);
                 }
             }
@@ -172,8 +174,8 @@ impl Sequencer {
         counts
     }
 
-    /// Asks all workers for the notices of these channels. The acknowledgement is complete when all
-    /// of them send notices.
+    /// Asks all workers for notices of these channels. The acknowledgement is complete when all
+    /// workers have confirmed the request.
     pub(super) fn watch(&mut self, watch: &Arc<WatchedChannels>, worker_ack: &Arc<WorkerAck>) {
         for worker in 0..self.mailboxes.len() {
             let mail = Mail::Watch {
@@ -181,13 +183,14 @@ impl Sequencer {
                 worker_ack: Arc::clone(worker_ack),
             };
             if self.send(worker, mail) == Posted::WorkerGone {
-                // A stopped worker has nothing to report. The feeder is answered after this.
+                // A stopped worker has nothing to report. The feeder's answer is checked after
+                // this.
                 let _is_last = worker_ack.confirm(0);
             }
         }
     }
 
-    /// Posts mail to one worker. Enforces the log's bounds while its inbox is full.
+    /// Posts a message to one worker. Enforces the log's bounds while the worker's inbox is full.
     fn send(&mut self, worker: usize, mail: Mail) -> Posted {
         let Self {
             writer,
@@ -207,35 +210,36 @@ impl Sequencer {
         posted
     }
 
-    /// An acknowledgement that is complete when each worker has confirmed once.
+    /// Returns an acknowledgement that is complete when each worker has confirmed once.
     pub(super) fn ack_of_workers(&self) -> WorkerAck {
         WorkerAck::new(u32::try_from(self.mailboxes.len()).unwrap_or(u32::MAX))
     }
 
-    /// Enforces the log's bounds if that is due, and updates the log's metrics.
+    /// Enforces the log's bounds if an eviction is due, and updates the log's metrics.
     pub(super) fn evict_if_due(&mut self, now: Now) {
         let due = self.next_eviction();
         if due.is_some_and(|due| now.has_reached(due)) {
             enforce_bounds(&mut self.writer, &self.metrics, now);
         }
-        // Workers add encodings in the meantime.
+        // Workers may have added encodings, even if no eviction is due.
         show_log(&self.writer, &self.metrics);
     }
 
-    /// When the next publication has to be removed from the log.
+    /// Returns the time at which the next publication must be removed from the log.
     pub(super) fn next_eviction(&self) -> Option<Deadline> {
         self.writer.next_eviction()
     }
 
     /// Adds the batch to the log and posts it. Blocks while an inbox is full.
     pub(super) fn post(&mut self) {
-        // A refusal reaches the feeders through the commit.
+        // The feeders receive a refusal through the commit.
         let _handed = self.post_batch();
     }
 
     /// Begins a new epoch, whose numbers continue after `head`. Publications of the old epoch up to
-    /// `valid_until` stay valid in it. The current batch belongs to the old epoch.
-    // Only tests call it: there is no engine yet whose stream could be recreated or rolled back.
+    /// `valid_until` remain valid in the new epoch. The current batch belongs to the old epoch.
+    // Only tests call this function: there is no engine yet whose stream could be recreated or
+    // restored.
     #[cfg(test)]
     pub(super) fn change_epoch(&mut self, head: Cursor, valid_until: Option<Sequence>) {
         self.post();
@@ -247,23 +251,24 @@ impl Sequencer {
         });
         self.head = head;
         self.dedupe.forget_after(valid_until.unwrap_or_default());
-        // Sleeping workers follow immediately.
+        // Sleeping workers are woken, so that they switch to the new epoch immediately.
         self.mailboxes.iter().for_each(Mailbox::wake);
     }
 
-    /// Checks the journal's files, if that is due.
+    /// Checks the journal's files if a check is due.
     pub(super) fn check_journal(&mut self) {
         if let Some(journal) = &mut self.journal {
             journal.check();
         }
     }
 
-    /// Why the journal refuses publications; `None` if it accepts them or there is none.
+    /// Returns the reason why the journal refuses publications. `None` if it accepts them or if
+    /// there is no journal.
     pub(super) fn journal_failure(&self) -> Option<&str> {
         self.journal.as_ref().and_then(Journal::failure)
     }
 
-    /// Makes everything durable and closes the journal.
+    /// Makes all written records durable, and closes the journal.
     pub(super) fn close(self) {
         if let Some(journal) = self.journal {
             journal.close();
@@ -280,7 +285,7 @@ impl Sequencer {
         }
         self.batch_bytes = 0;
         self.metrics.publications.add(self.batch.len() as u64);
-        // Only this batch is certain; later numbers may still be released.
+        // Only the numbers of this batch are final; later numbers may still be released.
         if let Some(last) = self.batch.last() {
             self.writer.announce(last.publication.id.sequence);
         }
@@ -298,17 +303,17 @@ impl Sequencer {
         }
         self.post_outgoing();
         self.writer.note_posted();
-        // From here on a client that resumes receives these publications on each worker.
+        // From now on, a client that resumes on any worker receives these publications.
         for worker_ack in worker_acks {
             let subscribers = 0;
-            // The feed thread is awake and sends its answers after posting.
+            // No wake is needed: the feed's thread sends its answers after posting.
             let _is_last = worker_ack.confirm(subscribers);
         }
         enforce_bounds(&mut self.writer, &self.metrics, self.clock.now());
         BatchOutcome::Over
     }
 
-    /// Posts what was added to the log. Blocks while an inbox is full.
+    /// Posts the entries that were added to the log. Blocks while an inbox is full.
     fn post_outgoing(&mut self) {
         while let Some((worker, batch)) = self.outgoing.take() {
             let worker_acks: Vec<_> = batch.iter().filter_map(|i| i.worker_ack.clone()).collect();
@@ -321,7 +326,7 @@ impl Sequencer {
         }
     }
 
-    /// Drops the batch, and frees its numbers for the next one.
+    /// Drops the batch, and frees its numbers for the next batch.
     fn release_ids(&mut self) {
         if let Some(first) = self.batch.first() {
             self.head.sequence = Sequence(first.publication.id.sequence.0 - 1);
@@ -336,7 +341,8 @@ impl Sequencer {
         self.journal.as_mut().map(Journal::commit)
     }
 
-    /// The common case: one channel and no idempotency key, so the payload is moved.
+    /// Handles the common case of one channel and no idempotency key, in which the payload is
+    /// moved.
     fn sequence_one(
         &mut self,
         draft: Draft,
@@ -376,12 +382,12 @@ impl Sequencer {
                 }
             }
         }
-        // The number of confirmations must be known before the first of them can come.
+        // The number of confirmations must be known before the first confirmation.
         let worker_ack = match fresh.len() {
             0 => None,
             publications => Self::worker_ack(acknowledge, publications),
         };
-        // The publication that this one repeats may still be undecided.
+        // The commit of the repeated publication may still be pending.
         let mut commit = self.journal.as_ref().map(Journal::newest);
         for (id, channel) in fresh {
             let (channel, payload) = (channel.clone(), draft.payload.clone());
@@ -414,8 +420,8 @@ impl Sequencer {
     fn worker_ack(acknowledge: Acknowledge, publications: usize) -> Option<Arc<WorkerAck>> {
         match acknowledge {
             Acknowledge::No => None,
-            // One confirmation per publication from the sequencer; each worker that is posted to
-            // adds one.
+            // The sequencer confirms each publication once. Each worker to which a publication is
+            // posted adds one expected confirmation.
             Acknowledge::Yes => {
                 debug_assert!(
                     publications <= CHANNELS_PER_PUBLICATION_MAX,
@@ -448,7 +454,7 @@ impl Sequencer {
     }
 }
 
-/// Removes from the log what its bounds no longer allow, and updates its metrics.
+/// Removes entries that the log's bounds no longer allow, and updates the log's metrics.
 fn enforce_bounds(writer: &mut Writer, metrics: &FeedMetrics, now: Now) {
     let evicted = writer.trim(EVICTIONS_PER_TURN_MAX) + writer.evict(now, EVICTIONS_PER_TURN_MAX);
     metrics.evicted.add(u64::from(evicted));
@@ -504,7 +510,7 @@ mod tests {
         }
     }
 
-    /// A sequencer with a journal on this store.
+    /// Returns a sequencer with a journal on this store.
     fn journalled(store: &FakeStore, sync: JournalSync) -> (Sequencer, Inbox) {
         let (mut sequencer, inbox) = sequencer();
         let opener = Box::new(store.clone());
@@ -597,7 +603,7 @@ mod tests {
                 JournalSync::Batch | JournalSync::Os => (CommitState::Unsynced, 1),
             };
             assert_eq!(publish(failing), first);
-            // The store's log may have a hole before what is synced now.
+            // The store's log may have a hole before the batch that is synced now.
             assert_eq!(publish(Faults::default()), (CommitState::Unsynced, 1));
             assert_eq!(publish(Faults::default()), (CommitState::Unsynced, 1));
             drop(sequencer);
@@ -630,7 +636,7 @@ mod tests {
         assert_eq!(commit.state(), CommitState::Pending);
         sequencer.post();
         assert_eq!(received(&inbox).len(), 1);
-        // Closing waits for the sync thread.
+        // `close` waits until the sync thread has ended.
         sequencer.close();
         assert_eq!(commit.state(), CommitState::Committed);
         assert!(store.syncs() > 0);
@@ -768,7 +774,8 @@ mod tests {
         let _ack = sequencer.sequence(last, Acknowledge::No, Now(0));
         let metrics = Arc::clone(&sequencer.metrics);
         let waiting = std::thread::spawn(move || sequencer.post());
-        // The publication is counted before the wait; the inbox is drained only after that.
+        // The publication is counted before the sequencer blocks. The inbox is drained only
+        // afterwards.
         while metrics.publications.value() <= INBOX_BATCHES_MAX as u64 {
             std::thread::yield_now();
         }
