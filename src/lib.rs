@@ -201,7 +201,7 @@
 //! | worker, turn | a thread with its own poll, slab, timer wheel and hub; one pass of its loop |
 //! | conn, request | state of one accepted socket; the HTTP head before a transport is chosen |
 //! | channel, subscriber | a named point of fan-out; a conn's membership in a channel |
-//! | publication, frame | a payload with its id; a publication's bytes for a transport and envelope |
+//! | publication, frame | a payload with its id; its bytes for a transport and an envelope |
 //! | log, cursor, gap | the node's recent publications; a position in the log; a reported loss |
 //! | head, tail | the end of the log for a worker; newest entries of a channel that it holds |
 //! | epoch | a part of the sequence in which no number stands for two publications |

@@ -30,7 +30,7 @@ pub(super) enum Phase {
         /// Later requests, which wait for the answer.
         partial: Option<Box<Partial>>,
     },
-    /// The conn receives publications. If `closing` is set, the server's close frame is in the
+    /// Publications are sent to the conn. If `closing` is set, the server's close frame is in the
     /// outbox or sent, and the peer's close frame is awaited.
     Stream {
         transport: Transport,
