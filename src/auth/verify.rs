@@ -1,9 +1,9 @@
 //! Verifies one token: its form, its key, its signature and its claims, in that order.
 //!
-//! Two members of the header are used: the key's name, and the algorithm, which must be that of the
-//! key (RFC 8725, 3.1 and 3.2). Keys that a header contains or refers to (`jwk`, `jku`, `x5c`) are
-//! ignored, and a header with `crit` is refused (RFC 7515, 4.1.11). The work per token is bounded
-//! by its length and by the number of keys.
+//! Two members of the header are used: the key's name (`kid`) and the algorithm (`alg`). The
+//! algorithm must equal that of the key (RFC 8725, 3.1 and 3.2). Keys that a header contains or
+//! refers to (`jwk`, `jku`, `x5c`) are ignored, and a header with `crit` is refused (RFC 7515,
+//! 4.1.11). The work for a token is bounded by the token's length and the number of keys.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -16,10 +16,10 @@ use super::key::{Key, KeyError};
 use crate::config::limits::{TOKEN_BYTES_MAX, TOKEN_KEYS_MAX};
 use crate::config::{Algorithm, TokenRules};
 
-/// Why a token is refused.
+/// The reason for which a token is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// No key is for the token's algorithm, or the token is unsigned.
+    /// No matching key is for the token's algorithm, or the token is unsigned.
     #[error("no key of this server is for the token's algorithm")]
     Algorithm,
     /// `aud` does not name this server.
@@ -28,7 +28,7 @@ pub enum TokenError {
     /// A claim is missing or has the wrong type, or there are too many patterns.
     #[error("the token's claims cannot be used")]
     Claims,
-    /// A time is not a number.
+    /// A claim that contains a time is not a number.
     #[error("the token's `{0}` must be a number of seconds since 1970")]
     Date(&'static str),
     /// `exp` is in the past.
@@ -37,7 +37,8 @@ pub enum TokenError {
     /// `iss` is not the configured issuer.
     #[error("the token is from another issuer")]
     Issuer,
-    /// Not three parts, not base64url, not JSON, or a header with `crit`.
+    /// The token does not have three parts, or a part is not base64url or not JSON, or the header
+    /// has `crit`.
     #[error("the token is malformed")]
     Malformed,
     /// `exp` is missing.
@@ -46,7 +47,7 @@ pub enum TokenError {
     /// `nbf` is in the future.
     #[error("the token is not valid yet")]
     NotYet,
-    /// The signature is not by a key of this server, or the token was changed.
+    /// The signature was not made with a key of this server, or the token was modified.
     #[error("the token's signature is wrong")]
     Signature,
     /// The token is too long.
@@ -58,7 +59,7 @@ pub enum TokenError {
 }
 
 impl TokenError {
-    /// The error for programs, in problem documents and close reasons.
+    /// Returns the machine-readable code of the error, for problem documents and close reasons.
     #[must_use]
     pub fn code(self) -> &'static str {
         match self {
@@ -76,7 +77,7 @@ impl TokenError {
     }
 }
 
-/// The keys and the rules for tokens.
+/// The keys and the rules with which tokens are verified.
 #[derive(Debug)]
 pub struct Verifier {
     keys: Box<[Key]>,
@@ -91,10 +92,12 @@ struct Header {
 }
 
 impl Verifier {
-    /// Accepts tokens of these keys. The keys are tried in this order.
+    /// Makes a verifier that accepts tokens signed with these keys. The keys are tried in this
+    /// order.
     ///
     /// # Errors
-    /// Returns [`KeyError::Unusable`] without keys, and [`KeyError::TooMany`].
+    /// Returns [`KeyError::Unusable`] if there are no keys, and [`KeyError::TooMany`] if there are
+    /// too many.
     pub fn new(keys: Vec<Key>, rules: TokenRules) -> Result<Self, KeyError> {
         match keys.len() {
             0 => Err(KeyError::Unusable),
@@ -109,7 +112,7 @@ impl Verifier {
     /// Verifies a token at a time in seconds since 1970.
     ///
     /// # Errors
-    /// Returns the reason to refuse it.
+    /// Returns the reason to refuse the token.
     pub fn verify(&self, token: &str, unix_s: u64) -> Result<Grant, TokenError> {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(TokenError::TooLong);
@@ -130,7 +133,7 @@ impl Verifier {
         message: &str,
         signature: &str,
     ) -> Result<(), TokenError> {
-        // A key without `kid`, from a file of its own, matches every token.
+        // A key without `kid` matches every token. Keys from secret and PEM files have no `kid`.
         let is_named = |key: &&Key| id.is_none() || key.id.is_none() || key.id.as_deref() == id;
         let mut named = self.keys.iter().filter(is_named).peekable();
         if named.peek().is_none() {

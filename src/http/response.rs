@@ -40,7 +40,7 @@ pub struct Response {
     pub status: Status,
     /// The bytes of the head and the content.
     pub bytes: Vec<u8>,
-    /// Whether the conn persists.
+    /// Whether the conn persists after the response.
     pub then: After,
 }
 
@@ -81,7 +81,7 @@ pub struct PollHead<'a> {
     pub id: Cursor,
     /// Whether the answer contains a gap.
     pub has_gap: bool,
-    /// Whether the conn persists.
+    /// Whether the conn persists after the response.
     pub then: After,
     /// The time that the client waits before its next request, in seconds. `None` unless the server
     /// drains.

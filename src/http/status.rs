@@ -1,8 +1,8 @@
-//! The statuses that are sent, with their numbers and words.
+//! The statuses that the server sends, with their codes and reason phrases.
 //!
-//! Data only; which request gets which is `refusal`'s and `response`'s matter.
+//! This module contains only data. `refusal` and `response` choose the status of a response.
 
-/// The statuses that are sent (RFC 9110, 15).
+/// The statuses that the server sends (RFC 9110, 15).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
     /// 101
@@ -50,7 +50,7 @@ pub enum Status {
 }
 
 impl Status {
-    /// The three digits.
+    /// Returns the three-digit status code.
     #[must_use]
     pub fn code(self) -> u16 {
         match self {
@@ -78,7 +78,7 @@ impl Status {
         }
     }
 
-    /// The words for it.
+    /// Returns the reason phrase.
     #[must_use]
     pub fn reason(self) -> &'static str {
         match self {
