@@ -13,12 +13,12 @@ use crate::frame::{Payload, WorkerAck};
 use crate::id::{ChannelName, ConnName, Cursor};
 use crate::pattern::Pattern;
 
-/// A message for one conn alone.
+/// A message from the feed to a single conn.
 #[derive(Debug)]
 pub struct DirectMessage {
-    /// The conn that receives it.
+    /// The conn that receives the message.
     pub to: ConnName,
-    /// The content.
+    /// The content of the message.
     pub message: BackendMessage,
     /// The place where the worker records the outcome; `None` if the sender does not need the
     /// outcome.
@@ -43,7 +43,7 @@ pub enum BackendMessage {
     Payload(Payload),
     /// The outcome of a client's publication.
     PublishReply {
-        /// The outcome.
+        /// The outcome of the publication.
         outcome: PublishOutcome,
         /// The reference of the client's command.
         reference: Option<Reference>,
@@ -142,7 +142,7 @@ pub enum Report {
     Lost(u64),
     /// A notice that a conn has subscribed to a channel or unsubscribed from it.
     Notice(Notice),
-    /// A client publishes.
+    /// A client has sent a publication.
     Publish(ClientPublication),
 }
 
@@ -167,7 +167,7 @@ pub struct ClientPublication {
 /// A notice that a conn has subscribed to a channel or unsubscribed from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
-    /// The conn.
+    /// The conn whose subscription has begun or ended.
     pub conn: ConnName,
     /// The subject of the client's token.
     pub sub: Option<Arc<str>>,

@@ -28,7 +28,7 @@ const AFTER_REFUSAL_MS: u64 = 5_000;
 pub struct Context<'a> {
     /// The time of this turn.
     pub now: Now,
-    /// A random number for this call: for jitter, never for secrets.
+    /// A random number for this call. It is used for random delays, never for secrets.
     pub draw: Draw,
     /// The public name of the conn.
     pub conn: ConnName,
@@ -67,7 +67,7 @@ impl Context<'_> {
         self.effects.push(effect);
     }
 
-    /// Draws how long a client waits after the end of its stream or poll, in milliseconds.
+    /// Draws the time that a client waits after the end of its stream or poll, in milliseconds.
     #[must_use]
     pub fn reconnect_ms(&self) -> u64 {
         let delay = self.drain;
@@ -75,7 +75,7 @@ impl Context<'_> {
         delay.draw_ms(self.draw)
     }
 
-    /// Draws how long a client waits after a temporary refusal, in seconds.
+    /// Draws the time that a client waits after a temporary refusal, in seconds.
     #[must_use]
     pub fn retry_after_s(&self) -> u64 {
         let delay = self.drain;
@@ -115,8 +115,8 @@ impl WorkBudget {
     }
 }
 
-/// How long a client waits before it reconnects: a random delay, because clients that lose their
-/// connections together would otherwise return together.
+/// The time that a client waits before it reconnects. The delay is random, because otherwise
+/// clients that lose their connections together would return together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReconnectDelay {
     least_ms: u64,

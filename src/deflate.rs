@@ -27,7 +27,7 @@ const TAIL_AND_END: [u8; 9] = [0, 0, 0xff, 0xff, 1, 0, 0, 0xff, 0xff];
 /// the message.
 const SLACK_BYTES: usize = 16;
 
-/// The first allocation for an inflated message, in bytes.
+/// The size of the first allocation for an inflated message, in bytes.
 const FIRST_ROOM_BYTES: usize = 512;
 
 /// Returns the maximum deflated length of a message with any compressor. It is nine bits for each
@@ -74,7 +74,7 @@ impl Deflater {
     }
 }
 
-/// Why a compressed message is refused.
+/// The reason for which a compressed message is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InflateError {
     /// The message is not DEFLATE, or is truncated.
@@ -153,9 +153,9 @@ impl Inflater {
 /// The place in the DEFLATE stream where the input ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stop {
-    /// After a last block.
+    /// The input ended after a last block.
     AtEnd,
-    /// Not after a last block.
+    /// The input ended at another place.
     Midway,
 }
 
@@ -231,7 +231,7 @@ mod tests {
 
     #[test]
     fn examples_of_the_standard_are_inflated() {
-        // RFC 7692, 7.2.3.1 to 7.2.3.6.
+        // The examples of RFC 7692, 7.2.3.1 to 7.2.3.6.
         for (compressed, message) in [
             (
                 &[0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00][..],
@@ -259,8 +259,8 @@ mod tests {
                 "{compressed:x?}"
             );
         }
-        // The second message of 7.2.3.2 refers to the first, which is an error without context
-        // takeover.
+        // The second message of 7.2.3.2 refers to the first message, which is an error without
+        // context takeover.
         assert_eq!(
             inflate(&[0xf2, 0x00, 0x11, 0x00, 0x00]),
             Err(InflateError::Broken)

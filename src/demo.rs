@@ -94,7 +94,7 @@ fn unix_ms() -> u64 {
         .map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// One line of the feed.
+/// One line of input for the feed: a publication.
 #[derive(Debug, Serialize)]
 struct Line<T> {
     channel: &'static str,

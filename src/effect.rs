@@ -1,4 +1,4 @@
-//! Effects of the pure machines.
+//! The effects that the pure machines request from the worker.
 //!
 //! Bytes for the peer are written to the conn's own outbox. Every other action that a machine needs
 //! is an [`Effect`] in a scratch list. The worker owns this list and drains it after each call.
@@ -13,7 +13,8 @@ use crate::time::Deadline;
 /// An action that a machine asks the worker to take.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Acknowledge publications, then report the outcome with `handle_event`.
+    /// Register a client's acknowledgement of publications, then report the outcome with
+    /// `handle_event`.
     Acknowledge(Acknowledgement),
     /// Gather the publications and gaps that are due to a poll, and call `handle_answer` with them,
     /// even if there are none.
@@ -86,7 +87,7 @@ pub enum ConnClass {
     Arriving,
     /// A conn whose first request head was not complete at the end of a round.
     Silent,
-    /// An open WebSocket.
+    /// A conn that is an open WebSocket.
     WebSocket,
     /// All other conns.
     Other,
@@ -148,7 +149,7 @@ pub struct Acknowledgement {
 /// The command or request that asked for a [`Join`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// A command on a WebSocket, with its reference.
+    /// A command on a WebSocket, with its reference if it has one.
     Command(Option<Reference>),
     /// The request that opened the stream.
     Request,

@@ -77,7 +77,7 @@ impl ConnId {
 /// The length of a conn's name, in bytes.
 pub const CONN_NAME_BYTES_MAX: usize = 40;
 
-/// A random value that identifies one start of a node.
+/// A random value that identifies one run of a node, from its start to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RunId(pub u64);
 
@@ -90,7 +90,7 @@ pub struct RunId(pub u64);
 /// connections a second uses up its serials in nine years.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnName {
-    /// The start of the node.
+    /// The run of the node, from its start on.
     pub run: RunId,
     /// The worker's number.
     pub worker: u16,
@@ -156,7 +156,7 @@ pub struct ChannelName(ArcStr);
 // The size matters because the record of each channel contains a name.
 const _: () = assert!(size_of::<ChannelName>() == 8);
 
-/// Why a text is not a channel name.
+/// The reason for which a text is not a channel name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChannelNameError {
     /// The text has a control character or white space at this byte.
@@ -308,7 +308,7 @@ impl Sequence {
 /// [`CURSOR_BYTES_MAX`] bytes of ASCII and needs no escaping in a URL, a header or JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Cursor {
-    /// The epoch that the sequence number belongs to.
+    /// The epoch of the sequence number.
     pub epoch: Epoch,
     /// The number of the last publication before the position.
     pub sequence: Sequence,

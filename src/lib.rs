@@ -1,9 +1,9 @@
 //! fanfare: a push server for one Linux machine, tuned for connection count.
 //!
-//! Local programs write publications to a Unix socket, the *feed*. The server delivers each one to
-//! every WebSocket, event stream and poll that is subscribed to its channel. It has one event loop
-//! per core, no async runtime and no queue per connection. This page is the architecture; read it
-//! before the code.
+//! Local programs write publications to a Unix socket, the *feed*. The server delivers each
+//! publication to every WebSocket, event stream and poll that is subscribed to the publication's
+//! channel. It has one event loop per core, no async runtime and no queue per connection. This page
+//! is the architecture; read it before the code.
 //!
 //! # Four ideas
 //!
@@ -153,10 +153,10 @@
 //!
 //! # Invariants
 //!
-//! - *Order.* One sequence numbers all publications of the node. A conn on several channels is
-//!   served in that order, so one id is its position in all of them. Exceptions: a channel that was
-//!   subscribed with an older `since` catches up first, and a channel whose window is full waits
-//!   without delaying the others.
+//! - *Order.* One sequence numbers all publications of the node. A conn with several channels is
+//!   served in the order of the numbers, so one id is its position in all channels. Exceptions: a
+//!   channel that was subscribed with an older `since` catches up first, and a channel whose window
+//!   is full waits without delaying the others.
 //! - *No silent loss.* A subscriber receives every publication of its channel once and in order, or
 //!   a gap that names the missing ids. Over successive polls, each publication is delivered or lies
 //!   in exactly one gap.
@@ -182,7 +182,7 @@
 //!
 //! - *permessage-deflate* is negotiated without context takeover and with one window for all, so
 //!   that one compressor serves a worker and compressed frames are shared.
-//! - *A poll is subscribed only while it waits.* Its channel may be dropped between two polls, so a
+//! - *A poll is subscribed only while it waits.* A channel may be dropped between two polls. So a
 //!   poll that times out receives the worker's head as its new position.
 //! - *A drain waits for kernels, not for clients.* A conn is closed when its peer's kernel has
 //!   acknowledged the close frame (`worker/drain.rs`).

@@ -109,12 +109,12 @@ impl Access {
         self.calendar.read(since_1970, now)
     }
 
-    /// Sets the worker's time.
+    /// Sets the worker's time for verifications.
     pub fn set_now(&mut self, now: Now) {
         self.now = now;
     }
 
-    /// Whether no conn has a token or must show one.
+    /// Whether the table has no entries: no conn has a token or must show one.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.by_slot.is_empty()

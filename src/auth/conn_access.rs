@@ -30,17 +30,17 @@ impl<'a> ConnAccess<'a> {
         self.table
     }
 
-    /// See [`Access::admit`].
+    /// Registers the conn's accepted token. See [`Access::admit`].
     pub fn admit(&mut self, grant: Grant, warning: Warning, now: Now) {
         self.table.admit(self.slot, grant, warning, now);
     }
 
-    /// See [`Access::await_token`].
+    /// Requires a token before the join. See [`Access::await_token`].
     pub fn await_token(&mut self, join: Join, until: Deadline) {
         self.table.await_token(self.slot, join, until);
     }
 
-    /// See [`Access::show`].
+    /// Accepts a token that the conn shows in band. See [`Access::show`].
     ///
     /// # Errors
     /// Returns the errors of [`Access::show`].
@@ -48,25 +48,25 @@ impl<'a> ConnAccess<'a> {
         self.table.show(self.slot, token, now)
     }
 
-    /// See [`Access::is_waiting`].
+    /// Whether the conn must still show a token. See [`Access::is_waiting`].
     #[must_use]
     pub fn is_waiting(&self) -> bool {
         self.table.is_waiting(self.slot)
     }
 
-    /// See [`Access::may_subscribe`].
+    /// Whether the conn may subscribe to a channel. See [`Access::may_subscribe`].
     #[must_use]
     pub fn may_subscribe(&self, channel: &ChannelName, config: &Config) -> bool {
         self.table.may_subscribe(self.slot, channel, config)
     }
 
-    /// See [`Access::may_publish`].
+    /// Whether the conn's token allows publishing to a channel. See [`Access::may_publish`].
     #[must_use]
     pub fn may_publish(&self, channel: &ChannelName) -> bool {
         self.table.may_publish(self.slot, channel)
     }
 
-    /// See [`Access::take_due`].
+    /// Returns the event of the conn's token that is due now. See [`Access::take_due`].
     pub fn take_due(&mut self, now: Now) -> Option<Due> {
         self.table.take_due(self.slot, now)
     }

@@ -79,7 +79,7 @@ pub(super) fn is_public_key(bytes: [u8; 32]) -> bool {
         high: number.high << 8 | number.low >> 120,
         low: number.low << 8 | u128::from(*byte),
     });
-    // The highest bit is the sign of x.
+    // The highest bit is the sign of x and not a part of y.
     let y = Element {
         high: number.high & (u128::MAX >> 1),
         low: number.low,
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn public_keys_of_the_standard_are_accepted() {
-        // RFC 8032, 7.1.
+        // The public keys of RFC 8032, 7.1.
         for key in [
             "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a",
             "3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c",

@@ -134,7 +134,7 @@ impl KeySet {
 
 /// Parses one key. The `kid` is stored first, so that later errors can name the key.
 fn read(json: &str, id: &mut Option<Box<str>>) -> Result<Result<Key, Reason>, KeyError> {
-    // Serde would also accept an array of the values.
+    // Checked because serde would also accept an array of the values instead of an object.
     if !json.starts_with('{') {
         return Err(KeyError::Jwk("not an object".into()));
     }
@@ -178,7 +178,7 @@ impl Jwk {
             .map(|name| (name, Algorithm::from_name(name)));
         Ok(match (named, kinds) {
             (Some((_, Some(algorithm))), kinds) if kinds.contains(&algorithm) => Ok(algorithm),
-            // `alg` contradicts `kty` or `crv`.
+            // The key's `alg` contradicts its `kty` or `crv`.
             (Some((_, Some(algorithm))), _) => return Err(KeyError::OtherKind(algorithm)),
             (Some((name, None)), _) => Err(Reason::OtherAlgorithm(name.into())),
             (None, [only]) => Ok(*only),

@@ -73,7 +73,7 @@ pub enum KeyError {
     /// A value of a JWK has the wrong length.
     #[error("has a `{name}` of {got} bytes; {expected} are required, leading zeros included")]
     MemberSize {
-        /// The name of the value.
+        /// The name of the member.
         name: &'static str,
         /// The actual length in bytes.
         got: usize,
@@ -109,7 +109,7 @@ pub enum KeyError {
     /// The secret is too short to be secure.
     #[error("has {got} bytes; a secret for {algorithm} has at least {least}")]
     Short {
-        /// The algorithm.
+        /// The algorithm of the key.
         algorithm: Algorithm,
         /// The length of the secret in bytes.
         got: usize,

@@ -2,7 +2,7 @@
 //!
 //! This module is pure: its inputs are keys ([`Key`]) as bytes, the time as seconds since 1970, and
 //! a token as the peer sent it. Each key is for one algorithm. A token whose header names another
-//! algorithm is refused before its claims are used (RFC 8725, 3.1), so a public key is never used
+//! algorithm is refused before its claims are used (RFC 8725, 3.1). So a public key is never used
 //! as a secret. This module never stores, shows or logs a token.
 //!
 //! [`Verifier`] verifies one token. [`Access`] holds the permissions of the conns of one worker.
@@ -24,7 +24,8 @@
 //! - *Use a token forever*: `exp` is required, and open conns end when the token expires.
 //! - *Keep permissions that a newer token lacks*: showing a new token ends all subscriptions that
 //!   this token does not allow.
-//! - *Take over another user's conn*: a token shown in band must have the same `sub`.
+//! - *Take over another user's conn*: a token shown in band must have the same `sub` as the conn's
+//!   previous token.
 //! - *Exhaust the CPU with verifications*: an invalid token ends the conn or request, a conn can
 //!   show a valid token once per second, and at most 64 keys are tried.
 //! - *Exhaust memory with claims*: a token has at most 64 KiB, and is bounded by the limit on

@@ -22,7 +22,7 @@ pub enum TokenError {
     /// No matching key is for the token's algorithm, or the token is unsigned.
     #[error("no key of this server is for the token's algorithm")]
     Algorithm,
-    /// `aud` does not name this server.
+    /// The claim `aud` does not name this server.
     #[error("the token is for another audience")]
     Audience,
     /// A claim is missing or has the wrong type, or there are too many patterns.
@@ -31,20 +31,20 @@ pub enum TokenError {
     /// A claim that contains a time is not a number.
     #[error("the token's `{0}` must be a number of seconds since 1970")]
     Date(&'static str),
-    /// `exp` is in the past.
+    /// The expiry (`exp`) is in the past.
     #[error("the token has expired")]
     Expired,
-    /// `iss` is not the configured issuer.
+    /// The claim `iss` is not the configured issuer.
     #[error("the token is from another issuer")]
     Issuer,
     /// The token does not have three parts, or a part is not base64url or not JSON, or the header
     /// has `crit`.
     #[error("the token is malformed")]
     Malformed,
-    /// `exp` is missing.
+    /// The token has no expiry (`exp`).
     #[error("the token has no `exp`")]
     NoEnd,
-    /// `nbf` is in the future.
+    /// The start of the token's validity (`nbf`) is in the future.
     #[error("the token is not valid yet")]
     NotYet,
     /// The signature was not made with a key of this server, or the token was modified.
@@ -53,7 +53,7 @@ pub enum TokenError {
     /// The token is too long.
     #[error("a token has at most {TOKEN_BYTES_MAX} bytes")]
     TooLong,
-    /// `kid` names no key of this server.
+    /// The `kid` in the token's header names no key of this server.
     #[error("the token names an unknown key")]
     UnknownKey,
 }
@@ -109,7 +109,7 @@ impl Verifier {
         }
     }
 
-    /// Verifies a token at a time in seconds since 1970.
+    /// Verifies a token. `unix_s` is the current time in seconds since 1970.
     ///
     /// # Errors
     /// Returns the reason to refuse the token.
@@ -159,7 +159,7 @@ impl Verifier {
 
 fn read_header(text: &str) -> Result<Header, TokenError> {
     let json = decode(text)?;
-    // Serde would also accept an array of the values.
+    // Checked because serde would also accept an array of the values instead of an object.
     if !json.trim_ascii_start().starts_with(b"{") {
         return Err(TokenError::Malformed);
     }

@@ -6,8 +6,8 @@
 //! machine never uses a socket, a clock or the hub: the worker calls the machine and applies its
 //! effects.
 //!
-//! An idle conn owns no memory beyond its slot, because a partial request head and the outbox are
-//! boxed and exist only while they are not empty.
+//! An idle conn owns no memory beyond its slot. A partial request head and the outbox are boxed,
+//! and exist only while they are not empty.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 #![warn(clippy::wildcard_enum_match_arm)]
 
@@ -44,8 +44,8 @@ use crate::transport::{Flow, Goodbye, StreamEvent, Transport};
 pub struct Conn {
     phase: Phase,
     outbox: Outbox,
-    /// The time of the peer's last sign of life, in milliseconds of the worker's running clock,
-    /// wrapping.
+    /// The time of the peer's last sign of life, in milliseconds of the worker's running clock. The
+    /// number wraps.
     life_ms: u32,
     ping: Ping,
     class: ConnClass,
@@ -165,7 +165,7 @@ impl Conn {
         }
     }
 
-    /// Whether the class matches the phase.
+    /// Whether the conn's class matches its phase. Only for assertions.
     fn is_class_right(&self) -> bool {
         match &self.phase {
             Phase::ProxyHeader { .. } | Phase::Request { is_first: true, .. } => {
@@ -190,7 +190,7 @@ impl Conn {
         self.is_peer_done && is_open && self.outbox.is_empty()
     }
 
-    /// Whether the peer's next bytes are a PROXY header or a request.
+    /// Whether the machine expects a PROXY header or a request as the peer's next bytes.
     #[must_use]
     pub fn takes_requests(&self) -> bool {
         matches!(
@@ -205,7 +205,7 @@ impl Conn {
         matches!(self.phase, Phase::ProxyHeader { .. })
     }
 
-    /// Whether the conn is in its closing handshake or later.
+    /// Whether the conn is in its closing handshake, or has ended its stream or its requests.
     #[must_use]
     pub fn is_ending(&self) -> bool {
         match &self.phase {
@@ -434,7 +434,7 @@ impl Conn {
     pub fn handle_drained(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
         match &mut self.phase {
             Phase::Request { .. } => {
-                // The time for the next request starts now.
+                // The limit on the time for the next request head starts now.
                 let deadline = context.now.after(context.config.limits.request_head());
                 context.ask(Effect::SetTimer(deadline));
             }

@@ -44,7 +44,7 @@ struct Rest {
 struct Answer {
     /// The frames that are not completely written, in order. A new answer has at least one frame.
     frames: VecDeque<Held>,
-    /// The bytes after the last frame.
+    /// The bytes to send after the last frame.
     tail: &'static [u8],
     /// The number of bytes of the first frame that are written or omitted. If no frame is left, the
     /// number of written bytes of the tail.
@@ -79,7 +79,7 @@ pub struct Drained {
 }
 
 impl Outbox {
-    /// Whether nothing is pending.
+    /// Whether the outbox has no bytes to write.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_none()

@@ -1,4 +1,4 @@
-//! The phase of a conn between its first byte and its last.
+//! The phases of a conn, from its first byte to its last.
 //!
 //! Data that is valid in one phase only is stored in that phase, so it cannot become stale. Only
 //! the conn's machine and its submodules use these types.

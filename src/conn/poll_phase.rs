@@ -1,4 +1,4 @@
-//! The poll phase: the conn is a subscriber until the poll's one answer.
+//! The poll phase: the conn is a subscriber until its poll is answered.
 //!
 //! Later requests wait, within the limit on a request head. The outbox holds the answer's
 //! publications by reference, so a conn with a slow reader pins them. Such a conn is closed after

@@ -17,7 +17,7 @@ pub(crate) struct Body {
     keeping: Keeping,
 }
 
-/// Whether the content is kept.
+/// Whether the content of a body is kept or skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Keeping {
     Kept,

@@ -31,11 +31,11 @@ enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Step {
-    /// This many bytes of content.
+    /// The input begins with this many bytes of content.
     Content(usize),
-    /// A line of this many bytes, which is not content.
+    /// The input begins with a line of this many bytes, which is not content.
     Line(usize),
-    /// The last line of the body, of this many bytes.
+    /// The input begins with the last line of the body, which has this many bytes.
     End(usize),
     /// Nothing can be consumed before more bytes arrive.
     Partial,

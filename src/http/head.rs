@@ -48,7 +48,7 @@ pub enum HeadRead<'b> {
 /// A request head.
 #[derive(Debug)]
 pub struct Head<'b> {
-    /// The method.
+    /// The request method.
     pub method: Method,
     /// The unparsed request target.
     pub target: &'b str,
@@ -67,13 +67,13 @@ pub struct Head<'b> {
 /// The request method (RFC 9110, 9).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
-    /// `GET`
+    /// The method `GET`.
     Get,
-    /// `HEAD`
+    /// The method `HEAD`.
     Head,
-    /// `OPTIONS`
+    /// The method `OPTIONS`.
     Options,
-    /// `POST`; only the feed accepts it.
+    /// The method `POST`, which only the feed accepts.
     Post,
     /// Any other method.
     Other,
@@ -92,10 +92,10 @@ pub enum Version {
 /// A field that must not occur more than once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Field<'b> {
-    /// The field is absent.
+    /// The head does not contain the field.
     #[default]
     Absent,
-    /// The field has this value.
+    /// The field occurs once, with this value.
     Once(&'b [u8]),
     /// The field occurs on several lines.
     Repeated,

@@ -29,7 +29,7 @@ pub(super) enum Found<'b> {
     },
     /// The end of the head is missing.
     Incomplete,
-    /// The bytes cannot become a head.
+    /// The bytes cannot become a valid head.
     Refused(Refusal),
 }
 

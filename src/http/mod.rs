@@ -60,7 +60,7 @@ pub use validators::Validators;
 pub enum RequestRead {
     /// The head is not complete yet.
     Incomplete,
-    /// A request was read.
+    /// A request was read, or refused.
     Request {
         /// The number of bytes of the request. If the answer closes the conn ([`After::Close`]),
         /// the bytes after the request are ignored.
@@ -87,7 +87,7 @@ pub enum Answer {
 /// Whether a conn persists after a response (RFC 9112, 9.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum After {
-    /// The conn is closed.
+    /// The conn is closed after the response.
     Close,
     /// The conn stays open for another request.
     KeepAlive,

@@ -88,7 +88,7 @@ pub enum Refusal {
     /// The origin of the page is not configured (RFC 6454, 7).
     #[error("pages of this origin are not admitted; see [browser] origins")]
     Origin,
-    /// The path does not exist.
+    /// The path of the request does not exist.
     #[error("no such path; see /poll, /sse and /ws")]
     Path,
     /// The client sent plaintext HTTP to a TLS listener.

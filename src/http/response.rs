@@ -30,13 +30,13 @@ pub const PROBLEM: &str = "application/problem+json";
 /// The methods that every path supports.
 const METHODS: &str = "GET, HEAD, OPTIONS";
 
-/// How long a browser may cache a preflight response, in seconds.
+/// The maximum time that a browser may cache a preflight response, in seconds.
 const PREFLIGHT_AGE_S: &str = "86400";
 
 /// A complete response.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Response {
-    /// The status.
+    /// The status of the response.
     pub status: Status,
     /// The bytes of the head and the content.
     pub bytes: Vec<u8>,
@@ -221,7 +221,7 @@ pub fn refuse(
         push_field("Allow", METHODS, &mut bytes);
     }
     if status == Status::UpgradeRequired {
-        // The sender of Upgrade must also list it in Connection (RFC 9110, 7.8).
+        // A response with Upgrade must also list Upgrade in Connection (RFC 9110, 7.8).
         push_field("Upgrade", "websocket", &mut bytes);
         push_field("Connection", "Upgrade", &mut bytes);
         push_field("Sec-WebSocket-Version", "13", &mut bytes);
@@ -375,7 +375,7 @@ pub fn push_status_line(status: Status, date: &str, out: &mut Vec<u8>) {
     push_field("Date", date, out);
 }
 
-/// Appends a field line.
+/// Appends one field line to a head.
 pub fn push_field(name: &str, value: &str, out: &mut Vec<u8>) {
     debug_assert!(!value.contains(['\r', '\n']));
     for part in [name, ": ", value, "\r\n"] {

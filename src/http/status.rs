@@ -5,47 +5,47 @@
 /// The statuses that the server sends (RFC 9110, 15).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// 101
+    /// Status 101.
     SwitchingProtocols,
-    /// 200
+    /// Status 200.
     Ok,
-    /// 204
+    /// Status 204.
     NoContent,
-    /// 304
+    /// Status 304.
     NotModified,
-    /// 400
+    /// Status 400.
     BadRequest,
-    /// 401
+    /// Status 401.
     Unauthorized,
-    /// 403
+    /// Status 403.
     Forbidden,
-    /// 404
+    /// Status 404.
     NotFound,
-    /// 405
+    /// Status 405.
     MethodNotAllowed,
-    /// 408
+    /// Status 408.
     RequestTimeout,
-    /// 411
+    /// Status 411.
     LengthRequired,
-    /// 413
+    /// Status 413.
     ContentTooLarge,
-    /// 414
+    /// Status 414.
     UriTooLong,
-    /// 415
+    /// Status 415.
     UnsupportedMediaType,
-    /// 417
+    /// Status 417.
     ExpectationFailed,
-    /// 426
+    /// Status 426.
     UpgradeRequired,
-    /// 429
+    /// Status 429.
     TooManyRequests,
-    /// 431
+    /// Status 431.
     FieldsTooLarge,
-    /// 501
+    /// Status 501.
     NotImplemented,
-    /// 503
+    /// Status 503.
     ServiceUnavailable,
-    /// 505
+    /// Status 505.
     VersionNotSupported,
 }
 

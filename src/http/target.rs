@@ -197,7 +197,7 @@ fn distinct(mut channels: Vec<ChannelName>, limit: usize) -> Result<Vec<ChannelN
     Ok(channels)
 }
 
-/// Decodes percent-encoding and `+`.
+/// Decodes percent-encoding, and `+` as a space.
 fn decode(text: &str) -> Result<Cow<'_, str>, Refusal> {
     if !text.contains(['%', '+']) {
         return Ok(Cow::Borrowed(text));

@@ -11,7 +11,7 @@ use super::head::{Field, Head, Method, Version};
 /// The protocol version of RFC 6455.
 const WEBSOCKET_VERSION: &[u8] = b"13";
 
-/// The length of `Sec-WebSocket-Key`: 16 bytes in base64.
+/// The length of `Sec-WebSocket-Key` in bytes. The key is 16 bytes in base64.
 const KEY_BYTES: usize = 24;
 
 /// Checks the handshake and returns the value of `Sec-WebSocket-Accept`.

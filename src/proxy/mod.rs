@@ -21,7 +21,7 @@ pub use network::{Network, NetworkError, contains};
 /// provider usually assigns to one customer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Source {
-    /// An IPv4 address.
+    /// A complete IPv4 address.
     V4([u8; 4]),
     /// The first half of an IPv6 address.
     V6([u8; 8]),

@@ -49,7 +49,7 @@ pub enum IdentityError {
     Certificate {
         /// The index of the pair.
         index: usize,
-        /// The library's error.
+        /// The error text of the library.
         reason: String,
     },
     /// A private key cannot be parsed, or does not belong to its certificate.
@@ -57,7 +57,7 @@ pub enum IdentityError {
     Key {
         /// The index of the pair.
         index: usize,
-        /// The library's error.
+        /// The error text of the library.
         reason: String,
     },
     /// The certificates of the client authorities cannot be used.
@@ -234,9 +234,9 @@ fn names(index: usize, certified: &CertifiedKey) -> Result<Vec<String>, Identity
 /// A self-signed certificate and its private key, as PEM texts.
 #[derive(Clone)]
 pub struct SelfSigned {
-    /// The certificate.
+    /// The certificate in PEM.
     pub certificate: String,
-    /// The private key.
+    /// The private key in PEM.
     pub key: String,
 }
 

@@ -133,10 +133,10 @@ impl EventStream {
         self.push_body(&block, out);
     }
 
-    /// Writes a heartbeat. For a client that is up to date, this is the position, so that the
-    /// client does not resume from an old position after a long silence of its channels. For a
-    /// client that is behind, it is a comment line. No empty line is written after the comment,
-    /// because some clients dispatch an event at every empty line.
+    /// Writes a heartbeat. If the client is up to date, the heartbeat is its position. So the
+    /// client does not resume from an old position after a long silence of its channels. If the
+    /// client is behind, the heartbeat is a comment line. No empty line is written after the
+    /// comment, because some clients dispatch an event at every empty line.
     pub(super) fn handle_heartbeat(
         &self,
         is_caught_up: bool,

@@ -12,7 +12,7 @@ use crate::http::{After, Sharing};
 use crate::id::Since;
 use crate::transport::poll_answer::PollTerms;
 
-/// One long poll.
+/// The state of a long poll.
 #[derive(Debug)]
 pub struct LongPoll(PollTerms);
 

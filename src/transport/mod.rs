@@ -1,11 +1,11 @@
 //! The transports. Each has its own file; one enum contains the streams, another the polls.
 //!
-//! A transport turns events of a conn (bytes from the client, the outcome of a subscription, a gap,
-//! a heartbeat, the end) into bytes in the conn's control queue and effects for the worker. It owns
-//! only the state of its protocol. Transports do not handle publications: `frame` encodes them, and
-//! they are sent from the log. Transports do not use sockets, timers or the hub. No transport
-//! imports another, so a transport can be removed by deleting its file. The conn's machine is the
-//! only caller.
+//! A transport handles events of a conn: bytes from the client, the outcome of a subscription, a
+//! gap, a heartbeat, the end. Its results are bytes in the conn's control queue and effects for the
+//! worker. It owns only the state of its protocol. Transports do not handle publications: `frame`
+//! encodes them, and they are sent from the log. Transports do not use sockets, timers or the hub.
+//! No transport imports another, so a transport can be removed by deleting its file. The conn's
+//! machine is the only caller.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 #![warn(clippy::wildcard_enum_match_arm)]
 
@@ -38,9 +38,9 @@ use poll_answer::{News, PollTerms};
 /// changed. After the end of the stream, no call appends anything.
 #[derive(Debug)]
 pub enum Transport {
-    /// Server-sent events.
+    /// The transport is a stream of server-sent events.
     EventStream(EventStream),
-    /// WebSocket.
+    /// The transport is a WebSocket.
     WebSocket(WebSocket),
 }
 
@@ -236,7 +236,7 @@ impl Transport {
         }
     }
 
-    /// Handles an event.
+    /// Handles an event of an open stream.
     pub fn handle_event(
         &self,
         event: StreamEvent<'_>,
@@ -266,7 +266,8 @@ impl Transport {
     /// Warns the client that its token expires after this time.
     pub fn handle_expiring(&self, left: Duration, out: &mut Vec<u8>) {
         match self {
-            // The client cannot send a new token. It reconnects with one when the stream ends.
+            // The client cannot send a new token on this stream. When the stream ends, the client
+            // reconnects with a new token.
             Self::EventStream(_) => {}
             Self::WebSocket(socket) => socket.handle_expiring(left, out),
         }
@@ -321,7 +322,8 @@ impl Transport {
     }
 }
 
-/// Appends the JSON fields of a gap event, which all transports share, without braces.
+/// Appends the JSON fields of a gap event, without braces. The fields are the same for all
+/// transports.
 fn push_gap_fields(channel: &ChannelName, gap: &Gap, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\"channel\":");
     push_json_string(channel.as_str(), out);
@@ -343,7 +345,7 @@ fn push_gap_fields(channel: &ChannelName, gap: &Gap, out: &mut Vec<u8>) {
 
 #[cfg(test)]
 pub(crate) mod test_context {
-    //! A context for tests of the transports.
+    //! Makes contexts for tests of the transports.
 
     use super::*;
     use crate::auth::{Access, ConnAccess};

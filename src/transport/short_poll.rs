@@ -10,7 +10,7 @@ use crate::http::{After, Sharing, Validators};
 use crate::id::{Cursor, Since};
 use crate::transport::poll_answer::{News, PollTerms};
 
-/// One short poll.
+/// The state of a short poll.
 #[derive(Debug)]
 pub struct ShortPoll {
     terms: PollTerms,

@@ -231,7 +231,7 @@ const TABLE: &[(&str, After, &[&str])] = &[
     ),
 ];
 
-/// Returns the entries of [`TABLE`], together with long heads and heads that are not text.
+/// Returns the entries of `TABLE`, together with long heads and heads that are not text.
 fn table() -> Vec<(Vec<u8>, &'static str, After)> {
     let long_target = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(8192));
     let long_field = get("/", &format!("X: {}", "y".repeat(8192)));

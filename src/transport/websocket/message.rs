@@ -22,7 +22,7 @@ use crate::id::{ChannelName, ChannelNameError, Cursor, SINCE_FIRST, Since};
 use crate::json::{self, LimitError};
 use crate::transport::push_gap_fields;
 
-/// A command and the client's reference.
+/// A parsed command, with the client's reference if there is one.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Command {
     pub(super) action: Action,
@@ -182,7 +182,7 @@ fn value<'de: 'a, 'a, D: Deserializer<'de>>(json: D) -> Result<Option<&'a RawVal
 /// Parses a command.
 pub(super) fn parse(text: &str) -> Result<Command, Refused> {
     let refuse = |refusal, reference| Refused { refusal, reference };
-    // Serde would also accept an array of the values.
+    // Checked because serde would also accept an array of the values instead of an object.
     if !text.trim_ascii_start().starts_with('{') {
         return Err(refuse(Refusal::BadJson, None));
     }
