@@ -7,8 +7,8 @@
 //!
 //! # Four ideas
 //!
-//! 1. **The log is the queue.** The node keeps one [`log`](mod@log) of recent publications. The
-//!    sequencer alone writes it; all workers read it. A subscriber owns no queue. It owns a
+//! 1. **The log is the queue.** The node keeps one [`log`](mod@log) of recent publications. Only
+//!    the sequencer writes the log; all workers read it. A subscriber owns no queue. It owns a
 //!    *cursor*: the number of the last publication that the subscriber received. Live delivery, a
 //!    slow reader, a resume and a poll are the same operation: read the channel's entries after the
 //!    cursor. Checking a quota is a subtraction. Skipping moves the cursor; conflation moves the
@@ -203,7 +203,7 @@
 //! | channel, subscriber | a named point of fan-out; a conn's membership in a channel |
 //! | publication, frame | a payload with its id; its bytes for a transport and an envelope |
 //! | log, cursor, gap | the node's recent publications; a position in the log; a reported loss |
-//! | head, tail | the end of the log for a worker; newest entries of a channel that it holds |
+//! | head, tail | the end of the log for a worker; the newest entries of a channel that it holds |
 //! | epoch | a part of the sequence in which no number stands for two publications |
 //! | hub, quota | a worker's subscribers, cursors and walks; the bounds of one conn |
 //! | feed, feeder, consumer | the Unix socket; a process that publishes; one that reads reports |

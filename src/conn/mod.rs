@@ -205,7 +205,7 @@ impl Conn {
         matches!(self.phase, Phase::ProxyHeader { .. })
     }
 
-    /// Whether the conn is in its closing handshake, or has ended its stream or its requests.
+    /// Whether the conn is in the closing handshake of its stream, or is ending or ended.
     #[must_use]
     pub fn is_ending(&self) -> bool {
         match &self.phase {
@@ -261,9 +261,9 @@ impl Conn {
         }
     }
 
-    /// Handles that the socket accepted bytes. On a WebSocket, this is a sign of life only if the
-    /// socket had been full, because then the peer must have read. On other conns, it always is
-    /// one.
+    /// Handles the event that the socket has accepted bytes. On a WebSocket, this is a sign of life
+    /// only if the socket had been full, because then the peer must have read. On other conns, it
+    /// is always a sign of life.
     pub fn handle_written(&mut self, now: Now, was_blocked: bool) {
         let is_life = match &self.phase {
             Phase::Stream { transport, .. } => was_blocked || !transport.expects_pong(),
@@ -277,8 +277,8 @@ impl Conn {
         }
     }
 
-    /// Handles that the worker reads from the conn again after a pause. The pause does not count as
-    /// silence of the peer.
+    /// Handles the end of a pause in which the worker did not read from the conn. The pause does
+    /// not count as silence of the peer.
     pub fn handle_resumed(&mut self, now: Now) {
         self.note_life(now);
     }
@@ -430,7 +430,7 @@ impl Conn {
         self.settle(out, context);
     }
 
-    /// Handles that everything in the outbox has been written.
+    /// Handles the event that everything in the outbox has been written.
     pub fn handle_drained(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
         match &mut self.phase {
             Phase::Request { .. } => {
@@ -571,9 +571,9 @@ impl Conn {
         self.settle(out, context);
     }
 
-    /// Handles that the peer's kernel has acknowledged all sent bytes, and no byte from the peer is
-    /// unread. FIN is now sent to a WebSocket, so that the peer's close frame has one more round
-    /// trip to arrive.
+    /// Handles the event that the peer's kernel has acknowledged all sent bytes, and no byte from
+    /// the peer is unread. FIN is now sent to a WebSocket, so that the peer's close frame has one
+    /// more round trip to arrive.
     pub fn handle_goodbye_acknowledged(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
         match self.phase {
             Phase::Stream {

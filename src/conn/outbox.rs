@@ -109,7 +109,7 @@ impl Outbox {
         let pending = self.0.get_or_insert_default();
         debug_assert!(pending.answer.is_none(), "an answer is the last thing");
         // Written bytes must be removed even if the queue is never empty. They are removed only
-        // when they fill at least half of the queue, so each byte moves at most once.
+        // when they fill at least half of the queue, so on average each byte moves at most once.
         if pending.control_written * 2 >= pending.control.len() {
             pending.control.drain(..pending.control_written);
             pending.control_written = 0;

@@ -87,7 +87,7 @@ impl Conn {
         context.ask(Effect::SetTimer(deadline));
     }
 
-    /// Whether an answer is being sent and the peer accepts it fast enough.
+    /// Whether an answer is being sent, and the peer has not been silent for too long.
     pub(super) fn is_answer_taken(&self, context: &Context<'_>) -> bool {
         self.outbox.has_answer() && !self.patience(context).is_zero()
     }
@@ -97,8 +97,8 @@ impl Conn {
         context.now.after(self.patience(context))
     }
 
-    /// Returns the remaining patience with a silent peer: two heartbeat intervals from the peer's
-    /// last sign of life on.
+    /// Returns the time for which the peer may still be silent. The limit is two heartbeat
+    /// intervals after its last sign of life.
     fn patience(&self, context: &Context<'_>) -> Duration {
         let silent = u64::from(millis(context.now).wrapping_sub(self.life_ms));
         let limit = context.config.heartbeat.interval() * 2;

@@ -23,7 +23,8 @@ pub(super) enum Source {
     Listed(u8),
     /// A page of the requested host.
     SameHost,
-    /// The request has no `Origin`. It is not from a browser, or from a page of the requested host.
+    /// The request has no `Origin`, because it is not from a browser or because its page is on the
+    /// requested host.
     Unsaid,
 }
 

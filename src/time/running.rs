@@ -1,8 +1,8 @@
 //! A clock for deadlines that a peer must meet. The clock stops while its thread does not run.
 //!
 //! While a process is stopped, a virtual machine is paused or a thread gets no processor, no bytes
-//! of a peer are read. So if a turn takes longer than its sleep and a limit for its work, the
-//! excess is not counted. All deadlines of conns use this clock. Ages of publications and dates do
+//! of a peer are read. So a turn that takes longer than its sleep plus a limit on its work counts
+//! only as this limit. All deadlines of conns use this clock. Ages of publications and dates do
 //! not.
 
 use std::time::Duration;
@@ -57,7 +57,7 @@ impl Running {
     }
 
     /// Returns the maximum sleep for the next turn. The sleep is short after a late turn, so that
-    /// for a thread that is always late most of the time still counts.
+    /// most of the time still counts in a thread that is always late.
     #[must_use]
     pub fn sleep_max(self) -> Duration {
         Duration::from_millis(match self.is_late {

@@ -1,10 +1,10 @@
 //! A hashed timer wheel with at most one deadline per slot and no timer objects.
 //!
 //! The links of all slots are in a vector parallel to the slab (twelve bytes per conn). The slots
-//! of one bucket form a doubly linked list. Arming and disarming need only a few stores. Deadlines
-//! are rounded up to a tick, so no slot fires early. A deadline that is more than one revolution of
-//! the wheel ahead stays in its bucket and is skipped until it is due. The wheel is pure: the
-//! worker's expire phase passes the time.
+//! of one bucket form a doubly linked list. Arming and disarming need only a few stores; an empty
+//! tick needs one lookup. Deadlines are rounded up to a tick, so no slot fires early. A deadline
+//! that is more than one revolution of the wheel ahead stays in its bucket and is skipped until it
+//! is due. The wheel is pure: the worker's expire phase passes the time.
 
 use super::{Deadline, Now};
 use crate::chunks::ChunkedVec;

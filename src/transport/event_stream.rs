@@ -23,7 +23,7 @@ const TOKEN_EXPIRED: u16 = 4002;
 /// The last chunk of a chunked body (RFC 9112, 7.1).
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
-/// One event stream.
+/// The state of an event stream.
 #[derive(Debug)]
 pub struct EventStream {
     envelope: Envelope,

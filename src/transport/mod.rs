@@ -273,8 +273,8 @@ impl Transport {
         }
     }
 
-    /// Handles that the control queue is empty. A pong that was postponed to keep the queue short
-    /// is sent now.
+    /// Handles the event that the control queue has become empty. A pong that was postponed to keep
+    /// the queue short is sent now.
     pub fn handle_drained(&mut self, out: &mut Vec<u8>) {
         match self {
             Self::EventStream(_) => {}

@@ -32,10 +32,10 @@ use crate::transport::{Flow, Goodbye, StreamEvent};
 use message::Refusal;
 use pending::Pending;
 
-/// One WebSocket.
+/// The state of a WebSocket.
 #[derive(Debug)]
 pub struct WebSocket {
-    /// Incomplete input and a postponed pong; `None` while there are neither.
+    /// Incomplete or unhandled input, and a postponed pong; `None` while there is neither.
     pending: Option<Box<Pending>>,
     envelope: Envelope,
     compression: Compression,

@@ -27,9 +27,9 @@ use crate::frame::websocket::{Opcode, push_frame};
 use crate::id::ChannelName;
 use crate::transport::Flow;
 
-/// The maximum number of bytes in the control queue at which pings are answered at once. Beyond it,
-/// only the newest ping is answered, when there is room again (RFC 6455, 5.5.3, allows this).
-/// Otherwise a client that sends pings and does not read could fill the queue.
+/// Pings are answered at once while the control queue has fewer bytes than this. Otherwise only the
+/// newest ping is answered, when there is room again (RFC 6455, 5.5.3, allows this). Without this
+/// rule, a client that sends pings and does not read could fill the queue.
 const PONG_BACKLOG_BYTES: usize = 4096;
 
 impl WebSocket {
