@@ -1,4 +1,4 @@
-//! The messages between a backend and one client, beside publications.
+//! The messages other than publications between a backend and one client.
 //!
 //! Downstream, the feed posts a [`DirectMessage`] to the one worker that has the conn, and the
 //! message's [`DeliveryStatus`] records the outcome. Upstream, a worker sends [`Report`]s to the
@@ -13,21 +13,22 @@ use crate::frame::{Payload, WorkerAck};
 use crate::id::{ChannelName, ConnName, Cursor};
 use crate::pattern::Pattern;
 
-/// A message for one conn alone.
+/// A message from the feed to a single conn.
 #[derive(Debug)]
 pub struct DirectMessage {
-    /// The conn that receives it.
+    /// The conn that receives the message.
     pub to: ConnName,
-    /// The content.
+    /// The content of the message.
     pub message: BackendMessage,
-    /// Where the worker records the outcome, if the sender wants to know it.
+    /// The place where the worker records the outcome; `None` if the sender does not need the
+    /// outcome.
     pub status: Option<Arc<DeliveryStatus>>,
 }
 
 /// A message from the feed or a backend to a conn.
 #[derive(Debug)]
 pub enum BackendMessage {
-    /// The answer to a client's request for the number of subscribers.
+    /// The answer to a client's request for a channel's number of subscribers.
     PresenceReply {
         /// The channel of the request.
         channel: ChannelName,
@@ -42,7 +43,7 @@ pub enum BackendMessage {
     Payload(Payload),
     /// The outcome of a client's publication.
     PublishReply {
-        /// The outcome.
+        /// The outcome of the publication.
         outcome: PublishOutcome,
         /// The reference of the client's command.
         reference: Option<Reference>,
@@ -54,39 +55,40 @@ pub enum BackendMessage {
 pub struct CloseInfo {
     /// The close code (RFC 6455, 7.4).
     pub code: u16,
-    /// At most [`crate::config::limits::CLOSE_REASON_BYTES_MAX`] bytes.
+    /// The close reason, at most [`crate::config::limits::CLOSE_REASON_BYTES_MAX`] bytes.
     pub reason: Box<str>,
 }
 
-/// Closes all conns whose token has a given subject.
+/// A command to close all conns whose token has a given subject.
 #[derive(Debug)]
 pub struct Revocation {
-    /// The subject.
+    /// The subject of the tokens.
     pub sub: Box<str>,
     /// The close code and reason that the clients receive.
     pub close_info: CloseInfo,
-    /// Each worker confirms here when it is done; the sum is the number of conns it closed.
+    /// Confirmed by each worker after it has closed its conns. The sum is the number of closed
+    /// conns.
     pub worker_ack: WorkerAck,
 }
 
 /// The outcome of a client's publication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PublishOutcome {
-    /// It is in the log, under this id.
+    /// The publication is in the log with this id.
     Broadcast(Cursor),
-    /// It was dropped: too many reports are waiting.
+    /// The publication was dropped because too many reports are waiting.
     Busy,
-    /// At least one consumer wants it, and each of them has received it.
+    /// At least one consumer wants the publication, and all such consumers have received it.
     Consumed,
-    /// It was dropped: no consumer wants it.
+    /// The publication was dropped because no consumer wants it.
     NoConsumer,
-    /// It was refused by the feed and dropped.
+    /// The feed refused the publication and dropped it.
     Refused,
-    /// It is in the log, but the disk may not keep it.
+    /// The publication is in the log, but may not be safely on disk.
     Unsynced,
 }
 
-/// Where a worker records the outcome of a [`DirectMessage`].
+/// The place where a worker records the outcome of a [`DirectMessage`].
 #[derive(Debug, Default)]
 pub struct DeliveryStatus(AtomicU8);
 
@@ -95,14 +97,14 @@ pub struct DeliveryStatus(AtomicU8);
 pub enum Delivery {
     /// The message is in the conn's outbox.
     Done,
-    /// The message was dropped: too many bytes already wait in the conn's outbox.
+    /// The message was dropped because too many bytes already wait in the conn's outbox.
     Full,
-    /// No such conn exists, or it is not a stream.
+    /// The conn does not exist or is not an open stream.
     NoConn,
 }
 
 impl DeliveryStatus {
-    /// Records the outcome.
+    /// Records the outcome of the delivery.
     pub fn settle(&self, delivery: Delivery) {
         let code = match delivery {
             Delivery::Done => 1,
@@ -112,7 +114,7 @@ impl DeliveryStatus {
         self.0.store(code, Ordering::Release);
     }
 
-    /// The outcome; `None` while it is not known.
+    /// Returns the outcome of the delivery; `None` while the outcome is not known.
     #[must_use]
     pub fn delivery(&self) -> Option<Delivery> {
         match self.0.load(Ordering::Acquire) {
@@ -138,9 +140,9 @@ pub enum Report {
     },
     /// The number of notices that were dropped because the feed had no room.
     Lost(u64),
-    /// A conn has subscribed to a channel or unsubscribed from it.
+    /// A notice that a conn has subscribed to a channel or unsubscribed from it.
     Notice(Notice),
-    /// A client publishes.
+    /// A client has sent a publication.
     Publish(ClientPublication),
 }
 
@@ -153,28 +155,30 @@ pub struct ClientPublication {
     pub sub: Option<Arc<str>>,
     /// The channel.
     pub channel: ChannelName,
-    /// The JSON text as the client sent it.
+    /// The publication's JSON text as the client sent it.
     pub data: Box<str>,
-    /// The reference of the client's command. Without one the client receives failures only.
+    /// The reference of the client's command. A client whose command has no reference receives
+    /// failures only.
     pub reference: Option<Reference>,
-    /// The receivers.
+    /// The receivers of the publication.
     pub audience: Audience,
 }
 
-/// A conn has subscribed to a channel or unsubscribed from it.
+/// A notice that a conn has subscribed to a channel or unsubscribed from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
-    /// The conn.
+    /// The conn whose subscription has begun or ended.
     pub conn: ConnName,
     /// The subject of the client's token.
     pub sub: Option<Arc<str>>,
     /// The channel.
     pub channel: ChannelName,
-    /// True if it has subscribed, false if it has unsubscribed.
+    /// True if the conn has subscribed, false if it has unsubscribed.
     pub has_subscribed: bool,
 }
 
-/// Channels whose subscribers all workers count. The sum of each [`WorkerAck`] is the number.
+/// Channels whose subscribers all workers count. The sum of a channel's [`WorkerAck`] is its number
+/// of subscribers.
 pub type SubscriberCounts = Arc<[(ChannelName, WorkerAck)]>;
 
 /// The channels for which consumers want notices.

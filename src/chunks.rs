@@ -1,18 +1,18 @@
 //! Tables that grow without moving their entries.
 //!
-//! A vector that doubles copies all entries, which takes long for a million conns, and leaves the
-//! old block and unused room. These tables consist of chunks of a fixed size. Untouched room in a
-//! chunk uses no memory. An empty chunk is freed at once.
+//! A vector that doubles its capacity copies all entries. This takes long for a million conns, and
+//! leaves unused memory. These tables consist of chunks of a fixed size instead. Room in a chunk
+//! that was never written to occupies no memory. An empty chunk is freed at once.
 
 use slab::Slab;
 
-/// Default number of entries in a chunk.
+/// The default number of entries in a chunk.
 const CHUNK: usize = 1024;
 
-/// A vector in chunks.
+/// A vector that stores its entries in chunks.
 #[derive(Debug)]
 pub struct ChunkedVec<T> {
-    /// All but the last are full, and none is empty.
+    /// All chunks except the last are full. No chunk is empty.
     chunks: Vec<Vec<T>>,
 }
 
@@ -23,31 +23,31 @@ impl<T> Default for ChunkedVec<T> {
 }
 
 impl<T> ChunkedVec<T> {
-    /// Number of entries.
+    /// Returns the number of entries.
     #[must_use]
     pub fn len(&self) -> usize {
         let last = self.chunks.last().map_or(CHUNK, Vec::len);
         self.chunks.len() * CHUNK + last - CHUNK
     }
 
-    /// Whether there are none.
+    /// Whether the table has no entries.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.chunks.is_empty()
     }
 
-    /// The entry at an index.
+    /// Returns the entry at an index.
     #[must_use]
     pub fn get(&self, index: usize) -> Option<&T> {
         self.chunks.get(index / CHUNK)?.get(index % CHUNK)
     }
 
-    /// The entry at an index, mutable.
+    /// Returns a mutable reference to the entry at an index.
     pub fn get_mut(&mut self, index: usize) -> Option<&mut T> {
         self.chunks.get_mut(index / CHUNK)?.get_mut(index % CHUNK)
     }
 
-    /// Appends entries until there are `len`. Does nothing if there are as many already.
+    /// Appends entries until there are `len` entries. Does nothing if there are already that many.
     pub fn grow_to(&mut self, len: usize, mut fresh: impl FnMut() -> T) {
         while self.len() < len {
             if self.len().is_multiple_of(CHUNK) {
@@ -59,7 +59,7 @@ impl<T> ChunkedVec<T> {
         }
     }
 
-    /// Keeps the first `len` entries.
+    /// Keeps only the first `len` entries.
     pub fn truncate(&mut self, len: usize) {
         self.chunks.truncate(len.div_ceil(CHUNK));
         if let Some(last) = self.chunks.get_mut(len / CHUNK) {
@@ -68,19 +68,19 @@ impl<T> ChunkedVec<T> {
         self.chunks.shrink_to_fit();
     }
 
-    /// All entries in order.
+    /// Returns all entries in order.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.chunks.iter().flatten()
     }
 }
 
-/// A slab in chunks of `N` entries. It uses the lowest chunk with room, so that high chunks become
-/// empty.
+/// A slab that stores its entries in chunks of `N`. A new entry is added to the lowest chunk with
+/// room, so that high chunks become empty.
 #[derive(Debug)]
 pub struct ChunkedSlab<T, const N: usize = CHUNK> {
-    /// The last one is not empty.
+    /// The chunks in the order of their keys. The last chunk is not empty.
     chunks: Vec<Slab<T>>,
-    /// All chunks before this one are full.
+    /// The index of the first chunk that is not full.
     first_with_room: usize,
     len: usize,
 }
@@ -96,43 +96,43 @@ impl<T, const N: usize> Default for ChunkedSlab<T, N> {
 }
 
 impl<T, const N: usize> ChunkedSlab<T, N> {
-    /// Number of entries.
+    /// Returns the number of entries.
     #[must_use]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there are none.
+    /// Whether the table has no entries.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// One more than the highest key in use.
+    /// Returns the highest key in use plus one; zero if the table is empty.
     #[must_use]
     pub fn end(&self) -> usize {
         self.iter().next_back().map_or(0, |(key, _)| key + 1)
     }
 
-    /// The entry with a key.
+    /// Returns the entry with a key.
     #[must_use]
     pub fn get(&self, key: usize) -> Option<&T> {
         self.chunks.get(key / N)?.get(key % N)
     }
 
-    /// The entry with a key, mutable.
+    /// Returns a mutable reference to the entry with a key.
     pub fn get_mut(&mut self, key: usize) -> Option<&mut T> {
         self.chunks.get_mut(key / N)?.get_mut(key % N)
     }
 
-    /// The key that the next entry will have.
+    /// Returns the key that the next entry will have.
     #[must_use]
     pub fn vacant_key(&self) -> usize {
         let chunk = self.chunks.get(self.first_with_room);
         self.first_with_room * N + chunk.map_or(0, Slab::vacant_key)
     }
 
-    /// Adds an entry. Returns its key.
+    /// Adds an entry and returns its key.
     pub fn insert(&mut self, entry: T) -> usize {
         let at = self.first_with_room;
         if at == self.chunks.len() {
@@ -142,7 +142,7 @@ impl<T, const N: usize> ChunkedSlab<T, N> {
             debug_assert!(false, "there is no chunk {at}");
             return usize::MAX;
         };
-        // Allocates the whole chunk for its first entry, and nothing later.
+        // The chunk is allocated completely for its first entry and never grows.
         chunk.reserve_exact(N - chunk.len());
         let key = at * N + chunk.insert(entry);
         self.len += 1;
@@ -167,19 +167,19 @@ impl<T, const N: usize> ChunkedSlab<T, N> {
         Some(entry)
     }
 
-    /// All entries with their keys, in order.
+    /// Returns all entries with their keys, in the order of the keys.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = (usize, &T)> {
         let chunks = self.chunks.iter().enumerate();
         chunks.flat_map(|(at, chunk)| chunk.iter().map(move |(key, entry)| (at * N + key, entry)))
     }
 
-    /// All entries in the order of their keys, mutable.
+    /// Returns mutable references to all entries, in the order of their keys.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
         let chunks = self.chunks.iter_mut();
         chunks.flat_map(|chunk| chunk.iter_mut().map(|(_, entry)| entry))
     }
 
-    /// Frees unused room of the list of chunks.
+    /// Frees unused memory of the list of chunks.
     pub fn shrink_to_fit(&mut self) {
         self.chunks.shrink_to_fit();
     }
@@ -220,7 +220,7 @@ mod tests {
             let mut map = BTreeMap::new();
             let mut has_grown = true;
             for (number, (act, index)) in acts.into_iter().enumerate() {
-                // It grows first, then it shrinks.
+                // The slab grows first, then it shrinks.
                 has_grown &= number < 300;
                 match act {
                     0 => {

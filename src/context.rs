@@ -1,8 +1,8 @@
-//! Inputs of the pure machines: the surroundings of one call.
+//! The context that a pure machine receives with each call.
 //!
-//! The worker makes a [`Context`] for each `handle_*` call of a machine. Time, randomness, the
-//! configuration and what the conn's token allows are in it, and the list for the [`Effect`]s that
-//! the machine asks for.
+//! The worker makes a [`Context`] for each `handle_*` call of a machine. It contains the time, a
+//! random number, the configuration and the permissions of the conn's token. It also contains the
+//! list of [`Effect`]s to which the machine adds its requests.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -16,29 +16,29 @@ use crate::id::{ConnName, Cursor};
 use crate::metrics::WorkerMetrics;
 use crate::time::Now;
 
-/// How long a client waits after it has lost its connection, in milliseconds. The lower bound
-/// spreads the clients of a server that was killed. The upper bound is short, because most
-/// connections are lost alone.
+/// How long a client waits after it has lost its connection, in milliseconds. The delay is random,
+/// so that the clients of a killed server do not all return at once. The upper bound is short,
+/// because most connections are lost alone.
 const AFTER_LOSS_MS: RangeInclusive<u64> = 1_000..=5_000;
-/// How long a refused client waits at least, in milliseconds.
+/// The minimum time that a refused client waits, in milliseconds.
 const AFTER_REFUSAL_MS: u64 = 5_000;
 
-/// The surroundings of one call into a machine.
+/// The context of one call of a machine.
 #[derive(Debug)]
 pub struct Context<'a> {
     /// The time of this turn.
     pub now: Now,
-    /// A random number for this call: for jitter, never for secrets.
+    /// A random number for this call. It is used for random delays, never for secrets.
     pub draw: Draw,
     /// The public name of the conn.
     pub conn: ConnName,
-    /// The newest publication's id in this worker's log.
+    /// The worker's head: the position up to which this worker has processed the log.
     pub head: Cursor,
     /// The wall-clock time as a value of the `Date` field (RFC 9110, 5.6.7).
     pub date: &'a str,
-    /// Whether the conn takes requests and comes from a trusted proxy.
+    /// Whether the conn accepts requests and comes from a trusted proxy.
     pub is_trusted: bool,
-    /// How long clients wait before they reconnect, while the server drains.
+    /// How long clients wait before they reconnect; `None` unless the server drains.
     pub drain: Option<ReconnectDelay>,
     /// The server's configuration.
     pub config: &'a Config,
@@ -46,18 +46,19 @@ pub struct Context<'a> {
     pub metrics: &'a WorkerMetrics,
     /// The work that the conn's input may still cause in this turn.
     pub work: &'a mut WorkBudget,
-    /// The worker's inflater. It keeps no state between two messages.
+    /// The worker's inflater, which keeps no state between two messages.
     pub inflater: &'a mut Inflater,
-    /// What the conn's token allows.
+    /// Access to the conn's token and its permissions.
     pub access: ConnAccess<'a>,
-    /// Frames that began in the client's input during this call. The machine counts them.
+    /// The number of frames that began in the client's input during this call. The machine counts
+    /// them.
     pub frames: u32,
     /// The effects of this call, in order.
     pub effects: &'a mut Vec<Effect>,
 }
 
 impl Context<'_> {
-    /// Adds an effect. A join costs work for each of its channels.
+    /// Adds an effect. For a join, also spends work for each of its channels.
     pub fn ask(&mut self, effect: Effect) {
         if let Effect::Join(join) = &effect {
             let channels = u32::try_from(join.channels.len()).unwrap_or(u32::MAX);
@@ -66,7 +67,7 @@ impl Context<'_> {
         self.effects.push(effect);
     }
 
-    /// Draws how long a client waits after the end of its stream or poll, in milliseconds.
+    /// Draws the time that a client waits after the end of its stream or poll, in milliseconds.
     #[must_use]
     pub fn reconnect_ms(&self) -> u64 {
         let delay = self.drain;
@@ -74,7 +75,7 @@ impl Context<'_> {
         delay.draw_ms(self.draw)
     }
 
-    /// Draws how long a client waits after a temporary refusal, in seconds.
+    /// Draws the time that a client waits after a temporary refusal, in seconds.
     #[must_use]
     pub fn retry_after_s(&self) -> u64 {
         let delay = self.drain;
@@ -84,7 +85,8 @@ impl Context<'_> {
 }
 
 /// The work that the input of one conn may still cause in this turn, in the units of
-/// [`WORK_AT_ONCE_MAX`]. The last command may exceed it. Further input waits in the machine.
+/// [`WORK_AT_ONCE_MAX`]. The last command may exceed the budget. Further input waits in the
+/// machine.
 #[derive(Clone, Copy, Debug)]
 pub struct WorkBudget(u32);
 
@@ -95,13 +97,13 @@ impl Default for WorkBudget {
 }
 
 impl WorkBudget {
-    /// A budget of this many units.
+    /// Makes a budget of this many units.
     #[must_use]
     pub fn new(work: u32) -> Self {
         Self(work)
     }
 
-    /// Subtracts units, down to zero.
+    /// Subtracts units of work. The budget never becomes negative.
     pub fn spend(&mut self, work: u32) {
         self.0 = self.0.saturating_sub(work);
     }
@@ -113,8 +115,8 @@ impl WorkBudget {
     }
 }
 
-/// How long a client waits before it reconnects: a random delay, because clients that lose their
-/// connections together would otherwise return together.
+/// The time that a client waits before it reconnects. The delay is random, because otherwise
+/// clients that lose their connections together would return together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReconnectDelay {
     least_ms: u64,
@@ -122,8 +124,8 @@ pub struct ReconnectDelay {
 }
 
 impl ReconnectDelay {
-    /// For a drain that ends after `rest`. The clients return over `spread`, after the next server
-    /// has had the time to start.
+    /// Returns the delay for a drain that ends after `rest`. The delay leaves the next server time
+    /// to start, and spreads the clients' return over `spread`.
     #[must_use]
     pub fn after_drain(rest: Duration, spread: Duration) -> Self {
         Self {
@@ -132,13 +134,13 @@ impl ReconnectDelay {
         }
     }
 
-    /// For a connection that is lost while the server does not drain.
+    /// Returns the delay for a connection that is lost while the server does not drain.
     #[must_use]
     pub fn after_loss(drain: &Drain) -> Self {
         Self::between(&AFTER_LOSS_MS, drain.retry_ms)
     }
 
-    /// For a connection or request that is temporarily refused.
+    /// Returns the delay for a connection or request that is temporarily refused.
     #[must_use]
     pub fn after_refusal(drain: &Drain) -> Self {
         Self::between(&(AFTER_REFUSAL_MS..=drain.retry_ms), drain.retry_ms)
@@ -165,7 +167,7 @@ impl ReconnectDelay {
     }
 }
 
-/// Rounded up, so that a delay is never too short.
+/// Converts to milliseconds, rounded up so that a delay is never too short.
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros().div_ceil(1000)).unwrap_or(u64::MAX / 4)
 }
@@ -175,7 +177,7 @@ fn millis(duration: Duration) -> u64 {
 pub struct Draw(pub u64);
 
 impl Draw {
-    /// A number below `bound`; zero when the bound is zero.
+    /// Returns a number below `bound`; zero if the bound is zero.
     #[must_use]
     pub fn below(self, bound: u64) -> u64 {
         let wide = u128::from(self.0) * u128::from(bound);

@@ -1,10 +1,11 @@
-//! DEFLATE (RFC 1951) as permessage-deflate uses it (RFC 7692, 7.2): each message by itself.
+//! DEFLATE (RFC 1951) for permessage-deflate (RFC 7692, 7.2). Each message is compressed
+//! independently of the others.
 //!
 //! A [`Deflater`] compresses messages. An [`Inflater`] inflates messages of clients and enforces
-//! its limit while it inflates. Both sides negotiate no context takeover, so one of each serves all
-//! conns of a worker. Their state is allocated at the first use: some 250 KiB for a deflater, 48
-//! KiB for an inflater. Pure computation with zlib-rs. The callers are `frame` and the WebSocket
-//! transport; the worker owns the state.
+//! its limit while it inflates. Connections are negotiated without context takeover, so one
+//! deflater and one inflater serve all conns of a worker. Their state is allocated at the first
+//! use: some 250 KiB for a deflater, 48 KiB for an inflater. This module is pure computation with
+//! zlib-rs. The callers are `frame` and the WebSocket transport; the worker owns the state.
 
 use flate2::{
     Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status as Progress,
@@ -15,22 +16,22 @@ use crate::config::limits::{
     DEFLATE_WINDOW_BITS,
 };
 
-/// The end of a flush, which a message leaves out (RFC 7692, 7.2.1).
+/// The last four bytes of flushed output, which are removed from a message (RFC 7692, 7.2.1).
 const FLUSH_TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 
-/// The tail, followed by an empty last block. If the inflater does not reach the end of the stream
-/// with it, the message is truncated.
+/// [`FLUSH_TAIL`], followed by an empty last block. The inflater reads these bytes after the
+/// message. If it does not reach the end of the stream then, the message is truncated.
 const TAIL_AND_END: [u8; 9] = [0, 0, 0xff, 0xff, 1, 0, 0, 0xff, 0xff];
 
-/// Room beyond the length of the message: output that needs all of it is not shorter than the
-/// message.
+/// Output room beyond the length of the message. Output that fills this room is not shorter than
+/// the message.
 const SLACK_BYTES: usize = 16;
 
-/// The first allocation for an inflated message, in bytes.
+/// The size of the first allocation for an inflated message, in bytes.
 const FIRST_ROOM_BYTES: usize = 512;
 
-/// The most bytes to which any compressor can deflate a message: nine bits for each byte, and the
-/// headers of blocks.
+/// Returns the maximum deflated length of a message with any compressor. It is nine bits for each
+/// byte, plus the headers of blocks.
 #[must_use]
 pub fn deflated_bytes_max(message_bytes: u32) -> u64 {
     let bytes = u64::from(message_bytes);
@@ -45,8 +46,8 @@ pub struct Deflater {
 }
 
 impl Deflater {
-    /// The payload of a frame with RSV1 set. `None` if the message should be sent uncompressed: it
-    /// is too short, too long, or does not become shorter.
+    /// Returns the payload of a frame with RSV1 set. Returns `None` if the message should be sent
+    /// uncompressed, because it is too short, too long, or does not become shorter.
     pub fn deflate(&mut self, message: &[u8]) -> Option<&[u8]> {
         if !(DEFLATE_BYTES_MIN..=DEFLATE_BYTES_MAX).contains(&message.len()) {
             return None;
@@ -66,20 +67,21 @@ impl Deflater {
         engine
             .compress_vec(message, &mut self.out, FlushCompress::Sync)
             .ok()?;
-        // If the room is used up, the output may be incomplete.
+        // Output that fills the room may be incomplete.
         let is_whole = engine.total_in() == message.len() as u64 && self.out.len() < room;
         let body = self.out.strip_suffix(&FLUSH_TAIL)?;
         (is_whole && body.len() < message.len()).then_some(body)
     }
 }
 
-/// Why a compressed message is refused.
+/// The reason for which a compressed message is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InflateError {
-    /// It is not DEFLATE, or is truncated.
+    /// The message is not DEFLATE, or is truncated.
     #[error("a compressed message is broken")]
     Broken,
-    /// It is longer than allowed. Its length is not known, since inflating stopped at the limit.
+    /// The inflated message is longer than allowed. Its length is not known, because inflating
+    /// stopped at the limit.
     #[error("a message is too long when inflated")]
     TooLong,
 }
@@ -90,13 +92,13 @@ pub struct Inflater {
     engine: Option<Box<Decompress>>,
     /// An empty buffer for the next message.
     spare: Vec<u8>,
-    /// Bytes inflated since the last [`Inflater::take_inflated_bytes`].
+    /// The number of bytes inflated since the last call of [`Inflater::take_inflated_bytes`].
     inflated_bytes: u64,
 }
 
 impl Inflater {
     /// Inflates the payload of one message. Memory grows with the output, up to `bytes_max`. The
-    /// caller should return the buffer through [`Inflater::recycle`].
+    /// caller should return the buffer with [`Inflater::recycle`].
     ///
     /// # Errors
     /// Returns [`InflateError::Broken`] if the payload is not a whole DEFLATE message, or
@@ -107,7 +109,8 @@ impl Inflater {
         bytes_max: usize,
     ) -> Result<Vec<u8>, InflateError> {
         let mut out = std::mem::take(&mut self.spare);
-        // An empty message is one byte long (RFC 7692, 7.2.3.6), but some clients omit it.
+        // An empty message is compressed to one byte (RFC 7692, 7.2.3.6), but some clients omit
+        // that byte.
         if compressed.is_empty() {
             return Ok(out);
         }
@@ -136,7 +139,7 @@ impl Inflater {
         }
     }
 
-    /// Bytes inflated since the last call, as a measure of work.
+    /// Returns the number of bytes inflated since the last call, as a measure of work.
     pub fn take_inflated_bytes(&mut self) -> u64 {
         std::mem::take(&mut self.inflated_bytes)
     }
@@ -147,12 +150,12 @@ impl Inflater {
     }
 }
 
-/// Where the input ended.
+/// The place in the DEFLATE stream where the input ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stop {
-    /// After a last block.
+    /// The input ended after a last block.
     AtEnd,
-    /// Anywhere else.
+    /// The input ended at another place.
     Midway,
 }
 
@@ -165,7 +168,7 @@ fn run(
 ) -> Result<Stop, InflateError> {
     loop {
         if out.len() == out.capacity() {
-            // Doubles the room, up to one byte more than allowed.
+            // The room is doubled, but never exceeds the limit by more than one byte.
             let room_max = bytes_max.saturating_sub(out.len()).saturating_add(1);
             out.reserve_exact(out.len().max(FIRST_ROOM_BYTES).min(room_max));
         }
@@ -198,7 +201,7 @@ mod tests {
 
     use super::*;
 
-    /// Records like those of a feed, which can be compressed.
+    /// Returns compressible records, like those of a feed.
     fn records(bytes: usize) -> Vec<u8> {
         let record = |n: usize| format!("{{\"symbol\":\"S{}\",\"bid\":{}}},", n % 7, n * n % 9973);
         let text: String = (0..=bytes / 20).map(record).collect();
@@ -209,7 +212,7 @@ mod tests {
         Inflater::default().inflate(compressed, 1 << 20)
     }
 
-    /// Compresses as another implementation may, with one call for each piece.
+    /// Compresses with one call for each piece, as another implementation may do.
     fn compress(pieces: &[(&[u8], FlushCompress)], window_bits: u8) -> Vec<u8> {
         let mut engine = Compress::new_with_window_bits(Compression::best(), false, window_bits);
         let mut out = Vec::new();
@@ -228,7 +231,7 @@ mod tests {
 
     #[test]
     fn examples_of_the_standard_are_inflated() {
-        // RFC 7692, 7.2.3.1 to 7.2.3.6.
+        // The examples of RFC 7692, 7.2.3.1 to 7.2.3.6.
         for (compressed, message) in [
             (
                 &[0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00][..],
@@ -256,8 +259,8 @@ mod tests {
                 "{compressed:x?}"
             );
         }
-        // The second message of 7.2.3.2 refers to the first, which is an error without context
-        // takeover.
+        // The second message of 7.2.3.2 refers to the first message, which is an error without
+        // context takeover.
         assert_eq!(
             inflate(&[0xf2, 0x00, 0x11, 0x00, 0x00]),
             Err(InflateError::Broken)
@@ -331,7 +334,7 @@ mod tests {
         let compressed = [deflater.deflate(&message).unwrap(), &FLUSH_TAIL].concat();
         let mut engine = Decompress::new_with_window_bits(false, DEFLATE_WINDOW_BITS);
         let mut out = Vec::new();
-        // In small pieces, so that every reference must be in the window.
+        // The pieces are small, so that the inflater finds every reference in its window only.
         for piece in compressed.chunks(100) {
             out.reserve(110_000);
             let progress = engine.decompress_vec(piece, &mut out, FlushDecompress::Sync);
@@ -373,7 +376,7 @@ mod tests {
                 &[(first, FlushCompress::Full), (second, FlushCompress::Sync)],
                 window_bits,
             );
-            // Two compressors; the first ends with a last block.
+            // The output of two compressors. The first ends with a last block.
             let ended = [
                 compress(&[(first, FlushCompress::Finish)], window_bits),
                 compress(&[(second, FlushCompress::Sync)], window_bits),

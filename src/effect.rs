@@ -1,8 +1,8 @@
-//! Effects of the pure machines.
+//! The effects that the pure machines request from the worker.
 //!
-//! Bytes for the peer go to the conn's own outbox. Everything else that a machine needs done is an
-//! [`Effect`] in a scratch list, which the worker owns and drains after each call. Only
-//! `worker/apply.rs` applies effects.
+//! Bytes for the peer are written to the conn's own outbox. Every other action that a machine needs
+//! is an [`Effect`] in a scratch list. The worker owns this list and drains it after each call.
+//! Only `worker/apply.rs` applies effects.
 
 use std::net::IpAddr;
 
@@ -13,17 +13,20 @@ use crate::time::Deadline;
 /// An action that a machine asks the worker to take.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Acknowledge publications, then report the outcome with `handle_event`.
+    /// Register a client's acknowledgement of publications, then report the outcome with
+    /// `handle_event`.
     Acknowledge(Acknowledgement),
-    /// Gather the publications and gaps that a poll is owed, and call `handle_answer` with them,
+    /// Gather the publications and gaps that are due to a poll, and call `handle_answer` with them,
     /// even if there are none.
     Answer {
-        /// The position of an answer without any. Without it, the position is the log's head.
+        /// The position of an answer without publications and gaps. `None` stands for the log's
+        /// head.
         since: Option<Cursor>,
-        /// Whether the answer must contain all that has been posted to the workers until now.
+        /// Whether the answer must contain all publications that have been posted to the workers
+        /// until now.
         is_up_to_date: bool,
     },
-    /// Free the conn now. Unsent bytes are lost, so an orderly end asks for
+    /// Free the conn now. Unsent bytes are lost, so a conn that ends normally asks for
     /// [`Effect::ShutdownWrite`] first.
     Close(CloseReason),
     /// Ask the feed for the number of subscribers of a channel, then call
@@ -34,22 +37,22 @@ pub enum Effect {
         /// The reference of the client's command.
         reference: Option<Reference>,
     },
-    /// The conn has a new token. From this effect on, report the conn by the new token's subject,
-    /// and unsubscribe it from the channels that the token does not allow.
+    /// Switch to the conn's new token. From now on, report the conn with the new token's subject.
+    /// Unsubscribe the conn from the channels that the new token does not allow.
     DropUnauthorized,
-    /// Count the conn for the client that an HTTP proxy's field names, if it names one, then call
-    /// `handle_forwarded_client`.
+    /// Count the conn for the client that an HTTP proxy has named in a header field, if any. Then
+    /// call `handle_forwarded_client`.
     IdentifyByForwardedHeader(Option<IpAddr>),
-    /// Count the conn for the client that the PROXY header names, if it names one, then call
+    /// Count the conn for the client that the PROXY header names, if any. Then call
     /// `handle_proxy_client`.
     IdentifyByProxyHeader(Option<IpAddr>),
-    /// Subscribe, then call `handle_joined` with the outcome.
+    /// Subscribe to channels, then call `handle_joined` with the outcome.
     Join(Join),
-    /// Unsubscribe, then report it with `handle_event`.
+    /// Unsubscribe from a channel, then report the outcome with `handle_event`.
     Leave(Leave),
     /// Unsubscribe from all channels. The outbox is still sent.
     LeaveAll {
-        /// Whether a stream ends. The end of a poll causes no notice.
+        /// Whether the conn is a stream. The end of a poll causes no notice.
         is_stream: bool,
     },
     /// Pass a client's publication to the feed, then call `handle_backend_message` with the
@@ -57,34 +60,34 @@ pub enum Effect {
     Publish {
         /// The channel.
         channel: ChannelName,
-        /// The JSON text.
+        /// The publication's JSON text.
         data: Box<str>,
         /// The reference of the client's command.
         reference: Option<Reference>,
-        /// The receivers.
+        /// The receivers of the publication.
         audience: Audience,
     },
     /// Count the conn in another class.
     Reclassify {
-        /// The class until now.
+        /// The old class.
         before: ConnClass,
-        /// The class from now on.
+        /// The new class.
         class: ConnClass,
     },
-    /// Call `handle_timeout` at this time. Replaces the previous deadline.
+    /// Call `handle_timeout` at this time. The new deadline replaces the previous one.
     SetTimer(Deadline),
-    /// Send FIN. The outbox is empty.
+    /// Send FIN. The machine asks for this only when the outbox is empty.
     ShutdownWrite,
 }
 
 /// The classes of conns that a worker counts or limits separately.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnClass {
-    /// Its first request head is not complete, and no round has ended since it was accepted.
+    /// A conn whose first request head is not complete, and for which no round has ended yet.
     Arriving,
-    /// Its first request head was not complete at the end of a round.
+    /// A conn whose first request head was not complete at the end of a round.
     Silent,
-    /// An open WebSocket.
+    /// A conn that is an open WebSocket.
     WebSocket,
     /// All other conns.
     Other,
@@ -95,7 +98,7 @@ pub enum ConnClass {
 pub enum Audience {
     /// The channel's subscribers.
     Subscribers,
-    /// Consumers on the feed.
+    /// The consumers on the feed.
     Consumers,
 }
 
@@ -104,20 +107,20 @@ pub enum Audience {
 pub struct Join {
     /// The channels, without repetition.
     pub channels: Vec<ChannelName>,
-    /// The position from which publications are owed.
+    /// The position after which the subscriber receives publications.
     pub since: Since,
-    /// The window of each channel; without one, the client acknowledges nothing.
+    /// The window of each channel; `None` if the client does not acknowledge publications.
     pub window: Option<Window>,
-    /// Where the subscription comes from.
+    /// The command or request that asked for the subscription.
     pub origin: Origin,
 }
 
-/// How many publications of a channel may be sent beyond the last acknowledged one.
+/// The maximum number of publications of a channel that may be sent but not yet acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window(u32);
 
 impl Window {
-    /// Accepts 1 to [`WINDOW_PUBLICATIONS_MAX`].
+    /// Returns a window of 1 to [`WINDOW_PUBLICATIONS_MAX`] publications; `None` for other numbers.
     #[must_use]
     pub fn new(publications: u32) -> Option<Self> {
         (1..=WINDOW_PUBLICATIONS_MAX)
@@ -125,7 +128,7 @@ impl Window {
             .then_some(Self(publications))
     }
 
-    /// The number.
+    /// Returns the number of publications.
     #[must_use]
     pub fn publications(self) -> u32 {
         self.0
@@ -135,18 +138,18 @@ impl Window {
 /// A client's acknowledgement of publications.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Acknowledgement {
-    /// The channel; without one, the conn's only channel.
+    /// The channel; `None` stands for the conn's only channel.
     pub channel: Option<ChannelName>,
-    /// All publications up to this one are acknowledged.
+    /// The last acknowledged publication. All publications before it are acknowledged, too.
     pub id: Cursor,
     /// The reference of the client's command.
     pub reference: Option<Reference>,
 }
 
-/// Where a [`Join`] comes from.
+/// The command or request that asked for a [`Join`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// A command on a WebSocket, with its reference.
+    /// A command on a WebSocket, with its reference if it has one.
     Command(Option<Reference>),
     /// The request that opened the stream.
     Request,
@@ -161,44 +164,46 @@ pub struct Leave {
     pub reference: Option<Reference>,
 }
 
-/// A client's label of a command, a JSON number or string. The answer repeats it verbatim.
+/// A JSON number or string with which a client labels a command. The answer repeats it verbatim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reference(Box<str>);
 
 impl Reference {
-    /// The longest reference, in bytes of JSON.
+    /// The maximum length of a reference, in bytes of JSON.
     pub const BYTES_MAX: usize = 64;
 
-    /// Accepts a JSON number or string of at most [`Reference::BYTES_MAX`] bytes.
+    /// Returns a reference for a JSON number or string of at most [`Reference::BYTES_MAX`] bytes;
+    /// `None` for other texts.
     #[must_use]
     pub fn from_json(json: &str) -> Option<Self> {
         let is_scalar = json.starts_with(|c: char| c == '"' || c == '-' || c.is_ascii_digit());
         (is_scalar && json.len() <= Self::BYTES_MAX).then(|| Self(Box::from(json)))
     }
 
-    /// The reference as JSON.
+    /// Returns the reference as JSON.
     #[must_use]
     pub fn as_json(&self) -> &str {
         &self.0
     }
 }
 
-/// Why a conn ended, sorted by cause: the peer in order, the peer out of order, the server.
+/// The reason for which a conn ended. Normal ends by the peer come first, then faults of the peer,
+/// then ends by the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CloseReason {
-    // The peer, in order.
-    /// The client ended it as its protocol requires.
+    // Normal ends by the peer.
+    /// The client ended the conn as its protocol requires.
     Done,
     /// The client closed or reset the connection in mid-stream.
     PeerGone,
-    // The peer, out of order.
+    // Faults of the peer.
     /// The PROXY header is missing, malformed or late, or comes from an untrusted address.
     BadProxyHeader,
     /// The request was refused, and the connection cannot be reused.
     BadRequest,
-    /// No complete request head in time.
+    /// The client did not send a complete request head in time.
     HeadTimeout,
-    /// Neither pong nor write progress for two heartbeats.
+    /// The peer sent no pong and accepted no bytes for two heartbeats.
     Idle,
     /// A compressed message cannot be inflated (1007).
     InvalidDeflate,
@@ -216,24 +221,25 @@ pub enum CloseReason {
     TlsError,
     /// The token has expired and was not replaced (4002).
     TokenExpired,
-    /// No token in time, or an invalid one (4001).
+    /// The client showed no token in time, or an invalid token (4001).
     Unauthorized,
-    /// The conn exceeded its quota with the policy `close` (4100), left too many control bytes
-    /// unread, or held the oldest publications when too many had left the log.
+    /// The client read too slowly. The conn exceeded its quota with the policy `close` (4100), or
+    /// too many control bytes were unread. Or the conn held the oldest publications when conns held
+    /// too many that the log had evicted.
     Overflow,
-    // The server.
-    /// Too many conns had not completed a request head, and this one was the oldest.
+    // Ends by the server.
+    /// Too many conns had not completed a request head, and this conn was the oldest of them.
     CrowdedOut,
     /// A limit of the server was reached.
     Refused,
-    /// A backend ended it, with a code of its own.
+    /// A backend ended the conn with a close code of the backend's choice.
     Disconnected,
     /// The server stops (1012).
     Shutdown,
 }
 
 impl CloseReason {
-    /// Every reason, in the order of the metrics.
+    /// All reasons, in the order of the metrics.
     pub const ALL: [Self; 20] = [
         Self::Done,
         Self::PeerGone,
@@ -257,7 +263,7 @@ impl CloseReason {
         Self::Shutdown,
     ];
 
-    /// The reason's name in metrics and logs.
+    /// Returns the reason's name in metrics and logs.
     #[must_use]
     pub fn label(self) -> &'static str {
         match self {

@@ -1,7 +1,7 @@
 //! SHELL: the parts of a running server that have failed, for `/readyz`.
 //!
-//! Each part that can fail while the server runs records its reason here, and clears it when it
-//! works again. Written a few times in the life of a process, read once for each probe.
+//! A part that fails while the server runs records its reason here, and clears the reason when it
+//! works again. Failures are rare; the reasons are read once for each probe.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,20 +9,20 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// A part that can fail while the server runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
-    /// Descriptors for feeders.
+    /// The file descriptors for feeders.
     FeedDescriptors,
-    /// The feed's socket on the file system.
+    /// The feed's socket in the file system.
     FeedSocket,
     /// The journal's files.
     Journal,
 }
 
-/// The reasons of the parts that have failed.
+/// The parts that have failed, each with its reason.
 #[derive(Debug, Default)]
 pub struct Health(Mutex<BTreeMap<Part, String>>);
 
 impl Health {
-    /// Replaces a part's reason; `None` if the part works.
+    /// Sets the reason for which a part has failed; `None` if the part works.
     pub fn set(&self, part: Part, reason: Option<&str>) {
         let mut reasons = self.reasons_mut();
         match reason {
@@ -36,7 +36,7 @@ impl Health {
         }
     }
 
-    /// One reason for each part that has failed.
+    /// Returns one reason for each part that has failed.
     #[must_use]
     pub fn reasons(&self) -> Vec<String> {
         self.reasons_mut().values().cloned().collect()

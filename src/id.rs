@@ -1,8 +1,8 @@
-//! Identifiers of conns, channels and positions in the node's one sequence.
+//! Identifiers of conns, channels and positions in the node's sequence of publications.
 //!
-//! All of them are small values that can be copied or shared and compared. Input from a peer is
-//! parsed into one of these types or is an error, so the rest of the crate never sees an unchecked
-//! name. Every other module may use this one; it uses none.
+//! All identifiers are small values that can be copied or shared, and compared. Input from a peer
+//! is parsed into one of these types or refused, so the rest of the crate never handles an
+//! unchecked name. Every other module may use this module; this module uses no other.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -10,30 +10,32 @@ use std::str::FromStr;
 
 use arcstr::ArcStr;
 
-/// The longest channel name, in bytes.
+/// The maximum length of a channel name, in bytes.
 pub const CHANNEL_NAME_BYTES_MAX: usize = 200;
 
-/// The longest id on the wire, in bytes: epoch, a hyphen and a sequence number.
+/// The maximum length of an id on the wire, in bytes. An id is an epoch, a hyphen and a sequence
+/// number.
 pub const CURSOR_BYTES_MAX: usize = 40;
 
 /// Identifies one conn of one worker while it is open.
 ///
-/// A slot is reused as soon as its conn has closed, a generation only after four billion other
-/// conns. So a late readiness or timer of a closed conn is recognised as stale.
+/// A slot is reused as soon as its conn has closed. A generation is reused only after four billion
+/// other conns. So a late readiness event or timer of a closed conn is recognised as stale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnId {
-    /// Index into the worker's slab.
+    /// The index into the worker's slab.
     pub slot: u32,
-    /// Distinguishes the conns that have used the slot.
+    /// The number that distinguishes the conns that have used the slot.
     pub generation: u32,
 }
 
-/// Number of generations. The largest `u32` is not one of them: the poll's tokens of listeners use
-/// it.
+/// The number of generations. The largest `u32` is not a generation, because the poll tokens of
+/// listeners use it.
 const GENERATIONS: u64 = u32::MAX as u64;
 
 impl ConnId {
-    /// The id of a conn, from its slot and how many conns its worker accepted before it.
+    /// Makes the id of a conn. The serial is the number of conns that its worker accepted before
+    /// it.
     #[must_use]
     pub fn new(slot: u32, serial: u64) -> Self {
         Self {
@@ -42,12 +44,13 @@ impl ConnId {
         }
     }
 
-    /// How many conns the worker accepted before this one, given how many it has accepted by now:
-    /// the newest serial with this generation.
+    /// Returns the number of conns that the worker accepted before this one. `accepted` is the
+    /// number of conns that the worker has accepted until now. The result is the newest serial with
+    /// this generation.
     ///
-    /// If a conn outlives 4,294,967,295 later ones, the result becomes larger than its true serial,
-    /// and so its name changes. No other conn has the new name: this conn has been in the slot all
-    /// the time, and the next one in the slot gets a larger serial.
+    /// If the worker accepts 4,294,967,295 more conns while a conn is open, the result becomes
+    /// larger than the true serial. The conn's name changes then. No other conn has the new name,
+    /// because the slot is still in use and the next conn in the slot gets a larger serial.
     #[must_use]
     pub fn serial(self, accepted: u64) -> u64 {
         let newest = accepted.saturating_sub(1);
@@ -60,7 +63,7 @@ impl ConnId {
         (u64::from(self.generation) << 32) | u64::from(self.slot)
     }
 
-    /// Unpacks what [`ConnId::to_bits`] packed.
+    /// Unpacks an id that [`ConnId::to_bits`] packed.
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "each half has 32 bits")]
     pub fn from_bits(bits: u64) -> Self {
@@ -71,32 +74,33 @@ impl ConnId {
     }
 }
 
-/// The longest name of a conn, in bytes.
+/// The length of a conn's name, in bytes.
 pub const CONN_NAME_BYTES_MAX: usize = 40;
 
-/// A random value that identifies one start of a node.
+/// A random value that identifies one run of a node, from its start to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RunId(pub u64);
 
-/// Identifies a conn outside its worker: a client receives its own in the welcome message, and a
-/// backend uses it as an address. It never identifies another conn, even after a restart.
+/// Identifies a conn outside its worker. A client receives the name of its conn in the welcome
+/// message, and a backend uses the name as an address. A name never identifies another conn, even
+/// after a restart.
 ///
-/// On the wire it is opaque: [`CONN_NAME_BYTES_MAX`] hexadecimal digits for the run (16), the
-/// worker (4), the slot (8) and the serial (12). A worker that accepts a million connections a
-/// second uses up its serials in nine years.
+/// On the wire, a name is opaque. It has [`CONN_NAME_BYTES_MAX`] hexadecimal digits for the run
+/// (16), the worker (4), the slot (8) and the serial (12). A worker that accepts a million
+/// connections a second uses up its serials in nine years.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnName {
-    /// The start of the node.
+    /// The run of the node, from its start on.
     pub run: RunId,
     /// The worker's number.
     pub worker: u16,
-    /// Index into the worker's slab.
+    /// The index into the worker's slab.
     pub slot: u32,
-    /// How many conns the worker accepted before this one.
+    /// The number of conns that the worker accepted before this one.
     pub serial: u64,
 }
 
-/// The text is not a [`ConnName`].
+/// The error for a text that is not a [`ConnName`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not the name of a conn")]
 pub struct ConnNameError;
@@ -117,7 +121,7 @@ impl FromStr for ConnName {
     type Err = ConnNameError;
 
     fn from_str(text: &str) -> Result<Self, ConnNameError> {
-        // Each name has one spelling, so that equal names have equal texts.
+        // Only one spelling of each name is accepted, so that equal names have equal texts.
         let is_canonical = text.len() == CONN_NAME_BYTES_MAX && text.bytes().all(is_lower_hex);
         let digits = |range| {
             let digits = text.get(range).filter(|_| is_canonical);
@@ -143,40 +147,40 @@ const RESERVED_CHANNELS: &str = "fanfare:";
 
 /// A channel's name: 1 to 200 bytes of UTF-8 without control characters, spaces or `*`.
 ///
-/// Names that begin with `fanfare:` are reserved for the server. `*` is only for patterns: a client
-/// that subscribed to a channel with the name `prices:*` would never receive anything. Clones share
-/// the text.
+/// Names that begin with `fanfare:` are reserved for the server. A `*` is allowed in patterns only,
+/// because a client that subscribed to a channel named `prices:*` would never receive anything.
+/// Clones share the text.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChannelName(ArcStr);
 
-// Each channel's record has one.
+// The size matters because the record of each channel contains a name.
 const _: () = assert!(size_of::<ChannelName>() == 8);
 
-/// Why a text is not a channel name.
+/// The reason for which a text is not a channel name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChannelNameError {
-    /// A control character or white space, at this byte.
+    /// The text has a control character or white space at this byte.
     #[error("a channel name has no control characters or spaces (byte {at})")]
     Character {
-        /// Offset of the character.
+        /// The offset of the character, in bytes.
         at: usize,
     },
     /// The text is empty.
     #[error("a channel name has at least one byte")]
     Empty,
-    /// A name with the prefix `fanfare:`.
+    /// The text begins with the reserved prefix `fanfare:`.
     #[error("channel names that begin with `{RESERVED_CHANNELS}` are reserved for the server")]
     Reserved,
-    /// More than [`CHANNEL_NAME_BYTES_MAX`] bytes.
+    /// The text has more than [`CHANNEL_NAME_BYTES_MAX`] bytes.
     #[error("a channel name has at most {CHANNEL_NAME_BYTES_MAX} bytes, not {got}")]
     TooLong {
-        /// Length in bytes.
+        /// The length of the text in bytes.
         got: usize,
     },
-    /// A `*`, at this byte.
+    /// The text has a `*` at this byte.
     #[error("a channel name has no `*` (byte {at}); only patterns have one, at their end")]
     Wildcard {
-        /// Offset of the character.
+        /// The offset of the character, in bytes.
         at: usize,
     },
 }
@@ -185,7 +189,7 @@ impl ChannelName {
     /// Checks a name from a client, a feeder or a user.
     ///
     /// # Errors
-    /// Returns [`ChannelNameError::Reserved`] or [`ChannelNameError::Wildcard`], and as
+    /// Returns [`ChannelNameError::Reserved`], [`ChannelNameError::Wildcard`], or an error of
     /// [`ChannelName::with_reserved`].
     pub fn new(text: &str) -> Result<Self, ChannelNameError> {
         if text.starts_with(RESERVED_CHANNELS) {
@@ -197,8 +201,8 @@ impl ChannelName {
         Self::with_reserved(text)
     }
 
-    /// Checks a name that may be reserved or contain `*`: from a journal that an earlier version
-    /// wrote, or from a pattern.
+    /// Checks a name that may be reserved or contain `*`. Such names are in patterns, and in
+    /// journals that an earlier version wrote.
     ///
     /// # Errors
     /// Returns [`ChannelNameError::Empty`], [`ChannelNameError::TooLong`] for more than
@@ -220,7 +224,7 @@ impl ChannelName {
         }
     }
 
-    /// The text.
+    /// Returns the text of the name.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -239,21 +243,21 @@ impl std::borrow::Borrow<str> for ChannelName {
     }
 }
 
-/// Identifies a period in which the sequence is continuous. A new one is drawn at random whenever
-/// continuity is lost.
+/// Identifies a period in which the sequence is continuous. Whenever continuity is lost, a new
+/// epoch is drawn at random.
 ///
-/// Has 48 bits, shown as twelve hexadecimal digits.
+/// An epoch has 48 bits, shown as twelve hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Epoch(u64);
 
 impl Epoch {
-    /// Keeps the lower 48 bits.
+    /// Makes an epoch from the lower 48 bits of a random number.
     #[must_use]
     pub fn new(random: u64) -> Self {
         Self(random & 0xffff_ffff_ffff)
     }
 
-    /// The 48 bits.
+    /// Returns the 48 bits.
     #[must_use]
     pub fn bits(self) -> u64 {
         self.0
@@ -262,7 +266,8 @@ impl Epoch {
 
 impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Each frame and each response has one, and `{:012x}` takes ten times as long.
+        // Formatted by hand, because every frame and response has an id and `{:012x}` takes ten
+        // times as long.
         let mut text = [0; 12];
         for (place, digit) in text.iter_mut().rev().enumerate() {
             let value = (self.0 >> (4 * place)) & 0xf;
@@ -274,8 +279,8 @@ impl fmt::Display for Epoch {
 
 const HEX_DIGITS: &[u8; 16] = b"0123456789abcdef";
 
-/// A publication's number in the node's one sequence. The first publication of an epoch has number
-/// 1; 0 is the position before it.
+/// A publication's number in the node's sequence of publications. The first publication of an epoch
+/// has number 1; 0 is the position before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Sequence(pub u64);
 
@@ -283,28 +288,29 @@ impl Sequence {
     /// The position before the first publication.
     pub const ZERO: Self = Self(0);
 
-    /// The number after this one.
+    /// Returns the number after this one.
     #[must_use]
     pub fn next(self) -> Self {
         Self(self.0.saturating_add(1))
     }
 
-    /// The number before this one.
+    /// Returns the number before this one.
     #[must_use]
     pub fn before(self) -> Self {
         Self(self.0.saturating_sub(1))
     }
 }
 
-/// A position in all channels at once: right after the publication with this id.
+/// A position in the node's sequence, right after the publication with this id. One position
+/// applies to all channels.
 ///
-/// On the wire it is the opaque id `<epoch>-<sequence>`, at most [`CURSOR_BYTES_MAX`] bytes of
-/// ASCII that need no escaping in a URL, a header or JSON.
+/// On the wire, a position is the opaque id `<epoch>-<sequence>`. The id has at most
+/// [`CURSOR_BYTES_MAX`] bytes of ASCII and needs no escaping in a URL, a header or JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Cursor {
-    /// The epoch that the sequence number belongs to.
+    /// The epoch of the sequence number.
     pub epoch: Epoch,
-    /// The last publication before the position.
+    /// The number of the last publication before the position.
     pub sequence: Sequence,
 }
 
@@ -316,7 +322,7 @@ impl fmt::Display for Cursor {
     }
 }
 
-/// The text is not a [`Cursor`].
+/// The error for a text that is not a [`Cursor`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not an id")]
 pub struct CursorError;
@@ -343,27 +349,28 @@ impl FromStr for Cursor {
     }
 }
 
-/// The position from which a subscriber asks to be served.
+/// The position after which a subscriber asks for publications.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Since {
-    /// From the next publication on.
+    /// The subscriber asks for the next publication and all later ones.
     Now,
-    /// What was published after this position and is in the log.
+    /// The subscriber asks for all publications after this position that are in the log.
     After(Cursor),
-    /// Everything that the log holds of the channel.
+    /// The subscriber asks for all publications of the channel that are in the log.
     First,
-    /// This many of the newest that the log holds of the channel.
+    /// The subscriber asks for this many of the channel's newest publications in the log.
     Last(NonZeroU32),
-    /// The client's text is not a position. It is served from now on and receives a gap.
+    /// The client's text is not a position. The client receives a gap, and then all later
+    /// publications.
     Unrecognised,
 }
 
-/// The value of `since` that asks for everything that the log holds of a channel.
+/// The value of `since` that asks for all publications of a channel that are in the log.
 pub const SINCE_FIRST: &str = "first";
 
 impl Since {
-    /// Parses a client's last id. An empty text is [`Since::Now`]: `EventSource` sends it before it
-    /// has received an id.
+    /// Parses a client's last id. An empty text is [`Since::Now`], because `EventSource` sends an
+    /// empty text before it has received an id.
     #[must_use]
     pub fn parse(text: &str) -> Self {
         if text.is_empty() {
@@ -372,8 +379,9 @@ impl Since {
         text.parse().map_or(Self::Unrecognised, Self::After)
     }
 
-    /// The position for a `last` of so many publications; zero is [`Since::Now`]. `None` if the
-    /// number does not fit in 32 bits: no log holds as many.
+    /// Returns the position for a request for the last publications of a channel. Zero publications
+    /// are [`Since::Now`]. Returns `None` if the number exceeds 32 bits, because no log holds as
+    /// many publications.
     #[must_use]
     pub fn last(publications: u64) -> Option<Self> {
         let publications = u32::try_from(publications).ok()?;
@@ -437,7 +445,7 @@ mod tests {
 
     #[test]
     fn serials_in_one_slot_never_repeat() {
-        // The first conn stays open while the generations wrap twice; the next one in its slot may
+        // The first conn stays open while the generations wrap twice. The next conn in its slot may
         // get the same generation.
         let serial = 7;
         let next = serial + 2 * GENERATIONS;
@@ -542,7 +550,7 @@ mod tests {
     fn since_of_an_empty_text_is_now_and_of_any_other_unrecognised() {
         assert_eq!(Since::parse(""), Since::Now);
         assert_eq!(Since::parse("earlier"), Since::Unrecognised);
-        // `first` is a value of `since` only; it is never an id.
+        // `first` is a valid value of `since`, but never an id.
         assert_eq!(Since::parse("first"), Since::Unrecognised);
     }
 

@@ -1,4 +1,4 @@
-//! Limits of the JSON texts that clients and feeders send, and whole numbers in them.
+//! Checks the limits on JSON texts of clients and feeders, and parses whole numbers in them.
 //!
 //! A payload is forwarded byte by byte. The parser of a backend or a subscriber may fail on very
 //! deep nesting or very long numbers, so both are refused at the input. The functions here expect
@@ -6,13 +6,13 @@
 
 use crate::config::limits::{JSON_DIGITS_MAX, JSON_LEVELS_MAX};
 
-/// A JSON text beyond a limit.
+/// The limit that a JSON text exceeds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LimitError {
-    /// A number with too many digits, those of fraction and exponent included.
+    /// A number has too many digits, including the digits of its fraction and exponent.
     #[error("a JSON number has at most {JSON_DIGITS_MAX} digits")]
     Digits,
-    /// Arrays and objects that are nested too deeply.
+    /// Arrays and objects are nested too deeply.
     #[error("a JSON value has at most {JSON_LEVELS_MAX} levels of arrays and objects")]
     Levels,
 }
@@ -25,7 +25,8 @@ pub fn check_value(json: &str) -> Result<(), LimitError> {
     check(json, JSON_LEVELS_MAX)
 }
 
-/// Checks an object whose values are payloads: it may have one level more.
+/// Checks an object whose values are payloads. The object adds one level of nesting, so one more
+/// level is allowed.
 ///
 /// # Errors
 /// Returns the limit that the object exceeds.
@@ -35,7 +36,8 @@ pub fn check_envelope(json: &str) -> Result<(), LimitError> {
 
 fn check(json: &str, levels_max: usize) -> Result<(), LimitError> {
     let bytes = json.as_bytes();
-    // Most texts are too short to exceed the limit on digits and have too few brackets.
+    // Most texts are too short to exceed the limit on digits, and have too few brackets to exceed
+    // the limit on levels.
     let is_short = bytes.len() <= JSON_DIGITS_MAX;
     if is_short && memchr::memchr2_iter(b'[', b'{', bytes).count() <= levels_max {
         return Ok(());
@@ -62,7 +64,8 @@ fn check(json: &str, levels_max: usize) -> Result<(), LimitError> {
     Ok(())
 }
 
-/// The offset after a string's closing quote. `start` is the offset after the opening one.
+/// Returns the offset after a string's closing quote. `start` is the offset after its opening
+/// quote.
 #[must_use]
 pub fn string_end(bytes: &[u8], start: usize) -> usize {
     let mut at = start;
@@ -74,17 +77,19 @@ pub fn string_end(bytes: &[u8], start: usize) -> usize {
         if bytes.get(at) == Some(&b'"') {
             return at + 1;
         }
-        // A backslash and what it escapes.
+        // Skips the backslash and the byte that it escapes.
         at += 2;
     }
     bytes.len()
 }
 
-/// The value of a whole JSON number in any notation: `5000.0` and `5e3` are 5000 (RFC 8259, 6).
-/// `None` if it has a fraction, is negative, is above `u64::MAX`, or is not a number.
+/// Returns the value of a whole JSON number in any notation: `5000.0` and `5e3` are 5000 (RFC 8259,
+/// 6). Returns `None` if the text is not a number, or the number has a fraction, is negative or
+/// exceeds `u64::MAX`.
 #[must_use]
 pub fn whole_number(json: &str) -> Option<u64> {
-    // The usual notation. The parser also accepts a plus sign, which JSON does not.
+    // The usual notation is tried first. Rust's parser also accepts a plus sign, which JSON does
+    // not.
     if let Ok(number) = json.parse()
         && !json.starts_with('+')
     {
@@ -108,7 +113,7 @@ pub fn whole_number(json: &str) -> Option<u64> {
     if digits().all(|digit| digit == b'0') {
         return Some(0);
     }
-    // An exponent above i64 makes a number above u64, or a fraction.
+    // With an exponent beyond the range of `i64`, the number exceeds `u64` or has a fraction.
     let exponent = exponent.parse().unwrap_or(i64::MAX);
     let zeros = exponent.checked_sub(i64::try_from(fraction.len()).ok()?)?;
     let ends = digits()
@@ -132,7 +137,7 @@ mod tests {
     use super::*;
 
     fn nested(levels: usize) -> String {
-        // Arrays and objects in turn.
+        // Levels are arrays and objects in turn.
         let open: String = (0..levels)
             .map(|level| if level % 2 == 0 { "[" } else { "{\"]\":" })
             .collect();

@@ -1,17 +1,17 @@
 //! Patterns of channel names: a whole name, or a prefix and one `*` at the end.
 //!
-//! `chat:*` matches every channel that begins with `chat:`, and `*` alone matches every channel. A
-//! channel name has no `*`, so a pattern has one only at its end. Used by consumers, tokens and
-//! namespaces.
+//! `chat:*` matches every channel whose name begins with `chat:`, and `*` alone matches every
+//! channel. A channel name has no `*`, so a pattern has a `*` only at its end. Consumers, tokens
+//! and namespaces use patterns.
 
 use crate::id::{ChannelName, ChannelNameError};
 
-/// One pattern.
+/// A pattern of channel names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Pattern {
-    /// Every name with this prefix.
+    /// Matches every name with this prefix.
     Prefix(Box<str>),
-    /// One name.
+    /// Matches this name only.
     Name(ChannelName),
 }
 
@@ -19,8 +19,8 @@ impl Pattern {
     /// Parses a pattern.
     ///
     /// # Errors
-    /// Returns [`ChannelNameError::Wildcard`] if a `*` is not at the end, and the other variants if
-    /// the text without it cannot be a channel name or its prefix.
+    /// Returns [`ChannelNameError::Wildcard`] if a `*` is not at the end. Returns another variant
+    /// if the text without the `*` cannot be a channel name or a prefix of one.
     pub fn new(text: &str) -> Result<Self, ChannelNameError> {
         let prefix = text.strip_suffix('*');
         if let Some(at) = prefix.unwrap_or(text).find('*') {

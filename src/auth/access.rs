@@ -1,12 +1,12 @@
 //! The permissions of the conns of one worker, and their expiry.
 //!
-//! A table beside the conns, so that a conn without a token has no entry. An entry is added when a
-//! token is accepted or awaited, and removed when the conn is no longer served. A token expires by
-//! the wall clock, which may be set and continues while the machine is suspended. Timers run on the
-//! worker's clock. [`Calendar`] converts, and [`Access::renew`] reports when timers must be brought
-//! forward. `http`, the transports and the machine read it through their context. They also add
-//! entries, so that a command after a token in the same packet is checked against it. The worker
-//! removes entries.
+//! The permissions are in a separate table, so that a conn without a token has no entry. An entry
+//! is added when a token is accepted or awaited, and removed when the conn is no longer served. A
+//! token expires by the wall clock, which can be set and advances while the machine is suspended.
+//! Timers run on the worker's clock. [`Calendar`] converts between the clocks, and
+//! [`Access::renew`] reports when timers must be set to an earlier time. `http`, the transports and
+//! the machine use the table through their context. They also add entries, so that a command after
+//! a token in the same packet is checked against this token. The worker removes entries.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,48 +21,50 @@ use crate::effect::Join;
 use crate::id::ChannelName;
 use crate::time::{Deadline, Now};
 
-/// The tokens of one worker's conns. The default has no keys, so no token is required.
+/// The tokens of one worker's conns. The default has no keys, so it requires no token.
 #[derive(Debug, Default)]
 pub struct Access {
     verifier: Option<Arc<Verifier>>,
     calendar: Calendar,
-    /// The time for verification.
+    /// The worker's time, used for verification.
     now: Now,
-    /// By slot. Boxed to keep the nodes of the tree small.
+    /// The state of each conn's token, by the conn's slot. The states are boxed to keep the nodes
+    /// of the tree small.
     by_slot: BTreeMap<u32, Box<TokenState>>,
 }
 
 #[derive(Debug)]
 enum TokenState {
-    /// A token was accepted.
+    /// The conn's token was accepted.
     Granted {
         grant: Grant,
-        /// When the client receives the expiry warning, since 1970; `None` after that, or if the
-        /// transport has none.
+        /// The time of the expiry warning, as the time since 1970. `None` after the warning, or if
+        /// the client receives no warning.
         warns: Option<Duration>,
-        /// When a token was last shown in band.
+        /// The time at which a token was last shown in band.
         refreshed: Option<Now>,
-        /// Whether reports contain the subject. False until the commands that preceded the conn's
-        /// first token are done.
+        /// Whether reports contain the subject. False until all commands that the client sent
+        /// before its first token are done.
         is_reported: bool,
     },
-    /// A token is awaited. The join follows it.
+    /// A token is awaited. `join` is the subscription to make after the token is accepted.
     Waiting { join: Join, until: Deadline },
 }
 
 /// Whether a client receives a warning before its token expires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Warning {
-    /// The client can show a new token.
+    /// The client receives a warning, because it can show a new token.
     Ahead,
-    /// The transport has no warning, or the client cannot show a new token.
+    /// The client receives no warning, because the transport has none or the client cannot show a
+    /// new token.
     None,
 }
 
-/// An event of a token's timer.
+/// An event that a token's timer causes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Due {
-    /// No token was shown in time.
+    /// The client has not shown a token in time.
     Late,
     /// The token has expired.
     Over,
@@ -70,23 +72,23 @@ pub enum Due {
     Soon(Duration),
 }
 
-/// The result of a token that was shown in band.
+/// The result of an accepted token that was shown in band.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Shown {
-    /// It was awaited. The join can follow now.
+    /// The token was awaited. The subscription can be made now.
     First(Join),
-    /// It replaces the conn's permissions.
+    /// The token replaces the conn's permissions.
     Next,
 }
 
-/// Why a token that was shown in band is refused.
+/// The reason for which a token that was shown in band is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShowError {
-    /// The server has no keys.
+    /// The server has no keys, so it accepts no tokens.
     Off,
-    /// Its subject is not that of the previous token.
+    /// The token's subject differs from the subject of the previous token.
     OtherSub,
-    /// It is invalid.
+    /// The token is invalid.
     Token(TokenError),
     /// The previous token was shown less than a second ago.
     TooSoon,
@@ -94,7 +96,8 @@ pub enum ShowError {
 
 impl Access {
     /// Sets the keys and the time for later verifications. Returns true if the wall clock has
-    /// advanced more than the worker's clock, so that [`Access::dues`] precede their timers.
+    /// advanced more than the worker's clock. Then deadlines ([`Access::dues`]) are earlier than
+    /// their timers.
     pub fn renew(
         &mut self,
         verifier: Option<Arc<Verifier>>,
@@ -106,18 +109,18 @@ impl Access {
         self.calendar.read(since_1970, now)
     }
 
-    /// Sets the worker's time.
+    /// Sets the worker's time for verifications.
     pub fn set_now(&mut self, now: Now) {
         self.now = now;
     }
 
-    /// Whether no conn has a token or must show one.
+    /// Whether the table has no entries: no conn has a token or must show one.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.by_slot.is_empty()
     }
 
-    /// The next deadline of each token, by slot.
+    /// Returns the next deadline of each token, with the slot of its conn.
     pub fn dues(&self) -> impl Iterator<Item = (u32, Deadline)> {
         let tokens = self.by_slot.iter();
         tokens.map(|(slot, state)| (*slot, self.due(state)))
@@ -132,7 +135,7 @@ impl Access {
     /// Verifies a token.
     ///
     /// # Errors
-    /// Returns the reason to refuse it.
+    /// Returns the reason to refuse the token.
     pub fn verify(&self, token: &str) -> Result<Grant, TokenError> {
         let verifier = self.verifier.as_ref().ok_or(TokenError::Algorithm)?;
         verifier.verify(token, self.calendar.unix_s(self.now))
@@ -144,7 +147,7 @@ impl Access {
         self.by_slot.insert(slot, Box::new(granted));
     }
 
-    /// Requires a token from a conn before its join.
+    /// Registers that a conn must show a token before its join.
     pub fn await_token(&mut self, slot: u32, join: Join, until: Deadline) {
         let waiting = TokenState::Waiting { join, until };
         self.by_slot.insert(slot, Box::new(waiting));
@@ -153,7 +156,7 @@ impl Access {
     /// Accepts a token that a conn shows in band.
     ///
     /// # Errors
-    /// Returns the reason to refuse it. The previous permissions stay.
+    /// Returns the reason to refuse the token. The previous permissions stay valid.
     pub fn show(&mut self, slot: u32, token: &str, now: Now) -> Result<Shown, ShowError> {
         if !self.is_on() {
             return Err(ShowError::Off);
@@ -163,7 +166,7 @@ impl Access {
             && refreshed
                 .is_some_and(|last| now.since(last) < Duration::from_millis(TOKEN_REFRESH_MS_MIN))
         {
-            // Unlimited verifications could occupy the worker.
+            // Without this limit, verifications could use up the worker's time.
             return Err(ShowError::TooSoon);
         }
         let grant = self.verify(token).map_err(ShowError::Token)?;
@@ -183,7 +186,7 @@ impl Access {
         }
     }
 
-    /// Whether a conn must show a token first.
+    /// Whether a conn must still show a token.
     #[must_use]
     pub fn is_waiting(&self, slot: u32) -> bool {
         let state = self.by_slot.get(&slot);
@@ -204,8 +207,8 @@ impl Access {
         !self.is_on() || grant.is_some_and(|grant| grant.may_publish(channel))
     }
 
-    /// The commands that preceded the conn's first token are done: reports contain its subject from
-    /// now on.
+    /// Includes the subject in reports about a conn from now on. The worker calls this after the
+    /// commands that preceded the conn's first token are done.
     pub fn start_reporting(&mut self, slot: u32) {
         let state = self.by_slot.get_mut(&slot).map(|state| &mut **state);
         if let Some(TokenState::Granted { is_reported, .. }) = state {
@@ -213,7 +216,7 @@ impl Access {
         }
     }
 
-    /// The subject for reports about a conn.
+    /// Returns the subject for reports about a conn.
     #[must_use]
     pub fn sub(&self, slot: u32) -> Option<Arc<str>> {
         match &**self.by_slot.get(&slot)? {
@@ -226,13 +229,13 @@ impl Access {
         }
     }
 
-    /// The next deadline of a conn's token.
+    /// Returns the next deadline of a conn's token.
     #[must_use]
     pub fn next_due(&self, slot: u32) -> Option<Deadline> {
         self.by_slot.get(&slot).map(|state| self.due(state))
     }
 
-    /// The due event of a conn's token. A warning is returned once.
+    /// Returns the event of a conn's token that is due now. A warning is returned only once.
     pub fn take_due(&mut self, slot: u32, now: Now) -> Option<Due> {
         let calendar = &self.calendar;
         match &mut **self.by_slot.get_mut(&slot)? {
@@ -248,7 +251,7 @@ impl Access {
         }
     }
 
-    /// The slots of the conns whose token has this subject.
+    /// Returns the slots of the conns whose token has this subject.
     #[must_use]
     pub fn slots_of(&self, sub: &str) -> Vec<u32> {
         let has_sub = |state: &TokenState| match state {
@@ -281,7 +284,8 @@ impl Access {
         refreshed: Option<Now>,
     ) -> TokenState {
         let left = self.calendar.deadline(grant.ends()).remaining(now);
-        // A short-lived token is warned of at half of its life, not at once.
+        // If the token expires soon, the warning is sent at half of the remaining time, not at
+        // once.
         let ahead = Duration::from_millis(TOKEN_WARNING_MS).min(left / 2);
         let warns = match warning {
             Warning::Ahead => Some(grant.ends().saturating_sub(ahead)),
@@ -397,11 +401,11 @@ mod tests {
         let dues = |access: &Access| access.dues().map(|(_, due)| due.0).collect::<Vec<_>>();
         assert!(!renew(&mut access, NOW_S + 10, 10));
         assert_eq!(dues(&access), [100_000_000, 60_000_000]);
-        // After the wall clock was set back by an hour, the token lasts an hour longer.
+        // The wall clock is set back by an hour, so the token lasts an hour longer.
         assert!(!renew(&mut access, NOW_S - 3580, 20));
         assert_eq!(dues(&access), [3_700_000_000, 60_000_000]);
         assert_eq!(access.take_due(1, at(100)), None);
-        // After it was set ahead, or after a suspension, timers are late.
+        // The wall clock is set ahead, as after a suspension, so timers are late.
         assert!(renew(&mut access, NOW_S + 99, 30));
         assert_eq!(dues(&access), [31_000_000, 60_000_000]);
         assert_eq!(access.take_due(1, at(30)), None);
@@ -447,12 +451,12 @@ mod tests {
         let grant = access.verify(&token("u", 60)).unwrap();
         access.admit(1, grant, Warning::None, at(0));
         assert_eq!(access.sub(1).as_deref(), Some("u"));
-        // Before an awaited token no command was accepted.
+        // If a token is awaited, no command is accepted before it.
         access.await_token(2, join(), Deadline(10_000_000));
         assert_eq!(access.sub(2), None);
         assert!(access.show(2, &token("v", 60), at(0)).is_ok());
         assert_eq!(access.sub(2).as_deref(), Some("v"));
-        // Without an awaited token, earlier commands may be unfinished.
+        // If no token is awaited, commands before the first token may be unfinished.
         assert!(access.show(3, &token("w", 60), at(0)).is_ok());
         assert_eq!(access.sub(3), None);
         access.start_reporting(3);

@@ -1,23 +1,25 @@
 //! Conversion between the wall clock and the worker's clock.
 //!
-//! The worker's clock never jumps. The wall clock (`CLOCK_REALTIME`, here the calendar) jumps when
-//! it is set, and after the machine was suspended. A deadline of the calendar is armed on the
-//! worker's clock. If the calendar is set back, the timer fires early, which its owner notices. If
-//! it is set ahead, the timer would be late, so [`Calendar::read`] reports it.
+//! The worker's clock never jumps. The wall clock (`CLOCK_REALTIME`, here called the calendar)
+//! jumps when it is set, and after a suspension of the machine. A timer for a calendar time is
+//! armed on the worker's clock. If the calendar is set back, the timer fires too early, which the
+//! owner of the timer notices. If the calendar is set ahead, the timer would fire too late, so
+//! [`Calendar::read`] reports this case.
 
 use std::time::Duration;
 
 use crate::time::{Deadline, Now};
 
-/// How late timers may be before they are armed again, in microseconds: about one tick.
+/// The maximum delay of timers in microseconds, about one tick. Timers that would be later are
+/// armed again.
 const LATE_US_MAX: i64 = 100_000;
 
-/// A reading of both clocks.
+/// The last reading of both clocks.
 #[derive(Debug, Default)]
 pub(super) struct Calendar {
-    /// Microseconds by which the calendar is ahead of the clock.
+    /// The number of microseconds by which the calendar is ahead of the worker's clock.
     lead_us: i64,
-    /// The smallest `lead_us` that a timer may have been armed with.
+    /// The smallest `lead_us` with which any timer may have been armed.
     armed_us: i64,
 }
 
@@ -34,13 +36,14 @@ impl Calendar {
         is_late
     }
 
-    /// The calendar's seconds since 1970 at a time of the clock.
+    /// Returns the calendar time, in seconds since 1970, for a time of the worker's clock.
     pub(super) fn unix_s(&self, now: Now) -> u64 {
         let at_us = signed(now.0).saturating_add(self.lead_us);
         at_us.max(0).unsigned_abs() / 1_000_000
     }
 
-    /// The deadline on the worker's clock for a time since 1970.
+    /// Returns the deadline on the worker's clock for a calendar time, given as the time since
+    /// 1970.
     pub(super) fn deadline(&self, since_1970: Duration) -> Deadline {
         let at_us = signed(since_1970.as_micros()).saturating_sub(self.lead_us);
         Deadline(at_us.max(0).unsigned_abs())
@@ -58,7 +61,8 @@ mod tests {
     const HOUR_US: u64 = 3_600_000_000;
     const START_US: u64 = 1_800_000_000_000_000;
 
-    /// Reads with the calendar at `START_US + more_us` and the clock at `clock_us`.
+    /// Stores a reading with the calendar at `START_US + more_us` and the worker's clock at
+    /// `clock_us`.
     fn read(calendar: &mut Calendar, more_us: u64, clock_us: u64) -> bool {
         calendar.read(Duration::from_micros(START_US + more_us), Now(clock_us))
     }
@@ -85,7 +89,7 @@ mod tests {
         assert!(read(&mut calendar, 2_000_000 + HOUR_US, 2_000_000));
         assert!(!read(&mut calendar, 3_000_000 + HOUR_US, 3_000_000));
         assert!(!read(&mut calendar, 4_000_000, 4_000_000));
-        // A timer that was armed in between is late again.
+        // A timer that was armed after the calendar was set back would be late again.
         assert!(read(&mut calendar, 5_000_000 + HOUR_US, 5_000_000));
     }
 

@@ -1,9 +1,10 @@
 //! The claims of a token with a valid signature (RFC 7519, 4).
 //!
-//! Registered claims are checked as the standard requires: `exp` must be present, `aud` must name
-//! this server if it is present, and `iss` is checked if the operator has configured an issuer. The
-//! permissions are a claim of our own: `"fanfare": {"subscribe": [patterns], "publish":
-//! [patterns]}`. Without it the token allows nothing. A repeated member makes the token malformed.
+//! Registered claims are checked as the standard requires. `exp` must be present. If `aud` is
+//! present, it must name this server. `iss` is checked if the operator has configured an issuer.
+//! The permissions are a private claim: `"fanfare": {"subscribe": [patterns], "publish":
+//! [patterns]}`. A token without this claim allows nothing. A repeated claim makes the token
+//! malformed.
 
 use std::sync::Arc;
 
@@ -30,7 +31,7 @@ struct Claims<'a> {
     fanfare: Option<Rights>,
 }
 
-/// One audience, or several (RFC 7519, 4.1.3).
+/// One audience, or a list of audiences (RFC 7519, 4.1.3).
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Audience {
@@ -56,7 +57,7 @@ struct Rights {
 
 /// Parses the claims, checks them against the rules, and returns the permissions.
 pub(super) fn grant(json: &[u8], rules: &TokenRules, unix_s: u64) -> Result<Grant, TokenError> {
-    // Serde would also accept an array of the values.
+    // Checked because serde would also accept an array of the values instead of an object.
     if !json.trim_ascii_start().starts_with(b"{") {
         return Err(TokenError::Claims);
     }
@@ -82,7 +83,7 @@ pub(super) fn grant(json: &[u8], rules: &TokenRules, unix_s: u64) -> Result<Gran
     let is_for_us = match (&claims.aud, &rules.audience) {
         (None, None) => true,
         (Some(audience), Some(own)) => audience.contains(own),
-        // Without a configured name, the server cannot be the audience (RFC 7519, 4.1.3).
+        // If no audience is configured, the server cannot be a token's audience (RFC 7519, 4.1.3).
         (None, Some(_)) | (Some(_), None) => false,
     };
     if !is_for_us {
@@ -107,8 +108,8 @@ pub(super) fn grant(json: &[u8], rules: &TokenRules, unix_s: u64) -> Result<Gran
     })
 }
 
-/// A number of seconds since 1970, which may be negative or have a fraction (RFC 7519, 2), rounded
-/// down. The value saturates. `None` if the JSON is not a number.
+/// Parses a number of seconds since 1970, which may be negative or have a fraction (RFC 7519, 2).
+/// The number is rounded down and saturates. Returns `None` if the JSON is not a number.
 fn seconds(json: &str) -> Option<i64> {
     if !json.starts_with(|first: char| first == '-' || first.is_ascii_digit()) {
         return None;

@@ -1,8 +1,8 @@
-//! The permissions of one conn, as its machine sees them during a call.
+//! Access of a conn's machine to the permissions of this conn, during one call.
 //!
-//! A token is accepted in the middle of a call: a command after it in the same packet is already
-//! checked against it. So the machine changes its own entry at once. It cannot reach the entry of
-//! another conn.
+//! The machine may accept a token in the middle of a call. A later command in the same packet must
+//! be checked against this token. So the machine changes the entry of its conn at once. It cannot
+//! change the entry of another conn.
 
 use super::access::{Access, Due, ShowError, Shown, Warning};
 use super::grant::Grant;
@@ -11,7 +11,7 @@ use crate::effect::Join;
 use crate::id::ChannelName;
 use crate::time::{Deadline, Now};
 
-/// One conn's entry in the worker's [`Access`].
+/// The entry of one conn in the worker's [`Access`].
 #[derive(Debug)]
 pub struct ConnAccess<'a> {
     table: &'a mut Access,
@@ -19,54 +19,54 @@ pub struct ConnAccess<'a> {
 }
 
 impl<'a> ConnAccess<'a> {
-    /// The entry of the conn in a slot.
+    /// Gives access to the entry of the conn in a slot.
     pub fn new(table: &'a mut Access, slot: u32) -> Self {
         Self { table, slot }
     }
 
-    /// Verifies tokens for a request.
+    /// Returns the worker's table, which verifies the token of a request.
     #[must_use]
     pub fn verifying(&self) -> &Access {
         self.table
     }
 
-    /// See [`Access::admit`].
+    /// Registers the conn's accepted token. See [`Access::admit`].
     pub fn admit(&mut self, grant: Grant, warning: Warning, now: Now) {
         self.table.admit(self.slot, grant, warning, now);
     }
 
-    /// See [`Access::await_token`].
+    /// Requires a token before the join. See [`Access::await_token`].
     pub fn await_token(&mut self, join: Join, until: Deadline) {
         self.table.await_token(self.slot, join, until);
     }
 
-    /// See [`Access::show`].
+    /// Accepts a token that the conn shows in band. See [`Access::show`].
     ///
     /// # Errors
-    /// As [`Access::show`].
+    /// Returns the errors of [`Access::show`].
     pub fn show(&mut self, token: &str, now: Now) -> Result<Shown, ShowError> {
         self.table.show(self.slot, token, now)
     }
 
-    /// See [`Access::is_waiting`].
+    /// Whether the conn must still show a token. See [`Access::is_waiting`].
     #[must_use]
     pub fn is_waiting(&self) -> bool {
         self.table.is_waiting(self.slot)
     }
 
-    /// See [`Access::may_subscribe`].
+    /// Whether the conn may subscribe to a channel. See [`Access::may_subscribe`].
     #[must_use]
     pub fn may_subscribe(&self, channel: &ChannelName, config: &Config) -> bool {
         self.table.may_subscribe(self.slot, channel, config)
     }
 
-    /// See [`Access::may_publish`].
+    /// Whether the conn's token allows publishing to a channel. See [`Access::may_publish`].
     #[must_use]
     pub fn may_publish(&self, channel: &ChannelName) -> bool {
         self.table.may_publish(self.slot, channel)
     }
 
-    /// See [`Access::take_due`].
+    /// Returns the event of the conn's token that is due now. See [`Access::take_due`].
     pub fn take_due(&mut self, now: Now) -> Option<Due> {
         self.table.take_due(self.slot, now)
     }

@@ -1,11 +1,11 @@
 //! Checks whether 32 bytes are a public key of Ed25519 (RFC 8032, 5.1.3 and 5.1.7).
 //!
-//! The library decodes the point only during verification, where a bad key looks like a bad
-//! signature. This check runs once per key file and sees no secret. So it favours short code over
-//! speed and constant time: about 200,000 additions modulo 2^255 - 19 per key.
+//! The library decodes the point only during verification, where an invalid key looks like an
+//! invalid signature. This check runs once for each key and handles no secret. So it has short code
+//! rather than speed and constant time: about 200,000 additions modulo 2^255 - 19 per key.
 
-/// A number below the prime 2^255 - 19, in two halves. The order of the fields makes the derived
-/// comparison numeric.
+/// A number below the prime 2^255 - 19, in two halves. The high half is first, so that the derived
+/// comparison is numeric.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Element {
     high: u128,
@@ -18,7 +18,8 @@ const PRIME: Element = Element {
     high: u128::MAX >> 1,
     low: u128::MAX - 18,
 };
-/// Half of the prime minus one. A number to this power is one if it is a non-zero square.
+/// Half of the prime minus one: (2^255 - 20) / 2. A number to this power is one if and only if the
+/// number is a non-zero square.
 const HALF: Element = Element {
     high: u128::MAX >> 2,
     low: u128::MAX - 9,
@@ -33,14 +34,14 @@ impl Element {
     fn plus(self, other: Self) -> Self {
         let (low, carry) = self.low.overflowing_add(other.low);
         let sum = Self {
-            // Both are below 2^127.
+            // Both high halves are below 2^127, so the sum does not overflow.
             high: self.high + other.high + u128::from(carry),
             low,
         };
         if sum < PRIME { sum } else { sum.less(PRIME) }
     }
 
-    /// The difference; `other` is not greater.
+    /// Returns the difference. `other` must not be greater.
     fn less(self, other: Self) -> Self {
         let (low, borrow) = self.low.overflowing_sub(other.low);
         Self {
@@ -63,21 +64,22 @@ impl Element {
         })
     }
 
-    /// The bits, highest first.
+    /// Returns the bits, highest first.
     fn bits(self) -> impl Iterator<Item = bool> {
         let halves = [self.high, self.low].into_iter();
         halves.flat_map(|half| (0..128).rev().map(move |bit| half >> bit & 1 == 1))
     }
 }
 
-/// Whether the bytes are the canonical encoding of a point of the curve, and not one of the eight
-/// points of small order. With those, signatures can be made without a private key.
+/// Whether the bytes are the canonical encoding of a point of the curve that is not one of the
+/// eight points of small order. For a point of small order, signatures can be forged without a
+/// private key.
 pub(super) fn is_public_key(bytes: [u8; 32]) -> bool {
     let number = bytes.iter().rev().fold(ZERO, |number, byte| Element {
         high: number.high << 8 | number.low >> 120,
         low: number.low << 8 | u128::from(*byte),
     });
-    // The highest bit is the sign of x.
+    // The highest bit is the sign of x and not a part of y.
     let y = Element {
         high: number.high & (u128::MAX >> 1),
         low: number.low,
@@ -90,7 +92,8 @@ pub(super) fn is_public_key(bytes: [u8; 32]) -> bool {
     let dy2 = D.times(y2);
     // x^2 = (y^2 - 1) / (d y^2 + 1), which is a square if the product of the two is one.
     let is_on_curve = numerator.times(dy2.plus(ONE)).to_the(HALF) == ONE;
-    // The points of order 1 and 2 have x = 0 and fail the check above. These are orders 4 and 8.
+    // The points of order 1 and 2 have x = 0 and fail the check above. This line checks orders 4
+    // and 8.
     let has_small_order = y == ZERO || dy2.times(y2).plus(y2).plus(y2) == ONE;
     is_on_curve && !has_small_order
 }
@@ -106,7 +109,7 @@ mod tests {
 
     #[test]
     fn public_keys_of_the_standard_are_accepted() {
-        // RFC 8032, 7.1.
+        // The public keys of RFC 8032, 7.1.
         for key in [
             "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a",
             "3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c",
@@ -138,9 +141,9 @@ mod tests {
     #[test]
     fn encodings_of_no_point_are_refused() {
         for key in [
-            // No x for y = 2.
+            // For y = 2 there is no x.
             "0200000000000000000000000000000000000000000000000000000000000000",
-            // The prime, and greater numbers.
+            // These numbers are the prime and greater numbers.
             "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
             "f0ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
             "ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",

@@ -1,7 +1,7 @@
 //! The permissions of a verified token.
 //!
-//! Data only. [`super::claims`] creates it, and [`super::Access`] holds it while the conn is
-//! served. It is small: each conn with a token owns one.
+//! This module contains only data. [`super::claims`] creates a grant, and [`super::Access`] stores
+//! the grant while its conn is served. A grant is small, because each conn with a token owns one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,32 +12,33 @@ use crate::pattern::Pattern;
 /// The permissions of a token, and its expiry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
-    /// The token's subject. Reports to backends contain it, and a backend may close all its conns.
+    /// The token's subject. Reports to backends contain the subject, and a backend may close all
+    /// conns with a given subject.
     pub sub: Option<Arc<str>>,
-    /// The channels that may be subscribed to.
+    /// The channels to which the client may subscribe.
     pub subscribe: Box<[Pattern]>,
-    /// The channels that may be published to, if the namespace allows clients to publish.
+    /// The channels to which the client may publish, if the namespace allows clients to publish.
     pub publish: Box<[Pattern]>,
-    /// The expiry in seconds since 1970, leeway included.
+    /// The expiry in seconds since 1970, including the leeway.
     pub ends_s: u64,
 }
 
 const _: () = assert!(size_of::<Grant>() <= 56);
 
 impl Grant {
-    /// The expiry since 1970.
+    /// Returns the expiry as the time since 1970, including the leeway.
     #[must_use]
     pub fn ends(&self) -> Duration {
         Duration::from_secs(self.ends_s)
     }
 
-    /// Whether it allows subscribing to a channel.
+    /// Whether the grant allows subscribing to a channel.
     #[must_use]
     pub fn may_subscribe(&self, channel: &ChannelName) -> bool {
         covers(&self.subscribe, channel)
     }
 
-    /// Whether it allows publishing to a channel.
+    /// Whether the grant allows publishing to a channel.
     #[must_use]
     pub fn may_publish(&self, channel: &ChannelName) -> bool {
         covers(&self.publish, channel)

@@ -1,8 +1,8 @@
-//! Sets of keys as JSON (RFC 7517).
+//! Parses sets of keys in JSON (JWK sets, RFC 7517).
 //!
-//! An issuer's set often has keys for several uses. A key for another use or of an unknown kind is
-//! ignored and reported (RFC 7517, 5). A key of a known kind that is malformed or cannot verify
-//! anything is an error: all its tokens would be refused.
+//! An issuer's set often contains keys for several uses. A key for another use or of an unknown
+//! kind is ignored and reported (RFC 7517, 5). A key of a known kind that is malformed or cannot
+//! verify tokens is an error, because all tokens with this key would be refused.
 
 use std::fmt;
 
@@ -18,10 +18,10 @@ use super::rsa;
 use crate::config::Algorithm;
 use crate::config::limits::TOKEN_KEYS_MAX;
 
-/// The length of a coordinate of P-256. Unlike the numbers of RSA it is fixed, with leading zeros
-/// (RFC 7518, 6.2.1.2).
+/// The length of a coordinate of P-256 in bytes. In contrast to RSA numbers, a coordinate has a
+/// fixed length, with leading zeros (RFC 7518, 6.2.1.2).
 const COORDINATE_BYTES: usize = 32;
-/// The first byte of a point with both coordinates (SEC 1, 2.3.3).
+/// The first byte of an encoded point with both coordinates (SEC 1, 2.3.3).
 const UNCOMPRESSED: u8 = 4;
 
 /// A parsed JWK set.
@@ -29,7 +29,7 @@ const UNCOMPRESSED: u8 = 4;
 pub struct KeySet {
     /// The keys that verify tokens, in order.
     pub keys: Vec<Key>,
-    /// The ignored keys.
+    /// The keys that are ignored.
     pub ignored: Vec<Ignored>,
 }
 
@@ -38,33 +38,34 @@ pub struct KeySet {
 pub struct Ignored {
     /// The name of the key.
     pub name: KeyName,
-    /// The reason.
+    /// The reason to ignore the key.
     pub reason: Reason,
 }
 
-/// Why a key is ignored.
+/// The reason for which a key is ignored.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Reason {
-    /// Its `use` or `key_ops` is not for signatures.
+    /// The key's `use` or `key_ops` is not for verifying signatures.
     #[error("is not for signatures")]
     OtherUse,
-    /// Its `alg` is not supported.
+    /// The key's `alg` is not supported.
     #[error("is for the algorithm {0:?}")]
     OtherAlgorithm(Box<str>),
-    /// Its `kty` or `crv` is not supported.
+    /// The key's `kty` or `crv` is not supported.
     #[error("is of the kind {0:?}")]
     OtherKind(Box<str>),
-    /// A secret without `alg` could be for several algorithms; a key must be for one.
+    /// The key is a secret without `alg`. It could be for several algorithms, but a key must be for
+    /// one.
     #[error("is a secret without `alg`")]
     UnnamedAlgorithm,
 }
 
-/// The name of a key of a set in messages: its number and its `kid`.
+/// The name of a key in messages: its number in the set and its `kid`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyName {
-    /// The number in the set, counted from one.
+    /// The number of the key in the set, counted from one.
     pub place: usize,
-    /// The `kid`.
+    /// The `kid` of the key.
     pub id: Option<Box<str>>,
 }
 
@@ -78,7 +79,7 @@ impl fmt::Display for KeyName {
     }
 }
 
-/// The members that are used.
+/// The members of a JWK that the server uses.
 #[derive(Deserialize)]
 struct Jwk {
     kty: String,
@@ -99,8 +100,9 @@ impl KeySet {
     /// Parses a set.
     ///
     /// # Errors
-    /// Returns [`KeyError::Jwks`] if the text is not a set, [`KeyError::InSet`] for the first
-    /// malformed key, [`KeyError::Unusable`] if no key is left, and [`KeyError::TooMany`].
+    /// Returns [`KeyError::Jwks`] if the text is not a set, and [`KeyError::InSet`] for the first
+    /// malformed key. Returns [`KeyError::Unusable`] if no usable key is left, and
+    /// [`KeyError::TooMany`] if there are too many.
     pub fn parse(json: &[u8]) -> Result<Self, KeyError> {
         #[derive(Deserialize)]
         struct Set<'a> {
@@ -130,9 +132,9 @@ impl KeySet {
     }
 }
 
-/// Parses one key. Its `kid` is stored before anything else can fail.
+/// Parses one key. The `kid` is stored first, so that later errors can name the key.
 fn read(json: &str, id: &mut Option<Box<str>>) -> Result<Result<Key, Reason>, KeyError> {
-    // Serde would also accept an array of the values.
+    // Checked because serde would also accept an array of the values instead of an object.
     if !json.starts_with('{') {
         return Err(KeyError::Jwk("not an object".into()));
     }
@@ -150,7 +152,7 @@ fn read(json: &str, id: &mut Option<Box<str>>) -> Result<Result<Key, Reason>, Ke
 }
 
 impl Jwk {
-    /// The one algorithm of the key.
+    /// Returns the algorithm of the key, or the reason to ignore the key.
     fn algorithm(&self) -> Result<Result<Algorithm, Reason>, KeyError> {
         let is_for_signatures = self
             .purpose
@@ -176,7 +178,7 @@ impl Jwk {
             .map(|name| (name, Algorithm::from_name(name)));
         Ok(match (named, kinds) {
             (Some((_, Some(algorithm))), kinds) if kinds.contains(&algorithm) => Ok(algorithm),
-            // `alg` contradicts `kty` or `crv`.
+            // The key's `alg` contradicts its `kty` or `crv`.
             (Some((_, Some(algorithm))), _) => return Err(KeyError::OtherKind(algorithm)),
             (Some((name, None)), _) => Err(Reason::OtherAlgorithm(name.into())),
             (None, [only]) => Ok(*only),

@@ -1,8 +1,8 @@
-//! Keys that verify tokens, each for one algorithm.
+//! Keys that verify tokens. Each key is for one algorithm.
 //!
-//! A key is made from the contents of a file: a secret, a public key in PEM (RFC 7468), or a JWK
-//! set ([`super::jwk`]). A key that is weak, private, for another use, or cannot verify anything is
-//! refused when it is read, so that a mistake shows at start, not as refused clients.
+//! Keys are made from the content of a file: a secret, a public key in PEM (RFC 7468), or a JWK set
+//! ([`super::jwk`]). A key that is weak or private, or cannot verify tokens, is refused when it is
+//! read. So the operator notices a mistake at the start of the server, before clients are refused.
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ParsedPublicKey};
 use jsonwebtoken::DecodingKey;
@@ -13,112 +13,113 @@ use super::{edwards, rsa};
 use crate::config::Algorithm;
 use crate::config::limits::TOKEN_KEYS_MAX;
 
-/// The beginning of a PEM text.
+/// The first bytes of a PEM text.
 const PEM: &[u8] = b"-----BEGIN ";
 
-/// A key and its one algorithm.
+/// A key and its algorithm.
 #[derive(Clone, Debug)]
 pub struct Key {
     pub(super) algorithm: Algorithm,
-    /// The `kid` by which a token may choose it.
+    /// The `kid` with which a token may select the key.
     pub(super) id: Option<Box<str>>,
     pub(super) key: DecodingKey,
 }
 
-/// Why a key is refused. Each text continues the name of the file or of the key.
+/// The reason for which a key is refused. Each text is the end of a sentence that begins with the
+/// name of the file or the key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    /// Not a valid public key of Ed25519.
+    /// The key is not a valid public key of Ed25519.
     #[error("has no public key of Ed25519: 32 bytes that encode a point, not of small order")]
     Ed25519,
-    /// Not a point of P-256.
+    /// The key is not a point on P-256.
     #[error("has no point on the curve P-256")]
     Es256,
-    /// An even RSA exponent, which has no inverse.
+    /// The RSA exponent is even and therefore has no inverse.
     #[error("has an even RSA exponent (e)")]
     ExponentEven,
-    /// No RSA exponent.
+    /// The RSA exponent is missing.
     #[error("has no RSA exponent (e): it is empty or zero")]
     ExponentMissing,
-    /// The RSA exponent 1, with which each message is its own signature.
+    /// The RSA exponent is 1. With this exponent, each message is its own signature.
     #[error("has the RSA exponent (e) 1")]
     ExponentOne,
-    /// An RSA exponent that is too large to verify quickly.
+    /// The RSA exponent is too large to verify signatures quickly.
     #[error("has an RSA exponent (e) of {got} bits; at most {EXPONENT_BITS_MAX} are accepted")]
     ExponentSize {
-        /// Its size in bits.
+        /// The size in bits.
         got: usize,
     },
-    /// A key of a set.
+    /// A key of a JWK set is refused.
     #[error("cannot be used: {name} {error}")]
     InSet {
-        /// The key.
+        /// The name of the key.
         name: KeyName,
-        /// The reason.
+        /// The reason for which the key is refused.
         error: Box<Self>,
     },
-    /// A key of a set that is not a JWK.
+    /// A key of a JWK set is not a JWK.
     #[error("is not a JWK: {0}")]
     Jwk(Box<str>),
     /// The text is not a JWK set.
     #[error("is not a JWK set: {0}")]
     Jwks(Box<str>),
-    /// A value of a JWK that is not base64url (RFC 7515, 2).
+    /// A value of a JWK is not base64url (RFC 7515, 2).
     #[error("has a `{0}` that is not base64url without padding")]
     MemberEncoding(&'static str),
-    /// A JWK lacks a value that its kind requires.
+    /// A JWK has no value for a member that its kind requires.
     #[error("has no `{0}`")]
     MemberMissing(&'static str),
     /// A value of a JWK has the wrong length.
     #[error("has a `{name}` of {got} bytes; {expected} are required, leading zeros included")]
     MemberSize {
-        /// The name of the value.
+        /// The name of the member.
         name: &'static str,
-        /// Its length.
+        /// The actual length in bytes.
         got: usize,
-        /// The required length.
+        /// The required length in bytes.
         expected: usize,
     },
-    /// An even RSA modulus, which is not a product of two large primes.
+    /// The RSA modulus is even and therefore not a product of two large primes.
     #[error("has an even RSA modulus (n)")]
     ModulusEven,
-    /// An RSA modulus that is too small to be safe or too large to be verified.
+    /// The RSA modulus is too small to be secure, or larger than the library supports.
     #[error(
         "has an RSA modulus (n) of {got} bits; {MODULUS_BITS_MIN} to {MODULUS_BITS_MAX} are accepted"
     )]
     ModulusSize {
-        /// Its size in bits.
+        /// The size in bits.
         got: usize,
     },
-    /// A JWK whose `alg` is for another kind of key.
+    /// The `alg` of a JWK is for another kind of key.
     #[error("has the `alg` {0}, which is for another `kty` or `crv`")]
     OtherKind(Algorithm),
-    /// Another kind of key, or a malformed one.
+    /// The key is of another kind or malformed.
     #[error("is not a public key for {0} in PEM (-----BEGIN PUBLIC KEY-----)")]
     Pem(Algorithm),
-    /// A private key, which only the issuer needs.
+    /// The key is private. Only the issuer needs a private key.
     #[error("is a private key; only the public one belongs here")]
     Private,
-    /// A PEM text in place of a secret.
+    /// The file contains a PEM text instead of a secret.
     #[error("is a PEM text; a secret for {0} must be known to issuer and server only")]
     PemAsSecret(Algorithm),
-    /// A PEM text with more than one key.
+    /// The PEM text contains more than one key.
     #[error("has more than one PEM block; give each key a file, or use a JWK set")]
     Several,
-    /// A secret that is too short to be safe.
+    /// The secret is too short to be secure.
     #[error("has {got} bytes; a secret for {algorithm} has at least {least}")]
     Short {
-        /// The algorithm.
+        /// The algorithm of the key.
         algorithm: Algorithm,
-        /// The length of the secret.
+        /// The length of the secret in bytes.
         got: usize,
-        /// The minimum length.
+        /// The minimum length in bytes.
         least: usize,
     },
-    /// Too many keys.
+    /// There are too many keys.
     #[error("has more than {TOKEN_KEYS_MAX} keys")]
     TooMany,
-    /// A set without a usable key.
+    /// There is no usable key.
     #[error("has no key for HS256, HS384, HS512, RS256, ES256 or EdDSA")]
     Unusable,
 }
@@ -127,7 +128,7 @@ impl Key {
     /// Makes a key from a file's content: a secret, or a public key in PEM.
     ///
     /// # Errors
-    /// Returns the reason to refuse it, such as [`KeyError::Short`] or [`KeyError::Private`].
+    /// Returns the reason to refuse the key, such as [`KeyError::Short`] or [`KeyError::Private`].
     pub fn new(algorithm: Algorithm, content: &[u8]) -> Result<Self, KeyError> {
         let key = match algorithm.secret_bytes_min() {
             Some(_) if content.starts_with(PEM) => return Err(KeyError::PemAsSecret(algorithm)),
@@ -156,7 +157,7 @@ pub(super) fn secret(algorithm: Algorithm, secret: &[u8]) -> Result<DecodingKey,
     Ok(DecodingKey::from_secret(secret))
 }
 
-/// Makes a key from a point on P-256 (SEC 1, 2.3.3).
+/// Makes a key from an encoded point on P-256 (SEC 1, 2.3.3).
 pub(super) fn es256(point: &[u8]) -> Result<DecodingKey, KeyError> {
     match ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point) {
         Ok(_is_on_the_curve) => Ok(DecodingKey::from_ec_der(point)),
@@ -164,7 +165,7 @@ pub(super) fn es256(point: &[u8]) -> Result<DecodingKey, KeyError> {
     }
 }
 
-/// Makes a key from an encoded point of Ed25519.
+/// Makes a key from an encoded point on Ed25519.
 pub(super) fn ed25519(point: &[u8]) -> Result<DecodingKey, KeyError> {
     let bytes = point.try_into();
     if bytes.is_ok_and(edwards::is_public_key) {
@@ -174,8 +175,8 @@ pub(super) fn ed25519(point: &[u8]) -> Result<DecodingKey, KeyError> {
     }
 }
 
-/// The secret in a file. A line end is removed from text, but not from random bytes, which may end
-/// in any byte.
+/// Returns the secret in a file's content. A line end is removed from text, but not from random
+/// bytes, because they may end in any byte.
 pub(super) fn without_line_end(content: &[u8]) -> &[u8] {
     let line = content.strip_suffix(b"\n").unwrap_or(content);
     let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -211,8 +212,8 @@ fn public(algorithm: Algorithm, content: &[u8]) -> Result<DecodingKey, KeyError>
     made.ok_or(KeyError::Pem(algorithm))?
 }
 
-/// The bytes that the library has extracted from a PEM text. It does not check them, and accepts
-/// any other key as one of RSA.
+/// Returns the bytes that the library has extracted from a PEM text. The library does not check
+/// these bytes, and accepts other kinds of keys as RSA keys.
 fn bytes(found: jsonwebtoken::errors::Result<DecodingKey>) -> Option<Vec<u8>> {
     found.ok()?.try_get_as_bytes().ok().map(<[u8]>::to_vec)
 }

@@ -1,7 +1,7 @@
 //! Makes a token for tests and development, signed with a secret that the server shares.
 //!
-//! Only HMAC: private keys belong to an issuer's own service. Used by the command line and by
-//! tests; the server itself never makes a token.
+//! Only HMAC is supported, because private keys belong in an issuer's own service. The callers are
+//! the command line and tests; the server itself never makes a token.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -11,14 +11,14 @@ use serde_json::{Map, Value, json};
 use super::key::{Key, KeyError, without_line_end};
 use crate::config::Algorithm;
 
-/// The claims of a token to make.
+/// The claims of a new token.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TokenSpec {
     /// The subject (`sub`).
     pub sub: Option<String>,
-    /// Patterns of channels that may be subscribed to.
+    /// Patterns of channels to which the client may subscribe.
     pub subscribe: Vec<String>,
-    /// Patterns of channels that may be published to.
+    /// Patterns of channels to which the client may publish.
     pub publish: Vec<String>,
     /// The audience (`aud`).
     pub audience: Option<String>,
@@ -28,16 +28,16 @@ pub struct TokenSpec {
     pub expires_s: u64,
 }
 
-/// Why a token cannot be made.
+/// The reason for which a token cannot be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MintError {
     /// The secret is refused.
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// The algorithm has no secret.
+    /// The algorithm does not use a secret.
     #[error("only HS256, HS384 and HS512 can be signed here, not {0}")]
     Algorithm(Algorithm),
-    /// The library has failed.
+    /// The library refused to sign.
     #[error("cannot sign")]
     Library,
 }
@@ -45,8 +45,8 @@ pub enum MintError {
 /// Makes a token, signed with the secret in a file's content.
 ///
 /// # Errors
-/// Returns [`MintError::Algorithm`] for an algorithm without a secret, and [`MintError::Key`] if
-/// the content is not a secret for the algorithm.
+/// Returns [`MintError::Algorithm`] for an algorithm without a secret. Returns [`MintError::Key`]
+/// if the content is not a secret for the algorithm.
 pub fn mint(algorithm: Algorithm, content: &[u8], spec: &TokenSpec) -> Result<String, MintError> {
     if algorithm.secret_bytes_min().is_none() {
         return Err(MintError::Algorithm(algorithm));

@@ -1,39 +1,43 @@
-//! Authorization: JSON Web Tokens (RFC 7519) are verified here and become a [`Grant`].
+//! Authorization: verifies JSON Web Tokens (RFC 7519) and turns each into a [`Grant`].
 //!
-//! Pure: keys ([`Key`]) are given as bytes, the time as seconds since 1970, and a token as the peer
-//! sent it. Each key is for one algorithm. A token whose header names another one is refused before
-//! its other contents are used (RFC 8725, 3.1), so a public key is never used as a secret. This
-//! module never stores, shows or logs a token.
+//! This module is pure: its inputs are keys ([`Key`]) as bytes, the time as seconds since 1970, and
+//! a token as the peer sent it. Each key is for one algorithm. A token whose header names another
+//! algorithm is refused before its claims are used (RFC 8725, 3.1). So a public key is never used
+//! as a secret. This module never stores, shows or logs a token.
 //!
 //! [`Verifier`] verifies one token. [`Access`] holds the permissions of the conns of one worker.
 //! `http` checks requests, the transports check commands, and the conn's timer checks expiry.
 //!
 //! # Threats
 //!
-//! Each attack, and the defence:
+//! Each item names an attack and then the defence:
 //!
-//! - *Sign with the public key as if it were a secret*: a key is for one algorithm, named by the
-//!   operator or its JWK; a secret is never PEM.
-//! - *`none`, or an algorithm without a key*: the name is unknown, or no key is for it.
-//! - *Bring a key in the header (`jwk`, `jku`, `x5c`)*: the members are ignored; `crit` is refused.
-//! - *Guess a secret*: a secret shorter than the hash is refused.
-//! - *Use a token of another service*: `aud` must name this server if it is present, and `iss` must
-//!   match if one is configured.
-//! - *Use a token forever*: `exp` is required; open conns end with it.
-//! - *Keep permissions that a newer token lacks*: showing a token ends subscriptions that it does
-//!   not allow.
-//! - *Take over another user's conn*: a token shown in band must have the same `sub`.
-//! - *Exhaust the CPU with verifications*: an invalid token ends the conn or request, a valid one
-//!   is accepted once per second, and at most 64 keys are tried.
-//! - *Exhaust memory with claims*: a token has at most 64 KiB and fits the limit of its request
-//!   head or message; at most 64 patterns, and 256 bytes of `sub`.
-//! - *Connect and show no token*: a deadline, and no channel until then.
+//! - *Sign with the public key as if it were a secret*: a key is for one algorithm, which the
+//!   operator or the key's JWK names; a secret is never PEM.
+//! - *Use `none`, or an algorithm without a key*: a token is refused if its algorithm is unknown or
+//!   no key is for this algorithm.
+//! - *Bring a key in the header (`jwk`, `jku`, `x5c`)*: these members are ignored, and a header
+//!   with `crit` is refused.
+//! - *Guess a secret*: a secret that is shorter than the hash is refused.
+//! - *Use a token of another service*: if `aud` is present, it must name this server; if an issuer
+//!   is configured, `iss` must match.
+//! - *Use a token forever*: `exp` is required, and open conns end when the token expires.
+//! - *Keep permissions that a newer token lacks*: showing a new token ends all subscriptions that
+//!   this token does not allow.
+//! - *Take over another user's conn*: a token shown in band must have the same `sub` as the conn's
+//!   previous token.
+//! - *Exhaust the CPU with verifications*: an invalid token ends the conn or request, a conn can
+//!   show a valid token once per second, and at most 64 keys are tried.
+//! - *Exhaust memory with claims*: a token has at most 64 KiB, and is bounded by the limit on
+//!   request heads or messages. It has at most 64 patterns, and `sub` has at most 256 bytes.
+//! - *Connect and show no token*: there is a deadline, and no channel is served before a token is
+//!   shown.
 //! - *Read tokens from logs, metrics or responses*: no error contains a byte of a token; the
 //!   subprotocol is not echoed; the query parameter is off by default.
-//! - *A foreign page with the user's cookie*: not a matter of tokens: `SameSite`, and the check of
-//!   origins.
-//! - *A stolen token*: short lifetimes, and `disconnect_sub` for open conns; there is no list of
-//!   revoked tokens.
+//! - *Send a request from a foreign page with the user's cookie*: tokens do not help; `SameSite`
+//!   cookies and the check of origins do.
+//! - *Use a stolen token*: tokens should have short lifetimes, and `disconnect_sub` closes open
+//!   conns; there is no list of revoked tokens.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 mod access;

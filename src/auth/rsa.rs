@@ -1,24 +1,25 @@
-//! Public keys of RSA: their two numbers, and whether the verifier can use them.
+//! RSA public keys: parses their two numbers, and checks whether the verifier can use them.
 //!
-//! The library checks the numbers only during verification, where a bad key looks like a bad
-//! signature. Leading zero bytes of a number are removed: some issuers write them, against RFC
-//! 7518, 6.3.1.1. Pure; called by [`super::key`] and [`super::jwk`].
+//! The library checks the numbers only during verification, where an invalid key looks like an
+//! invalid signature. Leading zero bytes of a number are removed, because some issuers write them
+//! in spite of RFC 7518, 6.3.1.1. This module is pure; the callers are [`super::key`] and
+//! [`super::jwk`].
 
 use jsonwebtoken::DecodingKey;
 
 use super::key::KeyError;
 
-/// The size of the smallest allowed modulus in bits (RFC 7518, 3.3), and of the largest that the
-/// library supports.
+/// The minimum size of a modulus in bits (RFC 7518, 3.3), and the maximum size that the library
+/// supports.
 pub(super) const MODULUS_BITS_MIN: usize = 2048;
 pub(super) const MODULUS_BITS_MAX: usize = 8192;
-/// The size of the largest supported exponent in bits. The time of a verification grows with it.
+/// The maximum size of an exponent in bits. Verification takes longer with a larger exponent.
 pub(super) const EXPONENT_BITS_MAX: usize = 33;
 
 const SEQUENCE: u8 = 0x30;
 const INTEGER: u8 = 0x02;
 
-/// Makes a key from modulus and exponent, in big-endian order.
+/// Makes a key from the modulus and the exponent, both in big-endian order.
 pub(super) fn of_numbers(n: &[u8], e: &[u8]) -> Result<DecodingKey, KeyError> {
     let (n, e) = (without_zeros(n), without_zeros(e));
     match bits(e) {
@@ -40,7 +41,7 @@ pub(super) fn of_numbers(n: &[u8], e: &[u8]) -> Result<DecodingKey, KeyError> {
     Ok(DecodingKey::from_rsa_raw_components(n, e))
 }
 
-/// Makes a key from an `RSAPublicKey` in DER (RFC 8017, A.1.1); `None` if it is not one.
+/// Makes a key from an `RSAPublicKey` in DER (RFC 8017, A.1.1). Returns `None` for other data.
 pub(super) fn of_der(der: &[u8]) -> Option<Result<DecodingKey, KeyError>> {
     let (numbers, []) = value(SEQUENCE, der)? else {
         return None;
@@ -56,7 +57,8 @@ pub(super) fn of_der(der: &[u8]) -> Option<Result<DecodingKey, KeyError>> {
     Some(of_numbers(n, e))
 }
 
-/// The value of the first element, which must have this tag, and the rest.
+/// Returns the value of the first element, which must have this tag, and the bytes after the
+/// element.
 fn value(tag: u8, der: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = match der {
         [first, 0x82, high, low, rest @ ..] if *first == tag => {
@@ -74,7 +76,7 @@ fn without_zeros(number: &[u8]) -> &[u8] {
     number.get(zeros..).unwrap_or_default()
 }
 
-/// The size in bits of a number without leading zero bytes.
+/// Returns the size in bits of a number without leading zero bytes.
 fn bits(number: &[u8]) -> usize {
     let spare = number.first().map_or(0, |byte| byte.leading_zeros());
     (number.len() * 8).saturating_sub(spare as usize)

@@ -1,9 +1,9 @@
 //! Verifies one token: its form, its key, its signature and its claims, in that order.
 //!
-//! Two members of the header are used: the key's name, and the algorithm, which must be that of the
-//! key (RFC 8725, 3.1 and 3.2). Keys that a header contains or refers to (`jwk`, `jku`, `x5c`) are
-//! ignored, and a header with `crit` is refused (RFC 7515, 4.1.11). The work per token is bounded
-//! by its length and by the number of keys.
+//! Two members of the header are used: the key's name (`kid`) and the algorithm (`alg`). The
+//! algorithm must equal that of the key (RFC 8725, 3.1 and 3.2). Keys that a header contains or
+//! refers to (`jwk`, `jku`, `x5c`) are ignored, and a header with `crit` is refused (RFC 7515,
+//! 4.1.11). The work for a token is bounded by the token's length and the number of keys.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -16,49 +16,50 @@ use super::key::{Key, KeyError};
 use crate::config::limits::{TOKEN_BYTES_MAX, TOKEN_KEYS_MAX};
 use crate::config::{Algorithm, TokenRules};
 
-/// Why a token is refused.
+/// The reason for which a token is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// No key is for the token's algorithm, or the token is unsigned.
+    /// No matching key is for the token's algorithm, or the token is unsigned.
     #[error("no key of this server is for the token's algorithm")]
     Algorithm,
-    /// `aud` does not name this server.
+    /// The claim `aud` does not name this server.
     #[error("the token is for another audience")]
     Audience,
     /// A claim is missing or has the wrong type, or there are too many patterns.
     #[error("the token's claims cannot be used")]
     Claims,
-    /// A time is not a number.
+    /// A claim that contains a time is not a number.
     #[error("the token's `{0}` must be a number of seconds since 1970")]
     Date(&'static str),
-    /// `exp` is in the past.
+    /// The expiry (`exp`) is in the past.
     #[error("the token has expired")]
     Expired,
-    /// `iss` is not the configured issuer.
+    /// The claim `iss` is not the configured issuer.
     #[error("the token is from another issuer")]
     Issuer,
-    /// Not three parts, not base64url, not JSON, or a header with `crit`.
+    /// The token does not have three parts, or a part is not base64url or not JSON, or the header
+    /// has `crit`.
     #[error("the token is malformed")]
     Malformed,
-    /// `exp` is missing.
+    /// The token has no expiry (`exp`).
     #[error("the token has no `exp`")]
     NoEnd,
-    /// `nbf` is in the future.
+    /// The start of the token's validity (`nbf`) is in the future.
     #[error("the token is not valid yet")]
     NotYet,
-    /// The signature is not by a key of this server, or the token was changed.
+    /// The signature was not made with a key of this server, or the token was modified.
     #[error("the token's signature is wrong")]
     Signature,
     /// The token is too long.
     #[error("a token has at most {TOKEN_BYTES_MAX} bytes")]
     TooLong,
-    /// `kid` names no key of this server.
+    /// The `kid` in the token's header names no key of this server.
     #[error("the token names an unknown key")]
     UnknownKey,
 }
 
 impl TokenError {
-    /// The error for programs, in problem documents and close reasons.
+    /// Returns the machine-readable code of the error, for problem documents and close reasons.
     #[must_use]
     pub fn code(self) -> &'static str {
         match self {
@@ -76,7 +77,7 @@ impl TokenError {
     }
 }
 
-/// The keys and the rules for tokens.
+/// The keys and the rules with which tokens are verified.
 #[derive(Debug)]
 pub struct Verifier {
     keys: Box<[Key]>,
@@ -91,10 +92,12 @@ struct Header {
 }
 
 impl Verifier {
-    /// Accepts tokens of these keys. The keys are tried in this order.
+    /// Makes a verifier that accepts tokens signed with these keys. The keys are tried in this
+    /// order.
     ///
     /// # Errors
-    /// Returns [`KeyError::Unusable`] without keys, and [`KeyError::TooMany`].
+    /// Returns [`KeyError::Unusable`] if there are no keys, and [`KeyError::TooMany`] if there are
+    /// too many.
     pub fn new(keys: Vec<Key>, rules: TokenRules) -> Result<Self, KeyError> {
         match keys.len() {
             0 => Err(KeyError::Unusable),
@@ -106,10 +109,10 @@ impl Verifier {
         }
     }
 
-    /// Verifies a token at a time in seconds since 1970.
+    /// Verifies a token. `unix_s` is the current time in seconds since 1970.
     ///
     /// # Errors
-    /// Returns the reason to refuse it.
+    /// Returns the reason to refuse the token.
     pub fn verify(&self, token: &str, unix_s: u64) -> Result<Grant, TokenError> {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(TokenError::TooLong);
@@ -130,7 +133,7 @@ impl Verifier {
         message: &str,
         signature: &str,
     ) -> Result<(), TokenError> {
-        // A key without `kid`, from a file of its own, matches every token.
+        // A key without `kid` matches every token. Keys from secret and PEM files have no `kid`.
         let is_named = |key: &&Key| id.is_none() || key.id.is_none() || key.id.as_deref() == id;
         let mut named = self.keys.iter().filter(is_named).peekable();
         if named.peek().is_none() {
@@ -156,7 +159,7 @@ impl Verifier {
 
 fn read_header(text: &str) -> Result<Header, TokenError> {
     let json = decode(text)?;
-    // Serde would also accept an array of the values.
+    // Checked because serde would also accept an array of the values instead of an object.
     if !json.trim_ascii_start().starts_with(b"{") {
         return Err(TokenError::Malformed);
     }

@@ -1,11 +1,13 @@
-//! The state machine of one connection: requests and polls, then perhaps a stream, then the end.
+//! The state machine of one connection. A connection serves requests and polls, then possibly a
+//! stream, and then ends.
 //!
-//! Composes `http` and `transport`. Its inputs are bytes, the time and the outcomes of effects.
-//! Bytes for the peer go to the [`Outbox`]; everything else is an effect. It never touches a
-//! socket, a clock or the hub: the worker calls it and applies its effects.
+//! The machine combines `http` and `transport`. Its inputs are bytes, the time and the outcomes of
+//! effects. It writes bytes for the peer to the [`Outbox`]; every other action is an effect. The
+//! machine never uses a socket, a clock or the hub: the worker calls the machine and applies its
+//! effects.
 //!
-//! An idle conn owns nothing beyond its slot: a partial request head and the outbox are boxed and
-//! exist only while non-empty.
+//! An idle conn owns no memory beyond its slot. A partial request head and the outbox are boxed,
+//! and exist only while they are not empty.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 #![warn(clippy::wildcard_enum_match_arm)]
 
@@ -37,17 +39,17 @@ use crate::proxy::TooMany;
 use crate::time::{Deadline, Now};
 use crate::transport::{Flow, Goodbye, StreamEvent, Transport};
 
-/// One accepted socket's state, without the socket.
+/// The state of one accepted connection, without its socket.
 #[derive(Debug)]
 pub struct Conn {
     phase: Phase,
     outbox: Outbox,
-    /// The time of the peer's last sign of life, in milliseconds of the worker's running clock,
-    /// wrapping.
+    /// The time of the peer's last sign of life, in milliseconds of the worker's running clock. The
+    /// number wraps.
     life_ms: u32,
     ping: Ping,
     class: ConnClass,
-    /// The peer has sent FIN. It may still read, but sends no more.
+    /// Whether the peer has sent FIN. Such a peer may still read, but sends nothing more.
     is_peer_done: bool,
 }
 
@@ -56,28 +58,29 @@ const _: () = assert!(size_of::<Conn>() <= 40);
 /// The state of the heartbeat's ping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ping {
-    /// The peer has shown life since the last ping, or none was sent.
+    /// The peer has shown a sign of life after the last ping, or no ping was sent.
     Answered,
     /// The ping is in the outbox. The peer cannot answer it yet.
     Queued,
-    /// The kernel has the ping. When the timer fires next, the peer has had a full interval.
+    /// The kernel has accepted the ping. When the timer fires next, the peer has had a full
+    /// interval to answer.
     Sent,
 }
 
-/// What is still to be sent when a conn's timer fires.
+/// Whether bytes are still to be sent when a conn's timer fires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SendState {
-    /// Something waits, and the socket would block.
+    /// Bytes or publications wait, and the socket would block.
     Blocked,
-    /// Nothing waits, and the client's position is the log's head.
+    /// Nothing waits to be sent, and the client's position is the log's head.
     CaughtUp,
-    /// Something waits for the next flush or for the client's window, or the client is ahead of
-    /// the log.
+    /// Publications wait for the next flush or for the client's window, or the client's position is
+    /// after the log's head.
     Pending,
 }
 
 impl Conn {
-    /// A conn that waits for its first request.
+    /// Makes a conn that waits for its first request.
     #[must_use]
     pub fn new(now: Now) -> Self {
         let phase = Phase::Request {
@@ -87,7 +90,7 @@ impl Conn {
         Self::at(phase, now)
     }
 
-    /// A conn that waits for a PROXY header, and then for its first request.
+    /// Makes a conn that waits for a PROXY header, and then for its first request.
     #[must_use]
     pub fn proxied(now: Now) -> Self {
         let phase = Phase::ProxyHeader {
@@ -115,18 +118,18 @@ impl Conn {
         ));
     }
 
-    /// The bytes that wait to be written.
+    /// Returns the bytes that wait to be written.
     #[must_use]
     pub fn outbox(&self) -> &Outbox {
         &self.outbox
     }
 
-    /// The bytes that wait to be written, for flush.
+    /// Returns the bytes that wait to be written, so that flush can remove the written bytes.
     pub fn outbox_mut(&mut self) -> &mut Outbox {
         &mut self.outbox
     }
 
-    /// The encoding of publications for this conn; `None` while it is not a subscriber.
+    /// Returns the encoding of publications for this conn; `None` if the conn is not a subscriber.
     #[must_use]
     pub fn serving(&self) -> Option<FrameKind> {
         match &self.phase {
@@ -142,19 +145,19 @@ impl Conn {
         }
     }
 
-    /// Whether it is a stream. True also during the closing handshake.
+    /// Whether the conn is a stream. Also true during the closing handshake.
     #[must_use]
     pub fn is_stream(&self) -> bool {
         matches!(self.phase, Phase::Stream { .. })
     }
 
-    /// How the worker counts the conn.
+    /// Returns the class in which the worker counts the conn.
     #[must_use]
     pub fn class(&self) -> ConnClass {
         self.class
     }
 
-    /// Sets the class, and reports a change to the worker.
+    /// Sets the class and reports the change to the worker, if the class is new.
     fn set_class(&mut self, class: ConnClass, context: &mut Context<'_>) {
         let before = std::mem::replace(&mut self.class, class);
         if before != class {
@@ -162,7 +165,7 @@ impl Conn {
         }
     }
 
-    /// Whether the class matches the phase.
+    /// Whether the conn's class matches its phase. Only for assertions.
     fn is_class_right(&self) -> bool {
         match &self.phase {
             Phase::ProxyHeader { .. } | Phase::Request { is_first: true, .. } => {
@@ -179,15 +182,15 @@ impl Conn {
         }
     }
 
-    /// Whether it is a stream whose peer has sent FIN, and whose outbox is empty. Such a stream
-    /// ends as soon as it is owed no publication.
+    /// Whether the conn is a stream whose peer has sent FIN and whose outbox is empty. Such a
+    /// stream ends as soon as all publications due to it have been sent.
     #[must_use]
     pub fn ends_when_served(&self) -> bool {
         let is_open = matches!(self.phase, Phase::Stream { closing: None, .. });
         self.is_peer_done && is_open && self.outbox.is_empty()
     }
 
-    /// Whether the peer's next bytes are a PROXY header or a request.
+    /// Whether the machine expects a PROXY header or a request as the peer's next bytes.
     #[must_use]
     pub fn takes_requests(&self) -> bool {
         matches!(
@@ -202,7 +205,7 @@ impl Conn {
         matches!(self.phase, Phase::ProxyHeader { .. })
     }
 
-    /// Whether the conn is in its closing handshake or later.
+    /// Whether the conn is in the closing handshake of its stream, or is ending or ended.
     #[must_use]
     pub fn is_ending(&self) -> bool {
         match &self.phase {
@@ -217,8 +220,9 @@ impl Conn {
         }
     }
 
-    /// How many bytes may be read from the socket now. Zero while responses wait in the outbox: a
-    /// client that does not read is not read either.
+    /// Returns the maximum number of bytes to read from the socket now. The number is zero while
+    /// responses wait in the outbox: as long as a client does not read, the server does not read
+    /// from it.
     #[must_use]
     pub fn read_bytes_max(&self, request_head_bytes: u32) -> usize {
         match &self.phase {
@@ -241,8 +245,8 @@ impl Conn {
         }
     }
 
-    /// Whether bytes that were read before wait in the machine and can be handled now, with a call
-    /// of [`Conn::handle_bytes`] without bytes.
+    /// Whether bytes that were read earlier wait in the machine and can be handled now. The worker
+    /// then calls [`Conn::handle_bytes`] without bytes.
     #[must_use]
     pub fn has_unhandled(&self) -> bool {
         match &self.phase {
@@ -257,8 +261,9 @@ impl Conn {
         }
     }
 
-    /// The socket took bytes. This is the peer's only sign of life, except on a WebSocket. There it
-    /// counts only if the socket had been full, because then the peer must have read.
+    /// Handles the event that the socket has accepted bytes. On a WebSocket, this is a sign of life
+    /// only if the socket had been full, because then the peer must have read. On other conns, it
+    /// is always a sign of life.
     pub fn handle_written(&mut self, now: Now, was_blocked: bool) {
         let is_life = match &self.phase {
             Phase::Stream { transport, .. } => was_blocked || !transport.expects_pong(),
@@ -272,13 +277,14 @@ impl Conn {
         }
     }
 
-    /// The worker reads the conn again after a pause, which does not count as the peer's silence.
+    /// Handles the end of a pause in which the worker did not read from the conn. The pause does
+    /// not count as silence of the peer.
     pub fn handle_resumed(&mut self, now: Now) {
         self.note_life(now);
     }
 
-    /// Notes a sign of life. While a poll's answer or the conn's last bytes are being sent, only
-    /// write progress counts.
+    /// Notes a sign of life, unless a poll's answer or the conn's last bytes are being sent. Then
+    /// only write progress is a sign of life.
     fn note_life(&mut self, now: Now) {
         let is_over = matches!(self.phase, Phase::Ending { .. });
         if !is_over && !self.outbox.has_answer() {
@@ -287,16 +293,16 @@ impl Conn {
         }
     }
 
-    /// A round that began after the conn was accepted is over, and the first request head is not
-    /// complete.
+    /// Handles the end of a round that began after the conn was accepted, if the first request head
+    /// is not complete.
     pub fn handle_silent(&mut self, context: &mut Context<'_>) {
         if self.class == ConnClass::Arriving {
             self.set_class(ConnClass::Silent, context);
         }
     }
 
-    /// Handles bytes from the peer, after those that wait in the machine. They are unmasked in
-    /// place. Bytes beyond the work budget wait in the machine, too.
+    /// Handles bytes from the peer. Bytes that already wait in the machine are handled first.
+    /// Payloads are unmasked in place. Bytes beyond the work budget wait in the machine.
     pub fn handle_bytes(&mut self, bytes: &mut [u8], out: &mut Vec<u8>, context: &mut Context<'_>) {
         self.note_life(context.now);
         match &mut self.phase {
@@ -326,16 +332,16 @@ impl Conn {
     }
 
     /// Handles the end of the peer's input. The peer may still read, so its requests are answered
-    /// (RFC 9112, 9.6). Returns true if this must be called again after the answer to a poll: later
-    /// requests may follow it.
+    /// (RFC 9112, 9.6). Returns true if this function must be called again after the answer to a
+    /// poll, because further requests may wait.
     ///
-    /// A stream does not end here: it is still owed publications from the log. See
+    /// A stream does not end here, because publications from the log may still be due to it. See
     /// [`Conn::ends_when_served`].
     pub fn handle_eof(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) -> bool {
         let is_met_again = matches!(self.phase, Phase::Poll { .. });
         self.is_peer_done = true;
         match &mut self.phase {
-            // The worker does not read a conn while a response waits. The response goes first.
+            // A response still waits in the outbox. It is sent before the conn ends.
             Phase::Request { .. } if !self.outbox.is_empty() => {
                 self.end(CloseReason::Done, context);
             }
@@ -348,13 +354,13 @@ impl Conn {
             Phase::ProxyHeader { .. } | Phase::Request { .. } => {
                 context.ask(Effect::Close(CloseReason::PeerGone));
             }
-            // No request can follow the last one, so the poll does not wait.
+            // The peer has sent its last request, so the poll is answered at once.
             Phase::Poll { poll, partial } => {
                 let reason = partial.is_none().then_some(CloseReason::Done);
                 poll.handle_end(reason, context);
             }
             Phase::Stream { closing: None, .. } => {}
-            // The peer cannot answer our close frame any more.
+            // The peer can no longer answer the server's close frame.
             Phase::Stream {
                 closing: Some(reason),
                 ..
@@ -372,7 +378,7 @@ impl Conn {
         is_met_again
     }
 
-    /// The timer has fired.
+    /// Handles the timer that the conn has set.
     pub fn handle_timeout(
         &mut self,
         send_state: SendState,
@@ -385,7 +391,8 @@ impl Conn {
         match &mut self.phase {
             Phase::Request { .. } if !self.outbox.is_empty() => match send_state {
                 SendState::Blocked => context.ask(Effect::Close(CloseReason::Idle)),
-                // The client has taken all written bytes. It is the server that has to write more.
+                // The socket has accepted all written bytes, so the delay is the server's, not the
+                // client's.
                 SendState::CaughtUp | SendState::Pending => {
                     let deadline = context.now.after(context.config.limits.request_head());
                     context.ask(Effect::SetTimer(deadline));
@@ -423,11 +430,11 @@ impl Conn {
         self.settle(out, context);
     }
 
-    /// Everything in the outbox has been written.
+    /// Handles the event that everything in the outbox has been written.
     pub fn handle_drained(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
         match &mut self.phase {
             Phase::Request { .. } => {
-                // The time for the next request starts now.
+                // The limit on the time for the next request head starts now.
                 let deadline = context.now.after(context.config.limits.request_head());
                 context.ask(Effect::SetTimer(deadline));
             }
@@ -454,7 +461,8 @@ impl Conn {
     ) {
         let is_refused = outcomes.contains(&JoinOutcome::ServerFull);
         match &mut self.phase {
-            // The refusal is the answer to the request. A stream that has begun could not carry it.
+            // The refusal is sent as the response to the request, because the response head is not
+            // written yet.
             Phase::Stream {
                 transport: Transport::EventStream(stream),
                 closing: None,
@@ -496,7 +504,7 @@ impl Conn {
     }
 
     /// Sends a message of a backend, or the feed's answer to a command. Only an open stream can
-    /// receive it.
+    /// receive such a message.
     pub fn handle_backend_message(
         &mut self,
         message: &BackendMessage,
@@ -517,8 +525,8 @@ impl Conn {
         Delivery::Done
     }
 
-    /// Ends a stream, or answers a poll now and closes its conn. A shutdown has
-    /// [`Conn::handle_shutdown`], which ends every phase.
+    /// Ends a stream, or answers a poll now and closes its conn. For a shutdown, the worker calls
+    /// [`Conn::handle_shutdown`], which ends a conn in any phase.
     pub fn handle_goodbye(
         &mut self,
         goodbye: Goodbye<'_>,
@@ -532,7 +540,7 @@ impl Conn {
         self.settle(out, context);
     }
 
-    /// The server stops.
+    /// Ends the conn because the server stops.
     pub fn handle_shutdown(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
         match &mut self.phase {
             Phase::Request {
@@ -563,8 +571,9 @@ impl Conn {
         self.settle(out, context);
     }
 
-    /// The peer's kernel has acknowledged all sent bytes, and no byte from the peer is unread. FIN
-    /// is sent to a WebSocket now, which gives the peer's close frame one more round trip.
+    /// Handles the event that the peer's kernel has acknowledged all sent bytes, and no byte from
+    /// the peer is unread. FIN is now sent to a WebSocket, so that the peer's close frame has one
+    /// more round trip to arrive.
     pub fn handle_goodbye_acknowledged(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
         match self.phase {
             Phase::Stream {
@@ -585,7 +594,7 @@ impl Conn {
         self.settle(out, context);
     }
 
-    /// The transport of a stream that is not closing.
+    /// Returns the transport of a stream that is not closing.
     fn open_transport(&mut self) -> Option<&mut Transport> {
         if let Phase::Stream {
             transport,
@@ -598,7 +607,8 @@ impl Conn {
     }
 
     /// Sends a heartbeat, or closes the stream if the peer has been silent for too long. If the
-    /// timer fired for the token, it fired early, and the silence is not judged.
+    /// timer fired for the token, it fired before the heartbeat was due, and the peer's silence
+    /// does not count.
     fn check_heartbeat(
         &mut self,
         send_state: SendState,
@@ -659,7 +669,7 @@ impl Conn {
         }
     }
 
-    /// Stops serving. The outbox is still sent.
+    /// Ends the conn for a reason. Publications are no longer sent, but the rest of the outbox is.
     fn end(&mut self, reason: CloseReason, context: &mut Context<'_>) {
         if let Some(gauge) = self.phase.gauge(context.metrics) {
             gauge.decrement();
@@ -680,8 +690,8 @@ impl Conn {
         context.ask(Effect::SetTimer(deadline));
     }
 
-    /// Ends every call: moves `out` to the outbox, and sends FIN when an ending conn has an empty
-    /// outbox.
+    /// Finishes every call of the machine. Moves `out` to the outbox, and sends FIN if the conn is
+    /// ending and its outbox is empty.
     fn settle(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
         self.outbox.append(out);
         out.clear();
@@ -709,7 +719,7 @@ impl Conn {
         }
     }
 
-    /// Uncounts the conn from the gauge of its phase. The worker frees it next.
+    /// Removes the conn from the gauge of its phase. The worker frees the conn after this call.
     pub fn handle_closed(&self, metrics: &WorkerMetrics) {
         if let Some(gauge) = self.phase.gauge(metrics) {
             gauge.decrement();

@@ -1,14 +1,15 @@
 //! The unsent bytes of one conn: control bytes, the rest of a frame, and the publications of a
 //! poll's answer.
 //!
-//! Allocated only while something is pending. The rest of a partly written frame is sent first;
-//! then control bytes; publications follow from the log. Control bytes are appended as complete
-//! messages, so they can be sent between any two frames. An answer ends its response: its head is
-//! control bytes, its publications follow.
+//! An outbox allocates memory only while something is pending. The rest of a partly written frame
+//! is sent first, then control bytes, then publications from the log. Control bytes are appended as
+//! complete messages, so they can be sent between any two frames. A poll's answer is the last part
+//! of the outbox: the response head is control bytes, and the answer's publications are sent after
+//! it.
 //!
-//! Encodings are shared with the log and with all other conns, and stay in memory while a conn
-//! holds them, even after the log has evicted them. A conn that holds a large encoding for a small
-//! rest can copy that rest.
+//! Encodings are shared with the log and with all other conns. An encoding stays in memory while a
+//! conn holds it, even after the log has evicted it. A conn that needs only a small rest of a large
+//! encoding can copy that rest.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ pub struct Outbox(Option<Box<Pending>>);
 struct Pending {
     rest: Option<Rest>,
     control: Vec<u8>,
-    /// How many bytes of `control` have been written; at most its length.
+    /// The number of bytes of `control` that have been written; at most its length.
     control_written: usize,
     answer: Option<Answer>,
 }
@@ -34,22 +35,23 @@ struct Pending {
 #[derive(Debug)]
 struct Rest {
     frame: Held,
-    /// How many bytes of the frame have been written; less than its length.
+    /// The number of bytes of the frame that have been written; less than its length.
     written: usize,
 }
 
 /// The publications of a poll's answer.
 #[derive(Debug)]
 struct Answer {
-    /// The frames that are not completely written, in order. At least one at the start.
+    /// The frames that are not completely written, in order. A new answer has at least one frame.
     frames: VecDeque<Held>,
-    /// The bytes after the last frame.
+    /// The bytes to send after the last frame.
     tail: &'static [u8],
-    /// How many bytes of the first frame, or of the tail, are written or omitted.
+    /// The number of bytes of the first frame that are written or omitted. If no frame is left, the
+    /// number of written bytes of the tail.
     offset: usize,
 }
 
-/// A publication's frame that is held until it is written.
+/// A publication's frame, held in memory until it is written.
 #[derive(Debug)]
 struct Held {
     sequence: Sequence,
@@ -58,10 +60,11 @@ struct Held {
 
 #[derive(Debug)]
 enum Bytes {
-    /// A frame of an answer in its first turn. Most are written then, so it does not count as held.
+    /// A frame of an answer in the answer's first turn. Most frames are written in that turn, so
+    /// these frames do not count as held.
     Given(Arc<Frames>, FrameKind),
     Shared(Hold, FrameKind),
-    /// A copy of the unwritten rest.
+    /// A copy of the frame's unwritten rest.
     Copied(Copied),
 }
 
@@ -69,20 +72,20 @@ enum Bytes {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Drained {
-    /// How many written bytes were not from the outbox.
+    /// The number of written bytes that were not from the outbox.
     pub left: usize,
-    /// How many publications are now completely written.
+    /// The number of publications that this write completed.
     pub delivered: u64,
 }
 
 impl Outbox {
-    /// Whether nothing is pending.
+    /// Whether the outbox has no bytes to write.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_none()
     }
 
-    /// How many control bytes are unwritten.
+    /// Returns the number of unwritten control bytes.
     #[must_use]
     pub fn control_bytes(&self) -> usize {
         self.0
@@ -90,7 +93,7 @@ impl Outbox {
             .map_or(0, |pending| pending.control.len() - pending.control_written)
     }
 
-    /// Whether an answer is not completely written.
+    /// Whether the outbox has an answer that is not completely written.
     #[must_use]
     pub fn has_answer(&self) -> bool {
         self.0
@@ -105,8 +108,8 @@ impl Outbox {
         }
         let pending = self.0.get_or_insert_default();
         debug_assert!(pending.answer.is_none(), "an answer is the last thing");
-        // Written bytes must be removed even if the queue is never empty. At most half of the queue
-        // moves, after at least as many bytes were written, so each byte moves once.
+        // Written bytes must be removed even if the queue is never empty. They are removed only
+        // when they fill at least half of the queue, so on average each byte moves at most once.
         if pending.control_written * 2 >= pending.control.len() {
             pending.control.drain(..pending.control_written);
             pending.control_written = 0;
@@ -114,8 +117,9 @@ impl Outbox {
         pending.control.extend_from_slice(bytes);
     }
 
-    /// Appends encoded publications as one list, the first without its separator, and the list's
-    /// end. They count as held after [`Self::hold`].
+    /// Appends an answer's encoded publications as one list, and the end of the list. The first
+    /// publication is written without its separator. The publications count as held after a call of
+    /// [`Self::hold`].
     pub fn append_answer(&mut self, publications: Vec<Encoded>, tail: &'static [u8]) {
         let pending = self.0.get_or_insert_default();
         debug_assert!(pending.answer.is_none());
@@ -139,7 +143,7 @@ impl Outbox {
             .for_each(Held::hold);
     }
 
-    /// Keeps the rest of a frame that the socket has taken in part.
+    /// Keeps the rest of a frame of which the socket has accepted only a part.
     pub fn keep_rest(&mut self, publication: Encoded, written: usize) {
         let pending = self.0.get_or_insert_default();
         debug_assert!(pending.rest.is_none());
@@ -149,7 +153,7 @@ impl Outbox {
         });
     }
 
-    /// The oldest publication that the outbox holds.
+    /// Returns the number of the oldest publication that the outbox holds.
     #[must_use]
     pub fn oldest_held(&self) -> Option<Sequence> {
         self.held().map(|held| held.sequence).min()
@@ -161,8 +165,9 @@ impl Outbox {
         self.held().any(Held::is_pinned)
     }
 
-    /// Copies the rests of evicted frames, if a rest is at most half of this conn's share in the
-    /// frame's encodings. If all holders of a frame do so, at least half of its memory is freed.
+    /// Copies the unwritten rest of each evicted frame, if the rest is at most half of this conn's
+    /// share in the frame's encodings. If all holders of a frame copy their rests, at least half of
+    /// the frame's memory is freed.
     pub fn copy_rests(&mut self) {
         let Some(pending) = &mut self.0 else { return };
         if let Some(rest) = &mut pending.rest {
@@ -177,7 +182,8 @@ impl Outbox {
         }
     }
 
-    /// The evicted publications that the outbox holds, as addresses and sizes. For tests.
+    /// Returns the addresses and sizes of the evicted publications that the outbox holds. Only
+    /// tests call this function.
     #[doc(hidden)]
     pub fn pinned(&self) -> impl Iterator<Item = (usize, u64)> {
         let pinned = self.held().filter(|held| held.is_pinned());
@@ -199,8 +205,8 @@ impl Outbox {
         })
     }
 
-    /// The bytes to write, in order: the rest of a frame, control bytes, an answer. No slice is
-    /// empty.
+    /// Returns the bytes to write, in order: the rest of a frame, control bytes, an answer. No
+    /// slice is empty.
     pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
         let pending = self.0.iter();
         let slices = pending.flat_map(|pending| {
@@ -212,13 +218,13 @@ impl Outbox {
         slices.filter(|slice| !slice.is_empty())
     }
 
-    /// How many bytes are unwritten.
+    /// Returns the number of unwritten bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.slices().map(<[u8]>::len).sum()
     }
 
-    /// Removes the outbox's part of `written` bytes.
+    /// Removes `written` bytes, or all bytes if the outbox has fewer.
     pub fn drain(&mut self, written: usize) -> Drained {
         let mut drained = Drained {
             left: written,
@@ -236,7 +242,7 @@ impl Outbox {
 }
 
 impl Pending {
-    /// True when nothing is left.
+    /// Removes written bytes. Returns true if nothing is left.
     fn drain(&mut self, drained: &mut Drained) -> bool {
         if let Some(rest) = &mut self.rest {
             let length = rest.bytes().len();
@@ -277,7 +283,7 @@ impl Answer {
         })
     }
 
-    /// True when the tail has been written.
+    /// Removes written bytes. Returns true if the tail has been written.
     fn drain(&mut self, drained: &mut Drained) -> bool {
         while let Some(frame) = self.frames.front() {
             let left = frame.bytes().len().saturating_sub(self.offset);
@@ -334,7 +340,7 @@ impl Held {
         }
     }
 
-    /// Copies the bytes after `done`, if that frees memory. `done` is zero then.
+    /// Copies the bytes after `done`, if the copy frees memory, and sets `done` to zero then.
     fn copy(&mut self, done: &mut usize) {
         if let Bytes::Shared(frames, kind) = &self.bytes
             && !frames.is_logged()
@@ -363,12 +369,12 @@ mod tests {
 
     const KIND: FrameKind = FrameKind::WebSocket(Envelope::Data);
 
-    /// An encoded publication.
+    /// Encodes a publication that is not in the log.
     fn encoded(payload: Payload, kind: FrameKind) -> Encoded {
         logged(payload, kind, &Arc::default()).1
     }
 
-    /// The publication is in the log until it is dropped.
+    /// Encodes a publication. Until the returned publication is dropped, it counts as in the log.
     fn logged(payload: Payload, kind: FrameKind, ledger: &Arc<Ledger>) -> (Publication, Encoded) {
         let id = Cursor {
             epoch: Epoch::new(1),
@@ -446,7 +452,7 @@ mod tests {
         Payload::Text("x".repeat(998).into())
     }
 
-    /// An evicted frame of 1,002 bytes, and the memory it occupies.
+    /// Returns an evicted frame of 1,002 bytes, and the memory that the frame occupies.
     fn pinned(ledger: &Arc<Ledger>) -> (Encoded, u64) {
         let (_, publication) = logged(long(), KIND, ledger);
         let bytes = publication.frames.bytes_held();
@@ -510,7 +516,7 @@ mod tests {
         let mut outbox = Outbox::default();
         outbox.append_answer(vec![first, second, third], b"]}");
         let whole = concat(&outbox);
-        // The first of the three is sent without its separator.
+        // The first of the three frames is sent without its separator.
         assert_eq!(outbox.drain(991).left, 0);
         assert_eq!(ledger.pinned(), 0, "most answers are written in their turn");
         outbox.hold();

@@ -1,7 +1,7 @@
-//! The phase of a conn between its first byte and its last.
+//! The phases of a conn, from its first byte to its last.
 //!
-//! Data that is valid in one phase only is stored in that phase, so it cannot become stale. The
-//! conn's machine and its parts are the only users.
+//! Data that is valid in one phase only is stored in that phase, so it cannot become stale. Only
+//! the conn's machine and its submodules use these types.
 
 use crate::effect::CloseReason;
 use crate::metrics::{Counter, WorkerMetrics};
@@ -9,34 +9,35 @@ use crate::transport::{Poll, Transport};
 
 #[derive(Debug)]
 pub(super) enum Phase {
-    /// Waiting for a PROXY header.
+    /// The conn waits for a PROXY header.
     ProxyHeader {
-        /// The bytes so far of the part that names the client.
+        /// The received bytes of the header's first part, which names the client.
         partial: Option<Box<Partial>>,
-        /// How many bytes of extensions are still to come and be dropped; `None` until the part
-        /// that names the client is complete.
+        /// The number of bytes of extensions that are still to be received and dropped. `None`
+        /// until the part that names the client is complete.
         extensions_left: Option<u16>,
     },
-    /// Waiting for a request head.
+    /// The conn waits for a request head.
     Request {
         /// A partial head, or requests that wait until the outbox is empty.
         partial: Option<Box<Partial>>,
-        /// No request has been answered yet.
+        /// Whether no request has been answered yet.
         is_first: bool,
     },
-    /// A poll whose answer is not written yet.
+    /// The conn serves a poll whose answer is not written yet.
     Poll {
         poll: Poll,
-        /// Requests that wait for the answer.
+        /// Later requests, which wait for the answer.
         partial: Option<Box<Partial>>,
     },
-    /// Serving publications. With a reason, the close frame is written and the peer's is awaited.
+    /// Publications are sent to the conn. If `closing` is set, the server's close frame is in the
+    /// outbox or sent, and the peer's close frame is awaited.
     Stream {
         transport: Transport,
         closing: Option<CloseReason>,
     },
-    /// The outbox is sent, then FIN. Then the peer's FIN is awaited, because closing a socket with
-    /// unread input resets the connection and may destroy the last bytes.
+    /// The conn sends its outbox, then FIN. Then it waits for the peer's FIN, because closing a
+    /// socket with unread input resets the connection and may destroy the last bytes.
     Ending {
         reason: CloseReason,
         has_sent_fin: bool,
@@ -44,7 +45,8 @@ pub(super) enum Phase {
 }
 
 impl Phase {
-    /// The gauge that counts it. A short poll has none: its answer follows in the same turn.
+    /// Returns the gauge that counts conns in this phase. A short poll has no gauge, because it is
+    /// answered in the same turn.
     pub(super) fn gauge<'a>(&self, metrics: &'a WorkerMetrics) -> Option<&'a Counter> {
         match self {
             Self::Stream {
@@ -81,7 +83,7 @@ impl Phase {
 #[derive(Debug)]
 pub(super) struct Partial {
     pub(super) bytes: Vec<u8>,
-    /// The bytes had to wait for a response, so they may contain a complete request.
+    /// Whether the bytes had to wait for a response, so that they may contain a complete request.
     pub(super) is_unhandled: bool,
 }
 

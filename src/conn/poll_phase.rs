@@ -1,8 +1,8 @@
-//! The poll phase: the conn is a subscriber until the poll's one answer.
+//! The poll phase: the conn is a subscriber until its poll is answered.
 //!
 //! Later requests wait, within the limit on a request head. The outbox holds the answer's
-//! publications by reference, so a slow reader pins them. It is closed after two heartbeats
-//! without write progress.
+//! publications by reference, so a conn with a slow reader pins them. Such a conn is closed after
+//! two heartbeats without write progress.
 
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ impl Conn {
         self.open(phase, join, end, context);
     }
 
-    /// Writes the poll's answer. The conn then waits for the next request, or ends.
+    /// Writes the poll's answer. After the answer, the conn waits for the next request or ends.
     pub fn handle_answer(&mut self, news: News, out: &mut Vec<u8>, context: &mut Context<'_>) {
         let Phase::Poll { poll, partial } = &mut self.phase else {
             return;
@@ -92,12 +92,13 @@ impl Conn {
         self.outbox.has_answer() && !self.patience(context).is_zero()
     }
 
-    /// The time by which the peer must take more of an answer.
+    /// Returns the time by which the peer must accept more bytes of an answer.
     pub(super) fn answer_deadline(&self, context: &Context<'_>) -> Deadline {
         context.now.after(self.patience(context))
     }
 
-    /// The rest of two heartbeats since the peer's last sign of life.
+    /// Returns the time for which the peer may still be silent. The limit is two heartbeat
+    /// intervals after its last sign of life.
     fn patience(&self, context: &Context<'_>) -> Duration {
         let silent = u64::from(millis(context.now).wrapping_sub(self.life_ms));
         let limit = context.config.heartbeat.interval() * 2;

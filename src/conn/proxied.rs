@@ -1,9 +1,10 @@
-//! Conns behind proxies: the PROXY header, and the admission of the client that a proxy names.
+//! Conns from proxies: the PROXY header, and the admission of the client that a proxy names.
 //!
-//! The part of the header that names the client is kept like a partial request. Its extensions are
-//! only counted and dropped, so a header of any length occupies a few dozen bytes. No byte beyond
-//! the header is read with it, because TLS may follow. The worker counts the client and reports
-//! whether it is admitted; until then the request waits.
+//! The part of the header that names the client is kept like a partial request. The header's
+//! extensions are only counted and dropped, so a header of any length occupies a few dozen bytes.
+//! No byte after the header is read together with the header, because TLS may follow. The worker
+//! counts the conn for the client and reports whether the client is admitted. Until then the
+//! request waits.
 
 use super::phase::{Partial, Phase};
 use super::{Conn, TooMany};
@@ -13,7 +14,7 @@ use crate::http;
 use crate::http::origin::Reader;
 use crate::proxy::header::{HeaderRead, read_header};
 
-/// How many bytes of the header to read next.
+/// Returns the number of bytes of the header to read next.
 pub(super) fn missing_bytes(partial: Option<&Partial>) -> usize {
     let kept = partial.map_or(&[][..], |partial| &partial.bytes);
     match read_header(kept) {
@@ -23,7 +24,7 @@ pub(super) fn missing_bytes(partial: Option<&Partial>) -> usize {
 }
 
 impl Conn {
-    /// Checks whether the part of the header that names the client is complete.
+    /// Parses the part of the header that names the client, if this part is complete.
     pub(super) fn handle_proxy_header(&mut self, context: &mut Context<'_>) {
         let Phase::ProxyHeader {
             partial,
@@ -47,7 +48,8 @@ impl Conn {
         }
     }
 
-    /// Drops extensions of the header. After the last of them, the client is to be counted.
+    /// Drops extensions of the header. After the last extension, asks the worker to count the
+    /// client.
     pub(super) fn skip_extensions(&mut self, bytes: &[u8], context: &mut Context<'_>) {
         let Phase::ProxyHeader {
             partial,
@@ -82,7 +84,8 @@ impl Conn {
         context.ask(Effect::IdentifyByProxyHeader(client));
     }
 
-    /// The worker has counted the conn for the client that the PROXY header names, or refuses it.
+    /// Handles the worker's decision about the client that the PROXY header names. The worker has
+    /// counted the conn for this client, or refuses the client.
     pub fn handle_proxy_client(
         &mut self,
         admitted: Result<(), TooMany>,
@@ -92,8 +95,8 @@ impl Conn {
         self.handle_admission(admitted, Self::handle_requests, out, context);
     }
 
-    /// The worker has counted the conn for the client of an HTTP proxy, or refuses it. The request
-    /// that named the client is answered now.
+    /// Handles the worker's decision about the client of an HTTP proxy. If the client is admitted,
+    /// the request that named it is answered now.
     pub fn handle_forwarded_client(
         &mut self,
         admitted: Result<(), TooMany>,

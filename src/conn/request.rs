@@ -1,8 +1,9 @@
 //! The request phase: one response at a time, until a request opens a stream.
 //!
-//! A client may pipeline requests. Those that have to wait for a response are kept unparsed, within
-//! the limit on a request head, and the socket is not read. When the response is written, the
-//! worker hands in the kept bytes instead of reading, so a turn answers one request.
+//! A client may pipeline requests. Requests that have to wait for an earlier response are kept
+//! unparsed, within the limit on a request head, and the socket is not read. After the response is
+//! written, the worker lets the machine handle the kept bytes instead of new ones. So a turn
+//! answers one request.
 
 use std::time::Duration;
 
@@ -21,8 +22,8 @@ use crate::transport::websocket::Compression;
 use crate::transport::{EventStream, Transport, WebSocket};
 
 impl Conn {
-    /// Answers the first request in `bytes`. If a trusted proxy has forwarded it, its client is
-    /// identified before that.
+    /// Answers the first request in `bytes`. If a trusted proxy has forwarded the request, the
+    /// client is identified first.
     pub(super) fn handle_requests(
         &mut self,
         bytes: &mut [u8],
@@ -38,7 +39,7 @@ impl Conn {
         self.answer_request(bytes, out, context);
     }
 
-    /// Answers the first request in `bytes`, if it is complete. The rest is kept.
+    /// Answers the first request in `bytes`, if it is complete. The remaining bytes are kept.
     pub(super) fn answer_request(
         &mut self,
         bytes: &mut [u8],
@@ -108,7 +109,7 @@ impl Conn {
         self.open_stream(Transport::WebSocket(socket), join, context);
     }
 
-    /// Passes the bytes that followed the handshake in one read to the stream.
+    /// Passes bytes to the stream that were read together with the handshake.
     fn handle_early_bytes(
         &mut self,
         bytes: &mut [u8],
@@ -148,8 +149,8 @@ impl Conn {
         self.end(CloseReason::Refused, context);
     }
 
-    /// Keeps bytes for later. `has_answered` says that a response to an earlier request precedes
-    /// them.
+    /// Keeps bytes for later. `has_answered` is true if the bytes come after a request that was
+    /// answered.
     fn keep(&mut self, bytes: &[u8], has_answered: bool) {
         if let Phase::Request { partial, is_first } = &mut self.phase {
             Partial::push(partial, bytes);
@@ -167,15 +168,17 @@ impl Conn {
             transport,
             closing: None,
         };
-        // Drawn, so that conns that were accepted together get their heartbeats at different times.
+        // The first interval is random, so that conns that were accepted together get their
+        // heartbeats at different times.
         let interval = context.config.heartbeat.interval_ms;
         let first = interval / 2 + context.draw.below(interval / 2);
         let first = context.now.after(Duration::from_millis(first));
         self.open(phase, join, first, context);
     }
 
-    /// Enters the phase and subscribes. `first` is the first deadline. Its timer is set before the
-    /// join, because joining may answer a poll at once. Without a `join`, a token is awaited first.
+    /// Enters the phase and subscribes. `first` is the first deadline. The timer is set before the
+    /// join, because joining may answer a poll at once. If `join` is `None`, the conn waits for a
+    /// token before it subscribes.
     pub(super) fn open(
         &mut self,
         phase: Phase,
@@ -206,7 +209,8 @@ impl Conn {
     }
 }
 
-/// Registers the request's token. Returns the join, or `None` if a token is awaited first.
+/// Registers the request's token. Returns the join, or `None` if the client must send a token
+/// first.
 pub(super) fn admit(
     entry: Entry,
     join: Join,
@@ -228,7 +232,7 @@ pub(super) fn admit(
     Some(join)
 }
 
-/// The join that a request asks for.
+/// Makes the join for the channels of a request.
 pub(super) fn request_join(
     channels: Vec<ChannelName>,
     since: Since,

@@ -1,7 +1,8 @@
-//! The body of one HTTP request: by Content-Length or chunked (RFC 9112, 6 and 7.1), cut anywhere.
+//! Reads the body of one HTTP request, with Content-Length or chunked (RFC 9112, 6 and 7.1). The
+//! body may arrive in any number of parts.
 //!
-//! Bytes are consumed as they arrive, so chunk sizes and extensions are never stored. Stores at
-//! most `bytes_max`, and nothing of a skipped body.
+//! Bytes are consumed as they arrive, so chunk sizes and extensions are never stored. At most
+//! `bytes_max` bytes of content are stored, and none of a skipped body.
 
 use super::chunked::{ChunkError, Chunks, Step};
 
@@ -11,12 +12,12 @@ pub(crate) struct Body {
     framing: Framing,
     bytes: Vec<u8>,
     bytes_max: usize,
-    /// Received bytes of content, kept or skipped.
+    /// The number of received bytes of content, kept or skipped.
     length: usize,
     keeping: Keeping,
 }
 
-/// Whether the content is kept.
+/// Whether the content of a body is kept or skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Keeping {
     Kept,
@@ -39,8 +40,8 @@ pub(crate) enum Progress {
     More(usize),
 }
 
-/// Why a body cannot be read. The connection has to be closed, since the end of the body is
-/// unknown.
+/// The reason for which a body cannot be read. The connection must be closed, because the end of
+/// the body is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BodyError {
     #[error("the chunks of the body are malformed")]
@@ -68,12 +69,12 @@ impl Body {
         }
     }
 
-    /// The content received so far.
+    /// Returns the content that was received until now.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// Consumes bytes up to the end of the body.
+    /// Consumes bytes of `input`, up to the end of the body.
     pub(crate) fn take(&mut self, input: &[u8]) -> Result<Progress, BodyError> {
         let mut used = 0;
         loop {
@@ -136,7 +137,7 @@ mod tests {
     use super::super::chunked::{LINE_BYTES_MAX, TRAILER_BYTES_MAX};
     use super::*;
 
-    /// Reads a chunked body with only the last chunk and these trailer lines.
+    /// Reads a chunked body that consists of the last chunk and these trailer lines.
     fn trailer(lines: &str) -> Result<Progress, BodyError> {
         let mut body = Body::chunked(100, Keeping::Kept);
         body.take(format!("0\r\n{lines}").as_bytes())

@@ -1,18 +1,18 @@
-//! Finds the content of a chunked body (RFC 9112, 7.1), cut anywhere.
+//! Finds the content of a chunked body (RFC 9112, 7.1), which may arrive in any number of parts.
 //!
-//! Stores no bytes. Content and whole lines are consumed; the caller passes an incomplete line
-//! again, with more bytes after it. Chunk extensions and trailer fields are skipped, and both are
-//! bounded. [`super::body`] is the caller.
+//! The parser stores no bytes. It consumes content and complete lines; the caller passes an
+//! incomplete line again together with the bytes after it. Chunk extensions and trailer fields are
+//! skipped, and their length is limited. [`super::body`] is the caller.
 
 use httparse::{Status, parse_chunk_size};
 
-/// The longest line between chunks, in bytes. An incomplete line is not consumed, so this also
-/// bounds what the caller buffers.
+/// The maximum length of a line between chunks, in bytes. An incomplete line is not consumed, so
+/// this limit also bounds the caller's buffer.
 pub const LINE_BYTES_MAX: usize = 1024;
-/// The total bytes of all trailer fields.
+/// The maximum total length of all trailer fields, in bytes.
 pub const TRAILER_BYTES_MAX: usize = 8192;
 
-/// The position in a chunked body.
+/// The state of the parser: a position in a chunked body.
 #[derive(Debug)]
 pub struct Chunks {
     state: State,
@@ -27,30 +27,30 @@ enum State {
     Trailer { bytes: usize },
 }
 
-/// What the input begins with.
+/// The part of a chunked body with which the input begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Step {
-    /// This many bytes of content.
+    /// The input begins with this many bytes of content.
     Content(usize),
-    /// A line of this many bytes, which is not content.
+    /// The input begins with a line of this many bytes, which is not content.
     Line(usize),
-    /// The last line of the body, of this many bytes.
+    /// The input begins with the last line of the body, which has this many bytes.
     End(usize),
-    /// Nothing that can be consumed before more bytes arrive.
+    /// Nothing can be consumed before more bytes arrive.
     Partial,
 }
 
-/// Why the chunks cannot be read. The end of the body is unknown then.
+/// The reason for which the chunks cannot be read. The end of the body is unknown then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChunkError {
-    /// The content of a chunk is not followed by CRLF.
+    /// There is no CR LF after the content of a chunk.
     #[error("a chunk does not end where its size says")]
     ContentEnd,
     /// A chunk is larger than the caller allows.
     #[error("a chunk is too large")]
     ChunkTooLarge,
-    /// A line or all trailer fields exceed their bounds.
+    /// A line, or the sum of all trailer fields, exceeds its limit.
     #[error("a line between chunks is too long")]
     LineTooLong,
     /// A line does not begin with a hexadecimal size, or has a bare LF.
@@ -62,7 +62,7 @@ pub enum ChunkError {
 }
 
 impl Chunks {
-    /// The start of a body whose chunks have at most this many bytes.
+    /// Starts a body whose chunks have at most this many bytes.
     #[must_use]
     pub fn new(chunk_bytes_max: usize) -> Self {
         Self {
@@ -71,7 +71,8 @@ impl Chunks {
         }
     }
 
-    /// Finds out what the input begins with, and moves past it. The caller removes these bytes.
+    /// Returns the part of the body with which the input begins, and moves past this part. The
+    /// caller must remove its bytes from the input.
     ///
     /// # Errors
     /// Returns a [`ChunkError`] if the framing is broken.
@@ -102,12 +103,14 @@ impl Chunks {
     }
 
     fn take_size(&mut self, input: &[u8]) -> Result<Step, ChunkError> {
-        // The parser reads a line without digits as zero, which would end the body early.
+        // `parse_chunk_size` reads a line without digits as zero, which would end the body too
+        // early.
         if input.first().is_some_and(|byte| !byte.is_ascii_hexdigit()) {
             return Err(ChunkError::Size);
         }
         let parsed = parse_chunk_size(input);
-        // It also accepts a bare LF among extensions, where other parsers see the end of the line.
+        // `parse_chunk_size` also accepts a bare LF in extensions, where other parsers see the end
+        // of the line.
         let line = match parsed {
             Ok(Status::Complete((line, _))) => input.get(..line.saturating_sub(1)),
             Ok(Status::Partial) => Some(input),
@@ -144,7 +147,7 @@ fn take_trailer(bytes: &mut usize, input: &[u8]) -> Result<Step, ChunkError> {
         return Ok(Step::Partial);
     };
     *bytes += line;
-    // A bare LF does not end a line here either.
+    // As in a head, a line does not end in a bare LF.
     match input.get(..end) {
         Some([b'\r']) => Ok(Step::End(end + 1)),
         Some([.., b'\r']) => Ok(Step::Line(end + 1)),

@@ -1,8 +1,9 @@
 //! Admission of a request: finds its token, verifies it, and checks the requested channels.
 //!
-//! A token is taken from the first of these that has one: `Authorization: Bearer` (RFC 6750, 2.1),
-//! a second offered subprotocol, the configured cookie, the configured parameter of the query. An
-//! invalid token is refused even where none is needed, so that its owner learns of it.
+//! A token is read from the first of these places that contains a token: `Authorization: Bearer`
+//! (RFC 6750, 2.1), a second offered subprotocol, the configured cookie, the configured query
+//! parameter. An invalid token is refused even if no token is needed, so that its owner notices the
+//! fault.
 
 use std::borrow::Cow;
 
@@ -18,33 +19,33 @@ use super::target;
 /// The admission of a request.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Entry {
-    /// Without a token, to open channels only.
+    /// The request has no token and is admitted to open channels only.
     Anonymous,
-    /// The token follows in the first message.
+    /// The client must send a token in its first message.
     Awaited,
-    /// With a token that allows the requested channels.
+    /// The request has a token that allows the requested channels.
     Granted(Box<Grant>),
 }
 
-/// Why a request is not admitted.
+/// The reason for which a request is not admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EntryError {
-    /// The token is valid, but does not allow every channel.
+    /// The token is valid, but does not allow every requested channel.
     #[error("the token does not allow every requested channel")]
     NotAllowed,
     /// The token is invalid.
     #[error("{0}")]
     Token(TokenError),
-    /// A token is needed, and there is none.
+    /// A token is needed, but the request has none.
     #[error("a token is needed: Authorization: Bearer TOKEN")]
     TokenMissing,
-    /// The same place has two tokens.
+    /// A place that may contain one token contains two.
     #[error("there is more than one token")]
     TokenRepeated,
 }
 
 impl EntryError {
-    /// The `code` of the problem document.
+    /// Returns the `code` of the problem document.
     #[must_use]
     pub fn code(self) -> &'static str {
         match self {
@@ -55,7 +56,7 @@ impl EntryError {
         }
     }
 
-    /// The status of the response.
+    /// Returns the status of the response.
     #[must_use]
     pub fn status(self) -> Status {
         match self {
@@ -65,7 +66,7 @@ impl EntryError {
         }
     }
 
-    /// The value of `WWW-Authenticate` (RFC 6750, 3).
+    /// Returns the value of the field `WWW-Authenticate` (RFC 6750, 3).
     #[must_use]
     pub fn challenge(self) -> Option<&'static str> {
         match self {
@@ -77,7 +78,7 @@ impl EntryError {
     }
 }
 
-/// Decides about a request for these channels.
+/// Decides whether a request for these channels is admitted.
 pub(super) fn decide(
     fields: &Fields<'_>,
     query: &str,
@@ -89,7 +90,8 @@ pub(super) fn decide(
         return Ok(Entry::Anonymous);
     }
     let Some(token) = find(fields, query, config)? else {
-        // A request without channels is admitted if there are open channels to name later.
+        // A request without channels is admitted if there are open channels that the client can
+        // name later.
         let is_open = match channels {
             [] => config.has_open_channels(),
             channels => channels.iter().all(|channel| config.is_open(channel)),
@@ -147,15 +149,17 @@ fn text(token: &[u8]) -> Result<Option<Cow<'_, str>>, Refusal> {
     Ok(Some(Cow::Borrowed(text)))
 }
 
-/// The token of the scheme `Bearer`. Other schemes, for example of a proxy, are ignored.
+/// Returns the token of the scheme `Bearer`. Other schemes, for example those that a proxy uses,
+/// are ignored.
 fn bearer(value: &[u8]) -> Option<&[u8]> {
     let (scheme, token) = value.split_at_checked(b"Bearer ".len())?;
     let is_bearer = scheme.eq_ignore_ascii_case(b"Bearer ");
     is_bearer.then_some(token.trim_ascii())
 }
 
-/// The value of the first non-empty cookie of this name, without optional quotes (RFC 6265, 4.2.1).
-/// HTTP/2 splits the field (RFC 9113, 8.2.3), and a proxy may forward it in several lines.
+/// Returns the value of the first non-empty cookie with this name, without optional quotes (RFC
+/// 6265, 4.2.1). HTTP/2 clients may split the cookie field (RFC 9113, 8.2.3), and a proxy may
+/// forward it in several lines.
 fn cookie<'b>(lines: impl Iterator<Item = &'b [u8]>, name: &str) -> Option<&'b [u8]> {
     let mut pairs = lines.flat_map(|line| line.split(|byte| *byte == b';'));
     pairs.find_map(|pair| {

@@ -2,11 +2,11 @@
 //! permessage-deflate (RFC 7692, 5.1 and 7.1).
 //!
 //! An offer with an unknown, repeated, invalid or unsupported parameter is declined, and the next
-//! one is examined. Other extensions are ignored. A field that is not a list of extensions ends the
-//! handshake. The answer excludes context takeover on both sides. So one frame serves all
-//! subscribers, and no conn owns a compressor. For the same reason the window is always
-//! [`DEFLATE_WINDOW_BITS`], and an offer that demands a smaller one is declined. Borrows the field,
-//! allocates nothing.
+//! offer is examined. Other extensions are ignored. A field that is not a list of extensions ends
+//! the handshake. The answer excludes context takeover on both sides. So all subscribers share one
+//! compressed frame, and no conn owns a compressor. For the same reason the window is always
+//! [`DEFLATE_WINDOW_BITS`], and an offer that demands a smaller window is declined. The parser
+//! borrows the field and allocates nothing.
 
 use super::framing::is_token_byte;
 use crate::config::limits::DEFLATE_WINDOW_BITS;
@@ -17,16 +17,17 @@ const NAME: &[u8] = b"permessage-deflate";
 /// An accepted offer of permessage-deflate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deflate {
-    /// The client limits the server's window, so the answer must name it (RFC 7692, 7.1.2.1).
+    /// Whether the client limits the server's window. The answer must then name the window (RFC
+    /// 7692, 7.1.2.1).
     pub tells_window: bool,
 }
 
-/// The result of a client's offers, line by line.
+/// The result of parsing a client's offers, line by line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Offers {
     /// The first suitable offer of permessage-deflate.
     pub deflate: Option<Deflate>,
-    /// A line was not a list of extensions.
+    /// Whether a line was not a list of extensions.
     pub is_malformed: bool,
 }
 
@@ -40,18 +41,18 @@ impl Offers {
     }
 }
 
-/// The field violates the grammar.
+/// The error for a field that violates the grammar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Malformed;
 
 /// The value of a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Value {
-    /// No value.
+    /// The parameter has no value.
     Absent,
-    /// The size of a window (RFC 7692, 7.1.2): 8 to 15, without leading zeros.
+    /// The binary logarithm of a window's size (RFC 7692, 7.1.2): 8 to 15, without leading zeros.
     Bits(u8),
-    /// Anything else.
+    /// The parameter has another value.
     Other,
 }
 
@@ -82,7 +83,7 @@ impl Offer {
                 &mut self.has_server_window,
                 matches!(value, Value::Bits(bits) if bits >= DEFLATE_WINDOW_BITS),
             ),
-            // Only a hint: the server inflates any window.
+            // This parameter is only a hint, because the server can inflate with any window.
             b"client_max_window_bits" => (&mut self.has_client_window, value != Value::Other),
             _ => return self.is_declined = true,
         };
@@ -101,7 +102,7 @@ impl Offer {
 #[derive(Debug, Default)]
 struct Digits {
     count: usize,
-    /// `None` after a byte that is not a digit, or a leading zero.
+    /// The number; `None` after a byte that is not a digit, a leading zero or a third byte.
     number: Option<u8>,
 }
 
@@ -129,7 +130,8 @@ struct Parser<'b> {
 }
 
 impl<'b> Parser<'b> {
-    /// The first suitable offer of the list. Empty elements are ignored (RFC 9110, 5.6.1.2).
+    /// Returns the first suitable offer of the list. Empty elements are ignored (RFC 9110,
+    /// 5.6.1.2).
     fn read_list(mut self) -> Result<Option<Deflate>, Malformed> {
         let mut found = None;
         loop {
@@ -172,7 +174,8 @@ impl<'b> Parser<'b> {
         Ok(token)
     }
 
-    /// A token, or a quoted string whose unquoted value is a token (RFC 6455, 9.1).
+    /// Reads the value of a parameter: a token, or a quoted string that contains a token (RFC 6455,
+    /// 9.1).
     fn read_value(&mut self) -> Result<Value, Malformed> {
         let mut digits = Digits::default();
         if !self.skip(b'"') {
@@ -205,7 +208,8 @@ impl<'b> Parser<'b> {
         Ok(*byte)
     }
 
-    /// Skips white space, and then this byte if it follows.
+    /// Skips white space. If `byte` is next, skips it and the white space after it, and returns
+    /// true.
     fn skip(&mut self, byte: u8) -> bool {
         self.skip_space();
         match self.rest.split_first() {
@@ -258,7 +262,8 @@ mod tests {
     #[test]
     fn offers_of_clients_in_the_field_are_accepted() {
         for (line, expected) in [
-            // Browsers, Node and Python; embedded clients; Go and .NET.
+            // These are the offers of browsers, Node and Python, then those of embedded clients,
+            // then those of Go and .NET.
             ("permessage-deflate; client_max_window_bits", ACCEPTED),
             (
                 "permessage-deflate; server_max_window_bits=12; client_max_window_bits=12",
@@ -307,7 +312,7 @@ mod tests {
         ] {
             let line = format!("permessage-deflate; {parameters}");
             assert_eq!(read(&[&line]), DECLINED, "{line}");
-            // The next offer is examined, on the same line or another.
+            // The next offer is examined, whether it is on the same line or on another line.
             let next = format!("{line}, permessage-deflate");
             assert_eq!(read(&[&next]), ACCEPTED, "{next}");
             assert_eq!(read(&[&line, "permessage-deflate"]), ACCEPTED, "{line}");

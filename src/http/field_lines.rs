@@ -1,12 +1,12 @@
-//! Fields that may occur on several lines and that few requests need.
+//! Access to header fields that may occur on several lines and that few requests need.
 //!
-//! They are not stored when the head is parsed. A caller that needs such a field reads all of its
-//! lines from the head again, in order: together they are one list (RFC 9110, 5.2).
+//! These fields are not stored when the head is parsed. A caller that needs such a field reads all
+//! of its lines from the head, in order. Together the lines are one list (RFC 9110, 5.2).
 
-/// The lines of one head.
+/// The field lines of one request head.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FieldLines<'b> {
-    /// Checked by the parser: each line ends in CR LF, and none is folded.
+    /// A head that the parser has checked: each line ends in CR LF, and no line is folded.
     head: &'b [u8],
 }
 
@@ -15,7 +15,7 @@ impl<'b> FieldLines<'b> {
         Self { head }
     }
 
-    /// The values of the fields of this name, in order.
+    /// Returns the values of all fields with this name, in order.
     pub fn named(self, name: &str) -> impl DoubleEndedIterator<Item = &'b [u8]> {
         let lines = self.head.split(|byte| *byte == b'\n');
         lines.filter_map(move |line| {

@@ -1,21 +1,22 @@
-//! The fields that decide where a request ends and which host it is for: `Content-Length`,
+//! Parses the fields that determine the end of a request and its host: `Content-Length`,
 //! `Transfer-Encoding`, `Expect` and `Host` (RFC 9112, 3.2 and 6).
 //!
-//! All readers of heads use these functions, because two interpretations of one request allow
-//! request smuggling (RFC 9112, 11.2). Where the standard allows repairing or refusing a field, it
-//! is refused. The functions check single values; [`super::head`] collects them and is the caller.
+//! All parsers of heads use these functions, because two interpretations of one request allow
+//! request smuggling (RFC 9112, 11.2). If the standard allows a recipient to repair or refuse a
+//! field, the field is refused. The functions check single values; [`super::head`] collects the
+//! values and is the caller.
 
 use super::Refusal;
 use super::head::{Field, Version};
 
-/// How the end of a request's content is marked (RFC 9112, 6.3).
+/// The way in which the end of a request's content is marked (RFC 9112, 6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
     /// The request has no content.
     Absent,
-    /// By the last chunk.
+    /// The end is marked by the last chunk.
     Chunked,
-    /// By the length in bytes. A length beyond 64 bits counts as `u64::MAX`.
+    /// The length in bytes is known. A length beyond 64 bits counts as `u64::MAX`.
     Counted(u64),
 }
 
@@ -26,7 +27,7 @@ impl Framing {
         !matches!(self, Self::Absent | Self::Counted(0))
     }
 
-    /// Decides by the two fields.
+    /// Determines the framing from the two fields.
     pub(super) fn decide(
         content_length: Field<'_>,
         transfer_encoding: Field<'_>,
@@ -49,7 +50,8 @@ impl Framing {
     }
 }
 
-/// Accepts digits only: no sign and no list, not even of equal numbers.
+/// Parses a length. Only digits are accepted: no sign and no list, not even a list of equal
+/// numbers.
 fn length(value: &[u8]) -> Result<u64, Refusal> {
     if value.is_empty() {
         return Err(Refusal::ContentLength);
@@ -64,8 +66,9 @@ fn length(value: &[u8]) -> Result<u64, Refusal> {
     })
 }
 
-/// A list that does not end in `chunked`, or has it twice, leaves the end of the content unknown
-/// (RFC 9112, 6.3). Other codings before `chunked` are valid, but not implemented.
+/// Accepts `chunked` as the only transfer coding. If a list does not end in `chunked` or has it
+/// twice, the end of the content is unknown (RFC 9112, 6.3). Other codings before `chunked` are
+/// valid, but not implemented.
 fn chunked_only(codings: &[u8]) -> Result<Framing, Refusal> {
     let mut from_last = codings.split(|byte| *byte == b',').rev();
     let is_chunked = |coding: &[u8]| coding.trim_ascii().eq_ignore_ascii_case(b"chunked");
@@ -85,12 +88,12 @@ fn chunked_only(codings: &[u8]) -> Result<Framing, Refusal> {
 /// The response that a client awaits before it sends content (RFC 9110, 10.1.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Expectation {
-    /// None.
+    /// The client awaits no response.
     #[default]
     Absent,
-    /// `100 Continue`.
+    /// The client awaits `100 Continue`.
     Continue,
-    /// An undefined expectation.
+    /// The expectation is undefined.
     Unknown,
 }
 
@@ -105,9 +108,9 @@ impl Expectation {
     }
 }
 
-/// Whether this is exactly a host with an optional port (RFC 9110, 7.2), without user or path. It
-/// is stricter than RFC 3986, 3.2.2: characters that do not occur in host names are refused. A
-/// comma would be two hosts for a recipient that joins field lines.
+/// Whether `value` is a host with an optional port (RFC 9110, 7.2), without a user and a path. The
+/// check is stricter than RFC 3986, 3.2.2: characters that do not occur in host names are refused.
+/// A recipient that joins field lines would read a value with a comma as two hosts.
 #[must_use]
 pub fn is_authority(value: &[u8]) -> bool {
     let (host, port) = match value.strip_prefix(b"[") {
@@ -133,7 +136,7 @@ pub fn is_authority(value: &[u8]) -> bool {
     !host.is_empty() && is_port(port)
 }
 
-/// Empty, or a colon with an optional number (RFC 3986, 3.2.3).
+/// Whether the text is empty, or a colon with an optional number (RFC 3986, 3.2.3).
 fn is_port(text: &[u8]) -> bool {
     match text {
         [] => true,
@@ -150,7 +153,7 @@ fn is_address_byte(byte: u8) -> bool {
     byte.is_ascii_hexdigit() || b":.".contains(&byte)
 }
 
-/// `tchar` (RFC 9110, 5.6.2).
+/// Whether a byte may occur in a token (`tchar` in RFC 9110, 5.6.2).
 #[must_use]
 pub fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)

@@ -1,16 +1,17 @@
 //! The response to an HTTP/2 connection preface (RFC 9113, 3.4).
 //!
-//! An HTTP/2 client would parse an HTTP/1.1 response as broken frames and not show it: curl prints
-//! "Empty reply from server". A GOAWAY frame with the error code for this case is reported by the
-//! client, and its debug data is the problem document. [`super::response`] is the caller.
+//! An HTTP/2 client would parse an HTTP/1.1 response as broken frames and not show it; curl, for
+//! example, prints "Empty reply from server". Clients do report a GOAWAY frame with the error code
+//! for this case. The debug data of the frame is the problem document. [`super::response`] is the
+//! caller.
 
 /// An empty SETTINGS frame, which must come first (RFC 9113, 3.4).
 const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
 /// The type of a GOAWAY frame (RFC 9113, 6.8).
 const GOAWAY: u8 = 7;
-/// Bytes of a GOAWAY frame's payload before the debug data.
+/// The number of bytes of a GOAWAY frame's payload before the debug data.
 const FIXED_BYTES: usize = 8;
-/// `HTTP_1_1_REQUIRED` (RFC 9113, 7).
+/// The error code `HTTP_1_1_REQUIRED` (RFC 9113, 7).
 const HTTP_1_1_REQUIRED: u32 = 0x0d;
 
 /// Appends the frames that end the connection before its first stream.

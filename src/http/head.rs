@@ -1,11 +1,12 @@
-//! Parses a request head (RFC 9112, 2 to 6) and checks all that decides where the request ends.
+//! Parses a request head (RFC 9112, 2 to 6) and checks everything that determines the end of the
+//! request.
 //!
 //! A head is parsed once, when it is complete; before that, a call costs one search for an empty
 //! line. Bytes that can never become a request are refused at once. Field values are borrowed and
-//! collected in one pass; only the ids of `If-None-Match` are allocated. A framing fault does not
-//! hide the method: the head is returned with the fault in it, and with [`After::Close`].
-//! All listeners use this parser. [`super::read_request`] and the admin listener, whose requests
-//! have no content, call [`read_head`]; the feed, which reads content, calls [`read_message_head`].
+//! collected in one pass; only the ids of `If-None-Match` are allocated. A head with a framing
+//! fault is returned with the fault and with [`After::Close`], so that its method is known. All
+//! listeners use this parser. The client and admin listeners, whose requests have no content, call
+//! [`read_head`]. The feed reads content and calls [`read_message_head`].
 
 use crate::config::limits::{REQUEST_HEADERS_MAX, REQUEST_TARGET_BYTES_MAX};
 
@@ -15,11 +16,12 @@ use super::framing::{Expectation, Framing, is_authority};
 use super::lines::{Found, find};
 use super::{After, Refusal, Validators};
 
-/// The one subprotocol (RFC 6455, 1.9).
+/// The only supported subprotocol (RFC 6455, 1.9).
 pub const SUBPROTOCOL: &str = "fanfare.v1";
 
-/// The prefix of an offered subprotocol that carries a token. A page can set no other field of a
-/// handshake. The server never accepts it, so the token is never echoed.
+/// The prefix of an offered subprotocol that contains a token. Tokens are sent in this field
+/// because a page can set no other field of a handshake. The server never selects such a
+/// subprotocol, so the token is never echoed.
 const TOKEN_SUBPROTOCOL: &[u8] = b"fanfare.token.";
 
 /// The result of reading a head.
@@ -32,46 +34,46 @@ const TOKEN_SUBPROTOCOL: &[u8] = b"fanfare.token.";
 pub enum HeadRead<'b> {
     /// The head is not complete yet.
     Incomplete,
-    /// The head can be answered.
+    /// A complete head was read.
     Complete {
-        /// Its length, including empty lines before it.
+        /// The length of the head in bytes, including empty lines before it.
         length: usize,
         /// The parsed head.
         head: Head<'b>,
     },
-    /// The head is invalid. The start of the next one is unknown, so the conn must be closed.
+    /// The head is invalid. The start of the next head is unknown, so the conn must be closed.
     Refused(Refusal),
 }
 
-/// One request head.
+/// A request head.
 #[derive(Debug)]
 pub struct Head<'b> {
-    /// The method.
+    /// The request method.
     pub method: Method,
     /// The unparsed request target.
     pub target: &'b str,
     /// The protocol version.
     pub version: Version,
-    /// The fields that the server uses.
+    /// The header fields that the server uses.
     pub fields: Fields<'b>,
-    /// How the end of the content is marked; `Absent` if the framing has a fault.
+    /// The way in which the end of the content is marked; `Absent` if the head has a fault.
     pub framing: Framing,
-    /// Whether another request may follow.
+    /// Whether the conn may persist for another request.
     pub after: After,
-    /// The reason to refuse the request, if there is one.
+    /// The reason to refuse the request; `None` if the head has no fault.
     pub fault: Option<Refusal>,
 }
 
 /// The request method (RFC 9110, 9).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
-    /// `GET`
+    /// The method `GET`.
     Get,
-    /// `HEAD`
+    /// The method `HEAD`.
     Head,
-    /// `OPTIONS`
+    /// The method `OPTIONS`.
     Options,
-    /// `POST`; only the feed accepts it.
+    /// The method `POST`, which only the feed accepts.
     Post,
     /// Any other method.
     Other,
@@ -80,19 +82,20 @@ pub enum Method {
 /// The protocol version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
-    /// HTTP/1.0: conns close unless the client asks for keep-alive, and there are no chunks.
+    /// HTTP/1.0: a conn is closed unless the client asks for keep-alive, and bodies are never
+    /// chunked.
     Http10,
-    /// HTTP/1.1: conns persist unless the client asks to close.
+    /// HTTP/1.1: a conn persists unless the client asks to close it.
     Http11,
 }
 
-/// A field that may occur once.
+/// A field that must not occur more than once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Field<'b> {
-    /// The field is absent.
+    /// The head does not contain the field.
     #[default]
     Absent,
-    /// The field has this value.
+    /// The field occurs once, with this value.
     Once(&'b [u8]),
     /// The field occurs on several lines.
     Repeated,
@@ -110,36 +113,36 @@ impl<'b> Field<'b> {
 /// The connection options that the server uses (RFC 9110, 7.6.1).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ConnectionOptions {
-    /// `close`
+    /// Whether `Connection` contains `close`.
     pub has_close: bool,
-    /// `keep-alive`
+    /// Whether `Connection` contains `keep-alive`.
     pub has_keep_alive: bool,
-    /// `upgrade`
+    /// Whether `Connection` contains `upgrade`.
     pub has_upgrade: bool,
 }
 
-/// The fields that the server uses, collected in one pass.
+/// The header fields that the server uses, collected in one pass.
 #[derive(Debug, Default)]
 pub struct Fields<'b> {
-    /// `Authorization`
+    /// The field `Authorization`.
     pub authorization: Field<'b>,
-    /// `Connection`
+    /// The options in `Connection`.
     pub connection: ConnectionOptions,
-    /// `Content-Length`
+    /// The field `Content-Length`.
     pub content_length: Field<'b>,
-    /// `Content-Type`
+    /// The field `Content-Type`.
     pub content_type: Field<'b>,
-    /// `Expect`
+    /// The expectation in `Expect`.
     pub expectation: Expectation,
-    /// `Sec-WebSocket-Extensions`
+    /// The result of parsing `Sec-WebSocket-Extensions`.
     pub extensions: Offers,
-    /// `Host`
+    /// The field `Host`.
     pub host: Field<'b>,
-    /// `If-None-Match`
+    /// The entity tags in `If-None-Match`.
     pub if_none_match: Validators,
-    /// `Last-Event-ID`, the first one.
+    /// The value of `Last-Event-ID`; the first value if there are several.
     pub last_event_id: Option<&'b [u8]>,
-    /// `Origin`
+    /// The field `Origin`.
     pub origin: Field<'b>,
     /// Whether `Upgrade` names WebSocket.
     pub offers_websocket: bool,
@@ -147,13 +150,13 @@ pub struct Fields<'b> {
     pub offers_subprotocol: bool,
     /// The token that `Sec-WebSocket-Protocol` offers.
     pub offered_token: Field<'b>,
-    /// All lines, for `Cookie`, `Forwarded` and `X-Forwarded-For`.
+    /// All field lines, for access to `Cookie`, `Forwarded` and `X-Forwarded-For`.
     pub lines: FieldLines<'b>,
-    /// `Transfer-Encoding`
+    /// The field `Transfer-Encoding`.
     pub transfer_encoding: Field<'b>,
-    /// `Sec-WebSocket-Key`
+    /// The field `Sec-WebSocket-Key`.
     pub websocket_key: Field<'b>,
-    /// `Sec-WebSocket-Version`
+    /// The field `Sec-WebSocket-Version`.
     pub websocket_version: Field<'b>,
 }
 
@@ -200,7 +203,7 @@ impl<'b> Fields<'b> {
         }
     }
 
-    /// Checks `Host` (RFC 9112, 3.2).
+    /// Checks the field `Host` (RFC 9112, 3.2).
     fn check_host(&self, version: Version) -> Result<(), Refusal> {
         let is_good = match self.host {
             Field::Absent => version == Version::Http10,
@@ -241,8 +244,8 @@ impl<'b> Head<'b> {
         }
     }
 
-    /// The response that the client awaits. HTTP/1.0 has no `100 Continue`, so the expectation is
-    /// ignored there (RFC 9110, 10.1.1).
+    /// Returns the response that the client awaits before it sends content. HTTP/1.0 has no `100
+    /// Continue`, so this expectation of an HTTP/1.0 client is ignored (RFC 9110, 10.1.1).
     #[must_use]
     pub fn expectation(&self) -> Expectation {
         match (self.fields.expectation, self.version) {
@@ -251,8 +254,9 @@ impl<'b> Head<'b> {
         }
     }
 
-    /// Refuses content, for listeners whose requests have none. The content is never read, so that
-    /// no second request can be smuggled in it, and `100 Continue` is never sent.
+    /// Adds a fault if the request has content, for listeners that do not accept content. The
+    /// content is never read, so that no second request can be smuggled in it. `100 Continue` is
+    /// never sent.
     fn without_content(mut self) -> Self {
         let content = match self.framing {
             Framing::Absent | Framing::Counted(0) => None,
@@ -270,14 +274,15 @@ impl<'b> Head<'b> {
             Expectation::Unknown => Some(Refusal::Expectation),
             Expectation::Absent | Expectation::Continue => None,
         };
-        // The method is checked before the content, so that POST is refused for its method.
+        // The method is checked before the content, so that a POST request is refused because of
+        // its method.
         self.fault = self.fault.or(method).or(expectation).or(content);
         self
     }
 }
 
-/// Reads a head without content from the front of `bytes`. At most `head_bytes_max` bytes are
-/// examined.
+/// Reads the head of a request that must not have content from the front of `bytes`. At most
+/// `head_bytes_max` bytes are examined.
 pub fn read_head(bytes: &[u8], head_bytes_max: usize) -> HeadRead<'_> {
     match read_message_head(bytes, head_bytes_max) {
         HeadRead::Complete { length, head } => HeadRead::Complete {
@@ -288,7 +293,8 @@ pub fn read_head(bytes: &[u8], head_bytes_max: usize) -> HeadRead<'_> {
     }
 }
 
-/// Reads a head that content may follow. The caller checks the method and the expectation.
+/// Reads the head of a request that may have content from the front of `bytes`. The caller checks
+/// the method and the expectation.
 pub fn read_message_head(bytes: &[u8], head_bytes_max: usize) -> HeadRead<'_> {
     match find(bytes, head_bytes_max) {
         Found::Incomplete => HeadRead::Incomplete,
@@ -340,7 +346,7 @@ fn refusal_of(error: httparse::Error) -> Refusal {
         httparse::Error::TooManyHeaders => Refusal::FieldsTooMany {
             limit: REQUEST_HEADERS_MAX,
         },
-        // The version was checked before, so a bad version means a malformed request line.
+        // The version was checked earlier, so a version error means a malformed request line.
         httparse::Error::NewLine
         | httparse::Error::Status
         | httparse::Error::Token
@@ -348,7 +354,8 @@ fn refusal_of(error: httparse::Error) -> Refusal {
     }
 }
 
-/// The elements of a comma-separated list (RFC 9110, 5.6.1), without surrounding white space.
+/// Returns the non-empty elements of a comma-separated list (RFC 9110, 5.6.1), without surrounding
+/// white space.
 fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value
         .split(|&byte| byte == b',')

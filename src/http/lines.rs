@@ -1,34 +1,35 @@
-//! The lines of a request head (RFC 9112, 2 and 3): its start, its end, and a first check of the
-//! request line.
+//! Finds the lines of a request head (RFC 9112, 2 and 3): the start of the head, its end, and a
+//! first check of the request line.
 //!
-//! A line ends in CR LF. RFC 9112, 2.2 lets a recipient accept a bare LF, too. But a server that
-//! does and a proxy that does not would see two different heads, which allows request smuggling. No
-//! known client sends a bare LF, so it is refused, like a bare CR. A refusal depends only on the
-//! bytes up to it, never on their split into reads. [`super::head`] is the caller.
+//! A line ends in CR LF. RFC 9112, 2.2 lets a recipient accept a bare LF, too. But if a server
+//! accepts a bare LF and a proxy does not, they see two different heads, which allows request
+//! smuggling. No known client sends a bare LF, so it is refused, like a bare CR. A refusal depends
+//! only on the bytes before it, not on how the bytes are split into reads. [`super::head`] is the
+//! caller.
 
 use super::Refusal;
 use super::framing::is_token_byte;
 
-/// The maximum length of a method in bytes. The longest registered one has 17.
+/// The maximum length of a method in bytes. The longest registered method has 17 bytes.
 const METHOD_BYTES_MAX: usize = 32;
 
-/// The first byte of a TLS client: the content type of its handshake's record (RFC 8446, 5.1).
+/// The first byte that a TLS client sends: the content type of a handshake record (RFC 8446, 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// The result of searching the lines of a head.
+/// The result of the search for the lines of a head.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
 pub(super) enum Found<'b> {
-    /// All lines are there.
+    /// All lines have been received.
     All {
-        /// How many bytes of empty lines precede them.
+        /// The number of bytes of empty lines before the head.
         before: usize,
-        /// The request line and the fields, with the empty line at the end.
+        /// The request line and the field lines, with the empty line at the end.
         lines: &'b [u8],
     },
-    /// The end is missing.
+    /// The end of the head is missing.
     Incomplete,
-    /// The bytes cannot become a head.
+    /// The bytes cannot become a valid head.
     Refused(Refusal),
 }
 
@@ -53,7 +54,7 @@ pub(super) fn find(bytes: &[u8], head_bytes_max: usize) -> Found<'_> {
     }
 }
 
-/// Drops the empty lines that old clients send before a request (RFC 9112, 2.2).
+/// Skips the empty lines that old clients send before a request (RFC 9112, 2.2).
 fn without_empty_lines(mut bytes: &[u8]) -> &[u8] {
     while let Some(rest) = bytes.strip_prefix(b"\r\n") {
         bytes = rest;
@@ -61,8 +62,8 @@ fn without_empty_lines(mut bytes: &[u8]) -> &[u8] {
     bytes
 }
 
-/// Whether the bytes are a method and a space, or the beginning of them. A binary protocol is
-/// refused at its first byte, without waiting for more.
+/// Whether the bytes are a method and a space, or the beginning of such. Most binary protocols are
+/// refused at the first byte, without waiting for more bytes.
 fn may_be_request(bytes: &[u8]) -> bool {
     if matches!(bytes, [] | [b'\r']) {
         return true;
@@ -74,7 +75,8 @@ fn may_be_request(bytes: &[u8]) -> bool {
     }
 }
 
-/// The bytes through the first empty line.
+/// Returns the bytes up to and including the first empty line; `None` if there is no empty line
+/// yet.
 fn through_empty_line(bytes: &[u8]) -> Result<Option<&[u8]>, Refusal> {
     let mut start = 0;
     while let Some(line) = next_line(bytes.get(start..).unwrap_or_default())? {
@@ -89,7 +91,7 @@ fn through_empty_line(bytes: &[u8]) -> Result<Option<&[u8]>, Refusal> {
     Ok(None)
 }
 
-/// The first line without its end; `None` if the end is missing.
+/// Returns the first line without its end; `None` if the end of the line is missing.
 fn next_line(bytes: &[u8]) -> Result<Option<&[u8]>, Refusal> {
     let Some(at) = memchr::memchr2(b'\r', b'\n', bytes) else {
         return Ok(None);
@@ -101,8 +103,9 @@ fn next_line(bytes: &[u8]) -> Result<Option<&[u8]>, Refusal> {
     }
 }
 
-/// Checks only the end of the line. A request of HTTP/0.9 has no version and no fields, so waiting
-/// for them would be pointless. Another version has rules of its own (RFC 9112, 2.3).
+/// Checks only the version at the end of the request line. A request of HTTP/0.9 has no version and
+/// no fields, so it is refused without waiting for fields. Other versions are refused because they
+/// have different rules (RFC 9112, 2.3).
 fn check_request_line(line: &[u8]) -> Result<(), Refusal> {
     if line == b"PRI * HTTP/2.0" {
         return Err(Refusal::Http2);
@@ -118,7 +121,8 @@ fn check_request_line(line: &[u8]) -> Result<(), Refusal> {
     }
 }
 
-/// Names the part that is too long in a head that exceeds the limit.
+/// Returns the refusal for a head that exceeds the limit. The refusal names the part that is too
+/// long.
 fn overflow(bytes: &[u8], limit: usize) -> Refusal {
     if bytes.is_empty() || bytes == b"\r" {
         Refusal::NotHttp

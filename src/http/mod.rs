@@ -1,14 +1,15 @@
 //! PURE: the HTTP/1.1 request side of the client listener (RFC 9110, RFC 9112).
 //!
-//! Turns the bytes of a request into an answer: a complete response, a stream of server-sent
-//! events, a WebSocket, or a poll. A call reads one request from the front of the conn's bytes, so
-//! keep-alive and pipelining are a loop in the caller. `lines` finds the head and `head` parses it.
-//! `framing` decides where a request ends and which host it is for. `route` chooses the answer.
-//! `target`, `upgrade`, `extensions` and `validators` check the parameters, `origin` checks the
-//! page that sent the request, and `entry` its token. `refusal` lists all refusals, and `response`
-//! writes. Requests have no content here: one with content is refused and the conn closed, so that
-//! no second request can be smuggled in the content of the first. Called by `conn`. The transports
-//! call `response` for heads that they send later, and the feed parses its heads here.
+//! This module turns the bytes of a request into an answer: a complete response, a stream of
+//! server-sent events, a WebSocket, or a poll. A call reads one request from the front of the
+//! conn's bytes. So keep-alive and pipelining are a loop in the caller. `lines` finds the head and
+//! `head` parses it. `framing` determines the end of a request and its host. `route` chooses the
+//! answer. `target`, `upgrade`, `extensions` and `validators` check the parameters. `origin` checks
+//! the page that sent the request, and `entry` checks the request's token. `refusal` lists all
+//! refusals, and `response` writes responses. Requests must not have content: a request with
+//! content is refused and the conn closed, so that no second request can be smuggled in the content
+//! of the first. The caller is `conn`. The transports call `response` for heads that they send
+//! later, and the feed uses this parser for its heads.
 #![doc = include_str!("strictness.md")]
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 #![warn(clippy::wildcard_enum_match_arm)]
@@ -59,11 +60,12 @@ pub use validators::Validators;
 pub enum RequestRead {
     /// The head is not complete yet.
     Incomplete,
-    /// A request was read.
+    /// A request was read, or refused.
     Request {
-        /// How many bytes the request has. After [`After::Close`] the rest is ignored.
+        /// The number of bytes of the request. If the answer closes the conn ([`After::Close`]),
+        /// the bytes after the request are ignored.
         length: usize,
-        /// Its answer.
+        /// The answer to the request.
         answer: Answer,
     },
 }
@@ -74,7 +76,7 @@ pub enum RequestRead {
 pub enum Answer {
     /// A stream of server-sent events.
     EventStream(EventStreamRequest),
-    /// One answer, at once or when there is news.
+    /// A poll: one answer, at once or when there are publications or gaps.
     Poll(PollRequest),
     /// A complete response.
     Respond(Response),
@@ -85,47 +87,47 @@ pub enum Answer {
 /// Whether a conn persists after a response (RFC 9112, 9.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum After {
-    /// The conn is closed.
+    /// The conn is closed after the response.
     Close,
-    /// Another request may follow.
+    /// The conn stays open for another request.
     KeepAlive,
 }
 
 /// A checked request for server-sent events.
 #[derive(Debug, PartialEq, Eq)]
 pub struct EventStreamRequest {
-    /// At least one channel, without repetition, in the order of the query.
+    /// The channels, at least one, without repetition, in the order of the query.
     pub channels: Vec<ChannelName>,
-    /// The position to start from.
+    /// The position at which the subscription starts.
     pub since: Since,
-    /// The form of each publication.
+    /// The format of each publication.
     pub envelope: Envelope,
-    /// How the end of the body is marked.
+    /// The way in which the end of the body is marked.
     pub body: StreamBody,
-    /// The origins whose pages may read it.
+    /// The origins whose pages may read the stream.
     pub sharing: Sharing,
-    /// The admission.
+    /// The admission of the request.
     pub entry: Entry,
 }
 
 /// A checked request for a poll.
 #[derive(Debug, PartialEq, Eq)]
 pub struct PollRequest {
-    /// At least one channel, without repetition, in the order of the query.
+    /// The channels, at least one, without repetition, in the order of the query.
     pub channels: Vec<ChannelName>,
-    /// The position to start from.
+    /// The position at which the subscription starts.
     pub since: Since,
-    /// The form of each publication.
+    /// The format of each publication.
     pub envelope: Envelope,
-    /// How long it waits for news, within the limit. Zero is a short poll.
+    /// The maximum time that the poll waits, within the server's limit. Zero for a short poll.
     pub timeout: Duration,
-    /// The answers that the client has already.
+    /// The answers that the client already has.
     pub validators: Validators,
     /// The origins whose pages may read the answer.
     pub sharing: Sharing,
     /// Whether the conn persists after the answer.
     pub after: After,
-    /// The admission.
+    /// The admission of the request.
     pub entry: Entry,
 }
 
@@ -134,24 +136,25 @@ pub struct PollRequest {
 pub struct WebSocketRequest {
     /// The first channels, without repetition. May be empty if commands can name channels later.
     pub channels: Vec<ChannelName>,
-    /// The position to start from.
+    /// The position at which the subscription starts.
     pub since: Since,
-    /// The window of each of these channels.
+    /// The window of each of these channels, if the query has one.
     pub window: Option<Window>,
-    /// The form of each publication.
+    /// The format of each publication.
     pub envelope: Envelope,
     /// The value of `Sec-WebSocket-Accept`.
     pub accept: String,
     /// Whether the client offered the subprotocol `fanfare.v1`, which the server then accepts.
     pub has_subprotocol: bool,
-    /// The parameters of compression, if it was negotiated.
+    /// The parameters of compression, if compression was negotiated.
     pub deflate: Option<Deflate>,
-    /// The admission.
+    /// The admission of the request.
     pub entry: Entry,
 }
 
-/// The client of the request at the front of `bytes`, by the field of a trusted proxy. The outer
-/// `None` means that the head is incomplete, the inner one that the field names no client.
+/// Returns the client that a trusted proxy names in the request at the front of `bytes`. The outer
+/// `None` means that there is no complete, valid head. The inner `None` means that the field names
+/// no client.
 #[must_use]
 pub fn forwarded_client(bytes: &[u8], config: &Config) -> Option<Option<IpAddr>> {
     let head_bytes_max = usize::try_from(config.limits.request_head_bytes).unwrap_or(usize::MAX);
@@ -167,7 +170,7 @@ pub fn forwarded_client(bytes: &[u8], config: &Config) -> Option<Option<IpAddr>>
     Some(forwarded::client(newest_first, list, &config.proxy.trusted))
 }
 
-/// Reads one request from the front of `bytes`, on a server without keys.
+/// Reads one request from the front of `bytes`, on a server without keys for tokens.
 pub fn read_request(
     bytes: &[u8],
     config: &Config,
@@ -179,8 +182,8 @@ pub fn read_request(
 
 /// Reads one request from the front of `bytes`. This is the entry point of the module.
 ///
-/// Reads at most `config.limits.request_head_bytes` bytes; if they contain no complete head, the
-/// request is refused. `date` is the value of the `Date` field.
+/// At most `config.limits.request_head_bytes` bytes are examined. If they contain no complete head,
+/// the request is refused. `date` is the value of the `Date` field.
 pub fn read_guarded_request(
     bytes: &[u8],
     access: &Access,
@@ -216,7 +219,7 @@ pub fn read_guarded_request(
     RequestRead::Request { length, answer }
 }
 
-/// Counts a refusal. Returns whether the conn may persist.
+/// Counts a refusal in the metrics. Returns whether the conn may persist.
 fn note_refusal(refusal: Refusal, metrics: &WorkerMetrics) -> After {
     metrics.requests_refused.increment();
     if refusal == Refusal::Origin {
@@ -224,7 +227,7 @@ fn note_refusal(refusal: Refusal, metrics: &WorkerMetrics) -> After {
     }
     if matches!(refusal, Refusal::Entry(EntryError::Token(_))) {
         metrics.tokens_refused.increment();
-        // Verifying a token costs CPU, so each further attempt needs a new connection.
+        // Verifying a token costs CPU time, so each further attempt requires a new connection.
         return After::Close;
     }
     After::KeepAlive

@@ -1,11 +1,12 @@
-//! The origin of the page that sent a request (RFC 6454, 7), and whether it may read the response
-//! (Fetch, 3.3).
+//! The origin of the page that sent a request (RFC 6454, 7), and whether the page may read the
+//! response (Fetch, 3.3).
 //!
-//! A browser lets any page send requests to any host, with that host's cookies; `Origin` names the
-//! page's origin. A WebSocket of a foreign page is refused, because the browser would let the page
-//! read everything. Other responses are hidden from a foreign page by the browser, unless they name
-//! its origin. Only configured origins are named, so none is ever reflected. Called by the router,
-//! and by the transports for heads that they send later.
+//! A browser lets any page send requests to any host, with the cookies of that host. The field
+//! `Origin` names the page's origin. A WebSocket of a foreign page is refused, because the browser
+//! would let the page read everything. The browser hides other responses from a foreign page,
+//! unless the response names the page's origin. The server names only configured origins, so it
+//! never reflects an unknown origin. The callers are the router, and the transports for heads that
+//! they send later.
 
 use crate::config::browser::Browser;
 
@@ -13,16 +14,17 @@ use super::head::{Field, Head};
 use super::response::push_field;
 use super::target::Target;
 
-/// The source of a request.
+/// The kind of page that sent a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
     /// A page of another origin that is not configured.
     Foreign,
-    /// A page of a configured origin, by its index in the list.
+    /// A page of a configured origin, given as an index into the configured list.
     Listed(u8),
-    /// A page of this host.
+    /// A page of the requested host.
     SameHost,
-    /// No `Origin`: not a browser, or a browser's request to the page's own host.
+    /// The request has no `Origin`, because it is not from a browser or because its page is on the
+    /// requested host.
     Unsaid,
 }
 
@@ -42,7 +44,7 @@ impl Source {
         }
     }
 
-    /// The origins whose pages may read the response.
+    /// Returns the origins whose pages may read the response.
     pub(super) fn sharing(self) -> Sharing {
         match self {
             Self::Listed(place) => Sharing(Some(place)),
@@ -51,7 +53,7 @@ impl Source {
     }
 }
 
-/// The host of the request (RFC 9112, 3.2.2).
+/// Returns the host of the request (RFC 9112, 3.2.2).
 fn host<'b>(head: &Head<'b>) -> Option<&'b [u8]> {
     let target = Target::parse(head.target).ok();
     if let Some(authority) = target.and_then(|target| target.authority) {
@@ -63,8 +65,8 @@ fn host<'b>(head: &Head<'b>) -> Option<&'b [u8]> {
     }
 }
 
-/// Host and port must be equal. The scheme cannot be compared, since a proxy may terminate TLS; it
-/// only gives the default port.
+/// Whether an origin and a host have equal names and ports. The scheme is not compared, because a
+/// proxy may terminate TLS. It only determines the default port.
 fn is_same_host(origin: &[u8], host: &[u8]) -> bool {
     let (origin, port) = match (
         origin.strip_prefix(b"https://"),
@@ -83,13 +85,13 @@ fn is_same_host(origin: &[u8], host: &[u8]) -> bool {
     !origin.is_empty() && without_port(origin).eq_ignore_ascii_case(without_port(host))
 }
 
-/// The origins whose pages may read a later response: an index into the configured list, so that a
-/// waiting conn holds no text.
+/// The origins whose pages may read a later response. Stored as an index into the configured list,
+/// so that a waiting conn holds no text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sharing(Option<u8>);
 
 impl Sharing {
-    /// The origin that the response names.
+    /// Returns the pages that may read the response.
     #[must_use]
     pub fn reader(self, browser: &Browser) -> Reader<'_> {
         match self.0.and_then(|place| browser.origin(place)) {
@@ -103,16 +105,16 @@ impl Sharing {
 /// The pages that may read a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reader<'a> {
-    /// Pages of any origin, for requests without cookies.
+    /// Pages of any origin may read responses to requests without cookies.
     Any,
-    /// Pages of this origin, also with cookies.
+    /// Pages of this origin may read the response, even to a request with cookies.
     Origin(&'a str),
-    /// Pages of the server's own origin.
+    /// Only pages of the server's own origin may read the response.
     SameOrigin,
 }
 
 impl Reader<'_> {
-    /// Appends the CORS fields, and `Vary`, because other origins get other responses.
+    /// Appends the CORS fields, and `Vary`, because the response depends on the origin.
     pub(super) fn push_fields(self, out: &mut Vec<u8>) {
         push_field("Vary", "Origin", out);
         match self {

@@ -1,7 +1,7 @@
-//! All refusals of requests, with status, code and text.
+//! All reasons to refuse a request, each with its status, code and text.
 //!
-//! The text becomes the `detail` of a problem document (RFC 9457) and may be logged by proxies. So
-//! it contains only the server's own numbers and names, never a byte from the peer.
+//! The text becomes the `detail` of a problem document (RFC 9457), and proxies may log it. So the
+//! text contains only the server's own numbers and names, never a byte from the peer.
 
 use crate::config::limits::WINDOW_PUBLICATIONS_MAX;
 use crate::id::ChannelNameError;
@@ -10,42 +10,43 @@ use crate::proxy::TooMany;
 use super::entry::EntryError;
 use super::response::Status;
 
-/// Why a request, or a connection without one, is refused.
+/// The reason to refuse a request, or a connection without a valid request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// A `channel` of the query is not a channel name.
+    /// A `channel` parameter of the query is not a valid channel name.
     #[error("channel: {0}")]
     ChannelName(ChannelNameError),
-    /// A channel is needed.
+    /// The request names no channel, but needs one.
     #[error("name at least one channel: ?channel=NAME")]
     ChannelMissing,
-    /// The query names more channels than a conn may have.
+    /// The query names more channels than a conn may subscribe to.
     #[error("at most {limit} channels per connection, not {got}")]
     ChannelsTooMany {
-        /// The limit.
+        /// The maximum number.
         limit: usize,
         /// The number of channels in the query.
         got: usize,
     },
-    /// `Content-Length` and `Transfer-Encoding` together, or the latter in HTTP/1.0.
+    /// The request has `Content-Length` and `Transfer-Encoding`, or `Transfer-Encoding` in
+    /// HTTP/1.0.
     #[error("Transfer-Encoding is given beside Content-Length or in HTTP/1.0")]
     ContentFraming,
-    /// `Content-Length` is repeated or not a number.
+    /// `Content-Length` occurs twice or is not a number.
     #[error("Content-Length must be one number")]
     ContentLength,
-    /// The request has content.
+    /// The request has content, which this listener does not accept.
     #[error("requests have no content here; publications go to the feed")]
     ContentUnwanted,
-    /// A percent sign without two hexadecimal digits, or a value that is not UTF-8.
+    /// The query has a percent sign without two hexadecimal digits, or a value that is not UTF-8.
     #[error("the query is not percent-encoded UTF-8")]
     Encoding,
-    /// The request is not admitted.
+    /// The request is not admitted because of its token, or because it has none.
     #[error(transparent)]
     Entry(#[from] EntryError),
-    /// `envelope` is neither `full` nor `data`.
+    /// The parameter `envelope` is neither `full` nor `data`.
     #[error("envelope is either full or data")]
     Envelope,
-    /// The expectation is not defined (RFC 9110, 10.1.1).
+    /// The field `Expect` contains an undefined expectation (RFC 9110, 10.1.1).
     #[error("only the expectation 100-continue is supported")]
     Expectation,
     /// A field line is malformed (RFC 9112, 5).
@@ -54,52 +55,52 @@ pub enum Refusal {
     /// The head has too many field lines.
     #[error("at most {limit} header fields")]
     FieldsTooMany {
-        /// The limit.
+        /// The maximum number.
         limit: usize,
     },
-    /// The head is longer than its limit.
+    /// The request head is longer than the limit.
     #[error("a request head has at most {limit} bytes")]
     HeadTooLarge {
-        /// The limit in bytes.
+        /// The maximum number of bytes.
         limit: usize,
     },
-    /// The head is not complete in time.
+    /// The request head was not complete in time.
     #[error("no complete request head in time")]
     HeadTimeout,
-    /// `Host` is missing in HTTP/1.1, repeated or malformed (RFC 9112, 3.2).
+    /// The field `Host` is missing in HTTP/1.1, repeated or malformed (RFC 9112, 3.2).
     #[error("exactly one well-formed Host header field is needed")]
     Host,
-    /// The preface of HTTP/2 (RFC 9113, 3.4).
+    /// The client sent the preface of HTTP/2 (RFC 9113, 3.4).
     #[error("HTTP/2 is not supported, only HTTP/1.0 and HTTP/1.1")]
     Http2,
-    /// A bare CR or LF (RFC 9112, 2.2).
+    /// The head contains a bare CR or LF (RFC 9112, 2.2).
     #[error("lines must end in CR LF; a bare CR or LF is not accepted")]
     LineEnd,
-    /// Memory is short.
+    /// The server is short of memory.
     #[error("the server is short of memory")]
     MemoryShort,
     /// The method is not supported.
     #[error("only GET, HEAD and OPTIONS are supported")]
     Method,
-    /// Not a request of HTTP/1.
+    /// The bytes are not an HTTP/1 request.
     #[error("this is not an HTTP/1.1 request")]
     NotHttp,
-    /// The page's origin is not listed (RFC 6454, 7).
+    /// The origin of the page is not configured (RFC 6454, 7).
     #[error("pages of this origin are not admitted; see [browser] origins")]
     Origin,
-    /// The path does not exist.
+    /// The path of the request does not exist.
     #[error("no such path; see /poll, /sse and /ws")]
     Path,
-    /// Plaintext HTTP on a TLS listener.
+    /// The client sent plaintext HTTP to a TLS listener.
     #[error("plain HTTP was sent to a port that speaks TLS: use https:// or wss://")]
     PlainOnTls,
-    /// The server drains, and the request head is not complete.
+    /// The server drains, and the request head was not complete.
     #[error("the server is restarting")]
     Restarting,
-    /// The limit of channels of the server is reached.
+    /// The server has reached its limit on channels.
     #[error("the server has reached its limit of channels")]
     ServerFullOfChannels,
-    /// The limit of connections of the server is reached.
+    /// The server has reached its limit on connections.
     #[error("the server is full")]
     ServerFullOfConns,
     /// The request target has none of the forms of RFC 9112, 3.2.
@@ -108,25 +109,26 @@ pub enum Refusal {
     /// The request target is too long.
     #[error("the request target is too long: at most {limit} bytes with all of the head")]
     TargetTooLong {
-        /// The limit in bytes.
+        /// The maximum number of bytes.
         limit: usize,
     },
-    /// `timeout` is not a number of seconds.
+    /// The parameter `timeout` is not a number of seconds.
     #[error("timeout is a whole number of seconds")]
     Timeout,
-    /// A TLS handshake on a plaintext listener.
+    /// The client sent a TLS handshake to a plaintext listener.
     #[error("a TLS handshake was sent to a port that speaks plain HTTP: use http:// or ws://")]
     TlsOnPlain,
-    /// The client has or opens too many connections.
+    /// The client has too many connections, or opens connections too fast.
     #[error(transparent)]
     TooMany(#[from] TooMany),
     /// The content has an unsupported transfer coding.
     #[error("this transfer coding is not implemented")]
     TransferCoding,
-    /// `Transfer-Encoding` is repeated, or has `chunked` twice or not at its end (RFC 9112, 6.3).
+    /// `Transfer-Encoding` occurs on several lines, or has `chunked` twice or not at its end (RFC
+    /// 9112, 6.3).
     #[error("Transfer-Encoding must end in chunked and contain it once")]
     TransferEncoding,
-    /// `Connection` does not list `Upgrade`.
+    /// The field `Connection` does not list `Upgrade`.
     #[error("Connection does not name Upgrade")]
     UpgradeConnection,
     /// `Sec-WebSocket-Extensions` is not a list of extensions (RFC 6455, 9.1).
@@ -135,31 +137,31 @@ pub enum Refusal {
     /// `Sec-WebSocket-Key` is missing, repeated or not 16 bytes in base64.
     #[error("Sec-WebSocket-Key must be 16 bytes in base64, once")]
     UpgradeKey,
-    /// A request to the WebSocket path without `Upgrade`.
+    /// A request to the WebSocket path has no valid `Upgrade`.
     #[error("this path serves WebSocket only; a proxy on the way may have removed Upgrade")]
     UpgradeMissing,
-    /// The WebSocket version is not 13, or missing.
+    /// The WebSocket version is missing or not 13.
     #[error("only version 13 of the WebSocket protocol is supported")]
     UpgradeVersion,
     /// The HTTP version is neither 1.0 nor 1.1.
     #[error("only HTTP/1.0 and HTTP/1.1 are supported")]
     Version,
-    /// `last` is not a number of publications.
+    /// The parameter `last` is not a number of publications.
     #[error("last is a whole number from 0 to {}", u32::MAX)]
     Last,
-    /// `window` is not a number of publications within the limit.
+    /// The parameter `window` is not a number of publications within the limit.
     #[error("window is a whole number from 1 to {WINDOW_PUBLICATIONS_MAX}")]
     Window,
-    /// `window` with the data envelope, which has no ids to acknowledge.
+    /// The request has a `window` and the data envelope, which has no ids to acknowledge.
     #[error("a window needs the full envelope: publications are acknowledged by their ids")]
     WindowWithoutIds,
-    /// `window` on a transport whose clients cannot acknowledge.
+    /// The request has a `window` on a transport whose clients cannot acknowledge publications.
     #[error("a window needs a WebSocket: clients of other transports cannot acknowledge")]
     WindowUnheard,
 }
 
 impl Refusal {
-    /// The status of the response.
+    /// Returns the status of the response.
     #[must_use]
     pub fn status(self) -> Status {
         match self {
@@ -206,7 +208,7 @@ impl Refusal {
         }
     }
 
-    /// The `code` of the problem document.
+    /// Returns the `code` of the problem document.
     #[must_use]
     pub fn code(self) -> &'static str {
         match self {
@@ -260,7 +262,7 @@ mod tests {
     use crate::auth::TokenError;
 
     impl Refusal {
-        /// One value of each variant, and of each inner error that decides the code.
+        /// Returns one value of each variant, and of each inner error that determines the code.
         pub(in crate::http) fn one_of_each() -> Vec<Self> {
             let mut all = vec![Self::ChannelMissing];
             while let Some(next) = all.last().and_then(|last| last.next()) {
@@ -269,7 +271,8 @@ mod tests {
             all
         }
 
-        /// The next variant. A new variant does not compile until it is listed here.
+        /// Returns the next variant. The `match` does not compile until a new variant is listed
+        /// here.
         fn next(self) -> Option<Self> {
             let limit = 1;
             Some(match self {
@@ -338,8 +341,8 @@ mod tests {
             );
         }
         let codes: BTreeSet<_> = all.iter().map(|refusal| refusal.code()).collect();
-        // Shared codes: two of the HTTP version, two of a full server, three each of a bad upgrade
-        // and a bad window.
+        // Some refusals share a code: two for the HTTP version, two for a full server, three each
+        // for a bad upgrade and a bad window.
         assert_eq!(codes.len(), all.len() - 6);
     }
 }

@@ -1,8 +1,8 @@
 //! Writes response heads and complete short responses (RFC 9110, RFC 9112).
 //!
 //! Refusals are problem documents (RFC 9457). Each response to a request has the CORS fields
-//! (Fetch, 3.3) and `Vary: Origin` for caches. The heads of streams have functions of their own,
-//! because their transport sends them when it knows whether there is a gap.
+//! (Fetch, 3.3) and `Vary: Origin` for caches. The heads of streams have separate functions,
+//! because a transport sends such a head only when it knows whether there is a gap.
 
 use crate::config::limits::DEFLATE_WINDOW_BITS;
 use crate::frame::envelope::{push_display, push_json_string};
@@ -15,10 +15,11 @@ use super::origin::Reader;
 pub use super::status::Status;
 use super::{After, Refusal, WebSocketRequest};
 
-/// The live page, one file without external assets.
+/// The live page, which is one file without external assets.
 const PAGE: &[u8] = include_bytes!("page.html");
 
-/// Allows the page's inline script and style, and connections to its own origin; nothing else.
+/// The content security policy of the live page. It allows the page's inline script and style,
+/// images from data URLs and connections to the page's origin, or to any origin by WebSocket.
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; \
     style-src 'unsafe-inline'; connect-src 'self' ws: wss:; img-src data:; base-uri 'none'; \
     form-action 'none'; frame-ancestors 'none'";
@@ -26,29 +27,29 @@ const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; \
 /// The media type of a problem document (RFC 9457, 3).
 pub const PROBLEM: &str = "application/problem+json";
 
-/// The methods of every path.
+/// The methods that every path supports.
 const METHODS: &str = "GET, HEAD, OPTIONS";
 
-/// How long a browser may cache a preflight response, in seconds.
+/// The maximum time that a browser may cache a preflight response, in seconds.
 const PREFLIGHT_AGE_S: &str = "86400";
 
 /// A complete response.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Response {
-    /// The status.
+    /// The status of the response.
     pub status: Status,
-    /// Head and content.
+    /// The bytes of the head and the content.
     pub bytes: Vec<u8>,
-    /// Whether the conn persists.
+    /// Whether the conn persists after the response.
     pub then: After,
 }
 
-/// How the end of an event stream is marked.
+/// The way in which the end of an event stream is marked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamBody {
-    /// By a last chunk (RFC 9112, 7.1).
+    /// The end is marked by a last chunk (RFC 9112, 7.1).
     Chunked,
-    /// By closing the connection: HTTP/1.0 has no chunks.
+    /// The end is marked by closing the connection, because HTTP/1.0 has no chunks.
     UntilClose,
 }
 
@@ -67,23 +68,25 @@ pub fn push_event_stream_head(
     if body == StreamBody::Chunked {
         push_field("Transfer-Encoding", "chunked", out);
     }
-    // No response follows a stream, even if the client asked for keep-alive (RFC 9112, 9.6).
+    // A stream is the last response on its connection, even if the client asked for keep-alive (RFC
+    // 9112, 9.6).
     push_connection(After::Close, out);
     out.extend_from_slice(b"\r\n");
 }
 
-/// The head of a poll's answer.
+/// The values in the head of a poll's answer.
 #[derive(Clone, Copy, Debug)]
 pub struct PollHead<'a> {
-    /// The client's position after the answer, and the entity tag.
+    /// The client's position after the answer, which is also the entity tag.
     pub id: Cursor,
     /// Whether the answer contains a gap.
     pub has_gap: bool,
-    /// Whether the conn persists.
+    /// Whether the conn persists after the response.
     pub then: After,
-    /// How long the client waits before its next request, in seconds, if the server drains.
+    /// The time that the client waits before its next request, in seconds. `None` unless the server
+    /// drains.
     pub retry_after_s: Option<u64>,
-    /// The origin whose pages may read it.
+    /// The pages that may read the answer.
     pub reader: Reader<'a>,
     /// The value of the `Date` field.
     pub date: &'a str,
@@ -142,8 +145,8 @@ pub fn push_switching_protocols(request: &WebSocketRequest, date: &str, out: &mu
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends the parameters of compression (RFC 7692, 7.1). Neither side takes over a context. The
-/// server's window is named if the client has limited it.
+/// Appends the parameters of compression (RFC 7692, 7.1). Both sides renounce context takeover. If
+/// the client has limited the server's window, the answer names the window.
 fn push_extension(deflate: Deflate, out: &mut Vec<u8>) {
     out.extend_from_slice(
         b"Sec-WebSocket-Extensions: permessage-deflate; \
@@ -156,8 +159,8 @@ fn push_extension(deflate: Deflate, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// A temporary refusal with `Retry-After`. The delay is drawn, so that clients that are refused
-/// together do not return together. The conn is closed.
+/// Returns a temporary refusal with `Retry-After`. The caller draws the delay at random, so that
+/// clients that are refused together do not return together. The conn is closed after the response.
 #[must_use]
 pub fn refuse_for_now(
     refusal: Refusal,
@@ -178,7 +181,8 @@ pub fn refuse_for_now(
     }
 }
 
-/// The refusal of a connection that has no valid request. The conn is closed.
+/// Returns the refusal of a connection that has no valid request. The conn is closed after the
+/// response.
 #[must_use]
 pub fn refuse_connection(refusal: Refusal, date: &str) -> Response {
     refuse(
@@ -190,7 +194,7 @@ pub fn refuse_connection(refusal: Refusal, date: &str) -> Response {
     )
 }
 
-/// The refusal of a request.
+/// Returns the refusal of a request.
 #[must_use]
 pub fn refuse(
     refusal: &Refusal,
@@ -217,7 +221,7 @@ pub fn refuse(
         push_field("Allow", METHODS, &mut bytes);
     }
     if status == Status::UpgradeRequired {
-        // The sender of Upgrade must also list it in Connection (RFC 9110, 7.8).
+        // A response with Upgrade must also list Upgrade in Connection (RFC 9110, 7.8).
         push_field("Upgrade", "websocket", &mut bytes);
         push_field("Connection", "Upgrade", &mut bytes);
         push_field("Sec-WebSocket-Version", "13", &mut bytes);
@@ -240,9 +244,9 @@ pub fn refuse(
 pub struct Problem<'a> {
     /// The status of the response.
     pub status: Status,
-    /// The problem in words.
+    /// A human-readable explanation of the problem.
     pub detail: &'a str,
-    /// The problem for programs; an extension member (RFC 9457, 3.2).
+    /// A machine-readable code of the problem, in an extension member (RFC 9457, 3.2).
     pub code: &'static str,
 }
 
@@ -255,13 +259,14 @@ impl<'a> Problem<'a> {
         }
     }
 
-    /// The document.
+    /// Returns the problem document.
     #[must_use]
     pub fn document(self) -> Vec<u8> {
         self.document_with(|_| ())
     }
 
-    /// The document with further extension members. `push_members` appends each after a comma.
+    /// Returns the problem document with further extension members. `push_members` appends each
+    /// member after a comma.
     #[must_use]
     pub fn document_with(self, push_members: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
         let mut document = Vec::with_capacity(192);
@@ -279,8 +284,8 @@ impl<'a> Problem<'a> {
     }
 }
 
-/// The response to OPTIONS. For a listed origin it is the answer to the browser's preflight, too
-/// (Fetch, 3.3.5).
+/// Returns the response to OPTIONS. For a configured origin, this response is also the answer to a
+/// browser's preflight request (Fetch, 3.3.5).
 pub(super) fn options(then: After, reader: Reader<'_>, date: &str) -> Response {
     without_content(Status::NoContent, then, |bytes| {
         push_status_line(Status::NoContent, date, bytes);
@@ -299,7 +304,7 @@ pub(super) fn options(then: After, reader: Reader<'_>, date: &str) -> Response {
     })
 }
 
-/// The live page.
+/// Returns the response with the live page.
 pub(super) fn page(method: Method, then: After, date: &str) -> Response {
     let mut bytes = Vec::with_capacity(PAGE.len() + 768);
     push_status_line(Status::Ok, date, &mut bytes);
@@ -315,14 +320,14 @@ pub(super) fn page(method: Method, then: After, date: &str) -> Response {
     }
 }
 
-/// The response to HEAD for an event stream.
+/// Returns the response to HEAD for an event stream.
 pub(super) fn event_stream_head(then: After, reader: Reader<'_>, date: &str) -> Response {
     without_content(Status::Ok, then, |bytes| {
         push_event_stream_fields(reader, date, bytes);
     })
 }
 
-/// The response to HEAD for a poll: without the fields that depend on the answer.
+/// Returns the response to HEAD for a poll, without the fields that depend on the answer.
 pub(super) fn poll_head(then: After, reader: Reader<'_>, date: &str) -> Response {
     without_content(Status::Ok, then, |bytes| {
         push_poll_fields(Status::Ok, reader, date, bytes);
@@ -350,7 +355,7 @@ fn push_event_stream_fields(reader: Reader<'_>, date: &str, out: &mut Vec<u8>) {
     push_status_line(Status::Ok, date, out);
     push_field("Content-Type", "text/event-stream; charset=utf-8", out);
     push_field("Cache-Control", "no-cache, no-transform", out);
-    // Asks nginx not to buffer the stream.
+    // This field asks nginx not to buffer the stream.
     push_field("X-Accel-Buffering", "no", out);
     reader.push_fields(out);
 }
@@ -360,7 +365,7 @@ fn push_problem(document: &[u8], method: Method, then: After, out: &mut Vec<u8>)
     push_content(PROBLEM, document, method, then, out);
 }
 
-/// Appends the status line and `Date`.
+/// Appends the status line and the field `Date`.
 pub fn push_status_line(status: Status, date: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(b"HTTP/1.1 ");
     push_display(&status.code(), out);
@@ -370,7 +375,7 @@ pub fn push_status_line(status: Status, date: &str, out: &mut Vec<u8>) {
     push_field("Date", date, out);
 }
 
-/// Appends a field line.
+/// Appends one field line to a head.
 pub fn push_field(name: &str, value: &str, out: &mut Vec<u8>) {
     debug_assert!(!value.contains(['\r', '\n']));
     for part in [name, ": ", value, "\r\n"] {
@@ -395,8 +400,8 @@ pub fn push_content(
     }
 }
 
-/// Appends `Connection`. Both options are written: `keep-alive` for clients of HTTP/1.0, `close`
-/// for those of HTTP/1.1.
+/// Appends the field `Connection`. HTTP/1.0 clients need the option `keep-alive`, and HTTP/1.1
+/// clients the option `close`, so one of them is always written.
 fn push_connection(then: After, out: &mut Vec<u8>) {
     let option = match then {
         After::Close => "close",
@@ -418,7 +423,7 @@ mod tests {
 
     const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
 
-    /// The content of a response as JSON.
+    /// Parses the content of a response as JSON.
     fn document(response: &Response) -> serde_json::Value {
         let text = str::from_utf8(&response.bytes).unwrap();
         assert!(

@@ -1,7 +1,7 @@
 //! Chooses the answer to a request by its path and method.
 //!
-//! All that later steps rely on is checked here: in an [`Answer`], the channels are valid names,
-//! the WebSocket key is answered, and the limits are respected.
+//! This module checks everything on which later steps rely. In an [`Answer`], the channels have
+//! valid names, the answer to the WebSocket key is computed, and the limits are respected.
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ impl Path {
     }
 }
 
-/// Answers a request, or refuses it.
+/// Returns the answer to a request, or the reason to refuse the request.
 pub(super) fn answer(
     head: &Head<'_>,
     source: Source,
@@ -73,7 +73,7 @@ impl Router<'_> {
         if let Some(fault) = head.fault {
             return Err(fault);
         }
-        // This target means the server as a whole (RFC 9112, 3.2.4).
+        // The target `*` means the server as a whole (RFC 9112, 3.2.4).
         if head.method == Method::Options && head.target == "*" {
             return Ok(self.respond(response::options));
         }
@@ -139,13 +139,13 @@ impl Router<'_> {
 
     fn websocket(&self, target: Target<'_>) -> Result<Answer, Refusal> {
         let accept = upgrade::accept(self.head)?;
-        // The browser does not check the origin of an open WebSocket.
+        // The server must check the origin, because browsers let any page use a WebSocket.
         if self.source == Source::Foreign {
             return Err(Refusal::Origin);
         }
         let query = self.parse_query(target)?;
         let envelope = query.envelope.unwrap_or(Envelope::Full);
-        // With the data envelope commands are ignored, so no channel can be named later.
+        // With the data envelope, commands are ignored, so no channel can be named later.
         if envelope == Envelope::Data && query.channels.is_empty() {
             return Err(Refusal::ChannelMissing);
         }
@@ -153,7 +153,8 @@ impl Router<'_> {
         if window.is_some() && envelope == Envelope::Data {
             return Err(Refusal::WindowWithoutIds);
         }
-        // The window is for the channels of the query. A command has a window of its own.
+        // The window applies to the channels of the query only. A subscribe command has its own
+        // window.
         if window.is_some() && query.channels.is_empty() {
             return Err(Refusal::ChannelMissing);
         }
@@ -196,8 +197,8 @@ impl Router<'_> {
         Query::parse(target.query, usize::try_from(limit).unwrap_or(usize::MAX))
     }
 
-    /// The query of a transport whose clients send no commands. They name all channels here, and
-    /// cannot acknowledge anything.
+    /// Parses the query for a transport whose clients send no commands. Such a query must name all
+    /// channels, and must not have a window because these clients cannot acknowledge publications.
     fn parse_read_only_query(&self, target: Target<'_>) -> Result<Query, Refusal> {
         self.check_source()?;
         let query = self.parse_query(target)?;
@@ -210,8 +211,9 @@ impl Router<'_> {
         Ok(query)
     }
 
-    /// The browser hides a response from foreign pages. But where a cookie opens channels, a
-    /// foreign page must not even open a stream in its visitor's name.
+    /// Checks the page that sent the request. Browsers hide responses from foreign pages. But if
+    /// cookies can contain tokens, a foreign page must not even open a stream with its visitor's
+    /// token.
     fn check_source(&self) -> Result<(), Refusal> {
         if self.source == Source::Foreign && !self.config.auth.cookie.is_empty() {
             return Err(Refusal::Origin);
@@ -219,8 +221,9 @@ impl Router<'_> {
         Ok(())
     }
 
-    /// The field precedes the query: after a reconnect, `EventSource` repeats its first query and
-    /// sends the current position in the field.
+    /// Returns the position at which the subscription starts. The field `Last-Event-ID` has
+    /// priority over the query. After a reconnect, `EventSource` repeats its first query and sends
+    /// its current position in the field.
     fn since(&self, query: &Query) -> Since {
         match self.head.fields.last_event_id {
             Some(value) if !value.is_empty() => {

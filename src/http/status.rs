@@ -1,56 +1,56 @@
-//! The statuses that are sent, with their numbers and words.
+//! The statuses that the server sends, with their codes and reason phrases.
 //!
-//! Data only; which request gets which is `refusal`'s and `response`'s matter.
+//! This module contains only data. `refusal` and `response` choose the status of a response.
 
-/// The statuses that are sent (RFC 9110, 15).
+/// The statuses that the server sends (RFC 9110, 15).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// 101
+    /// Status 101.
     SwitchingProtocols,
-    /// 200
+    /// Status 200.
     Ok,
-    /// 204
+    /// Status 204.
     NoContent,
-    /// 304
+    /// Status 304.
     NotModified,
-    /// 400
+    /// Status 400.
     BadRequest,
-    /// 401
+    /// Status 401.
     Unauthorized,
-    /// 403
+    /// Status 403.
     Forbidden,
-    /// 404
+    /// Status 404.
     NotFound,
-    /// 405
+    /// Status 405.
     MethodNotAllowed,
-    /// 408
+    /// Status 408.
     RequestTimeout,
-    /// 411
+    /// Status 411.
     LengthRequired,
-    /// 413
+    /// Status 413.
     ContentTooLarge,
-    /// 414
+    /// Status 414.
     UriTooLong,
-    /// 415
+    /// Status 415.
     UnsupportedMediaType,
-    /// 417
+    /// Status 417.
     ExpectationFailed,
-    /// 426
+    /// Status 426.
     UpgradeRequired,
-    /// 429
+    /// Status 429.
     TooManyRequests,
-    /// 431
+    /// Status 431.
     FieldsTooLarge,
-    /// 501
+    /// Status 501.
     NotImplemented,
-    /// 503
+    /// Status 503.
     ServiceUnavailable,
-    /// 505
+    /// Status 505.
     VersionNotSupported,
 }
 
 impl Status {
-    /// The three digits.
+    /// Returns the three-digit status code.
     #[must_use]
     pub fn code(self) -> u16 {
         match self {
@@ -78,7 +78,7 @@ impl Status {
         }
     }
 
-    /// The words for it.
+    /// Returns the reason phrase.
     #[must_use]
     pub fn reason(self) -> &'static str {
         match self {

@@ -1,7 +1,7 @@
-//! The request target: its path and the parameters of its query.
+//! Parses the request target: its path and the parameters of its query.
 //!
 //! Percent-encoding is decoded strictly; `+` is a space, as in forms. Unknown parameters are
-//! ignored, so that cache busters and tracking parameters do no harm.
+//! ignored, so that a request with cache busters or tracking parameters is not refused.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -18,30 +18,32 @@ use crate::json;
 use super::Refusal;
 use super::framing::is_authority;
 
-/// The parameters that may contain a position. The first of them that does is used.
+/// The parameters that may contain a position. If several contain a position, the first in this
+/// list is used.
 ///
-/// `since=first` and `last` request history only where no position is given. A client that
-/// reconnects repeats its query and adds the position, and must not receive the history again.
+/// `since=first` and `last` request history only if no parameter contains a position. A client that
+/// reconnects repeats its query and adds its position. Such a client must not receive the history
+/// again.
 const POSITION_PARAMETERS: [&str; 3] = ["since", "last_event_id", "lastEventId"];
 
 /// The parts of a request target that the server uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target<'b> {
-    /// The host of an absolute form. It replaces `Host` (RFC 9112, 3.2.2).
+    /// The host of a target in absolute form. This host replaces `Host` (RFC 9112, 3.2.2).
     pub authority: Option<&'b str>,
-    /// The path, still encoded.
+    /// The path, not decoded.
     pub path: &'b str,
-    /// The query, still encoded.
+    /// The query, not decoded.
     pub query: &'b str,
 }
 
 impl<'b> Target<'b> {
-    /// Parses a target in origin form or in absolute form, which a server must accept, too (RFC
+    /// Parses a target in origin form or in absolute form. A server must accept both forms (RFC
     /// 9112, 3.2.2).
     ///
     /// # Errors
-    /// Returns [`Refusal::Target`] for other forms, and for a fragment, which is never sent to a
-    /// server (RFC 9110, 7.1).
+    /// Returns [`Refusal::Target`] for other forms, and for a target with a fragment, because a
+    /// client must not send a fragment (RFC 9110, 7.1).
     pub fn parse(target: &'b str) -> Result<Self, Refusal> {
         if memchr(b'#', target.as_bytes()).is_some() {
             return Err(Refusal::Target);
@@ -72,13 +74,13 @@ impl<'b> Target<'b> {
 /// The parameters of a query.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Query {
-    /// Without repetition, in order.
+    /// The channels, without repetition, in the order of the query.
     pub(super) channels: Vec<ChannelName>,
     pub(super) envelope: Option<Envelope>,
     pub(super) since: Option<Since>,
-    /// For polls. Other transports ignore it, even if it is invalid.
+    /// The timeout of a poll. Other transports ignore the timeout, even if it is invalid.
     pub(super) timeout: Option<Result<Duration, Refusal>>,
-    /// For WebSocket.
+    /// The window of a WebSocket's channels.
     pub(super) window: Option<Result<Window, Refusal>>,
 }
 
@@ -94,13 +96,14 @@ impl Query {
         for pair in pairs(query) {
             let (name, value) = split_at_byte(pair, b'=').unwrap_or((pair, ""));
             let name = decode(name)?;
-            // Decoded even if the name is unknown: a malformed query is refused as a whole.
+            // The value is decoded even if the name is unknown, so that every malformed query is
+            // refused.
             let value = decode(value)?;
             if name == "channel" {
                 channels.push(ChannelName::new(&value).map_err(Refusal::ChannelName)?);
             } else if value == "null" {
-                // Programs write this for an unset variable. It is no valid value of the other
-                // parameters.
+                // Programs write `null` for an unset variable. It is not a valid value of any other
+                // parameter.
             } else if name == "envelope" {
                 envelope = envelope.or(Some(envelope_named(&value)?));
             } else if name == "timeout" {
@@ -125,7 +128,7 @@ impl Query {
     }
 }
 
-/// The value of the first non-empty parameter of this name.
+/// Returns the value of the first non-empty parameter with this name.
 pub(super) fn parameter<'b>(query: &'b str, wanted: &str) -> Result<Option<Cow<'b, str>>, Refusal> {
     for pair in pairs(query) {
         if let Some((name, value)) = split_at_byte(pair, b'=')
@@ -158,7 +161,8 @@ fn envelope_named(name: &str) -> Result<Envelope, Refusal> {
     }
 }
 
-/// A number beyond 64 bits becomes the maximum, which the limit on timeouts bounds.
+/// Parses a number of seconds. A number beyond 64 bits becomes the maximum; the limit on timeouts
+/// is applied later.
 fn seconds(text: &str) -> Result<Duration, Refusal> {
     let is_endless = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     match json::whole_number(text) {
@@ -179,10 +183,11 @@ fn newest(text: &str) -> Result<Since, Refusal> {
         .ok_or(Refusal::Last)
 }
 
-/// Drops repetitions, keeps the order, and checks the limit.
+/// Removes repeated channels, keeps the order, and checks the limit on channels.
 fn distinct(mut channels: Vec<ChannelName>, limit: usize) -> Result<Vec<ChannelName>, Refusal> {
     if channels.len() > 1 {
-        // A set, because a long head can name so many channels that comparing all pairs is slow.
+        // A set is used because a long head can name so many channels that comparing all pairs is
+        // slow.
         let mut seen = BTreeSet::new();
         channels.retain(|channel| seen.insert(channel.clone()));
     }
@@ -193,7 +198,7 @@ fn distinct(mut channels: Vec<ChannelName>, limit: usize) -> Result<Vec<ChannelN
     Ok(channels)
 }
 
-/// The parameters of a query that are not empty.
+/// Returns the parameters of a query that are not empty.
 fn pairs(query: &str) -> impl Iterator<Item = &str> {
     let mut rest = Some(query);
     let next = move || {
@@ -207,20 +212,20 @@ fn pairs(query: &str) -> impl Iterator<Item = &str> {
     std::iter::from_fn(next).filter(|pair| !pair.is_empty())
 }
 
-/// The texts before and after the first such ASCII byte. Faster for short texts than
-/// `str::split_once`: each poll has a query.
+/// Splits a text at the first such ASCII byte. For short texts it is faster than
+/// `str::split_once`, and each poll has a query.
 fn split_at_byte(text: &str, ascii: u8) -> Option<(&str, &str)> {
     debug_assert!(ascii.is_ascii());
     let at = memchr(ascii, text.as_bytes())?;
     Some((text.get(..at)?, text.get(at + 1..)?))
 }
 
-/// Decodes percent-encoding and `+`.
+/// Decodes percent-encoding, and `+` as a space.
 fn decode(text: &str) -> Result<Cow<'_, str>, Refusal> {
     if memchr2(b'%', b'+', text.as_bytes()).is_none() {
         return Ok(Cow::Borrowed(text));
     }
-    // The decoder accepts a stray percent sign, so the escapes are checked first.
+    // The decoder accepts a percent sign without digits, so the escapes are checked first.
     let mut after_percent = text.split('%').skip(1);
     if !after_percent.all(starts_with_two_hex_digits) {
         return Err(Refusal::Encoding);
@@ -348,11 +353,12 @@ mod tests {
         assert_eq!(since("last=0"), Some(Since::Now));
         assert_eq!(since("last=null"), None);
         assert_eq!(since("last=5&since=first"), Some(Since::First));
-        // A client that reconnects adds its position. An unknown position causes a gap.
+        // A client that reconnects adds its position. Such a position has priority over `first` and
+        // `last`.
         assert_eq!(since("last=5&since=000000000001-1"), position);
         assert_eq!(since("since=first&lastEventId=000000000001-1"), position);
         assert_eq!(since("last=5&since=x"), Some(Since::Unrecognised));
-        // `first` is valid in `since` only, and has one spelling.
+        // `first` is valid only in `since` and only in lower case.
         for query in ["last_event_id=first", "since=First", "since=first+"] {
             assert_eq!(since(query), Some(Since::Unrecognised), "{query}");
         }

@@ -1,7 +1,7 @@
 //! Checks a WebSocket handshake (RFC 6455, 4.2.1).
 //!
-//! The router checks path and channels. Fields are checked against the standard, not against the
-//! habits of browsers, so that every conforming client is accepted.
+//! The router checks the path and the channels. The fields are checked against the standard, not
+//! against the behaviour of browsers, so that every conforming client is accepted.
 
 use tungstenite::handshake::derive_accept_key;
 
@@ -11,12 +11,12 @@ use super::head::{Field, Head, Method, Version};
 /// The protocol version of RFC 6455.
 const WEBSOCKET_VERSION: &[u8] = b"13";
 
-/// The length of `Sec-WebSocket-Key`: 16 bytes in base64.
+/// The length of `Sec-WebSocket-Key` in bytes. The key is 16 bytes in base64.
 const KEY_BYTES: usize = 24;
 
 /// Checks the handshake and returns the value of `Sec-WebSocket-Accept`.
 pub(super) fn accept(head: &Head<'_>) -> Result<String, Refusal> {
-    // HTTP/1.0 has no Upgrade (RFC 9110, 7.8), and a handshake is always a GET.
+    // HTTP/1.0 has no Upgrade (RFC 9110, 7.8), and the method of a handshake is always GET.
     let can_upgrade = head.method == Method::Get && head.version == Version::Http11;
     if !can_upgrade || !head.fields.offers_websocket {
         return Err(Refusal::UpgradeMissing);
@@ -36,8 +36,8 @@ pub(super) fn accept(head: &Head<'_>) -> Result<String, Refusal> {
     }
 }
 
-/// Whether this is 16 bytes in base64. The four unused bits of the last digit are not checked: the
-/// example in RFC 6455, 4.1 has some of them set.
+/// Whether `key` is 16 bytes in base64. The four unused bits of the last digit are not checked,
+/// because the example in RFC 6455, 4.1 has some of them set.
 fn is_key(key: &[u8]) -> bool {
     let Some(digits) = key.strip_suffix(b"==") else {
         return false;

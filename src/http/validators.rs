@@ -1,26 +1,26 @@
-//! `If-None-Match` (RFC 9110, 13.1.2): the ids that a client has already.
+//! Parses `If-None-Match` (RFC 9110, 13.1.2): the ids of the answers that a client already has.
 //!
-//! A list of entity tags on one or more lines. The comparison is weak: `W/` is ignored, and so is a
-//! suffix that a compressing proxy has appended (`"ID-gzip"`, `"ID;br"`). Only tags that can be ids
-//! of this server are kept. A malformed entity tag ends the parsing of its line; the client then
-//! receives a complete answer.
+//! The field is a list of entity tags on one or more lines. The comparison is weak: `W/` is
+//! ignored, and so is a suffix that a compressing proxy has appended (`"ID-gzip"`, `"ID;br"`). Only
+//! tags that can be ids of this server are kept. A malformed entity tag ends the parsing of its
+//! line. A client whose tag is not recognised receives a complete answer.
 
 use crate::id::Cursor;
 
-/// The bytes of an id before the digits of its sequence number.
+/// The number of bytes of an id before its sequence number.
 const EPOCH_BYTES: usize = 13;
 
 /// The entity tags of a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Validators {
-    /// `*`: any id matches.
+    /// Whether the field has the value `*`, which matches any id.
     is_any: bool,
-    /// Bounded by the limit on request heads.
+    /// The ids in the field. The limit on request heads bounds their number.
     ids: Vec<Cursor>,
 }
 
 impl Validators {
-    /// Whether the client has the answer with this id.
+    /// Whether the client already has the answer with this id.
     #[must_use]
     pub fn matches(&self, id: Cursor) -> bool {
         self.is_any || self.ids.contains(&id)
@@ -40,8 +40,8 @@ impl Validators {
     }
 }
 
-/// The id of an opaque tag, without a suffix of a proxy. A suffix begins with `-`, `;`, `:` or the
-/// like, never with a letter or a digit.
+/// Returns the id in an opaque tag, without a suffix that a proxy appended. A suffix begins with a
+/// character such as `-`, `;` or `:`, never with a letter or a digit.
 fn id_of(tag: &[u8]) -> Option<Cursor> {
     let number = tag.get(EPOCH_BYTES..)?;
     let digits = number.iter().take_while(|byte| byte.is_ascii_digit());
@@ -52,8 +52,8 @@ fn id_of(tag: &[u8]) -> Option<Cursor> {
     str::from_utf8(id).ok()?.parse().ok()
 }
 
-/// The next opaque tag of a list, without its quotes, and the rest. A comma may occur inside the
-/// quotes. Old proxies append a suffix after the quotes, which is ignored.
+/// Returns the next opaque tag of a list, without its quotes, and the rest of the list. A comma may
+/// occur inside the quotes. Old proxies append a suffix after the quotes, which is ignored.
 fn take_tag(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let start = bytes
         .iter()
@@ -81,7 +81,7 @@ mod tests {
         }
     }
 
-    /// The ids from 1 to 9 that match the field lines.
+    /// Returns the numbers from 1 to 9 whose ids match the field lines.
     fn matching(lines: &[&[u8]]) -> Vec<u64> {
         let mut validators = Validators::default();
         for line in lines {

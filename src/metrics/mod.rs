@@ -1,9 +1,10 @@
-//! Counters and gauges, and their names in the exposition.
+//! Counters and gauges, and their names in the exposition for Prometheus.
 //!
-//! Each worker writes its own [`WorkerMetrics`]; the admin thread reads them all and shows one
-//! number for each metric. Most are sums; [`Across`] has the exception. A count is a relaxed load
-//! and store, half a nanosecond, without a locked instruction. Every name is in one of the two
-//! tables below, except those of the process, which are in `admin`.
+//! Each worker writes its own [`WorkerMetrics`]. The admin thread reads the metrics of all workers
+//! and shows one number for each metric. Most numbers are sums; [`Across`] describes the exception.
+//! Counting is a relaxed load and store, which takes half a nanosecond and needs no locked
+//! instruction. The names of all metrics are in the two tables below. Only the metrics of the
+//! process are in `admin`.
 
 pub mod exposition;
 
@@ -21,7 +22,7 @@ impl Counter {
         self.add(1);
     }
 
-    /// Adds an amount.
+    /// Adds an amount to the number.
     pub fn add(&self, amount: u64) {
         // Only one thread writes, so no write happens between the load and the store.
         self.0.store(
@@ -30,7 +31,7 @@ impl Counter {
         );
     }
 
-    /// Subtracts one; for gauges.
+    /// Subtracts one. Only for gauges.
     pub fn decrement(&self) {
         self.0.store(
             self.0.load(Ordering::Relaxed).saturating_sub(1),
@@ -38,33 +39,33 @@ impl Counter {
         );
     }
 
-    /// Replaces the number; for gauges.
+    /// Replaces the number. Only for gauges.
     pub fn set(&self, value: u64) {
         self.0.store(value, Ordering::Relaxed);
     }
 
-    /// The current number.
+    /// Returns the current number.
     #[must_use]
     pub fn value(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// Whether a number only grows.
+/// The kind of a metric in the exposition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Only grows.
+    /// A number that only grows.
     Counter,
-    /// Goes up and down.
+    /// A number that can grow and shrink.
     Gauge,
 }
 
-/// How the numbers of all workers become one.
+/// The way in which the numbers of all workers become one number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Across {
-    /// They are added.
+    /// The numbers are added.
     Sum,
-    /// The largest is shown, such as the longest time of a worker.
+    /// The largest number is shown, for example the longest time of any worker.
     Most,
 }
 
@@ -77,22 +78,23 @@ macro_rules! across {
     };
 }
 
-/// One line of a table: a number and its form in the exposition.
+/// One line of a table: a number and its format in the exposition.
 #[derive(Debug)]
 pub struct Metric<T> {
-    /// Name in the exposition.
+    /// The name in the exposition.
     pub name: &'static str,
-    /// Labels in the exposition, without braces; empty for none.
+    /// The labels in the exposition, without braces. Empty if there are no labels.
     pub labels: &'static str,
-    /// Whether it only grows.
+    /// Whether the number is a counter or a gauge.
     pub kind: Kind,
-    /// How the numbers of all workers become one.
+    /// The way in which the numbers of all workers become one number.
     pub across: Across,
-    /// Divisor from the stored unit to the shown one: 1, or 1,000,000 from microseconds to seconds.
+    /// The divisor that converts the stored unit to the shown unit: 1, or 1,000,000 from
+    /// microseconds to seconds.
     pub per_unit: u32,
-    /// Its meaning, in one sentence.
+    /// The meaning of the number, in one sentence.
     pub help: &'static str,
-    /// Reads the number.
+    /// The function that reads the number.
     pub read: fn(&T) -> u64,
 }
 
@@ -122,7 +124,7 @@ macro_rules! metrics {
 }
 
 metrics! {
-    /// Numbers of one worker.
+    /// The metrics of one worker.
     WorkerMetrics {
         conns_open: Gauge "fanfare_conns" "Connections of clients that are open.",
         conns_pending: Gauge "fanfare_conns_pending" "Open connections whose first request head has not arrived.",
@@ -210,7 +212,7 @@ metrics! {
 }
 
 metrics! {
-    /// Numbers of the feed.
+    /// The metrics of the feed.
     FeedMetrics {
         feeders: Gauge "fanfare_feeders" "Feeders connected now.",
         feeders_accepted: Counter "fanfare_feeders_accepted_total" "Feeders accepted.",
@@ -244,7 +246,7 @@ metrics! {
 }
 
 impl WorkerMetrics {
-    /// The counter for a close reason.
+    /// Returns the counter for a close reason.
     #[must_use]
     pub fn closed(&self, reason: CloseReason) -> &Counter {
         match reason {

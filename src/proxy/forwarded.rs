@@ -1,28 +1,30 @@
-//! The fields in which HTTP proxies name their clients: `X-Forwarded-For` and `Forwarded` (RFC
-//! 7239).
+//! Reads the fields in which HTTP proxies name their clients: `X-Forwarded-For` and `Forwarded`
+//! (RFC 7239).
 //!
-//! Both are lists. Each proxy appends an element, so all elements before that of a trusted proxy
-//! may be forged. The lists are read from the right: the first address that is not a trusted proxy
-//! is the client's. The configuration selects the field, because a proxy that writes one field
-//! forwards the other as its client sent it. Quotes are also matched from the right: an open quote
-//! of the client must not include the element that the proxy appended.
+//! Both fields are lists. Each proxy appends an element, so all elements before an element of a
+//! trusted proxy may be forged. The lists are read from the right: the first address that is not a
+//! trusted proxy is the client's address. The configuration selects the field, because a proxy that
+//! writes one field forwards the other field as the client sent it. Quotes are also matched from
+//! the right, so that an unclosed quote of the client does not include the element that the proxy
+//! appended.
 
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::network::{Network, contains};
 
-/// Which list is read.
+/// The field that contains the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum List {
-    /// `Forwarded`
+    /// The field `Forwarded`.
     Forwarded,
-    /// `X-Forwarded-For`
+    /// The field `X-Forwarded-For`.
     XForwardedFor,
 }
 
-/// The client's address: the last one that is not a trusted proxy, or the first if all are. `None`
-/// if there is no address, or an element has no address. Some proxies extend a field line, others
-/// add one, so all lines are needed, the last line first.
+/// Returns the client's address. This is the last address that is not a trusted proxy, or the first
+/// address if all are trusted proxies. Returns `None` if there is no element, or an element has no
+/// address. Some proxies extend a field line and others add a line, so all lines are needed, the
+/// last line first.
 #[must_use]
 pub fn client(
     newest_first: impl Iterator<Item: AsRef<[u8]>>,
@@ -52,7 +54,7 @@ pub fn client(
     first
 }
 
-/// The list without its last element, and the element.
+/// Returns the list without its last element, and the last element.
 fn take_last(list: &[u8]) -> Option<(&[u8], &[u8])> {
     if list.is_empty() {
         return None;
@@ -75,10 +77,11 @@ fn take_last(list: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((&[], list.trim_ascii()))
 }
 
-/// The value of `for` in an element of `Forwarded` (RFC 7239, 4), without quotes.
+/// Returns the value of `for` in an element of `Forwarded` (RFC 7239, 4), without quotes.
 fn named_for(element: &[u8]) -> Option<&[u8]> {
     let mut is_quoted = false;
-    // An escaped quote can only end a pair too early, and the rest is not an address.
+    // Escapes need no handling. An escaped quote can end a pair too early, but then the value is
+    // not an address.
     let pairs = element.split(|byte| {
         is_quoted ^= *byte == b'"';
         *byte == b';' && !is_quoted
@@ -98,7 +101,7 @@ fn named_for(element: &[u8]) -> Option<&[u8]> {
     None
 }
 
-/// The address of a node (RFC 7239, 6), which may have a port.
+/// Parses the address of a node (RFC 7239, 6). The node may have a port.
 fn parse_node(node: &[u8]) -> Option<IpAddr> {
     let text = str::from_utf8(node).ok()?;
     if let Some(inner) = text.strip_prefix('[') {
@@ -117,7 +120,7 @@ fn parse_node(node: &[u8]) -> Option<IpAddr> {
     address.parse().ok().map(IpAddr::V4)
 }
 
-/// A port, or an obfuscated one (RFC 7239, 6.3).
+/// Whether the text is a port or an obfuscated port (RFC 7239, 6.3).
 fn is_node_port(port: &str) -> bool {
     let is_name_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     !port.is_empty() && port.bytes().all(is_name_byte)
@@ -215,7 +218,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a client sends, the element that a trusted proxy appended decides.
+        /// The result depends only on the element that a trusted proxy appended, whatever the
+        /// client sends.
         #[test]
         fn nothing_before_the_last_element_matters(forged in "[ -~]{0,60}", client_address: [u8; 4]) {
             let address = IpAddr::from(client_address);

@@ -1,27 +1,30 @@
-//! The PROXY protocol, versions 1 and 2: a proxy names its client before any other byte.
+//! The PROXY protocol, versions 1 and 2. In this protocol, a proxy sends a header that names its
+//! client before any other byte.
 //!
-//! Reads one header from the start of the received bytes. For an incomplete header it returns how
-//! many more bytes surely belong to it, so that no byte after it is read: that may be TLS. Bytes
-//! that cannot become a header are refused at once. Version 1 has at most 107 bytes. Of version 2
-//! the addresses are read; the caller skips what follows them, up to 65,535 bytes, so that at most
-//! [`HEADER_BYTES_MAX`] are held. Extensions and the checksum are ignored. Does not allocate.
+//! [`read_header`] reads one header from the start of the received bytes. For an incomplete header,
+//! it returns the number of further bytes that certainly belong to the header. So the caller reads
+//! no byte after the header, where TLS may begin. Bytes that cannot become a header are refused at
+//! once. A header of version 1 has at most 107 bytes. In a header of version 2, only the addresses
+//! are read. The caller skips the extensions after the addresses, up to 65,535 bytes, so that it
+//! holds at most [`HEADER_BYTES_MAX`] bytes. Extensions and the checksum are ignored. This module
+//! does not allocate.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The signature of version 1.
 const V1_START: &[u8] = b"PROXY ";
-/// The longest header of version 1, with its line end.
+/// The maximum length of a version 1 header, including the line end.
 const V1_BYTES_MAX: usize = 107;
-/// The shortest: `PROXY UNKNOWN` and the line end.
+/// The minimum length of a version 1 header: `PROXY UNKNOWN` and the line end.
 const V1_BYTES_MIN: usize = 15;
 /// The signature of version 2.
 const V2_START: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
-/// The part of version 2 whose length is fixed.
+/// The length of the fixed part of a version 2 header.
 const V2_BYTES_MIN: usize = 16;
-/// Addresses and ports of the largest family that is read.
+/// The maximum length of the addresses and ports that are read in a version 2 header.
 const V2_ADDRESS_BYTES_MAX: usize = 36;
 
-/// The most bytes of a header that are read.
+/// The maximum number of bytes of a header that are read.
 pub const HEADER_BYTES_MAX: usize = V1_BYTES_MAX;
 const _: () = assert!(V2_BYTES_MIN + V2_ADDRESS_BYTES_MAX <= HEADER_BYTES_MAX);
 
@@ -29,29 +32,31 @@ const _: () = assert!(V2_BYTES_MIN + V2_ADDRESS_BYTES_MAX <= HEADER_BYTES_MAX);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum HeaderRead {
-    /// The client is known.
+    /// The part of the header that names the client is complete.
     Complete {
-        /// Bytes read.
+        /// The number of bytes that were read.
         length: usize,
-        /// Bytes of the header that follow them, received or not.
+        /// The number of further bytes of the header, whether received or not. The caller must skip
+        /// these bytes.
         skip: u16,
-        /// The client; `None` if the proxy connects on its own behalf or does not know.
+        /// The address of the client. `None` if the proxy connects on its own behalf or does not
+        /// know the client.
         client: Option<IpAddr>,
     },
-    /// The bytes are valid so far.
+    /// The bytes are the beginning of a header.
     Incomplete {
-        /// At least so many more bytes belong to the header; never zero.
+        /// The minimum number of further bytes of the header; never zero.
         more: usize,
     },
 }
 
-/// Why the bytes are not a header.
+/// The reason for which the bytes are not a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
-    /// They have the signature of neither version.
+    /// The bytes have the signature of neither version.
     #[error("no PROXY header")]
     Missing,
-    /// They have a signature and break the rules of the version.
+    /// The bytes have a signature, but violate the rules of its version.
     #[error("a malformed PROXY header")]
     Malformed,
     /// A header of version 1 is longer than 107 bytes.
@@ -62,7 +67,7 @@ pub enum HeaderError {
 /// Reads a header from the start of `bytes`.
 ///
 /// # Errors
-/// Returns a [`HeaderError`] if no further bytes can make a header of these.
+/// Returns a [`HeaderError`] if the bytes cannot become a header, whatever bytes are received next.
 pub fn read_header(bytes: &[u8]) -> Result<HeaderRead, HeaderError> {
     if begins_like(bytes, V2_START) && !bytes.is_empty() {
         read_v2(bytes)
@@ -73,14 +78,14 @@ pub fn read_header(bytes: &[u8]) -> Result<HeaderRead, HeaderError> {
     }
 }
 
-/// Whether the bytes begin with `start`, or are a prefix of it.
+/// Whether the bytes begin with `start`, or are a prefix of `start`.
 fn begins_like(bytes: &[u8], start: &[u8]) -> bool {
     let length = bytes.len().min(start.len());
     bytes.get(..length) == start.get(..length)
 }
 
 fn read_v1(bytes: &[u8]) -> Result<HeaderRead, HeaderError> {
-    // The length of each with the shortest addresses.
+    // The minimum length of a header of each kind, with the shortest addresses.
     const LEAST: [(&[u8], usize); 3] = [
         (b"PROXY TCP4 ", 32),
         (b"PROXY TCP6 ", 22),
@@ -94,7 +99,7 @@ fn read_v1(bytes: &[u8]) -> Result<HeaderRead, HeaderError> {
         .take(V1_BYTES_MAX)
         .position(|byte| *byte == b'\r')
     else {
-        // Neither byte of the line end has been received.
+        // Neither byte of the line end has been received, so at least two bytes are missing.
         let more = least.saturating_sub(bytes.len()).max(2);
         return match bytes.len() + more {
             0..=V1_BYTES_MAX => Ok(HeaderRead::Incomplete { more }),
@@ -116,10 +121,10 @@ fn read_v1(bytes: &[u8]) -> Result<HeaderRead, HeaderError> {
     }
 }
 
-/// The client of a line without its end.
+/// Returns the client that a version 1 header names. `line` does not contain the line end.
 fn parse_v1(line: &[u8]) -> Result<Option<IpAddr>, HeaderError> {
     if let Some(rest) = line.strip_prefix(b"PROXY UNKNOWN") {
-        // The rest of the line must be ignored.
+        // The standard requires that the rest of this line is ignored.
         let is_word = rest.is_empty() || rest.starts_with(b" ");
         return is_word.then_some(None).ok_or(HeaderError::Malformed);
     }
@@ -150,13 +155,13 @@ fn parse_v1(line: &[u8]) -> Result<Option<IpAddr>, HeaderError> {
     }
 }
 
-/// The client's address, if both are of one family.
+/// Returns the client's address, if both addresses are of the family `A`.
 fn v1_address<A: std::str::FromStr + Into<IpAddr>>(client: &str, server: &str) -> Option<IpAddr> {
     let _server: A = server.parse().ok()?;
     client.parse::<A>().ok().map(Into::into)
 }
 
-/// A number up to 65535 without leading zeros.
+/// Whether the text is a number from 0 to 65535 without leading zeros.
 fn is_port(text: &str) -> bool {
     let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
     let has_zero = text.len() > 1 && text.starts_with('0');
@@ -172,7 +177,7 @@ fn read_v2(bytes: &[u8]) -> Result<HeaderRead, HeaderError> {
         Some(_) => return Err(HeaderError::Malformed),
     };
     let family = match fixed.get(1) {
-        // The family of a LOCAL command must be ignored.
+        // The standard requires that the family of a LOCAL command is ignored.
         Some(family) if !is_local => Family::parse(*family)?,
         Some(_) | None => Family::Unspecified,
     };
@@ -202,7 +207,7 @@ fn read_v2(bytes: &[u8]) -> Result<HeaderRead, HeaderError> {
     })
 }
 
-/// The address family of version 2.
+/// The address family in a version 2 header.
 #[derive(Clone, Copy)]
 enum Family {
     Unix,
@@ -212,8 +217,8 @@ enum Family {
 }
 
 impl Family {
-    /// The upper half of the byte is the family, the lower half is stream or datagram. If either is
-    /// unspecified, the addresses must be ignored. Undefined values are errors.
+    /// Parses the byte with the family in the upper half, and stream or datagram in the lower half.
+    /// If either half is unspecified, the addresses must be ignored. Undefined values are errors.
     fn parse(byte: u8) -> Result<Self, HeaderError> {
         match (byte >> 4, byte & 0x0f) {
             (0, 0..=2) | (1..=3, 0) => Ok(Self::Unspecified),
@@ -224,7 +229,7 @@ impl Family {
         }
     }
 
-    /// Bytes of both addresses and ports.
+    /// Returns the number of bytes of both addresses and ports.
     fn bytes(self) -> u16 {
         match self {
             Self::Unix => 216,
@@ -260,7 +265,7 @@ mod tests {
         [V2_START, &[command, family], &length, rest].concat()
     }
 
-    /// The header has this client, and its last `skip` bytes are not read.
+    /// Checks that the header names this client, and that its last `skip` bytes are not read.
     fn complete(header: &[u8], skip: u16, client: Option<&str>) {
         let length = header.len() - usize::from(skip);
         assert!(length <= HEADER_BYTES_MAX);
@@ -269,7 +274,7 @@ mod tests {
             skip,
             client: client.map(|text| text.parse().unwrap()),
         };
-        // Bytes after the header do not belong to it, and skipped bytes need not be received yet.
+        // Bytes after the header do not change the result. Skipped bytes need not be received yet.
         for next in [&b""[..], b"GET / HTTP/1.1\r\n", b"\r\n", b"\0\xff"] {
             for header in [header, &header[..length]] {
                 let longer = [header, next].concat();
@@ -281,7 +286,7 @@ mod tests {
                 );
             }
         }
-        // Every cut needs more bytes, and never more than the header has.
+        // Every incomplete header needs more bytes, but never more than the complete header has.
         for cut in 0..length {
             match read_header(&header[..cut]) {
                 Ok(HeaderRead::Incomplete { more }) => {

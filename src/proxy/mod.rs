@@ -1,9 +1,10 @@
-//! The client addresses that proxies report.
+//! Reads the client addresses that proxies report.
 //!
-//! PURE: texts, bytes and addresses. [`header`] reads the header of the PROXY protocol, which TCP
-//! proxies send first. [`forwarded`] reads the fields that HTTP proxies add to a request.
-//! [`network`] says which proxies are trusted. [`Source`] is the key of the limits per source.
-//! Called by the conn's machine and `http`; the worker counts sources.
+//! PURE: only texts, bytes and addresses are used. [`header`] reads the header of the PROXY
+//! protocol, which TCP proxies send before any other byte. [`forwarded`] reads the fields that HTTP
+//! proxies add to a request. [`network`] determines whether a proxy is trusted. The limits per
+//! source count conns by their [`Source`]. The callers are the conn's machine and `http`; the
+//! worker counts sources.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 pub mod forwarded;
@@ -20,7 +21,7 @@ pub use network::{Network, NetworkError, contains};
 /// provider usually assigns to one customer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Source {
-    /// An IPv4 address.
+    /// A complete IPv4 address.
     V4([u8; 4]),
     /// The first half of an IPv6 address.
     V6([u8; 8]),
@@ -50,13 +51,13 @@ impl fmt::Display for Source {
     }
 }
 
-/// The limit per source that refuses a conn.
+/// The limit per source that a refused conn exceeds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TooMany {
-    /// `limits.conns_per_source`.
+    /// The limit `limits.conns_per_source`.
     #[error("too many connections from one address")]
     Conns,
-    /// `limits.connects_per_second_per_source`.
+    /// The limit `limits.connects_per_second_per_source`.
     #[error("too many new connections from one address")]
     Connects,
 }

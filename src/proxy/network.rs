@@ -1,7 +1,7 @@
-//! Networks of addresses, as in `10.0.0.0/8` (RFC 4632, 3.1; RFC 4291, 2.3).
+//! IP networks such as `10.0.0.0/8` (RFC 4632, 3.1; RFC 4291, 2.3).
 //!
-//! An address without a length is a network of one address. IPv4-mapped IPv6 addresses count as
-//! IPv4. Configured in `proxy.trusted`, used by the worker.
+//! An address without a prefix length is a network of one address. IPv4-mapped IPv6 addresses count
+//! as IPv4 addresses. Networks are configured in `proxy.trusted` and used by the worker.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -9,28 +9,28 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A range of addresses.
+/// A network: all addresses with a common prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Network {
-    /// The first address.
+    /// The first address of the network.
     base: IpAddr,
-    /// Length of the common prefix, in bits.
+    /// The length of the common prefix, in bits.
     bits: u8,
 }
 
-/// The text is not a network.
+/// The reason for which a text is not a network.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NetworkError {
-    /// Neither an address nor an address with a prefix length.
+    /// The text is neither an address nor an address with a prefix length.
     #[error("`{0}` is not an address or a network such as 10.0.0.0/8")]
     Malformed(String),
-    /// The address has bits after the prefix.
+    /// The address has non-zero bits after the prefix.
     #[error("`{0}` has bits after its prefix length; the network is {1}")]
     HostBits(String, Network),
 }
 
-/// Whether one of the networks contains the address.
+/// Whether at least one of the networks contains the address.
 #[must_use]
 pub fn contains(networks: &[Network], address: IpAddr) -> bool {
     networks.iter().any(|network| network.contains(address))
@@ -45,7 +45,7 @@ impl Network {
     }
 }
 
-/// The address with only its first `bits` kept.
+/// Returns the address with all bits after the first `bits` bits set to zero.
 fn cut(address: IpAddr, bits: u8) -> IpAddr {
     let bits = u32::from(bits);
     match address {
@@ -82,7 +82,7 @@ impl FromStr for Network {
             return Err(malformed());
         }
         let base = written.to_canonical();
-        // An IPv4-mapped IPv6 address has a prefix of 96 bits.
+        // An IPv4-mapped IPv6 address has 96 bits before the IPv4 address.
         let bits = match base.is_ipv4() == written.is_ipv4() {
             true => bits,
             false => bits.checked_sub(96).ok_or_else(malformed)?,

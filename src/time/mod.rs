@@ -1,25 +1,26 @@
-//! Time as data: the pure parts receive the time as an argument and never read a clock.
+//! Types for time. The pure modules receive the time as an argument and never read a clock.
 //!
-//! A [`Now`] is microseconds since the server's clock started; a [`Deadline`] is a later moment on
-//! the same clock. The shell reads the clock once a turn; the simulation sets it.
+//! A [`Now`] is a number of microseconds after the start of the server's clock. A [`Deadline`] is a
+//! later moment on the same clock. The shell reads the clock once per turn; the simulation sets it.
 
 pub mod running;
 pub mod wheel;
 
 use std::time::Duration;
 
-/// Microseconds since the clock started. Monotonic; unrelated to the calendar.
+/// A moment on a monotonic clock, in microseconds after the clock's start. It has no relation to
+/// the calendar.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Now(pub u64);
 
 impl Now {
-    /// The moment `wait` from now.
+    /// Returns the moment `wait` after this one.
     #[must_use]
     pub fn after(self, wait: Duration) -> Deadline {
         Deadline(self.0.saturating_add(micros(wait)))
     }
 
-    /// The time since `earlier`; zero if that is in the future.
+    /// Returns the time that has passed after `earlier`; zero if `earlier` is in the future.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
@@ -37,7 +38,7 @@ impl Now {
 pub struct Deadline(pub u64);
 
 impl Deadline {
-    /// The time until the deadline; zero if it has passed.
+    /// Returns the time until the deadline; zero if the deadline has passed.
     #[must_use]
     pub fn remaining(self, now: Now) -> Duration {
         Duration::from_micros(self.0.saturating_sub(now.0))

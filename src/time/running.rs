@@ -1,25 +1,26 @@
-//! The clock of deadlines that measure a peer: it stops while its thread does not run.
+//! A clock for deadlines that a peer must meet. The clock stops while its thread does not run.
 //!
-//! While a process is stopped, a virtual machine paused or a thread starved, nothing that a peer
-//! sends is read. So the time of a turn beyond its sleep and its work is not counted. All deadlines
-//! of conns are on this clock; ages of publications and dates are not.
+//! While a process is stopped, a virtual machine is paused or a thread gets no processor, no bytes
+//! of a peer are read. So a turn that takes longer than its sleep plus a limit on its work counts
+//! only as this limit. All deadlines of conns use this clock. Ages of publications and dates do
+//! not.
 
 use std::time::Duration;
 
 use super::Now;
 use crate::config::limits::{SLEEP_MS_MAX, TURN_RUNNING_MS_MAX};
 
-/// Running time of a worker or of the feed.
+/// The running time of a worker or of the feed.
 #[derive(Clone, Copy, Debug)]
 pub struct Running {
     now: Now,
-    /// The monotonic clock at the last [`Running::advance`].
+    /// The time of the monotonic clock at the last call of [`Running::advance`].
     seen: Now,
     is_late: bool,
 }
 
 impl Running {
-    /// Starts at `now`, so that both clocks agree until a turn is late.
+    /// Starts the clock at `now`, so that it agrees with the monotonic clock until a turn is late.
     #[must_use]
     pub fn new(now: Now) -> Self {
         Self {
@@ -29,21 +30,21 @@ impl Running {
         }
     }
 
-    /// The running time at the start of this turn.
+    /// Returns the running time at the start of this turn.
     #[must_use]
     pub fn now(self) -> Now {
         self.now
     }
 
-    /// The running time at `now`, if the current turn is not late.
+    /// Returns the running time at `now`. The result assumes that the current turn is not late.
     #[must_use]
     pub fn at(self, now: Now) -> Now {
         Now(self.now.after(now.since(self.seen)).0)
     }
 
-    /// Ends a turn in which the thread asked to sleep for at most `sleep`; `None` is no limit.
-    /// Returns whether the turn was late. How much of a late turn was sleep is unknown, so none of
-    /// its sleep is counted.
+    /// Ends a turn in which the thread asked to sleep for at most `sleep`; `None` stands for no
+    /// limit. Returns whether the turn was late. The duration of the sleep in a late turn is
+    /// unknown, so no sleep is counted for a late turn.
     pub fn advance(&mut self, now: Now, sleep: Option<Duration>) -> bool {
         let elapsed = now.since(self.seen);
         let work = Duration::from_millis(TURN_RUNNING_MS_MAX);
@@ -55,8 +56,8 @@ impl Running {
         is_late
     }
 
-    /// The longest sleep for the next turn. It is short after a late turn, so that a thread that is
-    /// always late does not lose most of its time.
+    /// Returns the maximum sleep for the next turn. The sleep is short after a late turn, so that
+    /// most of the time still counts in a thread that is always late.
     #[must_use]
     pub fn sleep_max(self) -> Duration {
         Duration::from_millis(match self.is_late {

@@ -1,48 +1,50 @@
-//! A hashed timer wheel: one deadline per slot, no timer objects.
+//! A hashed timer wheel with at most one deadline per slot and no timer objects.
 //!
-//! The links of all slots are in a vector parallel to the slab (twelve bytes a conn). The slots of
-//! one bucket form a doubly linked list. Arming and disarming cost a few stores; an empty tick
-//! costs nothing. Deadlines are rounded up to a tick, so no slot fires early. A deadline more than
-//! one round ahead stays in its bucket and is skipped until its round. Pure: the worker's expire
-//! phase passes the time.
+//! The links of all slots are in a vector parallel to the slab (twelve bytes per conn). The slots
+//! of one bucket form a doubly linked list. Arming and disarming need only a few stores; an empty
+//! tick needs one lookup. Deadlines are rounded up to a tick, so no slot fires early. A deadline
+//! that is more than one revolution of the wheel ahead stays in its bucket and is skipped until it
+//! is due. The wheel is pure: the worker's expire phase passes the time.
 
 use super::{Deadline, Now};
 use crate::chunks::ChunkedVec;
 
-/// Length of a tick in microseconds: 65.5 ms, a power of two so that a division is a shift.
+/// The length of a tick in microseconds (65.5 ms). It is a power of two, so that a division is a
+/// shift.
 pub const TICK_US: u64 = 1 << 16;
 
 const BUCKETS: usize = 1024;
 const WORDS: usize = BUCKETS / 64;
-/// No slot: the end of a list.
+/// A value that stands for no slot, at the end of a list.
 const NONE: u32 = u32::MAX;
-/// No tick: the slot is not armed.
+/// A value that stands for no tick. A slot with this value is not armed.
 const NEVER: u32 = u32::MAX;
 
 #[derive(Clone, Copy, Debug)]
 struct Link {
     next: u32,
     previous: u32,
-    /// The tick at which it fires, or [`NEVER`]. Modulo the number of buckets it is the bucket.
+    /// The tick at which the slot fires, or [`NEVER`]. The tick modulo the number of buckets is the
+    /// index of the bucket.
     due: u32,
 }
 
 const _: () = assert!(size_of::<Link>() == 12);
 
-/// The deadlines of slots, in buckets by tick.
+/// The deadlines of all slots, in buckets by tick.
 #[derive(Debug)]
 pub struct Wheel {
     heads: Box<[u32]>,
-    /// A bit for each bucket with at least one slot in it.
+    /// One bit for each bucket, set if the bucket has at least one slot.
     occupied: [u64; WORDS],
     links: ChunkedVec<Link>,
-    /// Every tick up to this one has fired.
+    /// The last tick that has fired.
     tick: u64,
     armed: u32,
 }
 
 impl Wheel {
-    /// An empty wheel at this time.
+    /// Makes an empty wheel that starts at this time.
     #[must_use]
     pub fn new(now: Now) -> Self {
         Self {
@@ -54,7 +56,7 @@ impl Wheel {
         }
     }
 
-    /// Number of slots with a deadline.
+    /// Returns the number of slots with a deadline.
     #[must_use]
     pub fn len(&self) -> u32 {
         self.armed
@@ -74,7 +76,7 @@ impl Wheel {
             .is_some_and(|link| link.due != NEVER)
     }
 
-    /// Sets the deadline of a slot; replaces the previous one.
+    /// Sets the deadline of a slot. The new deadline replaces the previous one.
     pub fn arm(&mut self, slot: u32, deadline: Deadline) {
         self.disarm(slot);
         self.links.grow_to(slot as usize + 1, || Link {
@@ -83,7 +85,7 @@ impl Wheel {
             due: NEVER,
         });
         let tick = deadline.0.div_ceil(TICK_US).max(self.tick + 1);
-        // 32 bits of ticks are nine years of uptime.
+        // A tick number of 32 bits is enough for nine years of uptime.
         let due = u32::try_from(tick).unwrap_or(NEVER - 1);
         let bucket = bucket_of(due);
         let Some(head) = self.heads.get_mut(bucket) else {
@@ -104,7 +106,7 @@ impl Wheel {
         self.armed += 1;
     }
 
-    /// Sets an earlier deadline for a slot that has a later one.
+    /// Sets the deadline of a slot, if the slot has a later deadline.
     pub fn bring_forward(&mut self, slot: u32, deadline: Deadline) {
         let tick = deadline.0.div_ceil(TICK_US);
         let link = self.links.get(slot as usize);
@@ -150,8 +152,8 @@ impl Wheel {
         }
     }
 
-    /// Moves slots whose deadline has passed to `fired`, at most `max` of them. Returns false if
-    /// some are left for the next call.
+    /// Disarms slots whose deadline has passed and adds them to `fired`, at most `max` of them.
+    /// Returns false if some of these slots are left for the next call.
     pub fn expire(&mut self, now: Now, max: u32, fired: &mut Vec<u32>) -> bool {
         let target = now.0 / TICK_US;
         let mut left = max;
@@ -169,13 +171,13 @@ impl Wheel {
         true
     }
 
-    /// Frees the room for the slots from `slots` on. None of them may have a deadline.
+    /// Frees the memory for the slots from `slots` on. None of these slots may have a deadline.
     pub fn shrink_to(&mut self, slots: usize) {
         debug_assert!(self.links.iter().skip(slots).all(|link| link.due == NEVER));
         self.links.truncate(slots);
     }
 
-    /// The earliest time at which a slot may be due; `None` if none is armed.
+    /// Returns the earliest time at which a slot may be due; `None` if no slot is armed.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Deadline> {
         if self.armed == 0 {
@@ -198,7 +200,8 @@ impl Wheel {
         None
     }
 
-    /// Fires the slots of one bucket that are due. Returns false if `left` was used up before.
+    /// Fires the slots of one bucket that are due. Returns false if `left` became zero and a due
+    /// slot is left.
     fn expire_tick(&mut self, due: u32, left: &mut u32, fired: &mut Vec<u32>) -> bool {
         let mut slot = self.heads.get(bucket_of(due)).copied().unwrap_or(NONE);
         while let Some(link) = self.links.get(slot as usize) {

@@ -1,7 +1,8 @@
-//! TLS state of one conn: an incomplete record, plaintext that was not taken, and unsent records.
+//! The TLS state of one conn: an incomplete record, plaintext that was not read, and unsent
+//! records.
 //!
-//! An idle filter holds none of them: empty buffers are freed. Sealed bytes cannot be withdrawn, so
-//! the worker seals at most one write ahead of the socket.
+//! An idle filter has no buffers, because empty buffers are freed. Encrypted bytes cannot be
+//! withdrawn, so the worker encrypts at most one write ahead of the socket.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,33 +13,34 @@ use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedS
 use super::Identity;
 use crate::config::limits::TLS_RECORD_BYTES;
 
-/// Bytes that a record adds at most: header, explicit nonce, content type and tag (RFC 5246,
-/// 6.2.3.3; RFC 8446, 5.2).
+/// The maximum number of bytes that a record adds to its plaintext: header, explicit nonce, content
+/// type and tag (RFC 5246, 6.2.3.3; RFC 8446, 5.2).
 const RECORD_OVERHEAD: usize = 5 + 8 + 1 + 16;
 
-/// Room for an alert.
+/// The number of bytes to reserve for an alert.
 const ALERT_BYTES: usize = 64;
 
-/// A fatal error of the TLS protocol. Its alert, if there is one, is among the unsent bytes.
+/// A fatal error of the TLS protocol. If the error causes an alert, the alert is in the unsent
+/// bytes.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error(transparent)]
 pub struct TlsError(#[from] rustls::Error);
 
-/// TLS state of one conn.
+/// The TLS state of one conn.
 pub struct Filter {
     library: UnbufferedServerConnection,
     /// The start of a record, or of a handshake message that spans several records.
     partial: Vec<u8>,
-    /// Plaintext that has not been taken.
+    /// Received plaintext that the caller has not taken yet.
     plain: Vec<u8>,
-    /// Records to send.
+    /// Encrypted records to send.
     sealed: Vec<u8>,
-    /// Bytes of `sealed` that were sent. Below its length, or both are zero.
+    /// The number of bytes of `sealed` that were sent. Less than its length, unless both are zero.
     sent: usize,
-    /// Something has been received.
+    /// Whether any bytes have been received.
     has_begun: bool,
     is_peer_done: bool,
-    /// The library has returned a fatal error and is not called again.
+    /// Whether the library has returned a fatal error. It must not be called again then.
     is_broken: bool,
 }
 
@@ -54,11 +56,11 @@ impl fmt::Debug for Filter {
 }
 
 impl Filter {
-    /// A filter before the handshake.
+    /// Makes a filter whose handshake has not begun.
     ///
     /// # Errors
-    /// Returns the library's error if it refuses the identity. [`Identity::new`] has checked it, so
-    /// this is not expected.
+    /// Returns the library's error if the library refuses the identity. This is not expected,
+    /// because [`Identity::new`] has checked the identity.
     pub fn new(identity: &Identity) -> Result<Self, TlsError> {
         Ok(Self {
             library: UnbufferedServerConnection::new(Arc::clone(&identity.0))?,
@@ -72,36 +74,36 @@ impl Filter {
         })
     }
 
-    /// Whether the handshake is under way.
+    /// Whether the handshake is not complete.
     #[must_use]
     pub fn is_handshaking(&self) -> bool {
         self.library.is_handshaking()
     }
 
-    /// Whether the handshake resumed a session by its ticket.
+    /// Whether the handshake resumed an earlier session with a ticket.
     #[must_use]
     pub fn is_resumed(&self) -> bool {
         self.library.handshake_kind() == Some(rustls::HandshakeKind::Resumed)
     }
 
-    /// Whether anything has been received.
+    /// Whether any bytes have been received.
     #[must_use]
     pub fn has_begun(&self) -> bool {
         self.has_begun
     }
 
-    /// Whether the peer has ended its side (`close_notify`).
+    /// Whether the peer has closed its side with `close_notify`.
     #[must_use]
     pub fn is_peer_done(&self) -> bool {
         self.is_peer_done
     }
 
-    /// Processes received bytes. [`Filter::take_plain`] then has the plaintext, and
-    /// [`Filter::unsent`] the records that answer them.
+    /// Processes received bytes. After the call, [`Filter::take_plain`] returns the plaintext, and
+    /// [`Filter::unsent`] the records that answer the received bytes.
     ///
     /// # Errors
-    /// Returns the library's error if the peer breaks the protocol or its certificate is refused.
-    /// Later bytes are ignored.
+    /// Returns the library's error if the peer violates the protocol or its certificate is refused.
+    /// After an error, further bytes are ignored.
     pub fn receive(&mut self, bytes: &mut [u8]) -> Result<(), TlsError> {
         self.has_begun = true;
         if self.is_broken {
@@ -127,13 +129,13 @@ impl Filter {
         Ok(())
     }
 
-    /// Takes the received plaintext. The caller may put back what it cannot use yet.
+    /// Takes the received plaintext. The caller may put back plaintext that it cannot use yet.
     #[must_use]
     pub fn take_plain(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.plain)
     }
 
-    /// Puts back plaintext that was taken. Nothing may have been received since then.
+    /// Puts back plaintext that was taken. No bytes may have been received in between.
     pub fn put_back(&mut self, plain: Vec<u8>) {
         debug_assert!(self.plain.is_empty());
         self.plain = plain;
@@ -145,11 +147,12 @@ impl Filter {
         !self.plain.is_empty()
     }
 
-    /// Seals plaintext and appends the records to the unsent ones. Returns the number of sealed
-    /// bytes: all, or none during the handshake.
+    /// Encrypts plaintext and appends the records to the unsent records. Returns the number of
+    /// encrypted bytes, which is zero during the handshake or after an error. Otherwise all bytes
+    /// are encrypted.
     ///
     /// # Errors
-    /// Returns the library's error if the keys have reached their limit of records.
+    /// Returns the library's error if the keys have reached their limit on records.
     pub fn seal(&mut self, plaintext: &[u8]) -> Result<usize, TlsError> {
         if plaintext.is_empty() || self.is_broken || self.is_handshaking() {
             return Ok(0);
@@ -177,17 +180,18 @@ impl Filter {
             }
             _ => Ok(None),
         });
-        // It cannot be written after an error or during the handshake, and is not needed then.
+        // A failure is ignored. `close_notify` cannot be written after an error or during the
+        // handshake, and is not needed then.
         drop(written);
     }
 
-    /// The records to send next.
+    /// Returns the records to send next.
     #[must_use]
     pub fn unsent(&self) -> &[u8] {
         self.sealed.get(self.sent..).unwrap_or_default()
     }
 
-    /// Removes `bytes` that were sent from the unsent ones.
+    /// Removes the first `bytes` bytes of the unsent records, after they were sent.
     pub fn advance(&mut self, bytes: usize) {
         self.sent += bytes;
         debug_assert!(self.sent <= self.sealed.len());
@@ -197,13 +201,13 @@ impl Filter {
         }
     }
 
-    /// Allocated bytes of the buffers.
+    /// Returns the number of allocated bytes of the buffers.
     #[must_use]
     pub fn buffer_bytes(&self) -> usize {
         self.partial.capacity() + self.plain.capacity() + self.sealed.capacity()
     }
 
-    /// Lets the library append to the sealed records.
+    /// Lets the library append to the unsent records.
     fn write(
         &mut self,
         room: usize,
@@ -215,7 +219,7 @@ impl Filter {
         let begin = self.sealed.len();
         self.sealed.resize(begin + room, 0);
         let space = self.sealed.get_mut(begin..).unwrap_or_default();
-        // The library stores offsets into an incomplete message, so each call must pass the same
+        // The library stores offsets into an incomplete message, so each call must pass the kept
         // bytes.
         let status = self.library.process_tls_records(&mut self.partial);
         let discard = status.discard;
@@ -238,7 +242,7 @@ impl Filter {
         Ok(written?)
     }
 
-    /// Processes whole records. Returns the number of bytes that are used up.
+    /// Processes complete records. Returns the number of processed bytes.
     fn process(&mut self, mut bytes: &mut [u8]) -> Result<usize, TlsError> {
         let mut done = 0;
         loop {
@@ -273,8 +277,8 @@ impl Filter {
         }
     }
 
-    /// Appends the alert that the library has for the peer after an error. The library must not be
-    /// called again once it has nothing to write.
+    /// Appends the alert that the library sends to the peer after an error. The library must not be
+    /// called again when it has nothing more to write.
     fn collect_alerts(&mut self, bytes: &mut [u8]) {
         while self.library.wants_write() {
             let state = self.library.process_tls_records(bytes).state;
@@ -286,7 +290,7 @@ impl Filter {
     }
 }
 
-/// Appends what the library encodes, with as much room as it requests.
+/// Appends bytes that the library encodes. Reserves as much room as the library requests.
 fn encode(mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>, into: &mut Vec<u8>) {
     let begin = into.len();
     let mut written = encode(&mut []);

@@ -1,4 +1,4 @@
-//! The server's certificates and keys by name, and its demand for client certificates.
+//! The server's certificates and keys by server name, and the verification of client certificates.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,13 +16,13 @@ use crate::config::ClientAuth;
 /// The only protocol that ALPN negotiates (RFC 7301).
 const ALPN: &[u8] = b"http/1.1";
 
-/// The content of PEM files.
+/// The content of the PEM files of an identity.
 #[derive(Clone, Default)]
 pub struct Material {
-    /// Certificate chains, each with its private key. The first is for clients without SNI or with
-    /// an unknown name.
+    /// Certificate chains, each with its private key. The first pair is for clients that send no
+    /// SNI or an unknown server name.
     pub pairs: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Certificates of the authorities that sign client certificates.
+    /// The certificates of the authorities that sign client certificates.
     pub client_authorities: Vec<u8>,
     /// Whether clients need a certificate.
     pub client_auth: ClientAuth,
@@ -38,37 +38,37 @@ impl fmt::Debug for Material {
     }
 }
 
-/// Why an identity cannot be used. `index` counts the pairs from zero.
+/// The reason for which an identity cannot be used. `index` counts the pairs from zero.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    /// There is no pair.
+    /// There is no pair of a certificate and a key.
     #[error("there is no certificate")]
     NoCertificate,
-    /// A chain cannot be parsed.
+    /// A certificate chain cannot be parsed.
     #[error("certificate {index}: {reason}")]
     Certificate {
-        /// Index of the pair.
+        /// The index of the pair.
         index: usize,
-        /// The library's error.
+        /// The error text of the library.
         reason: String,
     },
-    /// A key cannot be parsed, or does not belong to the certificate.
+    /// A private key cannot be parsed, or does not belong to its certificate.
     #[error("key {index}: {reason}")]
     Key {
-        /// Index of the pair.
+        /// The index of the pair.
         index: usize,
-        /// The library's error.
+        /// The error text of the library.
         reason: String,
     },
-    /// The authorities for clients cannot be used.
+    /// The certificates of the client authorities cannot be used.
     #[error("client authorities: {0}")]
     ClientAuthorities(String),
-    /// Another error of the library.
+    /// The library has returned another error.
     #[error(transparent)]
     Library(#[from] rustls::Error),
 }
 
-/// The TLS configuration of new connections.
+/// The TLS configuration for new connections.
 #[derive(Clone)]
 pub struct Identity(pub(super) Arc<ServerConfig>);
 
@@ -79,7 +79,8 @@ impl fmt::Debug for Identity {
 }
 
 impl Identity {
-    /// Parses PEM texts. Tickets that `former`, the replaced identity, has issued stay valid.
+    /// Makes an identity from PEM texts. If it replaces the identity `former`, tickets that
+    /// `former` has issued stay valid.
     ///
     /// # Errors
     /// Returns an [`IdentityError`] if a text cannot be parsed, if a key does not belong to its
@@ -107,8 +108,8 @@ impl Identity {
         };
         let mut config = config.with_cert_resolver(Arc::new(names));
         config.alpn_protocols = vec![ALPN.to_vec()];
-        // A ticket has the whole state of its session, so the server stores nothing. One ticket is
-        // enough for a client that opens one connection at a time.
+        // A ticket contains the whole state of its session, so the server stores no sessions. One
+        // ticket is enough for a client that opens one connection at a time.
         config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
         config.send_tls13_tickets = 1;
         config.ticketer = match former {
@@ -138,11 +139,12 @@ fn authorities(pem: &[u8]) -> Result<RootCertStore, IdentityError> {
     Ok(roots)
 }
 
-/// Certificates by server name (RFC 6066, 3).
+/// The certificates, by server name (RFC 6066, 3).
 #[derive(Debug)]
 struct Names {
     first: Arc<CertifiedKey>,
-    /// Lower-case names. A name that begins with a dot is a wildcard for one more label.
+    /// The certificate for each name in lower case. A name that begins with a dot is a wildcard for
+    /// one more label.
     by_name: BTreeMap<String, Arc<CertifiedKey>>,
 }
 
@@ -183,7 +185,7 @@ impl ResolvesServerCert for Names {
 /// Checks that a certificate chain and a private key belong together.
 ///
 /// # Errors
-/// Returns the error of [`Identity::new`] for this pair.
+/// Returns the error that [`Identity::new`] would return for this pair.
 pub fn check_pair(chain: &[u8], key: &[u8]) -> Result<(), IdentityError> {
     let certified = certified(0, chain, key)?;
     names(0, &certified).map(drop)
@@ -214,7 +216,7 @@ fn certified(index: usize, chain: &[u8], key: &[u8]) -> Result<CertifiedKey, Ide
     })
 }
 
-/// The DNS names in a certificate, without a leading `*`.
+/// Returns the DNS names in a certificate in lower case, without a leading `*`.
 fn names(index: usize, certified: &CertifiedKey) -> Result<Vec<String>, IdentityError> {
     let bad = |reason: String| IdentityError::Certificate { index, reason };
     let end_entity = certified.end_entity_cert();
@@ -229,12 +231,12 @@ fn names(index: usize, certified: &CertifiedKey) -> Result<Vec<String>, Identity
         .collect())
 }
 
-/// A self-signed certificate and its key, as PEM texts.
+/// A self-signed certificate and its private key, as PEM texts.
 #[derive(Clone)]
 pub struct SelfSigned {
-    /// The certificate.
+    /// The certificate in PEM.
     pub certificate: String,
-    /// The private key.
+    /// The private key in PEM.
     pub key: String,
 }
 
@@ -244,10 +246,11 @@ impl fmt::Debug for SelfSigned {
     }
 }
 
-/// Generates a self-signed certificate for these names and addresses, for testing.
+/// Generates a self-signed certificate for these names and addresses. Such certificates are for
+/// tests only.
 ///
 /// # Errors
-/// Returns [`IdentityError::Certificate`] if a name cannot be in a certificate.
+/// Returns [`IdentityError::Certificate`] if a name is not allowed in a certificate.
 pub fn self_signed(names: Vec<String>) -> Result<SelfSigned, IdentityError> {
     let made = rcgen::generate_simple_self_signed(names);
     let made = made.map_err(|error| IdentityError::Certificate {

@@ -1,11 +1,12 @@
-//! TLS 1.2 and 1.3 as a filter of bytes: ciphertext to plaintext and back (RFC 8446, RFC 5246).
+//! TLS 1.2 and 1.3 as a filter that converts ciphertext to plaintext and back (RFC 8446, RFC 5246).
 //!
-//! Pure, and the only module that uses rustls. [`Identity`] is the server's certificates, made of
-//! PEM texts that the caller has read; [`Filter`] is the state of one conn. A filter never touches
-//! a socket: the worker passes in what it has read, and sends what the filter has sealed. Requests,
-//! frames and the log are plaintext, shared by all conns with and without TLS.
+//! This module is pure, and the only module that uses rustls. An [`Identity`] contains the server's
+//! certificates, which are parsed from PEM texts that the caller has read. A [`Filter`] is the TLS
+//! state of one conn. A filter never uses a socket: the worker passes received bytes to the filter,
+//! and sends the records that the filter has encrypted. Requests, frames and the log are plaintext.
+//! Conns with and without TLS share the same frames.
 //!
-//! The unbuffered interface of rustls is used, so that an idle conn holds keys and no buffers.
+//! The unbuffered interface of rustls is used, so that an idle conn holds only keys and no buffers.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 mod filter;

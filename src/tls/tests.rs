@@ -1,4 +1,4 @@
-//! Tests of a filter with the library's client, in memory.
+//! Tests of a filter that is connected in memory to the client of rustls.
 
 use std::io::{Read as _, Write as _};
 use std::sync::Arc;
@@ -40,13 +40,13 @@ fn trusting(made: &[&SelfSigned]) -> ClientConfig {
         .with_no_client_auth()
 }
 
-/// A client and a filter, connected in memory.
+/// A client and a filter that are connected in memory.
 struct Pair {
     client: ClientConnection,
     filter: Filter,
     /// Plaintext that the client has received.
     received: Vec<u8>,
-    /// Bytes that the filter receives at once.
+    /// The maximum number of bytes that the filter receives in one call.
     slice: usize,
 }
 
@@ -63,7 +63,7 @@ impl Pair {
         }
     }
 
-    /// Moves bytes both ways until neither side has any.
+    /// Moves bytes in both directions until neither side has bytes to send.
     fn settle(&mut self) -> Result<(), TlsError> {
         loop {
             let mut up = Vec::new();

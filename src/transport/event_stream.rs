@@ -1,8 +1,9 @@
 //! Server-sent events (WHATWG HTML, 9.2) as a response body that does not end.
 //!
-//! Writes the response head, the reconnection time, the position, gaps, heartbeats and the end, in
-//! chunks for clients of HTTP/1.1 (RFC 9112, 7.1). Publications never pass here: `frame` encodes
-//! them. Bytes that the client sends after its request are ignored. Called by the transports' enum.
+//! This transport writes the response head, the reconnection time, the position, gaps, heartbeats
+//! and the end. For HTTP/1.1 clients, the body is chunked (RFC 9112, 7.1). Publications are not
+//! written here: `frame` encodes them. Bytes that the client sends after its request are ignored.
+//! The caller is the transports' enum.
 
 use crate::backend::{BackendMessage, CloseInfo};
 use crate::context::Context;
@@ -16,13 +17,13 @@ use crate::hub::{Gap, JoinOutcome};
 use crate::id::{ChannelName, Cursor};
 use crate::transport::{Flow, Goodbye, StreamEvent, push_gap_fields};
 
-/// The close code for an expired token, as on a WebSocket.
+/// The code for an expired token, equal to the close code on a WebSocket.
 const TOKEN_EXPIRED: u16 = 4002;
 
-/// The chunk that ends a chunked body (RFC 9112, 7.1).
+/// The last chunk of a chunked body (RFC 9112, 7.1).
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
-/// One event stream.
+/// The state of an event stream.
 #[derive(Debug)]
 pub struct EventStream {
     envelope: Envelope,
@@ -34,16 +35,16 @@ pub struct EventStream {
 /// The state of the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// The head is not written yet, because it says whether there is a gap.
+    /// The head is not written yet, because a header field reports whether there is a gap.
     Opening,
-    /// The head is written, and events follow.
+    /// The head is written, and events can be written.
     Streaming,
-    /// The body's end is written.
+    /// The end of the body is written.
     Ended(CloseReason),
 }
 
 impl EventStream {
-    /// An event stream for an accepted request.
+    /// Makes an event stream for an accepted request.
     #[must_use]
     pub fn new(envelope: Envelope, body: StreamBody, sharing: Sharing) -> Self {
         Self {
@@ -54,7 +55,7 @@ impl EventStream {
         }
     }
 
-    /// The origins whose pages may read it.
+    /// Returns the origins whose pages may read the stream.
     #[must_use]
     pub fn sharing(&self) -> Sharing {
         self.sharing
@@ -71,7 +72,7 @@ impl EventStream {
         self.flow()
     }
 
-    /// Writes the head and all that precedes the first publication.
+    /// Writes the head and everything else that precedes the first publication.
     pub(super) fn handle_joined(
         &mut self,
         join: &Join,
@@ -89,10 +90,10 @@ impl EventStream {
         let position = JoinOutcome::position(outcomes).unwrap_or(context.head);
         let retry_ms = context.reconnect_ms();
         let mut events = Vec::with_capacity(64);
-        // Part of the next block: a gap or the position.
+        // This line belongs to the next block, which is a gap or the position.
         push_display(&format_args!("retry: {retry_ms}\n"), &mut events);
-        // The position follows all gaps. A client that loses the connection in between resumes from
-        // its old position, and receives the gaps again.
+        // The position is written after all gaps. A client that loses the connection in between
+        // resumes from its old position and receives the gaps again.
         for (channel, outcome) in join.channels.iter().zip(outcomes) {
             if let Some(gap) = gap(outcome) {
                 push_gap_event(channel, &gap, &mut events);
@@ -104,12 +105,12 @@ impl EventStream {
         self.flow()
     }
 
-    /// Writes a gap, or the position after all gaps.
+    /// Handles an event: writes a gap, or the position after all gaps.
     ///
-    /// A gap does not change the client's position: publications of other channels before the gap's
-    /// end may still be owed. A client that resumes from before that end receives what the log has
-    /// after its position, or the gap again. The position after all gaps prevents that repetition
-    /// where the stream has no further publication for a long time.
+    /// A gap does not change the client's position, because publications of other channels before
+    /// the gap's end may still be due. A client that resumes from an older position receives the
+    /// log's publications after this position, or the gap again. The position after all gaps
+    /// prevents this repetition if the stream has no further publication for a long time.
     pub(super) fn handle_event(
         &self,
         event: StreamEvent<'_>,
@@ -126,15 +127,16 @@ impl EventStream {
                 context.metrics.gaps.increment();
             }
             StreamEvent::GapsSent(reached) => push_position_event(Some(reached), &mut block),
-            // The client of an event stream sends no commands, so no answer is owed.
+            // The client of an event stream sends no commands, so no answer is due.
             StreamEvent::Acknowledged(..) | StreamEvent::Left(..) => return,
         }
         self.push_body(&block, out);
     }
 
-    /// Writes the position for a client that has everything, so that it does not resume from an old
-    /// one after a long silence of its channels. A client that is behind gets a comment line. No
-    /// empty line follows it, since some clients dispatch an event at every empty line.
+    /// Writes a heartbeat. If the client is up to date, the heartbeat is its position. So the
+    /// client does not resume from an old position after a long silence of its channels. If the
+    /// client is behind, the heartbeat is a comment line. No empty line is written after the
+    /// comment, because some clients dispatch an event at every empty line.
     pub(super) fn handle_heartbeat(
         &self,
         is_caught_up: bool,
@@ -154,13 +156,13 @@ impl EventStream {
         context.metrics.heartbeats.increment();
     }
 
-    /// Writes a backend's message. The event has no id, so the client's position stays.
+    /// Writes a backend's message. The event has no id, so the client's position does not change.
     pub(super) fn handle_backend_message(
         &self,
         message: &BackendMessage,
         out: &mut Vec<u8>,
     ) -> Flow {
-        // The client of an event stream sends no commands, so no other message is for it.
+        // Other messages answer commands, and the client of an event stream sends no commands.
         if let (State::Streaming, BackendMessage::Payload(payload)) = (self.state, message) {
             let mut event = Vec::with_capacity(payload.len() + 64);
             event.extend_from_slice(b"event: fanfare.direct\n");
@@ -171,7 +173,8 @@ impl EventStream {
         self.flow()
     }
 
-    /// Ends the body. The client reconnects by itself; in a drain, the last block has the delay.
+    /// Ends the body. The client reconnects without being asked. When the server stops, the last
+    /// block contains the reconnection delay.
     pub(super) fn handle_goodbye(
         &mut self,
         goodbye: Goodbye<'_>,
@@ -252,7 +255,7 @@ fn push_payload_lines(envelope: Envelope, payload: &Payload, event: &mut Vec<u8>
     }
 }
 
-/// The close code and reason for an expired or missing token.
+/// Returns the close code and reason for an expired or missing token.
 fn token_expired() -> CloseInfo {
     CloseInfo {
         code: TOKEN_EXPIRED,
@@ -260,8 +263,8 @@ fn token_expired() -> CloseInfo {
     }
 }
 
-/// Appends the event that says why the stream ends. `EventSource` reconnects by itself, so the page
-/// needs it to stop that.
+/// Appends the event with the reason for the end of the stream. A page needs this event to stop
+/// `EventSource` from reconnecting.
 fn push_disconnect_event(close_info: &CloseInfo, event: &mut Vec<u8>) {
     let code = close_info.code;
     push_display(
@@ -272,12 +275,13 @@ fn push_disconnect_event(close_info: &CloseInfo, event: &mut Vec<u8>) {
     event.extend_from_slice(b"}\n\n");
 }
 
-/// Ends a block without data. With a position, the block moves the client's position.
+/// Ends a block that has no data. If a position is given, the block moves the client to this
+/// position.
 ///
-/// A client that follows the standard dispatches no event without data. Some libraries do; the
-/// event's type distinguishes the block from publications there. It is written without the optional
-/// space after the colon (WHATWG HTML, 9.2.6), so `event: fanfare.` always starts an event with
-/// data.
+/// A client that follows the standard does not dispatch an event without data. Some libraries do,
+/// so an event type distinguishes the block from publications. The type is written without the
+/// optional space after the colon (WHATWG HTML, 9.2.6). So `event: fanfare.` always starts an event
+/// with data.
 fn push_position_event(position: Option<Cursor>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"event:fanfare.position\n");
     if let Some(position) = position {
@@ -286,10 +290,10 @@ fn push_position_event(position: Option<Cursor>, out: &mut Vec<u8>) {
     out.push(b'\n');
 }
 
-/// Appends a gap event. It has no id, so the client's position stays.
+/// Appends a gap event. The event has no id, so the client's position does not change.
 fn push_gap_event(channel: &ChannelName, gap: &Gap, out: &mut Vec<u8>) {
     out.extend_from_slice(b"event: fanfare.gap\ndata: {");
-    // JSON without insignificant white space is one line, and so one data field.
+    // JSON without insignificant white space is one line, so one data field is enough.
     push_gap_fields(channel, gap, out);
     out.extend_from_slice(b"}\n\n");
 }
@@ -346,7 +350,7 @@ mod tests {
         (stream, String::from_utf8(out).unwrap())
     }
 
-    /// The content of a chunked body.
+    /// Decodes a chunked body.
     fn unchunk(mut body: &str) -> String {
         let mut content = String::new();
         while let Some((size, rest)) = body.split_once("\r\n") {

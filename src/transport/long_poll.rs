@@ -1,9 +1,9 @@
-//! Long poll: one answer, as soon as there is news, or after a timeout.
+//! Long poll: one answer, as soon as there is a publication or a gap, or after a timeout.
 //!
-//! While it waits, the conn is a subscriber like any other. The worker answers when a publication
-//! or a gap is owed. A poll without a position is answered at once, with the position. One that
-//! asks for history waits if the log has none. The deadline is on the worker's wheel. Called by the
-//! enum over the polls.
+//! While a long poll waits, its conn is a normal subscriber. The worker answers when a publication
+//! or a gap is due. A poll without a position is answered at once, with the current position. A
+//! poll that asks for history waits if the log has no history of its channels. The deadline is on
+//! the worker's timer wheel. The caller is the enum over the polls.
 
 use crate::context::Context;
 use crate::effect::{Effect, Join};
@@ -12,12 +12,12 @@ use crate::http::{After, Sharing};
 use crate::id::Since;
 use crate::transport::poll_answer::PollTerms;
 
-/// One long poll.
+/// The state of a long poll.
 #[derive(Debug)]
 pub struct LongPoll(PollTerms);
 
 impl LongPoll {
-    /// A long poll for an accepted request.
+    /// Makes a long poll for an accepted request.
     #[must_use]
     pub fn new(envelope: Envelope, after: After, sharing: Sharing) -> Self {
         Self(PollTerms::new(envelope, after, sharing))

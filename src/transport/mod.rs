@@ -1,10 +1,11 @@
-//! The transports: one file each, one enum over the streams and one over the polls.
+//! The transports. Each has its own file; one enum contains the streams, another the polls.
 //!
-//! A transport turns events of a conn (bytes from the client, the outcome of a subscription, a
-//! gap, a heartbeat, the end) into bytes in the conn's control queue and effects for the worker. It
-//! owns only the state of its protocol. Publications do not pass here: `frame` encodes them, and
-//! they are sent from the log. Sockets, timers and the hub are unknown. No transport imports
-//! another, so deleting a file deletes a transport. The conn's machine is the only caller.
+//! A transport handles events of a conn: bytes from the client, the outcome of a subscription, a
+//! gap, a heartbeat, the end. Its results are bytes in the conn's control queue and effects for the
+//! worker. It owns only the state of its protocol. Transports do not handle publications: `frame`
+//! encodes them, and they are sent from the log. Transports do not use sockets, timers or the hub.
+//! No transport imports another, so a transport can be removed by deleting its file. The conn's
+//! machine is the only caller.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 #![warn(clippy::wildcard_enum_match_arm)]
 
@@ -33,47 +34,48 @@ use poll_answer::{News, PollTerms};
 
 /// The transport of a stream.
 ///
-/// `out` is always the conn's control queue: bytes are appended in order and never changed. After
-/// the end, no call appends anything.
+/// In all functions, `out` is the conn's control queue. Bytes are appended in order and never
+/// changed. After the end of the stream, no call appends anything.
 #[derive(Debug)]
 pub enum Transport {
-    /// Server-sent events.
+    /// The transport is a stream of server-sent events.
     EventStream(EventStream),
-    /// WebSocket.
+    /// The transport is a WebSocket.
     WebSocket(WebSocket),
 }
 
-// Part of each conn's slot. Larger state is boxed while it exists.
+// The size matters because each conn's slot contains a transport. Larger state is boxed and exists
+// only while needed.
 const _: () = assert!(size_of::<Transport>() <= 16);
 
 /// The transport of a poll.
 ///
-/// An enum of its own because a poll has one answer and nothing else: no heartbeats, no gap events,
+/// Polls have their own enum because a poll has only one answer: no heartbeats, no gap events and
 /// no closing handshake.
 #[derive(Debug)]
 pub enum Poll {
-    /// Answered when something is owed, or after a timeout.
+    /// A poll that is answered when a publication or gap is due, or after a timeout.
     Long(LongPoll),
-    /// Answered at once.
+    /// A poll that is answered at once.
     Short(ShortPoll),
 }
 
 const _: () = assert!(size_of::<Poll>() <= 8);
 
 impl Poll {
-    /// The encoding of publications.
+    /// Returns the encoding of publications.
     #[must_use]
     pub fn frame_kind(&self) -> FrameKind {
         self.terms().frame_kind()
     }
 
-    /// The origins whose pages may read the answer.
+    /// Returns the origins whose pages may read the answer.
     #[must_use]
     pub fn sharing(&self) -> Sharing {
         self.terms().sharing()
     }
 
-    /// The conn is subscribed. The outcome is part of the answer.
+    /// Handles the subscription of the conn. Its outcome becomes part of the answer.
     pub fn handle_joined(&self, join: &Join, context: &mut Context<'_>) {
         match self {
             Self::Long(_) => LongPoll::handle_joined(join, context),
@@ -81,8 +83,8 @@ impl Poll {
         }
     }
 
-    /// Asks for the answer now, with or without news. With a reason, the conn is closed after it,
-    /// even if it could have been kept alive.
+    /// Asks for the answer now, even if there are no publications or gaps. If `reason` is set, the
+    /// conn is closed after the answer, even if keep-alive was possible.
     pub fn handle_end(&mut self, reason: Option<CloseReason>, context: &mut Context<'_>) {
         self.terms_mut().end_with(reason);
         context.ask(Effect::Answer {
@@ -91,8 +93,8 @@ impl Poll {
         });
     }
 
-    /// Writes the answer up to its publications, which are sent after `out`. Returns the reason for
-    /// which the conn is closed after the answer, if it is.
+    /// Writes the answer without its publications, which are sent after `out`. Returns the reason
+    /// to close the conn after the answer; `None` if the conn stays open.
     pub fn handle_answer(
         &self,
         news: &News,
@@ -120,31 +122,31 @@ impl Poll {
     }
 }
 
-/// How the conn continues after a call.
+/// The state of the stream after a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Flow {
     /// The stream stays open.
     Open,
-    /// The server's close frame is in `out`. The peer's is awaited until a deadline. Bytes from the
-    /// peer are still handed in.
+    /// The server's close frame is in `out`, and the peer's close frame is awaited until a
+    /// deadline. The machine still passes bytes from the peer.
     Closing(CloseReason),
-    /// The stream is over: send `out`, then FIN. No further bytes are handed in.
+    /// The stream is over: the conn sends `out`, then FIN. The machine passes no further bytes.
     Ended(CloseReason),
 }
 
-/// Why the server ends a stream.
+/// The reason for which the server ends a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Goodbye<'a> {
-    /// A backend closes it.
+    /// A backend closes the conn.
     Disconnect(&'a CloseInfo),
     /// The peer has been silent for too long.
     Idle,
     /// The client has not subscribed in time.
     NoSubscription,
-    /// The client is further behind than its quota.
+    /// The client is behind by more than its quota.
     Overflow,
-    /// The peer has sent FIN, and nothing is owed to it.
+    /// The peer has sent FIN, and all publications due to it have been sent.
     PeerDone,
     /// The server stops.
     Shutdown,
@@ -154,21 +156,23 @@ pub enum Goodbye<'a> {
     TokenMissing,
 }
 
-/// An event for an open stream that cannot end it.
+/// An event for an open stream that does not end the stream.
 #[derive(Clone, Copy, Debug)]
 pub enum StreamEvent<'a> {
     /// The outcome of an acknowledgement.
     Acknowledged(&'a Acknowledgement, Acknowledged),
-    /// A gap was found while serving. It precedes all later publications of the channel.
+    /// A gap was found while the conn was served. The gap precedes all later publications of the
+    /// channel.
     Gap(&'a ChannelName, &'a Gap),
-    /// The client has received all known gaps. With them it has everything up to this position.
+    /// All known gaps have been sent. Together with the publications, they cover everything up to
+    /// this position.
     GapsSent(Cursor),
-    /// The conn has been unsubscribed. False if it was not subscribed.
+    /// The conn has been unsubscribed. The flag is false if the conn was not subscribed.
     Left(&'a Leave, bool),
 }
 
 impl Goodbye<'_> {
-    /// The reason under which the end is counted.
+    /// Returns the close reason that is counted for this end.
     #[must_use]
     pub fn close_reason(self) -> CloseReason {
         match self {
@@ -185,7 +189,7 @@ impl Goodbye<'_> {
 }
 
 impl Transport {
-    /// The encoding of publications.
+    /// Returns the encoding of publications.
     #[must_use]
     pub fn frame_kind(&self) -> FrameKind {
         match self {
@@ -194,7 +198,7 @@ impl Transport {
         }
     }
 
-    /// Whether bytes from the client wait because the work budget was used up.
+    /// Whether unhandled bytes from the client wait, because the work budget was used up.
     #[must_use]
     pub fn has_unhandled(&self) -> bool {
         match self {
@@ -216,7 +220,8 @@ impl Transport {
         }
     }
 
-    /// Handles the outcome of a join. `outcomes` has one entry per channel of `join`, in its order.
+    /// Handles the outcome of a join. `outcomes` has one entry for each channel of `join`, in the
+    /// same order.
     pub fn handle_joined(
         &mut self,
         join: &Join,
@@ -231,7 +236,7 @@ impl Transport {
         }
     }
 
-    /// Handles an event.
+    /// Handles an event of an open stream.
     pub fn handle_event(
         &self,
         event: StreamEvent<'_>,
@@ -244,8 +249,8 @@ impl Transport {
         }
     }
 
-    /// Sends a heartbeat. `is_caught_up` says that the conn has been sent everything up to
-    /// `context.head`.
+    /// Sends a heartbeat. `is_caught_up` is true if everything up to `context.head` has been sent
+    /// to the conn.
     pub fn handle_heartbeat(
         &mut self,
         is_caught_up: bool,
@@ -261,13 +266,15 @@ impl Transport {
     /// Warns the client that its token expires after this time.
     pub fn handle_expiring(&self, left: Duration, out: &mut Vec<u8>) {
         match self {
-            // The client cannot send a new token. It reconnects with one when the stream ends.
+            // The client cannot send a new token on this stream. When the stream ends, the client
+            // reconnects with a new token.
             Self::EventStream(_) => {}
             Self::WebSocket(socket) => socket.handle_expiring(left, out),
         }
     }
 
-    /// The control queue is empty: a pong that was postponed to keep it short is sent now.
+    /// Handles the event that the control queue has become empty. A pong that was postponed to keep
+    /// the queue short is sent now.
     pub fn handle_drained(&mut self, out: &mut Vec<u8>) {
         match self {
             Self::EventStream(_) => {}
@@ -304,7 +311,8 @@ impl Transport {
         }
     }
 
-    /// Whether the client answers pings, so that its silence means that it is gone.
+    /// Whether the client must answer pings. The silence of such a client means that the client is
+    /// gone.
     #[must_use]
     pub fn expects_pong(&self) -> bool {
         match self {
@@ -314,7 +322,8 @@ impl Transport {
     }
 }
 
-/// Appends the JSON fields of a gap event, which all transports share, without braces.
+/// Appends the JSON fields of a gap event, without braces. The fields are the same for all
+/// transports.
 fn push_gap_fields(channel: &ChannelName, gap: &Gap, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\"channel\":");
     push_json_string(channel.as_str(), out);
@@ -336,7 +345,7 @@ fn push_gap_fields(channel: &ChannelName, gap: &Gap, out: &mut Vec<u8>) {
 
 #[cfg(test)]
 pub(crate) mod test_context {
-    //! A context for tests of the transports.
+    //! Makes contexts for tests of the transports.
 
     use super::*;
     use crate::auth::{Access, ConnAccess};
@@ -348,7 +357,7 @@ pub(crate) mod test_context {
     use crate::metrics::WorkerMetrics;
     use crate::time::Now;
 
-    /// What a [`Context`] borrows.
+    /// The values that a [`Context`] borrows.
     #[derive(Debug, Default)]
     pub(crate) struct World {
         pub(crate) config: Config,
@@ -361,7 +370,7 @@ pub(crate) mod test_context {
     }
 
     impl World {
-        /// A context with a full work budget.
+        /// Makes a context with a full work budget.
         pub(crate) fn context(&mut self) -> Context<'_> {
             self.work = WorkBudget::default();
             Context {

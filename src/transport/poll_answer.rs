@@ -1,9 +1,9 @@
-//! The one answer of a poll, long or short.
+//! The answer of a long or short poll.
 //!
-//! The answer is final when it is written: its head contains its length and its entity tag, so
-//! nothing can be added or removed later. This file writes all that precedes the publications. They
-//! follow from the conn's outbox, as frames that all conns share. Called by the two transports and
-//! by the enum over them.
+//! An answer cannot change after its head is written, because the head contains the length and the
+//! entity tag. This module writes everything that precedes the publications. The publications are
+//! then sent from the conn's outbox, as frames that all conns share. The callers are the two
+//! polling transports and the enum over them.
 
 use crate::context::Context;
 use crate::effect::CloseReason;
@@ -16,19 +16,19 @@ use crate::hub::Gap;
 use crate::id::{ChannelName, Cursor};
 use crate::transport::push_gap_fields;
 
-/// The end of an answer, after its publications.
+/// The last bytes of an answer, after its publications.
 pub const TAIL: &[u8] = b"]}";
 
 /// The content of a poll's answer.
 #[derive(Debug)]
 pub struct News {
-    /// The gaps, per channel.
+    /// The gaps to report, each with its channel.
     pub gaps: Vec<(ChannelName, Gap)>,
     /// The publications, in order.
     pub publications: Vec<Encoded>,
     /// The client's position after the answer.
     pub position: Cursor,
-    /// There is neither gap nor publication, and the position is the client's old one.
+    /// Whether there is neither gap nor publication, and the client's position stays the same.
     pub is_unmoved: bool,
 }
 
@@ -40,11 +40,11 @@ impl News {
     }
 }
 
-/// What the answer depends on, apart from its content.
+/// The properties of a poll's request that determine its answer, apart from the answer's content.
 #[derive(Debug)]
 pub(super) struct PollTerms {
     envelope: Envelope,
-    /// The reason for which the conn is closed after the answer, if it is.
+    /// The reason to close the conn after the answer; `None` if the conn stays open.
     end: Option<CloseReason>,
     sharing: Sharing,
 }
@@ -73,7 +73,8 @@ impl PollTerms {
         self.end = reason.or(self.end);
     }
 
-    /// Writes all that precedes the publications. Without publications, writes the whole answer.
+    /// Writes everything that precedes the publications. If there are no publications, writes the
+    /// whole answer.
     pub(super) fn answer(
         &self,
         news: &News,
@@ -102,7 +103,7 @@ impl PollTerms {
         self.end
     }
 
-    /// Writes the answer 304: the client has this answer already.
+    /// Writes the answer 304, because the client already has this answer.
     pub(super) fn answer_not_modified(
         &self,
         news: &News,
@@ -132,7 +133,7 @@ impl PollTerms {
     }
 }
 
-/// Appends the JSON up to the first publication.
+/// Appends the answer's JSON text that precedes the first publication.
 fn push_opening(news: &News, out: &mut Vec<u8>) {
     let has_gap = !news.gaps.is_empty();
     push_display(

@@ -1,7 +1,7 @@
-//! Short poll: one answer at once, with or without news.
+//! Short poll: one answer at once, even without publications and gaps.
 //!
-//! Without news the position stays, so that the entity tag stays the same and the answer can be 304
-//! (RFC 9110, 13.1.2). Called by the enum over the polls.
+//! If there are no publications or gaps, the position does not change. Then the entity tag stays
+//! the same, and the answer can be 304 (RFC 9110, 13.1.2). The caller is the enum over the polls.
 
 use crate::context::Context;
 use crate::effect::{CloseReason, Effect, Join};
@@ -10,16 +10,17 @@ use crate::http::{After, Sharing, Validators};
 use crate::id::{Cursor, Since};
 use crate::transport::poll_answer::{News, PollTerms};
 
-/// One short poll.
+/// The state of a short poll.
 #[derive(Debug)]
 pub struct ShortPoll {
     terms: PollTerms,
-    /// The client's validators match the answer without news.
+    /// Whether the client's validators match the answer without publications and gaps.
     has_answer: bool,
 }
 
 impl ShortPoll {
-    /// A short poll for an accepted request. `head` is its position if it names none.
+    /// Makes a short poll for an accepted request. If the request names no position, the poll's
+    /// position is `head`.
     #[must_use]
     pub fn new(
         envelope: Envelope,
@@ -45,7 +46,7 @@ impl ShortPoll {
 
     pub(super) fn handle_joined(join: &Join, context: &mut Context<'_>) {
         let since = position(join.since, context.head);
-        // A poll without a position is owed nothing.
+        // No publications are due to a poll without a position.
         let is_up_to_date = join.since != Since::Now;
         context.ask(Effect::Answer {
             since,
@@ -67,7 +68,8 @@ impl ShortPoll {
     }
 }
 
-/// The position of an answer without news; `None` for the log's head at the time of the answer.
+/// Returns the position of an answer without publications and gaps. `None` stands for the log's
+/// head at the time of the answer.
 fn position(since: Since, head: Cursor) -> Option<Cursor> {
     match since {
         Since::After(cursor) => Some(cursor),

@@ -1,4 +1,4 @@
-//! Valid keys, and keys that are refused when they are read.
+//! Tests of valid keys, and of keys that are refused when they are read.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -14,7 +14,7 @@ const JWKS: &[u8] = include_bytes!("../../../tests/tokens/jwks.json");
 const RS256: &str = include_str!("../../../tests/tokens/rs256.jwt");
 const NOW_S: u64 = 1_800_000_000;
 
-/// A key of the valid set, by its index, with some members changed.
+/// Returns a key of the valid set with some members changed. `place` is the index of the key.
 fn jwk(place: usize, changes: &Value) -> Value {
     let set: Value = serde_json::from_slice(JWKS).unwrap();
     let mut key = set["keys"][place].clone();
@@ -36,7 +36,7 @@ fn parse(keys: &[Value]) -> Result<KeySet, KeyError> {
     KeySet::parse(json!({"keys": keys}).to_string().as_bytes())
 }
 
-/// The error of a set whose second key is this one.
+/// Returns the error for a set that has this key as its second key.
 fn fault(key: Value) -> KeyError {
     let good = jwk(1, &json!({}));
     match parse(&[good, key]).unwrap_err() {
@@ -55,7 +55,7 @@ fn element(tag: u8, value: &[u8]) -> Vec<u8> {
     [head, value.to_vec()].concat()
 }
 
-/// An RSA public key in PEM (PKCS #1).
+/// Encodes an RSA public key in PEM (PKCS #1).
 fn rsa_pem(n: &[u8], e: &[u8]) -> String {
     let der = element(0x30, &[element(2, n), element(2, e)].concat());
     let (begin, end) = (
@@ -93,7 +93,7 @@ fn unusable_rsa_key_is_refused_in_pem_and_jwk() {
     ] {
         let key = jwk(0, &json!({"n": encode(n), "e": encode(e)}));
         assert_eq!(fault(key), expected);
-        // In DER, a number whose highest bit is set is negative.
+        // In DER, a number whose highest bit is set is negative. So a zero byte is added.
         let pem = rsa_pem(&[&[0][..], n].concat(), e);
         let error = Key::new(Algorithm::Rs256, pem.as_bytes()).unwrap_err();
         assert_eq!(error, expected);
@@ -153,7 +153,7 @@ fn point_that_is_not_on_its_curve_is_refused() {
     for x in [&[2; 32][..], &[0xff; 32], &[0; 32], &[7; 31], &[7; 33], b""] {
         assert_eq!(fault(jwk(2, &json!({"x": encode(x)}))), KeyError::Ed25519);
     }
-    // The point is at the end of the encoded key.
+    // The point consists of the last bytes of the encoded key.
     for (algorithm, pem, error) in [
         (Algorithm::Es256, ES256_KEY, KeyError::Es256),
         (Algorithm::EdDsa, EDDSA_KEY, KeyError::Ed25519),

@@ -1,4 +1,4 @@
-//! Tokens of other implementations, and all refusals.
+//! Tests with tokens of other implementations, and of all refusals.
 
 mod keys;
 
@@ -17,7 +17,7 @@ const RS256_KEY: &[u8] = include_bytes!("../../../tests/tokens/rs256.pem");
 const ES256_KEY: &[u8] = include_bytes!("../../../tests/tokens/es256.pem");
 const EDDSA_KEY: &[u8] = include_bytes!("../../../tests/tokens/eddsa.pem");
 const JWKS: &[u8] = include_bytes!("../../../tests/tokens/jwks.json");
-/// Signed by `openssl`, valid until 2100.
+/// Tokens that were signed with `openssl` and are valid until 2100.
 const RS256: &str = include_str!("../../../tests/tokens/rs256.jwt");
 const ES256: &str = include_str!("../../../tests/tokens/es256.jwt");
 const EDDSA: &str = include_str!("../../../tests/tokens/eddsa.jwt");
@@ -129,7 +129,7 @@ fn minted_token_is_valid_for_every_secret() {
 
 #[test]
 fn public_key_is_never_used_as_a_secret() {
-    // A forger knows the public key and can sign with it as if it were a secret.
+    // An attacker knows the public key, and can sign a token with it as if it were a secret.
     let claims = json!({"exp": NOW_S + 60, "fanfare": {"subscribe": ["*"]}});
     for (algorithm, key) in [
         (Algorithm::Rs256, RS256_KEY),
@@ -194,7 +194,7 @@ fn times_are_checked_with_leeway_to_the_second() {
     assert_eq!(at(&from, NOW_S - 11), Err(TokenError::NotYet));
 }
 
-/// The expiry of a token with these claims, verified at this time.
+/// Verifies a token with these claims at this time, and returns its expiry.
 fn verify_text(claims: &str, unix_s: u64) -> Result<u64, TokenError> {
     let header = encode(&json!({"alg": "HS256"}));
     let message = format!("{header}.{}", URL_SAFE_NO_PAD.encode(claims));
@@ -347,7 +347,7 @@ fn malformed_token_is_refused() {
     let twice = URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256","alg":"none"}"#);
     let token = format!("{twice}.e30.AA");
     assert_eq!(hs256().verify(&token, NOW_S), Err(TokenError::Malformed));
-    // Longer than any configurable request head.
+    // This token is longer than any configurable request head.
     let huge = "a".repeat(65_537);
     assert_eq!(hs256().verify(&huge, NOW_S), Err(TokenError::TooLong));
 }

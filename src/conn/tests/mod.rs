@@ -1,4 +1,4 @@
-//! The machine, driven by bytes and time. The tests play the worker's part.
+//! Tests of the machine with bytes and times as input. The tests do the worker's work.
 
 mod polls;
 mod proxied;
@@ -22,7 +22,7 @@ const UPGRADE: &[u8] = b"GET /ws?channel=c HTTP/1.1\r\nHost: a\r\nUpgrade: webso
     Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
-/// One conn and its context.
+/// One conn and its context, with the functions of a worker.
 pub(super) struct Rig {
     pub(super) conn: Conn,
     now: Now,
@@ -88,7 +88,7 @@ impl Rig {
         self.call(|conn, out, context| conn.handle_bytes(&mut bytes, out, context));
     }
 
-    /// Grants the join of a conn that opens a stream.
+    /// Accepts the join of a conn that opens a stream.
     pub(super) fn join(&mut self) {
         let at = self
             .effects
@@ -106,7 +106,8 @@ impl Rig {
         self.call(|conn, out, context| conn.handle_joined(&join, &outcomes, out, context));
     }
 
-    /// The socket takes everything, and waiting input is handled, as the worker does it.
+    /// Writes the whole outbox and then handles waiting input, as the worker does. Returns the
+    /// written bytes.
     pub(super) fn drain(&mut self) -> Vec<u8> {
         let bytes = self.conn.outbox().slices().collect::<Vec<_>>().concat();
         if !bytes.is_empty() {
@@ -155,7 +156,7 @@ fn streaming(request: &[u8]) -> Rig {
     rig
 }
 
-/// A masked frame of a client, with an all-zero key.
+/// Returns a masked frame of a client, with an all-zero key.
 fn client_frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let length = u8::try_from(payload.len()).unwrap();
     let mut frame = vec![0x80 | opcode, 0x80 | length, 0, 0, 0, 0];
@@ -594,7 +595,7 @@ fn commands_beyond_the_budget_wait_and_are_answered_in_order() {
     let at_once = answered(&rig.conn.outbox().slices().collect::<Vec<_>>().concat());
     let at_once_max = (WORK_AT_ONCE_MAX / COMMAND_WORK) as usize;
     assert!(at_once > 0 && at_once <= at_once_max, "{at_once}");
-    // Later input is handled after waiting input.
+    // New input is handled after waiting input.
     let last = client_frame(1, command(300).as_bytes());
     rig.feed(&last);
     let mut out = Vec::new();

@@ -1,4 +1,4 @@
-//! Polls, driven by bytes and time. The tests play the worker's part.
+//! Tests of polls with bytes and times as input. The tests do the worker's work.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,7 +47,7 @@ fn something(sequence: u64) -> News {
 }
 
 impl Rig {
-    /// A poll that waits.
+    /// Makes a conn with a poll that waits.
     fn waiting(request: &[u8]) -> Self {
         let mut rig = Self::new();
         rig.feed(request);
@@ -58,7 +58,8 @@ impl Rig {
         rig
     }
 
-    /// Takes the effect that asks for an answer, if there is one.
+    /// Removes the effect that asks for an answer, and returns its position. Returns `None` if
+    /// there is no such effect.
     fn take_answer(&mut self) -> Option<Option<Cursor>> {
         let found = self.effects.iter().find_map(|effect| {
             if let Effect::Answer { since, .. } = effect {
@@ -105,7 +106,7 @@ impl Rig {
     }
 }
 
-/// The head and the content of a complete response.
+/// Splits a complete response into its head and its content.
 fn parts(response: &[u8]) -> (String, String) {
     let response = text(response);
     let (head, content) = response.split_once("\r\n\r\n").expect("a head");

@@ -1,4 +1,5 @@
-//! Conns behind proxies: PROXY headers at every cut, and clients that are refused.
+//! Tests of conns from proxies: PROXY headers that are split at every position, and clients that
+//! are refused.
 
 use super::super::*;
 use super::Rig;
@@ -18,7 +19,7 @@ fn proxied() -> Rig {
     rig
 }
 
-/// A header with this many bytes of extensions.
+/// Returns a header with this many bytes of extensions.
 fn long_v2(extensions: u16) -> Vec<u8> {
     let length = (12 + extensions).to_be_bytes();
     let extensions = vec![0xea; extensions.into()];
@@ -46,7 +47,7 @@ fn no_byte_after_the_header_is_read_at_any_cut() {
         while rig.conn.is_proxied() {
             let most = rig.conn.read_bytes_max(HEAD_BYTES);
             assert!(most > 0 && taken + most <= header.len());
-            // The bytes asked for may arrive in two parts.
+            // The requested bytes may arrive in two parts.
             let first = header[taken..taken + most.div_ceil(2)].to_vec();
             rig.feed(&first);
             taken += first.len();

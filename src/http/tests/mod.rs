@@ -1,4 +1,4 @@
-//! Complete requests and their answers.
+//! Tests of complete requests and their answers.
 
 mod origins;
 
@@ -14,7 +14,7 @@ fn read(bytes: &[u8]) -> RequestRead {
     read_request(bytes, &Config::default(), DATE, &WorkerMetrics::default())
 }
 
-/// A request for a target with these field lines.
+/// Returns a GET request for a target, with these field lines.
 fn get(target: &str, fields: &str) -> String {
     let line_end = if fields.is_empty() { "" } else { "\r\n" };
     format!("GET {target} HTTP/1.1\r\nHost: h\r\n{fields}{line_end}\r\n")
@@ -63,7 +63,7 @@ fn event_stream_to(target: &str, fields: &str) -> EventStreamRequest {
     }
 }
 
-/// Short heads, by status and persistence of the conn.
+/// Short request heads, grouped by the expected status and by whether the conn persists.
 const TABLE: &[(&str, After, &[&str])] = &[
     (
         "200",
@@ -231,7 +231,7 @@ const TABLE: &[(&str, After, &[&str])] = &[
     ),
 ];
 
-/// The table, with long heads and heads that are not text.
+/// Returns the entries of `TABLE`, together with long heads and heads that are not text.
 fn table() -> Vec<(Vec<u8>, &'static str, After)> {
     let long_target = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(8192));
     let long_field = get("/", &format!("X: {}", "y".repeat(8192)));
@@ -485,7 +485,7 @@ fn event_stream_prefers_the_position_of_the_field() {
     assert_eq!(event_stream_to("/sse?channel=a", "").since, Since::Now);
     let request = event_stream_to(query, "Last-Event-ID: \u{fc}");
     assert_eq!(request.since, Since::Unrecognised);
-    // The query that EventSource repeats on reconnect does not request history again.
+    // The repeated query of a reconnecting `EventSource` does not request the history again.
     let query = "/sse?channel=a&last=20&since=first";
     assert_eq!(event_stream_to(query, field).since, at("000000000001-2"));
     let request = event_stream_to(query, "Last-Event-ID: first");

@@ -1,9 +1,10 @@
-//! Requests from pages of other origins: admission and CORS fields.
+//! Tests of requests from pages of other origins: admission and CORS fields.
 
 use super::super::*;
 use super::{DATE, KEY, UPGRADE, get, status_of};
 
-/// A configuration with two origins, and with a token cookie if the name is not empty.
+/// Returns a configuration with two origins. If `cookie` is not empty, a cookie of this name may
+/// contain a token.
 fn guarded(cookie: &str) -> Config {
     let mut config = Config::default();
     config.browser.origins = vec!["https://a.example".into(), "http://b.example:8080".into()];

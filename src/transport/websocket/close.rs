@@ -8,7 +8,7 @@ use crate::config::limits::CONTROL_PAYLOAD_BYTES_MAX;
 use crate::frame::envelope::push_display;
 use crate::frame::websocket::{Opcode, push_frame};
 
-/// The client has sent FIN, and nothing is owed to it.
+/// The client has sent FIN, and all publications due to it have been sent.
 pub(super) const NORMAL: u16 = 1000;
 /// The client violated the protocol.
 pub(super) const PROTOCOL_ERROR: u16 = 1002;
@@ -31,7 +31,7 @@ pub(super) const NOT_ALLOWED: u16 = 4003;
 /// The client reads too slowly; it should back off.
 pub(super) const SLOW_CONSUMER: u16 = 4100;
 
-/// Why a client's close frame is invalid.
+/// The reason for which a client's close frame is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum CloseError {
     #[error("a close frame has a code of two bytes or nothing")]
@@ -42,7 +42,7 @@ pub(super) enum CloseError {
     ReasonNotUtf8,
 }
 
-/// Reads the body of a close frame. Returns `None` if it has no code.
+/// Parses the body of a close frame. Returns the close code, or `None` if the body is empty.
 pub(super) fn parse(body: &[u8]) -> Result<Option<u16>, CloseError> {
     if body.is_empty() {
         return Ok(None);
@@ -60,13 +60,13 @@ pub(super) fn parse(body: &[u8]) -> Result<Option<u16>, CloseError> {
     Ok(Some(code))
 }
 
-/// Whether an endpoint may send a code: those of RFC 6455, 7.4.1, those registered later, and the
-/// ranges for frameworks and applications.
+/// Whether an endpoint may send a close code. Allowed are the codes of RFC 6455, 7.4.1, codes that
+/// were registered later, and the ranges for frameworks and applications.
 fn is_sendable(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
 
-/// Appends the answer to a client's close: the same code, or none.
+/// Appends the answer to a client's close frame, with the same code if there is one.
 pub(super) fn push_echo(code: Option<u16>, out: &mut Vec<u8>) {
     match code {
         Some(code) => push_frame(Opcode::Close, &code.to_be_bytes(), out),
@@ -74,7 +74,8 @@ pub(super) fn push_echo(code: Option<u16>, out: &mut Vec<u8>) {
     }
 }
 
-/// Appends a close frame. A reason that does not fit is truncated; the server's are short ASCII.
+/// Appends a close frame. A reason that is too long is truncated; the server's reasons are short
+/// ASCII texts.
 pub(super) fn push_close(code: u16, reason: impl Display, out: &mut Vec<u8>) {
     let mut body = Vec::with_capacity(CONTROL_PAYLOAD_BYTES_MAX);
     body.extend_from_slice(&code.to_be_bytes());
@@ -92,7 +93,7 @@ mod tests {
     #[test]
     fn close_codes_are_those_that_tungstenite_allows() {
         for code in 0..=u16::MAX {
-            // Bad gateway, which is registered but missing in tungstenite.
+            // Code 1014 (Bad Gateway) is registered, but tungstenite does not know it.
             let is_newer = code == 1014;
             let expected = CloseCode::from(code).is_allowed() || is_newer;
             assert_eq!(is_sendable(code), expected, "{code}");

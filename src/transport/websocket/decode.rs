@@ -1,8 +1,9 @@
-//! Parses the header of a client's frame (RFC 6455, 5.2) and checks it in isolation.
+//! Parses the header of a client's frame (RFC 6455, 5.2) and checks the rules that concern the
+//! header alone.
 //!
-//! The machine checks whether the frame fits the message in progress and the size limit. Every rule
-//! is applied at the byte that breaks it, so the result depends on the bytes and never on their
-//! split into reads. Tests compare it with tungstenite's parser.
+//! The machine checks whether the frame fits the message in progress and the size limit. A broken
+//! rule is reported at the first byte that breaks it. So the result depends on the bytes only, not
+//! on how they are split into reads. Tests compare the results with tungstenite's parser.
 
 use crate::config::limits::CONTROL_PAYLOAD_BYTES_MAX;
 use crate::frame::websocket::{FIN, Opcode, RSV1};
@@ -10,7 +11,7 @@ use crate::frame::websocket::{FIN, Opcode, RSV1};
 /// The header of a client's frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameHeader {
-    /// The length of the payload; below 2^63.
+    /// The length of the payload in bytes; below 2^63.
     pub payload_bytes: u64,
     /// The key with which the payload is masked.
     pub masking_key: [u8; 4],
@@ -22,16 +23,16 @@ pub struct FrameHeader {
     pub is_compressed: bool,
 }
 
-/// The meaning of the first reserved bit on a conn.
+/// The meaning of the first reserved bit (RSV1) on a conn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rsv1 {
-    /// The message that begins here is compressed (RFC 7692, 6).
+    /// The bit marks the first frame of a compressed message (RFC 7692, 6).
     Compressed,
-    /// The bit must be zero: no extension was negotiated.
+    /// The bit must be zero, because no extension was negotiated.
     Reserved,
 }
 
-/// Why a header is invalid. All variants end the conn with close code 1002.
+/// The reason for which a header is invalid. All variants end the conn with close code 1002.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
     /// A control frame is fragmented (5.5).
@@ -40,13 +41,14 @@ pub enum HeaderError {
     /// A control frame's payload is longer than 125 bytes (5.5).
     #[error("a control frame has at most 125 bytes")]
     ControlTooLong,
-    /// The length fits a shorter form (5.2).
+    /// The length could be encoded in a shorter form (5.2).
     #[error("a length takes the shortest form")]
     LengthNotMinimal,
     /// The top bit of a 64-bit length is set (5.2).
     #[error("a length is below 2^63")]
     LengthTooLarge,
-    /// A bit of an extension is set that was not negotiated (5.2) or does not apply to the frame.
+    /// A reserved bit is set, but its extension was not negotiated (5.2) or does not apply to the
+    /// frame.
     #[error("a reserved bit is set")]
     ReservedBits,
     /// The opcode is reserved (5.2).
@@ -57,11 +59,11 @@ pub enum HeaderError {
     Unmasked,
 }
 
-/// Reads the header at the beginning of `bytes`, and returns its length, too. Returns `None` if the
-/// header is incomplete.
+/// Parses the header at the beginning of `bytes`. Returns the header and its length, or `None` if
+/// the header is incomplete.
 ///
 /// # Errors
-/// Returns the first broken rule. A header may be refused before it is complete.
+/// Returns the first rule that the header breaks. A header may be refused before it is complete.
 pub fn parse_header(bytes: &[u8], rsv1: Rsv1) -> Result<Option<(FrameHeader, usize)>, HeaderError> {
     let Some((&first, rest)) = bytes.split_first() else {
         return Ok(None);
@@ -97,7 +99,7 @@ fn parse_first_byte(byte: u8, rsv1: Rsv1) -> Result<(bool, Opcode), HeaderError>
     }
     let is_final = byte & FIN != 0;
     let opcode = Opcode::from_bits(byte & 0x0f);
-    // Only the first frame of a message carries the bit. Control frames are never compressed.
+    // Only the first frame of a message has this bit. Control frames are never compressed.
     if byte & RSV1 != 0 && !matches!(opcode, Some(Opcode::Text | Opcode::Binary)) {
         return Err(HeaderError::ReservedBits);
     }
@@ -119,7 +121,7 @@ fn parse_second_byte(byte: u8, opcode: Opcode) -> Result<u8, HeaderError> {
     Ok(short_length)
 }
 
-/// The payload's length, and the bytes after it.
+/// Parses the length of the payload. Returns it with the bytes after the length.
 fn parse_length(short_length: u8, rest: &[u8]) -> Result<Option<(u64, &[u8])>, HeaderError> {
     match short_length {
         126 => {
@@ -220,8 +222,8 @@ mod tests {
         }
     }
 
-    /// Whether the two results agree. The oracle does not check most of the rules, so they are
-    /// checked on the header that it returns.
+    /// Whether the parser's result agrees with the oracle (tungstenite). The oracle does not check
+    /// most of the rules, so this function checks them on the oracle's header.
     fn agrees_with_oracle(bytes: &[u8], parsed: Parsed) -> bool {
         let mut cursor = Cursor::new(bytes);
         let oracle = OracleHeader::parse(&mut cursor);
@@ -293,7 +295,7 @@ mod tests {
                 let part = &bytes[..cut];
                 let parsed = parse_header(part, Rsv1::Reserved);
                 prop_assert!(agrees_with_oracle(part, parsed), "{:?} {:x?}", parsed, part);
-                // The extension allows one more bit and changes nothing else.
+                // With the extension, one more bit is allowed. Nothing else changes.
                 let with = parse_header(part, Rsv1::Compressed);
                 let [first @ (0x41 | 0x42 | 0xc1 | 0xc2), ref rest @ ..] = *part else {
                     prop_assert_eq!(with, parsed);

@@ -1,6 +1,7 @@
-//! The faults of a client that end its conn, with the close code and the counted reason of each.
+//! The faults of a client that end its conn. Each has a close code and a close reason for the
+//! metrics.
 //!
-//! The decoder and the machine find faults; the machine alone acts on them. The text of a fault is
+//! The decoder and the machine detect faults; only the machine acts on them. The text of a fault is
 //! the reason in the close frame, for the client's developer.
 
 use super::close::{self, CloseError};
@@ -9,7 +10,7 @@ use super::utf8::InvalidUtf8;
 use crate::auth::TokenError;
 use crate::effect::CloseReason;
 
-/// A fault of the client.
+/// A fault of the client that ends its conn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Fault {
     #[error(transparent)]

@@ -1,9 +1,9 @@
 //! The messages of the subprotocol `fanfare.v1`: a parser for commands and writers for answers.
 //!
-//! A command is a JSON object in a text message. Its `type` decides which other fields it has;
-//! unknown fields are ignored. An answer is a JSON object in a text frame. A command that cannot be
-//! carried out is refused with an `error` message and never ends the conn. The machine decides when
-//! a message is sent.
+//! A command is a JSON object in a text message. Its `type` determines its other fields; unknown
+//! fields are ignored. An answer is a JSON object in a text frame. A command that cannot be
+//! executed is refused with an `error` message and never ends the conn. The machine decides when a
+//! message is sent.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -22,24 +22,25 @@ use crate::id::{ChannelName, ChannelNameError, Cursor, SINCE_FIRST, Since};
 use crate::json::{self, LimitError};
 use crate::transport::push_gap_fields;
 
-/// A command and the client's reference.
+/// A parsed command, with the client's reference if there is one.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Command {
     pub(super) action: Action,
     pub(super) reference: Option<Reference>,
 }
 
-/// The action of a command.
+/// The action that a command requests.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Action {
     /// Show a token.
     Authenticate { token: Box<str> },
-    /// Acknowledge all publications up to an id, of a channel or of the conn's only channel.
+    /// Acknowledge all publications of a channel up to and including an id. Without a channel, the
+    /// conn's only channel is meant.
     Acknowledge {
         channel: Option<ChannelName>,
         id: Cursor,
     },
-    /// Request a pong. Browsers do not expose the protocol's own ping.
+    /// Request a pong. This command exists because browsers do not expose the protocol's ping.
     Ping,
     /// Request the number of subscribers of a channel.
     Presence { channel: ChannelName },
@@ -65,7 +66,7 @@ pub(super) struct Refused {
     pub(super) reference: Option<Reference>,
 }
 
-/// Why a command is refused.
+/// The reason for which a command is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {
     #[error("the connection is already subscribed to the channel")]
@@ -122,7 +123,7 @@ pub(super) enum Refusal {
 }
 
 impl Refusal {
-    /// The value of `code` in the message.
+    /// Returns the value of `code` in the message.
     fn code(self) -> &'static str {
         match self {
             Self::AlreadySubscribed => "already_subscribed",
@@ -150,8 +151,8 @@ impl Refusal {
     }
 }
 
-/// A command's fields as unparsed JSON, so that a wrong type in one does not hide the others.
-/// `null` counts as absent, except in `data`, where it is a value.
+/// A command's fields as unparsed JSON, so that a wrong type in one field does not hide the other
+/// fields. `null` counts as an absent field, except in `data`, where it is a value.
 #[derive(Deserialize)]
 struct Fields<'a> {
     #[serde(borrow, rename = "type")]
@@ -181,7 +182,7 @@ fn value<'de: 'a, 'a, D: Deserializer<'de>>(json: D) -> Result<Option<&'a RawVal
 /// Parses a command.
 pub(super) fn parse(text: &str) -> Result<Command, Refused> {
     let refuse = |refusal, reference| Refused { refusal, reference };
-    // Serde would also accept an array of the values.
+    // Checked because serde would also accept an array of the values instead of an object.
     if !text.trim_ascii_start().starts_with('{') {
         return Err(refuse(Refusal::BadJson, None));
     }
@@ -241,7 +242,8 @@ fn parse_channel(fields: &Fields<'_>) -> Result<ChannelName, Refusal> {
     ChannelName::new(&name.ok_or(Refusal::ChannelMissing)?).map_err(Refusal::BadChannel)
 }
 
-/// Where a subscription begins. `last` is used if `since` is absent or empty.
+/// Parses the position at which a subscription begins. `last` is used if `since` is absent or
+/// empty.
 fn parse_since(fields: &Fields<'_>) -> Result<Since, Refusal> {
     let last = |json: &RawValue| json::whole_number(json.get()).and_then(Since::last);
     let last = fields.last.map(|json| last(json).ok_or(Refusal::BadLast));
@@ -272,7 +274,7 @@ fn parse_string(json: &RawValue) -> Option<String> {
     serde_json::from_str(json.get()).ok()
 }
 
-/// Appends the first message of a conn: its name and the interval of heartbeats.
+/// Appends the first message on a conn, with the conn's name and the heartbeat interval.
 pub(super) fn push_welcome(out: &mut Vec<u8>, context: &Context<'_>) {
     push_message("welcome", None, out, |out| {
         push_display(
@@ -285,7 +287,8 @@ pub(super) fn push_welcome(out: &mut Vec<u8>, context: &Context<'_>) {
     });
 }
 
-/// Appends that a subscription has begun, and the position from which the client would resume.
+/// Appends the message that a subscription has begun, with the position from which the client can
+/// resume.
 pub(super) fn push_subscribed(
     channel: &ChannelName,
     position: Cursor,
@@ -302,8 +305,8 @@ pub(super) fn push_subscribed(
     });
 }
 
-/// Appends that a command has succeeded, with its id if it has one. Without a reference nothing is
-/// appended, because the client could not match the answer.
+/// Appends the message that a command has succeeded, with an id if there is one. Appends nothing
+/// for a command without a reference, because the client could not match the answer to its command.
 pub(super) fn push_ok(id: Option<Cursor>, reference: Option<&Reference>, out: &mut Vec<u8>) {
     if reference.is_none() {
         return;
@@ -315,7 +318,7 @@ pub(super) fn push_ok(id: Option<Cursor>, reference: Option<&Reference>, out: &m
     });
 }
 
-/// Appends a backend's message to this conn.
+/// Appends the message with a backend's payload for this conn.
 pub(super) fn push_direct(payload: &Payload, out: &mut Vec<u8>) {
     push_message("direct", None, out, |out| {
         out.push(b',');
@@ -336,7 +339,7 @@ pub(super) fn push_presence(
     });
 }
 
-/// Appends that a subscription has ended.
+/// Appends the message that a subscription has ended.
 pub(super) fn push_unsubscribed(
     channel: &ChannelName,
     reference: Option<&Reference>,
@@ -355,7 +358,7 @@ pub(super) fn push_gap(channel: &ChannelName, gap: &Gap, out: &mut Vec<u8>) {
     });
 }
 
-/// Appends that the client's token expires in this time.
+/// Appends the message that the client's token expires after this time.
 pub(super) fn push_expiring(left: Duration, out: &mut Vec<u8>) {
     push_message("expiring", None, out, |out| {
         push_display(&format_args!(",\"in_ms\":{}", left.as_millis()), out);
@@ -367,7 +370,7 @@ pub(super) fn push_pong(reference: Option<&Reference>, out: &mut Vec<u8>) {
     push_message("pong", reference, out, |_no_fields| {});
 }
 
-/// Appends that a command is refused.
+/// Appends the message that a command is refused.
 pub(super) fn push_error(refusal: Refusal, reference: Option<&Reference>, out: &mut Vec<u8>) {
     push_message("error", reference, out, |out| {
         push_display(
@@ -384,7 +387,7 @@ fn push_channel(channel: &ChannelName, out: &mut Vec<u8>) {
     push_json_string(channel.as_str(), out);
 }
 
-/// Appends a text of the server. It contains no character that JSON escapes.
+/// Appends a text that the server has written, which contains no character that JSON escapes.
 fn push_plain(text: impl Display, out: &mut Vec<u8>) {
     let start = out.len();
     push_display(&text, out);
@@ -395,8 +398,8 @@ fn push_plain(text: impl Display, out: &mut Vec<u8>) {
     );
 }
 
-/// Appends one message in a text frame: its type, its own fields, each with a leading comma, and
-/// the client's reference.
+/// Appends one message in a text frame. `push_fields` appends the message's fields between the type
+/// and the client's reference, each after a comma.
 fn push_message(
     kind: &str,
     reference: Option<&Reference>,
@@ -413,8 +416,9 @@ fn push_message(
     frame_from(start, out);
 }
 
-/// Turns the bytes of `out` after `start` into a text frame. The header's length depends on the
-/// payload's, so it is appended and then rotated to the front. This needs no second buffer.
+/// Turns the bytes of `out` after `start` into a text frame. The length of the header depends on
+/// the length of the payload. So the header is appended last and then rotated to the front, which
+/// needs no second buffer.
 fn frame_from(start: usize, out: &mut Vec<u8>) {
     let payload_end = out.len();
     push_header(Opcode::Text, payload_end - start, out);
@@ -718,7 +722,7 @@ mod tests {
         ] {
             let mut out = vec![0xee];
             push_error(refusal, Reference::from_json("\"r\"").as_ref(), &mut out);
-            // What was there before stays, then come two or four bytes of header.
+            // Earlier bytes stay unchanged. The frame's header has two or four bytes.
             assert_eq!(out[..2], [0xee, 0x81]);
             let body = if out[2] < 126 { &out[3..] } else { &out[5..] };
             let value: serde_json::Value = serde_json::from_slice(body).unwrap();

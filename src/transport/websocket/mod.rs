@@ -1,11 +1,12 @@
 //! WebSocket: the server's side of RFC 6455 after the handshake, and the subprotocol `fanfare.v1`.
 //!
-//! Accepts the client's bytes however they are split, checks every rule of the protocol, answers
-//! pings and closes, and turns commands into effects. It holds one pointer and four bytes while
-//! nothing is incomplete: a frame that is complete in the input is handled in place. Compressed
-//! messages are inflated by the worker's one inflater. Control messages of the server are short, so
-//! they are sent uncompressed. With the data envelope, the client's messages are checked and
-//! ignored. Publications never pass here: `frame` encodes them. Called by the transports' enum.
+//! This transport accepts the client's bytes however they are split, and checks every rule of the
+//! protocol. It answers pings and close frames, and turns commands into effects. While no frame is
+//! incomplete, a WebSocket occupies one pointer and four bytes, because complete frames are handled
+//! in place. The worker's inflater inflates compressed messages. Control messages of the server are
+//! short, so they are sent uncompressed. With the data envelope, the client's messages are checked
+//! and ignored. Publications are not written here: `frame` encodes them. The caller is the
+//! transports' enum.
 
 pub mod decode;
 pub mod unmask;
@@ -31,21 +32,21 @@ use crate::transport::{Flow, Goodbye, StreamEvent};
 use message::Refusal;
 use pending::Pending;
 
-/// One WebSocket.
+/// The state of a WebSocket.
 #[derive(Debug)]
 pub struct WebSocket {
-    /// Exists only while it is not empty.
+    /// Incomplete or unhandled input, and a postponed pong; `None` while there is neither.
     pending: Option<Box<Pending>>,
     envelope: Envelope,
     compression: Compression,
     state: State,
 }
 
-/// Whether messages may be compressed, as agreed in the handshake (RFC 7692). Neither side takes
-/// over a context, so no further state is needed.
+/// Whether messages may be compressed, as negotiated in the handshake (RFC 7692). No further state
+/// is needed, because neither side uses context takeover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {
-    /// Each side may compress each message.
+    /// Both sides may compress their messages.
     Deflate,
     /// No message is compressed.
     None,
@@ -56,14 +57,14 @@ pub enum Compression {
 enum State {
     /// No close frame was sent or received.
     Open,
-    /// The server has sent its close frame and reads until the client's.
+    /// The server has sent its close frame and waits for the client's close frame.
     Closing(CloseReason),
-    /// Nothing is read or written any more.
+    /// The stream is over. Nothing more is read or written.
     Ended(CloseReason),
 }
 
 impl WebSocket {
-    /// A WebSocket whose handshake has been answered.
+    /// Makes a WebSocket whose handshake has been answered.
     #[must_use]
     pub fn new(envelope: Envelope, compression: Compression) -> Self {
         Self {
@@ -103,8 +104,8 @@ impl WebSocket {
                 None
             }
         };
-        // Gaps precede any id from which a client could resume. A client that loses the connection
-        // in between receives them again.
+        // Gaps are sent before any id from which a client could resume. A client that loses the
+        // connection in between receives the gaps again.
         for (channel, outcome) in join.channels.iter().zip(outcomes) {
             if let Some(gap) = outcome.joined().and_then(|joined| joined.gap) {
                 message::push_gap(channel, &gap, out);
@@ -147,7 +148,8 @@ impl WebSocket {
                 message::push_gap(channel, gap, out);
                 context.metrics.gaps.increment();
             }
-            // The client keeps a position per channel: the end of the channel's gap.
+            // No message is needed, because the client keeps a position for each channel: the end
+            // of the channel's gap.
             StreamEvent::GapsSent(_) => {}
             StreamEvent::Left(leave, true) => {
                 message::push_unsubscribed(&leave.channel, leave.reference.as_ref(), out);
@@ -241,7 +243,8 @@ impl WebSocket {
                 Goodbye::Overflow => close::push_close(close::SLOW_CONSUMER, "slow consumer", out),
                 Goodbye::PeerDone => {
                     close::push_close(close::NORMAL, "end of input", out);
-                    // The client has skipped the closing handshake, so it counts as gone.
+                    // The client has omitted the closing handshake, so the close reason is
+                    // `PeerGone`.
                     self.state = State::Ended(CloseReason::PeerGone);
                     return self.flow();
                 }
@@ -305,7 +308,7 @@ fn push_acknowledged(
 }
 
 /// Sends the outcome of a client's publication. Success is sent only for a command with a
-/// reference, since the client could not match it otherwise.
+/// reference, because otherwise the client could not match the answer to its command.
 fn push_published(
     outcome: PublishOutcome,
     reference: Option<&Reference>,

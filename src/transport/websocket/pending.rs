@@ -1,28 +1,28 @@
 //! The incomplete frames and messages of a WebSocket, and a postponed pong.
 //!
-//! Boxed by the machine, and only while it is not empty; a client that sends complete frames costs
-//! nothing between them. Every part is bounded: a header to 14 bytes, a control payload to 125, a
-//! message to the configured limit, unhandled input to one read. Memory grows with the received
-//! bytes, never with an announced length.
+//! The WebSocket boxes this state and keeps it only while it is not empty. So a client that sends
+//! complete frames uses no memory between them. Every part is bounded: a header to 14 bytes, a
+//! control payload to 125, a message to the configured limit, unhandled input to one read. Memory
+//! grows with the received bytes, never with an announced length.
 
 use super::decode::{FrameHeader, HeaderError, Rsv1, parse_header};
 use super::utf8::{InvalidUtf8, Utf8Check};
 use crate::config::limits::FRAME_HEADER_BYTES_MAX;
 use crate::frame::websocket::Opcode;
 
-/// All that waits for bytes from the client, or for room in the control queue.
+/// Everything that waits for more bytes from the client or for room in the control queue.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
     /// An incomplete header. Empty while `frame` is set.
     pub(super) header: PartialHeader,
     /// The frame whose payload is incomplete.
     pub(super) frame: Option<PartialFrame>,
-    /// The received part of the payload of the control frame in `frame`, unmasked.
+    /// The received part of a control frame's payload, unmasked. The control frame is in `frame`.
     pub(super) control: Vec<u8>,
     /// The message that the next data frame continues.
     pub(super) message: Option<PartialMessage>,
-    /// Unparsed input beyond the work budget. It begins with a header, so `header` and `frame` are
-    /// empty beside it.
+    /// Unparsed input beyond the work budget. This input begins with a header, so `header` and
+    /// `frame` are empty while there is unhandled input.
     pub(super) unhandled: Vec<u8>,
     /// The payload of the newest ping, if its pong is postponed.
     pub(super) pong: Option<Vec<u8>>,
@@ -38,11 +38,11 @@ impl Pending {
     }
 }
 
-/// The first bytes of a header.
+/// The first bytes of an incomplete header.
 #[derive(Debug, Default)]
 pub(super) struct PartialHeader {
     bytes: [u8; FRAME_HEADER_BYTES_MAX],
-    /// Less than the length of the complete header.
+    /// The number of received bytes, less than the length of the complete header.
     length: u8,
 }
 
@@ -51,8 +51,8 @@ impl PartialHeader {
         self.length == 0
     }
 
-    /// Appends `input`. Returns the header if it is complete, and how many bytes of the input
-    /// belong to it; otherwise all of the input is kept.
+    /// Appends `input`. If the header is complete, returns the header and the number of bytes of
+    /// `input` that belong to it. Otherwise keeps all of `input`.
     pub(super) fn push(
         &mut self,
         input: &[u8],
@@ -71,7 +71,8 @@ impl PartialHeader {
                 Ok(Some((header, taken.saturating_sub(before))))
             }
             None => {
-                // A full buffer always contains a complete header, so all of the input fitted.
+                // A full buffer always contains a complete header. This header is incomplete, so
+                // the buffer had room for all of the input.
                 debug_assert_eq!(copied, input.len());
                 self.length = u8::try_from(filled).unwrap_or(0);
                 Ok(None)
@@ -80,16 +81,16 @@ impl PartialHeader {
     }
 }
 
-/// A frame, and how much of its payload has been received.
+/// A frame whose payload has been received in part.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PartialFrame {
     pub(super) header: FrameHeader,
-    /// At most the header's payload length.
+    /// The number of received payload bytes; at most the payload length in the header.
     pub(super) received: u64,
 }
 
 impl PartialFrame {
-    /// How many bytes of the payload are missing.
+    /// Returns the number of payload bytes that are missing.
     pub(super) fn remaining(&self) -> u64 {
         self.header.payload_bytes - self.received
     }
@@ -102,8 +103,8 @@ pub(super) enum MessageKind {
 }
 
 impl MessageKind {
-    /// The kind that a data frame begins. Of a continuation frame it has no meaning: the message in
-    /// progress has its kind already.
+    /// Returns the kind of message that a data frame begins. For a continuation frame the result
+    /// has no meaning, because the message in progress already has its kind.
     pub(super) fn of(opcode: Opcode) -> Self {
         match opcode {
             Opcode::Binary => Self::Binary,
@@ -114,16 +115,16 @@ impl MessageKind {
     }
 }
 
-/// What is kept of a message's payload.
+/// The part of a message's payload that is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Keep {
-    /// The compressed bytes, up to this many. They are inflated and checked when the message is
-    /// complete. Inflating part by part would occupy an inflater and a window for as long as the
-    /// sender takes.
+    /// The compressed bytes, at most `bytes_max`. They are inflated and checked when the message is
+    /// complete. Inflating each part on arrival would occupy an inflater and a window until the
+    /// client has sent the last part.
     Compressed { bytes_max: usize },
-    /// Nothing: the payload is only checked.
+    /// Nothing is kept, because the payload is only checked.
     Nothing,
-    /// The payload, up to this many bytes.
+    /// The payload, at most `bytes_max` bytes.
     Payload { bytes_max: usize },
 }
 
@@ -159,7 +160,8 @@ impl PartialMessage {
         if let Keep::Compressed { bytes_max } | Keep::Payload { bytes_max } = self.keep {
             let needed = self.payload.len() + part.len();
             if needed > self.payload.capacity() {
-                // Doubled, as a vector would, but not beyond the limit of the message.
+                // The capacity is doubled, as a vector does, but not beyond the limit of the
+                // message.
                 let target = needed.max((needed * 2).min(bytes_max));
                 self.payload.reserve_exact(target - self.payload.len());
             }
@@ -172,7 +174,7 @@ impl PartialMessage {
         matches!(self.keep, Keep::Compressed { .. })
     }
 
-    /// The payload of the complete message.
+    /// Returns the payload of the complete message.
     pub(super) fn finish(self) -> Result<Vec<u8>, InvalidUtf8> {
         if self.utf8.is_complete() {
             Ok(self.payload)

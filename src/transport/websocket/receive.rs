@@ -1,9 +1,11 @@
-//! The receiving half of a WebSocket: from bytes, at any split, to answers and effects.
+//! The receiving half of a WebSocket: turns bytes into answers and effects, however the bytes are
+//! split.
 //!
-//! Processes the input part by part: a header, then the available part of its payload, unmasked in
-//! place. Complete frames and messages are handled in place; only an incomplete rest is kept.
-//! Checks every rule that needs more than one header (RFC 6455, 5.4 to 5.6). Memory is bounded by
-//! the received bytes, never by an announced length. An inflated message is bounded like any other.
+//! Input is processed in parts. A part is a header and the available bytes of its payload, which
+//! are unmasked in place. Complete frames and messages are handled in place; only an incomplete
+//! rest is kept. This module checks every rule that needs more than one header (RFC 6455, 5.4 to
+//! 5.6). Memory grows with the received bytes, never with an announced length. An inflated message
+//! has the same limit as any other message.
 
 use super::close;
 use super::decode::{FrameHeader, Rsv1, parse_header};
@@ -25,9 +27,9 @@ use crate::frame::websocket::{Opcode, push_frame};
 use crate::id::ChannelName;
 use crate::transport::Flow;
 
-/// When the control queue has this many bytes, only the newest ping is answered, and only when
-/// there is room again (RFC 6455, 5.5.3, allows that). Otherwise a client that pings and does not
-/// read could fill the queue.
+/// Pings are answered at once while the control queue has fewer bytes than this. Otherwise only the
+/// newest ping is answered, when there is room again (RFC 6455, 5.5.3, allows this). Without this
+/// rule, a client that sends pings and does not read could fill the queue.
 const PONG_BACKLOG_BYTES: usize = 4096;
 
 impl WebSocket {
@@ -54,7 +56,7 @@ impl WebSocket {
         (!unhandled.is_empty()).then(|| std::mem::take(unhandled))
     }
 
-    /// Handles part after part until the work budget is used up. The rest waits.
+    /// Handles parts of the input until the work budget is used up. The rest of the input waits.
     fn take_parts(&mut self, bytes: &mut [u8], out: &mut Vec<u8>, context: &mut Context<'_>) {
         let mut rest = bytes;
         while !rest.is_empty() && !matches!(self.state, State::Ended(_)) {
@@ -73,8 +75,8 @@ impl WebSocket {
         }
     }
 
-    /// Ends the conn because of a client's fault. If the server has sent its close frame before,
-    /// the reason of that frame stays.
+    /// Ends the conn because of a client's fault. If the server has already sent its close frame,
+    /// the reason of that close frame is kept.
     fn fail(&mut self, fault: Fault, out: &mut Vec<u8>) {
         match self.state {
             State::Open => {
@@ -99,7 +101,7 @@ impl WebSocket {
         };
         let length = usize::try_from(frame.remaining()).unwrap_or(usize::MAX);
         let (payload, rest) = bytes.split_at_mut(length.min(bytes.len()));
-        // The key repeats every four bytes.
+        // The masking key repeats every four bytes.
         let offset = usize::try_from(frame.received % 4).unwrap_or(0);
         unmask(payload, frame.header.masking_key, offset);
         frame.received += payload.len() as u64;
@@ -117,8 +119,8 @@ impl WebSocket {
         Ok(rest)
     }
 
-    /// The frame that the bytes continue or begin, and the bytes after its header. `None` if its
-    /// header is incomplete; the bytes are kept then.
+    /// Returns the frame that the bytes continue or begin, and the bytes after its header. If the
+    /// header is incomplete, keeps the bytes and returns `None`.
     fn take_frame<'bytes>(
         &mut self,
         bytes: &'bytes mut [u8],
@@ -160,8 +162,8 @@ impl WebSocket {
         Ok(Some((frame, rest)))
     }
 
-    /// Checks by its header alone whether a frame is allowed now (RFC 6455, 5.4), before any memory
-    /// is reserved for it.
+    /// Checks whether a frame is allowed now (RFC 6455, 5.4). Only the header is used, so that no
+    /// memory is reserved for a refused frame.
     fn check_fits(&self, frame: &PartialFrame, context: &Context<'_>) -> Result<(), Fault> {
         let (before, is_compressed) = match (frame.header.opcode, self.message()) {
             (Opcode::Close | Opcode::Ping | Opcode::Pong, _) => return Ok(()),
@@ -182,7 +184,7 @@ impl WebSocket {
         Ok(())
     }
 
-    /// Takes a part of a control frame, and handles the frame when it is complete.
+    /// Accepts a part of a control frame, and handles the frame when it is complete.
     fn take_control_part(
         &mut self,
         frame: &PartialFrame,
@@ -211,7 +213,7 @@ impl WebSocket {
         match opcode {
             Opcode::Close => self.handle_close(payload, out)?,
             Opcode::Ping => self.handle_ping(payload, out),
-            // The conn counts any byte as a sign of life, so a pong needs no handling.
+            // A pong needs no handling, because any received byte counts as a sign of life.
             Opcode::Pong => {}
             Opcode::Continuation | Opcode::Text | Opcode::Binary => {
                 debug_assert!(false, "not a control frame");
@@ -258,7 +260,7 @@ impl WebSocket {
         }
     }
 
-    /// Takes a part of a data frame. A message of one frame that is complete is handled in place.
+    /// Accepts a part of a data frame. A complete message in one frame is handled in place.
     fn take_data_part(
         &mut self,
         frame: &PartialFrame,
@@ -281,8 +283,8 @@ impl WebSocket {
         }
     }
 
-    /// Adds a part to the message in progress, or begins one. Returns the message if it is
-    /// complete.
+    /// Adds a part to the message in progress, or begins a new message. Returns the message if it
+    /// is complete.
     fn take_message_part(
         &mut self,
         frame: &PartialFrame,
@@ -298,7 +300,7 @@ impl WebSocket {
         Ok(slot.take_if(|_| is_complete))
     }
 
-    /// Handles a message that was collected from parts.
+    /// Handles a complete message that was collected from several parts.
     fn handle_collected(
         &self,
         message: PartialMessage,
@@ -313,7 +315,8 @@ impl WebSocket {
         }
     }
 
-    /// What to keep of a message: the text of commands, and compressed bytes until the end.
+    /// Returns the part of a message to keep. The text of commands is kept, and so are compressed
+    /// bytes.
     fn keep_of(&self, kind: MessageKind, first: &FrameHeader, context: &Context<'_>) -> Keep {
         let limit = context.config.limits.client_message_bytes;
         if first.is_compressed {
@@ -329,7 +332,7 @@ impl WebSocket {
         }
     }
 
-    /// Inflates a complete message within the limit on messages, then handles it.
+    /// Inflates a complete message, up to the limit on messages, and handles the inflated message.
     fn inflate_message(
         &self,
         kind: MessageKind,
@@ -391,7 +394,7 @@ fn to_usize(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
-/// Turns a command into an effect or an answer.
+/// Executes a command: asks for an effect, or writes an answer.
 fn handle_command(text: &str, out: &mut Vec<u8>, context: &mut Context<'_>) -> Result<(), Fault> {
     let command = match message::parse(text) {
         Ok(command) => command,
@@ -462,7 +465,8 @@ fn may_count(channel: &ChannelName, context: &Context<'_>) -> bool {
     context.config.client_rules(channel).presence && may_subscribe(channel, context)
 }
 
-/// The receivers of a client's publications to a channel; `None` if the client may not publish.
+/// Returns the receivers of a client's publications to a channel; `None` if the client may not
+/// publish.
 fn publish_audience(channel: &ChannelName, context: &Context<'_>) -> Option<Audience> {
     let audience = match context.config.client_rules(channel).publish {
         ClientPublish::Off => return None,
@@ -473,7 +477,8 @@ fn publish_audience(channel: &ChannelName, context: &Context<'_>) -> Option<Audi
     may_publish.then_some(audience)
 }
 
-/// Checks a token. An invalid one ends the conn, so a client cannot have many of them verified.
+/// Checks a token. An invalid token ends the conn, so that a client cannot cause many
+/// verifications.
 fn authenticate(
     token: &str,
     reference: Option<&Reference>,
@@ -496,7 +501,7 @@ fn authenticate(
         }
     };
     context.metrics.tokens_accepted.increment();
-    // The worker brings the conn's timer forward if the token ends before it.
+    // If the token expires before the next heartbeat, the worker sets the timer to an earlier time.
     let interval = context.config.heartbeat.interval();
     context.ask(Effect::SetTimer(context.now.after(interval)));
     let effect = match shown {

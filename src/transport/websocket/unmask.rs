@@ -1,10 +1,11 @@
 //! Unmasks a client's payload (RFC 6455, 5.3).
 //!
-//! Works in place and from any offset of the key, because a payload may arrive in parts. It XORs
-//! eight bytes at a time, which the compiler vectorizes. It does not allocate and does not depend
-//! on alignment. `receive` is the only caller.
+//! Bytes are unmasked in place. Because a payload may arrive in parts, unmasking can start at any
+//! offset of the key. Eight bytes are combined by XOR at a time, and the compiler vectorizes this
+//! loop. Unmasking does not allocate and does not depend on alignment. `receive` is the only
+//! caller.
 
-/// Unmasks `bytes`, which are at `offset` in their payload.
+/// Unmasks `bytes`, which begin at `offset` in the frame's payload.
 pub fn unmask(bytes: &mut [u8], mut masking_key: [u8; 4], offset: usize) {
     masking_key.rotate_left(offset % 4);
     let [a, b, c, d] = masking_key;

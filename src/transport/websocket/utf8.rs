@@ -1,11 +1,11 @@
-//! Incremental check of UTF-8 (RFC 3629; RFC 6455, 8.1).
+//! An incremental check for UTF-8 (RFC 3629; RFC 6455, 8.1).
 //!
-//! Keeps at most three bytes: those of an incomplete character. Reports an error at the first byte
-//! that cannot continue the text, so a client that sends invalid text slowly is closed at once.
-//! Used for text messages that arrive in parts. A complete message is checked in one call, without
-//! this state.
+//! The check keeps only the bytes of an incomplete character, at most three. It reports an error at
+//! the first byte that cannot continue the text, so a client that sends invalid text slowly is
+//! closed at once. It is used for text messages that arrive in parts. A complete message is checked
+//! in one call, without this state.
 
-/// The text is not UTF-8.
+/// The error for a text that is not UTF-8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("text is not UTF-8")]
 pub struct InvalidUtf8;
@@ -13,7 +13,7 @@ pub struct InvalidUtf8;
 /// The state of the check after the parts so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Utf8Check {
-    /// The bytes of an incomplete character: at most three between two calls.
+    /// The bytes of an incomplete character. Between two calls there are at most three.
     carry: [u8; 4],
     carry_bytes: u8,
 }
@@ -43,7 +43,7 @@ impl Utf8Check {
         self.carry_bytes == 0
     }
 
-    /// Completes the carried character, and returns the rest of the part.
+    /// Completes the carried character and returns the rest of the part.
     fn finish_character<'part>(
         &mut self,
         mut part: &'part [u8],
@@ -65,7 +65,7 @@ impl Utf8Check {
 
     fn carry_byte(&mut self, byte: u8) -> Result<(), InvalidUtf8> {
         let room = self.carry.get_mut(usize::from(self.carry_bytes));
-        // An incomplete character is always shorter than the carry.
+        // The buffer always has room, because an incomplete character has at most three bytes.
         *room.ok_or(InvalidUtf8)? = byte;
         self.carry_bytes += 1;
         Ok(())

@@ -1,5 +1,6 @@
 //! The cases of the Autobahn test suite, as tables. The test names contain the suite's case
-//! numbers. The suite expects an echo; here a message is accepted if the conn stays open.
+//! numbers. The suite expects an echo of each message. These tests expect instead that the conn
+//! stays open.
 
 use super::super::*;
 use super::{Outcome, close_frame, frame, run, run_every_cut};
@@ -16,7 +17,7 @@ fn check_open(case: &str, input: &[u8], pongs: &[&[u8]]) {
     assert_eq!(outcome.frames, expected, "{case}");
 }
 
-/// The conn ends with this code, and bytes after the fault change nothing.
+/// Checks that the conn ends with this close code, and that bytes after the fault change nothing.
 fn check_failed(case: &str, input: &[u8], pongs: usize, code: u16) {
     let expected_flow = Flow::Ended(match code {
         1002 => CloseReason::ProtocolError,
@@ -38,7 +39,7 @@ fn check_failed(case: &str, input: &[u8], pongs: usize, code: u16) {
     }
 }
 
-/// The client's close is echoed, and bytes after it change nothing.
+/// Checks that the client's close frame is echoed, and that bytes after it change nothing.
 fn check_closed(case: &str, input: &[u8], echo: &[u8]) {
     let outcome = run_every_cut(Envelope::Data, input);
     assert_eq!(outcome.flow, Flow::Ended(CloseReason::Done), "{case}");
@@ -173,11 +174,11 @@ fn case_6_text_is_utf8_at_every_cut() {
     check_failed("6.3.1", &frame(0x81, invalid), 0, 1007);
     let octets: Vec<&[u8]> = invalid.chunks(1).collect();
     check_failed("6.3.2", &fragments(1, &octets), 0, 1007);
-    // The text fails although the message is not complete.
+    // Invalid text is refused before the message is complete.
     check_failed("6.4.1", &frame(0x01, b"\xce\xba\xf4\x90\x80\x80"), 0, 1007);
     let in_mid_frame = &frame(0x81, b"\xce\xba\xf4\x90\x80\x80edited")[..6 + 4];
     check_failed("6.4.3", in_mid_frame, 0, 1007);
-    // Binary messages are not checked.
+    // Binary messages are not checked for UTF-8.
     check_open("binary", &fragments(2, &[b"\xff", b"\xc0"]), &[]);
 }
 
@@ -217,7 +218,7 @@ fn case_6_valid_sequences_pass() {
 #[test]
 fn case_6_invalid_sequences_fail() {
     let sequences: [&[u8]; 34] = [
-        // 6.6: truncated.
+        // 6.6: truncated texts.
         b"\xce",
         b"\xce\xba\xe1",
         b"\xce\xba\xe1\xbd",

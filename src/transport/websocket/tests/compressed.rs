@@ -1,5 +1,5 @@
-//! Compressed messages from clients (RFC 7692, 6 and 7), as tables. Every input is given in one
-//! piece, byte by byte and at every cut.
+//! Tests of compressed messages from clients (RFC 7692, 6 and 7), as tables. Every input is passed
+//! in one piece, byte by byte, and in two pieces that are split at every position.
 
 use flate2::{Compress, Compression as Level, FlushCompress};
 use proptest::prelude::*;
@@ -11,7 +11,7 @@ use crate::transport::test_context::World;
 const PING: &str = r#"{"type":"ping","ref":1}"#;
 const PONG: &str = r#"{"type":"pong","ref":1}"#;
 
-/// A message as a client compresses it.
+/// Compresses a message as a client does.
 fn deflate(message: &[u8]) -> Vec<u8> {
     let mut engine = Compress::new(Level::best(), false);
     let mut out = Vec::with_capacity(message.len() + 64);
@@ -194,7 +194,7 @@ fn utf8_of_a_compressed_text_is_checked_when_it_is_inflated() {
         let binary = run_every_cut(Envelope::Data, &frame(0xc2, &compressed));
         assert_eq!(binary.flow, Flow::Open);
     }
-    // A fragment may end within a character.
+    // A fragment may end in the middle of a character.
     let text = deflate("äöü€𝄞".as_bytes());
     let bytes: Vec<Vec<u8>> = text.iter().map(|byte| frame(0x00, &[*byte])).collect();
     let input = [frame(0x41, b""), bytes.concat(), frame(0x80, b"")].concat();
@@ -250,7 +250,7 @@ fn longest_incompressible_message_is_accepted() {
 fn compressed_message_longer_than_any_compressor_output_is_refused_by_its_header() {
     let header = [0xc2, 0xff, 0, 0, 0, 0, 0, 2, 0, 0, 1, 2, 3, 4];
     check_failed("announced", &header, 1009);
-    // Empty blocks: they inflate to nothing and never end.
+    // The input consists of empty blocks that inflate to nothing and never end the stream.
     let blocks = [0, 0, 0, 0xff, 0xff].repeat(4000);
     let input = [frame(0x42, &blocks), vec![0x00; 0]].concat();
     let endless: Vec<Vec<u8>> = (0..4).map(|_| frame(0x00, &blocks)).collect();
@@ -287,7 +287,8 @@ fn control_messages_are_uncompressed_and_publications_are_compressed() {
         let socket = WebSocket::new(envelope, Compression::Deflate);
         assert_eq!(socket.frame_kind(), kind);
     }
-    // `server_frames` refuses compressed frames.
+    // The server's frames are not compressed, because `server_frames` would refuse compressed
+    // frames.
     let refused = frame(0xc1, &deflate(b"{"));
     let outcome = run_every_cut(Envelope::Full, &refused);
     assert_eq!(outcome.frames.len(), 1);

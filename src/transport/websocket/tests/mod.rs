@@ -1,5 +1,5 @@
-//! The whole machine. Every input is given in one piece, byte by byte and at every cut, and the
-//! outcomes must be equal.
+//! Tests of the whole transport. Every input is passed in one piece, byte by byte, and in two
+//! pieces that are split at every position. The outcomes must be equal.
 
 mod autobahn;
 mod compressed;
@@ -17,7 +17,7 @@ use crate::transport::test_context::{World, cursor};
 
 const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
-/// The outcome of an input.
+/// The outcome of processing an input.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Outcome {
     pub(super) frames: Vec<(Opcode, Vec<u8>)>,
@@ -25,7 +25,7 @@ pub(super) struct Outcome {
     pub(super) effects: Vec<Effect>,
 }
 
-/// A client's frame with any first byte.
+/// Returns a masked frame of a client, with any first byte.
 pub(super) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     frame_with_key(first, payload, KEY)
 }
@@ -91,7 +91,8 @@ pub(super) fn run_with(compression: Compression, envelope: Envelope, parts: &[&[
     }
 }
 
-/// Runs the input in one piece, byte by byte, and at every cut (at some cuts if it is long).
+/// Processes the input in one piece, byte by byte, and in two pieces. All positions of the split
+/// are tried, or only some if the input is long.
 pub(super) fn run_every_cut(envelope: Envelope, input: &[u8]) -> Outcome {
     run_every_cut_with(Compression::None, envelope, input)
 }
@@ -374,7 +375,7 @@ fn message_over_the_limit_is_refused_by_its_header_alone() {
     let one_less = &in_fragments[..in_fragments.len() - 7];
     assert_eq!(run(Envelope::Data, &[one_less]).flow, Flow::Open);
 
-    // The sum overflows 64 bits.
+    // The sum of the two lengths exceeds 64 bits.
     let overflowing = [frame(0x02, b"x"), vec![0x80], vast[1..].to_vec()].concat();
     assert_eq!(run_every_cut(Envelope::Full, &overflowing).flow, ended);
 }
@@ -498,7 +499,7 @@ fn pings_are_answered_up_to_the_backlog_and_then_only_the_newest() {
     let expected = [(Opcode::Pong, 4999_u32.to_be_bytes().to_vec())];
     assert_eq!(server_frames(&out), expected);
     assert!(socket.pending.is_none());
-    // No ping is answered twice.
+    // A ping is never answered twice.
     out.clear();
     socket.handle_drained(&mut out);
     assert_eq!(out, b"");
@@ -655,11 +656,12 @@ fn close_reason_of_every_fault_fits_a_control_frame() {
 /// An input of the property tests.
 #[derive(Clone, Debug)]
 enum ClientInput {
-    /// A ping command in this many fragments, with a ping of the protocol after each but the last.
+    /// A ping command in this many fragments. A protocol-level ping is sent after each fragment
+    /// except the last.
     Command { reference: u32, fragments: usize },
-    /// A binary message, which is no command.
+    /// A binary message, which is not a command.
     Binary(Vec<u8>),
-    /// A ping of the protocol.
+    /// A protocol-level ping.
     Ping(Vec<u8>),
     /// An unsolicited pong.
     Pong(Vec<u8>),
@@ -679,7 +681,7 @@ impl ClientInput {
         ]
     }
 
-    /// Adds the client's bytes, and the frames that answer them.
+    /// Appends the client's bytes to `input`, and the expected answers to `expected`.
     fn push(&self, key: [u8; 4], input: &mut Vec<u8>, expected: &mut Vec<(Opcode, Vec<u8>)>) {
         let mut send = |first: u8, payload: &[u8]| {
             input.extend(frame_with_key(first, payload, key));
@@ -723,7 +725,7 @@ impl ClientInput {
     }
 }
 
-/// Cuts the input at these positions, modulo its length.
+/// Splits the input at these positions, modulo its length plus one.
 pub(super) fn cut_at<'a>(input: &'a [u8], places: &[usize]) -> Vec<&'a [u8]> {
     let mut ends: Vec<usize> = places.iter().map(|at| at % (input.len() + 1)).collect();
     ends.push(input.len());

@@ -1,4 +1,4 @@
-//! Commands on a server with keys: permissions, order, and ends of the conn.
+//! Tests of commands on a server with keys: permissions, order, and ends of the conn.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::id::{ChannelName, Since};
 use crate::time::{Deadline, Now};
 use crate::transport::test_context::World;
 
-/// A world with a key, and a token that is valid for this many seconds.
+/// Makes a world with a key, and a token that is valid for this many seconds.
 fn guarded(seconds: u64) -> (World, String) {
     let secret = [7; 32];
     let spec = TokenSpec {
