@@ -1,25 +1,25 @@
 //! Parser of an event stream (WHATWG HTML, 9.2.6): bytes in, events out.
 //!
-//! PURE. Takes the stream in pieces of any size and returns the same events for every cut. Owns the
-//! last event id; the parser of the next connection starts with it. A line or an event above its
-//! limit is an error, so that a server cannot make memory grow without bound.
+//! PURE. Takes the stream in pieces of any size. The events do not depend on the positions of the
+//! cuts. Owns the last event id, from which the parser of the next connection starts. A line or an
+//! event above its limit is an error, so that a server cannot make memory grow without bound.
 
-/// The longest line and the longest event, in bytes.
+/// The maximum length of a line and of an event, in bytes.
 const EVENT_BYTES_MAX: usize = 128 * 1024 * 1024;
 
-/// One parsed block.
+/// One parsed block of the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Item {
     /// An event to dispatch.
     Event {
-        /// The last event id at its end.
+        /// The last event id after this block.
         id: String,
-        /// Its type; `message` if the block has none.
+        /// The type of the event; `message` if the block has none.
         event: String,
-        /// Its data, lines joined by line feeds.
+        /// The data of the event, with line feeds between its lines.
         data: String,
     },
-    /// A block without data that moved the last event id.
+    /// The last event id, from a block without data that changes it.
     Position(String),
     /// The reconnection time, in milliseconds.
     Retry(u64),
@@ -34,20 +34,20 @@ pub(super) struct TooLong;
 #[derive(Debug)]
 pub(super) struct Parser {
     line: Vec<u8>,
-    /// The last byte was a CR: an LF that follows it does not end another line.
+    /// Whether the last byte was a CR. Then an LF that follows belongs to the same line end.
     is_after_cr: bool,
-    /// No line is complete: the stream may begin with a byte order mark.
+    /// Whether no line is complete yet. The first line may begin with a byte order mark.
     is_at_start: bool,
     last_id: String,
     /// The id of the current block.
     next_id: Option<String>,
     event: String,
-    /// Each data line followed by a line feed; empty if the block has none.
+    /// The data lines, each with a line feed at its end. Empty if the block has no data.
     data: String,
 }
 
 impl Parser {
-    /// A parser for a connection that resumes after `last_id`.
+    /// Creates a parser for a connection that resumes after `last_id`.
     pub(super) fn new(last_id: Option<&str>) -> Self {
         Self {
             line: Vec::new(),
@@ -94,15 +94,15 @@ impl Parser {
             bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
             self.is_at_start = false;
         }
-        // The standard decodes with replacement characters. Line ends are ASCII, so the result is
-        // the same line by line.
+        // The standard decodes the whole stream, with replacement characters. Decoding line by line
+        // gives the same result, because line ends are ASCII.
         let text = String::from_utf8_lossy(bytes);
         if text.is_empty() {
             self.dispatch(items);
         } else {
             self.take_field(&text, items);
         }
-        // The next line reuses the memory.
+        // The next line reuses the buffer.
         self.line = line;
         self.line.clear();
     }
@@ -173,7 +173,8 @@ mod tests {
         }
     }
 
-    /// Parses whole, byte by byte and at every cut; all must agree.
+    /// Parses the text as a whole, byte by byte, and in two pieces for every cut. All results must
+    /// be equal.
     fn at_every_cut(text: &[u8]) -> Vec<Item> {
         let whole = items(&[text]);
         let bytes: Vec<&[u8]> = text.chunks(1).collect();
