@@ -19,7 +19,7 @@ pub(super) enum Item {
         /// The data of the event, with line feeds between its lines.
         data: String,
     },
-    /// The last event id, from a block without data that changes it.
+    /// The new last event id, from a block without data.
     Position(String),
     /// The reconnection time, in milliseconds.
     Retry(u64),
