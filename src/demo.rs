@@ -1,8 +1,9 @@
 //! SHELL: publishes figures of this machine, so that a new user sees real data.
 //!
-//! Once a second it reads load, memory and network figures from `/proc` and writes them to the
-//! feed's Unix socket, as any feeder does: it knows nothing of workers, hub or frames. If the feed
-//! closes the connection, it reconnects a second later. Only `serve --demo` starts it.
+//! Once a second, the demo reads load, memory and network figures from `/proc` and writes them to
+//! the feed's Unix socket, like any feeder. The demo does not depend on workers, hub or frames. If
+//! the feed closes the connection, the demo reconnects a second later. Only `serve --demo` starts
+//! it.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -14,14 +15,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use serde::Serialize;
 
-/// Time between two sets of figures.
+/// The time between two sets of figures.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// The longest wait for a feed that does not read, which delays the end of the thread.
+/// The maximum time for a write to a feed that does not read. It delays the end of the thread.
 const WRITE_WAIT: Duration = Duration::from_millis(50);
 
-/// Starts a thread that publishes to the feed at this path. It ends after a message on `stop`, or
-/// when its sender is dropped.
+/// Starts a thread that publishes to the feed at this path. The thread ends after a message on
+/// `stop`, or when the sender of `stop` is dropped.
 ///
 /// # Errors
 /// Returns the system's error if the thread cannot be started.
@@ -45,7 +46,7 @@ fn run(feed_path: &Path, stop: &Receiver<()>) {
     }
 }
 
-/// Writes to the feed; connects first if there is no connection.
+/// Writes to the feed. If there is no connection, connects first.
 fn send(feed: &mut Option<UnixStream>, feed_path: &Path, lines: &[u8]) -> io::Result<()> {
     let mut stream = match feed.take() {
         Some(stream) => stream,
@@ -56,12 +57,13 @@ fn send(feed: &mut Option<UnixStream>, feed_path: &Path, lines: &[u8]) -> io::Re
         }
     };
     stream.write_all(lines)?;
-    // The connection is kept only after a whole write: half a line would corrupt the next one.
+    // The connection is kept only after a complete write, because half a line would corrupt the
+    // next line.
     *feed = Some(stream);
     Ok(())
 }
 
-/// The figures of one moment. If a file is missing or malformed, only its figures are.
+/// The figures of one moment. If a file is missing or malformed, only its own figures are missing.
 #[derive(Debug)]
 struct Sample {
     at: Instant,
@@ -92,7 +94,7 @@ fn unix_ms() -> u64 {
         .map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// One line of the feed.
+/// One line for the feed.
 #[derive(Debug, Serialize)]
 struct Line<T> {
     channel: &'static str,
@@ -128,7 +130,7 @@ struct NetworkFigures {
     loopback_bytes_per_s: u64,
 }
 
-/// The publications for two consecutive samples.
+/// Returns the publications that follow from two consecutive samples.
 fn lines(before: &Sample, now: &Sample) -> Vec<u8> {
     let unix_ms = now.unix_ms;
     let mut out = Vec::new();
@@ -174,13 +176,13 @@ fn push_line<T: Serialize>(channel: &'static str, event: &'static str, data: T, 
         event,
         data,
     };
-    // Plain numbers into a vector: neither can fail.
+    // Numbers are serialised into a vector, which cannot fail.
     let written = serde_json::to_writer(&mut *out, &line);
     debug_assert!(written.is_ok());
     out.push(b'\n');
 }
 
-/// A ratio in percent with one decimal.
+/// Returns a ratio in percent, with one decimal.
 fn percent(part: u64, whole: u64) -> f64 {
     if whole == 0 {
         return 0.0;
@@ -188,14 +190,15 @@ fn percent(part: u64, whole: u64) -> f64 {
     (part as f64 * 1000.0 / whole as f64).round() / 10.0
 }
 
-/// Growth per second. A counter that has decreased was reset, which counts as no growth.
+/// Returns the growth per second. A counter that has decreased was reset, so its growth counts as
+/// zero.
 fn rate(before: u64, now: u64, elapsed: Duration) -> u64 {
     let elapsed_us = elapsed.as_micros().max(1);
     let grown = u128::from(now.saturating_sub(before));
     u64::try_from(grown * 1_000_000 / elapsed_us).unwrap_or(u64::MAX)
 }
 
-/// `/proc/loadavg`.
+/// The figures of `/proc/loadavg`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Load {
     averages: [f64; 3],
@@ -215,7 +218,7 @@ fn parse_load(text: &str) -> Option<Load> {
     })
 }
 
-/// The `cpu` line of `/proc/stat`: clock units since boot over all cores.
+/// The `cpu` line of `/proc/stat`: clock units of all cores from the boot on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct CpuTime {
     busy: u64,
@@ -233,14 +236,14 @@ impl CpuTime {
 
 fn parse_cpu(text: &str) -> Option<CpuTime> {
     let line = text.lines().find_map(|line| line.strip_prefix("cpu "))?;
-    // Guest time, the ninth and tenth number, is included in user time.
+    // The ninth and tenth number are guest time, which is already included in user time.
     let times: Vec<u64> = line
         .split_ascii_whitespace()
         .take(8)
         .map(|word| word.parse().ok())
         .collect::<Option<_>>()?;
     let all = times.iter().sum();
-    // Idle and I/O wait.
+    // The fourth and fifth number are idle time and I/O wait.
     let resting: u64 = times.get(3..5)?.iter().sum();
     Some(CpuTime {
         busy: all - resting,
@@ -248,7 +251,7 @@ fn parse_cpu(text: &str) -> Option<CpuTime> {
     })
 }
 
-/// `/proc/meminfo`.
+/// The figures of `/proc/meminfo`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Memory {
     total_bytes: u64,
@@ -267,7 +270,8 @@ fn parse_memory(text: &str) -> Option<Memory> {
     })
 }
 
-/// `/proc/net/dev`: bytes since boot. Bytes of the loopback device are counted once, separately.
+/// The figures of `/proc/net/dev`: bytes from the boot on. Bytes of the loopback device are counted
+/// separately, and only once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Traffic {
     received_bytes: u64,
@@ -284,7 +288,7 @@ fn parse_traffic(text: &str) -> Option<Traffic> {
         let (device, numbers) = line.split_once(':')?;
         let mut numbers = numbers.split_ascii_whitespace();
         let received: u64 = numbers.next()?.parse().ok()?;
-        // The number of sent bytes follows eight numbers about received ones.
+        // Eight numbers about received data precede the number of sent bytes.
         let sent: u64 = numbers.nth(7)?.parse().ok()?;
         if device.trim() == "lo" {
             sum.loopback_bytes = sum.loopback_bytes.saturating_add(received);

@@ -1,7 +1,8 @@
 //! SHELL: the parts of a running server that have failed, for `/readyz`.
 //!
-//! Each part that can fail while the server runs records its reason here, and clears it when it
-//! works again. Written a few times in the life of a process, read once for each probe.
+//! Each part that can fail while the server runs records the reason here, and clears it when the
+//! part works again. Reasons are written a few times in the life of a process and read once for
+//! each probe.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// A part that can fail while the server runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
-    /// Descriptors for feeders.
+    /// The descriptors for feeders.
     FeedDescriptors,
     /// The feed's socket on the file system.
     FeedSocket,
@@ -17,12 +18,12 @@ pub enum Part {
     Journal,
 }
 
-/// The reasons of the parts that have failed.
+/// The parts that have failed, each with its reason.
 #[derive(Debug, Default)]
 pub struct Health(Mutex<BTreeMap<Part, String>>);
 
 impl Health {
-    /// Replaces a part's reason; `None` if the part works.
+    /// Sets the reason of a part. `None` means that the part works.
     pub fn set(&self, part: Part, reason: Option<&str>) {
         let mut reasons = self.reasons_mut();
         match reason {
@@ -36,7 +37,7 @@ impl Health {
         }
     }
 
-    /// One reason for each part that has failed.
+    /// Returns one reason for each part that has failed.
     #[must_use]
     pub fn reasons(&self) -> Vec<String> {
         self.reasons_mut().values().cloned().collect()

@@ -1,8 +1,8 @@
 //! The program `fanfare`: an allocator and the command line.
 //!
-//! The server is the library; the command line is here, since it also calls the load generator.
-//! The process ends by a return from `main` and never by `exit`, so that sockets and files are
-//! closed by their owners.
+//! The library contains the server. The command line is in this program, because it also calls the
+//! load generator. The process ends by returning from `main` and never by `exit`, so that the
+//! owners of sockets and files close them.
 #![cfg_attr(
     test,
     allow(
@@ -20,8 +20,8 @@ mod cli;
 
 use std::process::ExitCode;
 
-/// Fast for many small objects of one size on few threads, which is what a server of idle
-/// connections allocates.
+/// mimalloc is fast for many small objects of one size on few threads. This is what a server with
+/// idle connections allocates.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -244,17 +244,19 @@ pub const PREVIOUS_EPOCHS_MAX: usize = 16;
 /// subscribers, so size matters more than time. Compared with level 1, level 3 saves a fourth to a
 /// third of the size and takes two to three times as long. Level 6 saves one percent more.
 pub const DEFLATE_LEVEL: u32 = 3;
-/// The window in which publications are compressed, as a power of two. One frame serves all
-/// subscribers, so they share one window. A client that offers a smaller window is served
-/// uncompressed, but few clients offer less than 4 KiB. The price is small. With 32 KiB, documents
-/// of 13 KiB would be 0 to 4 percent smaller, and short documents would not. With 2 KiB, the size
-/// grows by 3 to 6 percent and the time falls by a tenth.
+/// The size of the window in which publications are compressed, as a power of two. One frame serves
+/// all subscribers, so all of them have the same window. A client that offers a smaller window is
+/// served uncompressed. Few clients offer less than 4 KiB, and the price is small: with 32 KiB,
+/// documents of 13 KiB would be 0 to 4 percent smaller, and short documents would not shrink. With
+/// 2 KiB, the size would grow by 3 to 6 percent and the time would fall by a tenth.
 pub const DEFLATE_WINDOW_BITS: u8 = 12;
-/// Messages that are shorter are not compressed, in bytes. Compression would save a few dozen bytes
-/// of a segment that is sent anyway, and every client would have to inflate them.
+/// The minimum length of a message that is compressed, in bytes. Compressing a shorter message
+/// would save a few dozen bytes of a segment that is sent anyway. Every client would have to
+/// inflate the message.
 pub const DEFLATE_BYTES_MIN: usize = 256;
-/// Messages that are longer are not compressed, in bytes. At 8 ms for each MiB, they would delay
-/// all other conns of the worker. With default settings, all publications are shorter.
+/// The maximum length of a message that is compressed, in bytes. At 8 ms for each MiB, longer
+/// messages would delay all other conns of the worker. With default settings, no publication is
+/// longer.
 pub const DEFLATE_BYTES_MAX: usize = 2048 * KIB as usize;
 /// The number of bytes inflated for clients in one turn after which the read phase ends. One byte
 /// on the wire can inflate to a thousand, so the number of bytes read does not measure the work.
@@ -311,8 +313,8 @@ pub const UPSTREAM_BYTES_MAX: usize = 4096 * KIB as usize;
 /// The maximum number of notices of all workers that wait for consumers. Further notices are
 /// counted as lost.
 pub const NOTICES_MAX: usize = 65_536;
-/// The number of waiting notices of one conn above which the conn is not read. It is read again
-/// when half as many notices wait.
+/// The number of waiting notices of one conn above which the conn is not read. The conn is read
+/// again when half as many notices wait.
 pub const NOTICES_PER_CONN_MAX: usize = 32;
 /// The maximum number of notices that are skipped because their consumers have no room. When it is
 /// reached, all later notices wait, even if their consumers have room.

@@ -1,9 +1,9 @@
 //! The configuration: validated once and then immutable.
 //!
 //! [`Config`] has the structure of the configuration file, key by key, so that the file, the
-//! environment and this struct cannot differ. Most files contain only data and do no I/O.
-//! [`mod@file`], the only shell part, reads files and the environment. [`validate`] checks values.
-//! Durations end in `_ms` and sizes in `_bytes`. The methods return [`Duration`]s.
+//! environment and this struct cannot differ. The module contains only data, except for
+//! [`mod@file`] and [`input`], which do I/O, and [`validate`], which checks values. Durations end
+//! in `_ms` and sizes in `_bytes`. The methods return [`Duration`]s.
 
 mod algorithm;
 pub mod auth;
@@ -167,8 +167,8 @@ pub struct Limits {
     /// The maximum number of new conns per second from one source; 0 means no limit. A conn that a
     /// trusted proxy reuses counts once, for the first client that is named on it.
     pub connects_per_second_per_source: u32,
-    /// The time after which a WebSocket without a subscription is closed, in milliseconds; 0 means
-    /// never.
+    /// The time after which a WebSocket that has not subscribed to any channel is closed, in
+    /// milliseconds; 0 means never.
     pub first_subscribe_ms: u64,
     /// The maximum number of channels with subscribers on the whole server; 0 means no limit. At
     /// the limit, subscriptions to channels without subscribers are refused.

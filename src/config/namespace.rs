@@ -35,7 +35,8 @@ pub struct Namespace {
     /// Whether clients may request the number of a channel's subscribers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_presence: Option<bool>,
-    /// Whether clients may subscribe without a token. If absent, only if no keys are configured.
+    /// Whether clients may subscribe without a token. If absent, clients may do so only if no keys
+    /// are configured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub anonymous_subscribe: Option<bool>,
 }

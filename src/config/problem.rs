@@ -14,7 +14,7 @@ use super::validate::Invalid;
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// Values are invalid. Contains all problems.
+    /// At least one value is invalid. The list contains all problems.
     #[error("{}", Lines(.0))]
     Invalid(Vec<Problem>),
     /// The file cannot be read.

@@ -1,8 +1,8 @@
 //! PURE: parsers of the kernel's text formats.
 //!
-//! Each function takes the text of one file and returns `None` if it cannot parse the text, because
-//! an unknown number is better than a guessed number. The formats are described in proc(5) and in
-//! the kernel's cgroup documentation. [`super::facts`] and [`super::cgroup`] are the callers.
+//! Each function takes the text of one file and returns `None` if it cannot parse the text. An
+//! unknown number is better than a guessed number. The formats are described in proc(5) and in the
+//! kernel's cgroup documentation. [`super::facts`] and [`super::cgroup`] are the callers.
 
 /// A limit: a number or "unlimited".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
