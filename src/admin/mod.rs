@@ -67,7 +67,7 @@ impl Default for Readiness {
 }
 
 impl Readiness {
-    /// Replaces the stage.
+    /// Sets the current stage.
     pub fn set(&self, stage: ServerStage) {
         self.stage.store(stage as u8, Ordering::Relaxed);
     }
@@ -182,7 +182,7 @@ impl Admin {
     }
 }
 
-/// State of the admin thread's loop.
+/// The state of the admin thread's loop.
 struct AdminLoop<'a> {
     listener: TcpListener,
     step: Duration,

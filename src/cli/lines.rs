@@ -6,7 +6,7 @@
 
 use std::io::{self, BufRead};
 
-/// The result of a read.
+/// The result of reading a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(super) enum LineRead {
@@ -18,7 +18,7 @@ pub(super) enum LineRead {
     TooLong,
 }
 
-/// Replaces the content of `line` by the next line.
+/// Replaces the content of `line` with the next line of the reader.
 pub(super) fn read(
     reader: &mut impl BufRead,
     bytes_max: usize,

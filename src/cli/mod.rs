@@ -62,7 +62,7 @@ impl Failure {
             }
             Self::OutputClosed => ExitCode::SUCCESS,
             Self::Running(_) => {
-                // The alternate form includes the causes.
+                // The alternate form of the text includes the causes.
                 print_error(&format!("fanfare: {self:#}"));
                 ExitCode::FAILURE
             }

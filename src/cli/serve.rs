@@ -27,7 +27,7 @@ use fanfare::sys::{activation, memory, signals};
 const WORKER_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// The maximum time by which the ready line is delayed until earlier log lines are written.
 const START_LINES_WAIT: Duration = Duration::from_secs(1);
-/// Interval between checks for the end of a drain.
+/// Interval between checks of whether a drain has ended.
 const DRAIN_CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Signals that would end the process by default and have no meaning for the server. Scripts that
@@ -45,7 +45,7 @@ const UNUSED_SIGNALS: [i32; 7] = [
 /// SIGXFSZ ignored, a write above the limit on file sizes returns an error.
 const SILENT_SIGNALS: [i32; 3] = [SIGTTIN, SIGTTOU, libc::SIGXFSZ];
 
-/// Runs the server until a signal.
+/// Runs the server until a signal ends it.
 pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let inherited = activation::inherited().context("cannot use the inherited sockets")?;
     let file::Loaded {

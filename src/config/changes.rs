@@ -1,6 +1,6 @@
 //! PURE: the keys of a configuration, and the keys in which two configurations differ.
 //!
-//! Both are derived from the serialised [`Config`], so that there is no second list of keys.
+//! Both are derived from the serialised [`Config`], so the keys are not listed a second time.
 
 use std::collections::{BTreeMap, BTreeSet};
 

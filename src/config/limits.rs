@@ -16,7 +16,7 @@ pub const REQUEST_HEAD_BYTES_MAX: u32 = 64 * KIB;
 /// The maximum length of a line, or of a request body, on the feed, in bytes.
 pub const FEED_LINE_BYTES_MAX: u32 = 64 * 1024 * KIB;
 
-// -- One turn of a worker.
+// -- Bounds on one turn of a worker.
 
 /// The maximum sleep of a worker that has conns, in milliseconds. A pause of the process or of the
 /// machine then shows as a late turn.
@@ -106,7 +106,7 @@ pub const BATCH_WRITE_BYTES_MAX: usize = 256 * KIB as usize;
 /// bring no gain.
 pub const GATHER_SLICES_MAX: usize = 64;
 
-// -- Accepting.
+// -- Accepting and admission control.
 
 /// The number of descriptors of a worker's table that are not conns: poll, ring, listeners, the
 /// spare descriptor, standard streams, and a reserve. The eventfds of all workers are not included.

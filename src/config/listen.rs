@@ -18,7 +18,7 @@ const TLS: &str = "tls";
 /// The word that selects the PROXY protocol.
 const PROXY: &str = "proxy";
 
-/// One address to listen on.
+/// One address to listen on, and its protocols.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listen {
     /// The IP address and port.

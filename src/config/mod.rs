@@ -62,7 +62,7 @@ pub struct Config {
     pub browser: Browser,
     /// Proxies whose client addresses are accepted.
     pub proxy: Proxy,
-    /// Bounds on clients and feeders.
+    /// Bounds on clients, feeders and memory.
     pub limits: Limits,
     /// Bounds on the data that waits for one conn.
     pub quota: Quota,
@@ -136,7 +136,7 @@ impl Heartbeat {
     }
 }
 
-/// Bounds on clients and feeders.
+/// Bounds on clients, feeders and memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {

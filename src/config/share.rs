@@ -1,4 +1,4 @@
-//! A fraction of an amount.
+//! A type for fractions of an amount.
 
 use serde::{Deserialize, Serialize};
 

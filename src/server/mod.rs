@@ -522,7 +522,7 @@ struct InitialState {
 }
 
 impl InitialState {
-    /// Opens the journal, or starts a new epoch if none is configured.
+    /// Opens the journal. If no journal is configured, starts a new epoch.
     fn load(
         config: &Config,
         clock: Clock,

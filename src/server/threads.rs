@@ -23,7 +23,7 @@ use crate::worker::{Parts, Worker};
 /// The addresses and sockets on which all workers listen.
 #[derive(Debug)]
 pub(super) struct Listeners {
-    /// Addresses to bind. The first worker replaces port 0 by the port that the system chose.
+    /// The addresses to bind. The first worker replaces port 0 with the port that the system chose.
     addresses: Vec<Listen>,
     /// Inherited listeners. All workers accept from the same sockets.
     adopted: Vec<TcpListener>,
@@ -97,7 +97,7 @@ fn warn_of_unserved(listen: &[Listen], inherited: &[InheritedListener]) {
     }
 }
 
-/// Starts a worker's thread and waits until it listens.
+/// Starts the thread of a worker and waits until the worker listens.
 pub(super) fn start_worker(
     mut preparation: Preparation,
     listeners: &mut Listeners,

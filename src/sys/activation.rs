@@ -19,9 +19,9 @@ use crate::config::Listen;
 /// The sockets that this process inherited.
 #[derive(Debug, Default)]
 pub struct Inherited {
-    /// Listeners for clients.
+    /// The listeners for clients.
     pub tcp: Vec<InheritedListener>,
-    /// Listeners for feeders.
+    /// The listeners for feeders.
     pub unix: Vec<UnixListener>,
 }
 
@@ -37,7 +37,8 @@ pub struct InheritedListener {
 }
 
 impl InheritedListener {
-    /// Whether connections to a configured address reach this socket and are served as configured.
+    /// Whether connections to a configured address reach this socket, with the configured
+    /// protocols.
     #[must_use]
     pub fn covers(&self, wanted: &Listen) -> bool {
         let Ok(own) = self.listener.local_addr() else {

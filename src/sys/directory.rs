@@ -27,7 +27,7 @@ pub(crate) fn check(path: &Path) -> io::Result<()> {
                 return Ok(accessat(CWD, place, access, AtFlags::EACCESS)?);
             }
             Ok(_) => return Err(io::Error::from(rustix::io::Errno::NOTDIR)),
-            // A directory cannot be created over a link whose target is missing.
+            // A directory cannot be created at the path of a link whose target is missing.
             Err(error) if error.kind() != ErrorKind::NotFound || place.is_symlink() => {
                 return Err(error);
             }

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::config::limits::MEMORY_LEFT_PERCENT;
 
-/// Mount point of cgroup version 2.
+/// The mount point of cgroup version 2.
 const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// The latest measurement. The default means no use and no limit.

@@ -19,7 +19,7 @@ const FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 pub struct Send<'a> {
     /// The socket to send to.
     pub socket: BorrowedFd<'a>,
-    /// The bytes, in at least one slice.
+    /// The bytes to send, in at least one slice.
     pub slices: &'a [IoSlice<'a>],
 }
 

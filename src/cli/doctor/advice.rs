@@ -254,7 +254,8 @@ pub(super) fn features(facts: &Facts) -> Features {
         (Some(0), _) => "available",
         (Some(1), _) => "for_privileged",
         (Some(2), _) => "disabled",
-        // The sysctl exists since 6.6; before that only the kernel's build configuration decides.
+        // The sysctl exists in Linux 6.6 and later. Before, only the kernel's build configuration
+        // decides.
         (None, Some(version)) if (RING_KERNEL..(6, 6)).contains(&version) => "available",
         (None, Some(version)) if version < RING_KERNEL => "too_old",
         (Some(_) | None, _) => "unknown",

@@ -32,7 +32,7 @@ pub(super) const OTHER_THREADS: u64 = 6;
 /// by a hash, so unevenly: a table whose share is ten conns needs room for eleven.
 const SPREAD: (u64, u64) = (11, 10);
 
-/// The planned server.
+/// The configuration values of the planned server that affect its capacity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Plan {
     /// The number of worker threads.

@@ -29,7 +29,7 @@ impl Level {
 /// The tightest limit on one resource.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum Tightest {
-    /// The level with the least room.
+    /// The level with the smallest free amount.
     At(Level),
     /// No level has a limit.
     #[default]

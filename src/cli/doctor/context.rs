@@ -6,7 +6,7 @@
 
 use super::tree::Tree;
 
-/// The environment of the process.
+/// The environment of the examined process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum Context {
     /// A Docker container.
@@ -19,7 +19,7 @@ pub(super) enum Context {
     Container,
     /// A systemd unit with this name.
     Unit(String),
-    /// A shell.
+    /// A shell, outside of units and containers.
     Shell {
         /// Whether systemd runs on the host, so that the server can run in a unit.
         has_systemd: bool,

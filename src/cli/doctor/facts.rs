@@ -83,28 +83,28 @@ pub(super) struct Facts {
     pub(super) groups: Groups,
     /// Whether the cgroups of the process could be read.
     pub(super) are_groups_known: bool,
-    /// `fs.epoll.max_user_watches`.
+    /// The value of `fs.epoll.max_user_watches`.
     pub(super) epoll_watches: Option<u64>,
-    /// `kernel.threads-max`.
+    /// The value of `kernel.threads-max`.
     pub(super) threads_max: Option<u64>,
     /// The `nf_conntrack` table; `None` if the module is not loaded. `Some(None)` means that the
     /// table exists but cannot be read.
     pub(super) conntrack: Option<Option<Conntrack>>,
     /// `net.core.wmem_max`: the maximum size of a send buffer.
     pub(super) send_buffer_bytes_max: Option<u64>,
-    /// `net.core.somaxconn`.
+    /// The value of `net.core.somaxconn`.
     pub(super) somaxconn: Option<u64>,
-    /// `net.ipv4.tcp_max_syn_backlog`.
+    /// The value of `net.ipv4.tcp_max_syn_backlog`.
     pub(super) syn_backlog: Option<u64>,
     /// `net.ipv4.tcp_syncookies`; zero means off.
     pub(super) syn_cookies: Option<u64>,
-    /// `net.ipv4.ip_local_port_range`.
+    /// The value of `net.ipv4.ip_local_port_range`: the first and the last port.
     pub(super) ports: Option<[u64; 2]>,
-    /// `net.ipv4.tcp_max_orphans`.
+    /// The value of `net.ipv4.tcp_max_orphans`.
     pub(super) orphans_max: Option<u64>,
-    /// `vm.max_map_count`.
+    /// The value of `vm.max_map_count`.
     pub(super) maps_max: Option<u64>,
-    /// `kernel.io_uring_disabled`, which Linux before 6.6 does not have.
+    /// The value of `kernel.io_uring_disabled`. Linux before 6.6 does not have this sysctl.
     pub(super) io_uring_disabled: Option<u64>,
     /// The hardware network devices.
     pub(super) devices: Vec<Device>,
@@ -227,7 +227,6 @@ impl Facts {
 /// The facts of a host, and the values from which they were derived.
 #[derive(Debug)]
 pub(super) struct Reading {
-    /// The facts.
     pub(super) facts: Facts,
     /// All values, in the order in which they were read.
     pub(super) notes: Vec<Note>,

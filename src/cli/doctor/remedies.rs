@@ -20,7 +20,7 @@ const MIB: u64 = 1 << 20;
 pub(super) struct Remedy {
     /// The file, command or shell where the line belongs.
     pub(super) place: String,
-    /// The line, ready to copy.
+    /// The line to copy.
     pub(super) line: String,
     /// The line for a sysctl file, if the remedy is a sysctl.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,5 +1,5 @@
-//! Tests of capacities and remedies: the binding limit is the smallest, a raised limit never lowers
-//! the result, and each remedy is enough.
+//! Tests of capacities and remedies. They check that the smallest limit binds, that raising a limit
+//! never lowers the result, and that each remedy is large enough.
 
 use proptest::prelude::*;
 

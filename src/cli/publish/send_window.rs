@@ -57,10 +57,10 @@ struct Inner {
 
 #[derive(Debug)]
 struct PendingLine {
-    /// Line number in the input.
+    /// The number of the line in the input.
     number: u64,
     wire: Box<[u8]>,
-    /// Time of the first send, on any connection.
+    /// The time of the first send, on any connection.
     first_sent: Option<Instant>,
 }
 

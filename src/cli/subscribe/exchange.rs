@@ -86,7 +86,7 @@ pub(super) fn read_head(
         let parsed = parse_head(&bytes)
             .map_err(|error| End::Failed(format!("the response is not HTTP: {error}")))?;
         match parsed {
-            // An interim response precedes the final one (RFC 9110, 15.2).
+            // Interim responses precede the final response (RFC 9110, 15.2).
             Some(interim) if interim.status < 200 => bytes = interim.rest,
             Some(response) => return Ok(response),
             None if bytes.len() > HEAD_BYTES_MAX => {

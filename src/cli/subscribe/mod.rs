@@ -91,7 +91,7 @@ struct Subscriber<'a> {
     out: &'a mut dyn Write,
     /// The time at which `--timeout` ends the subscription.
     deadline: Option<Instant>,
-    /// The id after which to resume.
+    /// The id after which the next connection resumes.
     last_id: Option<String>,
     /// The number of publications printed so far.
     printed: u64,
@@ -100,7 +100,8 @@ struct Subscriber<'a> {
 }
 
 impl Subscriber<'_> {
-    /// Prints one publication. Returns [`End::Enough`] after the last one of `--count`.
+    /// Prints one publication. Returns [`End::Enough`] when `--count` publications have been
+    /// printed.
     fn publication(&mut self, id: &str, line: &str) -> Result<(), End> {
         let text = match self.args.ids {
             true => format!("{id}\t{line}\n"),

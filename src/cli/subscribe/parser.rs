@@ -10,7 +10,7 @@ const EVENT_BYTES_MAX: usize = 128 * 1024 * 1024;
 /// One parsed block of the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Item {
-    /// An event to dispatch.
+    /// A complete event.
     Event {
         /// The last event id after this block.
         id: String,
@@ -21,16 +21,16 @@ pub(super) enum Item {
     },
     /// The new last event id, from a block without data.
     Position(String),
-    /// The reconnection time, in milliseconds.
+    /// The reconnection time that the server requests, in milliseconds.
     Retry(u64),
 }
 
-/// A line or an event is longer than the limit.
+/// The error for a line or an event that exceeds the maximum length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an event has more than {EVENT_BYTES_MAX} bytes")]
 pub(super) struct TooLong;
 
-/// The parser's state between two pieces.
+/// The state of the parser between two pieces.
 #[derive(Debug)]
 pub(super) struct Parser {
     line: Vec<u8>,
@@ -60,7 +60,7 @@ impl Parser {
         }
     }
 
-    /// Parses the next piece and appends the blocks that it completes.
+    /// Parses the next piece and appends all blocks that are now complete to `items`.
     pub(super) fn push(&mut self, mut bytes: &[u8], items: &mut Vec<Item>) -> Result<(), TooLong> {
         loop {
             if self.is_after_cr {
@@ -108,7 +108,8 @@ impl Parser {
     }
 
     fn take_field(&mut self, line: &str, items: &mut Vec<Item>) {
-        // A comment begins with a colon, so its field name is empty and ignored.
+        // A comment begins with a colon. So its field name is empty, and it is ignored like an
+        // unknown field.
         let (name, value) = line.split_once(':').unwrap_or((line, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
         match name {

@@ -40,7 +40,7 @@ enum State {
     Trailer,
 }
 
-/// The decoder's state between two pieces.
+/// The state of the decoder between two pieces.
 #[derive(Debug)]
 pub(super) struct Body {
     framing: Framing,

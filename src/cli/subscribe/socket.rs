@@ -44,7 +44,7 @@ impl Socket {
         })
     }
 
-    /// Replaces the deadline; `None` removes it.
+    /// Replaces the deadline. `None` removes the deadline.
     pub(super) fn set_deadline(&mut self, deadline: Option<Instant>) {
         self.deadline = deadline;
     }

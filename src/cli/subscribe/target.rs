@@ -16,7 +16,7 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
 /// The query parameters that set the start position.
 const START_NAMES: [&str; 4] = ["since", "last_event_id", "lastEventId", "last"];
 
-/// The transport.
+/// The transport of a subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scheme {
     /// Server-sent events, selected by `http://`.
@@ -27,10 +27,10 @@ pub(super) enum Scheme {
     WebSocket,
 }
 
-/// A URL that can be subscribed to.
+/// A parsed URL of a subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Target {
-    /// The transport.
+    /// The transport that the URL selects.
     pub(super) scheme: Scheme,
     /// The host name or address; an IPv6 address without brackets.
     pub(super) host: String,

@@ -53,7 +53,7 @@ pub struct Overrides {
     pub tls_self_signed: bool,
 }
 
-/// A checked configuration, with warnings and origins.
+/// A checked configuration, with warnings and the origins of its values.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Loaded {
     /// The configuration itself.
@@ -284,7 +284,8 @@ impl Draft {
                 self.problem(origin, &indexed, message);
                 continue;
             }
-            // This key alone, with an empty pattern, so that an error is about this key.
+            // The table contains only this key and an empty pattern, so that an error is about this
+            // key.
             let alone = Table::from_iter([
                 (String::from(MATCH), Value::String(String::new())),
                 (key.clone(), value.clone()),
