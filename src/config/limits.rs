@@ -52,7 +52,7 @@ pub const INFLATED_BYTES_PER_WORK: usize = 32;
 pub const COMMAND_WORK: u32 = 32;
 /// The work of a subscription to one channel, which includes the lookup of a position.
 pub const JOIN_WORK: u32 = 32;
-/// The maximum number of conns that are read in one turn.
+/// The maximum number of conns from which a worker reads in one turn.
 pub const READ_CONNS_PER_TURN_MAX: u32 = 1024;
 /// The maximum time of the read phase in one turn, in microseconds. Without this limit, the phase
 /// would take a second if all conns used their whole budget.
@@ -90,8 +90,8 @@ pub const FLUSH_SLICE_US_MAX: u64 = 2_000;
 /// processor. With a limit of one, a processor is idle while a permit passes to the next worker.
 /// The last subscriber is then reached 10 percent later.
 pub const WALKERS_PER_PROCESSOR: usize = 2;
-/// The time after which a worker passes its permit to iterate if other workers wait, in
-/// microseconds.
+/// The time for which a worker keeps its permit to iterate while other workers wait for a permit,
+/// in microseconds.
 pub const FANOUT_PERMIT_US: u64 = 4_000;
 /// The number of subscribers visited between two reads of the clock in the flush phase.
 pub const FLUSH_VISITS_PER_CLOCK: usize = 16;
@@ -114,7 +114,7 @@ pub const DESCRIPTORS_KEPT: u64 = 64;
 /// The maximum number of connections of one listener that the kernel queues until they are
 /// accepted. `net.core.somaxconn` can lower it.
 pub const LISTEN_BACKLOG: i32 = 4096;
-/// The number of parts of the table of sources. Each part has its own lock.
+/// The number of parts of the table of client sources. Each part has its own lock.
 pub const SOURCE_TABLE_PARTS: usize = 64;
 /// The burst of the limit on connects, in seconds: a source may open the connections of this time
 /// at once.
@@ -181,7 +181,7 @@ pub const REQUEST_HEADERS_MAX: usize = 64;
 /// The maximum length of a request target, in bytes. With default settings, the limit on the head
 /// is lower.
 pub const REQUEST_TARGET_BYTES_MAX: usize = 64 * KIB as usize;
-/// The number of bytes of unsent responses from which on a client is not read.
+/// The number of unsent response bytes at which the server stops reading from a client.
 pub const ANSWER_BYTES_PAUSE: usize = 16 * KIB as usize;
 /// The duration of a long poll if the client requests no duration, in milliseconds. A lower
 /// `limits.poll_timeout_ms` takes precedence.
@@ -208,8 +208,8 @@ pub const TOKEN_SUB_BYTES_MAX: usize = 256;
 /// its algorithm and `kid`. Without a `kid`, at most this number of signatures is checked, 20 to 60
 /// us each.
 pub const TOKEN_KEYS_MAX: usize = 64;
-/// The time from the warning to a WebSocket client until its token expires, in milliseconds. If the
-/// remaining lifetime is short, half of that lifetime is used instead.
+/// The time between the warning to a WebSocket client and the expiry of its token, in milliseconds.
+/// If the remaining lifetime is short, half of that lifetime is used instead.
 pub const TOKEN_WARNING_MS: u64 = 30_000;
 /// The maximum age of a worker's date, in milliseconds. While a conn has a token, the worker wakes
 /// at least this often. To be notified of a clock step or a suspension, each worker would need a
@@ -288,9 +288,9 @@ pub const ANSWER_WAIT_MS: u64 = 1_000;
 pub const LATE_ENTRIES_WAIT_MS: u64 = 1;
 /// The maximum number of feeders that are connected at the same time.
 pub const FEEDERS_MAX: usize = 1024;
-/// The number of bytes of unread answers above which a feeder is not read.
+/// The number of bytes of unread answers above which the feed stops reading from a feeder.
 pub const FEED_ANSWER_BYTES_MAX: usize = 256 * KIB as usize;
-/// The number of pending acknowledgements above which a feeder is not read.
+/// The number of pending acknowledgements above which the feed stops reading from a feeder.
 pub const FEED_ACKS_MAX: usize = 65_536;
 /// The maximum number of patterns of one consumer.
 pub const CONSUME_PATTERNS_MAX: usize = 256;
@@ -313,8 +313,8 @@ pub const UPSTREAM_BYTES_MAX: usize = 4096 * KIB as usize;
 /// The maximum number of notices of all workers that wait for consumers. Further notices are
 /// counted as lost.
 pub const NOTICES_MAX: usize = 65_536;
-/// The number of waiting notices of one conn above which the conn is not read. The conn is read
-/// again when half as many notices wait.
+/// The number of waiting notices of one conn above which the worker stops reading from the conn.
+/// The worker reads again when half as many notices wait.
 pub const NOTICES_PER_CONN_MAX: usize = 32;
 /// The maximum number of notices that are skipped because their consumers have no room. When it is
 /// reached, all later notices wait, even if their consumers have room.
@@ -360,8 +360,8 @@ pub const JOURNAL_CHUNK_BYTES: u64 = JOURNAL_MEMTABLE_BYTES;
 /// The number of chunks into which `journal.bytes` is divided, unless the chunks would be too
 /// small.
 pub const JOURNAL_CHUNKS_MAX: u64 = 64;
-/// The number of full chunks not yet written to tables at which a new chunk waits. The wait is at
-/// most a second.
+/// If this number of full chunks is not yet written to tables, a new chunk waits for at most a
+/// second.
 pub const JOURNAL_CHUNKS_UNFLUSHED_MAX: usize = 3;
 /// The size of the store's block cache, in bytes. Records are read only once, at a start.
 pub const JOURNAL_CACHE_BYTES: u64 = 1024 * KIB as u64;

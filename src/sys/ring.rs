@@ -11,7 +11,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use io_uring::squeue::Entry;
 use io_uring::{IoUring, opcode, types};
 
-/// Sends are non-blocking, and return an error instead of causing SIGPIPE.
+/// The flags of a send: it does not block, and it returns an error instead of causing SIGPIPE.
 const FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 
 /// One send: the bytes for one socket.
@@ -46,8 +46,8 @@ impl Ring {
     /// Returns the error of `io_uring_setup(2)`. Linux before 6.1 lacks the modes that are used
     /// here, and most containers forbid the call.
     pub fn new(sends_max: u16) -> io::Result<Self> {
-        // The modes: only this thread submits, and the kernel completes entries only inside the
-        // thread's calls.
+        // In these modes, only this thread may submit entries, and the kernel completes entries
+        // only inside the calls of this thread.
         let ring = IoUring::builder()
             .dontfork()
             .setup_single_issuer()

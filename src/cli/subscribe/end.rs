@@ -11,7 +11,7 @@ use crate::cli::Failure;
 
 /// The upper bound of the first random delay.
 const BASE: Duration = Duration::from_secs(1);
-/// The maximum of the upper bound.
+/// The maximum upper bound of the random delay.
 const CEILING: Duration = Duration::from_secs(30);
 /// The minimum delay. It prevents a busy loop if the server closes every connection.
 const FLOOR: Duration = Duration::from_millis(50);
