@@ -1,9 +1,10 @@
 //! SHELL: publishes load, memory and network figures of this machine, so that a new user sees real
 //! data.
 //!
-//! The demo's thread reads the figures from `/proc` once a second and writes them to the feed's
-//! Unix socket, like any feeder. It does not use workers, hub or frames. If the feed closes the
-//! connection, the thread reconnects a second later. Only `serve --demo` starts the thread.
+//! Once a second, the demo reads load, memory and network figures from `/proc` and writes them to
+//! the feed's Unix socket, like any feeder. The demo does not depend on workers, hub or frames. If
+//! the feed closes the connection, the demo reconnects a second later. Only `serve --demo` starts
+//! it.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -18,7 +19,7 @@ use serde::Serialize;
 /// The time between two sets of figures.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// The maximum wait for a feed that does not read. This wait can delay the end of the thread.
+/// The maximum time for a write to a feed that does not read. It delays the end of the thread.
 const WRITE_WAIT: Duration = Duration::from_millis(50);
 
 /// Starts a thread that publishes to the feed at this path. The thread ends after a message on
@@ -46,7 +47,7 @@ fn run(feed_path: &Path, stop: &Receiver<()>) {
     }
 }
 
-/// Writes lines to the feed. If there is no connection, connects first.
+/// Writes to the feed. If there is no connection, connects first.
 fn send(feed: &mut Option<UnixStream>, feed_path: &Path, lines: &[u8]) -> io::Result<()> {
     let mut stream = match feed.take() {
         Some(stream) => stream,
@@ -63,7 +64,7 @@ fn send(feed: &mut Option<UnixStream>, feed_path: &Path, lines: &[u8]) -> io::Re
     Ok(())
 }
 
-/// The figures of one moment. If a file is missing or malformed, only its figures are missing.
+/// The figures of one moment. If a file is missing or malformed, only its own figures are missing.
 #[derive(Debug)]
 struct Sample {
     at: Instant,
@@ -94,7 +95,7 @@ fn unix_ms() -> u64 {
         .map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// One line of input for the feed: a publication.
+/// One line for the feed.
 #[derive(Debug, Serialize)]
 struct Line<T> {
     channel: &'static str,
@@ -130,7 +131,7 @@ struct NetworkFigures {
     loopback_bytes_per_s: u64,
 }
 
-/// Returns the feed lines for two consecutive samples.
+/// Returns the publications that follow from two consecutive samples.
 fn lines(before: &Sample, now: &Sample) -> Vec<u8> {
     let unix_ms = now.unix_ms;
     let mut out = Vec::new();
@@ -176,7 +177,7 @@ fn push_line<T: Serialize>(channel: &'static str, event: &'static str, data: T, 
         event,
         data,
     };
-    // Serializing plain numbers into a vector cannot fail.
+    // Numbers are serialised into a vector, which cannot fail.
     let written = serde_json::to_writer(&mut *out, &line);
     debug_assert!(written.is_ok());
     out.push(b'\n');
@@ -190,8 +191,8 @@ fn percent(part: u64, whole: u64) -> f64 {
     (part as f64 * 1000.0 / whole as f64).round() / 10.0
 }
 
-/// Returns a counter's growth per second. A counter that has decreased was reset, which counts as
-/// no growth.
+/// Returns the growth per second. A counter that has decreased was reset, so its growth counts as
+/// zero.
 fn rate(before: u64, now: u64, elapsed: Duration) -> u64 {
     let elapsed_us = elapsed.as_micros().max(1);
     let grown = u128::from(now.saturating_sub(before));
@@ -218,7 +219,7 @@ fn parse_load(text: &str) -> Option<Load> {
     })
 }
 
-/// The times in the `cpu` line of `/proc/stat`, in clock ticks from boot on, summed over all cores.
+/// The `cpu` line of `/proc/stat`: clock units of all cores from the boot on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct CpuTime {
     busy: u64,
@@ -236,14 +237,14 @@ impl CpuTime {
 
 fn parse_cpu(text: &str) -> Option<CpuTime> {
     let line = text.lines().find_map(|line| line.strip_prefix("cpu "))?;
-    // The first eight numbers. The ninth and tenth are guest time, which user time includes.
+    // The ninth and tenth number are guest time, which is already included in user time.
     let times: Vec<u64> = line
         .split_ascii_whitespace()
         .take(8)
         .map(|word| word.parse().ok())
         .collect::<Option<_>>()?;
     let all = times.iter().sum();
-    // The idle time and the time spent waiting for I/O.
+    // The fourth and fifth number are idle time and I/O wait.
     let resting: u64 = times.get(3..5)?.iter().sum();
     Some(CpuTime {
         busy: all - resting,
@@ -270,8 +271,8 @@ fn parse_memory(text: &str) -> Option<Memory> {
     })
 }
 
-/// The byte counts of `/proc/net/dev`, from boot on. Bytes of the loopback device are counted once,
-/// separately.
+/// The figures of `/proc/net/dev`: bytes from the boot on. Bytes of the loopback device are counted
+/// separately, and only once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Traffic {
     received_bytes: u64,
@@ -288,7 +289,7 @@ fn parse_traffic(text: &str) -> Option<Traffic> {
         let (device, numbers) = line.split_once(':')?;
         let mut numbers = numbers.split_ascii_whitespace();
         let received: u64 = numbers.next()?.parse().ok()?;
-        // The number of sent bytes comes after eight numbers about received data.
+        // Eight numbers about received data precede the number of sent bytes.
         let sent: u64 = numbers.nth(7)?.parse().ok()?;
         if device.trim() == "lo" {
             sum.loopback_bytes = sum.loopback_bytes.saturating_add(received);

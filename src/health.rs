@@ -1,7 +1,8 @@
 //! SHELL: the parts of a running server that have failed, for `/readyz`.
 //!
-//! A part that fails while the server runs records its reason here, and clears the reason when it
-//! works again. Failures are rare; the reasons are read once for each probe.
+//! Each part that can fail while the server runs records the reason here, and clears it when the
+//! part works again. Reasons are written a few times in the life of a process and read once for
+//! each probe.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// A part that can fail while the server runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
-    /// The file descriptors for feeders.
+    /// The descriptors for feeders.
     FeedDescriptors,
     /// The feed's socket in the file system.
     FeedSocket,
@@ -22,7 +23,7 @@ pub enum Part {
 pub struct Health(Mutex<BTreeMap<Part, String>>);
 
 impl Health {
-    /// Sets the reason for which a part has failed; `None` if the part works.
+    /// Sets the reason of a part. `None` means that the part works.
     pub fn set(&self, part: Part, reason: Option<&str>) {
         let mut reasons = self.reasons_mut();
         match reason {

@@ -1,9 +1,11 @@
-//! One connection of the admin listener: one request, its response, and a close that loses neither.
+//! One connection of the admin listener: one request and its response. The close of the connection
+//! loses neither of them.
 //!
-//! A state machine over a non-blocking socket. [`AdminConn::advance`] does what the socket allows
-//! and never waits. A deadline is for a whole step and not for each read, so a client that sends a
-//! byte now and then gets no more time than a silent one. The loop in the parent is the only
-//! caller; it decides when a deadline has passed and which connection is closed for a new one.
+//! A state machine over a non-blocking socket. [`AdminConn::advance`] performs the steps that the
+//! socket allows and never waits. A deadline applies to a whole step and not to each read. So a
+//! client that sends a byte now and then gets no more time than a silent client. The loop in the
+//! parent module is the only caller. It decides when a deadline has passed and which connection is
+//! closed for a new one.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
@@ -14,40 +16,41 @@ use crate::config::limits::ADMIN_HEAD_BYTES_MAX;
 use crate::http::Refusal;
 use crate::http::head::{HeadRead, Method, read_head};
 
-/// Bytes taken from the socket at a time: more than the longest head, so that one read decides
+/// The size of one read from the socket, in bytes. It exceeds the longest head, so one read decides
 /// whether a request has arrived.
 const READ_BYTES: usize = 2 * ADMIN_HEAD_BYTES_MAX;
 
 #[derive(Debug)]
 enum Step {
-    /// The head is incomplete; what has arrived of it.
+    /// The head is incomplete. Contains the bytes that have arrived.
     Reading(Vec<u8>),
-    /// The response, and how many bytes of it the socket has taken.
+    /// The response is being sent. Contains the response and the number of bytes that the socket
+    /// has accepted.
     Writing(Vec<u8>, usize),
-    /// The response is sent and the client has not closed. A close with unread bytes would reset
-    /// the connection, and the client might lose the response.
+    /// The response was sent, but the client has not closed the connection. A close with unread
+    /// bytes would reset the connection, and the client might lose the response.
     Lingering,
 }
 
-/// Connections of the lowest priority are closed first for new ones.
+/// The priority of a connection. To make room, connections of the lowest priority are closed first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Priority {
-    /// Its request has not arrived.
+    /// The request has not arrived.
     Silent,
-    /// Its response is sent.
+    /// The response has been sent.
     Answered,
-    /// Its response is being sent.
+    /// The response is being sent.
     Waiting,
 }
 
-/// One connection.
+/// One connection of the admin listener.
 #[derive(Debug)]
 pub(super) struct AdminConn {
     stream: TcpStream,
     step: Step,
-    /// End of the step.
+    /// The end of the current step.
     deadline: Instant,
-    /// Time for each step.
+    /// The maximum time of each step.
     step_time: Duration,
 }
 
@@ -70,7 +73,8 @@ impl AdminConn {
         self.deadline
     }
 
-    /// Whether it waits until the socket is writable, and not until it is readable.
+    /// Whether the connection waits until the socket is writable. Otherwise the connection waits
+    /// until the socket is readable.
     pub(super) fn is_writing(&self) -> bool {
         matches!(self.step, Step::Writing(..))
     }
@@ -83,8 +87,8 @@ impl AdminConn {
         }
     }
 
-    /// Does what the socket allows: reads once, and answers when the head is complete. False when
-    /// the connection has ended.
+    /// Performs the steps that the socket allows: reads once, and answers if the head is complete.
+    /// Returns false if the connection has ended.
     pub(super) fn advance(&mut self, figures: &FigureSources) -> bool {
         let advanced = match &mut self.step {
             Step::Reading(_) => self.read(figures),
@@ -97,7 +101,8 @@ impl AdminConn {
         })
     }
 
-    /// Ends the step whose deadline has passed. False when the connection has ended.
+    /// Ends the current step, because its deadline has passed. Returns false if the connection has
+    /// ended.
     pub(super) fn expire(&mut self) -> bool {
         matches!(self.step, Step::Reading(_)) && self.refuse(Refusal::HeadTimeout)
     }
@@ -148,7 +153,7 @@ impl AdminConn {
         Ok(true)
     }
 
-    /// Reads once, and discards bytes after the head. `None` if nothing has arrived.
+    /// Reads once. Bytes after the head are discarded. Returns `None` if nothing has arrived.
     fn take(&mut self) -> io::Result<Option<usize>> {
         let mut chunk = [0; READ_BYTES];
         let count = if_ready(self.stream.read(&mut chunk))?;
@@ -159,7 +164,7 @@ impl AdminConn {
     }
 }
 
-/// `None` if the call has to be repeated after the next poll.
+/// Returns `None` if the call must be repeated after the next poll.
 fn if_ready(result: io::Result<usize>) -> io::Result<Option<usize>> {
     match result {
         Ok(count) => Ok(Some(count)),

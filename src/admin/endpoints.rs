@@ -1,8 +1,8 @@
 //! The responses of the admin listener: `/metrics`, `/healthz`, `/readyz`, and refusals.
 //!
-//! Plain text; refusals are problem documents (RFC 9457). No response has CORS fields: a browser on
-//! this machine reaches the listener, and pages of other origins must not read it. Reads counters
-//! and `/proc/self`; owns nothing.
+//! Responses are plain text; refusals are problem documents (RFC 9457). No response has CORS
+//! fields: a browser on this machine can reach the listener, but pages of other origins must not
+//! read it. Reads counters and `/proc/self`; owns no data.
 
 use std::time::SystemTime;
 
@@ -19,13 +19,13 @@ use super::{FigureSources, ServerStage};
 use crate::sys::descriptors;
 use crate::sys::pressure::{Meter, resident_bytes};
 
-/// The media type of everything but metrics.
+/// The media type of all responses except metrics.
 const PLAIN: &str = "text/plain; charset=utf-8";
 
-/// Seconds after which a probe should repeat a request that got 503.
+/// The time after which a probe should repeat a request that was answered with 503, in seconds.
 const RETRY_AFTER_S: &str = "1";
 
-/// The response to a request.
+/// Returns the response to a request.
 pub(super) fn answer(head: &Head<'_>, figures: &FigureSources, date: &str) -> Vec<u8> {
     if !matches!(head.method, Method::Get | Method::Head) {
         let problem = Problem {
@@ -69,12 +69,12 @@ pub(super) fn answer(head: &Head<'_>, figures: &FigureSources, date: &str) -> Ve
     )
 }
 
-/// The response to a request that is refused.
+/// Returns the response to a request that is refused.
 pub(super) fn refuse(refusal: Refusal, method: Method, date: &str) -> Vec<u8> {
     response::refuse(&refusal, method, After::Close, Reader::SameOrigin, date).bytes
 }
 
-/// A refusal with a text of the admin listener's own.
+/// Returns a refusal with a text that is specific to the admin listener.
 fn refuse_with(
     problem: Problem<'_>,
     method: Method,
@@ -85,7 +85,7 @@ fn refuse_with(
     respond(problem.status, PROBLEM, &document, method, field, date)
 }
 
-/// A line for each reason why the server is not ready.
+/// Returns the status of `/readyz`, and a line for each reason why the server is not ready.
 fn readiness(figures: &FigureSources) -> (Status, String) {
     let mut reasons = match figures.readiness.stage() {
         ServerStage::Starting => return (Status::ServiceUnavailable, String::from("starting\n")),
@@ -102,13 +102,13 @@ fn readiness(figures: &FigureSources) -> (Status, String) {
     (Status::ServiceUnavailable, lines.collect())
 }
 
-/// The reason if no worker has a descriptor for a connection.
+/// Returns a reason if no worker has a free descriptor for a connection.
 fn no_descriptor(figures: &FigureSources) -> Option<String> {
     let sum = |read: fn(&WorkerMetrics) -> u64| -> u64 {
         figures.workers.iter().map(|worker| read(worker)).sum()
     };
     let is_blocked = sum(|worker| worker.accept_blocked.value()) > 0;
-    // If workers share a descriptor table, one of them may use the descriptors of all.
+    // If workers share a descriptor table, one worker may use the descriptors of all.
     let is_empty = sum(|worker| worker.conns_open.value()) == 0;
     (is_blocked && is_empty).then(|| {
         format!(
@@ -198,8 +198,8 @@ fn push_process(figures: &FigureSources, out: &mut String) {
     }
 }
 
-/// The help of `fanfare_memory_bytes`: it names the memory that `limits.memory_bytes` or the system
-/// limits.
+/// Returns the help text of `fanfare_memory_bytes`. It names the memory that is limited by
+/// `limits.memory_bytes` or by the system.
 fn memory_help(meter: &Meter) -> &'static str {
     match meter {
         Meter::Cgroup { .. } => {

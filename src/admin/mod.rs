@@ -1,12 +1,14 @@
 //! SHELL: the admin listener, with metrics, liveness and readiness.
 //!
-//! One thread and one loop over non-blocking sockets: poll, advance what is ready, end what is
-//! late, accept. It never waits for a worker, and no worker waits for it. At most
-//! `ADMIN_CONNS_MAX` connections are open, each for one request. A new one is always accepted; the
-//! oldest silent one is closed for it. So neither silent clients nor clients that do not read block
-//! a health check.
-//! Reads the counters that workers and feed write; writes none. The main thread binds it, spawns it
-//! and sets its [`Readiness`]. It ends with the process.
+//! One thread runs one loop over non-blocking sockets. The loop polls, advances the connections
+//! that are ready, ends connections whose deadline has passed, and accepts new connections. It
+//! never waits for a worker, and no worker waits for it. At most `ADMIN_CONNS_MAX` connections are
+//! open, each for one request. A new connection is always accepted; if necessary, the oldest silent
+//! connection is closed for it. So neither silent clients nor clients that do not read block a
+//! health check.
+//!
+//! Reads the counters that workers and feed write, and writes no counters. The main thread binds
+//! the listener, starts its thread and sets its [`Readiness`]. The thread ends with the process.
 
 mod connection;
 mod endpoints;
@@ -32,10 +34,11 @@ use crate::sys::pressure::Meter;
 use crate::worker::admission::guard::Guard;
 use connection::{AdminConn, Priority};
 
-/// Stack of the thread. Its largest frame is the parser's table of header fields.
+/// Stack size of the admin thread, in bytes. Its largest frame is the parser's table of header
+/// fields.
 const STACK_BYTES: usize = 256 * 1024;
 
-/// Where the server is between its start and its end.
+/// The stage of the server between its start and its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServerStage {
     /// Workers and feed are being started.
@@ -46,8 +49,8 @@ pub enum ServerStage {
     Draining,
 }
 
-/// The server's stage, which the main thread sets, and the health of its parts. Read by the admin
-/// thread.
+/// The server's stage, which the main thread sets, and the health of its parts. The admin thread
+/// reads both.
 #[derive(Debug)]
 pub struct Readiness {
     stage: AtomicU8,
@@ -64,18 +67,18 @@ impl Default for Readiness {
 }
 
 impl Readiness {
-    /// Replaces the stage.
+    /// Sets the current stage.
     pub fn set(&self, stage: ServerStage) {
         self.stage.store(stage as u8, Ordering::Relaxed);
     }
 
-    /// The parts that have failed, for which a started server is not ready.
+    /// Returns the parts that have failed. While a part has failed, a started server is not ready.
     #[must_use]
     pub fn health(&self) -> &Arc<Health> {
         &self.health
     }
 
-    /// The current stage.
+    /// Returns the current stage.
     #[must_use]
     pub fn stage(&self) -> ServerStage {
         match self.stage.load(Ordering::Relaxed) {
@@ -86,23 +89,23 @@ impl Readiness {
     }
 }
 
-/// Where the admin listener reads its figures.
+/// The sources from which the admin listener reads its figures.
 pub struct FigureSources {
-    /// One table for each worker.
+    /// The metrics of each worker.
     pub workers: Vec<Arc<WorkerMetrics>>,
-    /// The feed's table.
+    /// The metrics of the feed.
     pub feed: Arc<FeedMetrics>,
-    /// For the number of client addresses that have a count.
+    /// The admission control. It has the number of client addresses that are counted.
     pub guard: Guard,
-    /// For channels, and bytes of publications.
+    /// The log. It counts channels, and bytes of publications.
     pub log: Arc<Log>,
-    /// Measures the memory that has a limit.
+    /// The meter of the memory that has a limit.
     pub meter: Meter,
     /// The server's stage and its failed parts.
     pub readiness: Arc<Readiness>,
-    /// Start of the server.
+    /// The time at which the server started.
     pub started: SystemTime,
-    /// Number of log lines that were dropped because the queue was full.
+    /// Returns the number of log lines that were dropped because the queue was full.
     pub dropped_log_lines: Arc<dyn Fn() -> u64 + Send + Sync>,
 }
 
@@ -115,13 +118,14 @@ impl fmt::Debug for FigureSources {
     }
 }
 
-/// The admin listener, bound; [`Admin::spawn`] serves it.
+/// The bound admin listener. [`Admin::spawn`] starts to serve it.
 #[derive(Debug)]
 pub struct Admin {
     listener: TcpListener,
-    /// Time for a request head to arrive, and again for the response to be sent.
+    /// The maximum time for a request head to arrive. The same maximum applies to sending the
+    /// response.
     step: Duration,
-    /// For a probe that connects while no descriptor is free.
+    /// A descriptor for a probe that connects while no other descriptor is free.
     spare: Spare,
 }
 
@@ -130,7 +134,8 @@ pub struct Admin {
 /// # Errors
 /// Returns the system's error if the address cannot be bound.
 pub fn bind(address: SocketAddr) -> io::Result<Admin> {
-    // Opened first: a low descriptor stays usable after the limit on descriptors was lowered.
+    // This descriptor is opened first, because a low descriptor stays usable after the limit on
+    // descriptors is lowered.
     let mut spare = Spare::default();
     spare.reserve();
     let listener = TcpListener::bind(address)?;
@@ -143,7 +148,7 @@ pub fn bind(address: SocketAddr) -> io::Result<Admin> {
 }
 
 impl Admin {
-    /// The bound address, with the port that the system chose for port 0.
+    /// Returns the bound address. Port 0 is replaced by the port that the system chose.
     ///
     /// # Errors
     /// Returns the error of `getsockname(2)`.
@@ -151,7 +156,7 @@ impl Admin {
         self.listener.local_addr()
     }
 
-    /// Serves from a thread of its own until the process ends.
+    /// Serves the listener from a separate thread until the process ends.
     ///
     /// # Errors
     /// Returns the system's error if the thread cannot be started.
@@ -177,27 +182,27 @@ impl Admin {
     }
 }
 
-/// State of the admin thread's loop.
+/// The state of the admin thread's loop.
 struct AdminLoop<'a> {
     listener: TcpListener,
     step: Duration,
     spare: Spare,
     figures: &'a FigureSources,
-    /// In the order in which they were accepted.
+    /// The open connections, in the order in which they were accepted.
     conns: Vec<AdminConn>,
-    /// No connection is accepted until then.
+    /// The time until which no connection is accepted.
     paused_until: Option<Instant>,
 }
 
 impl AdminLoop<'_> {
     fn turn(&mut self) {
-        // A poll that begins after a deadline reports every byte that arrived before the deadline.
+        // A poll that begins after a deadline reports all bytes that arrived before the deadline.
         let begun = Instant::now();
         self.paused_until = self.paused_until.filter(|until| *until > begun);
         self.spare.reserve();
         let ready = match self.poll(begun) {
             Ok(ready) => ready,
-            // The poll has reported nothing, so no deadline may be enforced.
+            // The poll was interrupted and has reported nothing, so no deadline may be enforced.
             Err(error) if error.kind() == ErrorKind::Interrupted => return,
             Err(error) => {
                 tracing::debug!(%error, "cannot poll the admin sockets");
@@ -216,8 +221,8 @@ impl AdminLoop<'_> {
         }
     }
 
-    /// Waits for a socket or the next deadline. Returns whether the listener is ready, then the
-    /// same for each connection.
+    /// Waits for a socket or for the next deadline. The result is true for each socket that is
+    /// ready: first the listener, then each connection.
     fn poll(&self, begun: Instant) -> io::Result<Vec<bool>> {
         let listens = match self.paused_until {
             Some(_) => PollFlags::empty(),
@@ -240,13 +245,13 @@ impl AdminLoop<'_> {
         Ok(reports.map(|socket| !socket.revents().is_empty()).collect())
     }
 
-    /// Accepts connections while descriptors are free, and one if none is. Called when the listener
-    /// is ready.
+    /// Accepts connections while descriptors are free. If no descriptor is free, accepts one
+    /// connection. Called when the listener is ready.
     fn accept(&mut self) {
         for accepted in 0..ADMIN_ACCEPTS_PER_TURN_MAX {
             let outcome = match self.listener.accept() {
-                // Linux allocates the descriptor before it looks for a connection, so this error
-                // does not mean that another connection waits.
+                // Linux allocates the descriptor before it looks for a connection. So this error
+                // does not mean that another connection is pending.
                 Err(error) if descriptors::is_exhausted(&error) && accepted > 0 => return,
                 Err(error) if descriptors::is_exhausted(&error) => return self.accept_last(&error),
                 outcome => outcome,
@@ -255,7 +260,7 @@ impl AdminLoop<'_> {
                 Ok((stream, _)) => self.admit(AdminConn::new(stream, self.step)),
                 Err(error) => match error.kind() {
                     ErrorKind::WouldBlock => return,
-                    // The client has closed the connection already.
+                    // The client has already closed the connection.
                     ErrorKind::ConnectionAborted | ErrorKind::Interrupted => {}
                     _ => return self.pause(&error),
                 },
@@ -263,7 +268,8 @@ impl AdminLoop<'_> {
         }
     }
 
-    /// Accepts one connection with the descriptor of a closed one, or with the spare one.
+    /// Accepts one connection with the descriptor of a closed connection, or else with the spare
+    /// descriptor.
     fn accept_last(&mut self, error: &io::Error) {
         if !self.make_room() && !self.spare.release() {
             return self.pause(error);
@@ -275,14 +281,14 @@ impl AdminLoop<'_> {
         }
     }
 
-    /// Stops accepting for a while, since the next accept would fail in the same way.
+    /// Stops accepting for a while, because the next accept would fail in the same way.
     fn pause(&mut self, error: &io::Error) {
         tracing::debug!(%error, "admin connection not accepted");
         let pause = Duration::from_millis(ACCEPT_PAUSE_MS);
         self.paused_until = Some(Instant::now() + pause);
     }
 
-    /// Serves a new connection. It is read at once, since its request has often arrived already.
+    /// Serves a new connection. It is read at once, because its request has often already arrived.
     fn admit(&mut self, conn: io::Result<AdminConn>) {
         if self.conns.len() >= ADMIN_CONNS_MAX {
             self.make_room();
@@ -297,9 +303,9 @@ impl AdminLoop<'_> {
         }
     }
 
-    /// Closes the oldest silent connection, otherwise the oldest of the lowest [`Priority`]. A
-    /// silent connection whose request has arrived meanwhile is answered instead. False if there
-    /// is no connection.
+    /// Closes the oldest silent connection. If there is none, closes the oldest connection of the
+    /// lowest [`Priority`]. If a silent connection's request has arrived meanwhile, the connection
+    /// is answered instead. Returns false if there is no connection.
     fn make_room(&mut self) -> bool {
         for index in 0..self.conns.len() {
             let silent = self.conns.get_mut(index);
@@ -550,7 +556,8 @@ mod tests {
         let mut stream = server.connect();
         let mut dripping = stream.try_clone().unwrap();
         let drips = thread::spawn(move || {
-            // Each byte arrives in time, the whole head does not. Ends when the server has closed.
+            // Each byte arrives in time, but the whole head does not. The loop ends when the server
+            // has closed the connection.
             for byte in b"GET /healthz HTTP/1.1".iter().cycle().take(200) {
                 thread::sleep(Duration::from_millis(20));
                 if dripping.write_all(&[*byte]).is_err() {

@@ -1,8 +1,9 @@
 //! The subcommands, their flags and the help texts.
 //!
-//! Data only: the file of each subcommand reads its struct. Flags of `serve` that set keys of the
-//! configuration have no environment name here, since [`fanfare::config::file`] gives one to every
-//! key; their help texts name it in clap's form.
+//! Contains only data: the file of each subcommand reads the struct of its flags. `serve` flags
+//! that set configuration keys declare no environment variable here, because
+//! [`fanfare::config::file`] has one for every key. The help texts of these flags name the variable
+//! in clap's form.
 //!
 //! All help texts have one layout: summary, usage, arguments, options, notes, exit status,
 //! examples. They are wrapped at `HELP_COLUMNS_MAX`.
@@ -28,7 +29,7 @@ use fanfare::id::ChannelName;
 use fanfare::pattern::Pattern;
 use fanfare_generator::options::BenchArgs;
 
-/// Columns of the widest line of a help text.
+/// The maximum width of a help text, in columns.
 const HELP_COLUMNS_MAX: usize = 100;
 
 /// A push server for one Linux machine: it takes publications from a Unix socket and delivers them
@@ -55,8 +56,8 @@ pub(crate) struct Arguments {
 }
 
 impl Arguments {
-    /// Parses the arguments. A negative number after an option is its value, so that an error names
-    /// the option. An empty environment variable counts as unset.
+    /// Parses the arguments. A negative number after an option is parsed as the value of the
+    /// option, so that an error names the option. An empty environment variable counts as unset.
     ///
     /// # Errors
     /// Returns the text to print and the exit status: a usage error, a help text or the version.
@@ -149,7 +150,7 @@ pub(crate) struct ServeArgs {
 }
 
 impl ServeArgs {
-    /// The configuration keys that the flags set.
+    /// Returns the configuration keys that the flags set.
     #[must_use]
     pub(crate) fn overrides(&self) -> Overrides {
         Overrides {
@@ -264,9 +265,9 @@ pub(crate) struct SubscribeArgs {
 /// A header field of a request (RFC 9110, 5).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
-    /// A token (RFC 9110, 5.6.2).
+    /// The name, a token (RFC 9110, 5.6.2).
     pub(crate) name: String,
-    /// Without control characters.
+    /// The value, without control characters.
     pub(crate) value: String,
 }
 
@@ -396,7 +397,7 @@ pub(crate) struct DoctorArgs {
     pub(crate) record: Option<PathBuf>,
 }
 
-/// The largest target that is accepted; far more than any machine can hold.
+/// The maximum target. It is far more than any machine can hold.
 const TARGET_MAX: u64 = 1_000_000_000_000;
 
 fn seconds(text: &str) -> Result<Duration, String> {

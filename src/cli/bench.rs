@@ -1,6 +1,6 @@
-//! `fanfare bench`: runs the load generator, which is a crate of its own.
+//! `fanfare bench`: runs the load generator, which is a separate crate.
 //!
-//! Adds what only the server's side knows: which names a channel may have.
+//! The generator does not know which channel names the server accepts, so the name is checked here.
 
 use std::io::Write;
 
@@ -9,7 +9,7 @@ use fanfare::config::limits;
 use fanfare::id::ChannelName;
 use fanfare_generator::options::{BenchArgs, DEFLATE_BYTES_MIN};
 
-// The generator has the bound as a number of its own, for its help text and its check.
+// The generator has its own copy of this bound, for its help text and its check.
 const _: () = assert!(DEFLATE_BYTES_MIN == limits::DEFLATE_BYTES_MIN);
 
 /// Checks the channel's name and runs the generator.

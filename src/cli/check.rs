@@ -1,8 +1,8 @@
 //! `fanfare check`: validates a configuration, and the files and directories that it names.
 //!
-//! A file is checked without the environment, which could hide a problem of the file on this
-//! machine and not on the next. Without a file, the environment is checked over the defaults.
-//! Changes nothing.
+//! A file is checked without the environment: a variable of this machine could hide a problem of
+//! the file that appears on another machine. Without a file, the environment is checked on top of
+//! the defaults. Nothing is changed.
 
 use std::io::Write;
 
@@ -12,7 +12,7 @@ use fanfare::config::Retention;
 use fanfare::config::file::{self, Overrides};
 use fanfare::server;
 
-/// Checks, and prints a line on standard output if there is no problem.
+/// Checks the configuration, and prints a line on standard output if there is no problem.
 pub(super) fn run(args: &CheckArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let flags = Overrides::default();
     let loaded = match &args.file {
@@ -36,7 +36,7 @@ pub(super) fn run(args: &CheckArgs, out: &mut dyn Write) -> Result<(), Failure> 
     Ok(())
 }
 
-/// The rules for a channel of a namespace, including global values.
+/// Describes the retention of a namespace's channels, after global values are applied.
 fn rules(retention: &Retention) -> String {
     let Retention {
         entries,

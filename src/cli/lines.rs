@@ -1,24 +1,24 @@
 //! Reads lines of bounded length.
 //!
-//! PURE except for the given reader. A line that is too long is skipped to its end without being
-//! stored, so that the next line is still read as a line. Used for standard input and for the
+//! PURE except for the reader that is passed in. A line that is too long is skipped to its end and
+//! not stored, so that the next read begins with the next line. Used for standard input and for the
 //! answers of the feed.
 
 use std::io::{self, BufRead};
 
-/// The result of a read.
+/// The result of reading a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(super) enum LineRead {
-    /// No more lines.
+    /// There are no more lines.
     End,
-    /// A line, without its line end.
+    /// A line was read, without its line end.
     Line,
-    /// A line with more bytes than allowed; it was skipped.
+    /// The line had more bytes than allowed and was skipped.
     TooLong,
 }
 
-/// Replaces the content of `line` by the next line.
+/// Replaces the content of `line` with the next line of the reader.
 pub(super) fn read(
     reader: &mut impl BufRead,
     bytes_max: usize,

@@ -29,13 +29,13 @@ pub(crate) enum Failure {
     /// The configuration is invalid: status 2.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The reader of standard output has closed it: status 0 without a message.
+    /// The reader of standard output has closed the pipe: status 0 without a message.
     #[error("standard output is closed")]
     OutputClosed,
-    /// Failed while running: status 1.
+    /// The subcommand has failed while running: status 1.
     #[error(transparent)]
     Running(#[from] anyhow::Error),
-    /// Failed while running, with the reason already on standard error: status 1.
+    /// The subcommand has failed, and the reason is already on standard error: status 1.
     #[error("failed")]
     Reported,
     /// The arguments are invalid: status 2.
@@ -44,7 +44,7 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    /// The failure for an error of standard output.
+    /// Converts an error of standard output.
     fn of_output(error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe {
             return Self::OutputClosed;
@@ -55,14 +55,14 @@ impl Failure {
     /// Prints the reason on standard error and returns the exit status.
     fn report(&self) -> ExitCode {
         match self {
-            // Each line begins with a file or variable.
+            // Each line of the text begins with a file or variable, so the text needs no prefix.
             Self::Config(error) => {
                 print_error(&error.to_string());
                 ExitCode::from(2)
             }
             Self::OutputClosed => ExitCode::SUCCESS,
             Self::Running(_) => {
-                // The alternate form includes the causes.
+                // The alternate form of the text includes the causes.
                 print_error(&format!("fanfare: {self:#}"));
                 ExitCode::FAILURE
             }
@@ -75,19 +75,20 @@ impl Failure {
     }
 }
 
-/// Runs the subcommand that the process's arguments name.
+/// Runs the subcommand that the command line of the process names.
 #[must_use]
 pub(crate) fn run() -> ExitCode {
     let arguments = match Arguments::take(std::env::args_os()) {
         Ok(arguments) => arguments,
         Err(error) => {
-            // Includes help and version, with status 0. A failure to print them is ignored.
+            // Help and version are also returned as errors, with status 0. A failure to print is
+            // ignored.
             let _printed = error.print();
             return u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from);
         }
     };
-    // So `pkill -USR1 fanfare`, meant for a server, does not end a publisher or a subscriber. The
-    // call cannot fail for these signals.
+    // `pkill -USR1 fanfare`, meant for a server, must not end a publisher or a subscriber. The call
+    // cannot fail for these signals.
     let _ignored = signals::ignore(&[SIGUSR1, SIGUSR2]);
     let ended = match &arguments.command {
         Command::Bench(args) => bench::run(args, &mut io::stdout()),
@@ -104,7 +105,7 @@ pub(crate) fn run() -> ExitCode {
     }
 }
 
-/// Writes a line to standard error. A failure is ignored, since it cannot be reported.
+/// Writes a line to standard error. A failure is ignored, because it cannot be reported.
 fn print_error(line: &str) {
     let _written = writeln!(io::stderr().lock(), "{line}");
 }

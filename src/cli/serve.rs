@@ -1,7 +1,7 @@
 //! `fanfare serve`: runs the server until a signal.
 //!
-//! Loads the configuration, starts the server, prints a line when it is ready, and waits for a
-//! signal. The first signal starts a drain; the second ends the process at once.
+//! Loads the configuration, starts the server, prints a line when the server is ready, and waits
+//! for a signal. The first signal starts a drain; the second ends the process at once.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -23,15 +23,15 @@ use fanfare::server::service::{self, ServiceManager};
 use fanfare::server::{Server, StartError, certificates, logs};
 use fanfare::sys::{activation, memory, signals};
 
-/// Interval between checks of the workers if there is no watchdog.
+/// Interval between checks of the workers if the service manager sets no watchdog.
 const WORKER_CHECK_INTERVAL: Duration = Duration::from_secs(5);
-/// How long the ready line waits for the log lines before it.
+/// The maximum time by which the ready line is delayed until earlier log lines are written.
 const START_LINES_WAIT: Duration = Duration::from_secs(1);
-/// Interval between checks for the end of a drain.
+/// Interval between checks of whether a drain has ended.
 const DRAIN_CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Signals that would end the process and have no meaning here. Scripts that rotate logs send
-/// SIGUSR1 to daemons.
+/// Signals that would end the process by default and have no meaning for the server. Scripts that
+/// rotate logs send SIGUSR1 to daemons.
 const UNUSED_SIGNALS: [i32; 7] = [
     SIGUSR1,
     SIGUSR2,
@@ -41,11 +41,11 @@ const UNUSED_SIGNALS: [i32; 7] = [
     SIGIO,
     libc::SIGPWR,
 ];
-/// Signals of the terminal that would stop the process, and SIGXFSZ: with it ignored, a write above
-/// the limit on file sizes returns an error.
+/// Signals that are ignored. SIGTTIN and SIGTTOU of the terminal would stop the process. With
+/// SIGXFSZ ignored, a write above the limit on file sizes returns an error.
 const SILENT_SIGNALS: [i32; 3] = [SIGTTIN, SIGTTOU, libc::SIGXFSZ];
 
-/// Runs the server until a signal.
+/// Runs the server until a signal ends it.
 pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let inherited = activation::inherited().context("cannot use the inherited sockets")?;
     let file::Loaded {
@@ -72,21 +72,22 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
         .then(|| Demo::start(server.feed_path()))
         .transpose()?;
     let mut manager = ServiceManager::from_environment();
-    // A reader of the ready line finds the warnings of the start in the log.
+    // A program that has read the ready line can rely on finding the start's warnings in the log.
     logs.wait_until_written(START_LINES_WAIT);
     announce(&server, &mut manager)?;
     serve(server, &Start { args, file }, manager, &signals, demo);
     Ok(())
 }
 
-/// The sources of the configuration, for a reload.
+/// The sources of the configuration, kept for a reload.
 struct Start<'a> {
     args: &'a ServeArgs,
-    /// The values of the file.
+    /// The values of the file at the start.
     file: toml::Table,
 }
 
-/// Loads the configuration from file, environment and flags, at the start and at each reload.
+/// Loads the configuration from file, environment and flags. Called at the start and at each
+/// reload.
 fn load(args: &ServeArgs) -> Result<file::Loaded, file::ConfigError> {
     let loaded = file::load(
         args.config.as_deref(),
@@ -96,7 +97,7 @@ fn load(args: &ServeArgs) -> Result<file::Loaded, file::ConfigError> {
     loaded.map(file::Loaded::with_feed_path)
 }
 
-/// The thread of `--demo`.
+/// The thread that publishes for `--demo`.
 struct Demo {
     thread: thread::JoinHandle<()>,
     stop: Sender<()>,
@@ -118,7 +119,7 @@ impl Demo {
     }
 }
 
-/// Receives signals as messages, so that a wait for one can have a timeout.
+/// Receives signals as messages, so that the wait for a signal can have a timeout.
 fn catch_signals() -> std::io::Result<Receiver<i32>> {
     signals::ignore(&SILENT_SIGNALS)?;
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM].iter().chain(&UNUSED_SIGNALS))?;
@@ -159,8 +160,8 @@ fn announce(server: &Server, manager: &mut ServiceManager) -> Result<(), Failure
         .map_err(Failure::of_output)
 }
 
-/// Reads the configuration, certificates and keys again. If any of them has a problem, nothing
-/// changes.
+/// Reads the configuration, certificates and keys again. If any of them has a problem, the server
+/// keeps its current values.
 fn reload(server: &Server, start: &Start<'_>, manager: &mut ServiceManager) {
     manager.notify_reloading();
     let reloaded = load(start.args).and_then(|loaded| {
@@ -193,7 +194,7 @@ fn reload(server: &Server, start: &Start<'_>, manager: &mut ServiceManager) {
     manager.notify_reloaded();
 }
 
-/// Checks the workers until a signal arrives, then drains.
+/// Checks the workers until a signal arrives. Then drains the server.
 fn serve(
     mut server: Server,
     start: &Start<'_>,

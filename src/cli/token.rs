@@ -1,7 +1,7 @@
 //! `fanfare token`: prints a signed token for testing.
 //!
-//! Signs with a secret that the server has, in place of an issuer. Reads the key file and the
-//! clock; needs no server.
+//! Signs with a secret of the server, so no token issuer is needed. Reads the key file and the
+//! clock; no server needs to run.
 
 use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};

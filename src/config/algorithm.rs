@@ -1,7 +1,7 @@
 //! The supported signature algorithms (RFC 7518, 3.1; RFC 8037, 3.1).
 //!
-//! Only algorithms in common use with a hash of at least 256 bits. `none` and the algorithms that
-//! RFC 8725 advises against have no name here. Data only.
+//! Only common algorithms with a hash of at least 256 bits are supported. `none` and the algorithms
+//! that RFC 8725 advises against cannot be named here. This file contains only data.
 
 use std::fmt;
 
@@ -25,13 +25,13 @@ pub enum Algorithm {
     Rs256,
 }
 
-/// The name is not that of a supported algorithm.
+/// The error for a name that is not a supported algorithm.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is none of HS256, HS384, HS512, RS256, ES256, EdDSA")]
 pub struct AlgorithmError(String);
 
 impl Algorithm {
-    /// All of them.
+    /// All supported algorithms.
     pub const ALL: [Self; 6] = [
         Self::Es256,
         Self::EdDsa,
@@ -41,7 +41,7 @@ impl Algorithm {
         Self::Rs256,
     ];
 
-    /// The algorithm of this name; names are case-sensitive (RFC 7515, 4.1.1).
+    /// Returns the algorithm with this name. Names are case-sensitive (RFC 7515, 4.1.1).
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL
@@ -49,7 +49,7 @@ impl Algorithm {
             .find(|algorithm| algorithm.name() == name)
     }
 
-    /// The name in a token's header.
+    /// Returns the name of the algorithm as in a token's header.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -62,8 +62,8 @@ impl Algorithm {
         }
     }
 
-    /// The minimum length of a secret: that of the hash (RFC 7518, 3.2). `None` for algorithms
-    /// without a secret.
+    /// Returns the minimum length of a secret, in bytes: the length of the hash (RFC 7518, 3.2).
+    /// `None` if the algorithm uses no secret.
     #[must_use]
     pub fn secret_bytes_min(self) -> Option<usize> {
         match self {

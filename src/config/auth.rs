@@ -1,8 +1,8 @@
-//! Keys that verify tokens, and the places of a request that may have a token.
+//! Keys that verify tokens, and the parts of a request that may contain a token.
 //!
 //! Without keys, all clients are anonymous and may subscribe to every channel. With keys, a client
-//! needs a token unless a namespace allows anonymous subscriptions. Plain data, checked by
-//! [`super::validate`]; the server reads the files.
+//! needs a token unless a namespace allows anonymous subscriptions. This file contains only data.
+//! [`super::validate`] checks the values, and the server reads the files.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -14,25 +14,26 @@ use super::Algorithm;
 use super::Config;
 use crate::id::ChannelName;
 
-/// Tokens (RFC 7519).
+/// The configuration of tokens (RFC 7519).
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Auth {
-    /// Files with one key each.
+    /// Files that contain one key each.
     pub keys: Vec<KeyFile>,
-    /// A file with a set of keys (RFC 7517). Empty: none.
+    /// A file with a set of keys (RFC 7517). Empty means no set.
     pub jwks: PathBuf,
-    /// The required audience (`aud`). Empty: tokens have no audience.
+    /// The required audience (`aud`). If empty, tokens must not have an audience.
     pub audience: String,
-    /// The required issuer (`iss`). Empty: any issuer with a valid signature.
+    /// The required issuer (`iss`). If empty, any issuer with a valid signature is accepted.
     pub issuer: String,
-    /// Milliseconds by which the clocks of issuer and server may differ.
+    /// The maximum difference between the clocks of issuer and server, in milliseconds.
     pub leeway_ms: u64,
-    /// The cookie that may have a token. Empty: none.
+    /// The name of the cookie that may contain a token. Empty means no cookie.
     pub cookie: String,
-    /// The query parameter that may have a token. Empty: none.
+    /// The name of the query parameter that may contain a token. Empty means no parameter.
     pub query: String,
-    /// Milliseconds for the `auth` command of a WebSocket whose handshake had no token.
+    /// The maximum time until the `auth` command of a WebSocket whose handshake had no token, in
+    /// milliseconds.
     pub deadline_ms: u64,
 }
 
@@ -58,7 +59,7 @@ impl Auth {
         !self.keys.is_empty() || !self.jwks.as_os_str().is_empty()
     }
 
-    /// The conditions on every token beside its signature.
+    /// Returns the requirements for every token, except the signature.
     #[must_use]
     pub fn token_rules(&self) -> TokenRules {
         let named = |text: &str| (!text.is_empty()).then(|| Box::from(text));
@@ -69,35 +70,35 @@ impl Auth {
         }
     }
 
-    /// Time for the `auth` command of a WebSocket.
+    /// Returns the maximum time until the `auth` command of a WebSocket.
     #[must_use]
     pub fn deadline(&self) -> Duration {
         Duration::from_millis(self.deadline_ms)
     }
 }
 
-/// The requirements for every token, beside its signature.
+/// The requirements for every token, except the signature.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TokenRules {
-    /// This server's name in `aud`. Without it, no token may have an audience.
+    /// This server's name in `aud`. If `None`, tokens with an audience are refused.
     pub audience: Option<Box<str>>,
-    /// The required `iss`. Without it, `iss` is not checked.
+    /// The required `iss`. If `None`, `iss` is not checked.
     pub issuer: Option<Box<str>>,
-    /// The tolerated difference of clocks in seconds.
+    /// The tolerated difference between the clocks, in seconds.
     pub leeway_s: u64,
 }
 
-/// A key file and the one algorithm of its key, as in `RS256 /etc/fanfare/issuer.pem`.
+/// A key file and the only algorithm of its key, as in `RS256 /etc/fanfare/issuer.pem`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct KeyFile {
-    /// The algorithm.
+    /// The algorithm of the key.
     pub algorithm: Algorithm,
-    /// The file.
+    /// The path of the file.
     pub path: PathBuf,
 }
 
-/// The text is not an algorithm and a path.
+/// The error for a text that is not an algorithm followed by a path.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "`{0}` is not an algorithm (HS256, HS384, HS512, RS256, ES256 or EdDSA) followed by a file, \
@@ -134,13 +135,13 @@ impl fmt::Display for KeyFile {
 }
 
 impl Config {
-    /// Whether a channel may be subscribed to without a token.
+    /// Whether clients may subscribe to a channel without a token.
     #[must_use]
     pub fn is_open(&self, channel: &ChannelName) -> bool {
         !self.auth.is_on() || self.client_rules(channel).anonymous_subscribe
     }
 
-    /// Whether some channel may be subscribed to without a token.
+    /// Whether clients may subscribe to at least one channel without a token.
     #[must_use]
     pub fn has_open_channels(&self) -> bool {
         let mut namespaces = self.namespace.iter();

@@ -1,8 +1,9 @@
 //! The origins of web pages that may connect.
 //!
-//! Plain data and its checks. A browser sends the origin of the page in `Origin`, and lets the page
-//! read a response only if the response allows it. A WebSocket has no such rule, so the server
-//! refuses its handshake. [`crate::http::origin`] compares requests with this list.
+//! Contains data and its checks. A browser sends the origin of the page in `Origin`. It lets the
+//! page read a response only if the response allows this origin. For a WebSocket, browsers have no
+//! such rule, so the server refuses the handshake. [`crate::http::origin`] compares requests with
+//! this list.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,20 +14,20 @@ use super::validate::{Invalid, push};
 /// The entry that matches every origin.
 const ANY: &str = "*";
 
-/// What browsers send for an opaque origin, such as that of a sandboxed page.
+/// The value that browsers send for an opaque origin, such as the origin of a sandboxed page.
 const OPAQUE: &str = "null";
 
-/// Access of browsers.
+/// The access of browsers to the server.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Browser {
-    /// Allowed origins as browsers send them, such as `https://example.com`; `*` is any. Pages of
-    /// the server's own host need no entry.
+    /// Allowed origins as browsers send them, such as `https://example.com`. `*` allows every
+    /// origin. Pages of the server's own host need no entry.
     pub origins: Vec<String>,
 }
 
 impl Browser {
-    /// The index of the entry that allows this origin: its own, or that of `*`.
+    /// Returns the index of the entry that allows this origin: an equal entry, or else `*`.
     #[must_use]
     pub fn place(&self, origin: &[u8]) -> Option<u8> {
         let place_of = |wanted: &[u8]| {
@@ -37,13 +38,13 @@ impl Browser {
         place.and_then(|place| u8::try_from(place).ok())
     }
 
-    /// The entry at an index.
+    /// Returns the entry at an index.
     #[must_use]
     pub fn origin(&self, place: u8) -> Option<&str> {
         self.origins.get(usize::from(place)).map(String::as_str)
     }
 
-    /// Whether an entry matches every origin. Such an origin must not be combined with cookies.
+    /// Whether an entry matches every origin. Such an entry must not be combined with cookies.
     #[must_use]
     pub fn is_any(origin: &str) -> bool {
         origin == ANY
@@ -80,7 +81,7 @@ impl Config {
     }
 }
 
-/// Whether this is how a browser writes an origin (RFC 6454, 6.2).
+/// Whether the text is an origin as browsers write it (RFC 6454, 6.2).
 fn is_origin(text: &str) -> bool {
     let Some((scheme, authority)) = text.split_once("://") else {
         return false;

@@ -1,6 +1,6 @@
 //! PURE: the keys of a configuration, and the keys in which two configurations differ.
 //!
-//! Both are derived from the serialised [`Config`], so that there is no second list of keys.
+//! Both are derived from the serialised [`Config`], so the keys are not listed a second time.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,8 @@ use toml::{Table, Value};
 
 use super::Config;
 
-/// Every key as `section.key` with its value. The tables of `[[namespace]]` are one value.
+/// Lists every key as `section.key`, with its value. All `[[namespace]]` tables together are one
+/// value.
 pub(super) fn keys(table: &Table) -> Vec<(String, Value)> {
     let mut found = Vec::new();
     for (name, value) in table {
@@ -24,7 +25,7 @@ pub(super) fn keys(table: &Table) -> Vec<(String, Value)> {
     found
 }
 
-/// The keys whose values differ between two tables, as `section.key` in alphabetical order.
+/// Returns the keys whose values differ between two tables, as `section.key` in alphabetical order.
 pub(super) fn between(old: &Table, new: &Table) -> BTreeSet<String> {
     let values = |table| BTreeMap::from_iter(keys(table));
     let (old, new) = (values(old), values(new));
@@ -35,7 +36,7 @@ pub(super) fn between(old: &Table, new: &Table) -> BTreeSet<String> {
 }
 
 impl Config {
-    /// The keys whose values differ, as `section.key` in alphabetical order.
+    /// Returns the keys whose values differ, as `section.key` in alphabetical order.
     #[must_use]
     pub fn changed_keys(&self, other: &Self) -> BTreeSet<String> {
         let table = |config| {
@@ -51,7 +52,7 @@ impl Config {
 mod tests {
     use super::*;
 
-    /// Values such that each key with a text, or a list of texts, accepts at least two of them.
+    /// Sample values. Each key with a text, or with a list of texts, accepts at least two of them.
     const TEXTS: [&str; 14] = [
         "always",
         "os",
@@ -80,7 +81,7 @@ mod tests {
         }
     }
 
-    /// The default configuration with another value of one key.
+    /// Returns the default configuration with a different value of one key.
     fn with(key: &str, value: &Value) -> Option<Config> {
         let mut table = Table::try_from(Config::default()).unwrap();
         let (section, name) = key.split_once('.').unwrap_or(("", key));

@@ -1,7 +1,7 @@
 //! SHELL: reads a file that the operator names: a configuration, a certificate, a key.
 //!
-//! A FIFO works like a file, so that a secret need not be on a disk. A silent FIFO or an endless
-//! device is an error after a while: it blocks neither a start nor a reload.
+//! A FIFO works like a file, so that a secret need not be stored on a disk. A silent FIFO times
+//! out, and an endless device exceeds the size limit. So neither can block a start or a reload.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read as _};
@@ -14,22 +14,22 @@ use rustix::io::Errno;
 
 use crate::config::limits::{INPUT_BYTES, INPUT_PAUSE_MS};
 
-/// Bytes of one read.
+/// The size of the read buffer, in bytes.
 const READ_BYTES: usize = 64 * 1024;
 
-/// Reads the whole content.
+/// Reads the whole content of a file.
 ///
 /// # Errors
-/// Returns [`ErrorKind::TimedOut`] if nothing arrives for [`INPUT_PAUSE_MS`],
-/// [`ErrorKind::FileTooLarge`] for more than [`INPUT_BYTES`], or the error of a system call.
+/// Returns [`ErrorKind::TimedOut`] if no input arrives for [`INPUT_PAUSE_MS`],
+/// [`ErrorKind::FileTooLarge`] if the input exceeds [`INPUT_BYTES`], or the error of a system call.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     read_within(path, Duration::from_millis(INPUT_PAUSE_MS))
 }
 
-/// Reads the whole content as text.
+/// Reads the whole content of a file as text.
 ///
 /// # Errors
-/// Returns [`ErrorKind::InvalidData`] if it is not UTF-8, and as [`read`].
+/// Returns [`ErrorKind::InvalidData`] if the content is not UTF-8, or an error of [`read`].
 pub fn read_text(path: &Path) -> io::Result<String> {
     String::from_utf8(read(path)?).map_err(|error| {
         let error = error.utf8_error();
@@ -45,7 +45,8 @@ fn read_within(path: &Path, pause: Duration) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
     let mut buffer = vec![0; READ_BYTES];
     loop {
-        // A FIFO without a writer reads as empty, so a poll waits until one has opened it.
+        // A FIFO without a writer appears to be empty. So a poll waits until a writer has opened
+        // it.
         await_input(&file, pause)?;
         match file.read(&mut buffer) {
             Ok(0) => return Ok(content),
@@ -61,7 +62,7 @@ fn read_within(path: &Path, pause: Duration) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Waits until there are bytes to read, or the end of the file.
+/// Waits until input is available or the file ends.
 fn await_input(file: &File, pause: Duration) -> io::Result<()> {
     let timeout = Timespec::try_from(pause).map_err(io::Error::other)?;
     loop {
@@ -125,7 +126,7 @@ mod tests {
         });
         assert!(read(&path).unwrap() == content);
         writer.join().unwrap();
-        // The shell's process substitution.
+        // The shell's process substitution passes such a path.
         let (reader, mut writer) = io::pipe().unwrap();
         writer.write_all(b"secret").unwrap();
         drop(writer);
@@ -140,7 +141,7 @@ mod tests {
         let pause = Duration::from_millis(20);
         let silent = read_within(&path, pause).unwrap_err();
         assert_eq!(silent.kind(), ErrorKind::TimedOut);
-        // With a writer that does not write.
+        // The FIFO now has a writer, but the writer does not write.
         let _writer = File::options().read(true).write(true).open(&path).unwrap();
         let silent = read_within(&path, pause).unwrap_err();
         assert_eq!(silent.kind(), ErrorKind::TimedOut);

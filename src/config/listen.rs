@@ -1,7 +1,7 @@
 //! Addresses for clients, and the protocols on each of them.
 //!
-//! Plain data. In the file an entry is a text or a table. The text is an address followed by words;
-//! it is also the form on the command line and in the environment.
+//! Contains only data. An entry of the file is a text or a table. The text is an address followed
+//! by words; the command line and the environment use the same form.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -13,29 +13,29 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use serde::{Serialize, Serializer};
 
-/// The word for TLS.
+/// The word that selects TLS.
 const TLS: &str = "tls";
-/// The word for the PROXY protocol.
+/// The word that selects the PROXY protocol.
 const PROXY: &str = "proxy";
 
-/// One address to listen on.
+/// One address to listen on, and its protocols.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listen {
-    /// Address and port.
+    /// The IP address and port.
     pub address: SocketAddr,
-    /// Whether conns use TLS.
+    /// Whether connections to this address use TLS.
     pub is_tls: bool,
-    /// Whether conns begin with a PROXY header, before TLS.
+    /// Whether connections to this address begin with a PROXY header, before TLS.
     pub is_proxied: bool,
 }
 
-/// The text is not an address with optional words.
+/// The error for a text that is not an address with optional words.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not an address and port, optionally followed by `tls` and `proxy`")]
 pub struct ListenError(String);
 
 impl Listen {
-    /// An address without TLS and PROXY protocol.
+    /// Creates an entry without TLS and without the PROXY protocol.
     #[must_use]
     pub fn plain(address: SocketAddr) -> Self {
         Self {
@@ -122,27 +122,28 @@ struct Entry {
     proxy_protocol: bool,
 }
 
-/// Certificates and keys.
+/// Certificates and keys for TLS.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Tls {
     /// Files with certificate chains in PEM. The server name that a client requests (SNI) selects
-    /// one; the first is the default.
+    /// the chain. The first chain is the default.
     pub certificates: Vec<PathBuf>,
-    /// Files with their private keys, in the same order.
+    /// Files with the private keys of the certificates, in the same order.
     pub keys: Vec<PathBuf>,
     /// File with the certificates of the authorities that sign client certificates.
     pub client_authorities: PathBuf,
     /// Whether clients need a certificate.
     pub client_auth: ClientAuth,
-    /// Time for the handshake, in milliseconds. The time for the request head begins after it.
+    /// The maximum time for the TLS handshake, in milliseconds. The time for the request head
+    /// starts after the handshake.
     pub handshake_ms: u64,
-    /// Whether a self-signed certificate is generated at start, for testing.
+    /// Whether a self-signed certificate is generated at the start, for testing.
     pub self_signed: bool,
 }
 
 impl Tls {
-    /// Time for the handshake.
+    /// Returns the maximum time for the TLS handshake.
     #[must_use]
     pub fn handshake(&self) -> Duration {
         Duration::from_millis(self.handshake_ms)

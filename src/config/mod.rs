@@ -1,9 +1,9 @@
 //! The configuration: validated once and then immutable.
 //!
-//! [`Config`] has the shape of the configuration file, key by key, so that the file, the
-//! environment and this struct cannot differ. Plain data without I/O: [`mod@file`], the only shell
-//! part, reads files and the environment; [`validate`] checks values. Durations end in `_ms`, sizes
-//! in `_bytes`; the accessors return [`Duration`]s.
+//! [`Config`] has the structure of the configuration file, key by key, so that the file, the
+//! environment and this struct cannot differ. The module contains only data, except for
+//! [`mod@file`] and [`input`], which do I/O, and [`validate`], which checks values. Durations end
+//! in `_ms` and sizes in `_bytes`. The methods return [`Duration`]s.
 
 mod algorithm;
 pub mod auth;
@@ -33,52 +33,52 @@ pub use namespace::{ClientPublish, ClientRules, Namespace, Retention};
 pub use proxy::{ForwardedField, Proxy};
 pub use share::Share;
 
-/// All settings. A server runs with `Config::default()`.
+/// All settings. A server can run with `Config::default()`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Addresses for clients.
+    /// Addresses to listen on for clients.
     pub listen: Vec<Listen>,
-    /// Path of the feed's Unix socket. Empty: [`file::default_feed_path`].
+    /// Path of the feed's Unix socket. If empty, [`file::default_feed_path`] is used.
     pub feed: PathBuf,
     /// Access mode of the feed's socket, as an octal text such as `"0660"`.
     pub feed_mode: String,
-    /// Group that owns the feed's socket, by name or number. Empty: the process's own.
+    /// Group that owns the feed's socket, by name or number. If empty, the process's own group.
     pub feed_group: String,
-    /// Address for metrics and health; `None` if turned off.
+    /// Address for metrics and health checks; `None` if they are turned off.
     #[serde(with = "optional_address")]
     pub admin: Option<SocketAddr>,
-    /// Worker threads; 0 is one per core.
+    /// The number of worker threads; 0 means one per core.
     pub workers: u32,
-    /// Whether `/` shows the live page.
+    /// Whether the server shows the live page at `/`.
     pub page: bool,
-    /// Certificates and keys.
+    /// Certificates and keys for TLS.
     pub tls: Tls,
-    /// Interval of heartbeats.
+    /// The interval of heartbeats.
     pub heartbeat: Heartbeat,
     /// Keys that verify tokens.
     pub auth: Auth,
-    /// Origins of pages that may connect.
+    /// Origins of web pages that may connect.
     pub browser: Browser,
     /// Proxies whose client addresses are accepted.
     pub proxy: Proxy,
-    /// Bounds on clients and feeders.
+    /// Bounds on clients, feeders and memory.
     pub limits: Limits,
-    /// Bounds on what waits for one conn.
+    /// Bounds on the data that waits for one conn.
     pub quota: Quota,
     /// Bounds on the log of recent publications.
     pub log: LogBounds,
-    /// The log on disk.
+    /// The log on disk, from which a restart restores publications.
     pub journal: Journal,
-    /// The stop of the server.
+    /// How the server stops.
     pub drain: Drain,
-    /// Use of optional kernel features.
+    /// Which optional kernel features are used.
     pub io: Io,
     /// Compression of WebSocket messages.
     pub deflate: Deflate,
-    /// Diagnostics.
+    /// The level and format of log lines.
     pub logging: Logging,
-    /// Channels with their own rules.
+    /// Channels that have their own rules.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub namespace: Vec<Namespace>,
 }
@@ -115,7 +115,7 @@ impl Default for Config {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Heartbeat {
-    /// Milliseconds between two heartbeats to one conn. A conn that is silent for two of them is
+    /// Milliseconds between two heartbeats to one conn. A conn that is silent for two intervals is
     /// closed.
     pub interval_ms: u64,
 }
@@ -129,54 +129,57 @@ impl Default for Heartbeat {
 }
 
 impl Heartbeat {
-    /// Time between two heartbeats.
+    /// Returns the time between two heartbeats.
     #[must_use]
     pub fn interval(&self) -> Duration {
         Duration::from_millis(self.interval_ms)
     }
 }
 
-/// Bounds on clients and feeders.
+/// Bounds on clients, feeders and memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Bytes of a request head, from the request line to the empty line.
+    /// The maximum length of a request head in bytes, from the request line to the empty line.
     pub request_head_bytes: u32,
-    /// Milliseconds from the accept, or from the end of the last request, to the end of a request
-    /// head.
+    /// The maximum time for a request head to arrive, in milliseconds. It starts at the accept or
+    /// at the end of the previous request.
     pub request_head_ms: u64,
-    /// Bytes of one message or frame from a WebSocket client.
+    /// The maximum length of a message or frame from a WebSocket client, in bytes.
     pub client_message_bytes: u32,
-    /// Bytes of one line, or of one request body, on the feed.
+    /// The maximum length of a line, or of a request body, on the feed, in bytes.
     pub feed_line_bytes: u32,
-    /// Channels one conn may subscribe to.
+    /// The maximum number of channels to which one conn may subscribe.
     pub channels_per_conn: u32,
-    /// The longest wait of a long poll, in milliseconds, whatever its client asks for.
+    /// The maximum duration of a long poll in milliseconds, whatever the client requests.
     pub poll_timeout_ms: u64,
-    /// Conns of the whole server, divided evenly among the workers and rounded up; 0 is as many as
-    /// there are descriptors. A client is refused if its worker has its share.
+    /// The maximum number of conns of the whole server, divided evenly among the workers and
+    /// rounded up. 0 means as many as there are descriptors. A worker that has its share refuses
+    /// new clients.
     pub conns: u32,
-    /// Conns of the whole server whose first request head is not complete although all received
-    /// bytes are read. 0 is no limit. Above it the oldest of them is closed.
+    /// The maximum number of conns whose first request head is incomplete although all received
+    /// bytes are read. It applies to the whole server; 0 means no limit. Above it, the oldest of
+    /// these conns is closed.
     pub pending_conns: u32,
-    /// Conns from one IPv4 address or one IPv6 /64; 0 is no limit. A conn that a trusted proxy
-    /// reuses counts for the client of its latest request.
+    /// The maximum number of conns from one source: an IPv4 address or an IPv6 /64. 0 means no
+    /// limit. A conn that a trusted proxy reuses counts for the client of its latest request.
     pub conns_per_source: u32,
-    /// New conns each second from one such source; 0 is no limit. A conn that a trusted proxy
-    /// reuses counts once, for the first client that is named on it.
+    /// The maximum number of new conns per second from one source; 0 means no limit. A conn that a
+    /// trusted proxy reuses counts once, for the first client that is named on it.
     pub connects_per_second_per_source: u32,
-    /// Milliseconds after which a WebSocket that has subscribed to nothing is closed; 0 is never.
+    /// The time after which a WebSocket that has not subscribed to any channel is closed, in
+    /// milliseconds; 0 means never.
     pub first_subscribe_ms: u64,
-    /// Channels with subscribers on the whole server; 0 is no limit. At the limit, a subscription
-    /// to a channel without subscribers is refused.
+    /// The maximum number of channels with subscribers on the whole server; 0 means no limit. At
+    /// the limit, subscriptions to channels without subscribers are refused.
     pub channels: u32,
-    /// Frames that a WebSocket client may send each second; 0 is no limit. A client that sends more
-    /// is read more slowly.
+    /// The maximum number of frames that a WebSocket client may send per second; 0 means no limit.
+    /// A client that sends more is read more slowly.
     pub client_frames_per_second: u32,
-    /// Bytes that a WebSocket client may send each second; 0 is no limit.
+    /// The maximum number of bytes that a WebSocket client may send per second; 0 means no limit.
     pub client_bytes_per_second: u32,
-    /// Resident bytes of the process above which new connections are refused; 0 uses the limit of
-    /// the cgroup or the machine.
+    /// The resident memory of the process above which new connections are refused, in bytes. 0
+    /// means that the limit of the cgroup or of the machine is used.
     pub memory_bytes: u64,
 }
 
@@ -203,47 +206,49 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Time for a complete request head.
+    /// Returns the maximum time for a request head to arrive.
     #[must_use]
     pub fn request_head(&self) -> Duration {
         Duration::from_millis(self.request_head_ms)
     }
 
-    /// Time for the first subscription of a WebSocket; `None` if there is no limit.
+    /// Returns the time until the first subscription of a WebSocket, or `None` if there is no
+    /// limit.
     #[must_use]
     pub fn first_subscribe(&self) -> Option<Duration> {
         let limit = Some(self.first_subscribe_ms).filter(|limit| *limit > 0);
         limit.map(Duration::from_millis)
     }
 
-    /// Whether conns are counted by source.
+    /// Whether conns are counted for each source.
     #[must_use]
     pub fn counts_sources(&self) -> bool {
         self.conns_per_source > 0 || self.connects_per_second_per_source > 0
     }
 
-    /// The longest wait of a long poll.
+    /// Returns the maximum duration of a long poll.
     #[must_use]
     pub fn poll_timeout(&self) -> Duration {
         Duration::from_millis(self.poll_timeout_ms)
     }
 }
 
-/// Bounds on what waits for one conn.
+/// Bounds on the data that waits for one conn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Quota {
-    /// Payload bytes a subscriber may be behind.
+    /// The maximum number of payload bytes by which a subscriber may be behind.
     pub behind_bytes: u64,
-    /// Publications a subscriber may be behind.
+    /// The maximum number of publications by which a subscriber may be behind.
     pub behind_publications: u64,
-    /// The policy for a subscriber that is further behind.
+    /// The policy for a subscriber that exceeds one of these two limits.
     pub overflow: Overflow,
-    /// Bytes written to one conn in one turn.
+    /// The maximum number of bytes written to one conn in one turn.
     pub write_bytes_per_turn: u32,
-    /// Bytes of the kernel's send buffer per conn (`SO_SNDBUF`; the kernel doubles it).
+    /// The size of the kernel's send buffer of a conn in bytes (`SO_SNDBUF`, which the kernel
+    /// doubles).
     pub send_buffer_bytes: u32,
-    /// Unsent bytes above which a socket is not writable (`TCP_NOTSENT_LOWAT`).
+    /// The number of unsent bytes above which a socket is not writable (`TCP_NOTSENT_LOWAT`).
     pub notsent_lowat_bytes: u32,
 }
 
@@ -260,21 +265,21 @@ impl Default for Quota {
     }
 }
 
-/// The policy for a subscriber that is further behind than its quota.
+/// The policy for a subscriber that is further behind than its quota allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase", try_from = "String")]
 pub enum Overflow {
     /// The conn is closed with code 4100 (slow consumer).
     Close,
-    /// Publications that a later one with the same key supersedes are skipped. If that is not
-    /// enough, the oldest are skipped. The subscriber receives a gap.
+    /// Publications are skipped if a later publication with the same key supersedes them. If this
+    /// is not enough, the oldest publications are skipped. The subscriber receives a gap.
     Conflate,
     /// The oldest publications are skipped. The subscriber receives a gap.
     Skip,
 }
 
 impl Overflow {
-    /// The value in a configuration.
+    /// Returns the policy's name in the configuration.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -285,7 +290,7 @@ impl Overflow {
     }
 }
 
-/// The text is not a policy.
+/// The error for a text that is not a policy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a policy; choose `skip`, `conflate` or `close`")]
 pub struct OverflowError(String);
@@ -307,17 +312,18 @@ impl TryFrom<String> for Overflow {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogBounds {
-    /// Bytes held for publications and their encoded frames.
+    /// The maximum size of the stored publications and their encoded frames, in bytes.
     pub bytes: u64,
-    /// Publications held.
+    /// The maximum number of stored publications.
     pub entries: u64,
-    /// Milliseconds that a publication is held.
+    /// The time for which a publication is stored, in milliseconds.
     pub age_ms: u64,
-    /// Bytes of publications that have left the log and that conns still hold; 0 is a quarter of
-    /// `bytes`. A publication longer than half of it may never reach a client that reads it in
-    /// parts, since both its text and a frame are held.
+    /// The maximum size of publications that have left the log but that conns still pin, in bytes;
+    /// 0 means a quarter of `bytes`. A client that reads a publication in parts pins both its text
+    /// and a frame. So a publication larger than half of this limit may never reach such a client.
     pub pinned_bytes: u64,
-    /// Fraction of `bytes` and `entries` for channels whose namespace lets clients broadcast.
+    /// The fraction of `bytes` and `entries` for channels whose namespace allows clients to
+    /// broadcast.
     pub client_share: Share,
 }
 
@@ -334,7 +340,8 @@ impl Default for LogBounds {
 }
 
 impl LogBounds {
-    /// The limit on publications that have left the log and that conns still hold.
+    /// Returns the maximum size of publications that have left the log but that conns still pin, in
+    /// bytes.
     #[must_use]
     pub fn pinned_bytes(&self) -> u64 {
         match self.pinned_bytes {
@@ -343,14 +350,14 @@ impl LogBounds {
         }
     }
 
-    /// The part of `bytes` for encodings. Above it the oldest encodings are dropped, and encoded
-    /// again if they are needed.
+    /// Returns the part of `bytes` that is reserved for encodings. Above it, the oldest encodings
+    /// are dropped and encoded again on demand.
     #[must_use]
     pub fn encodings_bytes(&self) -> u64 {
         self.bytes / 4
     }
 
-    /// How long a publication is held.
+    /// Returns the time for which a publication is stored.
     #[must_use]
     pub fn age(&self) -> Duration {
         Duration::from_millis(self.age_ms)
@@ -361,10 +368,10 @@ impl LogBounds {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Journal {
-    /// The journal's directory. Empty: no journal.
+    /// The journal's directory. If empty, there is no journal.
     pub path: PathBuf,
-    /// Bytes of its records on disk. Older records are deleted, even if the log or the table of
-    /// idempotency keys would still hold them after a restart.
+    /// The maximum size of the journal's records on disk, in bytes. Older records are deleted, even
+    /// if the log or the table of idempotency keys would still contain them after a restart.
     pub bytes: u64,
     /// When records are synced to the disk.
     pub sync: JournalSync,
@@ -380,30 +387,31 @@ impl Default for Journal {
     }
 }
 
-/// When records are synced to the disk, and so what an acknowledgement guarantees.
+/// When records are synced to the disk. This decides what an acknowledgement guarantees.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum JournalSync {
-    /// Before a batch is broadcast: every publication that a subscriber has received survives a
-    /// power failure.
+    /// Records are synced before their batch is broadcast. Every publication that a subscriber has
+    /// received survives a power failure.
     Always,
-    /// After a batch is broadcast and before it is acknowledged, several batches at a time: every
-    /// acknowledged publication survives a power failure.
+    /// Records are synced after their batch is broadcast and before it is acknowledged, several
+    /// batches at a time. Every acknowledged publication survives a power failure.
     #[default]
     Batch,
-    /// Left to the system: publications survive the process, but perhaps not a power failure.
+    /// Syncs are left to the system. Publications survive the end of the process, but perhaps not a
+    /// power failure.
     Os,
 }
 
-/// The stop of the server.
+/// How the server stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Drain {
-    /// The longest duration of a drain, in milliseconds.
+    /// The maximum duration of a drain, in milliseconds.
     pub window_ms: u64,
-    /// Upper end of the random reconnect delay outside drains, in milliseconds.
+    /// The upper bound of the random reconnect delay outside drains, in milliseconds.
     pub retry_ms: u64,
-    /// Clients that return each second after a drain.
+    /// The number of clients that return per second after a drain.
     pub reconnects_per_second: u32,
 }
 
@@ -418,14 +426,14 @@ impl Default for Drain {
 }
 
 impl Drain {
-    /// The longest duration of a drain.
+    /// Returns the maximum duration of a drain.
     #[must_use]
     pub fn window(&self) -> Duration {
         Duration::from_millis(self.window_ms)
     }
 }
 
-/// Use of optional kernel features.
+/// Which optional kernel features are used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Io {
@@ -433,14 +441,14 @@ pub struct Io {
     pub ring: KernelFeature,
 }
 
-/// Whether a feature is used that not every kernel has.
+/// Whether a kernel feature is used that is not available in every kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KernelFeature {
-    /// Used if the kernel has it, which is probed at start.
+    /// The feature is used if the kernel supports it. The kernel is probed at the start.
     #[default]
     Auto,
-    /// Not used.
+    /// The feature is not used.
     Off,
 }
 
@@ -448,18 +456,18 @@ pub enum KernelFeature {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Deflate {
-    /// Whether the extension is accepted if a client offers it. Level, window and shortest message
-    /// are fixed in [`limits`] by measurement, since one frame serves all subscribers.
+    /// Whether the extension is accepted if a client offers it. Level, window and minimum length
+    /// are constants in [`limits`], found by measurement, because one frame serves all subscribers.
     pub enabled: bool,
 }
 
-/// Diagnostics.
+/// The level and format of log lines.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Logging {
-    /// `error`, `warn`, `info` or `debug`.
+    /// The log level: `error`, `warn`, `info` or `debug`.
     pub level: String,
-    /// Text or JSON.
+    /// The format of log lines: text or JSON.
     pub format: LogFormat,
 }
 
@@ -476,13 +484,14 @@ impl Default for Logging {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// One JSON object per line.
+    /// Each line is a JSON object.
     Json,
-    /// One line of text.
+    /// Each line is a text for people.
     Text,
 }
 
-/// An optional address: `off` or an empty text is `None`, since TOML has no null.
+/// Conversions of an optional address. `off` or an empty text means `None`, because TOML has no
+/// null.
 mod optional_address {
     use std::borrow::Cow;
     use std::net::SocketAddr;

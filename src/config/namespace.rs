@@ -1,9 +1,9 @@
-//! Namespaces: channels with their own rules.
+//! Namespaces: groups of channels that have their own rules.
 //!
 //! A namespace matches channels by a pattern: a name, or a prefix followed by one `*`. The exact
-//! name wins, then the longest prefix; keys that the namespace does not set have their global
-//! value. Plain data, checked by [`super::validate`]; the hub resolves a channel once, when it is
-//! created.
+//! name takes precedence, then the longest prefix. Keys that the namespace does not set have their
+//! global value. This file contains only data, which [`super::validate`] checks. The hub looks up a
+//! channel's namespace once, when the channel is created.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,68 +17,69 @@ pub struct Namespace {
     /// A channel's name, or a prefix followed by one `*`.
     #[serde(rename = "match")]
     pub pattern: String,
-    /// Publications held of each channel.
+    /// The maximum number of stored publications of each channel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_entries: Option<u64>,
-    /// Payload bytes held of each channel. The newest publication is held in any case.
+    /// The maximum payload bytes stored of each channel. The newest publication is always stored.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_bytes: Option<u64>,
-    /// Milliseconds a publication is held.
+    /// The time for which a publication is stored, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_age_ms: Option<u64>,
-    /// The policy for a subscriber that is further behind than its quota.
+    /// The policy for a subscriber that is further behind than its quota allows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub overflow: Option<Overflow>,
-    /// Where publications of clients go.
+    /// Where publications of clients are sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_publish: Option<ClientPublish>,
     /// Whether clients may request the number of a channel's subscribers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_presence: Option<bool>,
-    /// Whether clients may subscribe without a token. Absent: only if no keys are configured.
+    /// Whether clients may subscribe without a token. If absent, clients may do so only if no keys
+    /// are configured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub anonymous_subscribe: Option<bool>,
 }
 
-/// Where publications of clients go.
+/// Where publications of clients are sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ClientPublish {
-    /// To the channel's subscribers.
+    /// Publications are sent to the channel's subscribers.
     Broadcast,
-    /// To the backends that consume the channel.
+    /// Publications are sent to the backends that consume the channel.
     Consume,
-    /// They are refused.
+    /// Publications of clients are refused.
     #[default]
     Off,
 }
 
-/// What clients may do in a channel.
+/// The actions that clients may take in a channel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClientRules {
-    /// Where their publications go.
+    /// Where publications of clients are sent.
     pub publish: ClientPublish,
-    /// Whether they may request the number of subscribers.
+    /// Whether clients may request the number of subscribers.
     pub presence: bool,
-    /// Whether they may subscribe without a token although keys are configured.
+    /// Whether clients may subscribe without a token although keys are configured.
     pub anonymous_subscribe: bool,
 }
 
-/// The rules for one channel, with global values for absent keys.
+/// The rules for publications of one channel. Absent keys have their global value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
-    /// Publications held.
+    /// The maximum number of stored publications.
     pub entries: u64,
-    /// Payload bytes held.
+    /// The maximum payload bytes that are stored.
     pub bytes: u64,
-    /// Milliseconds a publication is held.
+    /// The time for which a publication is stored, in milliseconds.
     pub age_ms: u64,
-    /// The policy for a subscriber that is further behind than its quota.
+    /// The policy for a subscriber that is further behind than its quota allows.
     pub overflow: Overflow,
 }
 
 impl Namespace {
-    /// The keys of a table, in the order of the documentation.
+    /// The keys of a `[[namespace]]` table, in the order of the documentation.
     pub const KEYS: [&'static str; 8] = [
         "match",
         "log_entries",
@@ -90,7 +91,7 @@ impl Namespace {
         "anonymous_subscribe",
     ];
 
-    /// The prefix; `None` if the pattern is a whole name.
+    /// Returns the prefix, or `None` if the pattern is a whole name.
     #[must_use]
     pub fn prefix(&self) -> Option<&str> {
         self.pattern.strip_suffix('*')
@@ -98,7 +99,7 @@ impl Namespace {
 }
 
 impl Config {
-    /// The rules for channels that no namespace matches.
+    /// Returns the rules for channels that no namespace matches.
     #[must_use]
     pub fn retention(&self) -> Retention {
         Retention {
@@ -109,8 +110,8 @@ impl Config {
         }
     }
 
-    /// What clients may do in a channel. Without a namespace they may neither publish nor request
-    /// presence.
+    /// Returns the actions that clients may take in a channel. If no namespace matches, clients may
+    /// neither publish nor request presence.
     #[must_use]
     pub fn client_rules(&self, channel: &ChannelName) -> ClientRules {
         let index = find(&self.namespace, channel.as_str());
@@ -122,7 +123,7 @@ impl Config {
         })
     }
 
-    /// The rules for channels that a namespace matches.
+    /// Returns the rules for channels that a namespace matches.
     #[must_use]
     pub fn retention_in(&self, namespace: &Namespace) -> Retention {
         let all = self.retention();
@@ -135,7 +136,7 @@ impl Config {
     }
 }
 
-/// The index of a channel's namespace.
+/// Returns the index of the namespace that matches a channel.
 #[must_use]
 pub fn find(namespaces: &[Namespace], channel: &str) -> Option<usize> {
     let length = |namespace: &Namespace| match namespace.prefix() {

@@ -1,8 +1,8 @@
-//! Problems of a configuration, and where each value comes from.
+//! Problems of a configuration, and the origin of each value.
 //!
-//! PURE: values made by [`super::file`] and shown by the command line, one line per problem, in the
-//! form that editors understand: `fanfare.toml:12: quota.overflow: …`. A value that is not from the
-//! file has its environment variable or flag in front.
+//! PURE: [`super::file`] creates the values here, and the command line prints them, one line per
+//! problem. Editors understand the format: `fanfare.toml:12: quota.overflow: …`. If a value is not
+//! from the file, the line begins with its environment variable or flag.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,55 +14,55 @@ use super::validate::Invalid;
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// Values are invalid; has all problems.
+    /// At least one value is invalid. The list contains all problems.
     #[error("{}", Lines(.0))]
     Invalid(Vec<Problem>),
     /// The file cannot be read.
     #[error("{}: {error}", path.display())]
     Read {
-        /// As it was given.
+        /// The path as it was passed.
         path: PathBuf,
-        /// From the system call.
+        /// The error of the system call.
         error: io::Error,
     },
 }
 
-/// One problem.
+/// One problem of a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// Where the value comes from.
+    /// The origin of the value.
     pub origin: Origin,
-    /// The key, as `section.key`; empty if the document has a syntax error.
+    /// The key, as `section.key`. Empty if the document has a syntax error.
     pub key: String,
-    /// The value, and what is allowed.
+    /// The value, and the values that are allowed.
     pub message: String,
 }
 
-/// Where a value comes from.
+/// The origin of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// No file, variable or flag has it.
+    /// The default, because no file, variable or flag sets the value.
     Default,
-    /// An environment variable.
+    /// The environment variable with this name.
     Environment(String),
-    /// A line of the file, counted from 1.
+    /// A line of the file.
     File {
-        /// The file's name as it was given.
+        /// The name of the file as it was passed.
         name: String,
-        /// Its number.
+        /// The number of the line, counted from 1.
         line: usize,
     },
-    /// A flag, with its hyphens.
+    /// The flag with this name, including its hyphens.
     Flag(&'static str),
 }
 
-/// Where each value comes from, by `section.key`. Missing keys have their default.
+/// The origins of all values, by `section.key`. Keys that are missing have their default value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Origins(pub(super) BTreeMap<String, Origin>);
 
 impl Origins {
-    /// Adds its origin to each problem. Of several keys, the first that a user has set is the one
-    /// to change.
+    /// Adds the origin to each problem. If a problem concerns several keys, the origin is that of
+    /// the first key that the user has set.
     #[must_use]
     pub fn locate(&self, found: Vec<Invalid>) -> ConfigError {
         let located = found.into_iter().map(|invalid| {
@@ -99,7 +99,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Shows one problem per line.
+/// Formats one problem per line.
 struct Lines<'a>(&'a [Problem]);
 
 impl fmt::Display for Lines<'_> {

@@ -1,7 +1,7 @@
 //! The proxies whose client addresses are accepted.
 //!
-//! Plain data: the networks of trusted proxies, and the header field in which HTTP proxies name
-//! their clients. Whether a listener expects the PROXY protocol is in [`super::Listen`].
+//! Contains only data: the networks of trusted proxies, and the header field in which HTTP proxies
+//! name their clients. [`super::Listen`] defines whether a listener expects the PROXY protocol.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,10 +12,10 @@ use crate::proxy::forwarded::List;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Proxy {
-    /// Networks of the trusted proxies. Empty: only peers of a listener with the PROXY protocol are
-    /// trusted.
+    /// Networks of the trusted proxies. If empty, only peers of a listener with the PROXY protocol
+    /// are trusted.
     pub trusted: Vec<Network>,
-    /// The header field in which they name their clients.
+    /// The header field in which the trusted proxies name their clients.
     pub field: ForwardedField,
 }
 
@@ -23,9 +23,9 @@ pub struct Proxy {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ForwardedField {
-    /// `Forwarded` (RFC 7239)
+    /// The field `Forwarded` (RFC 7239).
     Forwarded,
-    /// `X-Forwarded-For`
+    /// The field `X-Forwarded-For`.
     #[default]
     XForwardedFor,
 }

@@ -1,15 +1,15 @@
-//! A fraction of an amount.
+//! A type for fractions of an amount.
 
 use serde::{Deserialize, Serialize};
 
-/// A fraction from 0 to 1, stored in millionths so that configurations can be compared.
+/// A fraction between 0 and 1, stored in millionths so that configurations can be compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "f64", into = "f64")]
 pub struct Share(u32);
 
 const WHOLE: u32 = 1_000_000;
 
-/// The number is not from 0 to 1.
+/// The error for a number that is not between 0 and 1.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 #[error("is {0}, but must be from 0 to 1")]
 pub struct ShareError(f64);
@@ -18,7 +18,7 @@ impl Share {
     /// One half.
     pub const HALF: Self = Self(WHOLE / 2);
 
-    /// This fraction of an amount, rounded down.
+    /// Returns this fraction of an amount, rounded down.
     #[must_use]
     pub fn of(self, amount: u64) -> u64 {
         let part = u128::from(amount) * u128::from(self.0) / u128::from(WHOLE);

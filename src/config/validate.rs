@@ -1,7 +1,7 @@
-//! Ranges of single keys, and relations between keys.
+//! Checks the ranges of single keys, and the relations between keys.
 //!
-//! PURE: lists all problems of a [`Config`], so that an operator can fix a file in one go. Types
-//! are checked before. The origin of a value is not known here: a message names keys, and
+//! PURE: lists all problems of a [`Config`], so that an operator can fix all of them at once. Types
+//! are checked earlier. The origin of a value is not known here: a message names keys, and
 //! [`super::file`] adds the file and line.
 
 use std::ops::RangeInclusive;
@@ -15,13 +15,13 @@ use super::{ClientAuth, Config, Listen, Namespace};
 use crate::id::ChannelNameError;
 use crate::pattern::Pattern;
 
-/// Why a place for tokens is refused if no key verifies them.
+/// The reason why a cookie or query parameter for tokens is refused if no key verifies tokens.
 const NO_KEYS: &str = "has no effect without keys; set `auth.keys` or `auth.jwks`";
 
-/// The longest path of a Unix socket, in bytes: `sun_path` without its final zero.
+/// The maximum length of a Unix socket's path, in bytes: `sun_path` without its final zero.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
-/// The query parameters of the transports; a token's parameter needs another name.
+/// The query parameters of the transports. The parameter for a token needs a different name.
 const PARAMETERS: [&str; 7] = [
     "channel",
     "envelope",
@@ -34,21 +34,21 @@ const PARAMETERS: [&str; 7] = [
 
 const MIB: u64 = 1024 * 1024;
 const HOUR_MS: u64 = 3_600_000;
-/// The least `log.pinned_bytes`: about what one turn writes to one conn.
+/// The minimum of `log.pinned_bytes`: about the number of bytes that one turn writes to one conn.
 const PINNED_BYTES_MIN: u64 = 65_536;
 
 /// One problem of a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invalid {
-    /// The key with the problem, then the keys it must agree with; as `section.key`, or
-    /// `namespace[0].key` for a table in a list.
+    /// The key with the problem, then the keys that it must agree with. The form is `section.key`,
+    /// or `namespace[0].key` for a table in a list.
     pub keys: Vec<String>,
-    /// The value, and what is allowed.
+    /// The value, and the values that are allowed.
     pub message: String,
 }
 
 impl Invalid {
-    /// A problem of one key.
+    /// Creates a problem of one key.
     #[must_use]
     pub fn new(key: &str, message: impl Into<String>) -> Self {
         Self {
@@ -59,7 +59,7 @@ impl Invalid {
 }
 
 impl Config {
-    /// Checks every value and every relation.
+    /// Checks every value and every relation between values.
     ///
     /// # Errors
     /// Returns all problems, in the order of the keys.
@@ -79,7 +79,7 @@ impl Config {
         if found.is_empty() { Ok(()) } else { Err(found) }
     }
 
-    /// The access mode of the feed's socket; `None` if the text is not an octal mode.
+    /// Returns the access mode of the feed's socket, or `None` if the text is not an octal mode.
     #[must_use]
     pub fn feed_mode_bits(&self) -> Option<u32> {
         let is_octal = self.feed_mode.bytes().all(|b| matches!(b, b'0'..=b'7'));
@@ -103,7 +103,7 @@ impl Config {
         }
         let mut seen = Vec::with_capacity(self.listen.len());
         for Listen { address, .. } in &self.listen {
-            // The kernel chooses a free port for port 0, so it may be named several times.
+            // For port 0 the kernel chooses a free port, so port 0 may occur several times.
             if address.port() != 0 && seen.contains(&address) {
                 push(found, &["listen"], format!("names {address} twice"));
             }
@@ -283,7 +283,7 @@ impl Config {
         }
     }
 
-    /// Checks limits that zero turns off.
+    /// Checks the limits that zero turns off.
     fn check_rates(&self, found: &mut Vec<Invalid>) {
         let limits = &self.limits;
         for (key, value, most) in [
@@ -365,7 +365,7 @@ impl Config {
                 push(found, &[&key("anonymous_subscribe"), "auth.keys"], message);
             }
             let log = &self.log;
-            // A bound above the global one would never bind.
+            // A namespace's bound above the global bound would have no effect.
             for (name, value, global, most) in [
                 (
                     "log_entries",
@@ -405,7 +405,7 @@ fn check_range(key: &str, value: u64, range: &RangeInclusive<u64>, found: &mut V
     push(found, &[key], message);
 }
 
-/// The problem of a namespace's pattern, if there is one.
+/// Returns the problem of a namespace's pattern, or `None` if the pattern is valid.
 fn check_pattern(namespace: &Namespace) -> Option<String> {
     let pattern = namespace.pattern.as_str();
     match Pattern::new(pattern) {
@@ -426,7 +426,7 @@ pub(super) fn push(found: &mut Vec<Invalid>, keys: &[&str], message: impl Into<S
 mod tests {
     use super::*;
 
-    /// The first key of each problem after a change.
+    /// Returns the first key of each problem after a change to the default configuration.
     fn wrong(change: impl FnOnce(&mut Config)) -> Vec<String> {
         let mut config = Config::default();
         change(&mut config);

@@ -1,4 +1,4 @@
-//! Certificates and keys for TLS listeners: read at start and at each reload.
+//! Certificates and keys for TLS listeners. They are read at the start and at each reload.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -13,9 +13,9 @@ const CERTIFICATES: &str = "tls.certificates";
 const KEYS: &str = "tls.keys";
 const AUTHORITIES: &str = "tls.client_authorities";
 
-/// Reads the files that the configuration names, or generates a self-signed certificate if it says
-/// so. `former` is the identity that will be replaced. Returns `None` if a problem was added to
-/// `found`.
+/// Reads the files that the configuration names. Generates a self-signed certificate if
+/// `tls.self_signed` is set. `former` is the identity that will be replaced. Returns `None` if a
+/// problem was added to `found`.
 pub(super) fn load(
     config: &Config,
     former: Option<&Identity>,
@@ -67,8 +67,9 @@ pub(super) fn load(
         .ok()
 }
 
-/// Names the file that is at fault. Pairs are checked before, so a whole identity can fail only for
-/// the client authorities, for a missing pair, or in the TLS library.
+/// Converts an error to a problem of the configuration that names the file. All pairs are checked
+/// earlier, so a whole identity can fail only for three reasons: the client authorities, a missing
+/// pair, or the TLS library.
 fn invalid(error: IdentityError, chain: &Path, key: &Path) -> Invalid {
     let at =
         |name, path: &Path, reason| Invalid::new(name, format!("{}: {reason}", path.display()));
@@ -84,7 +85,8 @@ fn invalid(error: IdentityError, chain: &Path, key: &Path) -> Invalid {
     }
 }
 
-/// Names for the self-signed certificate: `localhost`, this host's, and the listen addresses.
+/// Returns the names for the self-signed certificate: `localhost`, this host's name and the listen
+/// addresses.
 fn trial_names(listen: &[Listen]) -> Vec<String> {
     let mut names: Vec<String> = ["localhost", "127.0.0.1", "::1"].map(String::from).into();
     let hostname = rustix::system::uname();
@@ -98,12 +100,12 @@ fn trial_names(listen: &[Listen]) -> Vec<String> {
     names
 }
 
-/// A bit for each address; set if it has TLS.
+/// Returns a bit for each address. A bit is set if the address has TLS.
 pub(super) fn secure_listeners(listen: &[Listen]) -> u64 {
     bits_of(listen, |listen| listen.is_tls)
 }
 
-/// A bit for each address; set if connections begin with a PROXY header.
+/// Returns a bit for each address. A bit is set if connections begin with a PROXY header.
 pub(super) fn proxied_listeners(listen: &[Listen]) -> u64 {
     bits_of(listen, |listen| listen.is_proxied)
 }
@@ -116,7 +118,7 @@ fn bits_of(listen: &[Listen], has: impl Fn(&Listen) -> bool) -> u64 {
     bits.fold(0, |all, (index, _)| all | 1 << (index % 64))
 }
 
-/// The URL of a listen address.
+/// Returns the URL of a listen address.
 #[must_use]
 pub fn url(listen: &Listen) -> String {
     let address: SocketAddr = listen.address;

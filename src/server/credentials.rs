@@ -1,5 +1,5 @@
-//! Certificates for TLS and keys that verify tokens. Loaded at start, shared with the workers, and
-//! reloaded together.
+//! Certificates for TLS, and keys that verify tokens. They are loaded at the start, shared with the
+//! workers, and reloaded together.
 
 use std::sync::Arc;
 
@@ -11,8 +11,8 @@ use crate::tls::Identity;
 use crate::worker::reloadable::Reloadable;
 use crate::worker::wire::tls::Secure;
 
-/// The content of the files that the configuration names. Each member is `None` if the
-/// configuration does not need it.
+/// The content of the files that the configuration names. A field is `None` if the configuration
+/// does not need it.
 #[derive(Debug)]
 pub(super) struct Material {
     identity: Option<Identity>,
@@ -20,16 +20,16 @@ pub(super) struct Material {
 }
 
 impl Material {
-    /// Reads the files and adds each problem to `found`. `has_inherited_tls` says whether a socket
-    /// that the service manager opened is for TLS.
+    /// Reads the files and adds each problem to `found`. `has_inherited_tls` is true if the service
+    /// manager passed a socket for TLS.
     pub(super) fn load(
         config: &Config,
         has_inherited_tls: bool,
         former: Option<&Identity>,
         found: &mut Vec<Invalid>,
     ) -> Self {
-        // Certificates are read even if no address has TLS: `fanfare check` does not know the
-        // sockets that a unit will pass.
+        // Certificates are read even if no address has TLS, because `fanfare check` does not know
+        // the sockets that a unit will pass.
         let tls = &config.tls;
         let is_secure = has_inherited_tls || tls.self_signed || !tls.certificates.is_empty();
         let identity = is_secure.then(|| certificates::load(config, former, found));
@@ -40,17 +40,18 @@ impl Material {
     }
 }
 
-/// What workers share. Each member is `None` if the configuration does not need it.
+/// The certificates and keys that all workers share. A field is `None` if the configuration does
+/// not need it.
 #[derive(Clone, Debug)]
 pub(super) struct Credentials {
-    /// The listeners with TLS, and their certificates.
+    /// The listeners that use TLS, and their certificates.
     pub(super) secure: Option<Secure>,
-    /// Verifies tokens.
+    /// The keys that verify tokens.
     pub(super) keys: Option<Arc<Reloadable<Arc<Verifier>>>>,
 }
 
 impl Credentials {
-    /// Keeps certificates only if one of the listeners has TLS.
+    /// Prepares the material for sharing. Certificates are dropped if no listener has TLS.
     pub(super) fn new(material: Material, listen: &[Listen]) -> Self {
         let listeners = certificates::secure_listeners(listen);
         let identity = material.identity.filter(|_| listeners != 0);
@@ -65,7 +66,8 @@ impl Credentials {
         }
     }
 
-    /// Reads the files again, for new connections and tokens. All of them change, or nothing does.
+    /// Reads the files again, for new connections and tokens. If any file has a problem, nothing is
+    /// replaced.
     pub(super) fn reload(&self, config: &Config) -> Result<(), Vec<Invalid>> {
         let mut found = Vec::new();
         let current = self.secure.as_ref().map(|secure| &secure.identity);

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::config::input;
 
-/// The content of a file, or a message that names the file and the error.
+/// Reads a file. An error is a message that names the file and the cause.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
     input::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
 }

@@ -1,7 +1,7 @@
-//! Diagnostics to standard error, through a thread of their own.
+//! Writes log lines to standard error, in a separate thread.
 //!
-//! A full pipe or a slow reader must not stop a worker, so lines go through a bounded queue. When
-//! it is full, lines are dropped and counted. Payloads and tokens are never logged.
+//! A full pipe or a slow reader must not stop a worker, so lines are put into a bounded queue. When
+//! the queue is full, lines are dropped and counted. Payloads and tokens are never logged.
 
 use std::io::{self, IsTerminal as _, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,10 +14,10 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::config::{LogFormat, Logging};
 
-/// Lines in the queue.
+/// The maximum number of lines in the queue.
 const LINES_MAX: usize = 8192;
 
-/// Writes the queued lines when it is dropped.
+/// A guard that writes the queued lines when it is dropped.
 #[derive(Debug)]
 pub struct Logs {
     progress: Arc<Progress>,
@@ -25,8 +25,8 @@ pub struct Logs {
 }
 
 impl Logs {
-    /// Waits until all lines that were logged before the call are written, at most this long: the
-    /// reader of a full pipe may never read. False if some are not written yet.
+    /// Waits until all lines that were logged before the call are written. The wait has a maximum,
+    /// because a full pipe may never be read. Returns false if some lines are not written yet.
     pub fn wait_until_written(&self, most: Duration) -> bool {
         let queued = self.progress.queued.load(Ordering::Acquire);
         let written = self.progress.written.lock();
@@ -41,7 +41,8 @@ impl Logs {
     }
 }
 
-/// Bytes that went into the queue and bytes that came out of it. A dropped line is never written.
+/// The number of bytes that were queued, and the number that were written. A dropped line is never
+/// counted as written.
 #[derive(Debug, Default)]
 struct Progress {
     queued: AtomicU64,
@@ -49,7 +50,7 @@ struct Progress {
     changed: Condvar,
 }
 
-/// The queue's end for threads that log.
+/// The sending end of the queue, for threads that log.
 #[derive(Clone, Debug)]
 struct Queue {
     lines: NonBlocking,
@@ -76,7 +77,7 @@ impl<'a> MakeWriter<'a> for Queue {
     }
 }
 
-/// The queue's other end: writes lines and counts their bytes.
+/// The receiving end of the queue. Writes lines and counts their bytes.
 struct Counted<W> {
     inner: W,
     progress: Arc<Progress>,
@@ -85,7 +86,7 @@ struct Counted<W> {
 impl<W: Write> Write for Counted<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let result = self.inner.write(bytes);
-        // What cannot be written is not waited for.
+        // Bytes that cannot be written count as written, so that no call waits for them.
         let done = result.as_ref().map_or(bytes.len(), |count| *count) as u64;
         let written = self.progress.written.lock();
         *written.unwrap_or_else(PoisonError::into_inner) += done;
@@ -116,7 +117,8 @@ fn queue(writer: impl Write + Send + 'static) -> (Queue, Logs) {
     (Queue { lines, progress }, logs)
 }
 
-/// Starts the thread. Returns a guard to keep, and a function that counts dropped lines.
+/// Starts the thread. Returns a guard for the caller to keep, and a function that returns the
+/// number of dropped lines.
 #[must_use]
 pub fn start(logging: &Logging) -> (Logs, Arc<dyn Fn() -> u64 + Send + Sync>) {
     let (queue, logs) = queue(io::stderr());
@@ -127,7 +129,8 @@ pub fn start(logging: &Logging) -> (Logs, Arc<dyn Fn() -> u64 + Send + Sync>) {
     let builder = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(queue);
-    // A program that embeds the server may have installed a subscriber; it stays.
+    // If a program that embeds the server has already installed a subscriber, this subscriber
+    // stays.
     let _installed = match logging.format {
         LogFormat::Json => builder.json().try_init(),
         LogFormat::Text => builder
@@ -135,7 +138,8 @@ pub fn start(logging: &Logging) -> (Logs, Arc<dyn Fn() -> u64 + Send + Sync>) {
             .with_target(false)
             .try_init(),
     };
-    // Libraries log through the `log` facade; below warnings they concern no operator.
+    // Libraries log through the `log` facade. Only their warnings and errors are useful to an
+    // operator.
     log::set_max_level(log::max_level().min(log::LevelFilter::Warn));
     let dropped_lines = move || u64::try_from(dropped.dropped_lines()).unwrap_or(u64::MAX);
     (logs, Arc::new(dropped_lines))
@@ -147,7 +151,7 @@ mod tests {
 
     use super::*;
 
-    /// Accepts a line when the test allows it.
+    /// A writer that accepts a line only when the test allows it.
     struct Gated {
         allowed: Receiver<()>,
         lines: Sender<Vec<u8>>,
@@ -177,7 +181,7 @@ mod tests {
         allow.send(()).unwrap();
         assert!(logs.wait_until_written(Duration::from_secs(60)));
         assert_eq!(received.try_recv().unwrap(), b"a line\n");
-        // A line that cannot be written is not waited for.
+        // A line that cannot be written does not delay the wait.
         drop(allow);
         queue.write_all(b"another\n").unwrap();
         assert!(logs.wait_until_written(Duration::from_secs(60)));

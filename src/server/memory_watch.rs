@@ -1,7 +1,8 @@
 //! A thread that measures memory once a second, for all workers.
 //!
-//! A worker must not read files, and memory is short for all of them at once. The thread also
-//! removes idle entries from the table of sources. It ends when the server is dropped.
+//! A worker must not read files, and a memory shortage affects all workers at once, so one thread
+//! measures. The thread also removes idle entries from the table of sources. It ends when the
+//! server is dropped.
 
 use std::io;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use crate::sys::clock::Clock;
 use crate::sys::pressure::{Meter, Pressure};
 use crate::worker::admission::sources::SourceLimiter;
 
-/// Stops the thread when it is dropped.
+/// A handle that stops the thread when it is dropped.
 #[derive(Debug)]
 pub(super) struct MemoryWatch {
     meter: Meter,
@@ -23,7 +24,7 @@ pub(super) struct MemoryWatch {
 }
 
 impl MemoryWatch {
-    /// Measures once, and starts the thread that repeats it.
+    /// Measures once, and starts the thread that repeats the measurement.
     ///
     /// # Errors
     /// Returns the system's error if the thread cannot be started.

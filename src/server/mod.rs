@@ -1,8 +1,9 @@
-//! SHELL: the whole server: binds, starts the threads, and stops them in order.
+//! SHELL: the whole server: binds the sockets, starts the threads, and stops them in order.
 //!
-//! [`Server::start`] returns when clients and feeders can connect, or with the reason why they
-//! cannot; nothing is left running then. Threads: one per worker, `fanfare-feed`, `fanfare-admin`,
-//! `fanfare-watch` and the caller's. Used by `fanfare serve`, and by programs that embed a server.
+//! [`Server::start`] returns when clients and feeders can connect. If they cannot connect, it
+//! returns the reason and leaves nothing running. The threads are one per worker, `fanfare-feed`,
+//! `fanfare-admin`, `fanfare-watch` and the caller's thread. Used by `fanfare serve`, and by
+//! programs that embed a server.
 
 pub mod certificates;
 mod credentials;
@@ -65,9 +66,9 @@ pub enum StartError {
     /// The admin listener cannot be bound.
     #[error("cannot listen on {address} for metrics (key `admin`): {error}")]
     Admin {
-        /// Value of the key.
+        /// The value of the key `admin`.
         address: SocketAddr,
-        /// From `bind(2)` or `listen(2)`.
+        /// The error of `bind(2)` or `listen(2)`.
         error: io::Error,
     },
     /// The feed's socket cannot be opened.
@@ -79,9 +80,9 @@ pub enum StartError {
     /// An address for clients cannot be bound.
     #[error("cannot listen on {address} (key `listen`): {error}")]
     Listen {
-        /// One of the key's values.
+        /// A value of the key `listen`.
         address: SocketAddr,
-        /// From `bind(2)` or `listen(2)`.
+        /// The error of `bind(2)` or `listen(2)`.
         error: io::Error,
     },
     /// `getrandom(2)` failed.
@@ -92,7 +93,7 @@ pub enum StartError {
     System {
         /// The step that failed, as a verb with its object.
         what: &'static str,
-        /// From the system call.
+        /// The error of the system call.
         error: io::Error,
     },
 }
@@ -132,7 +133,7 @@ pub struct Server {
     metrics: Vec<Arc<WorkerMetrics>>,
     feed: FeedHandle,
     readiness: Arc<Readiness>,
-    /// Its thread ends when this is dropped.
+    /// The thread that measures memory ends when this field is dropped.
     _memory_watch: MemoryWatch,
 }
 
@@ -146,7 +147,7 @@ struct RunningWorker {
 }
 
 impl Server {
-    /// Starts all threads. The admin listener shows `dropped_log_lines` among the metrics.
+    /// Starts all threads. The admin listener reports `dropped_log_lines` as a metric.
     ///
     /// # Errors
     /// Returns [`StartError::Configuration`] if a file or directory that the configuration names
@@ -223,15 +224,15 @@ impl Server {
         })
     }
 
-    /// Where clients connect, with the port that the system chose for port 0.
+    /// Returns the addresses for clients. Port 0 is replaced by the port that the system chose.
     #[must_use]
     pub fn addresses(&self) -> &[Listen] {
         &self.addresses
     }
 
-    /// Reads the running configuration's certificates and keys again, for new connections and
-    /// tokens. All of them change, or nothing does. Returns the keys whose values differ in the
-    /// `latest` configuration: they need a restart.
+    /// Reads the certificates and keys of the running configuration again, for new connections and
+    /// tokens. If any file has a problem, nothing is replaced. Returns the keys whose values differ
+    /// in the `latest` configuration. These changes need a restart.
     ///
     /// # Errors
     /// Returns an entry for each file that cannot be read or used.
@@ -240,26 +241,27 @@ impl Server {
         Ok(self.config.changed_keys(latest))
     }
 
-    /// Where metrics and health are served; `None` if the configuration turns them off.
+    /// Returns the address for metrics and health checks, or `None` if the configuration turns them
+    /// off.
     #[must_use]
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin
     }
 
-    /// Path of the feed's socket.
+    /// Returns the path of the feed's socket.
     #[must_use]
     pub fn feed_path(&self) -> &Path {
         &self.feed_path
     }
 
-    /// Number of worker threads.
+    /// Returns the number of worker threads.
     #[must_use]
     pub fn worker_count(&self) -> usize {
         self.workers.len()
     }
 
-    /// Whether every worker has begun a turn since the last call. Wakes all workers, so that an
-    /// idle one takes a turn before the next call.
+    /// Whether every worker has begun a turn after the previous call. Wakes all workers, so that an
+    /// idle worker also takes a turn before the next call.
     pub fn is_alive(&mut self) -> bool {
         let mut is_alive = true;
         for worker in &mut self.workers {
@@ -271,7 +273,7 @@ impl Server {
         is_alive
     }
 
-    /// Stops accepting, and starts to close the connections. Returns at once.
+    /// Stops accepting connections and starts to close the open connections. Returns at once.
     pub fn drain(&self) {
         self.readiness.set(ServerStage::Draining);
         let conns = self
@@ -307,7 +309,7 @@ impl Server {
     }
 }
 
-/// Admission control, and the thread that measures memory for it.
+/// Creates the state for admission control, and starts the thread that measures memory for it.
 fn guard(
     config: &Config,
     listen: &[Listen],
@@ -324,7 +326,7 @@ fn guard(
     Ok((guard, watch))
 }
 
-/// Starts the workers. Holds what all of them share.
+/// Starts the workers. Has the values that all workers share.
 struct WorkerSpawner {
     config: Arc<Config>,
     run: RunId,
@@ -337,7 +339,7 @@ struct WorkerSpawner {
     descriptor_limit: RaisedLimit,
 }
 
-/// What one worker does not share with the others.
+/// The values that belong to one worker only.
 struct WorkerSpec {
     number: u16,
     wake: Arc<Wake>,
@@ -348,7 +350,7 @@ struct WorkerSpec {
     permit: Option<Permit>,
 }
 
-/// The running workers, and what the feed and the admin listener need of them.
+/// The running workers, with the values that the feed and the admin listener need.
 struct StartedWorkers {
     workers: Vec<RunningWorker>,
     reports: Reports,
@@ -366,7 +368,7 @@ impl StartedWorkers {
 
 impl WorkerSpawner {
     /// Starts the workers one after the other. All eventfds are created before the first worker
-    /// leaves the common descriptor table, so that they have the same number in each table.
+    /// leaves the common descriptor table. So each eventfd has the same number in every table.
     fn start(self, listeners: &mut Listeners) -> Result<StartedWorkers, StartError> {
         let cpus = cpu::allowed();
         let count = match self.config.workers {
@@ -378,7 +380,8 @@ impl WorkerSpawner {
             .collect::<io::Result<_>>()
             .map_err(StartError::system("create the workers' eventfds"))?;
         self.report_limit(count);
-        // A pinned worker that shares its processor with another one cannot move to an idle one.
+        // Workers are pinned only if each has its own processor. A pinned worker that shares its
+        // processor could not move to an idle one.
         let pins = (count == cpus.len() && count > 1).then_some(&cpus);
         let permits = cpus.len() * WALKERS_PER_PROCESSOR;
         let limiter =
@@ -457,7 +460,8 @@ impl WorkerSpawner {
         })
     }
 
-    /// Admission control for each worker. Clones share the counts that bind for all workers.
+    /// Creates the state for admission control in workers. Clones share the counts that limit all
+    /// workers together.
     fn guard(&self, workers: usize) -> Guard {
         let workers = u32::try_from(workers).unwrap_or(u32::MAX);
         let limits = &self.config.limits;
@@ -471,7 +475,8 @@ impl WorkerSpawner {
     fn report_limit(&self, workers: usize) {
         let RaisedLimit { in_force, refused } = &self.descriptor_limit;
         let Some(error) = refused else { return };
-        // A worker's table is a copy of this one: it has no more free descriptors.
+        // A worker's table starts as a copy of this thread's table, so it has the same number of
+        // free descriptors.
         let free = in_force.saturating_sub(descriptors::open_count());
         let each = u64::from(self.conns_max(workers)).min(free);
         let connections = each.saturating_mul(workers as u64);
@@ -482,12 +487,14 @@ impl WorkerSpawner {
         );
     }
 
-    /// A worker's share of `limits.conns`; without a limit, what its descriptor table holds.
+    /// Returns a worker's share of `limits.conns`. Without this limit, returns the number of conns
+    /// that fit in the worker's descriptor table.
     fn conns_max(&self, workers: usize) -> u32 {
         let workers = u32::try_from(workers).unwrap_or(u32::MAX);
         match self.config.limits.conns {
             0 => {
-                // Of a small table only half is kept, so that a few clients fit under any limit.
+                // At most half of a small table is reserved, so that a few clients fit under any
+                // limit.
                 let limit = self.descriptor_limit.in_force;
                 let kept = (DESCRIPTORS_KEPT + u64::from(workers)).min(limit / 2);
                 u32::try_from(limit - kept).unwrap_or(u32::MAX)
@@ -497,8 +504,8 @@ impl WorkerSpawner {
     }
 }
 
-/// With a journal the clock starts above zero: publications that it holds were published before the
-/// start, and their times must not be negative.
+/// Starts the clock. With a journal the clock starts above zero: its publications are older than
+/// the start of the server, and their times must not be negative.
 fn start_clock(config: &Config) -> Clock {
     if config.journal.path.as_os_str().is_empty() {
         return Clock::start();
@@ -507,7 +514,7 @@ fn start_clock(config: &Config) -> Clock {
     Clock::start_at(Now(oldest_ms.saturating_mul(2000)))
 }
 
-/// The log and the epoch with which a server starts.
+/// The log and the epoch that a server starts with.
 struct InitialState {
     epoch: Epoch,
     writer: Writer,
@@ -515,7 +522,7 @@ struct InitialState {
 }
 
 impl InitialState {
-    /// Opens the journal, or starts a new epoch if none is configured.
+    /// Opens the journal. If no journal is configured, starts a new epoch.
     fn load(
         config: &Config,
         clock: Clock,
@@ -546,7 +553,7 @@ impl InitialState {
     }
 }
 
-/// The feed's inherited socket, or the configured one, and its path.
+/// Returns the feed's inherited socket or binds the configured one. Also returns the path.
 fn bind_feed(config: &Config, inherited: Vec<UnixListener>) -> Result<(Feed, PathBuf), StartError> {
     let count = inherited.len();
     let feed = match inherited.into_iter().next() {

@@ -1,9 +1,9 @@
 //! Checks the files and directories that the configuration names, before anything is bound or
 //! created.
 //!
-//! `fanfare check` does only this, and each start does it first. So `check` and a start report the
-//! same problems in the same words. Addresses and locks that another process may hold are left to
-//! the start.
+//! `fanfare check` does only this check, and each start does it first. So `check` and a start
+//! report the same problems in the same words. Addresses and locks are not checked here, because
+//! another process may hold them during `check`.
 
 use super::credentials::Material;
 use crate::config::Config;
@@ -12,10 +12,11 @@ use crate::feed;
 use crate::journal::folder;
 use crate::sys::activation::Inherited;
 
-/// Checks the files and directories that a configuration names. Binds and creates nothing.
+/// Checks the files and directories that a configuration names. Binds no sockets and creates no
+/// files.
 ///
 /// # Errors
-/// Returns every problem that would stop a start.
+/// Returns every problem that would prevent a start.
 pub fn check(config: &Config) -> Result<(), Vec<Invalid>> {
     prepare(config, &Inherited::default()).map(drop)
 }

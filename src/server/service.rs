@@ -1,7 +1,7 @@
 //! Notifications to the service manager (`sd_notify(3)`): ready, reloading, stopping, alive.
 //!
-//! The manager's datagram socket is named by `NOTIFY_SOCKET`: a path, or `@` and a name in the
-//! abstract namespace. Without the variable, or with an empty one, nothing is sent.
+//! `NOTIFY_SOCKET` names the manager's datagram socket: a path, or `@` and a name in the abstract
+//! namespace. If the variable is missing or empty, nothing is sent.
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
@@ -13,17 +13,18 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-/// The service manager that started this process, if one did.
+/// The service manager that started this process, if there is a service manager.
 #[derive(Debug, Default)]
 pub struct ServiceManager {
     address: Option<SocketAddr>,
-    /// The last notification could not be sent. A warning is logged only for the first.
+    /// Whether the last notification could not be sent. Only the first failure of a series is
+    /// logged.
     is_failing: bool,
 }
 
 impl ServiceManager {
-    /// The manager that the environment names. An address of another kind, such as `vsock:`, is
-    /// logged and not used: a missing notification must not prevent a start.
+    /// Returns the manager that the environment names. An address of another kind, such as
+    /// `vsock:`, is logged and ignored, because a missing notification must not prevent a start.
     #[must_use]
     pub fn from_environment() -> Self {
         let name = std::env::var_os("NOTIFY_SOCKET").unwrap_or_default();
@@ -37,29 +38,29 @@ impl ServiceManager {
         }
     }
 
-    /// Startup is complete.
+    /// Reports that the startup is complete.
     pub fn notify_ready(&mut self, status: &str) {
         self.notify(&[NotifyState::Ready, NotifyState::Status(status)]);
     }
 
-    /// A reload has begun.
+    /// Reports that a reload has begun.
     pub fn notify_reloading(&mut self) {
         if let Ok(now) = NotifyState::monotonic_usec_now() {
             self.notify(&[NotifyState::Reloading, now]);
         }
     }
 
-    /// The reload has ended, whether it succeeded or not.
+    /// Reports that the reload has ended, whether it succeeded or not.
     pub fn notify_reloaded(&mut self) {
         self.notify(&[NotifyState::Ready]);
     }
 
-    /// The drain has begun.
+    /// Reports that the drain has begun.
     pub fn notify_stopping(&mut self) {
         self.notify(&[NotifyState::Stopping, NotifyState::Status("draining")]);
     }
 
-    /// Every worker has taken a turn since the last notification.
+    /// Reports that every worker has taken a turn after the previous notification.
     pub fn notify_alive(&mut self) {
         self.notify(&[NotifyState::Watchdog]);
     }
@@ -68,7 +69,7 @@ impl ServiceManager {
         let Some(address) = &self.address else { return };
         let mut message = String::new();
         for state in states {
-            // Writing to a string cannot fail.
+            // Writing to a string never fails.
             let _written = writeln!(message, "{state}");
         }
         let socket = UnixDatagram::unbound();
@@ -82,7 +83,8 @@ impl ServiceManager {
     }
 }
 
-/// The watchdog's interval, if the manager has set one for this process. Zero counts as none.
+/// Returns the watchdog's interval if the manager has set an interval for this process. Zero counts
+/// as no watchdog.
 #[must_use]
 pub fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero())

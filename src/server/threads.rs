@@ -1,4 +1,4 @@
-//! A worker's thread: sets up its descriptor table, its processor and its listeners, then takes
+//! A worker's thread: sets up the worker's descriptor table, processor and listeners, then takes
 //! turns until the worker is drained.
 
 use std::io;
@@ -23,15 +23,15 @@ use crate::worker::{Parts, Worker};
 /// The addresses and sockets on which all workers listen.
 #[derive(Debug)]
 pub(super) struct Listeners {
-    /// Addresses to bind. The first worker replaces port 0 by the port that the system chose.
+    /// The addresses to bind. The first worker replaces port 0 with the port that the system chose.
     addresses: Vec<Listen>,
-    /// Inherited listeners; all workers accept from the same ones.
+    /// Inherited listeners. All workers accept from the same sockets.
     adopted: Vec<TcpListener>,
 }
 
 impl Listeners {
-    /// Uses inherited listeners if there are any, otherwise the configured addresses, which must
-    /// be free.
+    /// Uses the inherited listeners if there are any, otherwise the configured addresses. The
+    /// configured addresses must be free.
     pub(super) fn new(
         config: &Config,
         inherited: Vec<InheritedListener>,
@@ -81,8 +81,8 @@ impl Listeners {
     }
 }
 
-/// Warns about configured addresses that no inherited socket covers: inherited sockets replace
-/// `listen`, and a client of such an address would see a refused connection without a reason.
+/// Warns about configured addresses that no inherited socket covers. Inherited sockets replace
+/// `listen`, so a client of such an address is refused without a visible reason.
 fn warn_of_unserved(listen: &[Listen], inherited: &[InheritedListener]) {
     let is_served = |wanted: &&Listen| inherited.iter().any(|one| one.covers(wanted));
     let unserved = listen.iter().filter(|wanted| !is_served(wanted));
@@ -97,7 +97,7 @@ fn warn_of_unserved(listen: &[Listen], inherited: &[InheritedListener]) {
     }
 }
 
-/// Starts a worker's thread and waits until it listens.
+/// Starts the thread of a worker and waits until the worker listens.
 pub(super) fn start_worker(
     mut preparation: Preparation,
     listeners: &mut Listeners,
@@ -111,7 +111,7 @@ pub(super) fn start_worker(
         .spawn(move || {
             let bound = preparation.prepare(adopted, &addresses);
             let is_ready = bound.is_ok();
-            // Cannot fail: the receiver lives until it has this message.
+            // This cannot fail, because the receiver lives until it has received this message.
             let _reported = report.send(bound);
             if is_ready {
                 preparation.into_worker().run();
@@ -129,7 +129,7 @@ pub(super) fn start_worker(
     Ok(thread)
 }
 
-/// What a worker's thread needs before its first turn.
+/// The values that a worker's thread needs before its first turn.
 pub(super) struct Preparation {
     pub(super) net: MioNet,
     pub(super) hub: Hub,
@@ -185,15 +185,15 @@ impl Preparation {
         Ok(bound)
     }
 
-    /// Creates the `io_uring`. It belongs to the thread that creates it and to its descriptor
-    /// table.
+    /// Creates the `io_uring`. Only the thread that creates it can use it, and only with
+    /// descriptors of the thread's own table.
     fn set_up_ring(&mut self) {
         if self.parts.config.io.ring == KernelFeature::Off {
             return;
         }
         match Ring::new(RING_WRITES_MAX) {
             Ok(ring) => self.net.use_ring(ring),
-            // All workers get the same error; one log line is enough.
+            // All workers get the same error, so one log line is enough.
             Err(error) if self.parts.number == 0 => {
                 tracing::info!(%error, "io_uring is not available: each send is a system call");
             }
@@ -201,7 +201,8 @@ impl Preparation {
         }
     }
 
-    /// Leaves the common descriptor table. Closes in the copy what this worker does not use.
+    /// Leaves the common descriptor table. Closes the descriptors of the copy that this worker does
+    /// not use.
     fn unshare_descriptors(&mut self, adopted: &[TcpListener]) {
         match unshare_table() {
             Ok(table) => {
@@ -215,7 +216,7 @@ impl Preparation {
                     %error,
                     "cannot give a worker its own descriptor table: all workers share the limit"
                 );
-                // A configured limit has been divided among the workers already.
+                // A configured limit is already divided among the workers.
                 if self.parts.config.limits.conns == 0 {
                     let workers = u32::try_from(self.workers).unwrap_or(u32::MAX);
                     self.parts.conns_max = self.parts.conns_max.div_ceil(workers);

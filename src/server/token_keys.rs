@@ -1,4 +1,4 @@
-//! The keys that verify tokens: read at start and at each reload.
+//! The keys that verify tokens. They are read at the start and at each reload.
 
 use std::path::Path;
 
@@ -7,8 +7,8 @@ use crate::auth::{Ignored, Key, KeyError, KeySet, Reason, Verifier};
 use crate::config::Config;
 use crate::config::validate::Invalid;
 
-/// Reads the key files that the configuration names. Returns `None` if it names none, or if a
-/// problem was added to `found`.
+/// Reads the key files that the configuration names. Returns `None` if no key is configured, or if
+/// a problem was added to `found`.
 pub(super) fn load(config: &Config, found: &mut Vec<Invalid>) -> Option<Verifier> {
     let auth = &config.auth;
     if !auth.is_on() {
@@ -52,8 +52,8 @@ fn refused(path: &Path, error: &KeyError) -> String {
     format!("{} {error}", path.display())
 }
 
-/// Logs the keys of a set that are not used. A key for encryption is normal in a set; an
-/// unsupported key for signatures is a warning, since tokens that it signed will be refused.
+/// Logs the keys of a set that are ignored. A key for encryption is normal in a set. An unsupported
+/// signature key causes a warning, because the server will refuse tokens signed with it.
 fn report_ignored(path: &Path, set: &KeySet) {
     let path = path.display();
     for Ignored { name, reason } in &set.ignored {

@@ -1,8 +1,9 @@
-//! Sockets that the service manager opened for us (socket activation, `sd_listen_fds(3)`).
+//! Sockets that the service manager has opened for this process (socket activation,
+//! `sd_listen_fds(3)`).
 //!
-//! TCP sockets are listeners for clients, a Unix socket is the feed. The socket's name in the unit
-//! says whether it is for TLS and whether connections begin with a PROXY header
-//! (`FileDescriptorName=tls`, `proxy` or `tls-proxy`).
+//! TCP sockets are listeners for clients, and a Unix socket is the feed. A TCP socket is for TLS if
+//! its name in the unit is `tls` or `tls-proxy` (`FileDescriptorName=`). Its connections begin with
+//! a PROXY header if the name is `proxy` or `tls-proxy`.
 
 use std::io;
 use std::net::TcpListener;
@@ -15,28 +16,29 @@ use socket2::SockRef;
 
 use crate::config::Listen;
 
-/// The inherited sockets.
+/// The sockets that this process inherited.
 #[derive(Debug, Default)]
 pub struct Inherited {
-    /// Listeners for clients.
+    /// The listeners for clients.
     pub tcp: Vec<InheritedListener>,
-    /// Listeners for feeders.
+    /// The listeners for feeders.
     pub unix: Vec<UnixListener>,
 }
 
-/// A listener for clients.
+/// An inherited listener for clients.
 #[derive(Debug)]
 pub struct InheritedListener {
-    /// The socket.
+    /// The listening socket.
     pub listener: TcpListener,
-    /// Whether it is for TLS.
+    /// Whether the socket is for TLS.
     pub is_tls: bool,
     /// Whether connections begin with a PROXY header.
     pub is_proxied: bool,
 }
 
 impl InheritedListener {
-    /// Whether connections to a configured address reach this socket and are served as configured.
+    /// Whether connections to a configured address reach this socket, with the configured
+    /// protocols.
     #[must_use]
     pub fn covers(&self, wanted: &Listen) -> bool {
         let Ok(own) = self.listener.local_addr() else {
@@ -57,18 +59,18 @@ impl InheritedListener {
     }
 }
 
-/// Names of sockets for TLS, and of those with the PROXY protocol.
+/// The names of sockets for TLS, and the names of sockets with the PROXY protocol.
 const TLS_NAMES: [&str; 2] = ["tls", "tls-proxy"];
 const PROXIED_NAMES: [&str; 2] = ["proxy", "tls-proxy"];
 
-/// Takes the inherited sockets, if any. Call it once, before anything else is opened.
+/// Returns the inherited sockets, if any. Call it once, before anything else is opened.
 ///
 /// # Errors
 /// Returns an error if `LISTEN_FDS` or `LISTEN_FDNAMES` do not describe open sockets, or if one of
-/// them is neither TCP nor Unix.
+/// the sockets is neither TCP nor Unix.
 pub fn inherited() -> io::Result<Inherited> {
     let mut inherited = Inherited::default();
-    // An empty variable counts as unset; the library would return an error.
+    // An empty variable counts as unset. The library would return an error for it.
     if ["LISTEN_PID", "LISTEN_FDS"]
         .iter()
         .any(|name| variable(name).is_none())
@@ -81,7 +83,7 @@ pub fn inherited() -> io::Result<Inherited> {
         Some(names) => names.split(':').collect(),
         None => vec![""; fds.len()],
     };
-    // The name decides about TLS, so each socket needs one.
+    // The name of a socket determines whether it uses TLS, so each socket needs a name.
     if fds.len() > 0 && names.len() != fds.len() {
         let (names, fds) = (names.len(), fds.len());
         let message = format!("LISTEN_FDNAMES has {names} names for {fds} sockets");
@@ -105,17 +107,17 @@ pub fn inherited() -> io::Result<Inherited> {
     Ok(inherited)
 }
 
-/// The value of a variable that is set and not empty.
+/// Returns the value of a variable that is set and not empty.
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|text| !text.is_empty())
 }
 
 fn take(fd: RawFd) -> io::Result<(OwnedFd, AddressFamily)> {
-    // SAFETY: the service manager opened the descriptor, nothing has closed it, and it is borrowed
-    // for one call only.
+    // SAFETY: the service manager opened the descriptor, nothing has closed the descriptor, and it
+    // is borrowed for one call only.
     let family = socket_domain(unsafe { BorrowedFd::borrow_raw(fd) })?;
-    // SAFETY: this process inherited the descriptor and `inherited` is called once, so it has no
-    // other owner.
+    // SAFETY: this process inherited the descriptor, and `inherited` is called once, so the
+    // descriptor has no other owner.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
     Ok((fd, family))
 }

@@ -1,13 +1,13 @@
-//! The process's one clock: time since its start, as a [`Now`].
+//! The only clock of the process. It measures the time from its start on, as a [`Now`].
 //!
-//! Created once by the main thread and copied to every thread, so that a [`Now`] of the feed can be
-//! compared with one of a worker. Only the shell reads it.
+//! The main thread creates the clock once and copies it to every thread. So a [`Now`] of the feed
+//! can be compared with a [`Now`] of a worker. Only SHELL code reads the clock.
 
 use std::time::Instant;
 
 use crate::time::Now;
 
-/// Measures the time since [`Clock::start`].
+/// Measures the time from [`Clock::start`] on.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     started: Instant,
@@ -15,13 +15,13 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// A clock that starts at zero.
+    /// Starts a clock at zero.
     #[must_use]
     pub fn start() -> Self {
         Self::start_at(Now(0))
     }
 
-    /// A clock that starts above zero, so that times before its start are not negative.
+    /// Starts a clock above zero, so that times before the start of the process are not negative.
     #[must_use]
     pub fn start_at(start: Now) -> Self {
         Self {
@@ -30,7 +30,7 @@ impl Clock {
         }
     }
 
-    /// The current time.
+    /// Returns the current time.
     #[must_use]
     pub fn now(&self) -> Now {
         let elapsed = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);

@@ -1,10 +1,10 @@
-//! The processors that this process may use, and pinning a thread to one of them.
+//! Lists the processors that this process may use, and pins a thread to one of them.
 
 use std::io;
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-/// The numbers of the processors that this process may use; a cgroup may restrict them.
+/// Returns the numbers of the processors that this process may use. A cgroup can restrict them.
 #[must_use]
 pub fn allowed() -> Vec<usize> {
     let Ok(set) = sched_getaffinity(None) else {
@@ -18,7 +18,7 @@ pub fn allowed() -> Vec<usize> {
 /// Pins the calling thread to one processor.
 ///
 /// # Errors
-/// Returns the error of `sched_setaffinity(2)`; the thread is not pinned then.
+/// Returns the error of `sched_setaffinity(2)`. After an error, the thread is not pinned.
 pub fn pin(cpu: usize) -> io::Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu);

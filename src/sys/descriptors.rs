@@ -1,9 +1,9 @@
 //! Descriptors: the limit on their number, and a descriptor table for each worker.
 //!
-//! `RLIMIT_NOFILE` binds per descriptor table. A thread that calls `unshare(CLONE_FILES)` gets a
-//! copy of the table. So one process can have as many sockets as it has workers times the limit,
-//! and lookups in a table that is not shared are cheaper. Descriptors that several threads use are
-//! opened before the tables are unshared.
+//! `RLIMIT_NOFILE` applies to each descriptor table. A thread that calls `unshare(CLONE_FILES)`
+//! gets a copy of the table. So one process can have as many sockets as the limit times the number
+//! of workers. Lookups in a table that is not shared are also cheaper. Descriptors that several
+//! threads use are opened before the tables are unshared.
 
 use std::fs::File;
 use std::io;
@@ -16,9 +16,9 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 /// The limit on descriptors after an attempt to raise it.
 #[derive(Debug)]
 pub struct RaisedLimit {
-    /// Descriptors in each table.
+    /// The maximum number of descriptors in each table.
     pub in_force: u64,
-    /// Why the soft limit was not raised to the hard one.
+    /// The error, if the soft limit could not be raised to the hard limit.
     pub refused: Option<io::Error>,
 }
 
@@ -28,9 +28,10 @@ pub fn is_exhausted(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
-/// Raises the soft limit on descriptors to the hard one.
+/// Raises the soft limit on descriptors to the hard limit.
 ///
-/// If the system refuses (a sandbox that forbids `setrlimit`), the limit does not change.
+/// If the system refuses, for example in a sandbox that forbids `setrlimit`, the limit does not
+/// change.
 pub fn raise_limit() -> RaisedLimit {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -47,24 +48,26 @@ pub fn raise_limit() -> RaisedLimit {
     }
 }
 
-/// The limit on descriptors in each table.
+/// Returns the limit on descriptors in each table.
 #[must_use]
 pub fn limit() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// Descriptors open in the calling thread's table; zero if `/proc` is not readable.
+/// Returns the number of open descriptors in the calling thread's table, or zero if `/proc` is not
+/// readable.
 #[must_use]
 pub fn open_count() -> u64 {
     std::fs::read_dir("/proc/thread-self/fd").map_or(0, |entries| entries.count() as u64)
 }
 
-/// A descriptor in reserve, for one more connection when the limit is reached.
+/// A descriptor in reserve. It allows one more connection when the limit is reached.
 #[derive(Debug, Default)]
 pub struct Spare(Option<File>);
 
 impl Spare {
-    /// Opens a descriptor if none is in reserve. Returns whether one is in reserve now.
+    /// Opens a descriptor if there is none in reserve. Returns whether there is a descriptor in
+    /// reserve now.
     pub fn reserve(&mut self) -> bool {
         if self.0.is_none() {
             self.0 = File::open("/dev/null").ok();
@@ -72,39 +75,42 @@ impl Spare {
         self.0.is_some()
     }
 
-    /// Closes the descriptor. Returns whether one was in reserve.
+    /// Closes the descriptor in reserve. Returns whether there was one.
     pub fn release(&mut self) -> bool {
         self.0.take().is_some()
     }
 
-    /// Whether the table has a free descriptor beside the one in reserve.
+    /// Whether the table has a free descriptor in addition to the one in reserve.
     pub fn has_another(&mut self) -> bool {
         self.reserve() && Self::default().reserve()
     }
 }
 
-/// Gives the calling thread its own descriptor table: a copy of the one it shared. The thread
-/// blocks all signals from then on.
+/// Gives the calling thread its own descriptor table: a copy of the shared table. From then on, the
+/// thread blocks all signals.
 ///
 /// # Errors
-/// Returns the error of `pthread_sigmask(3)` or `unshare(2)`; the table is still shared then.
+/// Returns the error of `pthread_sigmask(3)` or `unshare(2)`. After an error, the table is still
+/// shared.
 pub fn unshare_table() -> io::Result<OwnTable> {
     block_signals()?;
-    // SAFETY: descriptors of the old table stay valid in the copy under the same numbers, and
-    // threads do not pass each other descriptors that they open after this.
+    // SAFETY: descriptors of the old table stay valid in the copy under the same numbers. Threads
+    // do not pass each other descriptors that they open after this call.
     unsafe { unshare_unsafe(UnshareFlags::FILES) }?;
     Ok(OwnTable(PhantomData))
 }
 
 /// Blocks all signals in the calling thread, so that the system delivers them to other threads.
 ///
-/// A signal handler writes to a descriptor by its number. In this thread's table that number may be
-/// a client's socket: the client would receive a stray byte, and the signal would be lost.
+/// A signal handler writes to a descriptor by its number. In this thread's table, the number may
+/// belong to a client's socket. Then the client would receive a stray byte, and the signal would be
+/// lost.
 fn block_signals() -> io::Result<()> {
     let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: the pointer is to a set, which is written whole; the call cannot fail for it.
+    // SAFETY: the pointer is to a set, which the call writes completely; the call cannot fail for
+    // it.
     let _always_zero = unsafe { libc::sigfillset(all.as_mut_ptr()) };
-    // SAFETY: the set has just been written; the previous mask is not requested.
+    // SAFETY: the set was written above; the previous mask is not requested.
     let refused =
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), std::ptr::null_mut()) };
     match refused {
@@ -113,15 +119,16 @@ fn block_signals() -> io::Result<()> {
     }
 }
 
-/// The calling thread's own descriptor table. Cannot be sent to another thread.
+/// The calling thread's own descriptor table. It cannot be sent to another thread.
 #[derive(Debug)]
 pub struct OwnTable(PhantomData<*const ()>);
 
 impl OwnTable {
-    /// Closes every descriptor in this table except standard input, output, error and those in
-    /// `keep`.
+    /// Closes every descriptor in this table except standard input, output, error and the
+    /// descriptors in `keep`.
     ///
-    /// Otherwise a closed listener or feed would stay open in the copies.
+    /// Without this call, a listener or feed that another thread closes would stay open in the
+    /// copies.
     pub fn keep_only(&self, keep: &[RawFd]) {
         let mut keep: Vec<u32> = keep
             .iter()
@@ -142,10 +149,10 @@ impl OwnTable {
 }
 
 fn close_range(first: u32, last: u32) {
-    // SAFETY: the table is this thread's own, so owners on other threads keep their copies of these
-    // descriptors; nothing on this thread uses them.
+    // SAFETY: the table belongs only to this thread, so owners on other threads keep their copies
+    // of these descriptors. Nothing on this thread uses the closed descriptors.
     let closed = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
-    // Linux before 5.9 has no such call. The copies stay open then, which only uses up descriptors.
+    // Linux before 5.9 lacks the call. Then the copies stay open, which only uses up descriptors.
     debug_assert!(closed == 0 || io::Error::last_os_error().raw_os_error() == Some(libc::ENOSYS));
 }
 

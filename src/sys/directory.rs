@@ -1,8 +1,8 @@
 //! SHELL: checks whether a directory exists or can be created, and whether another user could
 //! replace it.
 //!
-//! The checks run before anything is created, so that `fanfare check` finds what would prevent a
-//! start, and changes nothing.
+//! The checks run before anything is created. So `fanfare check` finds every problem that would
+//! prevent a start, and changes nothing.
 
 use std::fs::{self, Metadata};
 use std::io::{self, ErrorKind};
@@ -15,7 +15,7 @@ use rustix::fs::{Access, AtFlags, CWD, accessat};
 pub(crate) fn check(path: &Path) -> io::Result<()> {
     let mut nearest = path;
     loop {
-        // The parent of a plain name is the current directory.
+        // If the path is a plain name, its parent is the current directory.
         let place = if nearest.as_os_str().is_empty() {
             Path::new(".")
         } else {
@@ -27,7 +27,7 @@ pub(crate) fn check(path: &Path) -> io::Result<()> {
                 return Ok(accessat(CWD, place, access, AtFlags::EACCESS)?);
             }
             Ok(_) => return Err(io::Error::from(rustix::io::Errno::NOTDIR)),
-            // A directory cannot be created over a link whose target is missing.
+            // A directory cannot be created at the path of a link whose target is missing.
             Err(error) if error.kind() != ErrorKind::NotFound || place.is_symlink() => {
                 return Err(error);
             }
@@ -36,11 +36,11 @@ pub(crate) fn check(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The first part of a directory's path that another user owns or can replace; `None` if only this
-/// user and root can. Missing parts are ignored.
+/// Returns the first part of a directory's path that another user owns or can replace. `None` if
+/// only this user and root can replace parts of the path. Missing parts are ignored.
 pub(crate) fn replaceable_part(path: &Path) -> io::Result<Option<PathBuf>> {
     let absolute = std::path::absolute(path)?;
-    // The first path contains the links, the second their targets.
+    // The first path contains the links. The second path contains the targets of the links.
     let real = match fs::canonicalize(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => absolute.clone(),
         outcome => outcome?,
@@ -56,8 +56,8 @@ pub(crate) fn replaceable_part(path: &Path) -> io::Result<Option<PathBuf>> {
     Ok(None)
 }
 
-/// Whether only root and this user can change a directory or a link. In a sticky directory others
-/// can create files, but cannot replace files of another user.
+/// Whether only root and this user can change a directory or a link. In a sticky directory, other
+/// users can create files but cannot replace files of another user.
 fn is_safe(found: &Metadata, uid: u32) -> bool {
     let is_closed = found.is_symlink() || found.mode() & 0o022 == 0 || found.mode() & 0o1000 != 0;
     [0, uid].contains(&found.uid()) && is_closed
@@ -98,7 +98,7 @@ mod tests {
         assert!(is_safe(&found, uid));
         let link = fs::symlink_metadata(&link).unwrap();
         assert!(is_safe(&link, uid));
-        // For another user, a directory of neither that user nor root is not safe.
+        // For a different user, a directory is not safe if neither that user nor root owns it.
         assert_eq!(
             is_safe(&found, uid + 1) || is_safe(&link, uid + 1),
             uid == 0

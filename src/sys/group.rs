@@ -1,15 +1,15 @@
 //! Looks up a group by its name in the system's databases.
 //!
-//! Called once at start, for the feed's socket. Blocks, since the database may be a directory
-//! service.
+//! Called once at the start, for the feed's socket. The call blocks, because the database may be a
+//! directory service.
 
 use std::io;
 
 use nix::errno::Errno;
 use nix::unistd::Group;
 
-/// The id of the group with this name. A decimal number is taken as the id itself. `None` if there
-/// is no such group.
+/// Returns the id of the group with this name. A decimal number is used as the id itself. `None` if
+/// there is no such group.
 ///
 /// # Errors
 /// Returns the error of `getgrnam_r(3)` if the database cannot be read.
@@ -19,7 +19,7 @@ pub fn group_id(name: &str) -> io::Result<Option<u32>> {
     }
     match Group::from_name(name) {
         Ok(group) => Ok(group.map(|group| group.gid.as_raw())),
-        // A missing group, from some databases (getgrnam_r(3)).
+        // Some databases report a missing group with these errors (getgrnam_r(3)).
         Err(Errno::ENOENT | Errno::ESRCH) => Ok(None),
         Err(error) => Err(error.into()),
     }

@@ -1,11 +1,12 @@
-//! Identity of files: a path may name another file later, and then the inode differs.
+//! Identity of files: if a path later names another file, the inode differs.
 
 use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-/// Device and inode number of a file. No other file gets them while this one is open or bound.
+/// Device and inode number of a file. No other file has the same numbers while this file is open or
+/// bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Inode {
     device: u64,
@@ -13,7 +14,7 @@ pub struct Inode {
 }
 
 impl Inode {
-    /// The file at a path; follows a symbolic link.
+    /// Returns the inode of the file at a path. Follows a symbolic link.
     ///
     /// # Errors
     /// Returns the error of `stat(2)`.
@@ -21,7 +22,7 @@ impl Inode {
         fs::metadata(path).map(|found| Self::from(&found))
     }
 
-    /// The file at a path; does not follow a symbolic link.
+    /// Returns the inode of the file at a path. Does not follow a symbolic link.
     ///
     /// # Errors
     /// Returns the error of `lstat(2)`.
@@ -29,7 +30,7 @@ impl Inode {
         fs::symlink_metadata(path).map(|found| Self::from(&found))
     }
 
-    /// An open file.
+    /// Returns the inode of an open file.
     ///
     /// # Errors
     /// Returns the error of `fstat(2)`.

@@ -1,6 +1,7 @@
-//! Listening sockets for clients: one for each worker and address.
+//! Listening sockets for clients: one socket for each worker and address.
 //!
-//! Accepted sockets inherit the options that are set here, so that accepting costs no further call.
+//! Accepted sockets inherit the options that are set here, so accepting needs no further system
+//! call.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -14,18 +15,18 @@ use crate::config::{Config, Quota};
 /// Options that accepted sockets inherit from their listener.
 #[derive(Clone, Copy, Debug)]
 pub struct SocketOptions {
-    /// `SO_SNDBUF`, in bytes.
+    /// The value of `SO_SNDBUF`, in bytes.
     pub send_buffer_bytes: u32,
-    /// `TCP_NOTSENT_LOWAT`, in bytes.
+    /// The value of `TCP_NOTSENT_LOWAT`, in bytes.
     pub notsent_lowat_bytes: u32,
-    /// `TCP_USER_TIMEOUT`: how long sent bytes may stay unacknowledged before the kernel resets the
-    /// connection.
+    /// The value of `TCP_USER_TIMEOUT`: the time for which sent bytes may stay unacknowledged
+    /// before the kernel resets the connection.
     pub user_timeout: Duration,
 }
 
 impl SocketOptions {
-    /// The options for a configuration. A peer that acknowledges nothing during two heartbeat
-    /// intervals counts as gone.
+    /// Returns the options for a configuration. A peer that acknowledges nothing during two
+    /// heartbeat intervals counts as lost.
     #[must_use]
     pub fn new(config: &Config) -> Self {
         let Quota {
@@ -42,8 +43,8 @@ impl SocketOptions {
     }
 }
 
-/// Checks that an address is free. Listeners with `SO_REUSEPORT` would share it with another
-/// process without an error, so this socket does not set the option.
+/// Checks that an address is free. With `SO_REUSEPORT`, a listener would share the address with
+/// another process without an error. So the socket of this check does not set the option.
 ///
 /// # Errors
 /// Returns `AddrInUse` if another socket listens on the address, or another error of `bind(2)`.
@@ -59,7 +60,7 @@ pub fn probe(address: SocketAddr) -> io::Result<()> {
     socket.listen(1)
 }
 
-/// Binds one of several listeners that share an address.
+/// Binds a listener to an address that several listeners share.
 ///
 /// # Errors
 /// Returns the error of `setsockopt(2)`, `bind(2)` or `listen(2)`.
@@ -80,7 +81,7 @@ pub fn bind(address: SocketAddr, options: SocketOptions) -> io::Result<TcpListen
     Ok(socket.into())
 }
 
-/// Sets the options on an inherited listener.
+/// Sets the options on a listener that this process inherited.
 ///
 /// # Errors
 /// Returns the error of `setsockopt(2)`.

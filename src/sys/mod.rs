@@ -1,7 +1,7 @@
 //! SHELL: the only module with unsafe code: system calls that the standard library lacks.
 //!
-//! Each file wraps one thing in a safe function: waking a thread, a descriptor table for each
-//! worker, pinning, limits. Nothing here knows what a conn is.
+//! Each file wraps one task in a safe function, for example waking a thread, a descriptor table for
+//! each worker, pinning or limits. Nothing here depends on conns.
 #![expect(unsafe_code, reason = "the only module that may use unsafe code")]
 
 pub mod activation;

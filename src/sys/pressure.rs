@@ -1,8 +1,10 @@
-//! Measures memory against its limit.
+//! Measures the use of memory against its limit.
 //!
-//! The limit decides what is measured. `limits.memory_bytes` limits the resident memory of this
-//! process. Without it, the limit of the cgroup applies to what the cgroup uses without inactive
-//! file pages; without such a limit, the machine's memory to what is not available on the machine.
+//! The limit determines which memory is measured:
+//! - `limits.memory_bytes`, if it is set, limits the resident memory of this process.
+//! - Otherwise the cgroup's limit applies to the cgroup's memory without inactive file pages.
+//! - Without such a limit, the machine's memory is the limit on memory that is not available.
+//!
 //! One thread measures; workers read a flag.
 
 use std::fs;
@@ -11,10 +13,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::config::limits::MEMORY_LEFT_PERCENT;
 
-/// Mount point of cgroup version 2.
+/// The mount point of cgroup version 2.
 const CGROUPS: &str = "/sys/fs/cgroup";
 
-/// The latest measurement. The default is no use and no limit.
+/// The latest measurement. The default means no use and no limit.
 #[derive(Debug, Default)]
 pub struct Pressure {
     is_short: AtomicBool,
@@ -23,19 +25,19 @@ pub struct Pressure {
 }
 
 impl Pressure {
-    /// Whether more is used than the limit: new connections are refused.
+    /// Whether more memory is used than the limit allows. Then new connections are refused.
     #[must_use]
     pub fn is_short(&self) -> bool {
         self.is_short.load(Ordering::Relaxed)
     }
 
-    /// Bytes in use; zero if the system does not report them.
+    /// Returns the number of bytes in use, or zero if the system does not report the use.
     #[must_use]
     pub fn used_bytes(&self) -> u64 {
         self.used_bytes.load(Ordering::Relaxed)
     }
 
-    /// Bytes that may be used; zero if there is no limit.
+    /// Returns the number of bytes that may be used, or zero if there is no limit.
     #[must_use]
     pub fn limit_bytes(&self) -> u64 {
         self.limit_bytes.load(Ordering::Relaxed)
@@ -55,28 +57,28 @@ impl Pressure {
 pub enum Meter {
     /// The memory of a cgroup.
     Cgroup {
-        /// Its directory in the file system.
+        /// The directory of the cgroup in the file system.
         folder: PathBuf,
-        /// A part of `memory.max`.
+        /// The limit on the used bytes: a part of `memory.max`.
         limit_bytes: u64,
     },
     /// The memory of the machine.
     Machine {
-        /// A part of `MemTotal`.
+        /// The limit on the used bytes: a part of `MemTotal`.
         limit_bytes: u64,
     },
     /// The system does not report its memory.
     Nothing,
     /// The resident memory of this process.
     Process {
-        /// From the configuration.
+        /// The limit on the used bytes, from the configuration.
         limit_bytes: u64,
     },
 }
 
 impl Meter {
-    /// Limits this process to `memory_bytes`. Zero limits the cgroup or the machine, whichever has
-    /// less memory.
+    /// Chooses the memory to measure. If `memory_bytes` is not zero, it limits this process. If it
+    /// is zero, the cgroup or the machine is limited, whichever has less memory.
     #[must_use]
     pub fn new(memory_bytes: u64) -> Self {
         if memory_bytes > 0 {
@@ -98,13 +100,13 @@ impl Meter {
         }
     }
 
-    /// Measures once.
+    /// Measures once and stores the result in `pressure`.
     pub fn measure(&self, pressure: &Pressure) {
-        // An unknown use is zero, so it refuses no connection.
+        // An unknown use is stored as zero, so no connection is refused because of it.
         pressure.note(self.used_bytes(), self.limit_bytes());
     }
 
-    /// Bytes in use now; zero if the system does not report them.
+    /// Returns the number of bytes in use now, or zero if the system does not report the use.
     #[must_use]
     pub fn used_bytes(&self) -> u64 {
         let used = match self {
@@ -118,7 +120,7 @@ impl Meter {
         used.unwrap_or(0)
     }
 
-    /// Bytes that may be used; zero if there is no limit.
+    /// Returns the number of bytes that may be used, or zero if there is no limit.
     #[must_use]
     pub fn limit_bytes(&self) -> u64 {
         match self {
@@ -134,7 +136,8 @@ fn without_reserve(bytes: u64) -> u64 {
     bytes - bytes / 100 * MEMORY_LEFT_PERCENT
 }
 
-/// Resident memory of this process: the second number of `/proc/self/statm`, in pages (proc(5)).
+/// Returns the resident memory of this process. It is the second number of `/proc/self/statm`, in
+/// pages (proc(5)).
 #[must_use]
 pub fn resident_bytes() -> Option<u64> {
     let text = fs::read_to_string("/proc/self/statm").ok()?;
@@ -163,7 +166,7 @@ fn parse_machine(text: &str) -> Option<Machine> {
     Some(Machine { total, available })
 }
 
-/// This process's cgroup or its ancestor with the lowest `memory.max`, and that limit.
+/// Returns the lowest `memory.max` of this process's cgroup and its ancestors, with the directory.
 fn own_cgroup() -> Option<(PathBuf, u64)> {
     let text = fs::read_to_string("/proc/self/cgroup").ok()?;
     let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
@@ -183,7 +186,7 @@ fn cgroup_used(folder: &Path) -> Option<u64> {
     Some(current.saturating_sub(droppable_bytes(&stat)))
 }
 
-/// Inactive file pages, which the kernel reclaims before anything else.
+/// Returns the size of inactive file pages, which the kernel reclaims before all other pages.
 fn droppable_bytes(stat: &str) -> u64 {
     let line = stat
         .lines()

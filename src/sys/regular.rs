@@ -1,23 +1,23 @@
-//! Opens files that must be regular, such as locks.
+//! Opens files that must be regular files, such as locks.
 //!
-//! Opening a FIFO waits for its other end, and opening a device may have side effects.
+//! Opening a FIFO would wait for its other end, and opening a device may have side effects.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-/// Opens a regular file without waiting. Returns `None` if the path names anything else, also a
-/// symbolic link.
+/// Opens a regular file without waiting. Returns `None` if the path names a different kind of file,
+/// such as a symbolic link.
 ///
 /// # Errors
-/// Returns the error of `open(2)` or `fstat(2)`, also if a directory is to be opened for writing.
+/// Returns the error of `open(2)` or `fstat(2)`, for example if a directory is opened for writing.
 pub fn open(path: &Path, options: &mut OpenOptions) -> io::Result<Option<File>> {
     let found = fs::symlink_metadata(path);
     if found.is_ok_and(|found| !found.is_file() && !found.is_dir()) {
         return Ok(None);
     }
-    // The file may have been replaced after the check.
+    // The path may name a different file after the check, so these flags make the open safe.
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
     let file = options.custom_flags(flags).open(path)?;
     Ok(file.metadata()?.is_file().then_some(file))

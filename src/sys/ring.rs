@@ -1,9 +1,9 @@
-//! Many sends with one system call: a ring shared with the kernel (`io_uring(7)`).
+//! Makes many sends with one system call: a ring shared with the kernel (`io_uring(7)`).
 //!
-//! Owns the ring of one thread; no other thread may use it. A send never waits: its result is that
+//! Owns the ring of one thread; no other thread may use it. A send never waits: it has the result
 //! of a non-blocking `sendmsg(2)`. [`Ring::send`] returns only after the kernel has completed every
-//! entry that it has taken, so the buffers need to live no longer than the call. Knows nothing of
-//! conns and keeps nothing between two calls. The worker's network is the only caller.
+//! entry that it has accepted. So the buffers only have to live until the call returns. Does not
+//! depend on conns and keeps no data between two calls. The worker's network is the only caller.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -11,15 +11,15 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use io_uring::squeue::Entry;
 use io_uring::{IoUring, opcode, types};
 
-/// Non-blocking, and an error instead of SIGPIPE.
+/// The flags of a send: it does not block, and it returns an error instead of causing SIGPIPE.
 const FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 
-/// One send: bytes for one socket.
+/// One send: the bytes for one socket.
 #[derive(Clone, Copy, Debug)]
 pub struct Send<'a> {
-    /// Where to send.
+    /// The socket to send to.
     pub socket: BorrowedFd<'a>,
-    /// The bytes, in at least one slice.
+    /// The bytes to send, in at least one slice.
     pub slices: &'a [IoSlice<'a>],
 }
 
@@ -39,13 +39,15 @@ impl std::fmt::Debug for Ring {
 }
 
 impl Ring {
-    /// A ring for this many sends at once. Only the calling thread can use it.
+    /// Creates a ring for at most `sends_max` sends at a time. Only the calling thread can use the
+    /// ring.
     ///
     /// # Errors
-    /// Returns the error of `io_uring_setup(2)`: Linux before 6.1 lacks the modes that are used
+    /// Returns the error of `io_uring_setup(2)`. Linux before 6.1 lacks the modes that are used
     /// here, and most containers forbid the call.
     pub fn new(sends_max: u16) -> io::Result<Self> {
-        // Only this thread submits, and the kernel completes entries only inside its calls.
+        // In these modes, only this thread may submit entries, and the kernel completes entries
+        // only inside the calls of this thread.
         let ring = IoUring::builder()
             .dontfork()
             .setup_single_issuer()
@@ -57,11 +59,12 @@ impl Ring {
         })
     }
 
-    /// Sends, and stores for each send the result of its `sendmsg(2)`, in the same order.
+    /// Makes the sends. Stores the result of each `sendmsg(2)` in `results`, in the order of
+    /// `sends`.
     ///
     /// # Errors
-    /// Returns the error of `io_uring_enter(2)`; the ring cannot be used afterwards. A send without
-    /// a result has not been made.
+    /// Returns the error of `io_uring_enter(2)`. After an error, the ring cannot be used. A send
+    /// without a result was not made.
     pub fn send(
         &mut self,
         sends: &[Send<'_>],
@@ -87,9 +90,9 @@ impl Ring {
         };
         for (number, send) in sends.iter().enumerate() {
             let entry = entry(send, headers.get(number)).user_data(number as u64);
-            // SAFETY: socket, slices and headers outlive this call, and `complete` does not return
-            // until the kernel has completed all entries that it has taken. The other entries are
-            // only in the ring, which the caller drops after an error.
+            // SAFETY: socket, slices and headers outlive this call. `complete` does not return
+            // until the kernel has completed all entries that it has accepted. The other entries
+            // exist only in the ring, which the caller drops after an error.
             let pushed = unsafe { self.ring.submission().push(&entry) };
             debug_assert!(pushed.is_ok(), "a part is no longer than the ring");
         }
@@ -121,8 +124,8 @@ impl Ring {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted && completed == taken => {
                     return Err(error);
                 }
-                // The kernel still uses the buffers of the entries that it has taken, so this
-                // must wait for them.
+                // The kernel still uses the buffers of the entries that it has accepted. So this
+                // loop must wait for those entries.
                 Ok(_) | Err(_) => {}
             }
         }
@@ -133,8 +136,8 @@ fn header(slices: &[IoSlice<'_>]) -> libc::msghdr {
     libc::msghdr {
         msg_name: std::ptr::null_mut(),
         msg_namelen: 0,
-        // An `IoSlice` has the layout of an `iovec` by its documentation, and the kernel only
-        // reads it.
+        // An `IoSlice` has the layout of an `iovec`, as its documentation guarantees. The kernel
+        // only reads it.
         msg_iov: slices.as_ptr().cast::<libc::iovec>().cast_mut(),
         msg_iovlen: slices.len(),
         msg_control: std::ptr::null_mut(),
@@ -147,7 +150,8 @@ fn entry(send: &Send<'_>, header: Option<&libc::msghdr>) -> Entry {
     let socket = types::Fd(send.socket.as_raw_fd());
     match (send.slices, header) {
         ([slice], _) => {
-            // A longer slice is sent in part; the rest follows with the next send.
+            // If a slice is longer, only a part is sent. The caller sends the rest with its next
+            // send.
             let length = u32::try_from(slice.len()).unwrap_or(u32::MAX);
             let send = opcode::Send::new(socket, slice.as_ptr(), length);
             send.flags(FLAGS).build()
@@ -171,7 +175,7 @@ mod tests {
 
     use super::*;
 
-    /// `None` if the system has no `io_uring`, as in most containers.
+    /// Returns `None` if the system has no `io_uring`, as in most containers.
     fn ring(sends_max: u16) -> Option<Ring> {
         Ring::new(sends_max).ok()
     }
@@ -197,7 +201,7 @@ mod tests {
             .enumerate()
             .map(|(number, ((socket, _), slices))| Send {
                 socket: socket.as_fd(),
-                // Some have one slice, some two.
+                // Some sends have one slice, others have two.
                 slices: if number % 3 == 0 {
                     &slices[1..]
                 } else {

@@ -1,12 +1,13 @@
-//! Bytes that were written to a socket and are not yet acknowledged.
+//! Counts the bytes that were written to a socket and are not yet acknowledged.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// TCP: bytes that were written and that the peer has not acknowledged. Unix socket: kernel memory
-/// of what the peer has not read; the bytes of one write count until the last of them is read.
+/// Returns the number of unacknowledged bytes. For TCP, these are the written bytes that the peer
+/// has not acknowledged. For a Unix socket, it is the kernel memory of writes that the peer has not
+/// read; a write counts in full until its last byte is read.
 pub fn unacknowledged_bytes(socket: BorrowedFd<'_>) -> u32 {
     let mut bytes: libc::c_int = 0;
-    // SAFETY: the kernel writes one int to the pointer (tcp(7), unix(7): SIOCOUTQ).
+    // SAFETY: the kernel writes one int through the pointer (tcp(7), unix(7): SIOCOUTQ).
     let outcome = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
     debug_assert_eq!(outcome, 0, "the call fails only for sockets that listen");
     u32::try_from(bytes).unwrap_or(0)

@@ -1,9 +1,9 @@
-//! Wakes a thread that sleeps in a poll, from any thread.
+//! Wakes a thread that sleeps in a poll. Any thread can wake it.
 //!
-//! An eventfd. It is created before the threads unshare their descriptor tables, so that it has the
-//! same number in each of them. A second wake before the sleeper has acknowledged the first costs
-//! one atomic swap and no system call. The eventfd is never read: polls are edge-triggered, and
-//! each write is an edge (epoll(7)).
+//! Uses an eventfd. It is created before the threads unshare their descriptor tables, so that it
+//! has the same number in every table. If the sleeper has not acknowledged a wake yet, another wake
+//! costs one atomic swap and no system call. The eventfd is never read, because polls are
+//! edge-triggered and each write is an edge (epoll(7)).
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-/// An eventfd, and whether it was written since the last [`Wake::acknowledge`].
+/// An eventfd, and whether it was written after the last [`Wake::acknowledge`].
 #[derive(Debug)]
 pub struct Wake {
     fd: OwnedFd,
@@ -33,28 +33,29 @@ impl Wake {
         })
     }
 
-    /// Makes the sleeper's poll return. The sleeper then sees what was put in its mailbox before
-    /// this call.
+    /// Makes the sleeper's poll return. The sleeper then sees all messages that were put into its
+    /// mailbox before this call.
     pub fn wake(&self) {
         if !self.is_pending.swap(true, Ordering::AcqRel) {
             self.writes.fetch_add(1, Ordering::Relaxed);
-            // Fails only if the counter is at its maximum, and then the sleeper is awake already.
+            // This fails only if the counter is at its maximum. Then the sleeper is already awake.
             let written = rustix::io::write(&self.fd, &1u64.to_ne_bytes());
             debug_assert!(written.is_ok());
         }
     }
 
-    /// Number of wakes that made a system call.
+    /// Returns the number of wakes that made a system call.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.writes.load(Ordering::Relaxed)
     }
 
-    /// The sleeper calls this after its poll has returned and before it reads its mailbox.
+    /// Acknowledges a wake, so that the next wake writes to the eventfd again. The sleeper calls
+    /// this after its poll has returned and before it reads its mailbox.
     pub fn acknowledge(&self) {
-        // A swap and not a store. A waker that finds the mark set has swapped before this swap, so
-        // the sleeper sees its mail. A store could be reordered after the sleeper's read of the
-        // mailbox, and mail would stay there without a wake.
+        // This is a swap and not a store. If a waker finds `is_pending` set, its swap came before
+        // this swap, so the sleeper sees its message. A store could be reordered after the
+        // sleeper's read of the mailbox. Then a message could stay there without a wake.
         self.is_pending.swap(false, Ordering::AcqRel);
     }
 }

@@ -1,7 +1,8 @@
 //! PURE: advice on settings that do not limit the number of conns, but matter for many of them.
 //!
-//! Backlogs in a connect storm, ports of a proxy, processor time: each with the numbers for which
-//! it matters, and a line if there is one. There is no advice on unknown values.
+//! The subjects are backlogs in a connect storm, ports of a proxy and processor time, among others.
+//! Each piece of advice has the numbers and, where possible, a line to copy. There is no advice on
+//! unknown values.
 
 use serde::Serialize;
 
@@ -13,9 +14,9 @@ use super::limit_texts::grouped;
 use super::parse::Ceiling;
 use fanfare::config::limits::LISTEN_BACKLOG;
 
-/// The first kernel whose rings have the modes that a worker uses.
+/// The first kernel version whose rings have the modes that a worker uses.
 const RING_KERNEL: (u32, u32) = (6, 1);
-/// Memory maps of a thread: its stack, the guard page and those of the allocator.
+/// Memory maps of a thread: its stack, the guard page and the maps of the allocator.
 const MAPS_PER_THREAD: u64 = 16;
 /// Memory maps of the program, rounded up.
 const MAPS_OF_PROGRAM: u64 = 512;
@@ -23,11 +24,11 @@ const MAPS_OF_PROGRAM: u64 = 512;
 /// One piece of advice.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Advice {
-    /// The setting.
+    /// The name of the setting.
     pub(super) about: &'static str,
-    /// The reason.
+    /// The reason for the advice.
     pub(super) why: String,
-    /// A line that helps, if there is one.
+    /// A line to copy that solves the problem, if there is such a line.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) line: Option<String>,
 }
@@ -37,7 +38,7 @@ fn advice(about: &'static str, why: String, line: Option<&str>) -> Advice {
     Advice { about, why, line }
 }
 
-/// All advice for this many conns.
+/// Returns all advice for this number of conns.
 pub(super) fn advise(facts: &Facts, plan: &Plan, conns: u64) -> Vec<Advice> {
     let mut found = Vec::new();
     found.extend(environment(facts));
@@ -52,7 +53,7 @@ pub(super) fn advise(facts: &Facts, plan: &Plan, conns: u64) -> Vec<Advice> {
     found
 }
 
-/// A kernel without `io_uring`.
+/// Gives advice if the kernel offers no `io_uring` to the server.
 fn ring(facts: &Facts) -> Option<Advice> {
     let (why, line) = match features(facts).io_uring {
         "disabled" | "for_privileged" => (
@@ -82,8 +83,8 @@ fn environment(facts: &Facts) -> Vec<Advice> {
     found
 }
 
-/// Backlogs of connections that are not accepted yet. The one of half-open connections matters only
-/// without SYN cookies (tcp(7), `tcp_syncookies`).
+/// Gives advice on the backlogs of connections that are not yet accepted. The backlog of half-open
+/// connections matters only without SYN cookies (tcp(7), `tcp_syncookies`).
 fn storms(facts: &Facts, plan: &Plan) -> Vec<Advice> {
     let wanted = LISTEN_BACKLOG.unsigned_abs().into();
     let half_open = facts.syn_backlog.filter(|_| facts.syn_cookies == Some(0));
@@ -110,7 +111,7 @@ fn storms(facts: &Facts, plan: &Plan) -> Vec<Advice> {
     found
 }
 
-/// The line for a sysctl of a network namespace.
+/// Returns the line that sets a sysctl of a network namespace.
 fn network_line(context: &Context, key: &str, value: &str) -> String {
     match context {
         Context::Docker => format!("docker run --sysctl \"{key}={value}\""),
@@ -124,7 +125,8 @@ fn network_line(context: &Context, key: &str, value: &str) -> String {
     }
 }
 
-/// Only the connecting side needs a port for each connection: a proxy or a load generator.
+/// Gives advice on local ports. Only the connecting side, such as a proxy or a load generator,
+/// needs a port for each connection.
 fn ports(facts: &Facts, conns: u64) -> Option<Advice> {
     let [first, last] = facts.ports?;
     let count = last.checked_sub(first)?.checked_add(1)?;
@@ -160,7 +162,7 @@ fn idle_conntrack(facts: &Facts, conns: u64) -> Option<Advice> {
     Some(advice("nf_conntrack_max", why, Some(&line)))
 }
 
-/// Closed sockets with unacknowledged bytes, which the kernel keeps as orphans.
+/// Gives advice on orphans: closed sockets with unacknowledged bytes, which the kernel keeps.
 fn orphans(facts: &Facts, plan: &Plan, conns: u64) -> Option<Advice> {
     let most = facts.orphans_max?;
     let stalled = conns.saturating_mul(plan.stalled_percent.into()) / 100;
@@ -230,18 +232,18 @@ fn devices(facts: &Facts) -> Vec<Advice> {
     found
 }
 
-/// Kernel features that the server may use.
+/// Kernel features that the server uses if they are available.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Features {
-    /// `io_uring(7)` with the modes that workers use: `available`, `for_privileged`, `disabled`,
-    /// `too_old` or `unknown`. A seccomp filter of a container may still forbid it.
+    /// State of `io_uring(7)` with the modes that workers use: `available`, `for_privileged`,
+    /// `disabled`, `too_old` or `unknown`. A container's seccomp filter may still forbid it.
     pub(super) io_uring: &'static str,
-    /// The limit on locked memory, which rings use before Linux 5.12: `enough`, `little` or
-    /// `unknown`.
+    /// State of the limit on locked memory: `enough`, `little` or `unknown`. Before Linux 5.12, the
+    /// memory of rings counts as locked memory.
     pub(super) locked_memory: &'static str,
 }
 
-/// The features that follow from the facts.
+/// Derives the features from the facts.
 pub(super) fn features(facts: &Facts) -> Features {
     const RING_BYTES: u64 = 8 << 20;
     let version = facts
@@ -252,7 +254,8 @@ pub(super) fn features(facts: &Facts) -> Features {
         (Some(0), _) => "available",
         (Some(1), _) => "for_privileged",
         (Some(2), _) => "disabled",
-        // The sysctl exists since 6.6; before that only the kernel's build configuration decides.
+        // The sysctl exists in Linux 6.6 and later. Before, only the kernel's build configuration
+        // decides.
         (None, Some(version)) if (RING_KERNEL..(6, 6)).contains(&version) => "available",
         (None, Some(version)) if version < RING_KERNEL => "too_old",
         (Some(_) | None, _) => "unknown",

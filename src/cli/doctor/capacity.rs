@@ -1,8 +1,9 @@
 //! PURE: how many conns each limit allows.
 //!
-//! Takes facts and a plan, and returns a list of limits; the smallest number is what fits. A limit
-//! without a known fact is [`Allows::Unknown`] and not part of the minimum. The costs of a conn are
-//! here, with their sources. [`super::remedies`] is the inverse, so that its values are enough.
+//! Takes facts and a plan, and returns a list of limits. The limit that allows the fewest conns
+//! decides how many fit. A limit without a known fact is [`Allows::Unknown`] and is ignored. The
+//! costs of a conn are here, with their sources. [`super::remedies`] computes the inverse, so that
+//! its values are large enough.
 
 use super::cgroup::Tightest;
 use super::facts::{Conntrack, Facts, Files};
@@ -10,46 +11,46 @@ use super::parse::Ceiling;
 use fanfare::config::Config;
 use fanfare::config::limits::{BATCH_BYTES_MAX, DESCRIPTORS_KEPT, INBOX_BATCHES_MAX};
 
-/// Kernel memory of one established TCP socket in an epoll set, in bytes. Objects of 2368 (TCP),
-/// 832 (socket inode), 192 (file), 192 (dentry) and 128 (epoll item) are 3712, by `/proc/slabinfo`
-/// of Linux 6.18 on x86-64, and the item's entry in the socket's wait queue is 56. With unused room
-/// in their slabs, a pointer to the memory cgroup for each object and the entry in the descriptor
-/// table it is 4010, rounded up to a page for other kernels.
+/// Kernel memory of one established TCP socket in an epoll set, in bytes. The objects of 2368
+/// (TCP), 832 (socket inode), 192 (file), 192 (dentry) and 128 bytes (epoll item) add up to 3712,
+/// by `/proc/slabinfo` of Linux 6.18 on x86-64. The item's entry in the socket's wait queue has 56
+/// bytes. Unused space in the slabs, a memory-cgroup pointer per object and the entry in the
+/// descriptor table raise the sum to 4010. It is rounded up to a page for other kernels.
 pub(super) const KERNEL_BYTES_PER_CONN: u64 = 4096;
-/// User-space memory of one idle conn with one subscription, in bytes: the bound that memory tests
-/// enforce.
+/// User-space memory of one idle conn with one subscription, in bytes. Memory tests enforce this
+/// bound.
 pub(super) const USER_BYTES_PER_CONN: u64 = 256;
-/// The program, its allocator and the threads beside workers, in bytes; rounded up.
+/// Memory of the program, its allocator and all threads except workers, in bytes; rounded up.
 const PROCESS_BYTES: u64 = 16 << 20;
-/// A worker, in bytes: read buffer, stack, timer wheel, poll; rounded up.
+/// Memory of a worker, in bytes: read buffer, stack, timer wheel, poll; rounded up.
 const WORKER_BYTES: u64 = 1 << 20;
-/// Descriptors of the process that are in no worker's table, rounded up.
+/// Descriptors that belong to the whole process and not to one worker's table, rounded up.
 const DESCRIPTORS_SHARED: u64 = 64;
-/// Threads beside workers: main, signals, feed, admin, log, demo.
+/// The number of threads that are not workers: main, signals, feed, admin, log, demo.
 pub(super) const OTHER_THREADS: u64 = 6;
-/// The kernel distributes clients over workers by a hash, so unevenly: each table needs room for
-/// eleven if ten are its share.
+/// Extra room in each descriptor table, as a fraction. The kernel distributes clients over workers
+/// by a hash, so unevenly: a table whose share is ten conns needs room for eleven.
 const SPREAD: (u64, u64) = (11, 10);
 
-/// The planned server.
+/// The configuration values of the planned server that affect its capacity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Plan {
-    /// Worker threads.
+    /// The number of worker threads.
     pub(super) workers: u32,
-    /// `limits.conns`; zero is no limit.
+    /// The value of `limits.conns`; zero means no limit.
     pub(super) conns_key: u32,
-    /// `quota.send_buffer_bytes`.
+    /// The value of `quota.send_buffer_bytes`.
     pub(super) send_buffer_bytes: u32,
-    /// `log.bytes`.
+    /// The value of `log.bytes`.
     pub(super) log_bytes: u64,
-    /// `log.pinned_bytes`.
+    /// The value of `log.pinned_bytes`.
     pub(super) pinned_bytes: u64,
-    /// Percentage of conns with a full send buffer at the same time.
+    /// The percentage of conns whose send buffers are full at the same time.
     pub(super) stalled_percent: u8,
 }
 
 impl Plan {
-    /// A plan for a configuration and a number of workers.
+    /// Creates a plan from a configuration and a number of workers.
     pub(super) fn new(config: &Config, workers: u32, stalled_percent: u8) -> Self {
         Self {
             workers: workers.max(1),
@@ -61,7 +62,7 @@ impl Plan {
         }
     }
 
-    /// Send-buffer bytes of the stalled conns, divided by all conns.
+    /// Returns the send-buffer bytes of the stalled conns, divided by the number of all conns.
     pub(super) fn buffer_bytes_per_conn(&self, facts: &Facts) -> u64 {
         let requested = u64::from(self.send_buffer_bytes);
         let granted = facts
@@ -71,12 +72,12 @@ impl Plan {
         granted * 2 * u64::from(self.stalled_percent) / 100
     }
 
-    /// Memory of one conn, in the kernel and in the process.
+    /// Returns the memory of one conn, in the kernel and in the process, in bytes.
     pub(super) fn bytes_per_conn(&self, facts: &Facts) -> u64 {
         KERNEL_BYTES_PER_CONN + USER_BYTES_PER_CONN + self.buffer_bytes_per_conn(facts)
     }
 
-    /// Memory without any conn. All workers share one log.
+    /// Returns the memory of a server without conns, in bytes. All workers share one log.
     pub(super) fn fixed_bytes(&self) -> u64 {
         let inbox = BATCH_BYTES_MAX.saturating_mul(INBOX_BATCHES_MAX as u64);
         PROCESS_BYTES
@@ -86,12 +87,12 @@ impl Plan {
             .saturating_add(WORKER_BYTES.saturating_mul(self.workers.into()))
     }
 
-    /// Threads of the whole process.
+    /// Returns the number of threads of the whole process.
     pub(super) fn threads(&self) -> u64 {
         u64::from(self.workers) + OTHER_THREADS
     }
 
-    /// Conns in all tables together if each may have this many descriptors.
+    /// Returns the number of conns that all tables hold together, for this size of each table.
     pub(super) fn conns_in_tables(&self, descriptors: u64) -> u64 {
         let usable = usable(descriptors, self.workers.into());
         if self.workers == 1 {
@@ -105,7 +106,7 @@ impl Plan {
         all.saturating_mul(whole) / spread
     }
 
-    /// The least `limits.conns` for this many conns.
+    /// Returns the smallest `limits.conns` that allows this number of conns.
     pub(super) fn conns_key_for(&self, conns: u64) -> u64 {
         if self.workers == 1 {
             return conns;
@@ -113,28 +114,29 @@ impl Plan {
         with_spread(conns)
     }
 
-    /// The least descriptors of each table for this many conns.
+    /// Returns the smallest size of each descriptor table that allows this number of conns.
     pub(super) fn descriptors_for(&self, conns: u64) -> u64 {
         self.conns_key_for(conns)
             .div_ceil(self.workers.into())
             .saturating_add(DESCRIPTORS_KEPT + u64::from(self.workers))
     }
 
-    /// Open files of the whole process for this many conns.
+    /// Returns the number of open files of the whole process with this number of conns.
     pub(super) fn files_for(&self, conns: u64) -> u64 {
         conns.saturating_add(self.files_kept())
     }
 
     fn files_kept(&self) -> u64 {
-        // Most kept descriptors of the tables are copies of the same open files.
+        // The tables contain mostly copies of the same descriptors, which count as one open file
+        // each.
         DESCRIPTORS_SHARED + DESCRIPTORS_KEPT / 4 * u64::from(self.workers)
     }
 }
 
-/// The fewest workers whose tables of this size hold this many conns.
+/// Returns the fewest workers whose tables of this size together hold this number of conns.
 pub(super) fn workers_for(conns: u64, descriptors: u64) -> u64 {
     let mut workers = 1;
-    // Each worker needs a descriptor in the tables of all others.
+    // The count is found by repetition, because each worker needs a descriptor in every table.
     loop {
         let usable = usable(descriptors, workers);
         let needed = if conns <= usable {
@@ -149,7 +151,7 @@ pub(super) fn workers_for(conns: u64, descriptors: u64) -> u64 {
     }
 }
 
-/// Descriptors of a table that are free for conns.
+/// Returns the number of descriptors of a table that are free for conns.
 fn usable(descriptors: u64, workers: u64) -> u64 {
     let kept = DESCRIPTORS_KEPT.saturating_add(workers);
     descriptors - kept.min(descriptors / 2)
@@ -163,62 +165,61 @@ fn with_spread(conns: u64) -> u64 {
 /// A limit of a host or of the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum LimitId {
-    /// `limits.conns`.
+    /// The configuration key `limits.conns`.
     ConnsKey,
-    /// `RLIMIT_NOFILE`, once for each worker.
+    /// `RLIMIT_NOFILE`, which applies to each worker's table separately.
     Descriptors,
-    /// `fs.nr_open`.
+    /// The sysctl `fs.nr_open`.
     NrOpen,
-    /// `fs.file-max`.
+    /// The sysctl `fs.file-max`.
     FileMax,
-    /// Available memory of the machine.
+    /// The available memory of the machine.
     Memory,
-    /// Available memory of the cgroup.
+    /// The available memory of the cgroup.
     GroupMemory,
-    /// The commit limit.
+    /// The limit on committed memory.
     Commit,
-    /// `net.ipv4.tcp_mem`.
+    /// The sysctl `net.ipv4.tcp_mem`.
     TcpMem,
-    /// `net.netfilter.nf_conntrack_max`.
+    /// The sysctl `net.netfilter.nf_conntrack_max`.
     Conntrack,
-    /// `fs.epoll.max_user_watches`.
+    /// The sysctl `fs.epoll.max_user_watches`.
     EpollWatches,
-    /// The `pids` cgroup.
+    /// The limit of the `pids` cgroup.
     GroupTasks,
-    /// `RLIMIT_NPROC`.
+    /// The limit `RLIMIT_NPROC`.
     UserThreads,
-    /// `kernel.threads-max`.
+    /// The sysctl `kernel.threads-max`.
     ThreadsMax,
 }
 
 /// The number of conns that a limit allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Allows {
-    /// At most this many.
+    /// At most this number of conns.
     Conns(u64),
-    /// Any number.
+    /// Any number of conns.
     AnyNumber,
-    /// Not known.
+    /// An unknown number of conns.
     Unknown,
 }
 
 impl Allows {
-    /// Whether this many are known to be too many.
+    /// Whether the limit is known to allow fewer than `conns`.
     pub(super) fn refuses(self, conns: u64) -> bool {
         matches!(self, Self::Conns(most) if most < conns)
     }
 }
 
-/// A limit with its result.
+/// A limit with the number of conns that it allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Limit {
-    /// The limit.
     pub(super) id: LimitId,
-    /// The number of conns that it allows.
+    /// The number of conns that the limit allows.
     pub(super) allows: Allows,
 }
 
-/// All limits, in the order of the report.
+/// Computes all limits, in the order of the report.
 pub(super) fn limits(facts: &Facts, plan: &Plan) -> Vec<Limit> {
     use LimitId as Id;
     let descriptors = ceiling(facts.descriptors_hard, |most| plan.conns_in_tables(most));
@@ -263,7 +264,7 @@ pub(super) fn limits(facts: &Facts, plan: &Plan) -> Vec<Limit> {
     table.map(|(id, allows)| Limit { id, allows }).into()
 }
 
-/// The limit with the smallest number of conns, and the number.
+/// Returns the limit that allows the fewest conns, with this number.
 pub(super) fn binding(limits: &[Limit]) -> Option<(LimitId, u64)> {
     limits
         .iter()
@@ -290,7 +291,7 @@ fn conns_key(plan: &Plan) -> Allows {
     match plan.conns_key {
         0 => Allows::AnyNumber,
         conns if plan.workers == 1 => Allows::Conns(conns.into()),
-        // Divided evenly, but the kernel distributes clients unevenly.
+        // Each worker gets an equal share, but the kernel distributes clients unevenly.
         conns => Allows::Conns(u64::from(conns) * SPREAD.1 / SPREAD.0),
     }
 }
@@ -320,7 +321,7 @@ fn group_memory(facts: &Facts, plan: &Plan) -> Allows {
     }
 }
 
-/// Only sockets with a full send buffer use pages.
+/// Sockets use pages of `tcp_mem` only for full send buffers.
 fn tcp_mem(facts: &Facts, plan: &Plan) -> Allows {
     let Some([_, pressure, _]) = facts.tcp_mem_pages else {
         return Allows::Unknown;
@@ -331,7 +332,7 @@ fn tcp_mem(facts: &Facts, plan: &Plan) -> Allows {
         .map_or(Allows::AnyNumber, Allows::Conns)
 }
 
-/// An empty table is used by no rule.
+/// A tracking table without entries is assumed to be unused, so it sets no limit.
 fn conntrack(facts: &Facts) -> Allows {
     match facts.conntrack {
         None | Some(Some(Conntrack { count: 0, .. })) => Allows::AnyNumber,
@@ -356,7 +357,7 @@ fn user_threads(facts: &Facts, plan: &Plan) -> Allows {
     }
 }
 
-/// Threads do not limit conns, but the server needs one for each worker to start.
+/// The number of threads does not limit conns, but the server cannot start without one per worker.
 fn threads(plan: &Plan, most: u64) -> Allows {
     if most < plan.threads() {
         return Allows::Conns(0);

@@ -1,26 +1,26 @@
 //! The limits of a process's cgroups: memory, tasks and processor time.
 //!
-//! Supports both hierarchies: v2 with one tree, v1 with one for each controller. The limits of all
-//! ancestors apply too, so all visible levels are read and the tightest limit is kept. A level
-//! without the file has no limit. Inside a container the paths may be those of another namespace;
-//! paths that do not exist below `/sys/fs/cgroup` are ignored.
+//! Supports both hierarchies: v2 with one tree, and v1 with a tree for each controller. The limits
+//! of all ancestors apply too, so all visible levels are read and the tightest limit is kept. A
+//! level without the limit's file has no limit. Inside a container, the paths may belong to another
+//! namespace; paths that do not exist below `/sys/fs/cgroup` are ignored.
 
 use super::parse::{self, Ceiling};
 use super::tree::Tree;
 
-/// A cgroup with a limit, and its use.
+/// A cgroup with a limit, and the current use of the limited resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Level {
-    /// Path of the file that has the limit, below the root of the tree.
+    /// Path of the file with the limit, below the root of the tree.
     pub(super) path: String,
-    /// The limit.
+    /// The value of the limit.
     pub(super) limit: u64,
-    /// The current use.
+    /// The amount in use.
     pub(super) used: u64,
 }
 
 impl Level {
-    /// The limit without the current use.
+    /// Returns the amount that is still free.
     pub(super) fn room(&self) -> u64 {
         self.limit.saturating_sub(self.used)
     }
@@ -29,12 +29,12 @@ impl Level {
 /// The tightest limit on one resource.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum Tightest {
-    /// The level with the least room.
+    /// The level with the smallest free amount.
     At(Level),
     /// No level has a limit.
     #[default]
     None,
-    /// There is a limit that cannot be parsed.
+    /// A limit exists, but it cannot be parsed.
     Unknown,
 }
 
@@ -51,15 +51,15 @@ impl Tightest {
 /// The limits of a process's cgroups.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Groups {
-    /// Bytes. Inactive pages of the page cache do not count as used.
+    /// The limit on memory, in bytes. Inactive pages of the page cache do not count as used.
     pub(super) memory: Tightest,
-    /// Threads and processes.
+    /// The limit on threads and processes.
     pub(super) tasks: Tightest,
-    /// Thousandths of a processor.
+    /// The limit on processor time, in thousandths of a processor.
     pub(super) processor: Tightest,
 }
 
-/// Reads the cgroups that `/proc/PID/cgroup` names.
+/// Reads the limits of the cgroups that are listed in `/proc/PID/cgroup`.
 pub(super) fn read(tree: &Tree, membership: &str) -> Groups {
     let mut groups = Groups::default();
     for line in membership.lines() {
@@ -70,7 +70,7 @@ pub(super) fn read(tree: &Tree, membership: &str) -> Groups {
         };
         if controllers.is_empty() {
             groups = merge(groups, unified(tree, "sys/fs/cgroup", path));
-            // On a host with both hierarchies, v2 is mounted beside the controllers of v1.
+            // On a host with both hierarchies, v2 is mounted next to the controllers of v1.
             groups = merge(groups, unified(tree, "sys/fs/cgroup/unified", path));
         }
         for controller in controllers.split(',') {
@@ -149,7 +149,7 @@ fn memory_v1(tree: &Tree, folder: &str) -> Tightest {
     })
 }
 
-/// A v1 quota of -1 is no limit.
+/// Reads the v1 limit on processor time. A quota of -1 means no limit.
 fn processor_v1(tree: &Tree, folder: &str) -> Tightest {
     let period = tree
         .text(&format!("{folder}/cpu.cfs_period_us"))
@@ -161,7 +161,7 @@ fn processor_v1(tree: &Tree, folder: &str) -> Tightest {
     level(tree, folder, "cpu.cfs_quota_us", share, |_| Some(0))
 }
 
-/// The limit of one level, if it has the file.
+/// Reads the limit of one level. If the file does not exist, there is no limit.
 fn level(
     tree: &Tree,
     folder: &str,
@@ -180,7 +180,8 @@ fn level(
     }
 }
 
-/// Bytes in use without inactive pages of the page cache, which the kernel reclaims first.
+/// Returns the used bytes without inactive pages of the page cache, which the kernel reclaims
+/// first.
 fn working_set(tree: &Tree, folder: &str, usage: &str, cache: &str) -> Option<u64> {
     let used = parse::number(&tree.text(&format!("{folder}/{usage}"))?)?;
     let cached = tree
@@ -190,8 +191,8 @@ fn working_set(tree: &Tree, folder: &str, usage: &str, cache: &str) -> Option<u6
     Some(used.saturating_sub(cached))
 }
 
-/// Directories from the root of a hierarchy down to the cgroup. Of a path outside the namespace,
-/// which contains `..`, only the root is visible.
+/// Returns the directories from the root of a hierarchy down to the cgroup. A path that contains
+/// `..` is outside the namespace: then only the root is visible.
 fn levels(mount: &str, path: &str) -> Vec<String> {
     let mut folders = vec![mount.to_owned()];
     if path.split('/').any(|part| part == "..") {

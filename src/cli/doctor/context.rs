@@ -1,12 +1,12 @@
-//! The environment of the examined process: unit, container or shell. It decides where a limit is
-//! raised.
+//! The environment of the examined process: unit, container or shell. The way to raise a limit
+//! depends on the environment.
 //!
-//! Detected by the files of container runtimes and by the name of the process's cgroup. Only a
-//! fanfare unit counts as a unit: a shell below `ssh.service` is a shell.
+//! The environment is detected by the files of container runtimes and by the name of the process's
+//! cgroup. Only a fanfare unit counts as a unit: a shell below `ssh.service` is a shell.
 
 use super::tree::Tree;
 
-/// The environment of the process.
+/// The environment of the examined process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum Context {
     /// A Docker container.
@@ -19,18 +19,18 @@ pub(super) enum Context {
     Container,
     /// A systemd unit with this name.
     Unit(String),
-    /// A shell.
+    /// A shell, outside of units and containers.
     Shell {
         /// Whether systemd runs on the host, so that the server can run in a unit.
         has_systemd: bool,
     },
-    /// Not known.
+    /// The environment is not known.
     #[default]
     Unknown,
 }
 
 impl Context {
-    /// Detects the environment.
+    /// Detects the environment of a process from the host's files and the process's cgroups.
     pub(super) fn of(tree: &Tree, membership: &str) -> Self {
         let is_within = |mark: &str| membership.contains(mark);
         let pod_marks = [
@@ -61,7 +61,7 @@ impl Context {
         Self::Shell { has_systemd }
     }
 
-    /// Whether settings of the whole kernel must be made outside, on the host.
+    /// Whether settings of the whole kernel must be made on the host, outside the container.
     pub(super) fn is_container(&self) -> bool {
         matches!(
             self,
@@ -69,7 +69,7 @@ impl Context {
         )
     }
 
-    /// A short text for the report.
+    /// Returns the name of the environment for the report.
     pub(super) fn text(&self) -> String {
         match self {
             Self::Docker => String::from("Docker container"),
@@ -84,7 +84,7 @@ impl Context {
     }
 }
 
-/// The fanfare service whose cgroup has the process.
+/// Returns the name of the fanfare service whose cgroup contains the process.
 fn own_unit(membership: &str) -> Option<&str> {
     membership
         .lines()

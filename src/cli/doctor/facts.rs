@@ -1,116 +1,117 @@
 //! The known limits of a host.
 //!
-//! [`Facts::gather`] reads files of a [`Tree`] and stores their numbers; nothing is computed here,
-//! so that [`super::capacity`] can be tested with facts alone. `None` always means "not known" and
-//! never "no limit", which has a type of its own.
+//! [`Facts::gather`] reads files of a [`Tree`] and stores their numbers. Nothing is computed here,
+//! so that [`super::capacity`] can be tested with facts alone. `None` always means "not known". "No
+//! limit" is expressed by a separate type.
 
 use super::cgroup::{self, Groups};
 use super::context::Context;
 use super::parse::{self, Ceiling};
 use super::tree::{Note, Tree};
 
-/// The capability to raise hard limits (capabilities(7)).
+/// The capability that allows a process to raise hard limits (capabilities(7)).
 const CAP_SYS_RESOURCE: u32 = 24;
-/// Bytes of a page if the host does not report them.
+/// The assumed page size if the host does not report it, in bytes.
 const PAGE_BYTES: u64 = 4096;
 
-/// The table of `nf_conntrack`, if the module is loaded.
+/// Fill level of the `nf_conntrack` table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Conntrack {
-    /// The most connections.
+    /// The maximum number of tracked connections.
     pub(super) max: u64,
-    /// Connections tracked now.
+    /// The number of connections that are tracked now.
     pub(super) count: u64,
 }
 
-/// Open files of the whole host.
+/// The number of open files of the whole host, and its limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Files {
-    /// The most open files.
+    /// The maximum number of open files.
     pub(super) max: u64,
-    /// Files open now.
+    /// The number of files that are open now.
     pub(super) open: u64,
 }
 
 impl Files {
-    /// Numbers from here on mean that there is no limit.
+    /// Values of `fs.file-max` from this one on mean that there is no limit.
     pub(super) const UNLIMITED: u64 = 1 << 62;
 }
 
-/// A network device and its distribution of packets.
+/// A network device, and how its packets are distributed over processors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Device {
-    /// Its name.
+    /// The name of the device.
     pub(super) name: String,
-    /// Receive queues.
+    /// The number of receive queues.
     pub(super) receive_queues: u32,
     /// Whether the kernel distributes the packets of a queue over processors (RPS).
     pub(super) is_spread: bool,
 }
 
-/// Everything that is known about a host.
+/// All known values of a host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Facts {
-    /// The environment of the process.
+    /// The environment of the examined process.
     pub(super) context: Context,
     /// The kernel's release.
     pub(super) kernel: Option<String>,
-    /// Processors the process may use.
+    /// The number of processors that the process may use.
     pub(super) processors: Option<u32>,
     /// Whether the process may raise hard limits.
     pub(super) may_raise: Option<bool>,
-    /// Hard limit on descriptors; the server raises its soft limit to it.
+    /// Hard limit on descriptors. The server raises its soft limit to this value.
     pub(super) descriptors_hard: Option<Ceiling>,
-    /// Soft limit on the user's threads; does not apply to root.
+    /// Soft limit on the user's threads. It does not apply to root.
     pub(super) user_threads: Option<Ceiling>,
     /// Hard limit on locked memory, in bytes.
     pub(super) locked_bytes: Option<Ceiling>,
     /// `fs.nr_open`: the largest hard limit on descriptors.
     pub(super) nr_open: Option<u64>,
-    /// `fs.file-max` and what is open.
+    /// `fs.file-max`, and the number of files that are open now.
     pub(super) files: Option<Files>,
     /// `net.ipv4.tcp_mem`, in pages: low, pressure, high.
     pub(super) tcp_mem_pages: Option<[u64; 3]>,
-    /// Pages that TCP uses now.
+    /// The number of pages that TCP uses now.
     pub(super) tcp_mem_used_pages: Option<u64>,
-    /// Bytes of a page.
+    /// The size of a page, in bytes.
     pub(super) page_bytes: u64,
-    /// `MemAvailable`.
+    /// `MemAvailable` of `/proc/meminfo`, in bytes.
     pub(super) memory_available_bytes: Option<u64>,
-    /// Bytes that may still be committed; unlimited if the host over-commits.
+    /// Bytes that can still be committed. Unlimited if the host over-commits memory.
     pub(super) commit_room_bytes: Option<Ceiling>,
-    /// Limits of the cgroups.
+    /// Limits of the process's cgroups.
     pub(super) groups: Groups,
     /// Whether the cgroups of the process could be read.
     pub(super) are_groups_known: bool,
-    /// `fs.epoll.max_user_watches`.
+    /// The value of `fs.epoll.max_user_watches`.
     pub(super) epoll_watches: Option<u64>,
-    /// `kernel.threads-max`.
+    /// The value of `kernel.threads-max`.
     pub(super) threads_max: Option<u64>,
-    /// The table of `nf_conntrack`. `Some(None)` is a table that cannot be read.
+    /// The `nf_conntrack` table; `None` if the module is not loaded. `Some(None)` means that the
+    /// table exists but cannot be read.
     pub(super) conntrack: Option<Option<Conntrack>>,
-    /// `net.core.wmem_max`, which caps send buffers.
+    /// `net.core.wmem_max`: the maximum size of a send buffer.
     pub(super) send_buffer_bytes_max: Option<u64>,
-    /// `net.core.somaxconn`.
+    /// The value of `net.core.somaxconn`.
     pub(super) somaxconn: Option<u64>,
-    /// `net.ipv4.tcp_max_syn_backlog`.
+    /// The value of `net.ipv4.tcp_max_syn_backlog`.
     pub(super) syn_backlog: Option<u64>,
-    /// `net.ipv4.tcp_syncookies`; zero is off.
+    /// `net.ipv4.tcp_syncookies`; zero means off.
     pub(super) syn_cookies: Option<u64>,
-    /// `net.ipv4.ip_local_port_range`.
+    /// The value of `net.ipv4.ip_local_port_range`: the first and the last port.
     pub(super) ports: Option<[u64; 2]>,
-    /// `net.ipv4.tcp_max_orphans`.
+    /// The value of `net.ipv4.tcp_max_orphans`.
     pub(super) orphans_max: Option<u64>,
-    /// `vm.max_map_count`.
+    /// The value of `vm.max_map_count`.
     pub(super) maps_max: Option<u64>,
-    /// `kernel.io_uring_disabled`, which Linux before 6.6 does not have.
+    /// The value of `kernel.io_uring_disabled`. Linux before 6.6 does not have this sysctl.
     pub(super) io_uring_disabled: Option<u64>,
-    /// Network devices of hardware.
+    /// The hardware network devices.
     pub(super) devices: Vec<Device>,
 }
 
 impl Facts {
-    /// Reads all facts of a host. The tree's notes have the values that were read.
+    /// Reads all facts of a host. Records the values that were read in the tree's notes.
     pub(super) fn gather(tree: &Tree) -> Self {
         let mut facts = Self {
             kernel: tree.expect("proc/sys/kernel/osrelease", |text| {
@@ -126,7 +127,7 @@ impl Facts {
         facts
     }
 
-    /// Reads `/proc/PID` of the examined process.
+    /// Reads the facts of `/proc/PID`, where PID is the examined process.
     fn take_process(&mut self, tree: &Tree) {
         let limits = tree.process_text("limits").unwrap_or_default();
         let limit = |name: &str| {
@@ -164,7 +165,8 @@ impl Facts {
     fn take_files(&mut self, tree: &Tree) {
         self.nr_open = tree.expect("proc/sys/fs/nr_open", parse::number);
         let max = tree.expect("proc/sys/fs/file-max", parse::number);
-        // Allocated, unused, maximum. The second is always zero since Linux 2.6.
+        // The file has three numbers: allocated, unused, maximum. Since Linux 2.6, the second is
+        // always zero.
         let open = tree.expect("proc/sys/fs/file-nr", |text| {
             let [allocated, unused, _] = parse::numbers(text)?;
             allocated.checked_sub(unused)
@@ -222,16 +224,15 @@ impl Facts {
     }
 }
 
-/// The facts of a host, and the values from which they come.
+/// The facts of a host, and the values from which they were derived.
 #[derive(Debug)]
 pub(super) struct Reading {
-    /// The facts.
     pub(super) facts: Facts,
-    /// All values, in the order of reading.
+    /// All values, in the order in which they were read.
     pub(super) notes: Vec<Note>,
 }
 
-/// Devices that are on a bus and have receive queues.
+/// Lists the devices that are on a bus and have receive queues.
 fn devices(tree: &Tree) -> Vec<Device> {
     const FOLDER: &str = "sys/class/net";
     let mut devices = Vec::new();

@@ -1,14 +1,14 @@
-//! PURE: texts about limits: their names, their values, and their effects.
+//! PURE: texts about limits: names, values and effects. Also formats numbers.
 //!
-//! Also the format of numbers. The names are stable, since scripts read them from the JSON.
-//! [`super::report`] is the main caller.
+//! The names are stable, because scripts read them from the JSON. [`super::report`] is the main
+//! caller.
 
 use super::capacity::{LimitId, Plan};
 use super::cgroup::Tightest;
 use super::facts::{Conntrack, Facts, Files};
 use super::parse::Ceiling;
 
-/// The name of a limit in its documentation.
+/// Returns the name of a limit as its documentation writes it.
 pub(super) fn name(id: LimitId) -> &'static str {
     match id {
         LimitId::ConnsKey => "limits.conns",
@@ -27,7 +27,7 @@ pub(super) fn name(id: LimitId) -> &'static str {
     }
 }
 
-/// What happens to new connections when the limit is reached.
+/// Describes what happens to new connections when the limit is reached.
 pub(super) fn effect(id: LimitId) -> &'static str {
     match id {
         LimitId::ConnsKey => "new clients are refused with 503",
@@ -51,7 +51,7 @@ pub(super) fn effect(id: LimitId) -> &'static str {
     }
 }
 
-/// The value of a limit, and its use where that is known.
+/// Formats the value of a limit, and the amount in use if it is known.
 pub(super) fn value(id: LimitId, facts: &Facts, plan: &Plan) -> String {
     known_value(id, facts, plan).unwrap_or_else(|| String::from("not known"))
 }
@@ -138,7 +138,7 @@ fn group(tightest: &Tightest, facts: &Facts, shown: fn(u64) -> String) -> Option
     }
 }
 
-/// A number with a comma before every three digits.
+/// Formats a number with a comma before every three digits.
 pub(super) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
@@ -151,7 +151,8 @@ pub(super) fn grouped(number: u64) -> String {
     text
 }
 
-/// Bytes in the largest unit of which there is at least one, with one decimal.
+/// Formats a number of bytes with one decimal, in the largest unit that is not larger than the
+/// number.
 pub(super) fn bytes(number: u64) -> String {
     const UNITS: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
     for (unit, size) in UNITS {

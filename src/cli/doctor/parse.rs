@@ -1,20 +1,20 @@
 //! PURE: parsers of the kernel's text formats.
 //!
-//! Each function takes the text of one file and returns `None` unless it can parse all of it: a
-//! guessed number would be worse than none. The formats are those of proc(5) and of the kernel's
-//! cgroup documentation. [`super::facts`] and [`super::cgroup`] are the callers.
+//! Each function takes the text of one file and returns `None` if it cannot parse the text. An
+//! unknown number is better than a guessed number. The formats are described in proc(5) and in the
+//! kernel's cgroup documentation. [`super::facts`] and [`super::cgroup`] are the callers.
 
 /// A limit: a number or "unlimited".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Ceiling {
-    /// A number.
+    /// The limit is this number.
     At(u64),
-    /// No limit.
+    /// There is no limit.
     Unlimited,
 }
 
 impl Ceiling {
-    /// The number, if there is a limit.
+    /// Returns the number, or `None` if there is no limit.
     pub(super) fn bound(self) -> Option<u64> {
         match self {
             Self::At(number) => Some(number),
@@ -23,12 +23,12 @@ impl Ceiling {
     }
 }
 
-/// One number.
+/// Parses one number.
 pub(super) fn number(text: &str) -> Option<u64> {
     text.trim().parse().ok()
 }
 
-/// Exactly `COUNT` numbers, separated by white space.
+/// Parses exactly `COUNT` numbers, separated by white space.
 pub(super) fn numbers<const COUNT: usize>(text: &str) -> Option<[u64; COUNT]> {
     let numbers: Option<Vec<u64>> = text
         .split_whitespace()
@@ -37,7 +37,7 @@ pub(super) fn numbers<const COUNT: usize>(text: &str) -> Option<[u64; COUNT]> {
     numbers?.try_into().ok()
 }
 
-/// A number, or `max` as in the files of cgroup v2.
+/// Parses a number, or `max` for "no limit", as in the files of cgroup v2.
 pub(super) fn ceiling(text: &str) -> Option<Ceiling> {
     match text.trim() {
         "max" => Some(Ceiling::Unlimited),
@@ -45,7 +45,7 @@ pub(super) fn ceiling(text: &str) -> Option<Ceiling> {
     }
 }
 
-/// A memory limit of cgroup v1, in which "unlimited" is the greatest number of whole pages.
+/// Parses a memory limit of cgroup v1, where "unlimited" is the largest multiple of the page size.
 pub(super) fn v1_memory_limit(text: &str) -> Option<Ceiling> {
     const UNLIMITED_FROM: u64 = 1 << 62;
     number(text).map(|limit| match limit {
@@ -54,7 +54,7 @@ pub(super) fn v1_memory_limit(text: &str) -> Option<Ceiling> {
     })
 }
 
-/// Soft and hard limit in a line of `/proc/PID/limits`.
+/// Parses the soft and the hard limit of a line in `/proc/PID/limits`.
 pub(super) fn resource_limit(text: &str, name: &str) -> Option<[Ceiling; 2]> {
     let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
     let mut words = rest.split_whitespace().map(|word| match word {
@@ -64,26 +64,26 @@ pub(super) fn resource_limit(text: &str, name: &str) -> Option<[Ceiling; 2]> {
     Some([words.next()??, words.next()??])
 }
 
-/// The value after `Name:` in files such as `/proc/self/status`.
+/// Returns the value after `Name:` in files such as `/proc/self/status`.
 pub(super) fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     text.lines()
         .find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim()))
 }
 
-/// A field in kibibytes, as bytes.
+/// Parses a field in kibibytes and returns bytes.
 pub(super) fn kibibytes(text: &str, name: &str) -> Option<u64> {
     let kibibytes: u64 = field(text, name)?.strip_suffix("kB")?.trim().parse().ok()?;
     kibibytes.checked_mul(1024)
 }
 
-/// The value of a line `name value` in files such as `memory.stat`.
+/// Parses the value of a line `name value` in files such as `memory.stat`.
 pub(super) fn entry(text: &str, name: &str) -> Option<u64> {
     text.lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
         .and_then(number)
 }
 
-/// The count of numbers in a list such as `0-3,8`.
+/// Returns how many numbers a list such as `0-3,8` contains.
 pub(super) fn list_length(text: &str) -> Option<u32> {
     let mut length = 0_u32;
     for part in text.trim().split(',') {
@@ -95,7 +95,7 @@ pub(super) fn list_length(text: &str) -> Option<u32> {
     Some(length)
 }
 
-/// Major and minor version in `/proc/sys/kernel/osrelease`.
+/// Parses the major and minor version of `/proc/sys/kernel/osrelease`.
 pub(super) fn kernel_version(text: &str) -> Option<(u32, u32)> {
     let mut parts = text.trim().split('.');
     let major = parts.next()?.parse().ok()?;
@@ -107,7 +107,7 @@ pub(super) fn kernel_version(text: &str) -> Option<(u32, u32)> {
     Some((major, minor.parse().ok()?))
 }
 
-/// The limit on processor time of `cpu.max`, in thousandths of a processor.
+/// Parses the limit on processor time in `cpu.max`, in thousandths of a processor.
 pub(super) fn processor_share(text: &str) -> Option<Ceiling> {
     let (quota, period) = text.trim().split_once(' ')?;
     if quota == "max" {
@@ -116,12 +116,12 @@ pub(super) fn processor_share(text: &str) -> Option<Ceiling> {
     thousandths(quota.parse().ok()?, period.trim().parse().ok()?).map(Ceiling::At)
 }
 
-/// A quota of processor time over its period, in thousandths.
+/// Divides a quota of processor time by its period; the result is in thousandths of a processor.
 pub(super) fn thousandths(quota_us: u64, period_us: u64) -> Option<u64> {
     quota_us.checked_mul(1000)?.checked_div(period_us)
 }
 
-/// Whether a capability is in a hexadecimal set of `/proc/PID/status`.
+/// Whether a hexadecimal set of `/proc/PID/status` contains a capability.
 pub(super) fn has_capability(set: &str, number: u32) -> Option<bool> {
     let set = u64::from_str_radix(set.trim(), 16).ok()?;
     Some(set.checked_shr(number).unwrap_or(0) & 1 == 1)

@@ -1,8 +1,8 @@
-//! PURE: how to raise each limit: a line, and the place for it.
+//! PURE: how to raise each limit: a line to copy, and the place where it belongs.
 //!
-//! The inverse of [`super::capacity`]: for each limit the value that is enough for a number of
-//! conns. The line is for the environment of the server: a unit, a container, a pod or a shell.
-//! Settings of the whole kernel are for the host.
+//! The inverse of [`super::capacity`]: finds the value of a limit that allows a given number of
+//! conns. The line suits the environment of the server: a unit, a container, a pod or a shell.
+//! Settings of the whole kernel belong to the host.
 
 use super::capacity::{LimitId, OTHER_THREADS, Plan, USER_BYTES_PER_CONN, workers_for};
 use super::cgroup::Tightest;
@@ -11,18 +11,18 @@ use super::facts::Facts;
 use super::parse::Ceiling;
 use fanfare::config::limits::WORKERS_MAX;
 
-/// Numbers of descriptors are rounded up to a multiple of this.
+/// Descriptor limits are rounded up to a multiple of this number.
 const DESCRIPTORS_ROUND: u64 = 1024;
 const MIB: u64 = 1 << 20;
 
 /// One way to raise a limit.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub(super) struct Remedy {
-    /// Where the line belongs.
+    /// The file, command or shell where the line belongs.
     pub(super) place: String,
-    /// The line, ready to copy.
+    /// The line to copy.
     pub(super) line: String,
-    /// The line for a file of sysctls, if it is a sysctl.
+    /// The line for a sysctl file, if the remedy is a sysctl.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) sysctl: Option<String>,
 }
@@ -35,7 +35,7 @@ fn remedy(place: &str, line: impl Into<String>) -> Remedy {
     }
 }
 
-/// A sysctl of the whole kernel.
+/// Returns the remedy that sets a sysctl of the whole kernel.
 fn sysctl(context: &Context, key: &str, value: &str) -> Remedy {
     let place = if context.is_container() {
         "on the host, as root"
@@ -54,7 +54,7 @@ fn sysctl(context: &Context, key: &str, value: &str) -> Remedy {
     }
 }
 
-/// The ways to raise a limit until it allows this many conns.
+/// Lists the ways to raise a limit until it allows this number of conns.
 pub(super) fn remedies(id: LimitId, facts: &Facts, plan: &Plan, conns: u64) -> Vec<Remedy> {
     let context = &facts.context;
     match id {
@@ -116,7 +116,7 @@ pub(super) fn remedies(id: LimitId, facts: &Facts, plan: &Plan, conns: u64) -> V
     }
 }
 
-/// The number of workers whose tables, with the current limit, hold this many conns.
+/// Returns the fewest workers whose tables, with the current limit, hold this number of conns.
 pub(super) fn enough_workers(facts: &Facts, conns: u64) -> Option<u32> {
     let table = [
         facts.descriptors_hard.and_then(Ceiling::bound),
@@ -177,7 +177,7 @@ fn descriptors(facts: &Facts, plan: &Plan, conns: u64) -> Vec<Remedy> {
         Context::Unknown => vec![remedy("fanfare.service, [Service]", unit)],
     };
     if facts.nr_open.is_some_and(|most| most < needed) {
-        // The hard limit cannot exceed it, so it must be raised first.
+        // The hard limit cannot exceed `fs.nr_open`, so `fs.nr_open` must be raised first.
         ways.insert(0, sysctl(&facts.context, "fs.nr_open", &needed.to_string()));
     }
     let table = facts.descriptors_hard.and_then(Ceiling::bound);
@@ -204,7 +204,8 @@ fn group_memory(facts: &Facts, plan: &Plan, conns: u64) -> Vec<Remedy> {
     };
     let needed = memory_needed(facts, plan, conns).saturating_add(level.used);
     let mebibytes = needed.div_ceil(MIB);
-    // Above `memory.high` the kernel slows the group down; above `memory.max` it kills a process.
+    // Above `memory.high` the kernel slows down the processes of the group. Above `memory.max` it
+    // kills a process.
     let (property, file) = if level.path.ends_with("memory.high") {
         ("MemoryHigh", "memory.high")
     } else {
@@ -229,7 +230,7 @@ fn group_memory(facts: &Facts, plan: &Plan, conns: u64) -> Vec<Remedy> {
     }
 }
 
-/// A limit of a cgroup that systemd manages, or of another one.
+/// Returns the remedy for a limit of a cgroup, which systemd or another program manages.
 fn group(path: &str, property: &str, amount: &str, number: u64, file: &str) -> Remedy {
     let folder = path.rsplit_once('/').map_or(path, |(folder, _)| folder);
     let name = folder.rsplit('/').next().unwrap_or(folder);
@@ -255,7 +256,7 @@ fn tcp_mem(facts: &Facts, plan: &Plan, conns: u64) -> Vec<Remedy> {
         .div_ceil(facts.page_bytes.max(1))
         .saturating_add(used)
         .saturating_add(1);
-    // The kernel's default proportions.
+    // The values are in the kernel's default proportions.
     let (low, high) = (pressure / 4 * 3, pressure.saturating_add(pressure / 2));
     let value = format!("{low} {pressure} {high}");
     vec![sysctl(&facts.context, "net.ipv4.tcp_mem", &value)]
@@ -305,7 +306,7 @@ fn user_threads(facts: &Facts, plan: &Plan) -> Vec<Remedy> {
     ways
 }
 
-/// As many workers as there are threads for.
+/// Suggests as many workers as the limit on threads allows.
 fn fewer_workers(threads: u64) -> Option<Remedy> {
     let workers = threads
         .checked_sub(OTHER_THREADS)

@@ -1,8 +1,9 @@
 //! The report, as text and as JSON.
 //!
-//! [`Report::new`] has the number of connections that fit, the limit that binds first, and remedies
-//! for limits below the goal. It is serialised as one JSON object; [`Report::write`] is the same as
-//! text. Reads no files. `fanfare doctor` is the only caller.
+//! [`Report::new`] computes the number of connections that fit, the limit that binds first, and
+//! remedies for limits below the goal. The report is serialised as one JSON object;
+//! [`Report::write`] prints the same content as text. Reads no files. `fanfare doctor` is the only
+//! caller.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -15,12 +16,12 @@ use super::facts::Reading;
 use super::limit_texts::{self, bytes, grouped};
 use super::remedies::{self, Remedy};
 
-/// Memory of one conn.
+/// Memory of one conn, in bytes.
 #[derive(Clone, Copy, Debug, Serialize)]
 struct BytesPerConn {
     kernel: u64,
     user: u64,
-    /// Full send buffers of the stalled conns, divided by all conns.
+    /// Size of the stalled conns' send buffers, divided by the number of all conns.
     send_buffers: u64,
 }
 
@@ -29,26 +30,27 @@ struct BytesPerConn {
 struct Row {
     name: &'static str,
     read: String,
-    /// Conns that it allows; null if any number, or if not known.
+    /// The number of conns that the limit allows. Null if any number is allowed, or if it is
+    /// unknown.
     conns: Option<u64>,
     known: bool,
     effect: &'static str,
-    /// How to raise it; empty if it is high enough.
+    /// Ways to raise the limit; empty if it is high enough.
     lift: Vec<Remedy>,
 }
 
-/// Whether the target fits.
+/// The requested number of conns, and whether it fits.
 #[derive(Clone, Debug, Serialize)]
 struct Target {
     conns: u64,
     fits: bool,
     /// Names of the limits that are too low.
     too_low: Vec<&'static str>,
-    /// The number of workers with which it fits without another change, if there is one.
+    /// The number of workers with which the target fits without another change, if any.
     fits_with_workers: Option<u32>,
 }
 
-/// The whole report.
+/// The whole report, serialised as JSON.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Report {
     fanfare: &'static str,
@@ -59,21 +61,22 @@ pub(super) struct Report {
     stalled_percent: u8,
     bytes_per_conn: BytesPerConn,
     fixed_bytes: u64,
-    /// Conns that fit; null if no limit is known.
+    /// The number of conns that fit; null if no limit is known.
     conns: Option<u64>,
     binds_first: Option<&'static str>,
-    /// The number of conns for which the remedies are.
+    /// The number of conns that the remedies aim for.
     goal: u64,
     target: Option<Target>,
     limits: Vec<Row>,
     features: Features,
     advice: Vec<Advice>,
-    /// Values by path; null if a value could not be read.
+    /// All values by path. A value that could not be read is null.
     read: BTreeMap<String, Option<String>>,
 }
 
 impl Report {
-    /// The report for a target, or for the conns that the second limit allows.
+    /// Creates the report for a target. Without a target, the goal is the number of conns that the
+    /// second limit allows.
     pub(super) fn new(reading: &Reading, plan: &Plan, target: Option<u64>) -> Self {
         let facts = &reading.facts;
         let limits = capacity::limits(facts, plan);
@@ -125,7 +128,7 @@ impl Report {
         }
     }
 
-    /// Whether the target fits; true without a target.
+    /// Whether the target fits. True if there is no target.
     pub(super) fn fits(&self) -> bool {
         self.target.as_ref().is_none_or(|target| target.fits)
     }
@@ -244,7 +247,7 @@ impl Report {
         Ok(())
     }
 
-    /// Writes the sysctls as lines of a file, which is applied at each boot.
+    /// Writes the sysctls as lines of a file, so that they can be applied at each boot.
     fn write_sysctls(&self, out: &mut dyn Write) -> io::Result<()> {
         let mut lines: Vec<&str> = self
             .limits
@@ -306,7 +309,7 @@ impl Report {
     }
 }
 
-/// A number of connections.
+/// Formats a number of connections, with the unit.
 fn connections(count: u64) -> String {
     let unit = if count == 1 {
         "connection"
@@ -316,7 +319,7 @@ fn connections(count: u64) -> String {
     format!("{} {unit}", grouped(count))
 }
 
-/// Writes an indented sentence in lines that fit a terminal.
+/// Writes an indented sentence, wrapped to the width of a terminal.
 fn write_wrapped(out: &mut dyn Write, text: &str) -> io::Result<()> {
     const COLUMNS: usize = 92;
     let mut line = String::from(" ");
@@ -331,7 +334,7 @@ fn write_wrapped(out: &mut dyn Write, text: &str) -> io::Result<()> {
     writeln!(out, "{line}")
 }
 
-/// The conns that fit after the first limit is raised: those of the second limit.
+/// Returns the number of conns that fit after the first limit is raised: the second limit's number.
 fn next_goal(limits: &[capacity::Limit]) -> u64 {
     let mut numbers: Vec<u64> = limits
         .iter()

@@ -1,5 +1,5 @@
-//! Tests of capacities and remedies: the binding limit is the smallest, a raised limit never lowers
-//! the result, and each remedy is enough.
+//! Tests of capacities and remedies. They check that the smallest limit binds, that raising a limit
+//! never lowers the result, and that each remedy is large enough.
 
 use proptest::prelude::*;
 
@@ -12,14 +12,14 @@ use super::remedies::{self, Remedy};
 use super::report::Report;
 use fanfare::config::Config;
 
-/// Number of limits with random values.
+/// The number of limits with random values.
 const SCALED: usize = 11;
 
 fn plan(workers: u32) -> Plan {
     Plan::new(&Config::default(), workers, 1)
 }
 
-/// A host on which each limit has the number of the list.
+/// Creates a host whose limits have the numbers of the list.
 fn host(numbers: [u64; SCALED]) -> Facts {
     let [
         nofile,
@@ -193,13 +193,13 @@ fn cgroup_outside_systemd_is_changed_through_its_file() {
     assert_eq!(line, start);
 }
 
-/// The number at the end of a line.
+/// Returns the number at the end of a line.
 fn amount(line: &str) -> u64 {
     let number = line.rsplit(['=', ':', ' ']).next().unwrap();
     number.trim_end_matches('M').parse().unwrap()
 }
 
-/// The host after the first remedy for a limit.
+/// Returns the host after the first remedy for a limit is applied.
 fn raised(facts: &Facts, id: LimitId, plan: &Plan, conns: u64) -> Facts {
     const MIB: u64 = 1 << 20;
     let ways = remedies::remedies(id, facts, plan, conns);
@@ -307,7 +307,7 @@ proptest! {
         };
         if let Some(workers) = remedies::enough_workers(&facts, conns) {
             prop_assert!(bound(&facts, &plan(workers)) >= conns);
-            // Two workers or more need room for an uneven distribution, one does not.
+            // Two or more workers need room for an uneven distribution; one worker does not.
             if workers > 2 {
                 prop_assert!(bound(&facts, &plan(workers - 1)) < conns);
             }

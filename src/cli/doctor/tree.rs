@@ -1,9 +1,9 @@
 //! SHELL: a host's `/proc` and `/sys` below a root directory.
 //!
-//! The only file of `doctor` that accesses the file system, so that a recorded tree is read exactly
-//! like the live one. Owns the notes for the report: each value by its name, or none if it could
-//! not be read. Never fails: a file that is missing or cannot be parsed is an unknown value. The
-//! callers are [`super::facts`], [`super::cgroup`] and [`super::context`].
+//! Only this file of `doctor` accesses the file system, so a recorded tree is read exactly like the
+//! live one. Owns the notes for the report: the name and value of each read, without a value if the
+//! read failed. No read fails with an error: a file that is missing or cannot be parsed is an
+//! unknown value. The callers are [`super::facts`], [`super::cgroup`] and [`super::context`].
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -11,30 +11,31 @@ use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-/// Bytes read of one file. `smaps` is longer, but only its first entry is used.
+/// The maximum number of bytes read from a file. `smaps` is longer, but only its first entry is
+/// used.
 const FILE_BYTES_MAX: u64 = 16 * 1024;
 
-/// A value that was read, or could not be read.
+/// A value that was read, or that could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Note {
-    /// Path below the root; for one line of a file, followed by a colon and its name.
+    /// Path below the root. For one line of a file, a colon and the line's name follow the path.
     pub(super) name: String,
-    /// The content; `None` if it could not be read.
+    /// The content; `None` if the value could not be read.
     pub(super) value: Option<String>,
 }
 
-/// A host's files.
+/// The `/proc` and `/sys` files of a host.
 #[derive(Debug)]
 pub(super) struct Tree {
     root: PathBuf,
-    /// The examined process, as a directory of `/proc`.
+    /// Name of the examined process's directory in `/proc`.
     process: String,
     read: RefCell<BTreeMap<String, String>>,
     notes: RefCell<Vec<Note>>,
 }
 
 impl Tree {
-    /// The tree below a directory. Examines the process `pid`, or this process.
+    /// Opens the tree below a directory, for the process `pid` or for this process.
     pub(super) fn new(root: &Path, pid: Option<u32>) -> Self {
         Self {
             root: root.to_path_buf(),
@@ -44,7 +45,7 @@ impl Tree {
         }
     }
 
-    /// The content of a file, without a note.
+    /// Reads a file, without a note.
     pub(super) fn text(&self, path: &str) -> Option<String> {
         let mut bytes = Vec::new();
         let file = File::open(self.root.join(path)).ok()?;
@@ -54,12 +55,12 @@ impl Tree {
         Some(text)
     }
 
-    /// The content of a file of the examined process, without a note.
+    /// Reads a file of the examined process, without a note.
     pub(super) fn process_text(&self, name: &str) -> Option<String> {
         self.text(&format!("proc/{}/{name}", self.process))
     }
 
-    /// Parses a file that every host has; notes it even if it cannot be read.
+    /// Parses a file that every host has. Adds a note even if the file cannot be read.
     pub(super) fn expect<T>(&self, path: &str, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
         let text = self.text(path);
         let parsed = text.as_deref().and_then(parse);
@@ -68,30 +69,30 @@ impl Tree {
         parsed
     }
 
-    /// Parses a file that some hosts have; notes it only if it exists.
+    /// Parses a file that only some hosts have. Adds a note only if the file exists.
     pub(super) fn probe<T>(&self, path: &str, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
         self.exists(path).then(|| self.expect(path, parse))?
     }
 
-    /// Notes a value under a name.
+    /// Adds a note: a value under a name.
     pub(super) fn note(&self, name: &str, value: Option<&str>) {
         let value = value.map(|text| text.split_whitespace().collect::<Vec<_>>().join(" "));
         let name = name.to_owned();
         self.notes.borrow_mut().push(Note { name, value });
     }
 
-    /// Whether this path exists.
+    /// Whether the path exists.
     pub(super) fn exists(&self, path: &str) -> bool {
         let there = self.root.join(path).exists();
         if there && !self.root.join(path).is_dir() {
-            // A record of this tree needs at least an empty file here.
+            // The recorded copy of this tree must contain at least an empty file at this path.
             let mut read = self.read.borrow_mut();
             read.entry(path.to_owned()).or_default();
         }
         there
     }
 
-    /// Names in a directory, sorted; empty if there is no such directory.
+    /// Returns the names in a directory, sorted. Empty if there is no such directory.
     pub(super) fn names(&self, path: &str) -> Vec<String> {
         let Ok(entries) = fs::read_dir(self.root.join(path)) else {
             return Vec::new();
@@ -103,12 +104,13 @@ impl Tree {
         names
     }
 
-    /// All notes, in the order of reading.
+    /// Returns all notes, in the order in which they were added.
     pub(super) fn into_notes(self) -> Vec<Note> {
         self.notes.into_inner()
     }
 
-    /// Copies the files that were read below another directory, which can be examined elsewhere.
+    /// Copies the files that were read to another directory, which can be examined on another
+    /// machine.
     pub(super) fn record(&self, folder: &Path) -> io::Result<()> {
         let own = format!("proc/{}/", self.process);
         for (path, text) in self.read.borrow().iter() {

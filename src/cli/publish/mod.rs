@@ -1,10 +1,10 @@
 //! `fanfare publish`: sends one publication, or each line of standard input, to the feed.
 //!
-//! Blocking on both sides: this thread writes lines, a second one reads the answers. So there is no
-//! deadlock with a feed that stops reading until its answers are read. A line that cannot be sent
-//! is reported and skipped. After the last line the writing half is shut down, and answers are read
-//! until the feed closes, so that late errors are reported too. With `--ack`, [`resend`] does the
-//! same and sends unacknowledged lines again after a reconnect.
+//! Uses blocking calls in two threads: this thread writes lines, the other reads the answers. So
+//! there is no deadlock with a feed that stops reading until its answers are read. A line that
+//! cannot be sent is reported and skipped. After the last line, the write direction is shut down.
+//! Answers are read until the feed closes the connection, so that late errors are reported too.
+//! With `--ack`, [`resend`] does the same and sends unacknowledged lines again after a reconnect.
 
 mod resend;
 mod send_window;
@@ -27,9 +27,9 @@ use fanfare::config::file;
 use resend::FeedAddress;
 use template::{LINE_BYTES_MAX, PayloadError, Template};
 
-/// The longest answer of the feed that is read.
+/// The maximum length of a feed's answer, in bytes.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
-/// Size of the buffers for reads and writes.
+/// Size of the read and write buffers, in bytes.
 const BUFFER_BYTES: usize = 64 * 1024;
 /// The feed of the packaged service, used if the default path does not exist.
 const SERVICE_FEED: &str = "/run/fanfare/feed.sock";
@@ -65,7 +65,7 @@ pub(super) fn run(args: &PublishArgs) -> Result<(), Failure> {
     exchange.run(&stream, |put| read(&exchange, put))
 }
 
-/// The random prefix of the idempotency keys of this run.
+/// Returns the random prefix of this run's idempotency keys.
 fn run_name() -> Result<String, Failure> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes)
@@ -106,8 +106,8 @@ fn connect(path: &Path) -> Result<UnixStream, Failure> {
     })
 }
 
-/// A bar for a file and a counter for a pipe. Hidden for one publication, for typed input, and if
-/// acknowledgements are printed to the terminal.
+/// Creates a progress bar for a file, or a counter for a pipe. Hidden for a single publication, for
+/// typed input, and if acknowledgements are printed on the terminal.
 fn progress(args: &PublishArgs) -> ProgressBar {
     let prints_here = args.ack && io::stdout().is_terminal();
     if args.data.is_some() || prints_here || io::stdin().is_terminal() {
@@ -133,7 +133,7 @@ fn progress(args: &PublishArgs) -> ProgressBar {
     }
 }
 
-/// One answer of the feed.
+/// One answer of the feed, as JSON.
 #[derive(Deserialize)]
 struct Answer<'a> {
     ok: bool,
@@ -159,24 +159,24 @@ impl Answer<'_> {
     }
 }
 
-/// Sends one line: its number in the input, its bytes for the feed, and whether no further line is
-/// buffered.
+/// Sends one line. The arguments are the line's number in the input, the bytes for the feed, and
+/// whether no further line is buffered.
 type Put<'a> = &'a mut dyn FnMut(u64, &[u8], bool) -> io::Result<()>;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Sent {
     lines: u64,
-    /// Lines of the input that could not be sent.
+    /// The number of input lines that could not be sent.
     unfit: u64,
     /// Whether the feed closed the connection.
     is_cut: bool,
 }
 
-/// Both directions of a connection to the feed.
+/// State that the two threads of a connection to the feed share.
 struct Exchange {
     template: Template,
-    /// Numbers of the input's lines that were not sent, to map the feed's line numbers to those of
-    /// the input.
+    /// Numbers of the input lines that were not sent. They map the feed's line numbers to line
+    /// numbers of the input.
     skipped: Mutex<Vec<u64>>,
     bar: ProgressBar,
 }
@@ -190,7 +190,8 @@ impl Exchange {
         }
     }
 
-    /// Publishes the lines of `input`. Without `--ack` the feed answers only lines that it refuses.
+    /// Publishes the lines of `input`. Without `--ack`, the feed answers only lines that it
+    /// refuses.
     fn run(
         &self,
         stream: &UnixStream,
@@ -199,7 +200,7 @@ impl Exchange {
         let (sent, refused) = std::thread::scope(|scope| {
             let reader = scope.spawn(|| self.read_refusals(stream));
             let sent = write_lines(stream, input);
-            // Fails if the feed has closed the connection, which then needs no shutdown.
+            // This fails if the feed has already closed the connection; then no shutdown is needed.
             let _ended = stream.shutdown(Shutdown::Write);
             (sent, reader.join())
         });
@@ -226,7 +227,7 @@ impl Exchange {
             let read = lines::read(&mut input, LINE_BYTES_MAX, &mut line)
                 .map_err(|e| anyhow::Error::new(e).context("cannot read standard input"))?;
             self.bar.inc(line.len() as u64 + 1);
-            // An empty line is a separator, except with --text, where it is an empty payload.
+            // An empty line is a separator. With --text it is an empty payload.
             let is_separator = line.is_empty() && !self.template.is_text();
             wire.clear();
             let fit = match read {
@@ -244,7 +245,7 @@ impl Exchange {
                 self.print_error(&format!("line {number}: {error}"));
                 continue;
             }
-            // A line of slow input is sent as soon as it is complete.
+            // With slow input, a line is sent as soon as it is complete.
             match put(number, &wire, !input.buffer().contains(&b'\n')) {
                 Ok(()) => sent.lines += 1,
                 Err(error) => return cut(sent, error),
@@ -253,14 +254,14 @@ impl Exchange {
         Ok(sent)
     }
 
-    /// Prints the feed's errors until it closes; returns their number.
+    /// Prints the feed's errors until the feed closes the connection. Returns the number of errors.
     fn read_refusals(&self, stream: &UnixStream) -> u64 {
         let mut reader = BufReader::with_capacity(BUFFER_BYTES, stream);
         let (mut refused, mut line) = (0, Vec::new());
         loop {
             match lines::read(&mut reader, ANSWER_BYTES_MAX, &mut line) {
                 Ok(LineRead::Line) => {}
-                // A feed that closes with unread lines causes a reset after its last answer.
+                // A feed that closes with unread lines resets the connection after its last answer.
                 Ok(LineRead::End) | Err(_) => return refused,
                 Ok(LineRead::TooLong) => line.clear(),
             }
@@ -281,7 +282,7 @@ impl Exchange {
         }
     }
 
-    /// The number in the input of the `sent`th line that was sent; zero is no line.
+    /// Returns the input's line number of the `sent`th line that was sent. Zero means no line.
     fn input_line(&self, sent: u64) -> u64 {
         if sent == 0 {
             return 0;
@@ -307,7 +308,7 @@ fn put_one(line: &[u8], put: Put<'_>) -> Result<Sent, Failure> {
     }
 }
 
-/// Writes the lines of `input`, buffered.
+/// Writes the lines of `input` through a buffer.
 fn write_lines(
     stream: &UnixStream,
     input: impl FnOnce(Put<'_>) -> Result<Sent, Failure>,
@@ -326,7 +327,7 @@ fn write_lines(
     }
 }
 
-/// A closed connection is not a failure yet: the feed's last answer usually has the reason.
+/// Marks a closed connection as cut, not as failed: the feed's last answer usually has the reason.
 fn cut(sent: Sent, error: io::Error) -> Result<Sent, Failure> {
     match error.kind() {
         io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Ok(Sent {
@@ -359,7 +360,8 @@ pub(super) mod tests {
         }
     }
 
-    /// A feed that accepts one connection and answers each line by `answer`; returns the lines.
+    /// Starts a feed that accepts one connection and answers each line by `answer`. Returns the
+    /// received lines.
     fn feed(
         path: &Path,
         answer: impl Fn(usize) -> Option<&'static str> + Send + 'static,

@@ -1,11 +1,12 @@
 //! `fanfare publish --ack`: publishes each line of the input once, over several connections if
 //! necessary.
 //!
-//! SHELL. Each line has an idempotency key and stays in the [`SendWindow`] until it is answered. If
-//! the connection ends before that, the unanswered lines are sent again on the next one. The feed
-//! answers a line that it has already published with the same id. This is true while the feed
-//! remembers keys; with a journal, also after a restart. One thread reads the input, one writes and
-//! one reads answers. If the sender gives up, it does not wait for the input.
+//! SHELL. Each line has an idempotency key and stays in the [`SendWindow`] until the feed answers
+//! it. If the connection ends before the answer, the unanswered lines are sent again on the next
+//! connection. If the feed has already published such a line, it answers with the same id and does
+//! not publish twice. This holds while the feed remembers the key; with a journal, also after a
+//! restart. One thread reads the input, one writes and one reads answers. A sender that gives up
+//! does not wait for the input.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::Shutdown;
@@ -23,16 +24,17 @@ use crate::cli::Failure;
 use crate::cli::lines::{self, LineRead};
 use fanfare::config::limits::DEDUPE_WINDOW_MS;
 
-/// How long the feed may be unreachable.
+/// The maximum time for which the feed may be unreachable.
 pub(super) const RECONNECT_TIME: Duration = Duration::from_secs(60);
-/// A line whose first send is longer ago is not sent again: the feed may have forgotten its key.
+/// A line that was first sent longer ago is not sent again, because the feed may have forgotten its
+/// key.
 const RESEND_MAX: Duration = Duration::from_millis(DEDUPE_WINDOW_MS - 10_000);
-/// The shortest and the longest pause between attempts to connect; it doubles each time.
+/// The shortest and the longest pause between attempts to connect. The pause doubles each time.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
-/// A connection that lasts this long counts as working, even without an answer.
+/// A connection that lasts this long counts as working, even if no answer arrived on it.
 const STEADY: Duration = Duration::from_secs(5);
 
-/// A line of output.
+/// A line of output: the acknowledgement of one publication.
 #[derive(Serialize)]
 struct Acknowledged<'a> {
     line: u64,
@@ -69,7 +71,8 @@ pub(super) fn run(
     let refused = resender.refused;
     window.abandon();
     exchange.bar.finish_and_clear();
-    // After a failure the reader may wait for input for ever, so it is joined only after success.
+    // After a failure, the reader thread may block on the input for ever. So it is joined only
+    // after success.
     ended?;
     let sent = reader
         .join()
@@ -80,7 +83,7 @@ pub(super) fn run(
     Ok(())
 }
 
-/// The feed's socket, and how long to try to reconnect.
+/// The path of the feed's socket, and the time after which reconnecting is given up.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FeedAddress<'a> {
     pub(super) path: &'a Path,
@@ -93,7 +96,7 @@ struct Resender<'a, W> {
     feed: FeedAddress<'a>,
     out: &'a mut W,
     refused: u64,
-    /// The start of the current outage, and the next pause.
+    /// The start of the current outage, and the pause before the next attempt.
     outage: Option<(Instant, Duration)>,
 }
 
@@ -114,7 +117,7 @@ impl<W: Write> Resender<'_, W> {
         }
     }
 
-    /// Sends the window and reads answers until the connection ends; returns the number of answers.
+    /// Sends the window and reads answers until the connection ends. Returns the number of answers.
     fn send_window(&mut self, stream: &UnixStream) -> Result<u64, Failure> {
         let window = self.window;
         window.rewind();
@@ -122,7 +125,7 @@ impl<W: Write> Resender<'_, W> {
             let writer = scope.spawn(|| write_lines(window, stream));
             let answers = self.read_answers(stream);
             window.hang_up();
-            // Fails if the feed has closed the connection, which then needs no shutdown.
+            // This fails if the feed has already closed the connection; then no shutdown is needed.
             let _ended = stream.shutdown(Shutdown::Both);
             let written = writer.join();
             written.map_err(|_panic| anyhow::anyhow!("the thread that sends lines panicked"))?;
@@ -136,19 +139,19 @@ impl<W: Write> Resender<'_, W> {
         for answers in 0.. {
             match lines::read(&mut reader, ANSWER_BYTES_MAX, &mut line) {
                 Ok(LineRead::Line) => {}
-                // A feed that ends may reset the connection instead of closing it.
+                // A feed that exits may reset the connection instead of closing it.
                 Ok(LineRead::End) | Err(_) => return Ok(answers),
                 Ok(LineRead::TooLong) => line.clear(),
             }
             let answer = serde_json::from_slice::<Answer<'_>>(&line);
             match answer {
-                // Not about a line: the feed refuses the connection.
+                // The answer is not about a line: the feed refuses the connection.
                 Ok(answer) if !answer.ok && answer.line == 0 => {
                     self.exchange.print_error(&answer.refusal(0));
                     return Ok(answers);
                 }
                 Ok(answer) if answer.line == answers + 1 => self.take(&answer)?,
-                // The feed was killed within an answer, which is ignored.
+                // The feed was killed while it wrote this answer, so the answer is ignored.
                 Err(_) if has_ended(&mut reader) => return Ok(answers),
                 Ok(_) | Err(_) => return Err(unexpected(&line)),
             }
@@ -182,7 +185,7 @@ impl<W: Write> Resender<'_, W> {
         self.out.flush()
     }
 
-    /// Connects again, with pauses between the attempts.
+    /// Connects to the feed again, with pauses between the attempts.
     fn reconnect(&mut self) -> Result<UnixStream, Failure> {
         if self.outage.is_none() {
             self.exchange
@@ -243,7 +246,7 @@ fn unexpected(line: &[u8]) -> Failure {
     Failure::Running(anyhow::anyhow!("unexpected answer of the feed: {line}"))
 }
 
-/// Sends the lines of the window. An error needs no report, since the answers end too.
+/// Sends the lines of the window. A write error needs no report, because the answers end as well.
 fn write_lines(window: &SendWindow, mut stream: &UnixStream) {
     let mut wire = Vec::new();
     loop {
@@ -270,8 +273,8 @@ mod tests {
     use super::super::{Template, connect};
     use super::*;
 
-    /// A feed that accepts connections one after the other and answers each line by `answer`;
-    /// `None` closes the connection. Returns the lines of each connection.
+    /// Starts a feed that accepts connections one after the other and answers each line by
+    /// `answer`. `None` closes the connection. Returns the lines of each connection.
     fn feed(
         path: &Path,
         conns: usize,
@@ -386,7 +389,7 @@ mod tests {
             path: &path,
             reconnect_time: Duration::from_millis(100),
         };
-        // The input does not end, and the sender does not wait for it.
+        // The input stays open, but the sender must not wait for it.
         let (_writer, idle) = io::pipe().map(|(read, write)| (write, read)).unwrap();
         let read = |exchange: &Exchange, put: Put<'_>| {
             put(7, b"{}\n", true).unwrap();
@@ -407,7 +410,7 @@ mod tests {
 
     #[test]
     fn publish_reads_answers_while_it_writes() {
-        // More lines and answers than the buffers of a socket hold.
+        // The lines and the answers are larger than the buffers of a socket.
         let input: &'static str = Box::leak("12345678\n".repeat(50_000).into_boxed_str());
         let (ended, out, lines) = publish(input, 1, |_, line| ok(line));
         assert!(ended.is_ok());

@@ -1,8 +1,8 @@
 //! Unacknowledged lines, between the thread that reads the input and the thread that sends.
 //!
-//! SHELL: one lock and one condition variable. Bounded, so that input is read no faster than the
-//! feed acknowledges. A line stays here until its answer arrives, so that unacknowledged lines can
-//! be sent again on the next connection, in the same order. `resend` is the only user.
+//! SHELL: one lock and one condition variable. The window is bounded, so that input is read no
+//! faster than the feed acknowledges it. A line stays here until its answer arrives. After a
+//! reconnect, the unacknowledged lines are sent again in the same order. `resend` is the only user.
 
 use std::collections::VecDeque;
 use std::io;
@@ -11,13 +11,13 @@ use std::time::Instant;
 
 use fanfare::config::limits::DEDUPE_KEYS_MAX;
 
-/// Lines that may be unacknowledged.
+/// The maximum number of unacknowledged lines.
 const LINES_MAX: usize = 4096;
-// The feed still knows the keys of all of them, even if other feeders publish as well.
+// The feed still remembers the keys of all these lines, even if other feeders publish as well.
 const _: () = assert!(LINES_MAX <= DEDUPE_KEYS_MAX / 16);
-/// Bytes that may be unacknowledged; a single line may have more.
+/// The maximum size of all unacknowledged lines, in bytes. A single line may be larger.
 const BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Bytes that are sent at once.
+/// The number of bytes after which no further line is added to a write.
 const SEND_BYTES: usize = 64 * 1024;
 
 /// The result of [`SendWindow::take`].
@@ -32,7 +32,7 @@ pub(super) enum Taken {
     HungUp,
 }
 
-/// Lines in the order of the input.
+/// The unacknowledged lines, in the order of the input.
 #[derive(Debug, Default)]
 pub(super) struct SendWindow {
     inner: Mutex<Inner>,
@@ -41,31 +41,31 @@ pub(super) struct SendWindow {
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// In the order of the input.
+    /// The unacknowledged lines, in the order of the input.
     pending: VecDeque<PendingLine>,
-    /// Bytes of `pending`.
+    /// Total size of `pending`, in bytes.
     bytes: usize,
-    /// Lines of `pending` that were sent on this connection. At most its length.
+    /// The number of lines at the front of `pending` that were sent on this connection.
     sent: usize,
-    /// The input has ended.
+    /// Whether the input has ended.
     is_finished: bool,
-    /// The connection has ended.
+    /// Whether the connection has ended.
     is_hung_up: bool,
-    /// The sender has given up.
+    /// Whether the sender has given up.
     is_abandoned: bool,
 }
 
 #[derive(Debug)]
 struct PendingLine {
-    /// Line number in the input.
+    /// The number of the line in the input.
     number: u64,
     wire: Box<[u8]>,
-    /// Time of the first send, on any connection.
+    /// The time of the first send, on any connection.
     first_sent: Option<Instant>,
 }
 
 impl SendWindow {
-    /// Adds a line; waits while the window is full.
+    /// Adds a line. Waits while the window is full.
     ///
     /// # Errors
     /// Returns `BrokenPipe` after [`SendWindow::abandon`].
@@ -87,19 +87,19 @@ impl SendWindow {
         Ok(())
     }
 
-    /// Marks the end of the input.
+    /// Marks the input as ended.
     pub(super) fn finish(&self) {
         self.lock().is_finished = true;
         self.changed.notify_all();
     }
 
-    /// Ends every wait for room with an error, because the sender has given up.
+    /// Ends all calls of [`SendWindow::push`] with an error, because the sender has given up.
     pub(super) fn abandon(&self) {
         self.lock().is_abandoned = true;
         self.changed.notify_all();
     }
 
-    /// Appends the next lines to send; waits until there are any.
+    /// Appends the next lines to send to `out`. Waits until there are lines to send.
     pub(super) fn take(&self, out: &mut Vec<u8>) -> Taken {
         let mut inner = self.lock();
         while !inner.is_hung_up && !inner.is_finished && inner.sent == inner.pending.len() {
@@ -125,8 +125,8 @@ impl SendWindow {
         }
     }
 
-    /// Removes the oldest line, whose answer has arrived, and returns its number in the input.
-    /// `None` if no line was sent on this connection.
+    /// Removes the oldest line, because its answer has arrived, and returns the line's number in
+    /// the input. Returns `None` if no line was sent on this connection.
     pub(super) fn answered(&self) -> Option<u64> {
         let mut inner = self.lock();
         inner.sent = inner.sent.checked_sub(1)?;
@@ -136,26 +136,26 @@ impl SendWindow {
         Some(line.number)
     }
 
-    /// Marks the end of the connection, and wakes the sending thread.
+    /// Marks the connection as ended, and wakes the sending thread.
     pub(super) fn hang_up(&self) {
         self.lock().is_hung_up = true;
         self.changed.notify_all();
     }
 
-    /// Starts a new connection, on which all lines are sent again.
+    /// Prepares for a new connection, on which all lines are sent again.
     pub(super) fn rewind(&self) {
         let mut inner = self.lock();
         inner.sent = 0;
         inner.is_hung_up = false;
     }
 
-    /// Whether the input has ended and every line is answered.
+    /// Whether the input has ended and every line has been answered.
     pub(super) fn is_done(&self) -> bool {
         let inner = self.lock();
         inner.is_finished && inner.pending.is_empty()
     }
 
-    /// The number of the oldest unanswered line, and the time of its first send.
+    /// Returns the number of the oldest unanswered line, and the time of its first send.
     pub(super) fn oldest(&self) -> Option<(u64, Option<Instant>)> {
         let inner = self.lock();
         inner
@@ -198,7 +198,7 @@ mod tests {
         window.hang_up();
         assert_eq!(window.take(&mut wire), Taken::HungUp);
         window.rewind();
-        // An answer is for no line if none was sent on this connection.
+        // An answer belongs to no line if no line was sent on this connection.
         assert_eq!(window.answered(), None);
         wire.clear();
         assert_eq!(window.take(&mut wire), Taken::Lines);

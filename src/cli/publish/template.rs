@@ -1,7 +1,7 @@
 //! A line for the feed: one publication as a JSON object.
 //!
-//! PURE. Everything except the payload is the same for every line and built once. A payload that is
-//! not valid JSON is refused here, since unchecked text could change the object around it.
+//! PURE. Everything except the payload is the same for every line and is built once. A payload that
+//! is not valid JSON is refused here, because unchecked text could change the object around it.
 
 use serde_json::value::RawValue;
 
@@ -9,7 +9,7 @@ use crate::cli::Failure;
 use crate::cli::args::PublishArgs;
 use fanfare::frame::envelope::push_json_string;
 
-/// The longest line of standard input: no feed accepts a longer one.
+/// The maximum length of a line of standard input. No feed accepts a longer line.
 pub(super) const LINE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Why a payload cannot be sent.
@@ -29,21 +29,22 @@ impl From<PayloadError> for Failure {
     }
 }
 
-/// A line for the feed without its payload.
+/// A line for the feed, without its payload.
 pub(super) struct Template {
-    /// Up to the idempotency key.
+    /// The part before the idempotency key.
     before: Vec<u8>,
-    /// Prefix of the idempotency keys, if lines have them.
+    /// Prefix of the idempotency keys; `None` if the lines have no keys.
     run: Option<String>,
-    /// Member name of the payload.
+    /// The name of the member that contains the payload.
     name: &'static [u8],
-    /// From the end of the payload to the line end.
+    /// The part after the payload, with the line end.
     after: Vec<u8>,
     is_text: bool,
 }
 
 impl Template {
-    /// With `run`, each line has an idempotency key: `run`, a hyphen and the line's number.
+    /// Builds the constant parts of a line. With `run`, each line has an idempotency key: `run`, a
+    /// hyphen and the line's number.
     pub(super) fn new(args: &PublishArgs, run: Option<&str>) -> Self {
         let mut before = b"{\"channel\":".to_vec();
         push_json_string(args.channel.as_str(), &mut before);
@@ -74,7 +75,7 @@ impl Template {
         self.is_text
     }
 
-    /// Appends the line with this payload.
+    /// Appends the line with this payload to `out`.
     pub(super) fn push_line(
         &self,
         number: u64,
@@ -95,7 +96,8 @@ impl Template {
         if self.is_text {
             push_json_string(text, out);
         } else {
-            // In valid JSON, a line end is only white space between tokens.
+            // A line end in valid JSON is always white space between tokens, so a space can replace
+            // it.
             out.extend(
                 text.bytes()
                     .map(|b| if matches!(b, b'\n' | b'\r') { b' ' } else { b }),

@@ -1,7 +1,7 @@
-//! Why a stream ended, and what follows: success, failure, or a reconnect after a delay.
+//! Why a stream ended, and what happens next: success, failure, or a reconnect after a delay.
 //!
 //! PURE: classifies close codes, statuses and lost connections. Every transport returns an [`End`],
-//! and the loop in the parent acts on it.
+//! and the loop in the parent module acts on it.
 
 use std::time::Duration;
 
@@ -9,27 +9,27 @@ use serde::Deserialize;
 
 use crate::cli::Failure;
 
-/// The first upper end of the random delay.
+/// The upper bound of the first random delay.
 const BASE: Duration = Duration::from_secs(1);
-/// The last upper end.
+/// The maximum upper bound of the random delay.
 const CEILING: Duration = Duration::from_secs(30);
-/// The shortest delay, so that a server that always closes does not cause a busy loop.
+/// The minimum delay. It prevents a busy loop if the server closes every connection.
 const FLOOR: Duration = Duration::from_millis(50);
-/// The longest delay that a server may request.
+/// The maximum delay that a server can request.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 
 /// Why a stream ended.
 #[derive(Debug)]
 pub(super) enum End {
-    /// `--count` publications are printed.
+    /// The number of publications that `--count` requests has been printed.
     Enough,
-    /// A reconnect would fail in the same way.
+    /// The stream failed, and a reconnect would fail in the same way.
     Failed(String),
     /// The server has ended the stream for good.
     Finished(String),
-    /// The connection is lost, or could not be made; a reconnect may succeed.
+    /// The connection was lost or could not be established. A reconnect may succeed.
     Lost(Lost),
-    /// Standard output is closed or has failed.
+    /// Standard output was closed or has failed.
     Output(Failure),
     /// The time of `--timeout` has passed.
     TimedOut,
@@ -42,14 +42,14 @@ pub(super) struct Lost {
     pub(super) cause: String,
     /// The delay that the server requests.
     pub(super) retry_after: Option<Duration>,
-    /// Whether the stream had begun.
+    /// Whether the stream had begun before the loss.
     pub(super) was_subscribed: bool,
-    /// Whether the server closed it by the protocol.
+    /// Whether the server closed the connection as the protocol requires.
     pub(super) is_orderly: bool,
 }
 
 impl End {
-    /// A connection that could not be made.
+    /// Returns the end for a connection that could not be established.
     pub(super) fn unreached(cause: impl Into<String>) -> Self {
         Self::Lost(Lost {
             cause: cause.into(),
@@ -59,7 +59,7 @@ impl End {
         })
     }
 
-    /// A connection that broke within the stream.
+    /// Returns the end for a connection that broke after the stream had begun.
     pub(super) fn broken(cause: impl Into<String>, retry_after: Option<Duration>) -> Self {
         Self::Lost(Lost {
             cause: cause.into(),
@@ -69,7 +69,7 @@ impl End {
         })
     }
 
-    /// A connection that the server closed by the protocol.
+    /// Returns the end for a connection that the server closed as the protocol requires.
     pub(super) fn orderly(cause: impl Into<String>, retry_after: Option<Duration>) -> Self {
         Self::Lost(Lost {
             cause: cause.into(),
@@ -79,7 +79,7 @@ impl End {
         })
     }
 
-    /// The end for a response that is not a stream.
+    /// Returns the end for a response that is not a stream.
     pub(super) fn of_response(status: u16, retry_after: Option<Duration>, body: &[u8]) -> Self {
         let problem = Problem::read(body);
         let mut cause = match problem.code {
@@ -102,7 +102,8 @@ impl End {
         }
     }
 
-    /// The end for a close code: those of RFC 6455, 7.4, and those of the server in groups of 100.
+    /// Returns the end for a close code. Codes below 4000 are defined by RFC 6455, 7.4; the
+    /// server's own codes are in groups of 100.
     pub(super) fn of_close(code: u16, reason: &str) -> Self {
         let cause = match reason {
             "" => format!("closed by the server with code {code}"),
@@ -119,12 +120,12 @@ impl End {
     }
 }
 
-/// Parses a number of seconds, as in `Retry-After`.
+/// Parses a number of seconds, as in the `Retry-After` field.
 pub(super) fn seconds(text: &str) -> Option<Duration> {
     text.trim().parse().ok().map(Duration::from_secs)
 }
 
-/// Parses `retry_ms=N` in a close reason.
+/// Parses `retry_ms=N` in the reason of a close frame.
 fn retry_ms(reason: &str) -> Option<Duration> {
     let (_, digits) = reason.split_once("retry_ms=")?;
     let end = digits
@@ -134,7 +135,7 @@ fn retry_ms(reason: &str) -> Option<Duration> {
     Some(Duration::from_millis(number))
 }
 
-/// Members of a problem document (RFC 9457), with the server's `code`.
+/// Members of a problem document (RFC 9457). `code` is an extension of the server.
 #[derive(Default, Deserialize)]
 struct Problem {
     code: Option<String>,
@@ -143,7 +144,7 @@ struct Problem {
 }
 
 impl Problem {
-    /// Parses a body; empty if it is not a problem document.
+    /// Parses a body. Returns an empty problem if the body is not a problem document.
     fn read(body: &[u8]) -> Self {
         serde_json::from_slice(body).unwrap_or_default()
     }
@@ -152,13 +153,13 @@ impl Problem {
 /// Exponential back-off with full jitter.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
-    /// Failed attempts since the last stream.
+    /// The number of failed attempts after the last stream.
     failures: u32,
 }
 
 impl Backoff {
-    /// The delay before the next attempt; `random` is from 0 to 1. A delay that the server requests
-    /// is random already, so it is not changed.
+    /// Returns the delay before the next attempt. `random` is between 0 and 1. A delay that the
+    /// server requests is not changed, because the server has already made it random.
     pub(super) fn delay(&mut self, lost: &Lost, random: f64) -> Duration {
         if lost.was_subscribed {
             self.failures = 0;

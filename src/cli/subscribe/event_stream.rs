@@ -1,7 +1,7 @@
 //! Follows a stream of server-sent events over HTTP/1.1.
 //!
-//! One request; the body is decoded and parsed by the pure modules. Uses the reconnection time of
-//! the stream (`retry`).
+//! Sends one request. The pure modules decode and parse the body. A reconnect waits for the
+//! reconnection time of the stream (`retry`).
 
 use std::convert::Infallible;
 use std::io::{Read as _, Write as _};
@@ -17,7 +17,7 @@ use super::response_body::Body;
 use super::socket::Socket;
 use crate::cli::print_error;
 
-/// A line of `--json`.
+/// An event as a line of `--json` output.
 #[derive(Serialize)]
 struct Shown<'a> {
     id: &'a str,
@@ -25,7 +25,7 @@ struct Shown<'a> {
     data: &'a str,
 }
 
-/// Follows the stream to its end.
+/// Receives the stream until it ends.
 pub(super) fn follow(subscriber: &mut Subscriber<'_>) -> End {
     match attempt(subscriber) {
         Ok(never) => match never {},
@@ -109,7 +109,7 @@ fn handle(
         }
         Item::Event { id, event, data } => {
             subscriber.last_id = Some(id.clone());
-            // Events of the server are not publications.
+            // The server's own events are not publications.
             match event.strip_prefix("fanfare.") {
                 Some("disconnect") => return Err(disconnected(&data)),
                 Some("gap") => {
@@ -137,7 +137,7 @@ fn handle(
     }
 }
 
-/// The end for a disconnect event: the same as for a close frame with its code.
+/// Returns the end for a disconnect event. It is the same as for a close frame with this code.
 fn disconnected(data: &str) -> End {
     #[derive(Deserialize)]
     struct Disconnect {

@@ -1,7 +1,7 @@
 //! One request and the head of its response, over HTTP/1.1.
 //!
-//! Shared by event streams and polls. The request resumes with the `Last-Event-ID` field, httparse
-//! parses the head of the response, and a refusal has the server's text.
+//! Shared by event streams and polls. A request resumes by means of the `Last-Event-ID` field. The
+//! httparse crate parses the head of the response. A refusal is reported with the server's text.
 
 use std::io::{self, Read as _};
 use std::time::Duration;
@@ -11,28 +11,28 @@ use super::end::{End, seconds};
 use super::response_body::{Body, Framing};
 use super::socket::Socket;
 
-/// The longest head of a response, in bytes.
+/// The maximum length of a response's head, in bytes.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
-/// Bytes of a refusal's body that are read for its text.
+/// The maximum number of bytes that are read from the body of a refusal.
 const REFUSAL_BYTES_MAX: usize = 16 * 1024;
-/// Header fields of one response.
+/// The maximum number of header fields of a response.
 const FIELDS_MAX: usize = 128;
 
 /// The head of a response, and the bytes received after it.
 pub(super) struct Response {
     pub(super) status: u16,
     pub(super) framing: Framing,
-    /// In lower case; empty if there is none.
+    /// The media type in lower case; empty if the response has none.
     pub(super) media_type: String,
-    /// The server closes the connection after it.
+    /// Whether the server closes the connection after this response.
     pub(super) is_last: bool,
-    /// From `Retry-After`.
+    /// The delay that the `Retry-After` field requests.
     pub(super) retry_after: Option<Duration>,
     location: Option<String>,
     pub(super) rest: Vec<u8>,
 }
 
-/// The head of a request that resumes after the last id.
+/// Builds the head of a request that resumes after the last id.
 pub(super) fn request(accept: &str, subscriber: &Subscriber<'_>) -> String {
     let target = subscriber.target;
     let mut text = format!("GET {} HTTP/1.1\r\n", target.request_target());
@@ -49,7 +49,8 @@ pub(super) fn request(accept: &str, subscriber: &Subscriber<'_>) -> String {
     ];
     let from_user = &subscriber.args.headers;
     for (name, value) in ours {
-        // A field of the user replaces the default, except the position, which advances.
+        // A field that the user sets replaces the default. `Last-Event-ID` is an exception, because
+        // the position changes during the run.
         let is_set =
             name != "Last-Event-ID" && from_user.iter().any(|h| h.name.eq_ignore_ascii_case(name));
         if let Some(value) = value.filter(|_| !is_set) {
@@ -69,7 +70,7 @@ fn push_field(name: &str, value: &str, out: &mut String) {
     }
 }
 
-/// Reads the head of a response; `failed` converts an error of the connection.
+/// Reads the head of a response. `failed` converts an error of the connection.
 pub(super) fn read_head(
     socket: &mut Socket,
     failed: impl Fn(&io::Error) -> End,
@@ -85,7 +86,7 @@ pub(super) fn read_head(
         let parsed = parse_head(&bytes)
             .map_err(|error| End::Failed(format!("the response is not HTTP: {error}")))?;
         match parsed {
-            // An interim response precedes the final one (RFC 9110, 15.2).
+            // Interim responses precede the final response (RFC 9110, 15.2).
             Some(interim) if interim.status < 200 => bytes = interim.rest,
             Some(response) => return Ok(response),
             None if bytes.len() > HEAD_BYTES_MAX => {
@@ -132,13 +133,13 @@ fn parse_head(bytes: &[u8]) -> Result<Option<Response>, httparse::Error> {
     }))
 }
 
-/// The end for a response that is not a stream.
+/// Reads a response that is not a stream, and returns the end for it.
 pub(super) fn refusal(socket: &mut Socket, response: Response) -> End {
     let mut body = Body::new(response.framing);
     let mut content = Vec::new();
     let mut buffer = [0u8; 4096];
     let mut piece = response.rest;
-    // If the body cannot be read, the message has only the status.
+    // If the body cannot be read, the message contains only the status.
     while body.push(&piece, &mut content).is_ok()
         && !body.is_done()
         && content.len() < REFUSAL_BYTES_MAX

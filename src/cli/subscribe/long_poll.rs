@@ -1,8 +1,10 @@
-//! Follows by polling over HTTP/1.1: repeated requests on one connection, each from the last id.
+//! Receives publications by polling over HTTP/1.1: repeated requests on one connection, each of
+//! which resumes after the last id.
 //!
-//! `timeout` in the URL makes polls long or short. Responses are printed like messages of a
-//! WebSocket: publications unchanged, gaps on standard error. After a response without news there
-//! is at least a second between two requests, so that a short poll is not a busy loop.
+//! The `timeout` parameter of the URL decides between long and short polls. Responses are printed
+//! like messages of a WebSocket: publications unchanged, gaps on standard error. If a response
+//! contains nothing new, the next request is sent at least a second after the last. So a short poll
+//! is not a busy loop.
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -19,12 +21,12 @@ use super::response_body::Body;
 use super::socket::Socket;
 use crate::cli::print_error;
 
-/// The longest content of a response, in bytes: more than the longest publication.
+/// The maximum length of a response's content, in bytes. It is larger than any publication.
 const CONTENT_BYTES_MAX: usize = 256 * 1024 * 1024;
-/// The shortest time between two requests after a response without news.
+/// The minimum time between two requests after a response that contains nothing new.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The content of a response.
+/// The content of a response, as JSON.
 #[derive(Deserialize)]
 struct PollContent<'a> {
     #[serde(borrow)]
@@ -35,14 +37,14 @@ struct PollContent<'a> {
     publications: Vec<&'a RawValue>,
 }
 
-/// The id of a publication in its envelope.
+/// The id in the envelope of a publication.
 #[derive(Deserialize)]
 struct Envelope<'a> {
     #[serde(borrow)]
     id: Cow<'a, str>,
 }
 
-/// Polls until the end.
+/// Polls until the stream ends.
 pub(super) fn follow(subscriber: &mut Subscriber<'_>) -> End {
     match attempt(subscriber) {
         Ok(never) => match never {},
@@ -61,7 +63,7 @@ fn attempt(subscriber: &mut Subscriber<'_>) -> Result<Infallible, End> {
             true => subscriber.broken(error, None),
             false => subscriber.unreached(error),
         };
-        // The server decides how long a poll waits.
+        // The server decides how long a poll lasts, so only `--timeout` limits the wait.
         socket.set_deadline(subscriber.deadline);
         socket
             .write_all(request("application/json", subscriber).as_bytes())
@@ -120,7 +122,7 @@ fn read_content(
     }
 }
 
-/// Prints a response and stores its id. False if there was nothing to print.
+/// Prints a response and stores its id. Returns false if there was nothing to print.
 fn print(content: &[u8], subscriber: &mut Subscriber<'_>) -> Result<bool, End> {
     let content: PollContent<'_> = serde_json::from_slice(content)
         .map_err(|error| End::Failed(format!("the response is not that of a poll: {error}")))?;
@@ -129,7 +131,7 @@ fn print(content: &[u8], subscriber: &mut Subscriber<'_>) -> Result<bool, End> {
     }
     for publication in &content.publications {
         let text = publication.get();
-        // Without an envelope there is no id.
+        // A publication without an envelope has no id.
         let envelope = serde_json::from_str::<Envelope<'_>>(text);
         let envelope = envelope.ok().filter(|_| !subscriber.target.is_bare());
         let id = envelope.map(|envelope| envelope.id).unwrap_or_default();

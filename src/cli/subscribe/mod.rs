@@ -1,9 +1,9 @@
-//! `fanfare subscribe`: prints what a subscriber receives, and stays subscribed.
+//! `fanfare subscribe`: prints the publications of a subscription and keeps the subscription alive.
 //!
-//! One loop: follow a stream until it ends, then act on its [`End`]. There is a file for each
-//! transport. The state across connections is in the [`Subscriber`]: the last id, the count, the
-//! deadline. Publications go to standard output, flushed line by line; everything else goes to
-//! standard error.
+//! One loop receives a stream until it ends, and then acts on its [`End`]. Each transport has a
+//! file. The [`Subscriber`] has the state that outlives a connection: the last id, the count, the
+//! deadline. Publications are written to standard output, flushed line by line; everything else is
+//! written to standard error.
 
 mod end;
 mod event_stream;
@@ -24,10 +24,11 @@ use end::{Backoff, End, Lost};
 use fanfare::id::SINCE_FIRST;
 use target::{Scheme, Target};
 
-/// Time to connect and to receive the response.
+/// The maximum time to connect and to receive the response.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// Subscribes until the count or timeout is reached, the server ends the stream, or `out` closes.
+/// Subscribes until the count or timeout is reached, the server ends the stream, or `out` is
+/// closed.
 pub(super) fn run(args: &SubscribeArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let target = Target::parse(&args.url);
     let mut target = target.map_err(|error| Failure::Usage(format!("<URL>: {error}")))?;
@@ -83,23 +84,24 @@ fn failed(cause: impl Into<String>) -> Failure {
     Failure::Running(anyhow::Error::msg(cause.into()))
 }
 
-/// State across connections.
+/// State that outlives a connection.
 struct Subscriber<'a> {
     args: &'a SubscribeArgs,
     target: &'a Target,
     out: &'a mut dyn Write,
-    /// End of `--timeout`.
+    /// The time at which `--timeout` ends the subscription.
     deadline: Option<Instant>,
-    /// The id after which to resume.
+    /// The id after which the next connection resumes.
     last_id: Option<String>,
-    /// Publications printed so far.
+    /// The number of publications printed so far.
     printed: u64,
-    /// Whether a stream was received on an earlier connection.
+    /// Whether an earlier connection received a stream.
     was_subscribed: bool,
 }
 
 impl Subscriber<'_> {
-    /// Prints one publication. Returns [`End::Enough`] after the last one of `--count`.
+    /// Prints one publication. Returns [`End::Enough`] when `--count` publications have been
+    /// printed.
     fn publication(&mut self, id: &str, line: &str) -> Result<(), End> {
         let text = match self.args.ids {
             true => format!("{id}\t{line}\n"),
@@ -116,14 +118,14 @@ impl Subscriber<'_> {
         }
     }
 
-    /// Prints a line on standard error if `--verbose` is given.
+    /// Prints a line on standard error if `--verbose` is set.
     fn note(&self, text: &str) {
         if self.args.verbose {
             print_error(text);
         }
     }
 
-    /// Deadline for the connection and the response.
+    /// Returns the deadline for the connection and the response.
     fn handshake_deadline(&self) -> Instant {
         let limit = Instant::now() + HANDSHAKE;
         self.deadline.map_or(limit, |deadline| deadline.min(limit))
@@ -134,14 +136,14 @@ impl Subscriber<'_> {
             .is_some_and(|deadline| Instant::now() >= deadline)
     }
 
-    /// The end for an error before the response.
+    /// Returns the end for an error before the response.
     fn unreached(&self, error: &io::Error) -> End {
         if self.is_over() {
             return End::TimedOut;
         }
         let authority = &self.target.authority;
         match error.kind() {
-            // An unknown host is an error in the URL, unless it was reached before.
+            // An unknown host is an error in the URL, unless the host was reached before.
             io::ErrorKind::NotFound if !self.was_subscribed => {
                 End::Failed(format!("cannot reach {authority}: {error}"))
             }
@@ -150,7 +152,7 @@ impl Subscriber<'_> {
         }
     }
 
-    /// The end for an error within the stream.
+    /// Returns the end for an error after the stream has begun.
     fn broken(&self, error: &io::Error, retry_after: Option<Duration>) -> End {
         if self.is_over() {
             return End::TimedOut;
@@ -159,7 +161,8 @@ impl Subscriber<'_> {
     }
 
     fn finished(&self, cause: &str) -> Result<(), Failure> {
-        // With `--count` fewer publications were printed: the last one ends with `End::Enough`.
+        // With `--count`, this end is a failure: fewer publications were printed than requested,
+        // because otherwise the stream would have ended with `End::Enough`.
         if self.args.count.is_some() {
             return Err(failed(cause));
         }
@@ -182,7 +185,7 @@ impl Subscriber<'_> {
         })
     }
 
-    /// Waits. False if the deadline is earlier.
+    /// Sleeps for the delay or until the deadline. Returns false if the deadline has passed.
     fn sleep(&self, delay: Duration) -> bool {
         let left = self
             .deadline

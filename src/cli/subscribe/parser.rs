@@ -1,53 +1,53 @@
 //! Parser of an event stream (WHATWG HTML, 9.2.6): bytes in, events out.
 //!
-//! PURE. Takes the stream in pieces of any size and returns the same events for every cut. Owns the
-//! last event id; the parser of the next connection starts with it. A line or an event above its
-//! limit is an error, so that a server cannot make memory grow without bound.
+//! PURE. Takes the stream in pieces of any size. The events do not depend on the positions of the
+//! cuts. Owns the last event id, from which the parser of the next connection starts. A line or an
+//! event above its limit is an error, so that a server cannot make memory grow without bound.
 
-/// The longest line and the longest event, in bytes.
+/// The maximum length of a line and of an event, in bytes.
 const EVENT_BYTES_MAX: usize = 128 * 1024 * 1024;
 
-/// One parsed block.
+/// One parsed block of the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Item {
-    /// An event to dispatch.
+    /// A complete event.
     Event {
-        /// The last event id at its end.
+        /// The last event id after this block.
         id: String,
-        /// Its type; `message` if the block has none.
+        /// The type of the event; `message` if the block has none.
         event: String,
-        /// Its data, lines joined by line feeds.
+        /// The data of the event, with line feeds between its lines.
         data: String,
     },
-    /// A block without data that moved the last event id.
+    /// The new last event id, from a block without data.
     Position(String),
-    /// The reconnection time, in milliseconds.
+    /// The reconnection time that the server requests, in milliseconds.
     Retry(u64),
 }
 
-/// A line or an event is longer than the limit.
+/// The error for a line or an event that exceeds the maximum length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an event has more than {EVENT_BYTES_MAX} bytes")]
 pub(super) struct TooLong;
 
-/// The parser's state between two pieces.
+/// The state of the parser between two pieces.
 #[derive(Debug)]
 pub(super) struct Parser {
     line: Vec<u8>,
-    /// The last byte was a CR: an LF that follows it does not end another line.
+    /// Whether the last byte was a CR. Then an LF that follows belongs to the same line end.
     is_after_cr: bool,
-    /// No line is complete: the stream may begin with a byte order mark.
+    /// Whether no line is complete yet. The first line may begin with a byte order mark.
     is_at_start: bool,
     last_id: String,
     /// The id of the current block.
     next_id: Option<String>,
     event: String,
-    /// Each data line followed by a line feed; empty if the block has none.
+    /// The data lines, each with a line feed at its end. Empty if the block has no data.
     data: String,
 }
 
 impl Parser {
-    /// A parser for a connection that resumes after `last_id`.
+    /// Creates a parser for a connection that resumes after `last_id`.
     pub(super) fn new(last_id: Option<&str>) -> Self {
         Self {
             line: Vec::new(),
@@ -60,7 +60,7 @@ impl Parser {
         }
     }
 
-    /// Parses the next piece and appends the blocks that it completes.
+    /// Parses the next piece and appends all blocks that are now complete to `items`.
     pub(super) fn push(&mut self, mut bytes: &[u8], items: &mut Vec<Item>) -> Result<(), TooLong> {
         loop {
             if self.is_after_cr {
@@ -94,21 +94,22 @@ impl Parser {
             bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
             self.is_at_start = false;
         }
-        // The standard decodes with replacement characters. Line ends are ASCII, so the result is
-        // the same line by line.
+        // The standard decodes the whole stream, with replacement characters. Decoding line by line
+        // gives the same result, because line ends are ASCII.
         let text = String::from_utf8_lossy(bytes);
         if text.is_empty() {
             self.dispatch(items);
         } else {
             self.take_field(&text, items);
         }
-        // The next line reuses the memory.
+        // The next line reuses the buffer.
         self.line = line;
         self.line.clear();
     }
 
     fn take_field(&mut self, line: &str, items: &mut Vec<Item>) {
-        // A comment begins with a colon, so its field name is empty and ignored.
+        // A comment begins with a colon. So its field name is empty, and it is ignored like an
+        // unknown field.
         let (name, value) = line.split_once(':').unwrap_or((line, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
         match name {
@@ -173,7 +174,8 @@ mod tests {
         }
     }
 
-    /// Parses whole, byte by byte and at every cut; all must agree.
+    /// Parses the text as a whole, byte by byte, and in two pieces for every cut. All results must
+    /// be equal.
     fn at_every_cut(text: &[u8]) -> Vec<Item> {
         let whole = items(&[text]);
         let bytes: Vec<&[u8]> = text.chunks(1).collect();

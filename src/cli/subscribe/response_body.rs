@@ -1,23 +1,24 @@
-//! The body of a response (RFC 9112, 6): chunked, with a length, or until the connection closes.
+//! The body of a response (RFC 9112, 6): in chunks, with a length, or until the connection closes.
 //!
-//! PURE: takes bytes in pieces of any size and returns the same content for every cut. Chunk
-//! extensions and trailers are skipped; both are bounded. The caller handles errors.
+//! PURE: takes the bytes in pieces of any size. The content does not depend on the positions of the
+//! cuts. Chunk extensions and trailers are skipped; both are bounded. The caller handles errors.
 
-/// The longest line that is not content: a chunk size with extensions, or a trailer field.
+/// The maximum length of a line that is not content: a chunk size with extensions, or a trailer
+/// field.
 const LINE_BYTES_MAX: usize = 8 * 1024;
 
-/// What ends a body.
+/// How the end of a body is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Framing {
-    /// Chunks (RFC 9112, 7.1).
+    /// The body consists of chunks (RFC 9112, 7.1).
     Chunked,
-    /// This many bytes.
+    /// The body has this number of bytes.
     Length(u64),
-    /// The close of the connection.
+    /// The body ends when the connection closes.
     UntilClose,
 }
 
-/// The framing is invalid.
+/// The framing of the body is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum BodyError {
     #[error("a chunk does not end where its size says")]
@@ -30,16 +31,16 @@ pub(super) enum BodyError {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// In content; the number of bytes left.
+    /// Inside content; the number of bytes that are left.
     Content(u64),
-    /// At the line end after a chunk's content.
+    /// Before the line end that follows the content of a chunk.
     ChunkEnd,
     Done,
     Size,
     Trailer,
 }
 
-/// The decoder's state between two pieces.
+/// The state of the decoder between two pieces.
 #[derive(Debug)]
 pub(super) struct Body {
     framing: Framing,
@@ -67,12 +68,13 @@ impl Body {
         self.state == State::Done
     }
 
-    /// Whether a close of the connection here is a valid end of the body.
+    /// Whether the body may validly end if the connection closes here.
     pub(super) fn may_end(&self) -> bool {
         self.is_done() || self.framing == Framing::UntilClose
     }
 
-    /// Decodes the next piece and appends its content. Bytes after the body are ignored.
+    /// Decodes the next piece and appends the content to `content`. Bytes after the body are
+    /// ignored.
     pub(super) fn push(
         &mut self,
         mut bytes: &[u8],

@@ -1,8 +1,8 @@
 //! A TCP socket whose reads and writes fail after a deadline.
 //!
-//! Blocking, like the whole command line. The deadline is one moment for all reads, so that a
-//! server that sends a byte now and then cannot extend it. TCP keep-alive detects a peer that has
-//! vanished, whatever its heartbeat interval.
+//! Blocking, like the whole command line. All reads share one deadline, so that a server cannot
+//! extend it by sending a byte now and then. TCP keep-alive detects that the peer has vanished,
+//! even if the server sends no heartbeats.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs as _};
@@ -18,7 +18,8 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    /// Connects to the first address of the host that accepts. `NotFound` if the host is unknown.
+    /// Connects to the first address of the host that accepts. Returns `NotFound` if the host is
+    /// unknown.
     pub(super) fn connect(host: &str, port: u16, deadline: Instant) -> io::Result<Self> {
         let mut failure = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
         for address in (host, port).to_socket_addrs().map_err(unresolved)? {
@@ -43,7 +44,7 @@ impl Socket {
         })
     }
 
-    /// Replaces the deadline; `None` removes it.
+    /// Replaces the deadline. `None` removes the deadline.
     pub(super) fn set_deadline(&mut self, deadline: Option<Instant>) {
         self.deadline = deadline;
     }
@@ -53,7 +54,7 @@ impl Socket {
     }
 }
 
-/// The time until a deadline; `TimedOut` if it has passed.
+/// Returns the time until a deadline, or `TimedOut` if the deadline has passed.
 fn left(deadline: Instant) -> io::Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() {
@@ -62,15 +63,16 @@ fn left(deadline: Instant) -> io::Result<Duration> {
     Ok(left)
 }
 
-/// The resolver's errors for a host that does not exist, of glibc and of musl. The standard library
-/// has no `ErrorKind` for them.
+/// The error texts of glibc and musl for a host that does not exist. The standard library has no
+/// `ErrorKind` for this error.
 const UNKNOWN_HOST: [&str; 3] = [
     "Name or service not known",
     "No address associated with hostname",
     "Name does not resolve",
 ];
 
-/// Distinguishes an unknown host from a resolver that does not respond.
+/// Converts the resolver's error for an unknown host to `NotFound`. Other errors, such as a
+/// resolver that does not respond, stay.
 fn unresolved(error: io::Error) -> io::Error {
     let text = error.to_string();
     match UNKNOWN_HOST.iter().find(|known| text.contains(**known)) {
@@ -79,7 +81,7 @@ fn unresolved(error: io::Error) -> io::Error {
     }
 }
 
-/// The kernel reports a timeout of a blocking socket as `WouldBlock`.
+/// Converts `WouldBlock`, which the kernel reports if a blocking socket times out, to `TimedOut`.
 fn timed_out(error: io::Error) -> io::Error {
     match error.kind() {
         io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),

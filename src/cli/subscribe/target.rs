@@ -1,50 +1,51 @@
 //! The URL to subscribe to, parsed.
 //!
-//! PURE. Selects the transport, and adds the position to the query of a WebSocket: browsers cannot
-//! set headers on a WebSocket, so the id is in the query and replaces the previous one.
+//! PURE. Selects the transport, and adds the position to the query of a WebSocket URL. The position
+//! is a query parameter because browsers cannot set header fields on a WebSocket. It replaces the
+//! previous position.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tungstenite::http::Uri;
 
-/// Characters that are escaped in a query: all but the unreserved ones (RFC 3986, 2.3).
+/// Characters that are escaped in a query: all except the unreserved characters (RFC 3986, 2.3).
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
-/// The query parameters for the start position.
+/// The query parameters that set the start position.
 const START_NAMES: [&str; 4] = ["since", "last_event_id", "lastEventId", "last"];
 
-/// The transport.
+/// The transport of a subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scheme {
-    /// `http://`: server-sent events.
+    /// Server-sent events, selected by `http://`.
     EventStream,
-    /// `http://` and a path that ends in `/poll`.
+    /// Polls, selected by `http://` and a path that ends in `/poll`.
     Poll,
-    /// `ws://`: WebSocket.
+    /// WebSocket, selected by `ws://`.
     WebSocket,
 }
 
-/// A URL that can be subscribed to.
+/// A parsed URL of a subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Target {
-    /// The transport.
+    /// The transport that the URL selects.
     pub(super) scheme: Scheme,
-    /// Name or address, without the brackets of IPv6.
+    /// The host name or address; an IPv6 address without brackets.
     pub(super) host: String,
-    /// The port.
+    /// The TCP port.
     pub(super) port: u16,
-    /// The `Host` field.
+    /// The value of the `Host` field.
     pub(super) authority: String,
     /// The path of the URL, unchanged.
     pub(super) path: String,
-    /// The part after the question mark.
+    /// The part of the URL after the question mark.
     pub(super) query: Option<String>,
 }
 
 impl Target {
-    /// Parses a URL. The error is a message for the user.
+    /// Parses a URL. An error is a message for the user.
     pub(super) fn parse(url: &str) -> Result<Self, String> {
         let uri: Uri = url
             .parse()
@@ -83,12 +84,12 @@ impl Target {
         })
     }
 
-    /// Whether messages have no envelope.
+    /// Whether the messages of this URL have no envelope.
     pub(super) fn is_bare(&self) -> bool {
         self.pairs().any(|pair| pair == "envelope=data")
     }
 
-    /// The request target (RFC 9112, 3.2) of the URL.
+    /// Returns the request target (RFC 9112, 3.2) of the URL.
     pub(super) fn request_target(&self) -> String {
         match &self.query {
             Some(query) => format!("{}?{query}", self.path),
@@ -96,13 +97,14 @@ impl Target {
         }
     }
 
-    /// The request target that resumes after an id.
+    /// Returns the request target that resumes after an id.
     pub(super) fn request_target_since(&self, id: &str) -> String {
         let since = format!("since={}", utf8_percent_encode(id, ESCAPED));
         format!("{}?{}", self.path, self.query_with(&since))
     }
 
-    /// Adds `since=first` or `last=N`, for requests before there is an id to resume after.
+    /// Adds `since=first` or `last=N` to the query. It sets the start position until there is an
+    /// id.
     pub(super) fn begin_with(&mut self, history: &str) {
         self.query = Some(self.query_with(history));
     }
@@ -122,7 +124,7 @@ impl Target {
     }
 }
 
-/// The port; 80 if it is missing or empty (RFC 3986, 3.2.3).
+/// Returns the port of the URL, or 80 if the port is missing or empty (RFC 3986, 3.2.3).
 fn port(uri: &Uri, host: &str) -> Option<u16> {
     let authority = uri.authority().map_or("", |authority| authority.as_str());
     let (_user, authority) = authority.rsplit_once('@').unwrap_or(("", authority));

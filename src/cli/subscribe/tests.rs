@@ -12,7 +12,8 @@ use tungstenite::{Message, WebSocket};
 use super::*;
 use crate::cli::args::{Arguments, Command};
 
-/// Accepts one connection for each script and runs it; returns the requests.
+/// Starts a server that accepts one connection for each script and runs the script. Returns the
+/// port and the scripts' results.
 fn server<S, R>(scripts: Vec<S>) -> (u16, JoinHandle<Vec<R>>)
 where
     S: FnOnce(TcpStream) -> R + Send + 'static,
@@ -27,7 +28,7 @@ where
     (port, thread)
 }
 
-/// Responds to a request with these bytes; returns the request's head.
+/// Responds to a request with these bytes. Returns the head of the request.
 fn answer(bytes: &'static str) -> impl FnOnce(TcpStream) -> String + Send {
     move |mut stream| {
         let mut head = Vec::new();
@@ -41,7 +42,7 @@ fn answer(bytes: &'static str) -> impl FnOnce(TcpStream) -> String + Send {
     }
 }
 
-/// Accepts a WebSocket, sends these messages and closes; returns the request's target.
+/// Accepts a WebSocket, sends these messages and closes the WebSocket. Returns the request target.
 fn messages(
     texts: &'static [&'static str],
     close: Option<(u16, &'static str)>,
@@ -157,7 +158,8 @@ fn broken_event_stream_fails_without_reconnect_and_an_ended_one_succeeds() {
     assert!(subscribe(&url, "--no-reconnect").0.is_ok());
 }
 
-/// Responds to one request for each content on a connection; returns their heads.
+/// Responds with each content to one request on the same connection. Returns the heads of the
+/// requests.
 fn answers(contents: &'static [&'static str]) -> impl FnOnce(TcpStream) -> String + Send {
     move |stream| {
         let mut heads = String::new();
@@ -338,7 +340,8 @@ fn web_socket_fails_if_the_handshake_is_refused() {
 
 #[test]
 fn subscribe_fails_after_its_timeout() {
-    // The listener never accepts: the kernel completes the handshake, and no response arrives.
+    // The listener never accepts. The kernel still completes the TCP handshake, but no response
+    // arrives.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     for url in [
@@ -376,7 +379,7 @@ fn bad_url_is_bad_usage() {
     assert!(matches!(ended, Err(Failure::Usage(_))));
 }
 
-/// A standard output that is closed.
+/// A closed standard output.
 struct Closed;
 
 impl Write for Closed {

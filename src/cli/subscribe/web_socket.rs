@@ -1,11 +1,11 @@
-//! Follows a WebSocket (RFC 6455) with tungstenite as the client.
+//! Receives publications over a WebSocket (RFC 6455), with tungstenite as the client.
 //!
-//! Prints publications unchanged. Messages with a `type` are control messages: gaps and errors go
-//! to standard error, the others too with `--verbose`. Resumes with `since` in the query; with
-//! `envelope=data` there are no ids, so no resume.
+//! Prints publications unchanged. Messages with a `type` are control messages. Gaps and errors are
+//! printed on standard error, the others only with `--verbose`. A reconnect resumes with `since` in
+//! the query. With `envelope=data`, publications have no ids, so a reconnect cannot resume.
 //!
 //! A server that needs a token accepts the WebSocket and waits for an `auth` command, which this
-//! client never sends. It detects this by a pong without a welcome before it.
+//! client never sends. The client detects this state when a pong arrives before a welcome.
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -26,12 +26,12 @@ use super::end::{End, seconds};
 use super::socket::Socket;
 use crate::cli::print_error;
 
-/// The longest message, in bytes: more than the longest publication in its envelope.
+/// The maximum length of a message, in bytes. It is larger than any publication with its envelope.
 const MESSAGE_BYTES_MAX: usize = 128 * 1024 * 1024;
 
-/// The command whose answer shows whether the server waits for a token.
+/// The command that shows whether the server waits for a token.
 const PING: &str = r#"{"type":"ping"}"#;
-/// The error if the server waits for a token.
+/// The error message if the server waits for a token.
 const TOKEN_MISSING: &str = "token missing (401): the server waits for a token; send one with \
                              --header 'Authorization: Bearer TOKEN'";
 
@@ -44,7 +44,7 @@ struct Envelope<'a> {
     id: Option<Cow<'a, str>>,
 }
 
-/// Follows the stream to its end.
+/// Receives the stream until it ends.
 pub(super) fn follow(subscriber: &mut Subscriber<'_>) -> End {
     match attempt(subscriber) {
         Ok(never) => match never {},
@@ -79,7 +79,7 @@ fn attempt(subscriber: &mut Subscriber<'_>) -> Result<Infallible, End> {
     }
     let end = read_messages(&mut conn, subscriber);
     if matches!(end, Err(End::Enough)) {
-        // With a close frame the server counts the connection as done and not as lost.
+        // After a close frame, the server counts the connection as ended normally and not as lost.
         let _closed = conn.close(None);
         let _flushed = conn.flush();
     }
@@ -107,7 +107,7 @@ fn request(subscriber: &Subscriber<'_>) -> Result<Request, Error> {
     Ok(request)
 }
 
-/// The end for a failed handshake.
+/// Returns the end for a failed handshake.
 fn refused(error: Error, subscriber: &Subscriber<'_>) -> End {
     match error {
         Error::Http(response) => {
@@ -166,8 +166,8 @@ fn take_text(
         return subscriber.publication(id, text);
     };
     match kind {
-        // The position before the first publication. A resumed stream keeps its own position, which
-        // is earlier: publications after it may still arrive.
+        // The id is the position before the first publication. A resumed stream keeps its own
+        // position, which is earlier, because publications after that position may still arrive.
         "subscribed" if subscriber.last_id.is_none() && !id.is_empty() => {
             subscriber.last_id = Some(String::from(id));
             subscriber.note(text);
@@ -184,11 +184,11 @@ fn take_text(
     Ok(())
 }
 
-/// The end for an error of a read, with the close frame if one was received.
+/// Returns the end for a read error, or for the close frame if a close frame was received.
 fn ended(error: Error, close: Option<Option<CloseFrame>>, subscriber: &Subscriber<'_>) -> End {
     match (error, close) {
         (_, Some(Some(frame))) => End::of_close(frame.code.into(), frame.reason.as_str()),
-        // A close frame without a code (RFC 6455, 7.1.5).
+        // The close frame has no code (RFC 6455, 7.1.5).
         (_, Some(None)) => End::orderly("closed by the server", None),
         (Error::Io(error), None) => subscriber.broken(&error, None),
         (error, None) => End::broken(format!("the connection broke: {error}"), None),

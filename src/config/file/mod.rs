@@ -1,9 +1,10 @@
-//! SHELL: flags, environment and file become one checked [`Config`].
+//! SHELL: combines flags, environment and file into one checked [`Config`].
 //!
-//! A value comes from the first of these that has it: flag, environment, file, default. The list of
-//! keys is derived from the default [`Config`], so each key of the struct has a place in the file
-//! and a `FANFARE_*` variable without a second list. Reads only the given file. Every error names
-//! the origin of the value: file and line, variable, or flag. The command line is the only caller.
+//! The first source that has a value decides, in this order: flag, environment, file, default. The
+//! list of keys is derived from the default [`Config`]. So each field of the struct has a key in
+//! the file and a `FANFARE_*` variable without a second list. Reads only the file that is named.
+//! Every error names the origin of the value: file and line, variable, or flag. The command line is
+//! the only caller.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -18,50 +19,50 @@ pub use super::problem::{ConfigError, Origin, Origins, Problem};
 use super::{Config, Listen, Namespace};
 use crate::config::input;
 
-/// The prefix of environment variables.
+/// The prefix of the server's environment variables.
 const PREFIX: &str = "FANFARE_";
-/// Prefixes of variables that are not for [`Config`]: that of `--config`, and those of the
-/// simulation tests.
+/// Prefixes of variables that set no key of [`Config`]: the variable of `--config`, and the
+/// variables of the simulation tests.
 const PREFIXES_OF_OTHERS: [&str; 2] = ["FANFARE_CONFIG", "FANFARE_SIM_"];
 
-/// The list of tables, which is the only key without a variable.
+/// The key of the list of tables. It is the only key without a variable.
 const NAMESPACE: &str = "namespace";
-/// The key that each of the tables needs.
+/// The key that every table of the list must have.
 const MATCH: &str = "match";
 const NOT_TABLES: &str = "must be a list of tables, each of which begins with [[namespace]]";
 
-/// The address for `--tls-self-signed` if no address has TLS.
+/// The address that `--tls-self-signed` adds if no address has TLS.
 const TRIAL_LISTEN: &str = "127.0.0.1:8443 tls";
 
-/// The values of flags; absent and empty members set nothing.
+/// The values of the flags. Absent and empty fields set nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Overrides {
-    /// `--listen`, repeatable.
+    /// The value of `--listen`, which can be repeated.
     pub listen: Vec<Listen>,
-    /// `--feed`.
+    /// The value of `--feed`.
     pub feed: Option<PathBuf>,
-    /// `--admin`; an empty text turns the admin listener off.
+    /// The value of `--admin`. An empty text turns the admin listener off.
     pub admin: Option<String>,
-    /// `--journal`.
+    /// The value of `--journal`.
     pub journal: Option<PathBuf>,
-    /// `--workers`.
+    /// The value of `--workers`.
     pub workers: Option<u32>,
-    /// `--log`.
+    /// The value of `--log`.
     pub log: Option<String>,
-    /// `--tls-self-signed`.
+    /// Whether `--tls-self-signed` is set.
     pub tls_self_signed: bool,
 }
 
-/// A checked configuration, with warnings and origins.
+/// A checked configuration, with warnings and the origins of its values.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Loaded {
-    /// The configuration.
+    /// The configuration itself.
     pub config: Config,
     /// Messages for the operator, for example about a misspelt variable.
     pub warnings: Vec<String>,
-    /// Where each value comes from.
+    /// The origin of each value.
     pub origins: Origins,
-    /// The values of the file over the defaults.
+    /// The values of the file; keys that the file does not set have their default.
     pub file: Table,
 }
 
@@ -75,8 +76,8 @@ impl Loaded {
         self
     }
 
-    /// The keys that differ from an earlier file without effect, because a flag or a variable sets
-    /// them: `workers (--workers)`.
+    /// Returns the keys whose new value in the file has no effect, because a flag or a variable
+    /// sets them. `earlier` is the previous file. Each text has the form `workers (--workers)`.
     #[must_use]
     pub fn overridden_since(&self, earlier: &Table) -> Vec<String> {
         let changed = changes::between(earlier, &self.file).into_iter();
@@ -89,11 +90,11 @@ impl Loaded {
     }
 }
 
-/// Reads the file if there is one, then the environment, then the flags.
+/// Reads the file if `path` names a file, then the environment, then the flags.
 ///
 /// # Errors
-/// Returns [`ConfigError::Read`] if the file cannot be read, or [`ConfigError::Invalid`] with all
-/// problems.
+/// Returns [`ConfigError::Read`] if the file cannot be read. Returns [`ConfigError::Invalid`] with
+/// all problems if the configuration is invalid.
 pub fn load(
     path: Option<&Path>,
     environment: impl Iterator<Item = (String, String)>,
@@ -119,18 +120,18 @@ pub fn load(
     })
 }
 
-/// Parses the text of a file; `name` is its name in errors.
+/// Parses the text of a file. `name` is the name of the file in errors.
 ///
 /// # Errors
-/// Returns [`ConfigError::Invalid`] with all problems.
+/// Returns [`ConfigError::Invalid`] with all problems of the text.
 pub fn parse(text: &str, name: &str) -> Result<Config, ConfigError> {
     let mut draft = Draft::new();
     draft.take_file(text, name);
     draft.finish().map(|(config, _origins)| config)
 }
 
-/// The variables of this process whose names begin with `FANFARE_`. A value that is not UTF-8 has
-/// replacement characters, which no key accepts.
+/// Returns the variables of this process whose names begin with `FANFARE_`. In a value that is not
+/// UTF-8, invalid bytes are replaced by a character that no key accepts.
 pub fn process_environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().filter_map(|(name, value)| {
         let name = name.into_string().ok()?;
@@ -139,8 +140,9 @@ pub fn process_environment() -> impl Iterator<Item = (String, String)> {
     })
 }
 
-/// The feed's path if none is configured: in `RUNTIME_DIRECTORY`, which the service manager sets,
-/// otherwise in the user's runtime directory, otherwise in a directory of the user below `/tmp`.
+/// Returns the feed's path if no path is configured. The first usable directory is chosen:
+/// `RUNTIME_DIRECTORY`, which the service manager sets, the user's runtime directory, or a
+/// directory of the user below `/tmp`.
 #[must_use]
 pub fn default_feed_path() -> PathBuf {
     let uid = rustix::process::getuid().as_raw();
@@ -155,7 +157,7 @@ pub fn default_feed_path() -> PathBuf {
 
 fn feed_path(runtime: Option<&OsStr>, user_directory: Option<&Path>, uid: u32) -> PathBuf {
     use std::os::unix::ffi::OsStrExt as _;
-    // The service manager separates several directories by colons; the first is used.
+    // The service manager separates several directories by colons. The first directory is used.
     let runtime = runtime.and_then(|list| list.as_bytes().split(|b| *b == b':').next());
     match (runtime, user_directory) {
         (Some(first), _) if !first.is_empty() => {
@@ -166,9 +168,10 @@ fn feed_path(runtime: Option<&OsStr>, user_directory: Option<&Path>, uid: u32) -
     }
 }
 
-/// A configuration under construction: values, their origins, and problems.
+/// A configuration under construction, with the origins of its values and the problems found so
+/// far.
 struct Draft {
-    /// The defaults as a table: the list of all keys, with the type of each.
+    /// The defaults as a table. It serves as the list of all keys and their types.
     defaults: Table,
     values: Table,
     origins: Origins,
@@ -237,7 +240,7 @@ impl Draft {
         }
     }
 
-    /// Takes the tables of `[[namespace]]`, each key with its line.
+    /// Reads the tables of `[[namespace]]` and the line of each key.
     fn take_namespaces(
         &mut self,
         value: &Value,
@@ -281,7 +284,8 @@ impl Draft {
                 self.problem(origin, &indexed, message);
                 continue;
             }
-            // This key alone, with an empty pattern, so that an error is about this key.
+            // The table contains only this key and an empty pattern, so that an error is about this
+            // key.
             let alone = Table::from_iter([
                 (String::from(MATCH), Value::String(String::new())),
                 (key.clone(), value.clone()),
@@ -301,13 +305,14 @@ impl Draft {
         }
     }
 
-    /// Returns a warning for each variable that has no key.
+    /// Reads the variables of all keys. Returns a warning for each variable that has no key.
     fn take_environment(
         &mut self,
         environment: impl Iterator<Item = (String, String)>,
     ) -> Vec<String> {
         let ours: BTreeMap<String, String> = environment
-            // An empty variable counts as unset, so that a unit or a container can clear one.
+            // An empty variable counts as unset, so that a unit or a container can clear a
+            // variable.
             .filter(|(name, value)| name.starts_with(PREFIX) && !value.is_empty())
             .collect();
         let mut known = BTreeSet::new();
@@ -325,7 +330,7 @@ impl Draft {
             .collect()
     }
 
-    /// Parses a text as the type of the key's default.
+    /// Parses a text into the type of the key's default.
     fn take_text(&mut self, key: &str, text: &str, default: &Value, origin: Origin) {
         let value = match default {
             Value::Integer(_) => text.trim().parse().map(Value::Integer).ok(),
@@ -378,7 +383,8 @@ impl Draft {
         }
     }
 
-    /// Adds an address with TLS for a self-signed certificate, unless one is configured.
+    /// Adds an address with TLS for the self-signed certificate, unless the configuration has such
+    /// an address.
     fn listen_with_tls(&mut self, origin: Origin) {
         let Some(Value::Array(mut listen)) = self.values.get("listen").cloned() else {
             return;
@@ -403,8 +409,8 @@ impl Draft {
         }
     }
 
-    /// Sets one value. Its type is checked in a configuration that has only this key, so that an
-    /// error is about this key.
+    /// Sets one value. The type of the value is checked in a configuration that contains only this
+    /// key. So an error is about this key.
     fn take_value(&mut self, key: &str, value: Value, origin: Origin) {
         let (section, name) = match key.split_once('.') {
             Some((section, name)) => (Some(section), name),
@@ -439,8 +445,8 @@ impl Draft {
     }
 
     fn finish(mut self) -> Result<(Config, Origins), ConfigError> {
-        // A value that did not parse has its default here. A check of relations would then report
-        // keys that the user has not set.
+        // A value that could not be parsed still has its default here. So a check of relations
+        // between keys could report keys that the user has not set.
         if !self.problems.is_empty() {
             return Err(ConfigError::Invalid(self.problems));
         }
@@ -500,7 +506,7 @@ fn environment_name(key: &str) -> String {
     format!("{PREFIX}{}", key.replace('.', "_").to_ascii_uppercase())
 }
 
-/// The key of the line with a syntax error; empty if the line has none.
+/// Returns the key of the line with a syntax error. Empty if the line has no key.
 fn key_around(text: &str, at: usize) -> String {
     let before = text.get(..at).unwrap_or(text);
     let start = before.rfind('\n').map_or(0, |end| end + 1);

@@ -1,4 +1,4 @@
-//! Loading of files, the environment and flags, and the origins that errors name.
+//! Tests how files, the environment and flags are loaded, and which origins errors name.
 
 use super::*;
 use crate::config::{LogFormat, Overflow};
