@@ -1,5 +1,5 @@
-//! `since=first` and `last=N`: each transport begins with the history in the log, marks the history
-//! where there is an envelope, and continues without a gap or a repetition.
+//! Tests of `since=first` and `last=N`. Each transport begins with the history in the log and
+//! continues without a gap or a repetition. The history is marked where there is an envelope.
 
 use std::net::SocketAddr;
 use std::thread;

@@ -1,5 +1,5 @@
-//! SIGHUP: the server reads certificates and keys again, a broken file or key changes nothing, and
-//! a log line names the settings that need a restart.
+//! Tests of SIGHUP: the server reads certificates and keys again. A broken file or key changes
+//! nothing. A log line names the settings that need a restart.
 
 use std::fs;
 use std::path::PathBuf;

@@ -23,7 +23,7 @@ use crate::world::node::NodeWorker;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LagStats {
     pub(crate) samples: u64,
-    /// The greatest lag as a percentage of the quota. The bound that the conn is closest to counts.
+    /// The greatest lag, as a percentage of the bound of the quota that the conn is closest to.
     pub(crate) percent_max: u64,
     /// The number of bytes by which the greatest lag exceeded the quota.
     pub(crate) bytes_over: u64,
@@ -116,9 +116,8 @@ pub(crate) fn check_channel_counts(workers: &[NodeWorker], writer: &Writer, fact
     assert_eq!(log.channel_count(), known, "channels of the log");
 }
 
-/// Checks that an acknowledgement is complete as soon as its publication was posted and every
-/// worker that it was posted to has processed it, and not before. Returns the newest complete
-/// acknowledgement.
+/// Checks that an acknowledgement is complete exactly when its publication was posted and every
+/// worker concerned has processed it. Returns the newest complete acknowledgement.
 pub(crate) fn check_worker_acks(
     worker_acks: &mut Vec<PendingAck>,
     workers: &[NodeWorker],

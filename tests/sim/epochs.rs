@@ -116,7 +116,7 @@ impl Epochs {
         }
     }
 
-    /// For a void position, returns the serial at which the epoch begins that made it void.
+    /// For a void position, returns the first serial of the epoch that made it void.
     pub(crate) fn restart(&self, serial: u64) -> Option<u64> {
         let mut later = self.0.iter().skip(1);
         let is_void =

@@ -23,8 +23,8 @@ use crate::world::node::NodeWorker;
 /// The maximum number of batches in an inbox. It is below an inbox's capacity, so posting never
 /// waits.
 const BATCHES_MAX: usize = 50;
-/// The number of messages in an inbox from which on the backend sends nothing. It is below an
-/// inbox's capacity.
+/// If an inbox has this many messages, the backend sends nothing. The number is below an inbox's
+/// capacity.
 const MAILS_MAX: usize = 55;
 /// The maximum number of publications in a fault phase.
 const PUBLICATIONS_MAX: u64 = 800;
@@ -185,7 +185,8 @@ impl Feed {
         }
     }
 
-    /// Begins a start of the server, with these workers and after the publication `head`.
+    /// Prepares for a start of the server with these workers. The last publication so far is
+    /// `head`.
     pub(crate) fn begin(&mut self, mailboxes: Mailboxes, writer: Writer, head: u64) {
         self.outgoing = Outgoing::new(mailboxes.0.len());
         self.mailboxes = mailboxes;

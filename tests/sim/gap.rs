@@ -1,7 +1,7 @@
 //! Gaps as clients read them, and the positions at which a subscription may begin.
 //!
-//! Checks the rules for all gaps, whether a gap is found when a subscription begins or later.
-//! [`crate::model`] checks the other rules of a connection.
+//! These checks apply to every gap, at the start of a subscription or later. [`crate::model`]
+//! checks the other rules of a connection.
 
 use fanfare::id::Cursor;
 

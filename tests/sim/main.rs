@@ -182,9 +182,9 @@ fn show(seeds: u64, total: &Outcome) {
 
 /// Returns the counters that no run has incremented. The simulation does not test what they count.
 fn untested_counters(total: &Outcome) -> Vec<&'static str> {
-    // These counters need thousands of conns or publications in one turn, a client without a token
-    // or with too narrow a token, a TLS session that fails or is resumed, a bad PROXY header, or a
-    // limit on memory or channels. Peers do none of that.
+    // Some of these counters need thousands of conns or publications in one turn, or a limit on
+    // memory or channels. Others need a client without a token or with too narrow a token, a TLS
+    // session that fails or is resumed, or a bad PROXY header. Peers do none of that.
     const OUT_OF_REACH: [&str; 14] = [
         // Needs many handshakes in one turn. That happens once in hundreds of runs.
         "phase=\"handshake\"",

@@ -370,8 +370,8 @@ struct Subscription {
 }
 
 impl Subscription {
-    /// For a void position, returns the serial at which the epoch begins that made it void. Returns
-    /// `None` for a subscription with history that has no position yet.
+    /// For a void position, returns the first serial of the epoch that made it void. Returns `None`
+    /// for a subscription with history that has no position yet.
     fn restart(&self, facts: &Facts) -> Option<u64> {
         let restart = facts.epochs.restart(self.last);
         restart.filter(|_| self.last > 0)

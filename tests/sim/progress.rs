@@ -67,7 +67,8 @@ impl Progress {
         }
     }
 
-    /// Records that the client resumes at `position`. Gaps after it may still be delivered.
+    /// Records that the client resumes at `position`. Publications in gaps after `position` may
+    /// still be delivered.
     pub(crate) fn resume_from(&mut self, position: u64) {
         for reached in self.channels.values_mut().flatten() {
             for (_, until) in &mut reached.missing {

@@ -34,8 +34,8 @@ pub(crate) struct ShownToken {
     ended_us: Option<u64>,
 }
 
-/// How long a conn may be served after the end of its token: half a second until the calendar is
-/// read, a second for its rounding, and the rest for timers and turns.
+/// How long a conn may be served after the end of its token. Half a second passes until the
+/// calendar is read, its rounding adds a second, and the rest is for timers and turns.
 const LATE_US_MAX: u64 = 1_800_000;
 /// The changes of the calendar, in seconds.
 const STEPS_S: [i64; 8] = [-3600, -30, -1, 1, 2, 30, 3600, 40_000];

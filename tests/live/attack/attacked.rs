@@ -19,8 +19,8 @@ use crate::support::handmade::has_ended;
 use crate::support::raw::connect;
 use crate::support::{Process, Server, within};
 
-/// Memory growth that proves nothing: the allocator reserves some MiB at a time for each thread,
-/// and the log has the publications that were published in the meantime.
+/// Memory growth that is normal: the allocator reserves some MiB at a time for each thread, and the
+/// log stores the new publications.
 const GROWTH_BYTES: u64 = 8 * MIB;
 /// The memory that may remain after the attackers are gone. It includes the allocator's reserves,
 /// and tables that have doubled for up to a thousand conns.

@@ -130,7 +130,7 @@ pub(crate) struct Link {
     channels: Vec<usize>,
     requested: Requested,
     requested_at: u64,
-    /// The window that the request asks for, for each of its channels.
+    /// The window that the request specifies. It applies to each channel of the request.
     window: Option<u32>,
     outgoing: VecDeque<u8>,
     incoming: Vec<u8>,
@@ -641,9 +641,9 @@ impl Link {
     }
 
     /// Checks a gap that is reported after the subscription began. While the log has room, a client
-    /// that reads everything loses nothing to a channel's own bounds. Exceptions are publications
-    /// that were in the log when the client subscribed, and gaps before its first delivery, because
-    /// the server does not know earlier that it reads.
+    /// that reads everything loses nothing to a channel's own bounds. There are two exceptions:
+    /// publications that were in the log when the client subscribed, and gaps before the first
+    /// delivery. Until the first delivery the server does not know that the client reads.
     fn live_gap(&mut self, gap: &ReportedGap, facts: &Facts) {
         if gap.cause == "restart" {
             return self.expected.note_gap(gap, facts);

@@ -307,7 +307,7 @@ impl Link {
             let frame = frame_of(sequence, kind, facts);
             frame[1..].to_vec()
         });
-        // The plain and the marked form differ within the length of the shorter form.
+        // The plain and the marked form already differ within the length of the shorter form.
         let Some(start) = element.get(..plain.len()) else {
             return 0;
         };

@@ -20,7 +20,7 @@ impl Link {
         Some(acknowledged).filter(|all| is_whole && !all.is_empty())
     }
 
-    /// Counts a window that this publication has filled.
+    /// Counts the window if this publication has filled it.
     pub(super) fn count_full_window(&self, sequence: u64, facts: &mut Facts) {
         let channel = facts.channel(facts.publication(sequence).channel.as_str());
         facts.windows_filled += u64::from(self.expected.is_full(channel));
@@ -33,8 +33,8 @@ impl Link {
         channel.is_some_and(|channel| self.expected.has_window(channel))
     }
 
-    /// Whether the peer may acknowledge. It waits while a subscription begins or ends, because the
-    /// acknowledgement could then concern either state.
+    /// Whether the peer may acknowledge. While a subscription begins or ends, it is uncertain which
+    /// subscription an acknowledgement concerns.
     fn may_acknowledge(&self) -> bool {
         let mut commands = self.commands.values();
         let is_settled = !commands.any(|command| {

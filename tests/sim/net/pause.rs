@@ -194,7 +194,8 @@ impl FakeNet {
     }
 }
 
-/// Draws a pause, from the time slice of a scheduler to the migration of a virtual machine.
+/// Draws the length of a pause: at least the time slice of a scheduler, at most the migration of a
+/// virtual machine.
 fn draw_pause(random: &mut fastrand::Rng) -> u64 {
     let most = [10_000, 300_000, 5_000_000, 60_000_000][random.usize(0..4)];
     random.u64(10_000..=most)

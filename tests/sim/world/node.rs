@@ -26,7 +26,8 @@ use crate::net::FakeNet;
 use crate::secure::secure;
 use crate::tokens;
 
-/// The maximum number of conns of a crowded node, and of conns that have not sent a request.
+/// The maximum number of conns of a crowded node. `CROWDED_SILENT` limits the conns that have not
+/// sent a request.
 const CROWDED_CONNS: u32 = 3;
 const CROWDED_SILENT: u32 = 2;
 
