@@ -17,8 +17,8 @@ use crate::support::{Feeder, Raw, Server, Socket, within};
 
 /// The longest time to the answer to a health check, whatever load other clients cause.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(2);
-/// The number of descriptors that the admin listener may use, plus those that the process uses
-/// anyway.
+/// The maximum number of descriptors: those of the admin listener, plus the other ones of the
+/// process.
 const DESCRIPTORS_MAX: usize = 200;
 
 /// Requests `/healthz` continuously while `disturb` is repeated.
@@ -149,7 +149,7 @@ fn request_sent_while_the_server_was_stopped_is_answered() {
     late.write_all(b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")
         .unwrap();
     let silent: Vec<TcpStream> = (0..60).map(|_| connect(server.admin)).collect();
-    // Longer than the deadline of a request head: the sleep is the tested condition.
+    // This sleep is the tested condition: it is longer than the deadline of a request head.
     thread::sleep(Duration::from_millis(2_500));
     server.signal("CONT");
     for stream in [early, late] {

@@ -206,8 +206,7 @@ fn node_eventsource_loses_nothing_over_a_cut_connection() {
     }
     relay.cut();
     server.await_metric("fanfare_subscribers", 0.0);
-    // Published while no client is connected. The second connection must deliver these
-    // publications.
+    // These are published while no client is connected. The second connection must deliver them.
     ids.extend((2..4).map(|n| feeder.publish("a", n)));
     assert_eq!(peer.json_with("lost")["lost"], 1);
     assert_eq!(peer.json()["opened"], 2);

@@ -18,7 +18,7 @@ const PING: &[u8] = &[0x89, 0];
 const CLOSE: u8 = 0x88;
 
 /// The heartbeat interval of the tests that stop the server. `FANFARE_PAUSE_HEARTBEAT_MS=25000`
-/// sets the server's default.
+/// selects the server's default.
 fn heartbeat() -> Duration {
     let chosen = std::env::var("FANFARE_PAUSE_HEARTBEAT_MS").ok();
     Duration::from_millis(chosen.map_or(1000, |text| text.parse().unwrap()))

@@ -112,8 +112,8 @@ impl History {
     }
 
     /// Checks a gap. Publications that left the log before the first delivery are no loss, so such
-    /// a gap must not have the cause `expired`. With conflation it may: superseded publications and
-    /// a later real loss join into one gap, and the real loss decides the cause.
+    /// a gap must not have the cause `expired`. With conflation that cause is allowed: superseded
+    /// publications and a later real loss join into one gap, and the real loss decides the cause.
     pub(crate) fn note_gap(&mut self, gap: &ReportedGap, facts: &Facts) {
         let newest = facts.between(self.channel, 0, self.requested_at).last();
         let conflates = facts.rules[self.channel].overflow == Overflow::Conflate;

@@ -332,7 +332,7 @@ fn descriptors_run_out(name: &'static str, workers: &str) {
     let (addr, process) = (attacked.server.addr, attacked.server.process());
     let limit = process.descriptors_max() + 12;
     process.limit_descriptors(limit);
-    // More connections than the backlog has room for would make the kernel drop connects.
+    // If there were more connections than the backlog has room for, the kernel would drop some.
     let mut excess = connects(scaled(150).min(3000), addr);
     within("a conn is turned away", || {
         excess.iter_mut().any(has_ended).then_some(())

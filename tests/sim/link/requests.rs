@@ -124,7 +124,7 @@ impl Link {
         if let Some(window) = self.window {
             write!(target, "&window={window}").unwrap();
         }
-        // These parameters stand alone or beside a position. A position takes precedence.
+        // The parameters below are sent alone or with a position. A position takes precedence.
         match requested {
             Requested::First => target.push_str("&since=first"),
             Requested::Last(count) => write!(target, "&last={count}").unwrap(),

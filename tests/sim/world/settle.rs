@@ -151,7 +151,7 @@ impl World {
         self.feed.borrow_mut().post_everything(self.machine.now());
         self.facts.is_draining = true;
         self.end_starvation();
-        // The drain's window allows for the peers, not for a backlog of fan-outs that wait for a
+        // The drain's window is sized for the peers, not for a backlog of fan-outs that wait for a
         // permit.
         for net in self.node.nets() {
             let faults = &mut net.faults;
