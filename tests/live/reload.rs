@@ -98,7 +98,7 @@ fn broken_file_changes_nothing_and_each_problem_is_an_error_with_file_line_and_k
     let config = configuration(&rig.secret, "[heartbeat]\ninterval_ms = 5\n");
     let printed = rig.reload(&config, "heartbeat.interval_ms");
     assert_eq!(lines(&printed, "ERROR").len(), 1, "{printed}");
-    // Longer than the interval at which workers check for changed keys.
+    // The loop runs longer than the interval at which workers check for changed keys.
     let until = Instant::now() + Duration::from_millis(700);
     while Instant::now() < until {
         assert!(rig.takes(SECRETS[0]) && !rig.takes(SECRETS[1]));

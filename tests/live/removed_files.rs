@@ -19,7 +19,7 @@ use crate::support::{Feeder, Raw, Server, fanfare, within};
 
 /// The longest time from the removal of a file to the first refusal.
 const NOTICED_WITHIN: Duration = Duration::from_secs(1);
-/// Longer than the time that the server waits before it opens a store again.
+/// A time longer than the server's pause before it opens a store again.
 const REFUSED_FOR: Duration = Duration::from_secs(3);
 
 fn log(server: &Server) -> String {

@@ -132,10 +132,11 @@ fn requests_and_handshakes_sent_to_a_stopped_server_are_answered() {
         client.write_all(request).unwrap();
     }
     for client in &mut sealed {
-        // The ClientHello. The rest of the handshake needs the server.
+        // Sends the ClientHello. The rest of the handshake needs the server.
         client.conn.write_tls(&mut client.sock).unwrap();
     }
-    // Longer than both deadlines. Each deadline is long enough for 20 handshakes on a busy machine.
+    // The sleep is longer than both deadlines. Each deadline is long enough for 20 handshakes on a
+    // busy machine.
     thread::sleep(Duration::from_millis(2300));
     server.signal("CONT");
     for client in plain {

@@ -30,7 +30,7 @@ impl Rig {
         Self::with_tls(config, "")
     }
 
-    /// Starts a server with further lines in the section `[tls]`.
+    /// Starts a server with additional lines in the section `[tls]`.
     fn with_tls(config: &str, lines: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let certificate = Certificate::make(folder.path(), "own");

@@ -38,7 +38,8 @@ pub(crate) struct Backend {
     subs: BTreeMap<ConnName, Option<Arc<str>>>,
     has_tokens: bool,
     is_watching: bool,
-    /// The backend accepts no reports at all for a while. `takes_no_notices` concerns notices only.
+    /// Whether the backend accepts no reports at all for a while. `takes_no_notices` concerns
+    /// notices only.
     takes_nothing: bool,
     takes_no_notices: bool,
     bounds: Bounds,

@@ -34,7 +34,7 @@ struct DiskInner {
     mark: Mark,
     refused: Option<(u64, Records)>,
     is_broken: bool,
-    /// The directory has been moved away.
+    /// Whether the directory has been moved away.
     is_moved: bool,
     /// The chance that the directory is moved away before a batch, in thousandths.
     moves: u32,
@@ -243,7 +243,7 @@ pub(crate) struct Journal {
     /// The first publication refused since the last accepted one. It may exist after the server is
     /// killed.
     refused: Option<Arc<Publication>>,
-    /// A check has detected that the directory is away.
+    /// Whether a check has detected that the directory is away.
     has_noticed: bool,
 }
 
@@ -332,7 +332,7 @@ impl Journal {
         self.disk.put_back();
         self.has_noticed = false;
         let context = OpenContext {
-            // Must not be used, because the journal already has an epoch.
+            // This epoch must not be used, because the journal already has an epoch.
             fresh: Epoch::new(0),
             dedupe_seed: 7,
             now,

@@ -124,8 +124,8 @@ impl Epochs {
         later.find(is_void).map(|one| one.start)
     }
 
-    /// Returns the last serial of the same position as `serial`. The last publication that an epoch
-    /// change keeps and the beginning of the next epoch are the same position.
+    /// Returns the last serial that means the same position as `serial`. The last publication that
+    /// an epoch change keeps and the beginning of the next epoch are the same position.
     pub(crate) fn same_as(&self, serial: u64) -> u64 {
         let next = |serial, one: &EpochSpan| match one.kept == Some(serial) {
             true => one.start,

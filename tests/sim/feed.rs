@@ -111,7 +111,7 @@ pub(crate) struct PendingAck {
     pub(crate) worker_ack: Arc<WorkerAck>,
     /// The workers to which the publication was posted, or is about to be posted.
     pub(crate) workers: Vec<usize>,
-    /// The feed has confirmed its own part.
+    /// Whether the feed has confirmed its own part.
     pub(crate) is_posted: bool,
 }
 
@@ -146,9 +146,9 @@ pub(crate) struct Feed {
     /// Incomplete acknowledgements, in the order of their publications.
     pub(crate) worker_acks: Vec<PendingAck>,
     random: fastrand::Rng,
-    /// A worker is in the middle of a turn.
+    /// Whether a worker is in the middle of a turn.
     pub(crate) is_mid_turn: bool,
-    /// The chance that the feed acts at each such point of a turn, in thousandths.
+    /// The chance that the feed acts at each point in the middle of a turn, in thousandths.
     pub(crate) acts_in_turns: u32,
 }
 
@@ -212,7 +212,7 @@ impl Feed {
         }
     }
 
-    /// Delays no messages any more, and does not act in the middle of turns.
+    /// Stops delaying messages and acting in the middle of turns.
     pub(crate) fn end_faults(&mut self) {
         (self.acts_in_turns, self.changes) = (0, 0);
         self.late = None;

@@ -21,9 +21,9 @@ pub(crate) struct History {
     /// confirmation.
     requested_at: u64,
     read_at: u64,
-    /// The client has received neither a publication nor a gap.
+    /// Whether the client has received neither a publication nor a gap.
     has_not_begun: bool,
-    /// The client has received a publication without the initial mark.
+    /// Whether the client has received a publication without the initial mark.
     is_over: bool,
 }
 

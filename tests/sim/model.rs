@@ -289,7 +289,7 @@ impl Facts {
     }
 
     /// Returns the first publication of a channel in a range that has not expired yet. The
-    /// subscriber must receive it, whenever the worker served the subscription.
+    /// subscriber must receive it, no matter when the worker served the subscription.
     pub(crate) fn first_owed(&self, channel: usize, after: u64, last: u64) -> Option<u64> {
         let mut between = self.between(channel, after, last).iter().copied();
         between.find(|sequence| !self.publication(*sequence).has_expired(self.now))
@@ -406,7 +406,8 @@ struct Window {
     acknowledged: u64,
 }
 
-/// The position of each subscription of one connection, and what it must still receive.
+/// The position of each subscription of one connection, and the publications that the connection
+/// must still receive.
 #[derive(Debug)]
 pub(crate) struct ExpectedDeliveries {
     /// The worker that serves the connection.
@@ -414,7 +415,8 @@ pub(crate) struct ExpectedDeliveries {
     subscriptions: BTreeMap<usize, Subscription>,
     /// The newest id delivered on the connection.
     pub(crate) newest: u64,
-    /// The connection receives no gap notifications, so a missing publication is not an error.
+    /// Whether the connection receives no gap notifications. If so, a missing publication is not an
+    /// error.
     pub(crate) gets_no_gaps: bool,
 }
 
@@ -776,7 +778,8 @@ impl ExpectedDeliveries {
             })
     }
 
-    /// Checks that no publication is undelivered. Nothing is in transit when this is called.
+    /// Checks that every publication was delivered, is in a gap or has expired. Nothing is in
+    /// transit when this is called.
     pub(crate) fn check_complete(&self, facts: &Facts, pipe: u32) {
         if let Some((channel, last, owed)) = self.owed(facts) {
             panic!("pipe {pipe}: channel {channel} is at {last} and {owed} is owed");

@@ -64,17 +64,17 @@ pub(crate) struct Peer {
     ack_pause_us: u64,
     is_quiet: bool,
     is_tracked: bool,
-    /// The peer often resets its connection and resumes on another one.
+    /// Whether the peer often resets its connection and resumes on another one.
     reconnects_often: bool,
     /// Whether the peer keeps a stream open in the quiet phase. The other peers send plain
     /// requests, or send FIN directly after the request for a stream.
     keeps_stream: bool,
     /// Whether the peer connects again after its connection has ended.
     may_connect: bool,
-    /// The server closed one of its connections in the quiet phase because the conn pinned too many
-    /// bytes.
+    /// Whether the server closed one of its connections in the quiet phase because the conn pinned
+    /// too many bytes.
     was_cut_off: bool,
-    /// The peer is connected and does not act.
+    /// Whether the peer is connected and does not act.
     pub(crate) is_paused: bool,
 }
 

@@ -23,7 +23,7 @@ const SECRET: [u8; 32] = [7; 32];
 #[derive(Clone, Debug)]
 pub(crate) struct ShownToken {
     pub(crate) token: String,
-    /// The token is sent in the first message instead of the request.
+    /// Whether the token is sent in the first message instead of the request.
     pub(crate) is_message: bool,
     pub(crate) ends_soon: bool,
     /// The end of the token, in seconds of the calendar.

@@ -22,7 +22,6 @@ pub(crate) enum Transport {
 }
 
 impl Transport {
-    /// All transports.
     pub(crate) const ALL: [Self; 4] = [
         Self::WebSocket,
         Self::EventStream,
@@ -38,7 +37,6 @@ pub(crate) enum Received {
     Position(String),
     /// A publication in its full envelope.
     Publication(Value),
-    /// A gap.
     Gap(Value),
 }
 

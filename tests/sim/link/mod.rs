@@ -36,7 +36,7 @@ pub(crate) enum Service {
     Poll {
         is_full: bool,
         is_long: bool,
-        /// The requests do not ask the server to close the connection.
+        /// Whether the connection stays open: the requests do not ask the server to close it.
         is_kept_open: bool,
     },
     WebSocket {
@@ -105,25 +105,26 @@ pub(crate) struct Link {
     pub(crate) last_id: Option<u64>,
     /// The observations since the last call of `take_observations`.
     observations: Vec<Observation>,
-    /// At least one publication has been delivered.
+    /// Whether at least one publication has been delivered.
     has_delivery: bool,
-    /// The connection belongs to a tracked client. It keeps the channels of its request.
+    /// Whether the connection belongs to a tracked client. Such a connection keeps the channels of
+    /// its request.
     pub(crate) is_tracked: bool,
-    /// The peer has broken a rule of the protocol.
+    /// Whether the peer has broken a rule of the protocol.
     pub(crate) has_broken_protocol: bool,
-    /// The peer no longer reads or sends anything, and has not closed the connection.
+    /// Whether the peer no longer reads or sends anything, and has not closed the connection.
     pub(crate) is_abandoned: bool,
-    /// The connection was opened in the fault phase. The server may still close it because of
-    /// events there.
+    /// Whether the connection was opened in the fault phase. If so, the server may still close it
+    /// because of events in that phase.
     pub(crate) is_from_fault_phase: bool,
     pub(crate) has_sent_close: bool,
     pub(crate) has_fin: bool,
-    /// The peer sends FIN directly after its request and continues to read.
+    /// Whether the peer sends FIN directly after its request and continues to read.
     pub(crate) is_half_closing: bool,
     pub(crate) goodbye: Option<Goodbye>,
-    /// The connection once was at a position that its worker had not reached.
+    /// Whether the connection once was at a position that its worker had not reached.
     was_ahead: bool,
-    /// The connection is served, and the server is about to drain.
+    /// Whether the connection is served, and the server is about to drain.
     pub(crate) must_get_goodbye: bool,
     /// The number of `retry` fields in an event stream: one at its start, one at its end.
     retries: u32,
@@ -138,7 +139,8 @@ pub(crate) struct Link {
     body: Vec<u8>,
     /// Pongs and the close frame that the peer still has to send.
     replies: Vec<u8>,
-    /// The event stream has sent its position. The position comes after the gaps of the request.
+    /// Whether the event stream has sent its position. The position comes after the gaps of the
+    /// request.
     is_opened: bool,
     /// The gaps of channels that are not confirmed yet. All these gaps come before the
     /// confirmations.
@@ -159,7 +161,7 @@ pub(crate) struct Link {
     polls: poll::Polls,
     /// The offer of permessage-deflate in the request, if there was one.
     offer: Option<requests::Offer>,
-    /// The server has accepted the offer of permessage-deflate.
+    /// Whether the server has accepted the offer of permessage-deflate.
     is_deflated: bool,
     /// The token that the peer sends, where tokens are required.
     pub(crate) shown_token: Option<ShownToken>,
@@ -669,8 +671,8 @@ impl Link {
         self.expected.note_gap(gap, facts);
     }
 
-    /// Whether a gap begins in what was in the log at the start and ends with superseded
-    /// publications.
+    /// Whether a gap begins with publications that were in the log when the subscription started,
+    /// and then contains only superseded ones.
     fn is_superseded_after_start(&self, gap: &ReportedGap, facts: &Facts) -> bool {
         let newest_at_start = self.expected.newest_at_start(gap.channel);
         let log = &facts.logs[self.worker];

@@ -29,7 +29,7 @@ pub(super) struct Polls {
     answered: u64,
     /// The number of answers that must arrive before the end.
     due: u64,
-    /// The server or the client has announced that the connection closes after this answer.
+    /// Whether the server or the client has announced that the connection closes after this answer.
     is_last: bool,
     has_asked_to_close: bool,
 }
@@ -42,7 +42,7 @@ struct PendingPoll {
     acknowledged: u64,
     /// The newest publication of each channel that had left the log when the poll was sent.
     evicted: Vec<u64>,
-    /// The `If-None-Match` field of the poll has the position that the poll asks from.
+    /// Whether the `If-None-Match` field of the poll has the position that the poll asks from.
     has_answer: bool,
 }
 
@@ -52,7 +52,7 @@ struct Answer {
     left: usize,
     id: u64,
     has_gap: bool,
-    /// The publications of the answer come next.
+    /// Whether the publications of the answer come next.
     is_open: bool,
     is_first: bool,
 }

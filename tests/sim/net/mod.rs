@@ -88,19 +88,19 @@ pub(crate) struct Pipe {
     pub(crate) has_peer_fin: bool,
     pub(crate) is_reset: bool,
     pub(crate) has_server_fin: bool,
-    /// The worker has dropped its end.
+    /// Whether the worker has dropped its end.
     pub(crate) is_closed: bool,
-    /// The worker never accepted the connection, or refused it.
+    /// Whether the worker refused the connection or never accepted it.
     pub(crate) is_refused: bool,
     is_write_blocked: bool,
-    /// A write was cut short, and no poll has reported room after that.
+    /// Whether a write was cut short, and no poll has reported room after that.
     is_full: bool,
     /// The time at which a poll last reported room.
     freed_us: u64,
     registered_us: u64,
-    /// The worker has closed the connection because the peer was silent.
+    /// Whether the worker has closed the connection because the peer was silent.
     is_closed_as_idle: bool,
-    /// The server closed the connection before it had sent everything.
+    /// Whether the server closed the connection before it had sent everything.
     pub(crate) is_cut_off: bool,
     /// The earliest time at which a poll may report the unread bytes.
     unread_us: Option<u64>,
@@ -112,7 +112,7 @@ pub(crate) struct Pipe {
     pub(crate) written_us: u64,
     /// The time at which the peer's kernel has acknowledged everything.
     acknowledged_us: u64,
-    /// A write of the worker was cut short at least once.
+    /// Whether a write of the worker was cut short at least once.
     pub(crate) has_blocked: bool,
 }
 
@@ -203,15 +203,15 @@ pub(crate) struct FakeNet {
     starved_us: u64,
     /// The sum of pauses and stops after the last poll returned.
     noted_us: u64,
-    /// The last poll did not sleep because the worker still had work.
+    /// Whether the worker still had work, so that the last poll did not sleep.
     was_busy: bool,
-    /// The process has just been stopped, so its poll is interrupted.
+    /// Whether the process has just been stopped. If so, its poll is interrupted.
     was_stopped: bool,
     /// The time at which the last complete poll began. `complete_running_us` is the same without
     /// pauses.
     complete_us: u64,
     complete_running_us: u64,
-    /// The incomplete polls after that poll.
+    /// The incomplete polls after the last complete poll.
     partial: Vec<PartialPoll>,
     pub(crate) head_us: u64,
     /// The time at which the last poll ended. It is the worker's time during the turn.

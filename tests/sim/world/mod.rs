@@ -74,9 +74,9 @@ pub(crate) struct World {
     peers: Vec<Peer>,
     random: fastrand::Rng,
     turns: u64,
-    /// There is not enough room for all clients.
+    /// Whether the server has too little room for all clients.
     is_crowded: bool,
-    /// Every worker gets its turns early enough that no turn counts as late.
+    /// Whether every worker gets its turns early enough that no turn counts as late.
     is_punctual: bool,
     /// The counters of the servers that were killed.
     counts_before: Vec<u64>,
