@@ -1,4 +1,4 @@
-//! The admin listener: true metrics in Prometheus' text format, and health checks that no other
+//! The admin listener: correct metrics in Prometheus' text format, and health checks that no other
 //! client of the listener can delay.
 
 use std::collections::BTreeMap;
@@ -15,9 +15,10 @@ use crate::support::raw::connect;
 use crate::support::secure::{Certificate, secured, tls_addr};
 use crate::support::{Feeder, Raw, Server, Socket, within};
 
-/// The longest time to the answer of a health check, whatever load other clients cause.
+/// The longest time to the answer to a health check, whatever load other clients cause.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(2);
-/// Descriptors that the admin listener may use, with room for the process's other ones.
+/// The maximum number of descriptors: those of the admin listener, plus the other ones of the
+/// process.
 const DESCRIPTORS_MAX: usize = 200;
 
 /// Requests `/healthz` continuously while `disturb` is repeated.
@@ -148,7 +149,7 @@ fn request_sent_while_the_server_was_stopped_is_answered() {
     late.write_all(b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")
         .unwrap();
     let silent: Vec<TcpStream> = (0..60).map(|_| connect(server.admin)).collect();
-    // Longer than the deadline of a head: the sleep is the tested condition.
+    // This sleep is the tested condition: it is longer than the deadline of a request head.
     thread::sleep(Duration::from_millis(2_500));
     server.signal("CONT");
     for stream in [early, late] {
@@ -166,7 +167,7 @@ fn silent_connection_is_answered_408_and_closed_in_time() {
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
 }
 
-/// The samples of `/metrics`.
+/// Returns the samples of `/metrics` by name.
 fn samples(server: &Server) -> BTreeMap<String, f64> {
     let response = Raw::get(server.admin, "/metrics");
     let lines = response.body_text().lines().filter(|l| !l.starts_with('#'));
@@ -218,12 +219,12 @@ fn promtool_accepts_the_metrics_of_a_busy_and_a_draining_server() {
     let mut feeder = Feeder::connect(&server.feed);
     feeder.publish("a", "x".repeat(1000));
     feeder.write("nonsense\n");
-    // The order of the client's own publication and its answer is not fixed.
+    // The client's own publication and the answer to it arrive in either order.
     while socket.json()["channel"] != "a" {}
     Raw::get(server.addr, "/poll?channel=a&timeout=0");
     Raw::get(server.addr, "/nothing").assert_problem(404);
     assert_promtool_accepts(&server);
-    // The drain waits for a client that does not answer the close frame.
+    // A client that does not answer the close frame keeps the drain open.
     server.signal("TERM");
     within("the drain", || {
         (Raw::get(server.admin, "/readyz").status == 503).then_some(())
@@ -274,7 +275,7 @@ fn each_event_is_counted_once_with_any_number_of_workers() {
     ] {
         assert_eq!(samples_now[name], value, "{name}");
     }
-    // 41 entries of 112 bytes and more.
+    // The log has 41 entries of at least 112 bytes each.
     let bytes = samples_now["fanfare_log_bytes"];
     assert!((41.0 * 112.0..41.0 * 1_000.0).contains(&bytes), "{bytes}");
     drop(sockets);
@@ -318,7 +319,7 @@ fn delivery_is_counted_once_per_subscriber() {
     assert!((0.000_001..5.0).contains(&walk), "{walk}");
 }
 
-/// A field in kibibytes of a file of procfs.
+/// Returns a field of a procfs file that is in kibibytes.
 fn kibibytes(path: &str, key: &str) -> f64 {
     let text = fs::read_to_string(path).unwrap();
     let line = text
@@ -366,7 +367,7 @@ fn memory_metrics_match_their_help_texts() {
     if help.contains("/proc/meminfo") {
         let meminfo = "/proc/meminfo";
         let used = kibibytes(meminfo, "MemTotal:") - kibibytes(meminfo, "MemAvailable:");
-        // Other processes allocate and free memory meanwhile.
+        // Other processes allocate and free memory in the meantime.
         let tolerance = used * 0.25 + f64::from(256 << 20);
         assert!((shown - used).abs() < tolerance, "{shown}, {used}");
     } else {

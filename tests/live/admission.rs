@@ -1,7 +1,7 @@
-//! Admission control: limits per source, on connections without a request yet, on channels, on
-//! client messages, and on memory.
+//! Admission control: limits on sources, on connections that have not sent a request, on channels,
+//! on client messages, and on memory.
 //!
-//! In each test a client asks for too much, and a subscriber beside it must miss nothing.
+//! In each test one client exceeds a limit, while another subscriber must miss nothing.
 
 use std::io::{BufReader, Read, Write};
 use std::net::TcpStream;
@@ -17,7 +17,7 @@ use crate::support::secure::{Certificate, secured, tls_addr};
 use crate::support::socket::frame;
 use crate::support::{Feeder, Raw, Server, Socket, within};
 
-/// A subscriber that has to receive everything.
+/// A subscriber that must receive every publication.
 struct Neighbour {
     socket: Socket,
     feeder: Feeder,
@@ -126,7 +126,8 @@ fn oldest_of_too_many_pending_conns_is_closed() {
         .collect();
     server.await_metric("fanfare_conns_pending", 20.0);
     for gone in 1..=30 {
-        // A client that sends its request is served, and no connection is closed for it.
+        // A client that sends its request is served, and the server closes no other connection to
+        // make room.
         assert_eq!(Raw::get(server.addr, "/").status, 200);
         silent.push(connect(server.addr));
         assert_ends_silently(silent.remove(0));
@@ -173,7 +174,8 @@ fn websocket_without_a_subscription_in_time_is_closed() {
     assert_eq!(late.json()["type"], "subscribed");
     late.send(&json!({"type": "unsubscribe", "channel": "a"}));
     assert_eq!(late.json()["type"], "unsubscribed");
-    // The deadline of another connection passes; the one of `late` was met and does not return.
+    // The deadline of another connection passes. `late` has met its deadline, which does not start
+    // again.
     let mut silent = Socket::open(server.addr, "");
     assert_eq!(silent.closed(), (1008, String::from("no subscription")));
     neighbour.check();
@@ -273,7 +275,7 @@ fn limit_of_channels_is_exact_over_workers_and_ignores_what_the_log_keeps() {
     assert_eq!(poll.status, 200);
 }
 
-/// Sends a frame many times, and returns the time until all of them were answered.
+/// Sends a frame many times. Returns the time until all of these frames were answered.
 fn flood(config: &str, message: &[u8], count: usize) -> (Server, Duration) {
     let server = Server::with(config, &["--workers", "1"]);
     let mut neighbour = Neighbour::new(&server);
@@ -293,7 +295,7 @@ fn flood(config: &str, message: &[u8], count: usize) -> (Server, Duration) {
     (server, start.elapsed())
 }
 
-/// Writes everything at once, and reads until this many references have come back in order.
+/// Writes everything at once, and reads until this many references have arrived in order.
 fn answers_in_order(mut stream: impl Read + Write, sent: &[u8], count: usize) {
     stream.write_all(sent).unwrap();
     let mut answers = Vec::new();
@@ -301,7 +303,7 @@ fn answers_in_order(mut stream: impl Read + Write, sent: &[u8], count: usize) {
         let text = String::from_utf8_lossy(answers);
         let fields = text.split("\"ref\":").skip(1);
         let numbers = fields.filter_map(|field| {
-            // The last one may be incomplete.
+            // The last reference may be incomplete.
             let end = field.find(|c: char| !c.is_ascii_digit())?;
             field[..end].parse().ok()
         });
@@ -343,7 +345,7 @@ fn commands_sent_at_once_are_answered_in_order_with_others_served_between() {
             neighbour.check();
         }
     });
-    // Pipelined polls are answered one after the other too.
+    // Pipelined polls are also answered one after another.
     let mut polls = BufReader::new(connect(server.addr));
     let poll = format!("GET /poll?channel=big&since={since}&timeout=0 HTTP/1.1\r\nHost: a\r\n\r\n");
     let stream = polls.get_mut();
@@ -377,7 +379,7 @@ fn client_paused_for_longer_than_its_heartbeats_is_not_closed() {
     let config = "[limits]\nclient_frames_per_second = 1\n[heartbeat]\ninterval_ms = 300\n";
     let server = Server::with(config, &["--workers", "1"]);
     let mut socket = Socket::subscribed(server.addr, "channel=a");
-    // One read takes two messages, so that each pause is longer than the deadline of a silent peer.
+    // One read returns two messages, so each pause is longer than the deadline of a silent peer.
     socket.send_raw(&frame(0x81, br#"{"type":"ping","ref":1}"#).repeat(6));
     let start = Instant::now();
     for _ in 0..6 {

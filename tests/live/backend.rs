@@ -1,5 +1,5 @@
-//! Backends and clients: clients publish upstream, backends consume, send to one connection,
-//! disconnect it, and count presence.
+//! Backends and clients: clients publish upstream. Backends consume these publications, send to one
+//! connection, disconnect it, and count presence.
 
 use std::collections::BTreeSet;
 use std::net::Shutdown;
@@ -14,7 +14,7 @@ const OPEN: &str = "[[namespace]]\nmatch = \"chat:*\"\nclient_publish = \"consum
                     client_presence = true\n\
                     [[namespace]]\nmatch = \"room:*\"\nclient_publish = \"broadcast\"\n";
 
-/// A backend that consumes these patterns, with or without notices of subscriptions.
+/// Connects a backend that consumes these patterns, with or without notices of subscriptions.
 fn consumer(server: &Server, patterns: &Value, notices: bool) -> Feeder {
     let mut backend = Feeder::connect(&server.feed);
     backend.send(&json!({"consume": patterns, "notices": notices, "ack": true}));
@@ -22,7 +22,7 @@ fn consumer(server: &Server, patterns: &Value, notices: bool) -> Feeder {
     backend
 }
 
-/// Opens a WebSocket; returns it with its connection's name.
+/// Opens a WebSocket. Returns it with the name of its connection.
 fn welcomed(server: &Server, query: &str) -> (Socket, String) {
     let mut socket = Socket::open(server.addr, query);
     let conn = socket.json()["conn"].as_str().unwrap().to_owned();
@@ -34,7 +34,7 @@ fn publish(channel: &str, data: &Value, reference: u64) -> Value {
     json!({"type": "publish", "channel": channel, "data": data, "ref": reference})
 }
 
-/// The notice that a consumer receives when a connection subscribes or unsubscribes.
+/// Returns the notice that a consumer receives when a connection subscribes or unsubscribes.
 fn notice(kind: &str, conn: &str, sub: &Value, channel: &str) -> Value {
     json!({"type": kind, "conn": conn, "sub": sub, "channel": channel})
 }
@@ -57,7 +57,7 @@ fn client_publishes_and_backend_answers() {
         json!({"type": "direct", "data": {"hello": "you"}})
     );
     assert_eq!(backend.answer(), json!({"ok": true, "line": 2}));
-    // A consumer's connection may publish too.
+    // A consumer's connection may also publish.
     backend.publish("chat:1", "to all");
     assert_eq!(client.publication()["data"], "to all");
     backend.send(&json!({"disconnect": conn, "code": 4100, "reason": "not you"}));
@@ -110,7 +110,7 @@ fn name_of_a_conn_of_an_earlier_process_matches_no_conn() {
         backend.send(&json!({"send": name, "data": 1}));
         assert_eq!(backend.answer()["error"], error, "{name:?}");
     }
-    // The next message of each client is the publication.
+    // The next message to each client is the publication.
     backend.publish("a", "public");
     for (client, _) in &mut clients {
         assert_eq!(client.json()["data"], "public");
@@ -135,7 +135,7 @@ fn names_differ_when_slots_are_reused() {
     }
 }
 
-/// A server that requires tokens signed with a secret in this folder, except for `open*`.
+/// Starts a server that requires tokens signed with a secret in this folder, except for `open*`.
 fn guarded(folder: &std::path::Path) -> Server {
     let secret = folder.join("secret");
     std::fs::write(&secret, "0123456789abcdef0123456789abcdef").unwrap();
@@ -147,7 +147,7 @@ fn guarded(folder: &std::path::Path) -> Server {
     Server::in_folder(folder, "127.0.0.1:0", &config, &[]).unwrap()
 }
 
-/// A token for `chat:*`, with this `sub`.
+/// Makes a token for `chat:*` with this `sub`.
 fn token(folder: &std::path::Path, sub: Option<&str>, seconds: u64) -> String {
     let mut command = fanfare();
     command.args(["token", "--subscribe", "chat:*", "--publish", "chat:*"]);
@@ -169,7 +169,7 @@ fn backend_receives_the_subject_of_the_clients_token() {
         let found = (&line["type"], &line["sub"], &line["channel"]);
         assert_eq!(found, (&json!(kind), &sub, &json!(channel)), "{line}");
     };
-    // In the request of a WebSocket, with a `sub` that needs JSON escapes.
+    // The token is in the request of a WebSocket, and its `sub` needs JSON escapes.
     let query = |sub: Option<&str>, seconds| {
         let token = token(folder.path(), sub, seconds);
         format!("channel=chat:1&token={token}")
@@ -190,7 +190,7 @@ fn backend_receives_the_subject_of_the_clients_token() {
     expect("subscribed", json!("brief"), "chat:1");
     assert_eq!(client.closed().0, 4002);
     expect("unsubscribed", json!("brief"), "chat:1");
-    // An event stream, which a backend disconnects by its subject.
+    // An event stream, which a backend disconnects by the subject of its token.
     let target = format!("/sse?{}", query(Some("bob"), 60));
     let mut stream = Lines::curl([&server.url(&target)]);
     stream.until("id:");
@@ -210,7 +210,7 @@ fn backend_receives_the_subject_after_a_token_in_band() {
     let notice_of = |kind: &str, sub: &Value, channel: &str| notice(kind, &conn, sub, channel);
     let (none, carol) = (Value::Null, json!("carol"));
     assert_eq!(backend.answer(), notice_of("subscribed", &none, "open"));
-    // All in one write: commands before the token have no subject.
+    // All commands are sent in one write. Commands before the token have no subject.
     let token = token(folder.path(), Some("carol"), 60);
     let commands = [
         json!({"type": "unsubscribe", "channel": "open"}),
@@ -257,7 +257,7 @@ fn client_publication_is_broadcast_if_the_namespace_allows_it() {
     one.send(&publish("room:1", &json!([1, 2]), 5));
     let published = other.publication();
     assert_eq!(published["data"], json!([1, 2]));
-    // The order of the client's own publication and its answer is not fixed.
+    // The client's own publication and the answer to it arrive in either order.
     let mut own = [one.json(), one.json()];
     own.sort_by_key(|value| value.get("type").is_some());
     assert_eq!(own[0], published);
@@ -354,7 +354,7 @@ fn consumer_that_stops_reading_delays_clients_and_loses_nothing() {
     }
 }
 
-/// Commands of a client as frames.
+/// Returns the commands of a client as frames.
 fn frames<'a>(commands: impl IntoIterator<Item = (&'a str, &'a str)>) -> Vec<u8> {
     let commands = commands.into_iter();
     let frames = commands.flat_map(|(kind, channel)| {
@@ -370,8 +370,8 @@ fn notices_of_one_client_delay_no_publication_and_no_other_notice() {
     let mut backend = consumer(&server, &json!(["chat:*"]), true);
     let (mut honest, honest_conn) = welcomed(&server, "channel=other");
     let (mut flooder, conn) = welcomed(&server, "channel=other");
-    // More notices than the consumer's socket takes; then more pairs that cancel out than sockets
-    // and buffers hold.
+    // First more notices than the consumer's socket can buffer. Then more pairs that cancel out
+    // than all sockets and buffers have room for.
     let long = "x".repeat(150);
     let names: Vec<String> = (0..120)
         .map(|number| format!("chat:{number}-{long}"))
@@ -388,7 +388,7 @@ fn notices_of_one_client_delay_no_publication_and_no_other_notice() {
     });
     let is_held = || (server.metric("fanfare_client_reads_held_total") > 0.5).then_some(());
     within("the flooder is held", is_held);
-    // The consumer has read nothing; publications of other clients are still passed to it.
+    // The consumer has read nothing, but publications of other clients are still passed to it.
     honest.send(&json!({"type": "subscribe", "channel": "chat:honest"}));
     honest.send(&publish("chat:1", &json!("urgent"), 7));
     assert_eq!(honest.json()["type"], "subscribed");
@@ -419,7 +419,7 @@ fn notices_of_one_client_delay_no_publication_and_no_other_notice() {
     let flooder = writer.join().unwrap();
     flooder.0.get_ref().shutdown(Shutdown::Both).unwrap();
     let _ended = reader.join().unwrap();
-    // One notice per channel that was left, and nothing else.
+    // One notice for each channel that was left, and nothing else.
     for _ in 0..=names.len() {
         assert_eq!(backend.answer()["type"], "unsubscribed");
     }
@@ -435,7 +435,7 @@ fn pair_of_notices_cancels_out_while_no_consumer_has_the_first() {
     let query: String = (0..120)
         .map(|number| format!("&channel=chat:{number}-{long}"))
         .collect();
-    // One connection per channel, since long queries are refused.
+    // One connection per channel, because long queries are refused.
     let _crowd: Vec<_> = query
         .split_inclusive(&long)
         .map(|channel| Socket::subscribed(server.addr, channel.trim_start_matches('&')))
@@ -452,7 +452,7 @@ fn pair_of_notices_cancels_out_while_no_consumer_has_the_first() {
     for _ in 0..4 {
         let _answer = client.json();
     }
-    // None of the lines up to the last notice belongs to a pair.
+    // None of the lines up to the last notice belongs to a pair that cancels out.
     let stays = notice("subscribed", &conn, &Value::Null, "chat:stays");
     let mut others = 0;
     loop {
@@ -507,8 +507,8 @@ fn consumer_that_reads_slowly_is_not_cut_off() {
         }
         client
     });
-    // Reads less than makes the server's socket writable, for longer than a consumer may read
-    // nothing.
+    // The test reads too little to make the server's socket writable, for longer than a consumer
+    // may read nothing.
     let (start, mut lines) = (Instant::now(), 0);
     while start.elapsed() < Duration::from_secs(13) {
         let mut bytes = [0; 2048];
@@ -572,8 +572,8 @@ fn stalled_consumer_delays_no_notices_of_another_with_the_same_channels() {
     let awaited = notice("subscribed", &late.1, &Value::Null, "chat:late");
     while backend.answer() != awaited {}
     assert!(started.elapsed() < Duration::from_secs(5));
-    // More notices than may wait for one consumer. The one that does not read is cut off, and the
-    // other receives the rest.
+    // More notices than may wait for one consumer. The consumer that does not read is cut off, and
+    // the other consumer receives the rest.
     (4..CLIENTS).for_each(come);
     let reader = std::thread::spawn(move || {
         for _ in 4 * 20..CLIENTS * 20 {
@@ -586,7 +586,7 @@ fn stalled_consumer_delays_no_notices_of_another_with_the_same_channels() {
         std::thread::sleep(Duration::from_millis(200));
         (handed() < before + 0.5).then_some(())
     });
-    // Room for a few notices at the slower one is enough.
+    // Room for a few notices at the slower consumer is enough.
     let (before, read) = (handed(), Instant::now());
     stalled.take_bytes(&mut vec![0; 100_000]);
     within("further notices", || {
@@ -600,7 +600,7 @@ fn stalled_consumer_delays_no_notices_of_another_with_the_same_channels() {
 #[test]
 fn consumer_that_reads_a_few_bytes_is_cut_off() {
     let server = Server::with(OPEN, &[]);
-    // One consumer of publications and one of notices; both hold clients up.
+    // One consumer of publications and one consumer of notices. Both delay clients.
     let mut readers = [
         consumer(&server, &json!(["chat:*"]), false),
         consumer(&server, &json!(["other:*"]), true),
@@ -620,7 +620,7 @@ fn consumer_that_reads_a_few_bytes_is_cut_off() {
     });
     within("both are cut off", || {
         for reader in &mut readers {
-            // About ten bytes a second, while there are any.
+            // Reads about ten bytes per second, while bytes are available.
             let _read = reader.try_take_byte();
         }
         std::thread::sleep(Duration::from_millis(100));
@@ -659,7 +659,7 @@ fn consumer_that_never_reads_is_cut_off_and_its_clients_get_an_error() {
         }
     }
     assert!(refused > 0);
-    // Buffered lines still arrive, and then the end of the stream.
+    // Lines in the buffer still arrive, and then the end of the stream.
     while !backend.has_ended() {
         backend.skip_line();
     }

@@ -1,7 +1,7 @@
-//! `fanfare bench` as users run it: with a server of its own, against a running one, and against
-//! one that breaks the protocol, which it has to detect.
+//! `fanfare bench` as users run it: with its own server, against a running server, and against a
+//! server that breaks the protocol. The command must detect the violations.
 //!
-//! Counts and the exit status are checked, not figures of time and memory.
+//! The tests check counts and the exit status, not figures of time and memory.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::support::{Server, fanfare};
 
-/// Exit status, the JSON object if there is one, and standard error.
+/// Returns the exit status, the JSON object (null if none was printed), and standard error.
 fn bench(flags: &[&str]) -> (i32, Value, String) {
     let output = fanfare().arg("bench").args(flags).output().unwrap();
     let value = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
@@ -210,7 +210,7 @@ fn running_server_is_published_to_and_measured() {
         server.feed.to_str().unwrap(),
     ];
     flags.extend("--websockets 5 --event-streams 5 --seconds 0.5 --json".split(' '));
-    // In the second run, ids are no longer equal to the numbers of its publications.
+    // In the second run, the ids are no longer equal to the numbers of the run's publications.
     for _ in 0..2 {
         let (status, result, printed) = bench(&flags);
         assert_eq!(status, 0, "{printed}{result:#}");
@@ -261,17 +261,17 @@ fn bad_usage_has_status_two_and_an_unreachable_server_one() {
     }
 }
 
-/// How the faulty server delivers its third publication.
+/// What the faulty server does instead of delivering its third publication correctly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     None,
     Duplicate,
     Loss,
-    /// A gap instead.
+    /// Sends a gap instead of the publication.
     Gap,
-    /// After the fourth one.
+    /// Delivers it after the fourth publication.
     Reorder,
-    /// Closes the connection instead.
+    /// Closes the connection instead of delivering it.
     Close,
 }
 
@@ -281,7 +281,7 @@ fn text_frame(text: &str) -> Vec<u8> {
     frame
 }
 
-/// A faulty WebSocket server of one channel. Serves until its feeder disconnects.
+/// Runs a faulty WebSocket server of one channel until its feeder disconnects.
 fn serve(fault: Fault, feed: &Path) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -310,7 +310,7 @@ fn serve(fault: Fault, feed: &Path) -> SocketAddr {
             .map_while(Result::ok)
             .zip(1..)
         {
-            // Unchanged, as a server passes payloads on.
+            // The payload is passed on unchanged, as a real server does.
             let (_, data) = line.split_once("\"data\":").unwrap();
             let data = data.strip_suffix('}').unwrap();
             let frame = text_frame(&format!(

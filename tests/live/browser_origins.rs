@@ -1,6 +1,6 @@
-//! Cross-origin access from a headless Chromium: which pages may open which transport and read it.
+//! Cross-origin access from a headless Chromium: which pages may open and read each transport.
 //!
-//! The origins differ by their ports only, so they are the same site: the cookie is sent with every
+//! The origins differ only in their ports, so they are the same site. The cookie is sent with every
 //! request, whatever its `SameSite`.
 
 use std::fs;
@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::support::{Lines, Server, dependency, fanfare};
 
-/// An `[auth]` section with a secret in this folder, and a token signed with it.
+/// Returns an `[auth]` section with a secret in this folder, and a token signed with that secret.
 fn guard(folder: &Path) -> (String, String) {
     let secret = folder.join("secret");
     fs::write(&secret, "0123456789abcdef0123456789abcdef").unwrap();
@@ -87,8 +87,8 @@ fn browser_hides_responses_without_a_cookie_from_another_origin() {
     });
     assert_eq!(outcome(&closed, "closed"), nothing);
     closed.await_metric("fanfare_origins_refused_total", 1.0);
-    // The server allows any origin, but with credentials the browser requires its own origin by
-    // name.
+    // The server allows any origin. For requests with credentials, the browser requires that the
+    // response names the page's own origin.
     let only_socket = json!({
         "stream": "error", "poll": "error", "read": false, "again": "error", "socket": "opened",
     });

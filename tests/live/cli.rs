@@ -1,5 +1,5 @@
-//! The command line: help texts in one layout, errors that name the argument, the first cause of a
-//! failure at once, and no processes or files left over.
+//! The command line: help texts have one layout, errors name the argument, a failure prints its
+//! first cause immediately, and no processes or files remain.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -39,7 +39,7 @@ fn help(line: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Runs a command that has to end at once with this status; returns standard error.
+/// Runs a command that must end immediately with this status. Returns standard error.
 fn ends_at_once(line: &[&str], status: i32) -> String {
     let started = Instant::now();
     let output = run(line);
@@ -128,7 +128,7 @@ fn errors_of_usage_name_the_argument_and_have_status_two() {
     }
 }
 
-/// A server that requires a token.
+/// Starts a server that requires a token.
 fn guarded(folder: &Path) -> Server {
     let secret = folder.join("secret");
     fs::write(&secret, "0123456789abcdef0123456789abcdef").unwrap();
@@ -281,7 +281,7 @@ fn subscribe_ends_when_the_server_forbids_reconnecting() {
 fn subscribe_works_under_cron_and_ends_silently_on_a_closed_pipe() {
     let server = Server::start();
     let url = format!("ws://{}/ws?channel=a", server.addr);
-    // As under cron: standard input is closed, and there is no terminal.
+    // The conditions of a cron job: standard input is closed, and there is no terminal.
     let script = format!(
         "exec setsid {} subscribe '{url}' <&- | head -n 2",
         env!("CARGO_BIN_EXE_fanfare")
@@ -300,7 +300,7 @@ fn subscribe_works_under_cron_and_ends_silently_on_a_closed_pipe() {
     for number in 0..2 {
         feeder.publish("a", number);
     }
-    // The reader has closed the pipe: writing fails after a publication or two.
+    // The reader has closed the pipe, so writing fails after one or two publications.
     within("the end of the subscriber", || {
         feeder.publish("a", "x".repeat(10_000));
         (server.metric("fanfare_subscribers") < 0.5).then_some(())
@@ -367,7 +367,7 @@ fn bench_reports_a_refusing_target_at_once() {
     assert!(printed.contains("401"), "{printed}");
 }
 
-/// Starts a load generator with a server of its own; returns both processes.
+/// Starts a load generator with its own server. Returns both processes.
 fn bench(folder: &Path) -> (Child, Process) {
     let child = fanfare()
         .args(["bench", "--websockets", "2", "--event-streams", "2"])
@@ -392,7 +392,7 @@ fn bench(folder: &Path) -> (Child, Process) {
 
 fn await_end(process: Process) {
     within("the end of the server", || {
-        // A zombie has ended; its new parent may not have reaped it yet.
+        // A zombie has ended, although its new parent may not have reaped it yet.
         let stat = fs::read_to_string(format!("/proc/{}/stat", process.0));
         let is_over = stat.map_or(true, |stat| stat.contains(") Z "));
         is_over.then_some(())

@@ -1,5 +1,5 @@
 //! Independent client libraries: Python `websockets`, `httpx-sse` and `sseclient-py`; Node `ws`,
-//! `eventsource` and `@microsoft/fetch-event-source`. With `FANFARE_LONG` there are ten more, which
+//! `eventsource` and `@microsoft/fetch-event-source`. `FANFARE_LONG` adds ten more, which
 //! `tests/long/run` installs.
 
 use std::panic::catch_unwind;
@@ -33,7 +33,7 @@ fn node(script: &str, args: &[&str]) -> Lines {
     )
 }
 
-/// Starts a library's client on a URL; it ends after this many publications.
+/// Starts a library's client on a URL. The client ends after this many publications.
 fn library(name: &str, url: &str, count: &str) -> Lines {
     match name {
         "websockets" => python("websockets_client.py", &[url, count]),
@@ -57,7 +57,8 @@ fn library(name: &str, url: &str, count: &str) -> Lines {
     }
 }
 
-/// Checks each library of `tests/run`, and with `FANFARE_LONG` also those of `tests/long/run`.
+/// Checks each library of `tests/run`, and with `FANFARE_LONG` also the libraries of
+/// `tests/long/run`.
 fn check_each(libraries: &[&str], of_long_run: &[&str], check: fn(&str)) {
     let of_long_run: &[_] = match std::env::var_os("FANFARE_LONG") {
         Some(_) => of_long_run,
@@ -83,7 +84,8 @@ fn check_websocket_peer(server: &Server, mut peer: Lines) {
     check_publications(server, peer);
 }
 
-/// The same for a client that negotiates compression and receives compressed frames.
+/// Like `check_websocket_peer`, for a client that negotiates compression and receives compressed
+/// frames.
 fn check_deflating_peer(start: impl FnOnce(&str) -> Lines, agreed: &str) {
     let server = Server::with("[deflate]\nenabled = true\n", &[]);
     let url = format!("ws://{}/ws?channel=a", server.addr);
@@ -114,7 +116,7 @@ fn check_publications(server: &Server, mut peer: Lines) {
 fn publish_and_compare(server: &Server, peer: &mut Lines) {
     let mut feeder = Feeder::connect(&server.feed);
     for n in 0..COUNT {
-        // Lengths on both sides of the limits of the frame header's length fields.
+        // The lengths are on both sides of the limits of the frame header's length fields.
         let data = json!({"n": n, "fill": "ü".repeat(n * 5)});
         let id = feeder.publish("a", data.clone());
         let value = peer.json();
@@ -204,7 +206,7 @@ fn node_eventsource_loses_nothing_over_a_cut_connection() {
     }
     relay.cut();
     server.await_metric("fanfare_subscribers", 0.0);
-    // Published while no client is connected; the second connection has to deliver it.
+    // These are published while no client is connected. The second connection must deliver them.
     ids.extend((2..4).map(|n| feeder.publish("a", n)));
     assert_eq!(peer.json_with("lost")["lost"], 1);
     assert_eq!(peer.json()["opened"], 2);
@@ -243,7 +245,7 @@ fn node_eventsource_survives_a_restart_and_receives_the_gap() {
     assert!(peer.wait().success(), "{}", peer.stderr());
 }
 
-/// The next report of an event stream library, without positions.
+/// Returns the next report of an event stream library. Skips positions.
 fn reported(peer: &mut Lines) -> Value {
     loop {
         let value = peer.json();
@@ -254,7 +256,7 @@ fn reported(peer: &mut Lines) -> Value {
     }
 }
 
-/// Publishes texts that are hard to parse, and returns what a library has to dispatch.
+/// Publishes texts that are hard to parse. Returns the events that a library has to dispatch.
 fn publish_texts(server: &Server) -> Vec<Value> {
     let mut feeder = Feeder::connect(&server.feed);
     let texts = [
@@ -277,8 +279,8 @@ fn publish_texts(server: &Server) -> Vec<Value> {
     texts.into_iter().enumerate().map(&mut publish).collect()
 }
 
-/// Runs a library's client on a stream with heartbeats, over a cut connection and a restart. It has
-/// to dispatch every publication once, and nothing else that looks like one.
+/// Runs a library's client on a stream with heartbeats, over a cut connection and a restart. The
+/// client must dispatch every publication once, and nothing else that looks like a publication.
 fn check_event_stream_library(start_peer: impl FnOnce(&str, &str) -> Lines) {
     let folder = tempfile::tempdir().unwrap();
     let journal = folder.path().join("journal");
@@ -342,7 +344,7 @@ fn event_stream_libraries_dispatch_every_publication_and_no_blank_message() {
 }
 
 /// Kills the server of an event stream client, and publishes before the client can reconnect. The
-/// client has to receive all three publications in order, without a gap.
+/// client must receive all three publications in order, without a gap.
 fn check_over_a_kill(start_peer: impl FnOnce(&str) -> Lines) {
     let folder = tempfile::tempdir().unwrap();
     let journal = folder.path().join("journal");

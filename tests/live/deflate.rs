@@ -14,7 +14,7 @@ use crate::support::{Feeder, Server, Socket};
 
 const ENABLED: &str = "[deflate]\nenabled = true\n";
 
-/// The next frame: its first byte and its payload.
+/// Reads the next frame. Returns its first byte and its payload.
 fn read_frame(stream: &mut TcpStream) -> (u8, Vec<u8>) {
     let mut start = [0; 2];
     stream.read_exact(&mut start).unwrap();
@@ -31,7 +31,7 @@ fn read_frame(stream: &mut TcpStream) -> (u8, Vec<u8>) {
     (start[0], payload)
 }
 
-/// Skips to the close frame; returns its code.
+/// Skips frames up to the close frame. Returns its code.
 fn closed(stream: &mut TcpStream) -> u16 {
     loop {
         let (first, payload) = read_frame(stream);

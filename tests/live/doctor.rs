@@ -1,7 +1,7 @@
 //! `fanfare doctor` on recorded hosts, on this machine, and on an empty tree.
 //!
-//! The recorded hosts are in `tests/hosts`; its README describes them. Unit tests cover the
-//! computations; these tests cover the path from files to the exit status.
+//! The recorded hosts are in `tests/hosts`, and its README describes them. Unit tests cover the
+//! computations. These tests cover everything from reading the files to the exit status.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::support::fanfare;
 
-/// Result of a run.
+/// The result of a run.
 struct Ended {
     status: i32,
     out: String,

@@ -1,4 +1,4 @@
-//! Start, signals, drain, the feed's socket file, and the admin listener's answers meanwhile.
+//! Start, signals, drain, the feed's socket file, and the admin listener's answers during a drain.
 
 use std::collections::BTreeSet;
 use std::io::{BufReader, Read as _, Write as _};
@@ -62,8 +62,8 @@ fn sigint_drains_all_clients_and_exits_with_zero() {
     drains("INT");
 }
 
-/// The kernel may deliver pending signals to different threads, and worker threads have descriptor
-/// tables of their own.
+/// The kernel may deliver pending signals to different threads, and worker threads have their own
+/// descriptor tables.
 #[test]
 fn simultaneous_signals_reach_the_server_and_disturb_no_client() {
     for _ in 0..5 {
@@ -80,7 +80,7 @@ fn simultaneous_signals_reach_the_server_and_disturb_no_client() {
     }
 }
 
-/// Drains with clients that never close, and returns the duration.
+/// Drains a server whose clients never close. Returns the duration.
 fn drain_with_silent_clients() -> Duration {
     let mut server = Server::start();
     let mut socket = Socket::subscribed(server.addr, "channel=a");
@@ -102,14 +102,14 @@ fn drain_with_silent_clients() -> Duration {
 
 #[test]
 fn clients_that_do_not_close_do_not_delay_the_exit() {
-    // Closing so few clients takes at most a second. The best of three counts, since the machine
-    // may be busy.
+    // Closing so few clients takes at most a second. The best of three runs counts, because the
+    // machine may be busy.
     let took = (0..3).map(|_| drain_with_silent_clients()).min();
     assert!(took < Some(Duration::from_millis(700)), "{took:?}");
 }
 
-/// The reconnect delays that a drain announces to WebSocket clients, event streams and a poll, in
-/// milliseconds.
+/// Drains a server. Returns the reconnect delays in milliseconds that WebSocket clients, event
+/// streams and a poll receive.
 fn delays(server: &Server, sockets: usize) -> (Vec<u64>, Vec<u64>, u64) {
     let connect_one = |_| Socket::subscribed(server.addr, "channel=a");
     let mut sockets: Vec<Socket> = (0..sockets).map(connect_one).collect();
@@ -160,16 +160,16 @@ fn reconnects_of_all_workers_are_spread_at_the_configured_rate() {
     let config = "[drain]\nreconnects_per_second = 2\n";
     let mut server = Server::with(config, &["--workers", "4"]);
     let (sockets, _streams, _poll) = delays(&server, 16);
-    // Twenty clients at two a second spread over ten seconds. Of sixteen random delays at least one
-    // is in the second half, except in one of 65,536 runs. If each worker counted only its own five
-    // clients, none would be.
+    // Twenty clients at two per second are spread over ten seconds. At least one of sixteen random
+    // delays is in the second half, except in one of 65,536 runs. If each worker counted only its
+    // own five clients, no delay would be in the second half.
     let latest = sockets.iter().max().unwrap();
     assert!((7_000..=13_500).contains(latest), "{sockets:?}");
     assert!(server.wait().success());
 }
 
-/// Scripts send SIGUSR1 because other daemons reopen their logs on it. A background job of a
-/// terminal receives SIGTTOU when it writes.
+/// Scripts send SIGUSR1 because other daemons reopen their logs on that signal. A background job of
+/// a terminal receives SIGTTOU when it writes.
 #[test]
 fn signals_without_a_meaning_neither_end_nor_stop_the_server() {
     let mut server = Server::start();
@@ -312,7 +312,7 @@ fn metrics_are_prometheus_text() {
         let words: Vec<&str> = line.splitn(4, ' ').collect();
         match words[..] {
             ["#", "HELP", name, help] => {
-                // Prometheus reserves the second prefix for metrics of every process.
+                // Prometheus reserves the prefix `process_` for metrics that every process has.
                 assert!(
                     name.starts_with("fanfare_") || name.starts_with("process_"),
                     "{line}"

@@ -1,4 +1,4 @@
-//! The feed: lines, HTTP, many feeders, and the subcommands that use it.
+//! The feed: lines, HTTP, many feeders, and the subcommands that use the feed.
 
 use std::io::{BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -11,7 +11,7 @@ use tungstenite::Message;
 use crate::support::handmade::upgrade;
 use crate::support::{Feeder, Lines, Raw, Server, Socket, fanfare};
 
-/// Runs a command to its end with this standard input.
+/// Runs a command with this standard input until it ends.
 fn run(command: &mut Command, input: &str) -> Output {
     let mut child = command
         .stdin(Stdio::piped())
@@ -19,7 +19,7 @@ fn run(command: &mut Command, input: &str) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // A command that does not read its input may end before all of it is written.
+    // A command that does not read its input may end before all of the input is written.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     child.wait_with_output().unwrap()
 }
@@ -53,8 +53,8 @@ fn bad_line_is_an_error_and_later_lines_are_read() {
     let mut socket = Socket::subscribed(server.addr, "channel=a");
     let mut feeder = Feeder::connect(&server.feed);
     let bad = [
-        // The first byte of a connection selects lines or HTTP, so this malformed line is not the
-        // first.
+        // The first byte of a connection selects lines or HTTP, so this malformed line must not
+        // come first.
         "{}",
         "not json",
         "[]",
@@ -123,7 +123,7 @@ fn repeated_dedupe_key_gets_the_first_id_and_is_not_delivered_again() {
     assert_eq!(socket.publication()["id"], next.as_str());
 }
 
-/// Sends a request to the feed with curl; returns its status with content type, and its body.
+/// Sends a request to the feed with curl. Returns the status with the content type, and the body.
 fn curl(server: &Server, target: &str, content_type: &str, body: &str) -> (String, String) {
     let output = Command::new("curl")
         .args([
@@ -180,7 +180,7 @@ fn bad_requests_to_the_feed_are_problem_documents() {
     }
 }
 
-/// Sends a POST to the feed with these field lines; returns the head and body of the response.
+/// Sends a POST to the feed with these field lines. Returns the head and body of the response.
 fn post(server: &Server, target: &str, fields: &[&str], body: &[u8]) -> (String, String) {
     let mut stream = UnixStream::connect(&server.feed).unwrap();
     let head = format!(
@@ -242,7 +242,7 @@ fn bodies_of_unsupported_types_get_415_and_publish_nothing() {
         let problem: Value = serde_json::from_str(&body).unwrap();
         assert_eq!(problem["code"], code, "{fields:?}: {problem}");
     }
-    // The default Content-Type of curl, and the hint for it.
+    // The default Content-Type of curl, and the hint about it.
     let mut curl = Command::new("curl");
     curl.args(["-sS", "-d", "{\"x\":1}", "--unix-socket"]);
     let output = run(
@@ -251,7 +251,7 @@ fn bodies_of_unsupported_types_get_415_and_publish_nothing() {
     );
     let hint = "-H 'content-type: application/json'";
     assert!(text(&output.stdout).contains(hint), "{output:?}");
-    // Neither coding nor type: the body is the payload as bytes.
+    // Without a coding or a type, the body is the payload as bytes.
     let (head, _) = post(&server, to_a, &["Content-Encoding: identity"], b"hi!");
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
     assert_eq!(socket.publication()["base64"], "aGkh");
@@ -507,7 +507,7 @@ fn reserved_names_are_refused_on_every_input() {
     for path in ["/sse", "/poll"] {
         Raw::get(server.addr, &format!("{path}?channel=fanfare:stats")).assert_problem(400);
     }
-    // Nothing was published, and names that only start like a reserved one are accepted.
+    // Nothing was published. Names that only start like a reserved name are accepted.
     feeder.send(&json!({"channel": "a", "event": "fanfares", "data": 2, "ack": true}));
     assert_eq!(feeder.answer()["ok"], true);
     assert_eq!(socket.publication()["event"], "fanfares");

@@ -1,7 +1,8 @@
 //! Clients that send FIN directly after their requests and continue to read (RFC 9112, 9.6), on
-//! every socket of the server, with TLS and without.
+//! every socket of the server, with and without TLS.
 //!
-//! The server is stopped while they send, so that it always finds requests and FIN together.
+//! The server is stopped while the clients send, so that it always finds the requests and FIN
+//! together.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -11,18 +12,18 @@ use crate::support::raw::{connect, connect_small};
 use crate::support::secure::{Certificate, Secured, secured, tls_addr};
 use crate::support::{Feeder, PATIENCE, Server};
 
-/// Fields of a valid WebSocket handshake.
+/// The header fields of a valid WebSocket handshake.
 const UPGRADE: &str = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
-/// Close frame to a WebSocket client that has sent FIN.
+/// The close frame to a WebSocket client that has sent FIN.
 const CLOSE: &str = "\u{88}\u{e}\u{3}\u{e8}end of input";
 
 fn get(target: &str, fields: &str) -> String {
     format!("GET {target} HTTP/1.1\r\nHost: h\r\n{fields}\r\n")
 }
 
-/// A server with two publications in channel `a`, and the id of the first.
+/// Starts a server with two publications in channel `a`. Returns it with the id of the first one.
 fn started(config: &str, flags: &[&str]) -> (Server, String) {
     let server = Server::with(config, flags);
     let mut feeder = Feeder::connect(&server.feed);
@@ -31,7 +32,7 @@ fn started(config: &str, flags: &[&str]) -> (Server, String) {
     (server, first)
 }
 
-/// Requests and the expected response: its statuses, a text that it contains, and its end.
+/// A sequence of requests and the expected response: its statuses, a text in it, and its end.
 struct Case {
     requests: String,
     statuses: &'static str,
@@ -119,14 +120,14 @@ fn requests_followed_by_fin_are_answered() {
     server.await_metric("fanfare_conns", 0.0);
 }
 
-/// How a TLS client ends its direction.
+/// How a TLS client ends its sending direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum TlsEnd {
     CloseNotify,
     BareFin,
 }
 
-/// Sends a request and its end in one piece.
+/// Sends requests and the end of the sending direction in one piece.
 fn ask_and_end(stream: &mut Secured, requests: &str, end: TlsEnd) {
     stream.conn.writer().write_all(requests.as_bytes()).unwrap();
     if end == TlsEnd::CloseNotify {

@@ -1,5 +1,5 @@
-//! `since=first` and `last=N`: each transport begins with the history in the log, marks it where
-//! there is an envelope, and continues without a gap or a repetition.
+//! Tests of `since=first` and `last=N`. Each transport begins with the history in the log and
+//! continues without a gap or a repetition. The history is marked where there is an envelope.
 
 use std::net::SocketAddr;
 use std::thread;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::support::{Feeder, Lines, Raw, Server, Socket, fanfare};
 
 const WAITING: &str = "fanfare_streams{transport=\"long_poll\"}";
-/// The log keeps three publications.
+/// A configuration whose log keeps three publications.
 const THREE: &str = "[log]\nentries = 3\n";
 
 fn publish(server: &Server, channel: &str, count: usize) -> Vec<String> {
@@ -39,7 +39,7 @@ fn poll(addr: SocketAddr, query: &str) -> Value {
     answer
 }
 
-/// The ids of an answer, each with its `initial` mark.
+/// Returns the ids in an answer, each with its `initial` mark.
 fn given(answer: &Value) -> Vec<(&str, bool)> {
     let publications = answer["publications"].as_array().unwrap().iter();
     publications.map(|one| (id(one), marks(one))).collect()
@@ -49,8 +49,8 @@ fn expected(ids: &[String], is_initial: bool) -> Vec<(&str, bool)> {
     ids.iter().map(|id| (id.as_str(), is_initial)).collect()
 }
 
-/// The fields of the next publication of a stream. Skips the head and blocks with a position only,
-/// and fails on a gap.
+/// Returns the fields of the next publication of a stream. Skips the head and the blocks that have
+/// only a position, and fails on a gap.
 fn event(stream: &mut Lines) -> Vec<String> {
     loop {
         let lines = std::iter::from_fn(|| stream.next());
@@ -173,7 +173,8 @@ fn subscribe_command_asks_for_history_beside_other_channels() {
         socket.send(&json!({"type": "unsubscribe", "channel": "a"}));
         assert_eq!(socket.json()["type"], "unsubscribed", "{command}");
     }
-    // A position wins over `last`, and what follows it is not initial.
+    // A position takes precedence over `last`, and publications after that position are not
+    // initial.
     let command = json!({"type": "subscribe", "channel": "a", "since": ids[2], "last": 4});
     socket.send(&command);
     assert_eq!(socket.json()["recovered"], true);
@@ -241,7 +242,7 @@ fn only_a_long_poll_waits_for_history_of_an_empty_channel() {
         assert_eq!(given(&answer), expected(&ids, false));
         assert_eq!(answer["id"], ids[0].as_str());
     }
-    // `last=0` asks for no history, so the answer is the position, at once.
+    // `last=0` asks for no history, so the answer has only the position and is sent immediately.
     let answer = poll(server.addr, "channel=a&last=0&timeout=20");
     assert_eq!((given(&answer), id(&answer)), (Vec::new(), ids[0].as_str()));
 }
@@ -252,7 +253,7 @@ fn history_of_a_busy_channel_begins_without_a_gap() {
     publish(&server, "a", 200);
     let mut feeder = Feeder::connect(&server.feed);
     for _ in 0..100 {
-        // Each publication evicts one from the log while the requests are served.
+        // Each publication evicts another one from the log while the requests are served.
         feeder.write(&"{\"channel\":\"a\",\"data\":0}\n".repeat(20));
         let answer = poll(server.addr, "channel=a&since=first&timeout=20");
         assert!(!given(&answer).is_empty());

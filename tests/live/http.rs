@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::support::raw::{connect, exchange};
 use crate::support::{Feeder, Lines, Raw, Server};
 
-/// The output of curl with these arguments.
+/// Returns the output of curl with these arguments.
 fn curl(args: &[&str]) -> String {
     let output = Command::new("curl")
         .args(["-sS", "--max-time", "20"])
@@ -21,7 +21,7 @@ fn curl(args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The lines of the next event with a `data` field, from `id:` to the last `data:`.
+/// Returns the lines of the next event that has a `data` field, from `id:` to the last `data:`.
 fn event(stream: &mut Lines) -> Vec<String> {
     let mut lines = Vec::new();
     loop {
@@ -36,7 +36,7 @@ fn event(stream: &mut Lines) -> Vec<String> {
     }
 }
 
-/// Starts a stream with curl and reads up to its first id.
+/// Starts a stream with curl, and reads up to its first id.
 fn stream(args: &[&str]) -> (Lines, Vec<String>) {
     let mut stream = Lines::curl(args);
     let mut head = Vec::new();
@@ -143,7 +143,7 @@ fn pipelined_requests_are_answered_in_order_on_one_connection() {
          GET /sse HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n";
     stream.get_mut().write_all(requests.as_bytes()).unwrap();
     Raw::read(&mut stream).assert_problem(404);
-    // The response to HEAD has the length of a body that is not sent.
+    // The response to HEAD states the length of a body that is not sent.
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
@@ -258,7 +258,8 @@ fn event_stream_resumes_after_the_given_id() {
         (&[], url("&since=", &ids[1])),
         (&[], url("&last_event_id=", &ids[1])),
         (&[], url("&lastEventId=", &ids[1])),
-        // The header takes precedence: a browser sends it when it reconnects to the original URL.
+        // The header takes precedence, because a browser sends it when it reconnects to the
+        // original URL.
         (&["-H", &header][..], url("&since=", &ids[3])),
     ] {
         let args: Vec<&str> = fields.iter().copied().chain([&*url]).collect();
@@ -288,8 +289,8 @@ fn event_stream_reports_a_gap_for_an_id_of_another_epoch() {
 fn gap_comes_first(url: &str, cause: &str) {
     let (_stream, head) = stream(&[url]);
     assert!(head.iter().any(|line| line == "fanfare-gap: 1"), "{head:?}");
-    // The gap comes before the first id, so a client that is cut off before the gap resumes from
-    // its old id.
+    // The gap comes before the first id, so a client that loses its connection before the gap
+    // resumes from its old id.
     let gap = head.iter().position(|line| line == "event: fanfare.gap");
     let gap = &head[gap.expect("a gap before the position")..];
     let data = gap

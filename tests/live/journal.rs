@@ -1,5 +1,5 @@
-//! The journal: with a server that is killed at random and started again, on a full disk, and with
-//! a second server.
+//! Tests of the journal: with a server that is killed at random and started again, on a full disk,
+//! and with a second server.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Feeder, Lines, Raw, Server, Socket, fanfare, within};
 
-/// Default number of kills; `FANFARE_SIM_KILLS` overrides it.
+/// The default number of kills. `FANFARE_SIM_KILLS` overrides it.
 const KILLS: u64 = 10;
 
 fn server(folder: &Path, sync: &str) -> Server {
@@ -29,7 +29,7 @@ fn server(folder: &Path, sync: &str) -> Server {
         .unwrap_or_else(|(status, printed)| panic!("no server ({status}): {printed}"))
 }
 
-/// The number of kills, the seed, and the random number generator.
+/// Returns the number of kills, the seed, and the random number generator.
 fn chance() -> (u64, u64, fastrand::Rng) {
     let kills = std::env::var("FANFARE_SIM_KILLS").map_or(KILLS, |n| n.parse().unwrap());
     let seed = std::env::var("FANFARE_SIM_SEED")
@@ -38,7 +38,7 @@ fn chance() -> (u64, u64, fastrand::Rng) {
     (kills, seed, fastrand::Rng::with_seed(seed))
 }
 
-/// Starts the server of this folder several times and kills it at a random point of the start.
+/// Starts the server of this folder several times, and kills it at a random point of each start.
 fn kill_while_starting(folder: &Path, rng: &mut fastrand::Rng) {
     for _ in 0..rng.u32(..3) {
         let mut child = fanfare()
@@ -96,7 +96,7 @@ fn publish_and_kill(
     }
     server.signal("KILL");
     server.wait();
-    // Acknowledgements sent just before the kill count.
+    // Acknowledgements sent just before the kill count too.
     for line in answers.lines().map_while(Result::ok) {
         let Ok(answer) = serde_json::from_str::<Value>(&line) else {
             break;
@@ -107,7 +107,7 @@ fn publish_and_kill(
     acknowledged
 }
 
-/// Resumes over WebSocket and reads up to a number; returns ids with their data.
+/// Resumes over WebSocket and reads up to the number `until`. Returns the ids with their data.
 fn resume_socket(server: &Server, since: &str, until: u64) -> Vec<(u64, u64)> {
     let mut socket = Socket::open(server.addr, &format!("channel=a&since={since}"));
     let mut seen = Vec::new();
@@ -124,7 +124,7 @@ fn resume_socket(server: &Server, since: &str, until: u64) -> Vec<(u64, u64)> {
     seen
 }
 
-/// The same over an event stream.
+/// Like `resume_socket`, over an event stream.
 fn resume_event_stream(server: &Server, since: &str, until: u64) -> Vec<(u64, u64)> {
     let url = server.url("/sse?channel=a");
     let resume = format!("Last-Event-ID: {since}");
@@ -144,7 +144,7 @@ fn resume_event_stream(server: &Server, since: &str, until: u64) -> Vec<(u64, u6
     seen
 }
 
-/// The same by polling.
+/// Like `resume_socket`, by polling.
 fn resume_poll(server: &Server, since: &str, until: u64) -> Vec<(u64, u64)> {
     let mut seen: Vec<(u64, u64)> = Vec::new();
     let mut since = since.to_owned();
@@ -206,7 +206,7 @@ fn no_acknowledged_publication_is_lost_when_the_server_is_killed() {
     }
 }
 
-/// Reads this many acknowledgements of `fanfare publish`; returns the id and the line of each.
+/// Reads this many acknowledgements of `fanfare publish`. Returns the id and the line of each.
 fn read_acks(
     lines: impl Iterator<Item = std::io::Result<String>>,
     count: usize,
@@ -249,7 +249,7 @@ fn publisher_loses_and_doubles_nothing_while_the_server_is_killed() {
     let mut lines = BufReader::new(publisher.stdout.take().unwrap()).lines();
     let mut acks = Vec::new();
     let mut ordered = 0;
-    // Each start reads the whole journal.
+    // The number of lines per kill is bounded, because each start reads the whole journal.
     let most = (20_000 / usize::try_from(kills).unwrap()).max(2);
     for _ in 0..kills {
         let count = rng.usize(1..most);
@@ -270,7 +270,7 @@ fn publisher_loses_and_doubles_nothing_while_the_server_is_killed() {
     let acknowledged: Vec<u64> = acks.iter().map(|(_, line)| *line).collect();
     assert_eq!(acknowledged, Vec::from_iter(1..=written), "seed {seed}");
     let seen = resume_poll(&running, &since, acks.last().unwrap().0);
-    // Each line once, in order, with the id that was acknowledged.
+    // Each line arrives once, in order, with the id that was acknowledged.
     assert!(seen == acks, "seed {seed}");
     running.signal("KILL");
 }
@@ -313,7 +313,7 @@ fn repeat_after_a_restart_gets_the_first_id() {
     second_run.signal("KILL");
 }
 
-/// A server whose clients may publish by broadcast, with a journal in its folder.
+/// Starts a server with a journal in its folder. Its clients may publish by broadcast.
 fn open_server(folder: &Path, sync: &str) -> Server {
     let config = format!(
         "[journal]\npath = {:?}\nsync = \"{sync}\"\n\
@@ -391,8 +391,8 @@ fn second_server_on_the_same_journal_is_refused() {
     first.signal("KILL");
 }
 
-/// Checks that a server does not start with this journal, with a status that forbids a restart.
-/// Returns its error.
+/// Checks that a server with this journal does not start, and that its exit status forbids a
+/// restart. Returns the error.
 fn refusal(folder: &Path) -> String {
     let journal = folder.join("journal");
     let flags = ["--journal", journal.to_str().unwrap()];
@@ -448,7 +448,7 @@ fn damaged_journal_is_an_error_and_is_not_changed() {
     running.signal("KILL");
 }
 
-/// Files that are found invalid only when the store is opened.
+/// The files are found to be invalid only when the store is opened.
 #[test]
 fn journal_that_cannot_be_opened_is_an_error_that_forbids_a_restart() {
     let folder = tempfile::tempdir().unwrap();
@@ -517,7 +517,7 @@ fn torn_log_is_truncated_and_a_resume_from_before_gets_a_gap() {
     running.signal("KILL");
 }
 
-/// A small file system, unmounted when dropped.
+/// A small file system. It is unmounted when dropped.
 struct SmallDisk<'a>(&'a Path);
 
 impl<'a> SmallDisk<'a> {

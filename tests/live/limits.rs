@@ -1,6 +1,6 @@
-//! Limits: connections, request heads, messages, the feed, and descriptors.
+//! Tests of the limits on connections, request heads, messages, the feed, and descriptors.
 //!
-//! Each test is a peer that exceeds one of them; peers that send continuously are in `attack`.
+//! In each test a peer exceeds one of these limits. Peers that send continuously are in `attack`.
 
 use std::io::{BufReader, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -53,7 +53,8 @@ fn limit_on_conns_is_shared_by_the_workers() {
             other => panic!("{other}"),
         }
     }
-    // The kernel spreads connections over the workers at random; forty of them reach both.
+    // The kernel spreads connections over the workers at random. Forty connections reach both
+    // workers.
     assert_eq!((kept.len(), refused), (6, 34));
     server.await_metric("fanfare_conns_refused_total{limit=\"conns\"}", 34.0);
 }
@@ -104,7 +105,7 @@ fn message_over_the_limit_is_refused_after_its_header() {
         0x82, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0,
     ]);
     assert_eq!(socket.closed().0, 1009);
-    // Fragments of one message are added up, so the second header exceeds the limit.
+    // The sizes of a message's fragments are added up, so the second header exceeds the limit.
     let mut socket = Socket::subscribed(server.addr, "channel=a");
     socket.send_raw(&frame(0x02, &[0; 600]));
     socket.send_raw(&[0x80, 0xfe, 0x01, 0x91, 0, 0, 0, 0]);
@@ -210,7 +211,7 @@ impl Limited {
         (answer.status, answer.body_text().to_owned())
     }
 
-    /// Whether a client receives anything before the end of its connection.
+    /// Whether a client receives anything before its connection ends.
     fn serves(&self) -> bool {
         let mut stream = TcpStream::connect(self.addr).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -244,7 +245,7 @@ fn server_without_descriptors_for_connections_is_not_ready_and_reports_why() {
             "not ready: no connection fits: the server itself uses all descriptors that \
              RLIMIT_NOFILE, {limit}, allows"
         );
-        // The last descriptor may be taken by this client or by the probe.
+        // Either this client or the probe may use the last descriptor.
         let is_served = within("a client is served, or /readyz has a reason", || {
             let is_served = server.serves();
             let (status, reason) = server.readiness();

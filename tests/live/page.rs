@@ -21,7 +21,7 @@ fn page_shows_compressed_publications() {
     assert!(server.metric("fanfare_frames_deflated_total") >= 1.0);
 }
 
-/// Operates the page, and publishes the texts that it waits for, with this suffix.
+/// Operates the page. Publishes the texts for which the page waits, with this suffix.
 fn check_page(server: &Server, end: &str) {
     let folder = tempfile::tempdir().unwrap();
     let screenshot = folder.path().join("page.png");

@@ -1,5 +1,5 @@
-//! Readers that stop in the middle of a publication, or nearly. The log memory that they pin is
-//! bounded by the configuration, on every transport.
+//! Readers that stop in the middle of a publication, or near its end. The configuration bounds the
+//! log memory that they pin, on every transport.
 
 use std::io::{Read, Write as _};
 use std::net::TcpStream;
@@ -19,7 +19,7 @@ const CONFIG: &str = "[log]\nbytes = 1048576\npinned_bytes = 700000\n[deflate]\n
 
 type Reader = Box<dyn Read>;
 
-/// Text that hardly compresses.
+/// Returns text that hardly compresses.
 fn noise(seed: u64) -> String {
     let mut random = fastrand::Rng::with_seed(seed);
     std::iter::repeat_with(|| random.alphanumeric())
@@ -27,7 +27,7 @@ fn noise(seed: u64) -> String {
         .collect()
 }
 
-/// Each publication is read partly by one reader, which then stops.
+/// Opens the readers. Each publication is read partly by one reader, which then stops.
 fn stall(server: &Server, open: impl Fn(&str) -> Reader) -> Vec<Reader> {
     let channels = (0..READERS).map(|number| format!("c{number}"));
     let readers: Vec<Reader> = channels.map(|channel| open(&channel)).collect();
@@ -43,7 +43,7 @@ fn stall(server: &Server, open: impl Fn(&str) -> Reader) -> Vec<Reader> {
     readers
 }
 
-/// Checks that most readers are closed and the others pin no more than the bound.
+/// Checks that most readers are closed and that the other readers pin no more than the bound.
 fn assert_bounded(server: &Server) {
     let closed = "fanfare_conns_closed_total{reason=\"overflow\"}";
     within("conns are closed", || {
@@ -119,7 +119,7 @@ fn polls_with_unread_answers_pin_no_more_than_the_bound() {
         let mut stream = connect_small(server.addr);
         let request = format!("GET /poll?channel=c&since={since} HTTP/1.1\r\nHost: a\r\n\r\n");
         stream.write_all(request.as_bytes()).unwrap();
-        // The answer is fixed when its first byte arrives.
+        // The content of the answer is fixed when its first byte arrives.
         stream.read_exact(&mut [0; 12]).unwrap();
         readers.push(stream);
         since = id;
@@ -144,7 +144,7 @@ fn reader_of_a_few_bytes_at_a_time_is_bounded_too() {
         feeder.send(&publication);
         assert_eq!(feeder.answer()["subscribers"], 1);
         for reader in &mut readers {
-            // The oldest readers have been closed.
+            // The server has already closed the oldest readers.
             let _ = reader.read(&mut [0; 64]);
         }
     }

@@ -1,5 +1,5 @@
-//! Long and short polls: hand-written, with curl, with Python's own client, and with `fanfare
-//! subscribe`; and a client that changes its transport.
+//! Long and short polls, sent by hand, with curl, with Python's own client, and with `fanfare
+//! subscribe`. Also a client that changes its transport.
 
 use std::io::{BufReader, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -13,7 +13,7 @@ use crate::support::{Feeder, Lines, Raw, Server, Socket, fanfare, within};
 
 const WAITING: &str = "fanfare_streams{transport=\"long_poll\"}";
 
-/// A connection that polls.
+/// A connection on which a client polls.
 struct Poller {
     stream: BufReader<TcpStream>,
     host: SocketAddr,
@@ -55,7 +55,7 @@ impl Poller {
     }
 }
 
-/// The current position of a channel.
+/// Returns the current position of a channel.
 fn position(server: &Server, channel: &str) -> String {
     let answer = Poller::connect(server.addr).poll(&format!("channel={channel}"));
     assert_eq!(answer["publications"], Value::Array(Vec::new()));
@@ -203,11 +203,11 @@ fn number(id: &Value) -> u64 {
     number.parse().unwrap()
 }
 
-/// A gap: its channel, its ends, and the number of missing publications that it names.
+/// A gap: its channel, its ends, and its number of missing publications.
 type Gap = (String, u64, u64, Option<u64>);
 
-/// Polls from a position to the last publication. Each request is sent twice, as if the first
-/// answer were lost. Returns the publications and the gaps.
+/// Polls from a position to the last publication. Sends each request twice, as if the first answer
+/// were lost. Returns the publications and the gaps.
 fn poll_to_the_end(
     server: &Server,
     query: &str,
@@ -301,7 +301,7 @@ fn each_publication_is_delivered_or_in_one_gap_over_successive_polls() {
 
 #[test]
 fn position_of_an_earlier_epoch_gets_the_whole_log_on_all_transports() {
-    // Replayed publications do not count against the quota.
+    // Replayed publications do not count towards the quota.
     let toml = "[quota]\nbehind_publications = 2\n[[namespace]]\nmatch = \"c\"\nlog_entries = 5\n";
     let server = Server::with(toml, &["--workers", "1"]);
     let mut feeder = Feeder::connect(&server.feed);
@@ -462,7 +462,8 @@ fn unread_answer_closes_the_conn_after_two_heartbeats() {
     feeder.publish("a", "x".repeat(12_000_000));
     poller.ask(&format!("channel=a&since={since}"), "");
     server.await_metric("fanfare_conns_closed_total{reason=\"idle\"}", 1.0);
-    // The answer is correct up to where it stops, and nothing follows it.
+    // The answer is correct up to the point where it stops, and the server sends nothing after
+    // that.
     let mut rest = Vec::new();
     let _ = poller.stream.read_to_end(&mut rest);
     assert!(rest.starts_with(b"HTTP/1.1 200 ") && rest.len() < 12_000_000);

@@ -1,7 +1,7 @@
-//! The server behind proxies: `haproxy` with the PROXY protocol, nginx with the field that names
-//! the client, and hand-written headers that are malformed, late or forged.
+//! The server behind proxies: `haproxy` with the PROXY protocol, nginx with the header field that
+//! names the client, and hand-written headers that are malformed, late or forged.
 //!
-//! A limit of one connection for each source shows the source of a connection.
+//! A limit of one connection per source reveals which source the server sees.
 
 use std::io::{BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -17,7 +17,7 @@ const ONE_EACH: &str = "[limits]\nconns_per_source = 1\nrequest_head_ms = 1500\n
 const TRUSTING: &str = "[proxy]\ntrusted = [\"127.0.0.1\", \"::1\"]\n";
 const PROXIED: &[&str] = &["--listen", "127.0.0.1:0 proxy"];
 
-/// A server with a second listener, which expects the PROXY header.
+/// A server with a second listener, which expects a PROXY header.
 struct Proxied {
     server: Server,
     addr: SocketAddr,
@@ -65,7 +65,7 @@ fn ask(mut stream: TcpStream, head: &str) -> (Raw, BufReader<TcpStream>) {
     (Raw::read(&mut stream), stream)
 }
 
-/// Opens a stream and keeps it.
+/// Opens an event stream. Returns its status, and the stream so that it stays open.
 fn stream_from(octet: u8, addr: SocketAddr, fields: &str) -> (u16, BufReader<TcpStream>) {
     let head = format!("GET /sse?channel=a HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
     let (response, stream) = ask(connect_from(octet, addr), &head);
@@ -142,7 +142,7 @@ fn haproxy_names_its_clients_in_a_field() {
     let server = Server::with(&format!("{ONE_EACH}{TRUSTING}"), &[]);
     let proxy = haproxy("http", "option forwardfor\n SERVER", server.addr);
     check_sources(&server, proxy.addr);
-    // HAProxy appends a field line; the client's own line is ignored.
+    // HAProxy appends a field line. The client's own line is ignored.
     let forged = "X-Forwarded-For: 192.0.2.1\r\n";
     let (status, _kept) = stream_from(11, proxy.addr, forged);
     assert_eq!(status, 200);
@@ -163,7 +163,7 @@ fn nginx_names_its_clients_in_a_field() {
     let (status, _kept) = stream_from(11, proxy.addr, forged);
     assert_eq!(status, 200);
     assert_eq!(stream_from(11, proxy.addr, "").0, 429);
-    // nginx reuses its connections for other clients; each request counts for its own client.
+    // nginx reuses its connections for other clients. Each request counts for its own client.
     for octet in 20..40 {
         let request = "GET /poll?channel=a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
         assert_eq!(ask(connect_from(octet, proxy.addr), request).0.status, 200);
@@ -225,7 +225,7 @@ fn tls_begins_after_the_header_at_every_cut() {
     assert_ends_silently(again);
     server.await_metric("fanfare_conns_refused_total{limit=\"source_conns\"}", 1.0);
     let proxy = haproxy("tcp", "SERVER send-proxy-v2", addr);
-    // At first the test's own probe of the proxy uses the only place.
+    // At first the test's own probe of the proxy uses the only connection that is allowed.
     let start = within("a place behind the proxy", || {
         let mut through = secured(proxy.addr, &certificate.trusting());
         let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -237,7 +237,7 @@ fn tls_begins_after_the_header_at_every_cut() {
     assert_eq!(&start, b"HTTP/1.1 200");
 }
 
-/// A version 2 header for an IPv4 client, with this many bytes of extensions.
+/// Returns a version 2 header for an IPv4 client, with this many bytes of extensions.
 fn v2(client: [u8; 4], extensions: u16) -> Vec<u8> {
     let mut rest = [&client[..], &[198, 51, 100, 1, 0x12, 0x67, 1, 0xbb]].concat();
     rest.resize(12 + usize::from(extensions), 0xea);
@@ -250,7 +250,7 @@ fn v2_of(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
     [start, &[command, family][..], &length, rest].concat()
 }
 
-/// Sends a header in two pieces and then a request; returns the status.
+/// Sends a header in two pieces and then a request. Returns the status.
 fn status_behind(header: &[u8], addr: SocketAddr) -> u16 {
     let mut stream = connect(addr);
     let (first, second) = header.split_at(header.len() / 3);
@@ -340,7 +340,7 @@ fn malformed_missing_or_late_header_closes_the_conn() {
     proxied.server.await_metric(name, 9.0);
     let id = Feeder::connect(&proxied.server.feed).publish("a", 1);
     assert_eq!(neighbour.publication()["id"], id.as_str());
-    // After a valid header the request has its own deadline and gets an answer.
+    // After a valid header, the request has its own deadline and gets an answer.
     let (response, _) = ask(
         connect(proxied.addr),
         &format!("{}GET / HTTP/1.1\r\n", v1("192.0.2.1")),
@@ -359,7 +359,7 @@ fn untrusted_proxies_are_refused_or_ignored() {
     proxied.server.await_metric(name, 1.0);
     let head = format!("{}GET / HTTP/1.1\r\nHost: a\r\n\r\n", v1("192.0.2.1"));
     assert_eq!(ask(connect_from(77, proxied.addr), &head).0.status, 200);
-    // On the other listener only the trusted proxy's field is used.
+    // On the other listener, only the trusted proxy's field is used.
     let addr = proxied.server.addr;
     let (_, _kept) = stream_from(9, addr, "X-Forwarded-For: 192.0.2.50\r\n");
     let refused = ask(
@@ -378,7 +378,7 @@ fn untrusted_proxies_are_refused_or_ignored() {
     assert_eq!(stream_from(77, addr, "").0, 200);
 }
 
-/// Sends a short poll for a client on a kept-alive connection; returns the status.
+/// Sends a short poll for a client on a kept-alive connection. Returns the status.
 fn poll_for(client: &str, stream: &mut BufReader<TcpStream>) -> u16 {
     let head = format!(
         "GET /poll?channel=a&timeout=0 HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: {client}\r\n\r\n"
@@ -399,7 +399,7 @@ fn kept_alive_connection_counts_as_a_connect_of_its_first_client() {
         let client = format!("192.0.2.{}", number % 3);
         assert_eq!(poll_for(&client, &mut kept), 200, "{number}: {client}");
     }
-    // A client with a new connection for each request is limited to its rate.
+    // A client that opens a new connection for each request is limited to its rate.
     let connects: Vec<u16> = (0..2 * AT_ONCE)
         .map(|_| poll_for("192.0.2.1", &mut BufReader::new(connect(server.addr))))
         .collect();
@@ -432,8 +432,8 @@ fn kept_alive_connection_counts_as_a_conn_of_its_latest_client() {
     let (status, stream) = stream_for("192.0.2.1");
     assert_eq!(status, 200);
     assert_eq!(stream_for("192.0.2.2").0, 429);
-    // The first client's one connection is the stream now, so this request is refused and its
-    // connection closed.
+    // The stream is now the one connection that the first client may have, so this request is
+    // refused and its connection is closed.
     assert_eq!(poll_for("192.0.2.1", &mut kept), 429);
     drop(kept);
     let other = within("room for the second client", || {

@@ -1,9 +1,9 @@
-//! The proxies of `systemd/proxies` in front of the server: every transport passes without delay
-//! and with the client's address; a quiet poll is not cut off; and clients see the behaviour in the
-//! README when the server drains or is killed.
+//! The proxies of `systemd/proxies` in front of the server. Every transport passes without delay
+//! and with the client's address, and a quiet poll is not cut off. When the server drains or is
+//! killed, clients see the behaviour that the README describes.
 //!
-//! With `FANFARE_LONG=N` there are N polls in sequence that wait for 110 s each, and the streams
-//! are quiet for as long.
+//! With `FANFARE_LONG=N` there are N consecutive polls that wait for 110 s each. The streams are
+//! quiet for the same time.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,7 +21,7 @@ use crate::support::{Feeder, Lines, Proxy, Raw, Recipe, Server, Socket};
 
 const CONFIG: &str = "[proxy]\ntrusted = [\"127.0.0.1\"]\n[limits]\nconns_per_source = 1\n\
                       [drain]\nretry_ms = 500\n";
-/// The longest time of an event from the feed to a client behind the proxy.
+/// The longest time that an event needs from the feed to a client behind the proxy.
 const LATENCY_MAX: Duration = Duration::from_millis(20);
 
 /// A server and a proxy in front of it.
@@ -54,7 +54,7 @@ impl Front {
         BufReader::new(stream)
     }
 
-    /// The current position, from a short poll.
+    /// Returns the current position, from a short poll.
     fn position(&self) -> String {
         let position = Raw::get(self.addr(), "/poll?channel=a&timeout=0");
         let tag = position.field("etag").expect("a tag").to_owned();
@@ -62,7 +62,7 @@ impl Front {
     }
 }
 
-/// The duration of one quiet poll, and their number.
+/// Returns the duration of one quiet poll, and the number of quiet polls.
 fn quiet() -> (Duration, u32) {
     match std::env::var("FANFARE_LONG") {
         Ok(polls) => (Duration::from_secs(110), polls.parse().unwrap()),
@@ -70,7 +70,7 @@ fn quiet() -> (Duration, u32) {
     }
 }
 
-/// The status of a WebSocket handshake from a page of this origin.
+/// Returns the status of a WebSocket handshake from a page of this origin.
 fn handshake(front: SocketAddr, origin: &str) -> u16 {
     let mut request = format!("ws://{front}/ws?channel=a")
         .into_client_request()
@@ -85,7 +85,7 @@ fn handshake(front: SocketAddr, origin: &str) -> u16 {
     }
 }
 
-/// All checks of a proxy, the cheapest first.
+/// Runs all checks of a proxy, the fastest first.
 fn check(recipe: Recipe) {
     let front = Front::start(recipe);
     check_transports(&front);
@@ -97,7 +97,8 @@ fn check(recipe: Recipe) {
     check_kill(recipe, Front::start(recipe));
 }
 
-/// Pages of the same origin are accepted, and publications pass on every transport.
+/// Checks that pages of the same origin are accepted, and that publications pass on every
+/// transport.
 fn check_transports(front: &Front) {
     let addr = front.addr();
     assert_eq!(handshake(addr, &format!("http://{addr}")), 101);
@@ -126,7 +127,7 @@ fn check_transports(front: &Front) {
     assert_eq!(head.field("content-encoding"), None, "{head:?}");
 }
 
-/// The JSON document in the response to a poll, chunked or not.
+/// Returns the JSON document in the response to a poll, with or without chunks.
 fn answer_to(poll: &mut BufReader<TcpStream>) -> String {
     let head = Raw::read(poll);
     assert_eq!(head.status, 200, "{head:?}");
@@ -137,7 +138,7 @@ fn answer_to(poll: &mut BufReader<TcpStream>) -> String {
     lines.find(|line| line.starts_with('{')).expect("an answer")
 }
 
-/// Events pass without delay on open streams.
+/// Checks that events pass without delay on open streams.
 fn check_latency(front: &Front) {
     let mut socket = Socket::subscribed(front.addr(), "channel=l");
     let mut stream = front.curl("/sse?channel=l");
@@ -162,7 +163,7 @@ fn check_latency(front: &Front) {
     assert!(by_stream < LATENCY_MAX, "{times:?}");
 }
 
-/// Each client address may have one stream, and a forged address is ignored.
+/// Checks that each client address may have one stream, and that a forged address is ignored.
 fn check_client_address(front: &Front) {
     let stream_from = |octet: u8, forged: &str| {
         let mut stream = connect_from(octet, front.addr());
@@ -179,7 +180,7 @@ fn check_client_address(front: &Front) {
     assert_eq!(status, 200);
 }
 
-/// Polls without news and streams with heartbeats only are not cut off.
+/// Checks that polls without news and streams with heartbeats only are not cut off.
 fn check_quiet_time(front: &Front) {
     let (wait, polls) = quiet();
     let mut socket = Socket::subscribed(front.addr(), "channel=q");
@@ -199,13 +200,14 @@ fn check_quiet_time(front: &Front) {
             }
             Feeder::connect(&front.server.feed).publish("q", "later")
         });
-        // Reading answers the pings meanwhile.
+        // The client library answers the pings while it reads.
         assert_eq!(socket.publication()["data"], "later");
     });
     assert_eq!(stream.until("data: "), "data: \"later\"");
 }
 
-/// A drain works as without a proxy: every client receives its reconnect delay and a complete end.
+/// Checks that a drain works as without a proxy: every client receives its reconnect delay and a
+/// complete end.
 fn check_drain(mut front: Front) {
     let mut socket = Socket::subscribed(front.addr(), "channel=a");
     let mut stream = front.curl("/sse?channel=a");
@@ -228,8 +230,8 @@ fn check_drain(mut front: Front) {
     assert!(front.server.wait().success());
 }
 
-/// A killed server sends no close: streams are cut off, and the client can detect it. Caddy ends
-/// them as if they were complete.
+/// Checks that clients can detect that their streams are cut off when the server is killed. A
+/// killed server sends no close. Caddy ends the streams as if they were complete.
 fn check_kill(recipe: Recipe, mut front: Front) {
     let mut socket = Socket::subscribed(front.addr(), "channel=a");
     let mut stream = front.curl("/sse?channel=a");

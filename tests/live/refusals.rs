@@ -1,6 +1,6 @@
 //! Refusals on the clients' listeners, the admin listener and the feed.
 //!
-//! Each is a problem document (RFC 9457), and its `code` names the reason.
+//! Each refusal is a problem document (RFC 9457), and its `code` names the reason.
 
 use std::io::{BufReader, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -85,7 +85,7 @@ fn late_client_and_client_over_a_limit_get_a_code() {
         ),
     ] {
         let server = Server::with(&format!("[limits]\n{limit}\n"), &["--workers", "1"]);
-        // Connections are accepted in order, and the last one is far above each limit.
+        // Connections are accepted in order, and the last connection is far above each limit.
         let mut held: Vec<TcpStream> = (0..40).map(|_| connect(server.addr)).collect();
         let last = held.pop().unwrap();
         check(&Raw::read(&mut BufReader::new(last)), status, code);
@@ -176,7 +176,7 @@ fn plain_http_on_a_tls_port_gets_a_code_in_plain_text() {
     let refused = Raw::get(addr, "/sse?channel=a");
     check(&refused, 400, "plain_http_on_tls");
     assert_eq!(refused.field("connection"), Some("close"));
-    // The first byte decides; all later bytes are read and dropped.
+    // The first byte decides the protocol. The server reads and discards all later bytes.
     let mut stream = connect(addr);
     stream.write_all(b"P").unwrap();
     stream.write_all(&b"x".repeat(100_000)).unwrap();
@@ -185,7 +185,7 @@ fn plain_http_on_a_tls_port_gets_a_code_in_plain_text() {
     let url = format!("http://{addr}/");
     let output = Lines::curl([&url]).rest();
     assert!(output[0].starts_with("HTTP/1.1 400 "), "{output:?}");
-    // After a PROXY header too.
+    // The same applies after a PROXY header.
     let flags = ["--listen", "127.0.0.1:0 tls proxy"];
     let server = Server::with(&certificate.config(), &flags);
     let request = "PROXY TCP4 192.0.2.1 198.51.100.1 4711 443\r\nGET / HTTP/1.1\r\n\r\n";
@@ -212,7 +212,7 @@ fn http2_client_reports_that_http1_is_required() {
     let output = node.json();
     assert_eq!((&output["code"], &output["last"]), (&13.into(), &0.into()));
     assert_eq!(output["document"]["code"], "http_version", "{output}");
-    // A client that sends the preface by hand and reads to the end.
+    // A client that sends the HTTP/2 preface by hand and reads to the end.
     let mut stream = connect(server.addr);
     stream
         .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")

@@ -1,5 +1,5 @@
-//! SIGHUP: certificates and keys are read again, a broken file or key changes nothing, and a log
-//! line names the settings that need a restart.
+//! Tests of SIGHUP: the server reads certificates and keys again. A broken file or key changes
+//! nothing. A log line names the settings that need a restart.
 
 use std::fs;
 use std::path::PathBuf;
@@ -35,7 +35,7 @@ impl Rig {
         }
     }
 
-    /// Writes the file, sends SIGHUP, and returns the log lines up to one that contains `end`.
+    /// Writes the file, sends SIGHUP, and returns the log lines up to a line that contains `end`.
     fn reload(&self, config: &str, end: &str) -> String {
         let log = || fs::read_to_string(self.folder.path().join("stderr.txt")).unwrap();
         let before = log().len();
@@ -74,7 +74,7 @@ fn configuration(secret: &std::path::Path, rest: &str) -> String {
     format!("[auth]\nkeys = [\"HS256 {}\"]\n{rest}", secret.display())
 }
 
-/// The lines of a level, without their times.
+/// Returns the lines of a level, without their times.
 fn lines<'a>(printed: &'a str, level: &str) -> Vec<&'a str> {
     let lines = printed.lines().filter(|line| line.contains(level));
     lines.collect()
@@ -83,7 +83,7 @@ fn lines<'a>(printed: &'a str, level: &str) -> Vec<&'a str> {
 #[test]
 fn broken_file_changes_nothing_and_each_problem_is_an_error_with_file_line_and_key() {
     let rig = Rig::start(&[]);
-    // The new secret is valid, but a broken file changes no key.
+    // The new secret is valid, but a reload with a broken file changes no key.
     fs::write(&rig.secret, SECRETS[1]).unwrap();
     let broken = "[heartbeat]\ninterval_ms = 5\n[quota]\noverflow = \"burst\"\ncolour = 1\n";
     let config = configuration(&rig.secret, broken);
@@ -98,7 +98,7 @@ fn broken_file_changes_nothing_and_each_problem_is_an_error_with_file_line_and_k
     let config = configuration(&rig.secret, "[heartbeat]\ninterval_ms = 5\n");
     let printed = rig.reload(&config, "heartbeat.interval_ms");
     assert_eq!(lines(&printed, "ERROR").len(), 1, "{printed}");
-    // Longer than the interval at which workers look for changed keys.
+    // The loop runs longer than the interval at which workers check for changed keys.
     let until = Instant::now() + Duration::from_millis(700);
     while Instant::now() < until {
         assert!(rig.takes(SECRETS[0]) && !rig.takes(SECRETS[1]));

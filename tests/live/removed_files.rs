@@ -1,5 +1,5 @@
-//! Files of a running server that are removed, moved or replaced: the feed's socket, its directory,
-//! and the journal's files.
+//! Files that are removed, moved or replaced while the server runs: the feed's socket, its
+//! directory, and the journal's files.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -19,14 +19,14 @@ use crate::support::{Feeder, Raw, Server, fanfare, within};
 
 /// The longest time from the removal of a file to the first refusal.
 const NOTICED_WITHIN: Duration = Duration::from_secs(1);
-/// Longer than the server waits before it opens a store again.
+/// A time longer than the server's pause before it opens a store again.
 const REFUSED_FOR: Duration = Duration::from_secs(3);
 
 fn log(server: &Server) -> String {
     fs::read_to_string(server.feed.with_file_name("stderr.txt")).unwrap()
 }
 
-/// Waits until `/readyz` has this status, and returns its body.
+/// Waits until `/readyz` has this status. Returns its body.
 fn await_readiness(server: &Server, status: u16) -> String {
     within(&format!("/readyz {status}"), || {
         let answer = Raw::get(server.admin, "/readyz");
@@ -54,7 +54,7 @@ fn make_fifo(path: &Path) {
     mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
 }
 
-/// Runs a command on a configuration; it has to end without waiting.
+/// Runs a command on a configuration. The command must end without waiting.
 fn end_of(command: &str, config: &Path) -> Output {
     let mut child = fanfare()
         .arg(command)
@@ -83,7 +83,7 @@ fn removed_feed_socket_is_made_again_with_the_same_mode() {
     let changes: [&dyn Fn(); 5] = [
         &|| fs::remove_file(feed).unwrap(),
         &|| fs::rename(feed, &aside).unwrap(),
-        // A socket without a listening process replaces it.
+        // A socket without a listening process replaces the feed's socket.
         &|| {
             fs::remove_file(feed).unwrap();
             drop(UnixListener::bind(feed).unwrap());
@@ -134,7 +134,7 @@ fn socket_bound_by_another_process_is_kept_and_reported() {
     let mut connected = Feeder::connect(&server.feed);
     connected.publish("a", 0);
     fs::remove_file(&server.feed).unwrap();
-    // The backlog has room for one connection, which is not accepted.
+    // The backlog has room for one connection, which the test does not accept.
     let other = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None).unwrap();
     other.bind(&SockAddr::unix(&server.feed).unwrap()).unwrap();
     other.listen(0).unwrap();
@@ -149,7 +149,7 @@ fn socket_bound_by_another_process_is_kept_and_reported() {
         &server,
         &format!("ERROR {}", &reason["not ready: ".len()..].trim()),
     );
-    // Over several checks, publications are acknowledged and the line is logged once.
+    // Over several checks, publications are acknowledged and the line is logged only once.
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_millis(2500) {
         connected.publish("a", 1);
@@ -158,7 +158,7 @@ fn socket_bound_by_another_process_is_kept_and_reported() {
     assert_eq!(log(&server).matches("no feeder can connect").count(), 1);
     server.signal("TERM");
     assert!(server.wait().success());
-    // The checks used no place in the backlog.
+    // The server's checks have used no place in the backlog.
     let accepted = other.accept().unwrap_err();
     assert_eq!(accepted.kind(), ErrorKind::WouldBlock);
     assert!(UnixStream::connect(&server.feed).is_ok());
@@ -179,7 +179,7 @@ fn stale_socket_of_another_process_is_replaced() {
 fn fifo_in_place_of_the_lock_is_refused_without_waiting() {
     let server = Server::start();
     let lock = server.feed.with_file_name("feed.sock.lock");
-    // A rename, because the server could see two separate steps.
+    // A rename, because the server could otherwise see the state between two separate steps.
     let fifo = server.feed.with_file_name("fifo");
     make_fifo(&fifo);
     fs::rename(&fifo, &lock).unwrap();
@@ -216,13 +216,13 @@ fn socket_is_not_made_again_in_a_directory_that_others_can_write_to() {
     let server = Server::with("", &["--feed", feed.to_str().unwrap()]);
     await_connection(&feed);
     fs::remove_dir_all(&made).unwrap();
-    // The server makes the directory again, too.
+    // The server creates the directory again, too.
     await_connection(&feed);
     fs::remove_dir_all(&made).unwrap();
     let open = place.path().join("open");
     fs::create_dir(&open).unwrap();
     fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
-    // The server may make the directory again in between.
+    // The server may create the directory again in between.
     within("a symbolic link", || {
         let _ = fs::remove_dir_all(&made);
         std::os::unix::fs::symlink(&open, &made).ok()
@@ -321,7 +321,7 @@ fn fifo_without_a_writer_stops_neither_a_check_nor_a_reload() {
 
 // -- The journal.
 
-/// A server with a journal in its folder.
+/// Starts a server with a journal in its folder.
 fn journalled(folder: &Path, sync: &str) -> Result<Server, String> {
     let config = format!(
         "[journal]\npath = {:?}\nsync = \"{sync}\"\n",
@@ -336,11 +336,12 @@ fn publish(feeder: &mut Feeder) -> Value {
 }
 
 /// Publishes until a publication is refused, within [`NOTICED_WITHIN`]. Checks that readiness, log
-/// and metrics report it, and that no publication is accepted afterwards.
+/// and metrics report the refusal, and that no publication is accepted afterwards.
 fn await_refusal(server: &Server, feeder: &mut Feeder, removed: &Path) {
     let begun = Instant::now();
     loop {
-        // Measured when sent, not when answered: the disk may be slow.
+        // The time is measured when the publication is sent, not when it is answered, because the
+        // disk may be slow.
         let sent_after = begun.elapsed();
         let answer = publish(feeder);
         if answer["ok"] != true {
@@ -442,7 +443,7 @@ fn journal_that_is_moved_away_continues_when_restored() {
     assert_continues(server, feeder, &folder, &first);
 }
 
-/// Publishes twice, and checks that a restarted server has these and the first publication.
+/// Publishes twice. Checks that a restarted server has these two publications and the first one.
 fn assert_continues(mut server: Server, mut feeder: Feeder, folder: &TempDir, first: &str) {
     let last_but_one = feeder.publish("a", 1);
     let last = feeder.publish("a", 2);
@@ -492,7 +493,7 @@ fn server_without_a_free_descriptor_still_writes_its_journal() {
     let process = server.process();
     let limit = process.descriptors_max();
     process.limit_descriptors(limit);
-    // These take the descriptors that are left below the limit.
+    // These connections use the descriptors that are left below the limit.
     others.extend(connect(20));
     let unchecked = "WARN cannot check whether the journal's files are still there";
     await_log(&server, unchecked);
@@ -532,7 +533,7 @@ fn removed_file_of_a_journal_stops_it_and_the_next_start_works_or_names_the_reme
             name => journal.join(name),
         };
         let noticed = match name {
-            // All entries of the directory, but not the directory itself.
+            // Removes all entries of the directory, but not the directory itself.
             "." => {
                 for entry in fs::read_dir(&journal).unwrap() {
                     let path = entry.unwrap().path();

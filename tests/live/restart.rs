@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Lines, Recipe, dependency};
 
-/// Stands for a service manager: it keeps the listening socket and restarts the server.
+/// Simulates a service manager: it keeps the listening socket open and restarts the server.
 struct Manager {
     process: Lines,
     pid: String,
@@ -45,8 +45,8 @@ impl Manager {
         self.process.until("fanfare ");
     }
 
-    /// Ends the server with a signal, and waits until the next one is ready. Returns the exit
-    /// status of the first.
+    /// Ends the server with a signal, and waits until the next server is ready. Returns the exit
+    /// status of the first server.
     fn restart(&mut self, signal: &str) -> i64 {
         let sent = Command::new("kill")
             .args(["-s", signal, &self.pid])
@@ -59,9 +59,9 @@ impl Manager {
     }
 }
 
-/// Without a listener the proxy answers 502, which ends an `EventSource` for good. With the socket
-/// unit's listener no client gets that answer, although the streams reconnect before the next
-/// server has started.
+/// Without a listener the proxy answers 502, which ends an `EventSource` permanently. The socket
+/// unit keeps a listener open, so no client receives a 502, although the streams reconnect before
+/// the next server has started.
 #[test]
 fn restarts_behind_nginx_end_no_event_source() {
     const ORIGINS: u64 = 10;

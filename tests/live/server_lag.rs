@@ -1,5 +1,5 @@
-//! Deadlines and limits measure the peer, not the server's own lag: after SIGSTOP and SIGCONT,
-//! behind a slow consumer, and in a storm of connects.
+//! Deadlines and limits measure the peer, not the server's own lag. The server lags after SIGSTOP
+//! and SIGCONT, because of a slow consumer, and during many simultaneous connects.
 
 use std::io::{BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -18,20 +18,20 @@ const PING: &[u8] = &[0x89, 0];
 const CLOSE: u8 = 0x88;
 
 /// The heartbeat interval of the tests that stop the server. `FANFARE_PAUSE_HEARTBEAT_MS=25000`
-/// sets the server's default.
+/// selects the server's default.
 fn heartbeat() -> Duration {
     let chosen = std::env::var("FANFARE_PAUSE_HEARTBEAT_MS").ok();
     Duration::from_millis(chosen.map_or(1000, |text| text.parse().unwrap()))
 }
 
-/// A client that answers pings and sends its other data as the server reads it.
+/// A client that answers pings, and sends its other data as fast as the server reads it.
 struct Client {
     stream: TcpStream,
     unsent: Vec<u8>,
 }
 
 impl Client {
-    /// Reads and writes once; false when the server has closed the connection.
+    /// Reads and writes once. Returns false if the server has closed the connection.
     fn act(&mut self) -> bool {
         let mut bytes = [0; 4096];
         let is_open = match self.stream.read(&mut bytes) {
@@ -39,7 +39,7 @@ impl Client {
             Ok(count) => {
                 let got = &bytes[..count];
                 let pings = got.windows(2).filter(|pair| *pair == PING).count();
-                // Pongs queue after the frames that are not sent yet.
+                // Pongs are queued after the frames that are not sent yet.
                 self.unsent.extend(frame(0x8a, b"").repeat(pings));
                 !got.contains(&CLOSE)
             }
@@ -52,7 +52,7 @@ impl Client {
     }
 }
 
-/// A number of clients.
+/// Several clients, and the number of clients whose connection has ended.
 struct Clients {
     open: Vec<Client>,
     ended: usize,
@@ -132,10 +132,11 @@ fn requests_and_handshakes_sent_to_a_stopped_server_are_answered() {
         client.write_all(request).unwrap();
     }
     for client in &mut sealed {
-        // The ClientHello; the rest of the handshake needs the server.
+        // Sends the ClientHello. The rest of the handshake needs the server.
         client.conn.write_tls(&mut client.sock).unwrap();
     }
-    // Longer than both deadlines, which are long enough for 20 handshakes on a busy machine.
+    // The sleep is longer than both deadlines. Each deadline is long enough for 20 handshakes on a
+    // busy machine.
     thread::sleep(Duration::from_millis(2300));
     server.signal("CONT");
     for client in plain {
@@ -153,8 +154,8 @@ fn requests_and_handshakes_sent_to_a_stopped_server_are_answered() {
     }
 }
 
-/// Whether the server has accepted a connection and read all its bytes, by the kernel's table of
-/// connections (`proc_pid_net`(5)). A connection that is not accepted has no inode.
+/// Whether the server has accepted a connection and read all its bytes, according to the kernel's
+/// table of connections (`proc_pid_net`(5)). A connection that is not accepted has no inode.
 fn is_read(client: SocketAddr, server: SocketAddr) -> bool {
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
     let end = |addr: SocketAddr| format!("0100007F:{:04X}", addr.port());
@@ -190,7 +191,7 @@ fn client_that_sends_half_a_head_is_closed() {
     assert_eq!(Raw::read(&mut BufReader::new(slow)).status, 408);
 }
 
-/// A server, a consumer, and clients with more publications than all buffers hold.
+/// A server, a consumer, and clients that send more publications than all buffers have room for.
 struct Held {
     server: Server,
     consumer: Feeder,
@@ -244,7 +245,7 @@ impl Held {
 
 #[test]
 fn clients_held_up_by_a_slow_consumer_are_not_closed_as_idle() {
-    // Each client is held for longer than two heartbeats.
+    // The slow consumer delays each client for longer than two heartbeats.
     Held::new(1_000).consume(Duration::from_millis(20));
 }
 
@@ -261,7 +262,7 @@ fn consumer_is_not_cut_off_for_time_while_the_server_was_stopped() {
         is_full.then_some(())
     });
     held.server.signal("STOP");
-    // Longer than a consumer may read nothing, while the server is stopped.
+    // The server is stopped for longer than a consumer may read nothing.
     thread::sleep(Duration::from_millis(10_500));
     held.server.signal("CONT");
     held.consume(Duration::ZERO);

@@ -1,7 +1,8 @@
 //! The service manager's protocol: notifications, the watchdog, and inherited sockets.
 //!
-//! The test plays the manager, with a datagram socket for notifications and a launcher that passes
-//! listening sockets as descriptors 3 and 4. tests/systemd/run does the same under a real systemd.
+//! The test simulates the manager, with a datagram socket for notifications and a launcher that
+//! passes listening sockets as descriptors 3 and 4. tests/systemd/run tests the same with a real
+//! systemd.
 
 use std::ffi::OsStr;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -131,7 +132,7 @@ fn watchdog_of_another_process_is_not_notified() {
     let environment = environment.map(|(name, value)| (name, OsStr::new(value)));
     let mut service = Service::start(&environment);
     service.ready();
-    // The time of twenty watchdog notifications.
+    // Twenty times the interval between two watchdog notifications.
     let wait = Duration::from_millis(200);
     service.notices.set_read_timeout(Some(wait)).unwrap();
     assert!(service.notices.recv(&mut [0]).is_err());
@@ -162,7 +163,7 @@ fn inherited_sockets_replace_those_of_the_configuration() {
             .all(|part| printed.contains(part))
             .then_some(())
     });
-    // Enough connections for both workers to have some.
+    // Enough connections that both workers have some.
     let mut sockets: Vec<Socket> = (0..8)
         .map(|_| Socket::subscribed(service.addr, "channel=a"))
         .collect();
@@ -264,7 +265,8 @@ fn inherited_feed_is_left_for_the_next_server() {
     service.signal("TERM");
     assert!(service.process.wait().success());
     assert!(service.feed.exists());
-    // A manager would keep the sockets; the launcher became the server, so no process listens.
+    // A service manager would keep the sockets open. The launcher became the server, so no process
+    // listens now.
     assert!(TcpStream::connect(service.addr).is_err());
     assert!(UnixStream::connect(&service.feed).is_err());
 }

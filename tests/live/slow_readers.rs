@@ -19,7 +19,7 @@ use crate::support::{Feeder, Raw, Server, Socket, within};
 
 const MIB: u64 = 1024 * 1024;
 
-/// A WebSocket with a small receive buffer, read up to the answer to its subscription.
+/// Opens a WebSocket with a small receive buffer, and reads up to the answer to its subscription.
 fn subscribe_small(addr: SocketAddr) -> Socket {
     let mut request = format!("ws://{addr}/ws?channel=a")
         .into_client_request()
@@ -33,7 +33,7 @@ fn subscribe_small(addr: SocketAddr) -> Socket {
     socket
 }
 
-/// An event stream with a small receive buffer, of which nothing is read.
+/// Opens an event stream with a small receive buffer, and reads nothing.
 fn stream_small(addr: SocketAddr) -> TcpStream {
     let mut stream = connect_small(addr);
     stream
@@ -43,7 +43,7 @@ fn stream_small(addr: SocketAddr) -> TcpStream {
 }
 
 /// Publishes texts of this length in steps. A healthy subscriber reads each step before the next
-/// one, so that it never lags. Returns the ids.
+/// step, so that it never lags. Returns the ids.
 fn publish_in_steps(
     feeder: &mut Feeder,
     healthy: &mut Socket,
@@ -65,7 +65,7 @@ fn publish_in_steps(
     ids
 }
 
-/// A message to a slow subscriber.
+/// A message received by a slow subscriber.
 #[derive(Debug)]
 enum Given {
     Gap(Value),
@@ -158,7 +158,7 @@ fn stalled_websocket_receives_a_gap_and_the_newest_within_its_quota() {
     let mut stalled = subscribe_small(server.addr);
     let ids = publish_in_steps(&mut feeder, &mut healthy, 1000, 1000);
     let given = read_to(&mut stalled, &ids[999]);
-    // 64 KiB hold 65 publications of 1000 bytes.
+    // A quota of 64 KiB has room for 65 publications of 1000 bytes.
     assert_eq!(covered(&ids, &given), 65);
     let skipped: u64 = given
         .iter()
@@ -242,7 +242,7 @@ fn close_policy_sends_a_close_frame_to_a_slow_reader() {
     let ids = publish_in_steps(&mut feeder, &mut healthy, 600, 1000);
     server.await_metric("fanfare_subscribers", 1.0);
     // Earlier messages are complete and in order. Then comes the close frame, or a reset if the
-    // frame did not fit any more.
+    // buffer had no room for the close frame.
     let mut next = 0;
     loop {
         match stalled.0.read() {
@@ -283,14 +283,14 @@ fn kernel_buffers_no_more_for_a_stalled_subscriber_than_configured() {
 
 #[test]
 fn unsent_bytes_in_the_kernel_stay_below_the_low_water_mark() {
-    // The send buffer alone could hold everything. A write may exceed the low-water mark by one
+    // The send buffer alone has room for everything. A write may exceed the low-water mark by one
     // segment of the loopback device.
     let config = "[quota]\nsend_buffer_bytes = 4194304\nnotsent_lowat_bytes = 16384\n";
     assert!(sent_to_a_stalled_subscriber(config, 16_384 + 2 * 65_536) > 0);
 }
 
-/// Returns the number of bytes written to a subscriber that does not read. Checks that they are at
-/// most `at_most` and the client's receive buffer.
+/// Returns the number of bytes written to a subscriber that does not read. Checks that this number
+/// is at most `at_most` plus the size of the client's receive buffer.
 fn sent_to_a_stalled_subscriber(config: &str, at_most: usize) -> usize {
     let server = Server::with(config, &["--workers", "1"]);
     let mut feeder = Feeder::connect(&server.feed);
@@ -423,7 +423,8 @@ fn heartbeats_of_simultaneous_conns_are_spread() {
             .iter()
             .take_while(|arrival| **arrival - *first < interval / 10)
             .count();
-        // Spread evenly over half the interval, forty would arrive in a tenth of it.
+        // If heartbeats are spread evenly over half the interval, forty of them arrive in a tenth
+        // of it.
         assert!(
             together < 100,
             "{together} of 200 in a tenth of the interval"
@@ -431,7 +432,7 @@ fn heartbeats_of_simultaneous_conns_are_spread() {
     }
 }
 
-/// The number of heartbeats of a stream: its positions after the first.
+/// Returns the number of heartbeats in a stream: its positions after the first one.
 fn beats(received: &[u8]) -> usize {
     let text = str::from_utf8(received).unwrap();
     text.matches("event:fanfare.position\nid: ")

@@ -1,5 +1,5 @@
-//! Errors that stop a start: `fanfare check` and `fanfare serve` find the same, print it once, and
-//! end with the documented status.
+//! Errors that prevent a start: `fanfare check` and `fanfare serve` find the same errors, print
+//! each of them once, and end with the documented status.
 
 use std::fs;
 use std::net::TcpListener;
@@ -40,7 +40,7 @@ impl Folder {
         self.0.path()
     }
 
-    /// Writes a configuration in which `@` stands for this folder.
+    /// Writes a configuration in which `@` means this folder.
     fn configuration(&self, text: &str) -> std::path::PathBuf {
         let text = text.replace('@', self.path().to_str().unwrap());
         let file = self.path().join("fanfare.toml");
@@ -48,7 +48,7 @@ impl Folder {
         file
     }
 
-    /// The names of all files below the folder.
+    /// Returns the names of all files below the folder.
     fn names(&self) -> Vec<String> {
         let found = Command::new("find").arg(self.path()).output().unwrap();
         let mut names: Vec<_> = text(&found.stdout).lines().map(str::to_owned).collect();
@@ -61,7 +61,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// Runs a command to its end. A server that starts although it should not is stopped.
+/// Runs a command to its end. A server that wrongly starts is stopped.
 fn run(command: &mut Command) -> Output {
     let mut child = command
         .stdin(Stdio::null())
@@ -73,14 +73,14 @@ fn run(command: &mut Command) -> Output {
     child.wait_with_output().unwrap()
 }
 
-/// A configuration with free addresses, to be followed by the tested lines.
+/// A configuration with free addresses. The tested lines are appended to it.
 const TLS: &str = "listen = [\"127.0.0.1:0 tls\"]\nadmin = \"off\"\nfeed = \"@/feed.sock\"\n";
 const PLAIN: &str = "listen = [\"127.0.0.1:0\"]\nadmin = \"off\"\nfeed = \"@/feed.sock\"\n";
 
 /// A faulty configuration, and the key and a part of the message of each error.
 type Case = (String, &'static [(&'static str, &'static str)]);
 
-/// Certificates, keys and secrets.
+/// Returns the cases of certificates, keys and secrets.
 fn credentials() -> Vec<Case> {
     let tls = |pair: &str| format!("{TLS}[tls]\n{pair}");
     let plain = |rest: &str| format!("{PLAIN}{rest}");
@@ -121,7 +121,8 @@ fn credentials() -> Vec<Case> {
             &[("tls.client_authorities", "@/junk: there is no certificate")],
         ),
         (
-            // Certificates are read even if no address uses TLS, since a socket unit may have one.
+            // Certificates are read even if no address uses TLS, because an inherited socket may
+            // use TLS.
             plain("[tls]\ncertificates = [\"@/dangling\"]\nkeys = [\"@/one.key\"]\n"),
             &[("tls.certificates", "cannot read @/dangling: No such file")],
         ),
@@ -147,7 +148,7 @@ fn credentials() -> Vec<Case> {
     ]
 }
 
-/// Paths and values.
+/// Returns the cases of paths and values.
 fn values() -> Vec<Case> {
     let plain = |rest: &str| format!("{PLAIN}{rest}");
     let feed = |path: &str| PLAIN.replace("@/feed.sock", path);
@@ -202,7 +203,8 @@ fn values() -> Vec<Case> {
     ]
 }
 
-/// The longest part between separators that occurs twice in a line and has at least 12 bytes.
+/// Returns the longest part between separators that occurs twice in a line and has at least 12
+/// bytes.
 fn repeated(line: &str) -> Option<&str> {
     let parts: Vec<&str> = line.split([':', '(', ')', ';']).map(str::trim).collect();
     let long = parts.iter().filter(|part| part.len() >= 12);

@@ -1,5 +1,5 @@
 //! TLS with independent clients (curl, openssl, sslscan, Python, Node and Chromium) and with
-//! hostile ones.
+//! hostile clients.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -30,7 +30,7 @@ impl Rig {
         Self::with_tls(config, "")
     }
 
-    /// Starts a server with further lines in the section `[tls]`.
+    /// Starts a server with additional lines in the section `[tls]`.
     fn with_tls(config: &str, lines: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let certificate = Certificate::make(folder.path(), "own");
@@ -74,7 +74,8 @@ fn next_json(socket: &mut WebSocket<Secured>) -> Value {
     }
 }
 
-/// Publishes as many as the client waits for, and checks that it receives them.
+/// Publishes as many publications as the client waits for, and checks that the client receives
+/// them.
 fn check_peer(server: &Server, peer: &mut Lines) {
     assert_eq!(peer.json()["protocol"], "fanfare.v1");
     assert_eq!(peer.json()["type"], "welcome");
@@ -248,7 +249,7 @@ fn openssl_resumes_with_its_ticket_after_a_reload() {
 }
 
 impl Rig {
-    /// Whether the server's log contains this text.
+    /// Returns `Some` if the server's log contains this text.
     fn has_logged(&self, text: &str) -> Option<()> {
         let path = self.server.feed.parent()?.join("stderr.txt");
         let log = std::fs::read_to_string(path).ok()?;
@@ -268,7 +269,7 @@ fn reload_shows_the_new_certificate_and_closes_no_conn() {
     within("the new certificate", || {
         other.is_shown_at(rig.addr).then_some(())
     });
-    // An unusable key file changes nothing.
+    // A reload with an unusable key file changes nothing.
     std::fs::write(&rig.certificate.key, "no key").unwrap();
     rig.server.signal("HUP");
     within("the refusal", || rig.has_logged("nothing has changed"));
@@ -289,7 +290,7 @@ fn bytes_that_are_not_tls_get_an_alert_without_effect_on_others() {
     stream.write_all(b"\0what is this?").unwrap();
     let mut answer = Vec::new();
     let _ended = stream.read_to_end(&mut answer);
-    // A fatal alert (RFC 8446, 6).
+    // The answer is a fatal alert (RFC 8446, 6).
     assert_eq!((answer[0], answer.len()), (21, 7), "{answer:?}");
     let closed = "fanfare_conns_closed_total{reason=\"tls_error\"}";
     rig.server.await_metric(closed, 1.0);
@@ -366,7 +367,7 @@ fn client_that_has_sent_close_notify_still_gets_its_answer() {
     stream.flush().unwrap();
     stream.sock.shutdown(Shutdown::Write).unwrap();
     let mut answer = String::new();
-    // Without `close_notify` from the server this is an error.
+    // The read fails if the server has not sent `close_notify`.
     stream.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
     assert!(answer.ends_with("</html>\n"));
@@ -482,7 +483,7 @@ fn invalid_record_closes_its_conn_without_effect_on_others() {
     let rig = Rig::start();
     let mut bystander = rig.socket("channel=a");
     let mut socket = rig.socket("channel=a");
-    // An application data record that no key decrypts.
+    // An application data record that no key can decrypt.
     let record = [&[23, 3, 3, 0, 40][..], &[0; 40]].concat();
     socket.get_mut().sock.write_all(&record).unwrap();
     let ended = loop {
@@ -515,7 +516,7 @@ fn client_that_updates_its_key_continues() {
     assert_eq!(next_json(&mut socket)["id"], second.as_str());
 }
 
-/// A client whose handshake is complete except that its last flight is not sent yet.
+/// Returns a client whose handshake is complete, except that its last flight has not been sent yet.
 fn connected_without_last_flight(rig: &Rig) -> Secured {
     let mut stream = rig.stream();
     stream.conn.write_tls(&mut stream.sock).unwrap();
@@ -570,7 +571,8 @@ fn slow_reader_receives_the_whole_last_answer() {
     let rig = Rig::start();
     let mut feeder = Feeder::connect(&rig.server.feed);
     let first = feeder.publish("a", "first");
-    // Lengths with different remainders in the socket when the last byte is written.
+    // Different lengths leave different numbers of bytes in the socket when the last byte is
+    // written.
     for length in (20_000..150_000).step_by(10_000) {
         let channel = format!("a{length}");
         let data = "x".repeat(length);
@@ -593,7 +595,7 @@ fn slow_reader_receives_the_whole_last_answer() {
             (sum() > before).then_some(())
         });
         let mut answer = String::new();
-        // An end of the stream without `close_notify` is an error.
+        // The read fails if the stream ends without `close_notify`.
         stream.read_to_string(&mut answer).unwrap();
         assert!(answer.contains(&data), "{} of {length} bytes", answer.len());
     }
@@ -601,7 +603,7 @@ fn slow_reader_receives_the_whole_last_answer() {
 
 #[test]
 fn close_notify_without_fin_ends_a_waiting_poll() {
-    // If `close_notify` were ignored, the connection would stay open for a minute.
+    // If the server ignored `close_notify`, the connection would stay open for a minute.
     let rig = Rig::with("[limits]\nrequest_head_ms = 60000\npoll_timeout_ms = 60000\n");
     let mut feeder = Feeder::connect(&rig.server.feed);
     let first = feeder.publish("a", "first");

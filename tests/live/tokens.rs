@@ -16,12 +16,13 @@ use crate::support::raw::connect;
 use crate::support::{Feeder, Lines, Raw, Server, Socket, dependency, fanfare, within};
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
-/// Every channel except `open` requires a token, and the token alone decides what may be published.
+/// Every channel except `open` requires a token. Only the token decides which channels a client may
+/// publish to.
 const SPACES: &str = "[[namespace]]\nmatch = \"*\"\nclient_publish = \"broadcast\"\n\
                       client_presence = true\n\
                       [[namespace]]\nmatch = \"open\"\nanonymous_subscribe = true\n";
 
-/// An issuer with keys of all kinds, made by `openssl`, in a temporary folder.
+/// An issuer with keys of all kinds in a temporary folder. `openssl` created these keys.
 struct Issuer(TempDir);
 
 impl Issuer {
@@ -64,7 +65,7 @@ impl Issuer {
         path
     }
 
-    /// An `[auth]` section that trusts these keys, followed by further lines.
+    /// Returns an `[auth]` section that trusts these keys, followed by further lines.
     fn auth(&self, keys: &[(&str, &str)], more: &str) -> String {
         let keys = keys.iter().map(|(algorithm, file)| {
             let path = self.path(file);
@@ -106,7 +107,7 @@ fn unix_s() -> u64 {
     since.unwrap().as_secs()
 }
 
-/// Claims that allow `chat:*` for this many seconds.
+/// Returns claims that allow `chat:*` for this many seconds.
 fn claims(sub: &str, seconds: u64) -> Value {
     json!({
         "sub": sub,
@@ -127,7 +128,7 @@ fn bearer(token: &str) -> String {
     format!("Authorization: Bearer {token}\r\n")
 }
 
-/// Sends a short poll of a channel with a token; returns status and `code`.
+/// Sends a short poll of a channel with a token. Returns the status and `code`.
 fn status(server: &Server, channel: &str, token: &str) -> (u16, Value) {
     let target = format!("/poll?timeout=0&channel={channel}");
     let response = get(server, &target, &bearer(token));
@@ -199,7 +200,8 @@ fn each_fault_of_a_token_is_refused_with_its_code() {
         let token = issuer.secret_token(&with(&[change]));
         assert_eq!(status(&server, "chat:1", &token), (401, json!(code)));
     }
-    // The public key used as a secret, no signature, another key's signature, an unknown algorithm.
+    // The forged tokens: the public key used as a secret, no signature, another key's signature,
+    // and an unknown algorithm.
     let header = |alg: &str| Some(json!({"alg": alg}));
     for (algorithm, key, forged, code) in [
         ("HS256", "rs256.pem", header("HS256"), "token_signature"),
@@ -268,7 +270,7 @@ fn cookie_and_query_are_read_only_if_configured() {
     assert_eq!(get(&server, target, &cookie).status, 200);
     assert_eq!(get(&server, &query, "").status, 200);
     assert_eq!(get(&server, &format!("{query}x"), "").status, 401);
-    // Several `Cookie` lines are read as one, even if the token is in none of them.
+    // Several `Cookie` lines are read as one line, even if the token is in none of them.
     let others = "Cookie: a=b\r\nCookie: c=d\r\n";
     for (target, fields) in [
         (target, format!("{cookie}Cookie: c=d\r\n")),
@@ -383,7 +385,8 @@ fn long_poll_ends_when_its_token_expires() {
     assert!(response.body_text().contains("\"publications\":[]"));
 }
 
-/// Runs a client of another language with each way of sending a token, and checks what it reads.
+/// Runs a client of another language with each way of sending a token, and checks the messages it
+/// receives.
 fn check_peer(start: impl Fn(&str, &str, &str) -> Lines) {
     let issuer = Issuer::new();
     let config = issuer.auth(&[("ES256", "es256.pem")], "leeway_ms = 0");
@@ -393,7 +396,7 @@ fn check_peer(start: impl Fn(&str, &str, &str) -> Lines) {
     let ways = ["header", "subprotocol", "message"];
     let peers = ways.map(|way| start(&url("chat:1"), way, &good));
     for (way, mut peer) in ways.into_iter().zip(peers) {
-        // The token is never echoed in a response, where proxies could log it.
+        // A response never contains the token, because proxies could log it.
         assert_eq!(peer.json(), json!({"protocol": "fanfare.v1"}), "{way}");
         if way == "message" {
             assert_eq!(peer.json(), json!({"type": "ok", "ref": 1}));
@@ -449,7 +452,7 @@ fn token_limits_commands_and_a_new_one_changes_the_limits() {
     let issuer = Issuer::new();
     let config = issuer.auth(&[("HS256", "secret")], "leeway_ms = 0");
     let server = Server::with(&config, &[]);
-    // A client without a token may connect, since there are open channels.
+    // A client without a token may connect, because there are open channels.
     let mut socket = Socket::open(server.addr, "");
     assert_eq!(socket.json()["type"], "welcome");
     let refused = |socket: &mut Socket, command: Value| {
@@ -481,7 +484,8 @@ fn token_limits_commands_and_a_new_one_changes_the_limits() {
     let mut types = [socket.json(), socket.json()].map(|answer| answer["type"].clone());
     types.sort_by_key(|kind| kind.is_null());
     assert_eq!(types, [json!("ok"), json!(null)]);
-    // A new token has to have the same `sub`. For a second after the last one the answer is `busy`.
+    // A new token must have the same `sub`. For a second after the last token, the answer is
+    // `busy`.
     let refusal = within("the time of another token", || {
         let code = refused(&mut socket, auth(&claims("v", 60)));
         (code != "busy").then_some(code)
@@ -490,7 +494,8 @@ fn token_limits_commands_and_a_new_one_changes_the_limits() {
     let mut less = claims("u", 60);
     less["fanfare"]["subscribe"] = json!(["chat:2"]);
     let less = auth(&less);
-    // A token without a channel unsubscribes from it. The second token comes too early.
+    // A token that does not allow a channel ends the subscription to it. The second token comes too
+    // early.
     socket.send(&less);
     socket.send(&less);
     let mut answers = [(); 3].map(|()| socket.json());
@@ -557,8 +562,8 @@ fn backend_disconnects_all_conns_of_a_subject() {
         &of_one,
         &format!("/poll?channel=chat:9&timeout=60&since={since}"),
     );
-    // An id of another epoch is answered at once; the next poll waits from the position in that
-    // answer.
+    // The server answers an id of another epoch immediately. The next poll waits from the position
+    // in that answer.
     let answer: Value = serde_json::from_str(&poll.rest().pop().unwrap()).unwrap();
     let since = answer["id"].as_str().unwrap();
     let mut poll = curl(
@@ -606,7 +611,7 @@ fn keys_are_read_again_on_sighup() {
         let refused = status(&server, "chat:1", &old);
         (refused == (401, json!("token_signature"))).then_some(())
     });
-    // A file without a valid key changes nothing.
+    // A reload with a file that has no valid key changes nothing.
     fs::write(issuer.path("secret"), "short").unwrap();
     server.signal("HUP");
     within("the error", || {

@@ -1,7 +1,7 @@
-//! `tuning/apply` and `tuning/revert` on a copy of `/proc/sys`.
+//! Tests of `tuning/apply` and `tuning/revert` on a copy of `/proc/sys`.
 //!
-//! The scripts are run unchanged. Their environment points into a temporary folder, so no setting
-//! of this machine changes.
+//! The scripts are run unchanged. Their environment refers to a temporary folder, so no setting of
+//! this machine changes.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -50,7 +50,7 @@ impl Host {
         self.path("var/state")
     }
 
-    /// Runs a script; returns its status, and standard output and error together.
+    /// Runs a script. Returns its status, and its standard output and standard error together.
     fn run(&self, script: &str, args: &[&str]) -> (i32, String) {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tuning");
         let output = Command::new(folder.join(script))
@@ -155,9 +155,9 @@ fn higher_values_are_kept_and_excessive_ones_skipped() {
     assert!(printed.contains("too much for the memory of this host, left out: net.ipv4.tcp_mem"));
 }
 
-/// Key, value before, value in the file, value after.
+/// The key, the value before, the value in the file, and the value after.
 const MERGED: &[(&str, &str, &str, &str)] = &[
-    // Several numbers, each compared separately.
+    // Several numbers, each of them compared separately.
     (
         "net.ipv4.tcp_rmem",
         "4096\t131072\t6291456\n",
@@ -201,7 +201,7 @@ const MERGED: &[(&str, &str, &str, &str)] = &[
         "10240 65000",
         "1024\t65535\n",
     ),
-    // No limit.
+    // Values that mean "no limit".
     ("fs.file-max", "-1\n", "4194304", "-1\n"),
     ("kernel.threads-max", "max\n", "4194304", "max\n"),
     ("fs.nr_open", "unlimited\n", "2097152", "unlimited\n"),
@@ -227,7 +227,7 @@ const MERGED: &[(&str, &str, &str, &str)] = &[
         "1 2 18446744073709551615",
         TCP_MEM,
     ),
-    // A limit that this repository's file would lower, and one that it does not name.
+    // A limit that this repository's file would lower, and a limit that the file does not name.
     (
         "net.ipv4.tcp_notsent_lowat",
         "4294967295\n",

@@ -12,7 +12,7 @@ use crate::support::{Feeder, Raw, Server, Socket};
 const TEXT: u8 = 0x81;
 const PING: u8 = 0x89;
 
-/// Skips messages up to the first of this type, and returns it.
+/// Skips messages up to the first message of this type, and returns that message.
 fn next_of_type(socket: &mut Socket, kind: &str) -> Value {
     loop {
         let value = socket.json();
@@ -70,7 +70,7 @@ fn data_envelope_is_the_payload_alone() {
     assert_eq!(socket.message(), Message::text("{\"n\":1}"));
     assert_eq!(socket.message(), Message::text("t"));
     assert_eq!(socket.message(), Message::binary(vec![0, 255]));
-    // Messages of such a client are checked and otherwise ignored.
+    // Messages from such a client are checked, and then ignored.
     socket.send(&json!({"type": "subscribe", "channel": "b", "ref": 1}));
     feeder.publish("b", 1);
     feeder.publish("a", 2);
@@ -199,7 +199,7 @@ fn server_pings_idle_conns_and_closes_silent_ones() {
     let server = Server::with("[heartbeat]\ninterval_ms = 200\n", &[]);
     let mut alive = Socket::subscribed(server.addr, "channel=a");
     let silent = Socket::subscribed(server.addr, "channel=a");
-    // Reading answers the pings; `silent` is open but never read.
+    // The client library answers pings while it reads. `silent` is open but is never read.
     for _ in 0..4 {
         assert!(matches!(alive.0.read().unwrap(), Message::Ping(_)));
     }
@@ -209,7 +209,7 @@ fn server_pings_idle_conns_and_closes_silent_ones() {
         .set_read_timeout(Some(std::time::Duration::from_millis(20)))
         .unwrap();
     crate::support::within("the end of the silent connection", || {
-        // Answers pings, and times out between them.
+        // The client answers pings, and its reads time out between them.
         let _ = alive.0.read();
         (server.metric("fanfare_conns_closed_total{reason=\"idle\"}") > 0.5).then_some(())
     });
@@ -311,7 +311,7 @@ fn fragments_around_a_ping_make_one_message() {
     let server = Server::start();
     let mut socket = Socket::subscribed(server.addr, "channel=a");
     let command = json!({"type": "subscribe", "channel": "ü", "ref": 3}).to_string();
-    // The fragments split a letter of two bytes.
+    // The fragments split a two-byte character.
     let (first, second) = command.as_bytes().split_at(command.find('ü').unwrap() + 1);
     for byte in [
         frame(0x01, first),
@@ -382,7 +382,7 @@ fn slow_subscriber_receives_a_gap_and_continues() {
     let mut slow = Socket::subscribed(server.addr, "channel=a");
     let mut feeder = Feeder::connect(&server.feed);
     let payload = "x".repeat(32 * 1024);
-    // More than the quota and all buffers on the way hold.
+    // More data than the quota and all buffers in between have room for.
     let mut sent = Vec::new();
     while server.metric("fanfare_publications_skipped_total") < 1.0 {
         assert!(sent.len() < 10_000, "nothing is skipped");
@@ -414,8 +414,8 @@ fn slow_subscriber_is_closed_by_the_close_policy() {
     let mut slow = Socket::subscribed(server.addr, "channel=a");
     let mut feeder = Feeder::connect(&server.feed);
     let payload = "x".repeat(32 * 1024);
-    // The close frame follows the data in the kernel's buffers, so it is read only after the
-    // overflow.
+    // The close frame comes after the data in the kernel's buffers, so the test reads nothing
+    // before the overflow.
     let delivered = "fanfare_deliveries_total";
     let mut sent = 0.0;
     while server.metric(delivered) + 8.0 > sent {

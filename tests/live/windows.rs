@@ -1,6 +1,6 @@
 //! Windows and acknowledgements: delivery stops at a full window and continues after an
-//! acknowledgement, invalid windows are refused, and a client that is killed resumes after its last
-//! stored effect.
+//! acknowledgement, and invalid windows are refused. A client that is killed resumes after the last
+//! effect that it stored.
 
 use std::fs;
 use std::path::Path;
@@ -22,7 +22,7 @@ fn ack(id: &str) -> Value {
     json!({"type": "ack", "id": id})
 }
 
-/// Checks that no message waits: the next one is the answer to a ping.
+/// Checks that no message waits: the next message must be the answer to a ping.
 fn assert_quiet(socket: &mut Socket) {
     socket.send(&json!({"type": "ping", "ref": "quiet"}));
     assert_eq!(socket.json(), json!({"type": "pong", "ref": "quiet"}));
@@ -38,12 +38,12 @@ fn full_window_stops_delivery_until_an_acknowledgement() {
         assert_eq!(socket.publication()["id"], **id);
     }
     assert_quiet(&mut socket);
-    // Acknowledges a part, then everything delivered, then an earlier id again.
+    // Acknowledges a part, then all deliveries, then an earlier id again.
     socket.send(&ack(&ids[0]));
     assert_eq!(socket.publication()["id"], ids[3]);
     assert_quiet(&mut socket);
     socket.send(&json!({"type": "ack", "id": ids[3], "channel": "a", "ref": 1}));
-    // The order of the answer and the publications that it releases is not fixed.
+    // The answer and the publications that it releases arrive in any order.
     let mut messages: Vec<Value> = (0..4).map(|_| socket.json()).collect();
     messages.sort_by_key(|value| value.get("type").is_some());
     let given: Vec<&Value> = messages[..3].iter().map(|value| &value["id"]).collect();
@@ -70,7 +70,7 @@ fn full_window_delays_no_other_channel() {
     let given: Vec<Value> = (0..3).map(|_| socket.publication()["id"].clone()).collect();
     assert_eq!(given, [&*slow[0], &*free[0], &*free[1]]);
     assert_quiet(&mut socket);
-    // With several channels the acknowledgement has to name one.
+    // If there are several channels, the acknowledgement must name one of them.
     socket.send(&ack(&free[1]));
     assert_eq!(socket.json()["code"], "bad_channel");
     assert_quiet(&mut socket);
@@ -126,7 +126,7 @@ fn invalid_acknowledgement_gets_an_error_and_changes_nothing() {
     assert_quiet(&mut socket);
     socket.send(&ack(&ids[0]));
     assert_eq!(socket.publication()["id"], ids[1]);
-    // The window ends with its subscription.
+    // A window ends with its subscription.
     socket.send(&json!({"type": "unsubscribe", "channel": "a"}));
     assert_eq!(socket.json()["type"], "unsubscribed");
     socket.send(&ack(&ids[1]));
@@ -175,7 +175,7 @@ fn gap_after_a_full_window_is_sent_when_it_opens_and_a_resume_has_none() {
                           "missed": 5, "cause": "slow"});
     assert_eq!(gap, expected);
     assert_eq!(socket.publication()["id"], ids[7]);
-    // A client that resumes gets no gap, since the log has everything.
+    // A client that resumes receives no gap, because the log has everything.
     let query = format!("channel=a&window=1024&since={}", ids[1]);
     let mut socket = Socket::subscribed(server.addr, &query);
     for id in &ids[2..] {
@@ -183,7 +183,7 @@ fn gap_after_a_full_window_is_sent_when_it_opens_and_a_resume_has_none() {
     }
 }
 
-/// Starts the example of the README.
+/// Starts the example in the README.
 fn example(server: &Server, folder: &TempDir) -> Lines {
     let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
     let readme = fs::read_to_string(readme).unwrap();
@@ -198,7 +198,7 @@ fn example(server: &Server, folder: &TempDir) -> Lines {
     )
 }
 
-/// The effects that the example has stored.
+/// Returns the effects that the example has stored.
 fn stored(folder: &TempDir) -> Vec<u64> {
     let script = "import sqlite3\n\
                   db = sqlite3.connect('file:orders.db?mode=ro', uri=True)\n\
@@ -218,7 +218,7 @@ fn example_has_each_effect_exactly_once_over_kills() {
     let server = Server::with("[quota]\nbehind_publications = 1000\n", &[]);
     let mut feeder = Feeder::connect(&server.feed);
     let folder = tempfile::tempdir().unwrap();
-    // The example starts at the current position, which it stores with its first effect.
+    // The example starts at the current position. It stores that position with its first effect.
     let mut client = example(&server, &folder);
     server.await_metric("fanfare_subscribers", 1.0);
     feeder.publish("orders", 0);
@@ -229,7 +229,7 @@ fn example_has_each_effect_exactly_once_over_kills() {
         feeder.publish("orders", published);
         published += 1;
         if published % 40 == 0 {
-            // Killed at any point of its work.
+            // The client is killed at any point of its work.
             drop(client);
             kills += 1;
             client = example(&server, &folder);

@@ -1,10 +1,12 @@
-//! The feed's side of the dialogue: takes reports late, answers, and sends messages to conns.
+//! The feed's side of the dialogue: accepts reports late, answers them, and sends messages to
+//! conns.
 //!
-//! Stands in for the feed and a backend behind it. It checks that a conn joins and leaves a channel
-//! in turn and has left when it ends, that every delivery has a status, that names of an earlier
-//! start reach no conn, and that each report carries the subject of the conn's token. When no
-//! notice waits, the backend knows every subscription, except for the number reported as lost.
-//! Notices that it does not take delay no publication, and at most the configured number wait.
+//! Simulates the feed and a backend behind it. The checks: a conn joins a channel before it leaves
+//! it, and has left all channels when it ends. Every delivery has a status. Messages to conns of an
+//! earlier start reach no conn. Each report has the subject of the conn's token. When no notice
+//! waits, the backend knows every subscription, except for the number reported as lost. Notices
+//! that the backend does not accept delay no publication, and at most the configured number of them
+//! wait.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -26,9 +28,9 @@ use crate::world::node::NodeWorker;
 
 pub(crate) struct Backend {
     reports: Reports,
-    /// The subscriptions that it knows from notices.
+    /// The subscriptions that the backend knows from notices.
     subscriptions: BTreeSet<(ConnName, ChannelName)>,
-    /// The conns that it knows from notices.
+    /// The conns that the backend knows from notices.
     known: Vec<ConnName>,
     /// The conns that the backends of earlier starts knew.
     stale: Vec<ConnName>,
@@ -36,11 +38,12 @@ pub(crate) struct Backend {
     subs: BTreeMap<ConnName, Option<Arc<str>>>,
     has_tokens: bool,
     is_watching: bool,
-    /// It takes nothing for a while, or no notices.
+    /// Whether the backend accepts no reports at all for a while. `takes_no_notices` concerns
+    /// notices only.
     takes_nothing: bool,
     takes_no_notices: bool,
     bounds: Bounds,
-    /// A generator of its own, so that the others draw the same.
+    /// A generator of its own, so that the values of the other generators do not change.
     random: fastrand::Rng,
     counts: VecDeque<(ConnName, Option<Reference>, SubscriberCounts)>,
     statuses: Vec<Arc<DeliveryStatus>>,
@@ -50,7 +53,7 @@ pub(crate) struct Backend {
     notices_lost: u64,
 }
 
-/// Bounds so small that runs reach both.
+/// Bounds so small that some runs reach both of them.
 pub(crate) fn draw_bounds(random: &mut fastrand::Rng) -> Bounds {
     Bounds {
         notices: [4, 1000][random.usize(0..2)],
@@ -96,13 +99,13 @@ impl Backend {
         }
     }
 
-    /// Takes over the names that the backend of the previous start knew.
+    /// Adopts the conn names that the backend of the previous start knew, as stale names.
     pub(crate) fn take_over_names(&mut self, before: Self) {
         self.stale = before.stale;
         self.stale.extend(before.known);
     }
 
-    /// Now and then takes nothing for a while, and sends something at random.
+    /// At random, stops or resumes accepting reports, and sends a message.
     pub(crate) fn act_at_random(&mut self, mailboxes: &Mailboxes, random: &mut fastrand::Rng) {
         self.takes_nothing ^= random.u32(0..80) == 0;
         self.takes_no_notices ^= self.random.u32(0..30) == 0;
@@ -116,7 +119,7 @@ impl Backend {
         self.takes_no_notices = false;
     }
 
-    /// Takes the waiting reports. Returns the channels to which clients broadcast.
+    /// Accepts the waiting reports. Returns the channels to which clients broadcast.
     pub(crate) fn turn(
         &mut self,
         mailboxes: &Mailboxes,
@@ -168,7 +171,7 @@ impl Backend {
         }
     }
 
-    /// Takes a notice, if one may be taken. Sometimes it passes over some conns.
+    /// Accepts one notice, if any is due. Sometimes it skips the notices of some conns.
     fn take_notice(&mut self) -> bool {
         let mut passed = BTreeSet::new();
         let mut next = 0;
@@ -183,7 +186,7 @@ impl Backend {
                 return true;
             }
         }
-        // If it has passed over all of them, it takes the first.
+        // If it has skipped all of them, it accepts the first.
         let first = self.reports.notice(0).filter(|notice| notice.is_due);
         let first = first.filter(|notice| self.reports.take_notice(notice));
         first.map(|notice| self.note(notice.report)).is_some()
@@ -197,10 +200,10 @@ impl Backend {
         }
     }
 
-    /// The checks after a worker's turn.
+    /// Runs the checks that are due after a worker's turn.
     pub(crate) fn check(&self, workers: &[NodeWorker]) {
         let waiting = self.reports.notices_waiting();
-        // One more for the number of lost notices.
+        // The report of the number of lost notices waits in addition to the bound.
         assert!(waiting <= self.bounds.notices + 1, "{waiting} notices wait");
         if !self.is_watching || waiting > 0 {
             return;
@@ -236,7 +239,8 @@ impl Backend {
         );
     }
 
-    /// Each peer shows one token, where tokens are required, before it may do anything.
+    /// Checks the subject of a report. Where tokens are required, each conn has exactly one
+    /// subject.
     fn check_sub(&mut self, conn: ConnName, sub: Option<&Arc<str>>) {
         assert_eq!(sub.is_some(), self.has_tokens, "{conn}: {sub:?}");
         let before = self.subs.entry(conn).or_insert_with(|| sub.cloned());
@@ -275,7 +279,7 @@ impl Backend {
         }
     }
 
-    /// Sends a message to a conn that may exist, or closes it.
+    /// Sends a message to a conn that may exist, or closes that conn.
     fn send_at_random(&mut self, mailboxes: &Mailboxes, random: &mut fastrand::Rng) {
         if !mailboxes.have_room() || self.known.is_empty() {
             return;
@@ -303,7 +307,7 @@ impl Backend {
         post_message(to, message, Some(status), mailboxes);
     }
 
-    /// The workers have ended. `has_sent_all` says that they have sent all reports.
+    /// Checks the backend after all workers have ended. `has_sent_all`: they have sent all reports.
     pub(crate) fn check_end(&mut self, has_sent_all: bool) {
         while self.reports.take().is_some() {}
         while self.take_notice() {}

@@ -1,6 +1,7 @@
-//! One stream and a worker that sleeps, while the calendar is set.
+//! Tests of one stream whose worker sleeps while the calendar is changed.
 //!
-//! In the runs of [`crate::world`] some peer always wakes the worker. Here it must wake by itself.
+//! In the runs of [`crate::world`] some peer always wakes the worker. Here the worker must wake by
+//! itself.
 
 use std::sync::Arc;
 
@@ -14,7 +15,8 @@ use crate::tokens;
 use crate::world::node::Node;
 
 const TOKEN_S: u64 = 600;
-/// How late a stream may end, and how early because the calendar has whole seconds.
+/// How late a stream may end, and how early. It may end early because the calendar has whole
+/// seconds.
 const LATE_US_MAX: u64 = 1_800_000;
 const EARLY_US_MAX: u64 = 1_000_000;
 
@@ -61,7 +63,7 @@ impl Stream {
         self.net().now_us()
     }
 
-    /// Runs turns until the client has this to read, and returns the time.
+    /// Runs turns until the client's unread bytes satisfy `is_done`. Returns the time.
     fn turn_until(&mut self, is_done: impl Fn(&str) -> bool) -> u64 {
         for _ in 0..20_000 {
             let unread = self.pipe.borrow().to_peer.clone();
@@ -74,7 +76,7 @@ impl Stream {
         panic!("the client has nothing of it to read");
     }
 
-    /// When the server ended the stream because of its token, after the opening.
+    /// Returns the time from the opening of the stream to its end because of its token.
     fn ended_us(&mut self) -> u64 {
         let at_us = self.turn_until(|read| read.contains("\"code\":4002"));
         at_us - self.opened_us

@@ -1,7 +1,7 @@
-//! What must hold of each worker and of all of them together, after each turn and at the end.
+//! Checks of each worker and of all workers together, after each turn and at the end.
 //!
-//! A worker's parts agree (its `check_invariants`), its counters count what happened, the log keeps
-//! its bounds, and every acknowledgement is confirmed. A panic is a finding.
+//! A worker's parts agree (`check_invariants`), its counters count what happened, the log keeps its
+//! bounds, and every acknowledgement is confirmed. A panic is a finding.
 
 use std::time::Duration;
 
@@ -19,13 +19,13 @@ use crate::model::Facts;
 use crate::net::FakeNet;
 use crate::world::node::NodeWorker;
 
-/// How far conns lag, sampled after each flush that has finished with them.
+/// How far conns lag, sampled after each flush of a conn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LagStats {
     pub(crate) samples: u64,
-    /// The greatest lag, in percent of the bound of the quota that it comes nearest to.
+    /// The greatest lag, as a percentage of the bound of the quota that the conn is closest to.
     pub(crate) percent_max: u64,
-    /// By how much the greatest lag was over the quota.
+    /// The number of bytes by which the greatest lag exceeded the quota.
     pub(crate) bytes_over: u64,
     pub(crate) publications_over: u64,
 }
@@ -57,7 +57,7 @@ impl LagStats {
     }
 }
 
-/// The checks of one worker, and what they have measured.
+/// The checks of one worker, and their measurements.
 #[derive(Debug, Default)]
 pub(crate) struct Checker {
     pub(crate) lag: LagStats,
@@ -95,8 +95,8 @@ impl Checker {
     }
 }
 
-/// Checks the counts of channels. `subscribed` counts a channel once if it has subscribers on any
-/// worker. The log knows those and the channels with entries.
+/// Checks the counters of channels. `subscribed` counts a channel once, even if it has subscribers
+/// on several workers. The log knows the subscribed channels and the channels with entries.
 pub(crate) fn check_channel_counts(workers: &[NodeWorker], writer: &Writer, facts: &Facts) {
     writer.check_invariants();
     let log = writer.log();
@@ -116,8 +116,8 @@ pub(crate) fn check_channel_counts(workers: &[NodeWorker], writer: &Writer, fact
     assert_eq!(log.channel_count(), known, "channels of the log");
 }
 
-/// Checks that an acknowledgement is complete as soon as its publication was posted and every
-/// worker that it was posted to has taken it, and not before. Returns the newest complete one.
+/// Checks that an acknowledgement is complete exactly when its publication was posted and every
+/// worker concerned has processed it. Returns the newest complete acknowledgement.
 pub(crate) fn check_worker_acks(
     worker_acks: &mut Vec<PendingAck>,
     workers: &[NodeWorker],
@@ -130,8 +130,8 @@ pub(crate) fn check_worker_acks(
             let head = facts.position(node_worker.worker.hub().head());
             node_worker.has_ended || head >= pending.sequence
         };
-        // A worker confirms a publication of an earlier epoch when it takes it. If the publication
-        // is void, that does not move the worker's head. Then only the worker's epoch shows it.
+        // A worker also confirms publications of an earlier epoch. A void publication does not move
+        // the worker's head, so only the worker's epoch shows that the worker has processed it.
         let is_over = facts.epochs.has_one_after(pending.sequence);
         let may_wait = is_over && concerned().any(|node_worker| node_worker.worker.has_mail());
         let is_void = facts.epochs.restart(pending.sequence).is_some();
@@ -155,7 +155,7 @@ pub(crate) fn check_worker_acks(
     acknowledged
 }
 
-/// Notes what has left the log, and checks that it had to leave.
+/// Records which publications have left the log, and checks that each of them had to leave.
 pub(crate) fn check_evictions(writer: &Writer, now: Now, facts: &mut Facts) {
     let log = writer.log();
     let serial = |number: Sequence| facts.epochs.published(number.0);
@@ -182,7 +182,7 @@ pub(crate) fn check_evictions(writer: &Writer, now: Now, facts: &mut Facts) {
             let age = Duration::from_millis(rules.age_ms);
             let had_to_go = newer.len() > 1 && (entries > rules.entries || bytes > rules.bytes)
                 || facts.is_tight
-                // Void publications may have used up the bounds.
+                // Void publications may have filled the bounds.
                 || has_new_epoch
                 || now.has_reached(newest.published.after(age));
             assert!(
@@ -199,7 +199,8 @@ pub(crate) fn check_evictions(writer: &Writer, now: Now, facts: &mut Facts) {
     }
 }
 
-/// Once nothing is on its way, no channel has more in the log than its bounds allow.
+/// Checks that no channel has more in the log than its bounds allow, once all publications are
+/// posted.
 pub(crate) fn check_channel_bounds(facts: &Facts) {
     for (channel, name) in facts.names.iter().enumerate() {
         let all = &facts.by_channel[channel];
@@ -234,7 +235,7 @@ fn closed(metrics: &WorkerMetrics) -> u64 {
     counts.iter().sum()
 }
 
-/// The worker has ended: it has no conns and no subscribers.
+/// Checks that a worker that has ended has no conns and no subscribers.
 pub(crate) fn check_ended(worker: &Worker<FakeNet>, metrics: &WorkerMetrics) {
     assert_eq!(worker.conn_count(), 0);
     assert_eq!(worker.hub().subscriber_count(), 0);

@@ -1,9 +1,9 @@
-//! A journal on a disk in memory, which a killed server finds again.
+//! A journal on a disk in memory. The contents survive when the server is killed.
 //!
-//! The real record writer and the real recovery run over a store that sometimes refuses a batch
-//! and then has to be opened again. What it accepted outlives the process. The batch that it
-//! refused last may exist after the process is killed, as with a store that writes its buffers on
-//! exit. When the same process opens the store again, a refused batch never exists.
+//! The real record writer and the real recovery run over a store that sometimes refuses a batch.
+//! The store must be opened again after that. An accepted batch survives the process. The batch
+//! that was refused last may exist after the process is killed, as with a store that writes its
+//! buffers on exit. When the same process opens the store again, a refused batch never exists.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,23 +27,23 @@ type Records = Vec<(u64, Vec<u8>)>;
 
 #[derive(Debug)]
 struct DiskInner {
-    /// By chunk.
+    /// The records of each chunk.
     chunks: BTreeMap<u64, BTreeMap<u64, Vec<u8>>>,
     begun: BTreeSet<u64>,
     state: Option<Vec<u8>>,
     mark: Mark,
     refused: Option<(u64, Records)>,
     is_broken: bool,
-    /// The directory has been moved away.
+    /// Whether the directory has been moved away.
     is_moved: bool,
-    /// The chance that it is moved away before a batch, in thousandths.
+    /// The chance that the directory is moved away before a batch, in thousandths.
     moves: u32,
     /// The chance that a write or a sync fails, in thousandths.
     failures: u32,
     random: fastrand::Rng,
 }
 
-/// The disk. Clones are the same disk.
+/// The disk. Clones share its contents.
 #[derive(Clone, Debug)]
 pub(crate) struct Disk(Arc<Mutex<DiskInner>>);
 
@@ -94,7 +94,7 @@ impl Disk {
         inner.is_moved
     }
 
-    /// The process that has opened it is killed.
+    /// Kills the process that has opened the disk. The last refused batch may exist afterwards.
     fn kill(&self) {
         let mut inner = self.0.lock().unwrap();
         if let Some((chunk, records)) = inner.refused.take()
@@ -104,7 +104,7 @@ impl Disk {
         }
     }
 
-    /// Loses the newest record, which a disk must not do.
+    /// Loses the newest record. A correct disk never does that.
     pub(crate) fn lose_newest_record(&self) {
         let mut inner = self.0.lock().unwrap();
         if let Some(mut chunk) = inner.chunks.last_entry() {
@@ -176,7 +176,7 @@ impl Engine for OpenDisk {
     }
 
     fn put_mark(&self, mark: Mark) -> Result<(), EngineError> {
-        // The mark is not part of the store and outlives its errors.
+        // The mark is not part of the store and survives its errors.
         self.0.0.lock().unwrap().mark = mark;
         Ok(())
     }
@@ -228,21 +228,22 @@ impl Engine for OpenDisk {
 
     fn sync(&self) -> Result<(), EngineError> {
         self.with(|inner| {
-            // What a sync did not confirm is refused, but exists.
+            // A batch that a failed sync did not confirm counts as refused, but exists.
             inner.may_fail()
         })
     }
 }
 
-/// The journal over all starts of a server.
+/// The journal of a server over all its starts.
 #[derive(Debug)]
 pub(crate) struct Journal {
     pub(crate) disk: Disk,
     records: Option<RecordWriter>,
     settings: Settings,
-    /// The first publication refused since the last accepted one: it may exist after a kill.
+    /// The first publication refused since the last accepted one. It may exist after the server is
+    /// killed.
     refused: Option<Arc<Publication>>,
-    /// A check has noticed that the directory is away.
+    /// Whether a check has detected that the directory is away.
     has_noticed: bool,
 }
 
@@ -273,7 +274,8 @@ impl Journal {
         }
     }
 
-    /// Whether the disk accepts a publication. A refused one counts as not published.
+    /// Returns whether the disk accepts a publication. A refused publication counts as not
+    /// published.
     pub(crate) fn take(&mut self, publication: &Arc<Publication>) -> bool {
         self.move_at_random();
         let records = self.records.as_mut().expect("it is open");
@@ -291,7 +293,7 @@ impl Journal {
         assert!(is_staged, "a short record");
         match records.append() {
             Ok(_) => self.refused = None,
-            // The disk was not tried, so what may exist is what was refused before.
+            // The disk was not tried, so `refused` remains the publication that may exist.
             Err(EngineError::Removed(_)) => return false,
             Err(_) => {
                 self.refused = Some(Arc::clone(publication));
@@ -302,7 +304,7 @@ impl Journal {
         true
     }
 
-    /// Moves the directory at random, and checks it at random.
+    /// Moves the directory away or back at random, and checks it at random.
     fn move_at_random(&mut self) {
         let is_away = self.disk.move_at_random();
         self.has_noticed &= is_away;
@@ -315,8 +317,8 @@ impl Journal {
         }
     }
 
-    /// The server is killed, and the next one opens its journal. Returns the writer of the log and
-    /// the refused publication, if it exists.
+    /// Kills the server and opens the journal for the next one. Returns the writer of the log, and
+    /// the refused publication if it exists.
     pub(crate) fn kill(
         &mut self,
         epoch: Epoch,
@@ -326,11 +328,11 @@ impl Journal {
         let before = self.records.take().map(|records| records.head());
         let head = before.expect("it is open");
         self.disk.kill();
-        // Without the directory the next server would begin another journal.
+        // Without the directory, the next server would create another journal.
         self.disk.put_back();
         self.has_noticed = false;
         let context = OpenContext {
-            // Must not be used: the journal has its epoch.
+            // This epoch must not be used, because the journal already has an epoch.
             fresh: Epoch::new(0),
             dedupe_seed: 7,
             now,

@@ -1,4 +1,4 @@
-//! The order to drain, with an inbox full of publications that wait for fan-outs.
+//! Tests the order to drain when the inbox is full of publications that wait for fan-outs.
 //!
 //! In the runs of [`crate::world`] an inbox is rarely full enough to delay a drain. Here each
 //! publication waits for a fan-out, which itself waits for a permit.
@@ -16,7 +16,7 @@ use crate::net::{FakeNet, Machine};
 use crate::world::node::Node;
 
 const PUBLICATIONS: u64 = 500;
-/// For one conn whose peer acknowledges its goodbye.
+/// The limit for one conn whose peer acknowledges the goodbye.
 const DRAIN_US_MAX: u64 = 500_000;
 
 #[test]

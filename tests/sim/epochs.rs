@@ -1,9 +1,10 @@
-//! The epochs of a run: which numbers stand for which publications, and what is void.
+//! The epochs of a run: which publication each number means, and which publications are void.
 //!
-//! Two epochs may use the same numbers, so the model counts in *serials*. Serials grow over all
-//! epochs: each publication has one, and so has the position where an epoch begins. An id from
-//! the wire is translated once. A number between what an epoch kept of the one before and its own
-//! first number stands for the position where the epoch begins.
+//! Two epochs may use the same numbers, so the model counts in *serials*. Serials increase over all
+//! epochs: each publication has a serial, and so has the position where an epoch begins. An id from
+//! the wire is translated once. An epoch keeps the numbers of the previous epoch up to a limit. A
+//! number between that limit and the epoch's own first number means the position where the epoch
+//! begins.
 
 use fanfare::id::{Cursor, Epoch, Sequence};
 use fanfare::log::EpochChange;
@@ -12,16 +13,16 @@ use fanfare::log::EpochChange;
 #[derive(Debug)]
 pub(crate) struct Epochs(Vec<EpochSpan>);
 
-/// One epoch. Its numbers are `begin + 1` and so on; `start` is the serial of `begin`.
+/// One epoch. Its numbers are `begin + 1` and so on. `start` is the serial of the position `begin`.
 #[derive(Debug)]
 struct EpochSpan {
     epoch: Epoch,
-    /// Its numbers go on after this one, whose position has the serial `start`.
+    /// The last number before the epoch's own numbers. The serial of this position is `start`.
     begin: u64,
     start: u64,
-    /// Up to this number it has the publications of the epoch before.
+    /// The last number that the epoch keeps of the previous epoch.
     valid_until: Option<u64>,
-    /// The serial of the last of those. Serials after it and before `start` are void.
+    /// The serial of the last kept publication. Serials after it and before `start` are void.
     kept: Option<u64>,
 }
 
@@ -36,7 +37,7 @@ impl Epochs {
         }])
     }
 
-    /// Adds an epoch that begins at a serial. Returns the last serial that stays valid.
+    /// Adds an epoch that begins at the serial `start`. Returns the last serial that stays valid.
     pub(crate) fn change(&mut self, change: &EpochChange, start: u64) -> Option<u64> {
         assert_eq!(change.from, self.newest().epoch);
         let kept = change.valid_until;
@@ -51,7 +52,7 @@ impl Epochs {
         kept
     }
 
-    /// The serial of the last publication that an epoch has up to a number.
+    /// Returns the serial of an epoch's last publication whose number is at most `number`.
     fn last_until(&self, index: usize, number: u64) -> u64 {
         let one = &self.0[index];
         match one.valid_until {
@@ -65,7 +66,7 @@ impl Epochs {
         self.0.last().expect("an epoch")
     }
 
-    /// How often the epoch changed.
+    /// Returns the number of epoch changes so far.
     pub(crate) fn changes(&self) -> u64 {
         self.0.len() as u64 - 1
     }
@@ -75,7 +76,7 @@ impl Epochs {
         self.changes() > 0
     }
 
-    /// The serial of a position, if its epoch is known.
+    /// Returns the serial of a position, or `None` if its epoch is unknown.
     pub(crate) fn position(&self, cursor: Cursor) -> Option<u64> {
         let index = self.0.iter().position(|one| one.epoch == cursor.epoch)?;
         Some(self.position_in(index, cursor.sequence.0))
@@ -90,14 +91,14 @@ impl Epochs {
         }
     }
 
-    /// The serial of the publication that has this number in the newest epoch.
+    /// Returns the serial of the publication with this number in the newest epoch.
     pub(crate) fn published(&self, number: u64) -> u64 {
         let mut all = self.0.iter().rev();
         let of = all.find(|one| number > one.begin);
         of.map_or(0, |one| one.start + (number - one.begin))
     }
 
-    /// A position in the newest epoch.
+    /// Returns a position in the newest epoch.
     pub(crate) fn newest_at(&self, number: u64) -> Cursor {
         Cursor {
             epoch: self.newest().epoch,
@@ -105,7 +106,7 @@ impl Epochs {
         }
     }
 
-    /// The id of a serial, in the epoch in which it was published.
+    /// Returns the id of a serial, in the epoch in which it was published.
     pub(crate) fn cursor(&self, serial: u64) -> Cursor {
         let mut all = self.0.iter().rev();
         let of = all.find(|one| one.start <= serial).expect("an epoch");
@@ -115,7 +116,7 @@ impl Epochs {
         }
     }
 
-    /// If a position is void: where the epoch begins that made it so.
+    /// For a void position, returns the first serial of the epoch that made it void.
     pub(crate) fn restart(&self, serial: u64) -> Option<u64> {
         let mut later = self.0.iter().skip(1);
         let is_void =
@@ -123,8 +124,8 @@ impl Epochs {
         later.find(is_void).map(|one| one.start)
     }
 
-    /// The last position equal to this one. The last publication that an epoch change keeps and
-    /// the beginning of the next epoch are one position.
+    /// Returns the last serial that means the same position as `serial`. The last publication that
+    /// an epoch change keeps and the beginning of the next epoch are the same position.
     pub(crate) fn same_as(&self, serial: u64) -> u64 {
         let next = |serial, one: &EpochSpan| match one.kept == Some(serial) {
             true => one.start,
@@ -133,7 +134,7 @@ impl Epochs {
         self.0.iter().fold(serial, next)
     }
 
-    /// If an epoch begins at a serial: the last valid serial before it. Otherwise the serial.
+    /// Returns the last valid serial before `serial` if an epoch begins there, otherwise `serial`.
     pub(crate) fn last_before(&self, serial: u64) -> u64 {
         let before = |serial, one: &EpochSpan| match one.start == serial {
             true => one.kept.unwrap_or(serial),

@@ -1,9 +1,9 @@
-//! The feed's side of publications: numbers them, adds them to the log and posts them.
+//! The feed's side of publications: numbers them, adds them to the log and posts them to workers.
 //!
-//! The real sequencer works in one pass. Here each [`Step`] of it may be late: a publication is
-//! added, a worker's mail is posted, the batch is noted as posted and confirmed, the log evicts.
-//! The world calls between turns. A worker's network calls in the middle of a turn, since the
-//! feed's thread may act at any time.
+//! The real sequencer does all [`Step`]s in one pass. Here each step may be late: adding a
+//! publication, posting mail to a worker, noting the batch as posted, confirming it, and evicting
+//! from the log. The world runs steps between turns. A worker's network runs them in the middle of
+//! a turn, because the feed's thread may act at any time.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,18 +20,20 @@ use crate::disk::Journal;
 use crate::net::MidTurn;
 use crate::world::node::NodeWorker;
 
-/// Batches in an inbox at most; below what it holds, so that posting never waits.
+/// The maximum number of batches in an inbox. It is below an inbox's capacity, so posting never
+/// waits.
 const BATCHES_MAX: usize = 50;
-/// Mails in an inbox from which on the backend sends nothing; below what it holds.
+/// If an inbox has this many messages, the backend sends nothing. The number is below an inbox's
+/// capacity.
 const MAILS_MAX: usize = 55;
-/// Publications of a fault phase.
+/// The maximum number of publications in a fault phase.
 const PUBLICATIONS_MAX: u64 = 800;
 /// The chance of an epoch change when the feed acts in the middle of a turn, in thousandths.
 const CHANGES_PER_ACT: u32 = 20;
-/// The size of the last publication of each channel. They have no key.
+/// The payload size of the last publication of each channel. Those publications have no key.
 pub(crate) const LAST_BYTES: usize = 5;
 
-/// The mailboxes of all workers, by number. A worker that has ended has none.
+/// The mailboxes of all workers, by worker number. A worker that has ended has no mailbox.
 #[derive(Clone, Debug)]
 pub(crate) struct Mailboxes(Vec<Option<Mailbox>>);
 
@@ -44,13 +46,13 @@ impl Mailboxes {
         self.0.len() as u32
     }
 
-    /// Whether the backend may send something to any worker.
+    /// Whether the inboxes have room for a message from the backend.
     pub(crate) fn have_room(&self) -> bool {
         let mut open = self.0.iter().flatten();
         open.all(|mailbox| mailbox.waiting() < MAILS_MAX)
     }
 
-    /// Whether mail waits for a worker.
+    /// Whether a worker has messages that it has not processed.
     pub(crate) fn is_waiting(&self, worker: usize) -> bool {
         let mailbox = self.0[worker].as_ref();
         mailbox.is_some_and(|mailbox| mailbox.waiting() > 0)
@@ -61,7 +63,7 @@ impl Mailboxes {
         mailbox.is_none_or(|mailbox| mailbox.waiting() < BATCHES_MAX)
     }
 
-    /// Posts to one worker. False if it has ended.
+    /// Posts a message to one worker. Returns false if the worker has ended.
     pub(crate) fn post(&self, worker: usize, mail: Mail) -> bool {
         let Some(mailbox) = &self.0[worker] else {
             return false;
@@ -75,19 +77,19 @@ impl Mailboxes {
         open.for_each(|mailbox| mailbox.order_drain(order));
     }
 
-    /// Posts to each worker. Returns how many have ended.
+    /// Posts a message to each worker. Returns the number of workers that have ended.
     pub(crate) fn post_to_all(&self, mut mail: impl FnMut() -> Mail) -> usize {
         let workers = 0..self.0.len();
         workers.filter(|worker| !self.post(*worker, mail())).count()
     }
 }
 
-/// What the sequencer does next with a batch.
+/// The sequencer's next step with a batch.
 #[derive(Debug)]
 enum Step {
     /// Adds a publication to the log.
     Add(Box<Publication>, Option<Arc<WorkerAck>>),
-    /// Collects what is to be posted.
+    /// Collects the batches to post.
     Collect,
     Post(usize, Batch),
     NotePosted,
@@ -102,14 +104,14 @@ pub(crate) enum LogEvent {
     Publication(Arc<Publication>),
 }
 
-/// An acknowledgement that a feeder waits for.
+/// An acknowledgement for which a feeder waits.
 #[derive(Debug)]
 pub(crate) struct PendingAck {
     pub(crate) sequence: u64,
     pub(crate) worker_ack: Arc<WorkerAck>,
-    /// The workers that it was posted to, or is about to be.
+    /// The workers to which the publication was posted, or is about to be posted.
     pub(crate) workers: Vec<usize>,
-    /// The feed has confirmed it.
+    /// Whether the feed has confirmed its own part.
     pub(crate) is_posted: bool,
 }
 
@@ -121,31 +123,32 @@ pub(crate) struct Feed {
     pub(crate) size_max: usize,
     /// The last number that was assigned.
     head: u64,
-    /// The last serial: publications and epoch changes so far.
+    /// The last serial: the number of publications and epoch changes so far.
     serial: u64,
-    /// For each epoch: where it begins, and up to where it has the numbers of the one before.
+    /// For each epoch, the number at which it begins, and the last number that it keeps of the
+    /// previous epoch.
     spans: Vec<(u64, u64)>,
     /// How many epoch changes may still happen.
     changes: u32,
     chances: fastrand::Rng,
     pub(crate) writer: Writer,
     pub(crate) mailboxes: Mailboxes,
-    /// Numbered, and not yet in a batch.
+    /// The numbered publications that are not yet in a batch.
     staged: Vec<(Publication, Option<Arc<WorkerAck>>)>,
     outgoing: Outgoing,
     steps: VecDeque<Step>,
-    /// The worker that receives no mail for a while.
+    /// The worker that receives no messages for a while.
     late: Option<usize>,
-    /// With a journal the server may be killed and started again.
+    /// The journal, in runs where the server may be killed and started again.
     pub(crate) journal: Option<Journal>,
-    /// Events that the world has not taken yet.
+    /// Events that the world has not read yet.
     events: Vec<LogEvent>,
     /// Incomplete acknowledgements, in the order of their publications.
     pub(crate) worker_acks: Vec<PendingAck>,
     random: fastrand::Rng,
-    /// A worker is in the middle of a turn.
+    /// Whether a worker is in the middle of a turn.
     pub(crate) is_mid_turn: bool,
-    /// The chance that it acts at each place in the middle of a turn, in thousandths.
+    /// The chance that the feed acts at each point in the middle of a turn, in thousandths.
     pub(crate) acts_in_turns: u32,
 }
 
@@ -182,7 +185,8 @@ impl Feed {
         }
     }
 
-    /// A server starts with these workers, after the publication `head`.
+    /// Prepares for a start of the server with these workers. The last publication so far is
+    /// `head`.
     pub(crate) fn begin(&mut self, mailboxes: Mailboxes, writer: Writer, head: u64) {
         self.outgoing = Outgoing::new(mailboxes.0.len());
         self.mailboxes = mailboxes;
@@ -193,12 +197,13 @@ impl Feed {
         self.worker_acks.clear();
     }
 
-    /// Takes the events since the last call.
+    /// Returns the events since the last call.
     pub(crate) fn take_events(&mut self) -> Vec<LogEvent> {
         std::mem::take(&mut self.events)
     }
 
-    /// At random, begins or ends holding back one worker's mail. All later steps wait for it.
+    /// Begins or ends, at random, a delay of one worker's messages. All later steps wait for that
+    /// worker.
     pub(crate) fn draw_late_worker(&mut self) {
         if self.random.u32(0..50) == 0 {
             let workers = self.mailboxes.0.len();
@@ -207,7 +212,7 @@ impl Feed {
         }
     }
 
-    /// Holds back no mail, and acts no more in the middle of turns.
+    /// Stops delaying messages and acting in the middle of turns.
     pub(crate) fn end_faults(&mut self) {
         (self.acts_in_turns, self.changes) = (0, 0);
         self.late = None;
@@ -221,8 +226,8 @@ impl Feed {
         self.chances = chances;
     }
 
-    /// Begins a new epoch with a chance in thousandths, if everything before it can be posted. True
-    /// if it has.
+    /// Begins a new epoch with a chance of `likely` thousandths, if everything before it can be
+    /// posted. Returns whether an epoch began.
     pub(crate) fn change_epoch_at_random(&mut self, likely: u32, now: Now) -> bool {
         if self.changes == 0 || self.chances.u32(0..1000) >= likely {
             return false;
@@ -238,7 +243,8 @@ impl Feed {
             1 => Some(head),
             _ => Some(head.saturating_sub(chances.u64(1..12))),
         };
-        // Numbers in between are of no publication, so the epoch is valid up to the next one.
+        // The numbers between `valid_until` and `begin` have no publication, so the epoch is valid
+        // up to `begin`.
         let valid_until = valid_until.map(|valid: u64| {
             let mut all = self.spans.iter().rev();
             let of = all.find(|(_, valid_until)| valid >= *valid_until);
@@ -279,7 +285,7 @@ impl Feed {
         self.sequence(channel, size, ttl_ms, now);
     }
 
-    /// Assigns a number to a publication. Its payload begins with its serial.
+    /// Assigns a number to a publication. The payload begins with the serial.
     pub(crate) fn sequence(&mut self, channel: usize, size: usize, ttl_ms: Option<u64>, now: Now) {
         let number = self.head + 1;
         let id = Cursor {
@@ -309,7 +315,7 @@ impl Feed {
         };
         let publication = make(self.writer.log().ledger());
         let worker_ack = (self.random.u32(0..8) == 0).then(|| Arc::new(WorkerAck::new(1)));
-        // The world's copy does not count in the log's memory.
+        // The world's copy does not count towards the log's memory.
         let for_world = Arc::new(make(&Arc::default()));
         if let Some(journal) = &mut self.journal
             && !journal.take(&for_world)
@@ -329,7 +335,7 @@ impl Feed {
         self.staged.push((publication, worker_ack));
     }
 
-    /// Does some of the steps.
+    /// Does a random number of steps.
     pub(crate) fn post_some(&mut self, now: Now) {
         for _ in 0..self.random.u32(0..12) {
             if !self.step(now) {
@@ -338,7 +344,7 @@ impl Feed {
         }
     }
 
-    /// Does all steps, as far as the inboxes have room.
+    /// Does all steps for which the inboxes have room.
     pub(crate) fn post_everything(&mut self, now: Now) {
         while self.step(now) {}
     }
@@ -348,7 +354,7 @@ impl Feed {
         self.staged.is_empty() && self.steps.is_empty()
     }
 
-    /// Whether every worker has taken in everything, and nothing is on its way.
+    /// Whether every worker has processed everything and no step is left.
     pub(crate) fn has_all_taken(&self, workers: &[NodeWorker]) -> bool {
         let head = Cursor {
             epoch: self.epoch,
@@ -358,7 +364,7 @@ impl Feed {
         self.is_done() && workers.all(|one| one.hub().head() == head && !one.has_mail())
     }
 
-    /// Makes a batch of the numbered publications.
+    /// Makes a batch from numbered publications.
     fn make_batch(&mut self) {
         let count = match self.random.bool() {
             true => self.staged.len(),
@@ -382,13 +388,13 @@ impl Feed {
         self.steps.extend(rest);
     }
 
-    /// Does the next step. False if there is none, or if it waits for an inbox.
+    /// Does the next step. Returns false if no step is left, or if the step waits for an inbox.
     fn step(&mut self, now: Now) -> bool {
         if self.steps.is_empty() && !self.staged.is_empty() {
             self.make_batch();
         }
         let Some(step) = self.steps.pop_front() else {
-            // The log also ages without publications.
+            // Entries of the log also expire when nothing is published.
             self.writer.evict(now, u32::MAX);
             return false;
         };
@@ -431,7 +437,7 @@ impl Feed {
         }
     }
 
-    /// Posts a batch to a worker. If its inbox has no room: false, and the log evicts meanwhile.
+    /// Posts a batch to a worker. If the inbox has no room, evicts from the log and returns false.
     fn post(&mut self, worker: usize, batch: Batch, now: Now) -> bool {
         let is_late = self.late == Some(worker);
         if is_late || !self.mailboxes.has_room_for_batch(worker) {
@@ -451,7 +457,7 @@ impl Feed {
         true
     }
 
-    /// A worker has ended and confirmed what was posted to it.
+    /// Notes that a worker has ended. It has confirmed everything that was posted to it.
     pub(crate) fn note_ended(&mut self, worker: usize) {
         self.mailboxes.0[worker] = None;
     }
@@ -464,7 +470,7 @@ impl MidTurn for Feed {
             return false;
         }
         if self.change_epoch_at_random(CHANGES_PER_ACT, now) {
-            // Numbers that the worker knows of the previous epoch are assigned again at once.
+            // The new epoch assigns numbers again that the worker knows from the previous epoch.
             for _ in 0..self.chances.u32(0..12) {
                 self.publish_at_random(now);
             }

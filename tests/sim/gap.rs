@@ -1,7 +1,7 @@
-//! Gaps as clients read them, and where a subscription may begin.
+//! Gaps as clients read them, and the positions at which a subscription may begin.
 //!
-//! Checks what must be true of any gap, whether it is found when a subscription begins or later.
-//! [`crate::model`] checks the rest of a connection.
+//! These checks apply to every gap, at the start of a subscription or later. [`crate::model`]
+//! checks the other rules of a connection.
 
 use fanfare::id::Cursor;
 
@@ -18,13 +18,13 @@ pub(crate) struct ReportedGap {
 }
 
 impl ReportedGap {
-    /// The serial at which it begins, if that position is of a known epoch.
+    /// Returns the serial at which the gap begins, if the epoch of that position is known.
     pub(crate) fn begins(&self, facts: &Facts) -> Option<u64> {
         let since: Option<Cursor> = self.since.as_ref()?.parse().ok();
         facts.epochs.position(since?)
     }
 
-    /// The serials in it. Void publications directly before an epoch change are left out.
+    /// Returns the serials in the gap, without void publications directly before an epoch change.
     pub(crate) fn missing<'f>(&self, since: u64, facts: &'f Facts) -> &'f [u64] {
         let until = facts.epochs.last_before(self.until);
         facts.ever_between(self.channel, since, until)
@@ -41,7 +41,7 @@ impl ReportedGap {
         let passes = restart.is_some_and(|restart| self.until >= restart);
         let is_cut = restart.is_some() && answer == Some(self.until);
         match self.cause.as_str() {
-            // It may include an earlier loss, of a subscription that had already passed it.
+            // The gap may include an earlier loss, so it may begin before the void publications.
             "restart" => {
                 let void = facts.ever_between(self.channel, since, self.until);
                 let mut void = void.iter().filter(|s| facts.epochs.restart(**s).is_some());
@@ -60,8 +60,8 @@ impl ReportedGap {
         }
     }
 
-    /// Checks where a gap ends whose requested position was invalid or of another epoch. A client
-    /// from another epoch misses nothing of what the log has of this epoch.
+    /// Checks the end of a gap whose requested position was invalid or of another epoch. A client
+    /// from another epoch must not miss any publication that the log still has of this epoch.
     pub(crate) fn check_unusable_end(&self, at: u64, log: &LogFacts, facts: &Facts) {
         match self.cause.as_str() {
             "restart" if facts.epochs.have_changed() => assert!(self.until <= log.head, "{self:?}"),
@@ -124,7 +124,7 @@ pub(crate) fn check_start(
             }
         }
         Requested::Invalid if gap.cause == "restart" => {
-            // The position was of the newest epoch when the client asked.
+            // When the client asked, the position was in the newest epoch.
             assert!(facts.epochs.have_changed(), "{at:?}");
         }
         Requested::OtherEpoch | Requested::Invalid => {

@@ -1,9 +1,9 @@
-//! History: the earlier publications that a subscription begins with, and their initial mark.
+//! History: the earlier publications at the start of a subscription, and their initial mark.
 //!
-//! The client does not know when the worker took its request: after the request was sent and
-//! before the answer was read. The worker's head at that moment lies between the two heads that
-//! are noted here. The checks allow what the newer head allows, and require no publication that
-//! is too old by the older head.
+//! The client does not know when the worker processed its request: it was after the request was
+//! sent and before the answer was read. The worker's head was between the two heads that are
+//! recorded here. The checks allow every publication that the newer head allows, and require no
+//! publication that is too old by the older head.
 
 use fanfare::config::Overflow;
 
@@ -12,22 +12,23 @@ use crate::model::{Facts, ReportedGap, Requested};
 /// The history of one subscription.
 #[derive(Debug)]
 pub(crate) struct History {
-    /// The worker that serves it.
+    /// The worker that serves the subscription.
     worker: usize,
     channel: usize,
-    /// At most so many of the newest publications.
+    /// The maximum number of publications in the history.
     count: usize,
-    /// The worker's head when the client asked, and when it read that it is subscribed.
+    /// The worker's head when the client sent its request, and when the client read the
+    /// confirmation.
     requested_at: u64,
     read_at: u64,
-    /// Neither a publication nor a gap has come yet.
+    /// Whether the client has received neither a publication nor a gap.
     has_not_begun: bool,
-    /// A publication without the initial mark has come.
+    /// Whether the client has received a publication without the initial mark.
     is_over: bool,
 }
 
 impl History {
-    /// The history of a subscription, if it asked for one.
+    /// Returns the expected history of a subscription, or `None` if no history was requested.
     pub(crate) fn new(
         worker: usize,
         requested: Requested,
@@ -53,15 +54,16 @@ impl History {
         })
     }
 
-    /// Whether neither a publication nor a gap has come yet.
+    /// Whether the client has received neither a publication nor a gap.
     pub(crate) fn has_not_begun(&self) -> bool {
         self.has_not_begun
     }
 
-    /// Nothing up to here is owed: it is older than the requested count, or left the log before
-    /// the first publication was delivered.
+    /// Returns the serial up to which nothing has to be delivered. Publications up to there are
+    /// older than the requested count, or left the log before the first delivery.
     pub(crate) fn not_owed_until(&self, facts: &Facts) -> u64 {
-        // The epoch has changed since, so what the history began with may be void.
+        // The epoch has changed after the request, so the first publications of the history may be
+        // void.
         if facts.epochs.has_one_after(self.requested_at) {
             return self.read_at;
         }
@@ -74,7 +76,8 @@ impl History {
         evicted.max(too_old.unwrap_or_default())
     }
 
-    /// Checks that a subscription that begins here misses nothing it asked for.
+    /// Checks that a subscription that begins at `position` skips no publication of the requested
+    /// history.
     pub(crate) fn check_start(&self, position: u64, facts: &Facts) {
         let before = facts.between(self.channel, 0, position).last().copied();
         let not_owed_until = self.not_owed_until(facts);
@@ -109,8 +112,8 @@ impl History {
     }
 
     /// Checks a gap. Publications that left the log before the first delivery are no loss, so such
-    /// a gap must not have the cause `expired`. With conflation it may: superseded publications and
-    /// a later real loss join into one gap, and the real loss decides the cause.
+    /// a gap must not have the cause `expired`. With conflation that cause is allowed: superseded
+    /// publications and a later real loss join into one gap, and the real loss decides the cause.
     pub(crate) fn note_gap(&mut self, gap: &ReportedGap, facts: &Facts) {
         let newest = facts.between(self.channel, 0, self.requested_at).last();
         let conflates = facts.rules[self.channel].overflow == Overflow::Conflate;

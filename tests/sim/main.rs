@@ -1,33 +1,35 @@
-//! The deterministic simulation: one to four real workers over simulated networks, by seed.
+//! The deterministic simulation: one to four real workers over simulated networks, all drawn from a
+//! seed.
 //!
-//! `cargo test --test sim` runs 300 seeds; `FANFARE_SIM_SEEDS=20000 cargo test --release --test
-//! sim` runs many; `FANFARE_SIM_SEED=7` runs one and prints its trace. A failure names its seed.
+//! `cargo test --test sim` runs 300 seeds. `FANFARE_SIM_SEEDS=20000 cargo test --release --test
+//! sim` runs many. `FANFARE_SIM_SEED=7` runs one seed and prints its trace. A failure names its
+//! seed.
 //!
 //! # Glossary
 //!
-//! - *Run*: what one seed gives. It has a *fault phase* (the network, the disk, the peers and the
-//!   schedule misbehave), then a *quiet phase* (no faults; every client must be served completely),
-//!   then a drain. Some runs drain in the fault phase. [`world`] drives it.
+//! - *Run*: the simulation of one seed. It has a *fault phase* (the network, the disk, the peers
+//!   and the schedule misbehave), then a *quiet phase* (no faults; every client must be served
+//!   completely), then a drain. Some runs drain in the fault phase. [`world`] controls the run.
 //! - *Start*: one server process, from its start to its end; `RunId` is its number. A run with a
-//!   journal may have several: the server is killed and started again.
-//! - *Peer*: a simulated client ([`peer`]). *Link*: one connection of a peer ([`link`]).
-//!   *Pipe*: the kernel buffers of that connection ([`net`]).
+//!   journal may have several starts: the server is killed and started again.
+//! - *Peer*: a simulated client ([`peer`]). *Link*: one connection of a peer ([`link`]). *Pipe*:
+//!   the kernel buffers of that connection ([`net`]).
 //! - *Facts*: what was published, and how far each worker is ([`model`]).
 //! - *Serial*: the number of a publication over all epochs ([`epochs`]). *Void*: discarded by an
 //!   epoch change.
 //! - *Owed*: a publication after a subscription's position that is neither void, expired nor in a
-//!   gap. The client must still receive it, or a gap over it.
-//! - *Expected deliveries*: per connection, how far each subscription is and what it is owed
-//!   ([`model::ExpectedDeliveries`]). *Progress*: the same per client, over all its connections
-//!   ([`progress`]).
-//! - *Reported gap*: a gap as the client read it ([`gap`]). *History*: what a subscription begins
-//!   with if it asked for earlier publications ([`history`]).
-//! - *Tracked client*: it keeps its channels and always resumes at its last id, so its progress is
-//!   checked over all its connections.
+//!   gap. The client must still receive it, or a gap that includes it.
+//! - *Expected deliveries*: per connection, the position of each subscription and the publications
+//!   that are still to be delivered ([`model::ExpectedDeliveries`]). *Progress*: the same per
+//!   client, over all its connections ([`progress`]).
+//! - *Reported gap*: a gap as the client read it ([`gap`]). *History*: the earlier publications at
+//!   the start of a subscription, if the client requested them ([`history`]).
+//! - *Tracked client*: a client that keeps its channels and always resumes at its last id. Its
+//!   progress is checked over all its connections.
 //!
-//! The other modules: [`feed`] stands in for the sequencer, [`backend`] for the rest of the feed,
-//! [`disk`] for what outlives the server. [`wire`] parses what clients read, [`check`] has what
-//! must hold of the workers, [`tokens`] and [`secure`] have tokens and TLS.
+//! The other modules: [`feed`] simulates the sequencer, and [`backend`] simulates the rest of the
+//! feed. [`disk`] simulates the storage that survives the server. [`wire`] parses the bytes that
+//! clients read, [`check`] checks the workers, [`tokens`] and [`secure`] provide tokens and TLS.
 #![allow(
     clippy::cast_possible_truncation,
     clippy::expect_used,
@@ -69,16 +71,16 @@ use fanfare::metrics::{Kind, WorkerMetrics};
 use net::Sabotage;
 use world::{Outcome, World};
 
-/// Seeds of a test run without `FANFARE_SIM_SEEDS`.
+/// The number of seeds in a test run without `FANFARE_SIM_SEEDS`.
 const SEEDS: u64 = 300;
-/// A test run stops after so many failures.
+/// The number of failures after which a test run stops.
 const FAILURES_MAX: usize = 3;
 
 fn env_number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// Runs one seed. If it failed, returns the state at the failure.
+/// Runs one seed. If the run failed, returns the state at the failure.
 fn run_seed(seed: u64, sabotage: Option<Sabotage>, is_shown: bool) -> Result<Outcome, String> {
     let mut world = World::new(seed, sabotage, is_shown);
     catch_unwind(AssertUnwindSafe(|| world.run())).map_err(|_panic| world.describe())
@@ -178,15 +180,15 @@ fn show(seeds: u64, total: &Outcome) {
     );
 }
 
-/// Counters that no run has incremented: the simulation does not test what they count.
+/// Returns the counters that no run has incremented. The simulation does not test what they count.
 fn untested_counters(total: &Outcome) -> Vec<&'static str> {
-    // These need thousands of conns or publications in one turn, a client without a token or
-    // beyond what its token allows, a TLS session that fails or is resumed, a bad PROXY header,
-    // or a limit on memory or channels. Peers do none of that.
+    // Some of these counters need thousands of conns or publications in one turn, or a limit on
+    // memory or channels. Others need a client without a token or with too narrow a token, a TLS
+    // session that fails or is resumed, or a bad PROXY header. Peers do none of that.
     const OUT_OF_REACH: [&str; 14] = [
-        // Needs many handshakes in one turn: one in some hundred runs.
+        // Needs many handshakes in one turn. That happens once in hundreds of runs.
         "phase=\"handshake\"",
-        // Needs a WebSocket that never subscribes: one in some thousand runs.
+        // Needs a WebSocket that never subscribes. That happens once in thousands of runs.
         "reason=\"no_subscription\"",
         "limit=\"memory\"",
         "limit=\"proxy\"",

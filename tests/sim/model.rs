@@ -1,9 +1,9 @@
-//! What each subscriber must receive: the model that the wire is compared with.
+//! The model of what each subscriber must receive. The messages on the wire are compared with it.
 //!
-//! [`Facts`] has everything that was published. [`ExpectedDeliveries`] has how far each
-//! subscription of one connection is. Every publication after a subscription's start is delivered
-//! once and in order, or lies in a gap with the right ends and count, or has expired. A panic is a
-//! finding. Knows neither bytes nor sockets.
+//! [`Facts`] has everything that was published. [`ExpectedDeliveries`] has the position of each
+//! subscription of one connection. Every publication after a subscription's start is delivered once
+//! and in order, or is in a gap with the right ends and count, or has expired. A panic is a
+//! finding. The model knows neither bytes nor sockets.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -21,21 +21,21 @@ use crate::feed::LogEvent;
 pub(crate) use crate::gap::{ReportedGap, check_start};
 use crate::history::History;
 
-/// How far one worker is, and what has left the log.
+/// How far one worker is, and which publications have left the log.
 #[derive(Clone, Debug)]
 pub(crate) struct LogFacts {
-    /// The worker has taken in everything up to here.
+    /// The worker has processed everything up to this serial.
     pub(crate) head: u64,
     /// The newest publication in the log. The worker may not know it yet.
     pub(crate) added: u64,
-    /// The newest publication that has left it, by channel.
+    /// The newest publication of each channel that has left the log.
     pub(crate) evicted: Vec<u64>,
-    /// Everything up to here has left the log.
+    /// All publications up to this serial have left the log.
     pub(crate) tail: u64,
 }
 
 impl LogFacts {
-    /// The newest publication that has left the log, of any channel.
+    /// Returns the newest publication of any channel that has left the log.
     pub(crate) fn evicted_of_any(&self) -> u64 {
         self.evicted.iter().copied().max().unwrap_or_default()
     }
@@ -48,59 +48,61 @@ pub(crate) struct Facts {
     pub(crate) epoch: Epoch,
     pub(crate) epochs: Epochs,
     pub(crate) names: Vec<String>,
-    /// The same, as the server has them.
+    /// The names of the same channels, in the server's type.
     pub(crate) channels: Vec<ChannelName>,
-    /// By serial, from 1. `None` where an epoch begins.
+    /// The publications by serial, from 1. `None` where an epoch begins.
     pub(crate) publications: Vec<Option<Arc<Publication>>>,
-    /// Serials of the publications that are not void, by channel.
+    /// For each channel, the serials of the publications that are not void.
     pub(crate) by_channel: Vec<Vec<u64>>,
-    /// Serials of all publications, void ones included, by channel.
+    /// For each channel, the serials of all publications, including void ones.
     ever: Vec<Vec<u64>>,
-    /// The epoch has changed since the log was last checked.
+    /// Whether the epoch has changed after the last check of the log.
     pub(crate) has_new_epoch: bool,
-    /// By worker.
+    /// The facts of each worker.
     pub(crate) logs: Vec<LogFacts>,
-    /// Acknowledged to feeders up to here: every worker has these.
+    /// All publications up to this serial were acknowledged to their feeders, so every worker has
+    /// them.
     pub(crate) acknowledged: u64,
     pub(crate) now: Now,
-    /// The log's bounds over all channels may evict.
+    /// Whether the log's bounds over all channels are small enough to evict.
     pub(crate) is_tight: bool,
     /// The log's bounds for each channel.
     pub(crate) rules: Vec<Retention>,
     pub(crate) channels_per_conn: usize,
     pub(crate) heartbeat_ms: u64,
     pub(crate) config: Arc<Config>,
-    /// The server agrees to compression when it is offered.
+    /// Whether the server accepts an offer of compression.
     pub(crate) has_deflate: bool,
-    /// The fault phase is over.
+    /// Whether the fault phase is over.
     pub(crate) is_quiet: bool,
-    /// The workers drain, so a peer cannot count on an answer.
+    /// Whether the workers drain, so that an answer is no longer guaranteed.
     pub(crate) is_draining: bool,
     /// The return delays in the goodbyes of the drain.
     pub(crate) delays: Vec<Delay>,
     /// The turns of the workers during the drain.
     pub(crate) work: Vec<Work>,
-    /// When the drain ended.
+    /// The time at which the drain ended.
     pub(crate) ended_us: u64,
-    /// Publications that peers have read.
+    /// The number of publications that peers have read.
     pub(crate) deliveries: u64,
     pub(crate) gaps: u64,
-    /// How often a client had as many unacknowledged publications as its window allows.
+    /// The number of times that a client had as many unacknowledged publications as its window
+    /// allows.
     pub(crate) windows_filled: u64,
-    /// Connections that began at a position that their worker had not reached.
+    /// The number of connections that began at a position that their worker had not reached.
     pub(crate) ahead: u64,
 }
 
-/// How long a client must wait before it reconnects.
+/// The time that a client must wait before it reconnects.
 #[derive(Debug)]
 pub(crate) struct Delay {
     pub(crate) worker: usize,
-    /// When the worker last wrote: the delay was written then or before.
+    /// The time of the worker's last write. The delay was written then or earlier.
     pub(crate) written_us: u64,
     pub(crate) retry_ms: u64,
 }
 
-/// One turn of a worker, without its wait. Only one worker runs at a time.
+/// One turn of a worker, without the wait of its poll. Only one worker runs at a time.
 #[derive(Debug)]
 pub(crate) struct Work {
     pub(crate) worker: usize,
@@ -158,7 +160,7 @@ impl Facts {
         }
     }
 
-    /// Notes a new publication.
+    /// Adds a new publication.
     pub(crate) fn add(&mut self, publication: Arc<Publication>) {
         let serial = self.position(publication.id);
         assert_eq!(serial, self.publications.len() as u64 + 1);
@@ -168,7 +170,7 @@ impl Facts {
         self.publications.push(Some(publication));
     }
 
-    /// Notes what the sequencer has added to the log.
+    /// Adds the events that the sequencer has added to the log.
     pub(crate) fn add_all(&mut self, events: impl IntoIterator<Item = LogEvent>) {
         for event in events {
             match event {
@@ -195,18 +197,18 @@ impl Facts {
         self.epochs.cursor(sequence).to_string()
     }
 
-    /// The serial of a position that the server has named.
+    /// Returns the serial of a position that the server has sent.
     pub(crate) fn position(&self, cursor: Cursor) -> u64 {
         let found = self.epochs.position(cursor);
         found.unwrap_or_else(|| panic!("{cursor} is of an unknown epoch"))
     }
 
-    /// What clients are allowed in a channel.
+    /// Returns the rules for clients in a channel.
     pub(crate) fn client_rules(&self, channel: usize) -> ClientRules {
         self.config.client_rules(&self.channels[channel])
     }
 
-    /// The serial of an id that the server sent.
+    /// Returns the serial of an id that the server sent.
     pub(crate) fn sequence(&self, id: &str) -> u64 {
         let cursor: Cursor = id.parse().unwrap_or_else(|_| panic!("{id:?} is no id"));
         self.position(cursor)
@@ -218,7 +220,7 @@ impl Facts {
         found.unwrap_or_else(|| panic!("{sequence} was never published"))
     }
 
-    /// The newest publication of a channel up to a serial, or zero.
+    /// Returns the newest publication of a channel up to a serial, or zero.
     pub(crate) fn newest(&self, channel: usize, last: u64) -> u64 {
         let all = &self.by_channel[channel];
         let count = all.partition_point(|sequence| *sequence <= last);
@@ -233,7 +235,7 @@ impl Facts {
         channels
     }
 
-    /// Whether a channel's newest publication up to a serial is older than its age bound.
+    /// Whether a channel's newest publication up to a serial is older than the channel's age bound.
     pub(crate) fn is_too_old(&self, channel: usize, sequence: u64) -> bool {
         let age = Duration::from_millis(self.rules[channel].age_ms);
         let newest = within(&self.ever[channel], 0, sequence).last();
@@ -243,8 +245,8 @@ impl Facts {
         })
     }
 
-    /// Whether a gap begins with a publication that the age bound removed. With conflation it may
-    /// go on over superseded publications; the real loss decides the cause.
+    /// Whether a gap begins with a publication that the age bound removed. With conflation such a
+    /// gap may also contain superseded publications, but the real loss decides the cause.
     pub(crate) fn begins_too_old(&self, gap: &ReportedGap) -> bool {
         let since = gap.since.as_deref().map_or(0, |id| self.sequence(id));
         let first = self.between(gap.channel, since, gap.until).first();
@@ -255,7 +257,7 @@ impl Facts {
     /// Whether a later publication in the log supersedes this one.
     fn is_superseded(&self, log: &LogFacts, channel: usize, sequence: u64) -> bool {
         let key = self.publication(sequence).key();
-        // A gap over it stays right when the later publication becomes void afterwards.
+        // If the later publication becomes void afterwards, a gap over this one is still right.
         let later = within(&self.ever[channel], sequence, log.added);
         let mut later = later.iter();
         self.rules[channel].overflow == Overflow::Conflate
@@ -263,7 +265,8 @@ impl Facts {
             && later.any(|later| self.publication(*later).key() == key)
     }
 
-    /// The first owed publication of a channel in a range that no later one supersedes.
+    /// Returns the first unexpired publication of a channel in a range that no later one
+    /// supersedes.
     pub(crate) fn first_newest(
         &self,
         log: &LogFacts,
@@ -280,13 +283,13 @@ impl Facts {
         within(&self.by_channel[channel], after, last)
     }
 
-    /// The same, void publications included.
+    /// Like `between`, but includes void publications.
     pub(crate) fn ever_between(&self, channel: usize, after: u64, last: u64) -> &[u64] {
         within(&self.ever[channel], after, last)
     }
 
-    /// The first publication of a channel in a range that has not expired by now. So it is owed
-    /// whenever the worker served the subscription.
+    /// Returns the first publication of a channel in a range that has not expired yet. The
+    /// subscriber must receive it, no matter when the worker served the subscription.
     pub(crate) fn first_owed(&self, channel: usize, after: u64, last: u64) -> Option<u64> {
         let mut between = self.between(channel, after, last).iter().copied();
         between.find(|sequence| !self.publication(*sequence).has_expired(self.now))
@@ -299,7 +302,7 @@ fn within(all: &[u64], after: u64, last: u64) -> &[u64] {
     all.get(from..to).unwrap_or_default()
 }
 
-/// From where a subscriber asked to be served.
+/// The position from which a subscriber asked to be served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Requested {
     After(u64),
@@ -307,15 +310,15 @@ pub(crate) enum Requested {
     First,
     /// A position of another epoch.
     OtherEpoch,
-    /// At most so many of the newest publications in the log.
+    /// At most this number of the newest publications in the log.
     Last(u32),
-    /// An id after the head, or text that is no id.
+    /// An id after the head, or text that is not an id.
     Invalid,
     Now,
 }
 
 impl Requested {
-    /// The cause of the gap that follows from a position that the server cannot use.
+    /// Returns the cause of the gap that the server reports for a position that it cannot use.
     pub(crate) fn unusable_cause(self) -> Option<&'static str> {
         match self {
             Self::OtherEpoch => Some("restart"),
@@ -324,7 +327,7 @@ impl Requested {
         }
     }
 
-    /// A request for history, of more or fewer publications than most channels have.
+    /// Draws a request for history. It asks for more or fewer publications than most channels have.
     pub(crate) fn draw_history(random: &mut fastrand::Rng) -> Self {
         match random.u32(0..6) {
             0..3 => Self::First,
@@ -334,7 +337,7 @@ impl Requested {
     }
 }
 
-/// What a client reads that changes where it resumes.
+/// A message that changes the position at which the client resumes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Observation {
     Gap {
@@ -342,10 +345,11 @@ pub(crate) enum Observation {
         since: Option<u64>,
         until: u64,
     },
-    /// Everything up to here has been delivered.
+    /// Everything up to this serial has been delivered.
     Position(u64),
     Publication(u64),
-    /// A subscription begins here. If there is a gap, this is its end.
+    /// A subscription begins at this position. If the subscription begins with a gap, the gap ends
+    /// here.
     Start {
         channel: usize,
         position: u64,
@@ -354,26 +358,26 @@ pub(crate) enum Observation {
 
 #[derive(Debug)]
 struct Subscription {
-    /// Everything up to here was delivered, is in a gap or had expired.
+    /// Everything up to this serial was delivered, is in a gap or had expired.
     last: u64,
-    /// Up to here it may receive publications older than the connection's newest.
+    /// Publications up to this serial may be older than the connection's newest.
     catch_up: u64,
-    /// The newest publication in the log when it began.
+    /// The newest publication in the log when the subscription began.
     newest_at_start: u64,
     window: Option<Window>,
-    /// Only if it asked for history.
+    /// The expected history, if the subscription asked for one.
     history: Option<History>,
 }
 
 impl Subscription {
-    /// If its position is void: where the epoch begins that made it so. Unknown for a subscription
-    /// with history that has not started.
+    /// For a void position, returns the first serial of the epoch that made it void. Returns `None`
+    /// for a subscription with history that has no position yet.
     fn restart(&self, facts: &Facts) -> Option<u64> {
         let restart = facts.epochs.restart(self.last);
         restart.filter(|_| self.last > 0)
     }
 
-    /// Void publications need no acknowledgement.
+    /// Removes void publications from the window, because they need no acknowledgement.
     fn forget_void(&mut self, facts: &Facts) {
         if let Some(window) = &mut self.window {
             let is_valid = |given: &u64| facts.epochs.restart(*given).is_none();
@@ -381,7 +385,7 @@ impl Subscription {
         }
     }
 
-    /// Every publication after here is owed.
+    /// Returns the serial after which every publication must be delivered.
     fn owed_after(&self, facts: &Facts) -> u64 {
         let not_owed_until = self
             .history
@@ -391,7 +395,7 @@ impl Subscription {
     }
 }
 
-/// A subscription's window: what was delivered and is not acknowledged.
+/// A subscription's window: the deliveries that are not acknowledged.
 #[derive(Debug)]
 struct Window {
     size: usize,
@@ -402,7 +406,8 @@ struct Window {
     acknowledged: u64,
 }
 
-/// How far the subscriptions of one connection are, and what they are owed.
+/// The position of each subscription of one connection, and the publications that the connection
+/// must still receive.
 #[derive(Debug)]
 pub(crate) struct ExpectedDeliveries {
     /// The worker that serves the connection.
@@ -410,7 +415,8 @@ pub(crate) struct ExpectedDeliveries {
     subscriptions: BTreeMap<usize, Subscription>,
     /// The newest id delivered on the connection.
     pub(crate) newest: u64,
-    /// The connection gets no gap notifications, so a missing publication proves nothing.
+    /// Whether the connection receives no gap notifications. If so, a missing publication is not an
+    /// error.
     pub(crate) gets_no_gaps: bool,
 }
 
@@ -445,7 +451,7 @@ impl ExpectedDeliveries {
         assert!(before.is_none(), "channel {channel} was subscribed before");
     }
 
-    /// The newest publication in the log when a subscription began.
+    /// Returns the newest publication that was in the log when a subscription began.
     pub(crate) fn newest_at_start(&self, channel: usize) -> u64 {
         let subscription = self.subscriptions.get(&channel);
         subscription.map_or(0, |subscription| subscription.newest_at_start)
@@ -460,7 +466,7 @@ impl ExpectedDeliveries {
         subscription.history = history;
     }
 
-    /// Whether a channel's subscription waits for the first publication of its history.
+    /// Whether a channel's subscription still waits for the first publication of its history.
     pub(crate) fn has_not_begun(&self, channel: usize) -> bool {
         let subscription = self.subscriptions.get(&channel);
         let history = subscription.and_then(|of| of.history.as_ref());
@@ -504,13 +510,13 @@ impl ExpectedDeliveries {
         windows.any(|(of, window)| of == channel && window.unacknowledged.len() == window.size)
     }
 
-    /// The channel that an acknowledgement without a channel is for.
+    /// Returns the channel that an acknowledgement without a channel concerns.
     pub(crate) fn only_channel(&self) -> Option<usize> {
         let only = self.subscriptions.keys().next();
         only.copied().filter(|_| self.len() == 1)
     }
 
-    /// The client acknowledges everything up to an id of a channel.
+    /// Records that the client acknowledges everything up to an id of a channel.
     pub(crate) fn acknowledge(&mut self, channel: usize, id: u64) {
         if let Some(subscription) = self.subscriptions.get_mut(&channel)
             && let Some(window) = &mut subscription.window
@@ -521,7 +527,7 @@ impl ExpectedDeliveries {
         }
     }
 
-    /// Where a client would resume in each channel with a window.
+    /// Returns where a client would resume in each channel that has a window.
     pub(crate) fn acknowledged(&self) -> Vec<(usize, u64)> {
         let windows = self.windows();
         windows
@@ -539,7 +545,7 @@ impl ExpectedDeliveries {
         found.unwrap_or_else(|| panic!("channel {channel} is not subscribed"))
     }
 
-    /// A publication was read from the wire. `mark` is its initial mark, if the client can see it.
+    /// Checks a publication that was read. `mark` is its initial mark, if the client can see marks.
     pub(crate) fn deliver(&mut self, sequence: u64, mark: Option<bool>, facts: &Facts) {
         let name = facts.publication(sequence).channel.as_str();
         let channel = facts.channel(name);
@@ -588,7 +594,7 @@ impl ExpectedDeliveries {
         self.newest = newest.max(sequence);
     }
 
-    /// A gap was read in mid-stream.
+    /// Checks a gap that was reported after the subscription began.
     pub(crate) fn note_gap(&mut self, gap: &ReportedGap, facts: &Facts) {
         let log = &facts.logs[self.worker];
         let name = &facts.names[gap.channel];
@@ -607,7 +613,8 @@ impl ExpectedDeliveries {
         assert!(since < gap.until, "{gap:?} is empty");
         gap.check_void(None, facts);
         let missing = gap.missing(since, facts);
-        // A worker that has just learnt of a channel does not know where the channel's loss ends.
+        // A worker that has only just learned of a channel does not know where the loss of that
+        // channel ends.
         let is_vague = gap.cause == "expired" && gap.missed.is_none()
             || gap.cause == "restart"
             || facts.epochs.is_beginning(gap.until);
@@ -637,7 +644,8 @@ impl ExpectedDeliveries {
                 assert!(evicted > since, "{gap:?}: nothing was evicted");
             }
             ("expired", None) => {
-                // For a channel made again after a drop, only the log's evictions are known.
+                // For a channel that was dropped and created again, only the log's evictions are
+                // known.
                 let evicted = log.evicted_of_any();
                 assert!(evicted > since, "{gap:?}: nothing was evicted");
                 let newest = facts.first_newest(log, gap.channel, evicted, gap.until);
@@ -652,7 +660,7 @@ impl ExpectedDeliveries {
         subscription.last = gap.until;
     }
 
-    /// A gap was read in a poll's answer. The worker found it when the poll began or later.
+    /// Checks a gap in a poll's answer. The worker found the gap when the poll began or later.
     pub(crate) fn note_gap_of_answer(
         &mut self,
         gap: &ReportedGap,
@@ -706,7 +714,8 @@ impl ExpectedDeliveries {
                 assert!(since >= asked && since < gap.until, "{gap:?}");
                 let lost = facts.first_owed(gap.channel, subscription.owed_after(facts), since);
                 assert_eq!(lost, None, "{gap:?}: a loss before it");
-                // For a channel made again after a drop, only the log's evictions are known.
+                // For a channel that was dropped and created again, only the log's evictions are
+                // known.
                 let evicted = log.evicted_of_any();
                 let newest = facts.first_newest(log, gap.channel, evicted, gap.until);
                 assert!(
@@ -722,12 +731,12 @@ impl ExpectedDeliveries {
         subscription.last = gap.until;
     }
 
-    /// The server sent a position: the connection has everything up to it. The client itself may
-    /// have come from another worker that was ahead, up to `since`.
+    /// Checks a position that the server sent: the connection has received everything up to it.
+    /// `since` is the position that the client had from another worker, which may have been ahead.
     pub(crate) fn caught_up_position(&mut self, head: u64, since: u64, facts: &Facts) {
         let published = facts.logs[self.worker].head;
-        // If the epoch changed, the gap may end after what this worker has taken in: another worker
-        // was ahead.
+        // After an epoch change, the gap may end after the head of this worker, because another
+        // worker was ahead.
         let reported = self.subscriptions.values().map(|one| one.last).max();
         let reported = reported.filter(|_| facts.epochs.have_changed());
         let most = published.max(since).max(reported.unwrap_or(0));
@@ -750,13 +759,13 @@ impl ExpectedDeliveries {
         self.newest = head;
     }
 
-    /// A channel that is owed a publication, with the subscription's position and the first one
-    /// owed.
+    /// Returns a channel with an undelivered publication, the subscription's position and the first
+    /// such publication.
     pub(crate) fn owed(&self, facts: &Facts) -> Option<(usize, u64, u64)> {
         self.owed_until(facts.logs[self.worker].head, facts)
     }
 
-    /// The same for publications up to a serial.
+    /// Like `owed`, for publications up to a serial.
     pub(crate) fn owed_until(&self, last: u64, facts: &Facts) -> Option<(usize, u64, u64)> {
         if self.gets_no_gaps {
             return None;
@@ -769,7 +778,8 @@ impl ExpectedDeliveries {
             })
     }
 
-    /// Nothing is on its way, so nothing may be owed.
+    /// Checks that every publication was delivered, is in a gap or has expired. Nothing is in
+    /// transit when this is called.
     pub(crate) fn check_complete(&self, facts: &Facts, pipe: u32) {
         if let Some((channel, last, owed)) = self.owed(facts) {
             panic!("pipe {pipe}: channel {channel} is at {last} and {owed} is owed");

@@ -1,8 +1,8 @@
-//! A simulated client: it connects, subscribes, reads, misbehaves, disconnects and comes back.
+//! A simulated client: it connects, subscribes, reads, misbehaves, disconnects and reconnects.
 //!
-//! Over its connections it remembers its last id; a [`Link`] has everything about one connection.
-//! Each connection is to a worker drawn at random. The behavior is drawn once and changes in the
-//! quiet phase: then the peer reads everything, answers everything and stays connected.
+//! A peer remembers its last id over all its connections. A [`Link`] has everything about one
+//! connection. Each connection goes to a random worker. The behavior is drawn once and changes in
+//! the quiet phase: then the peer reads everything, answers everything and stays connected.
 
 use crate::link::{Link, Service, Stage};
 use crate::model::{Facts, Requested};
@@ -13,15 +13,15 @@ use crate::world::node::Node;
 /// How a peer behaves.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Behavior {
-    /// Bytes read at a time.
+    /// The maximum number of bytes per read.
     read_max: usize,
-    /// Bytes sent at a time.
+    /// The maximum number of bytes per write.
     send_max: usize,
     /// The longest pause between two acts.
     pause_us: u64,
-    /// Whether it answers pings and closes.
+    /// Whether the peer answers pings and close frames.
     sends_replies: bool,
-    /// The chance at each act to break a rule or to disconnect, in thousandths.
+    /// The chance that the peer breaks a rule or disconnects in one act, in thousandths.
     misbehavior: u32,
     room: usize,
 }
@@ -56,24 +56,25 @@ pub(crate) struct Peer {
     behavior: Behavior,
     pub(crate) link: Option<Link>,
     last_id: Option<u64>,
-    /// The progress of a tracked client, from its first connection on.
+    /// The progress of a tracked client from its first connection on.
     progress: Option<Progress>,
-    /// When it acts next.
+    /// The time of the next act.
     pub(crate) next_us: u64,
-    /// The next pause after an acknowledgement. It doubles each time.
+    /// The pause after the next acknowledgement. It doubles each time.
     ack_pause_us: u64,
     is_quiet: bool,
     is_tracked: bool,
-    /// It often resets its connection and resumes on another one.
+    /// Whether the peer often resets its connection and resumes on another one.
     reconnects_often: bool,
-    /// In the quiet phase it keeps a stream open. The others send plain requests, or FIN right
-    /// after the request for a stream.
+    /// Whether the peer keeps a stream open in the quiet phase. The other peers send plain
+    /// requests, or send FIN directly after the request for a stream.
     keeps_stream: bool,
-    /// Whether it connects again after its connection has ended.
+    /// Whether the peer connects again after its connection has ended.
     may_connect: bool,
-    /// The server closed one of its connections in the quiet phase because it pinned too much.
+    /// Whether the server closed one of its connections in the quiet phase because the conn pinned
+    /// too many bytes.
     was_cut_off: bool,
-    /// It is connected and does not act.
+    /// Whether the peer is connected and does not act.
     pub(crate) is_paused: bool,
 }
 
@@ -97,8 +98,8 @@ impl Peer {
         }
     }
 
-    /// From now on it breaks no rule. A connection on which it broke one, or which would end by
-    /// itself, is reset. A connection that it abandoned stays: the server has to close it.
+    /// Stops the peer's misbehavior. Resets a connection on which the peer broke a rule, or which
+    /// would end by itself. An abandoned connection stays open, because the server has to close it.
     pub(crate) fn stop_misbehaving(&mut self, node: &mut Node, pause_us: u64) {
         self.is_quiet = true;
         self.behavior = Behavior::quiet(pause_us);
@@ -129,18 +130,18 @@ impl Peer {
         }
     }
 
-    /// Connects no more and acts rarely, so that a drain needs few turns.
+    /// Stops new connections and makes the peer act rarely, so that a drain needs few turns.
     pub(crate) fn slow_down(&mut self) {
         self.may_connect = false;
         self.behavior.pause_us = self.behavior.pause_us.max(50_000);
     }
 
-    /// Whether it will act again.
+    /// Whether the peer will act again.
     pub(crate) fn is_awake(&self) -> bool {
         self.may_connect || self.link.is_some()
     }
 
-    /// One act, if it is due. A new connection is to any worker.
+    /// Acts once, if the time has come. A new connection goes to a random worker.
     pub(crate) fn act(&mut self, node: &mut Node, facts: &mut Facts, random: &mut fastrand::Rng) {
         if self.next_us > node.now_us() {
             return;
@@ -152,7 +153,7 @@ impl Peer {
         let net = node.net(worker);
         let pause_us = self.behavior.pause_us;
         self.next_us = if self.is_quiet {
-            // All peers at the same time, so that the quiet phase needs few turns.
+            // All peers act at the same time, so that the quiet phase needs few turns.
             (net.now_us() / pause_us + 1) * pause_us
         } else {
             net.now_us() + random.u64(1..=pause_us)
@@ -181,7 +182,7 @@ impl Peer {
         if link.acknowledge(self.is_quiet, facts, random) {
             self.ack_pause_us = 500;
         }
-        // A window of one needs many acts, and its next publication may take a few turns to come.
+        // A window of one needs many acts, and the next publication may need a few turns to arrive.
         if self.is_quiet && self.ack_pause_us < pause_us {
             self.ack_pause_us *= 2;
             self.next_us = net.now_us() + self.ack_pause_us.min(pause_us);
@@ -199,7 +200,7 @@ impl Peer {
         }
     }
 
-    /// The connection is over. What was written and not yet read must be right, too.
+    /// Ends a connection. Bytes that were written and not yet read must be right, too.
     pub(crate) fn end(&mut self, facts: &mut Facts) {
         if let Some(mut link) = self.link.take() {
             self.was_cut_off |= self.is_quiet && link.pipe.borrow().is_cut_off;
@@ -237,7 +238,7 @@ impl Peer {
             draw_service(random)
         };
         let tracked_channels = self.progress.as_ref().map(Progress::channels);
-        // Without an envelope a WebSocket has no ids, so a client cannot resume from it.
+        // Without an envelope, a WebSocket has no ids, so a client could not resume from it.
         if tracked_channels.is_some() && service == (Service::WebSocket { is_full: false }) {
             service = Service::WebSocket { is_full: true };
         }
@@ -264,7 +265,7 @@ impl Peer {
         }
     }
 
-    /// Mostly the last id, sometimes something else.
+    /// Draws a position: usually the last id, sometimes another one.
     fn draw_requested(&self, facts: &Facts, random: &mut fastrand::Rng) -> Requested {
         match (random.u32(0..20), self.last_id) {
             (0, _) => [Requested::OtherEpoch, Requested::Invalid][random.usize(0..2)],
@@ -278,7 +279,7 @@ impl Peer {
         }
     }
 
-    /// Whether its stream is owed a publication or an answer.
+    /// Whether the peer's stream is still waiting for a publication or an answer.
     pub(crate) fn is_owed(&self, facts: &Facts) -> bool {
         let link = self.link.as_ref().filter(|link| link.is_stream());
         link.is_some_and(|link| {
@@ -287,9 +288,9 @@ impl Peer {
         })
     }
 
-    /// Checks what every peer must have in the end: an open stream without lag, and every answer.
-    /// Where conns may pin less than one publication and its frame, a slow client may be closed
-    /// again and again. A peer to which that happened is excused.
+    /// Checks the peer's final state: a stream without lag is open, and every answer was received.
+    /// If conns may pin less than one publication and its frame, a slow client may be closed
+    /// repeatedly. A peer that was closed for that reason is excused.
     pub(crate) fn check_settled(&self, may_starve: bool, facts: &Facts) {
         let may_starve = may_starve && self.was_cut_off;
         let Some(link) = &self.link else {
@@ -302,7 +303,7 @@ impl Peer {
         }
         let stage = &link.stage;
         if matches!(link.service, Service::Poll { .. }) {
-            // Its answer may be on its way: the worker writes it in pieces.
+            // The answer may be incomplete so far, because the worker writes it in pieces.
             return match stage {
                 Stage::Answer => {}
                 Stage::AwaitHead => link.check_waiting(facts),

@@ -1,5 +1,5 @@
-//! The memory of publications and encodings: every byte of it is counted where the world can see
-//! it.
+//! The memory of publications and encodings: every byte of it must be counted in a place that the
+//! world can see.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,8 +16,9 @@ pub(crate) fn draw_bound(config: &mut Config, seed: u64) {
     config.log.pinned_bytes = [0, 0, 1, 2_000][random.usize(0..4)];
 }
 
-/// After a worker's turn: the pinned bytes are those in outboxes. They are within the bound, unless
-/// conns of other workers pin some: those workers close conns in their own turns.
+/// Checks the pinned bytes after a worker's turn: all of them are in outboxes. They are within the
+/// bound, unless conns of other workers pin some. Those workers close such conns in their own
+/// turns.
 pub(crate) fn check_turn(workers: &[NodeWorker], turned: usize, log: &Log, config: &Config) {
     workers[turned].worker.check_holders();
     let pinned = log.ledger().pinned();
@@ -30,8 +31,8 @@ pub(crate) fn check_turn(workers: &[NodeWorker], turned: usize, log: &Log, confi
     assert!(is_within || do_others_pin, "{pinned} bytes pinned");
 }
 
-/// While nothing is on its way from the feed: what is in memory is in the log, in the hubs' tails,
-/// or pinned.
+/// Checks the bytes in memory: they are in the log, in the hubs' tails, or pinned. The feed must
+/// have nothing left to post.
 pub(crate) fn check_all(workers: &[NodeWorker], log: &Log) {
     let mut all = pinned_by_conns(workers);
     for publication in log.publications() {
@@ -48,7 +49,7 @@ pub(crate) fn check_all(workers: &[NodeWorker], log: &Log) {
     assert_eq!(log.ledger().resident(), sum(all), "bytes in memory");
 }
 
-/// Bytes by address.
+/// The number of bytes at each address.
 type Held = HashMap<usize, u64>;
 
 fn pinned_by_conns(workers: &[NodeWorker]) -> Held {

@@ -1,8 +1,8 @@
-//! What a tracked client has received over all its connections and transports.
+//! The progress of a tracked client over all its connections and transports.
 //!
 //! The client keeps its channels and always resumes at its last id. So it must receive every
-//! publication once and in order, or in a gap, whatever the transport and however the previous
-//! connection ended. [`crate::model::ExpectedDeliveries`] has the rules for one connection.
+//! publication once and in order, or in a gap. The transport and the end of the previous connection
+//! do not matter. [`crate::model::ExpectedDeliveries`] has the rules for one connection.
 
 use std::collections::BTreeMap;
 
@@ -11,22 +11,23 @@ use crate::model::{Facts, Observation};
 /// The progress of one client.
 #[derive(Debug)]
 pub(crate) struct Progress {
-    /// By channel. `None` until the channel is first served.
+    /// The progress per channel. `None` until the channel is served for the first time.
     channels: BTreeMap<usize, Option<ChannelProgress>>,
 }
 
 /// How far the client is in one channel.
 #[derive(Clone, Debug, Default)]
 struct ChannelProgress {
-    /// The newest publication delivered, or where the first subscription began.
+    /// The newest delivered publication, or the start of the first subscription.
     delivered: u64,
-    /// The end of the newest gap. A client that resumes before it may receive what is in it.
+    /// The end of the newest gap. A client that resumes before it may receive publications of the
+    /// gap.
     gap_end: u64,
-    /// Publications up to here may be delivered again: the client resumes at the lowest position
-    /// that it has acknowledged in any channel.
+    /// Publications up to this serial may be delivered again, because the client resumes at the
+    /// lowest position that it has acknowledged in any channel.
     redelivered_until: u64,
-    /// The gaps, as serials: after the first up to the second. A publication in one of them is
-    /// neither delivered nor in another gap.
+    /// The gaps as pairs of serials: after the first serial, up to and including the second. A
+    /// publication in a gap was not delivered and is not in another gap.
     missing: Vec<(u64, u64)>,
 }
 
@@ -55,8 +56,8 @@ impl Progress {
         self.channels.keys().copied().collect()
     }
 
-    /// The client has lost what it had not acknowledged: all of that must be delivered again, or
-    /// be in a gap again.
+    /// Discards the deliveries that the client had not acknowledged. Each of them must be delivered
+    /// again, or be in a gap.
     pub(crate) fn forget_unacknowledged(&mut self, acknowledged: &[(usize, u64)]) {
         for (channel, id) in acknowledged {
             *self.of(*channel) = Some(ChannelProgress {
@@ -66,7 +67,8 @@ impl Progress {
         }
     }
 
-    /// The client resumes from here. The parts of gaps after this position may still be delivered.
+    /// Records that the client resumes at `position`. Publications in gaps after `position` may
+    /// still be delivered.
     pub(crate) fn resume_from(&mut self, position: u64) {
         for reached in self.channels.values_mut().flatten() {
             for (_, until) in &mut reached.missing {
@@ -76,7 +78,7 @@ impl Progress {
         }
     }
 
-    /// No publication in a gap was delivered or is in another gap.
+    /// Checks that no publication in a gap was delivered or is in another gap.
     fn check_gap(&self, channel: usize, since: u64, until: u64, facts: &Facts) {
         let Some(reached) = &self.channels[&channel] else {
             return;
@@ -91,7 +93,7 @@ impl Progress {
         }
     }
 
-    /// Checks and notes what the client has read.
+    /// Checks and records an observation of the client.
     pub(crate) fn observe(&mut self, observation: Observation, facts: &Facts) {
         match observation {
             Observation::Gap {
@@ -133,7 +135,7 @@ impl Progress {
         }
     }
 
-    /// Whether everything up to here was delivered or is in a gap.
+    /// Whether everything up to `position` was delivered or is in a gap.
     pub(crate) fn is_complete(&self, position: u64, facts: &Facts) -> bool {
         let mut channels = self.channels.iter();
         channels.all(|(channel, reached)| {
@@ -143,7 +145,7 @@ impl Progress {
         })
     }
 
-    /// Everything up to here was delivered or is in a gap.
+    /// Checks that everything up to `position` was delivered or is in a gap.
     pub(crate) fn check_complete(&self, position: u64, facts: &Facts) {
         for (channel, reached) in &self.channels {
             let last = reached.as_ref().map(ChannelProgress::last);

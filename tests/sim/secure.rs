@@ -1,7 +1,7 @@
 //! TLS of the simulated network: the worker's identity, and the peer's end of a pipe.
 //!
-//! The key and the certificate are fixed, and their kind of signature has a fixed length. So the
-//! same seed gives the same outcome, although every handshake draws other keys.
+//! The key and the certificate are fixed, and all their signatures have the same length. So the
+//! same seed has the same outcome, although every handshake draws different keys.
 
 use std::io::{Read as _, Write as _};
 use std::sync::{Arc, LazyLock};
@@ -31,7 +31,7 @@ static CONFIG: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {
     Arc::new(config)
 });
 
-/// TLS on these listeners of a worker, a bit each.
+/// Returns the TLS settings of a worker. `listeners` is a bit set of the listeners with TLS.
 pub(crate) fn secure(listeners: u64) -> Secure {
     let material = Material {
         pairs: vec![(CERTIFICATE.to_vec(), KEY.to_vec())],
@@ -60,17 +60,17 @@ impl PeerEnd {
         self.0.is_handshaking()
     }
 
-    /// Takes plaintext to send, now or when the handshake is done.
+    /// Accepts plaintext, which is sent now or when the handshake is done.
     pub(crate) fn send(&mut self, plaintext: &[u8]) {
         self.0.writer().write_all(plaintext).expect("room");
     }
 
-    /// Updates its key and asks the server to do the same, if the handshake is done.
+    /// Updates the peer's key and asks the server to do the same, if the handshake is done.
     pub(crate) fn change_keys(&mut self) {
         drop(self.0.refresh_traffic_keys());
     }
 
-    /// What is to be sent, encrypted.
+    /// Returns the encrypted bytes that are to be sent.
     pub(crate) fn sealed(&mut self) -> Vec<u8> {
         let mut sealed = Vec::new();
         while self.0.wants_write() {
@@ -79,7 +79,7 @@ impl PeerEnd {
         sealed
     }
 
-    /// Decrypts what was received.
+    /// Decrypts received bytes.
     pub(crate) fn open(&mut self, mut sealed: &[u8], into: &mut Vec<u8>) {
         while !sealed.is_empty() {
             self.0.read_tls(&mut sealed).expect("room");

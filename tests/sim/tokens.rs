@@ -1,8 +1,8 @@
-//! Tokens, in a run that requires them: one secret, tokens that last and tokens that end soon.
+//! Tokens in a run that requires them: one secret, tokens that last, and tokens that end soon.
 //!
-//! Every stream and poll then has a token. Those that end soon are for streams of the fault phase,
-//! since in the quiet phase every stream must be served. In the fault phase the calendar is set now
-//! and then. A token ends by the calendar, whatever the clock shows.
+//! In such a run every stream and poll has a token. Tokens that end soon are only for streams of
+//! the fault phase, because in the quiet phase every stream must be served. In the fault phase the
+//! calendar is changed at random. A token ends by the calendar, whatever the clock shows.
 
 use std::sync::Arc;
 
@@ -23,21 +23,21 @@ const SECRET: [u8; 32] = [7; 32];
 #[derive(Clone, Debug)]
 pub(crate) struct ShownToken {
     pub(crate) token: String,
-    /// Sent in the first message instead of the request.
+    /// Whether the token is sent in the first message instead of the request.
     pub(crate) is_message: bool,
     pub(crate) ends_soon: bool,
-    /// When it ends, in seconds of the calendar.
+    /// The end of the token, in seconds of the calendar.
     ends_s: u64,
-    /// The latest second of the calendar that the worker may know since the token was drawn.
+    /// The latest second of the calendar that the worker may have seen after the token was drawn.
     latest_s: u64,
-    /// Since when it has been over, by the clock.
+    /// The time at which the token ended, by the clock.
     ended_us: Option<u64>,
 }
 
-/// How long a conn may be served after the end of its token: half a second until the calendar is
-/// read, a second for its rounding, the rest for timers and turns.
+/// How long a conn may be served after the end of its token. Half a second passes until the
+/// calendar is read, its rounding adds a second, and the rest is for timers and turns.
 const LATE_US_MAX: u64 = 1_800_000;
-/// By how much the calendar is set, in seconds.
+/// The changes of the calendar, in seconds.
 const STEPS_S: [i64; 8] = [-3600, -30, -1, 1, 2, 30, 3600, 40_000];
 
 /// Requires tokens of all clients.
@@ -45,11 +45,12 @@ pub(crate) fn require(config: &mut Config) {
     config.auth.jwks = "jwks.json".into();
     config.auth.leeway_ms = 0;
     config.auth.deadline_ms = 60_000;
-    // Each heartbeat arms the token's end again: short heartbeats would hide a missed step.
+    // Each heartbeat sets the timer for the token's end again. Short heartbeats would hide a missed
+    // change.
     config.heartbeat.interval_ms *= 4;
 }
 
-/// The keys of the worker, if tokens are required.
+/// Returns the worker's keys, if tokens are required.
 pub(crate) fn keys(config: &Config) -> Option<Arc<Reloadable<Arc<Verifier>>>> {
     let key = Key::new(Algorithm::Hs256, &SECRET).expect("a key");
     let verifier = Verifier::new(vec![key], config.auth.token_rules()).expect("a key");
@@ -57,7 +58,7 @@ pub(crate) fn keys(config: &Config) -> Option<Arc<Reloadable<Arc<Verifier>>>> {
     config.auth.is_on().then_some(keys)
 }
 
-/// Draws by how much the calendar is set.
+/// Draws a change of the calendar.
 pub(crate) fn draw_step_s(random: &mut fastrand::Rng) -> i64 {
     STEPS_S[random.usize(0..STEPS_S.len())]
 }
@@ -81,7 +82,7 @@ fn draw(may_end: bool, unix_s: u64, random: &mut fastrand::Rng) -> ShownToken {
     }
 }
 
-/// A token for all channels that ends then.
+/// Returns a token for all channels that ends at `ends_s`.
 pub(crate) fn token(sub: u32, ends_s: u64) -> String {
     let spec = TokenSpec {
         sub: Some(format!("u{sub}")),
@@ -94,7 +95,7 @@ pub(crate) fn token(sub: u32, ends_s: u64) -> String {
 }
 
 impl Link {
-    /// Draws a token if one is required.
+    /// Draws a token if the configuration requires one.
     pub(crate) fn draw_token(&mut self, net: &FakeNet, facts: &Facts, random: &mut fastrand::Rng) {
         if facts.config.auth.is_on() && self.is_stream() {
             let is_poll = matches!(self.service, Service::Poll { .. });
@@ -107,15 +108,15 @@ impl Link {
         }
     }
 
-    /// After each turn: notes the time of the calendar.
+    /// Records the time of the calendar. Runs after each turn.
     pub(crate) fn note_calendar(&mut self, machine: &Machine) {
         if let Some(shown_token) = &mut self.shown_token {
             shown_token.latest_s = shown_token.latest_s.max(machine.unix_seconds_believed());
         }
     }
 
-    /// After each turn of its worker: no conn is subscribed long after the end of its token. Pauses
-    /// of the server do not count.
+    /// Checks that the conn is not subscribed long after the end of its token. Runs after each turn
+    /// of its worker. Pauses of the server do not count.
     pub(crate) fn check_token(&mut self, net: &FakeNet, hub: &Hub) {
         let (unix_s, running_us) = (net.machine.unix_seconds(), net.running_us());
         let Some(shown_token) = &mut self.shown_token else {
@@ -141,14 +142,14 @@ impl Link {
         shown_token.is_some_and(|shown_token| shown_token.latest_s >= shown_token.ends_s)
     }
 
-    /// Whether its token may end within the run.
+    /// Whether the token may end within the run.
     pub(crate) fn ends_soon(&self) -> bool {
         self.shown_token
             .as_ref()
             .is_some_and(|shown_token| shown_token.ends_soon)
     }
 
-    /// The field with the token, if the request carries it.
+    /// Returns the header field with the token, if the request carries the token.
     pub(crate) fn token_field(&self) -> String {
         let shown_token = self
             .shown_token
@@ -159,7 +160,7 @@ impl Link {
         })
     }
 
-    /// The message with the token, if a message carries it.
+    /// Returns the frame with the token, if a message carries the token.
     pub(crate) fn token_frame(&self) -> Vec<u8> {
         let shown_token = self
             .shown_token

@@ -1,12 +1,13 @@
-//! Parsers for what the worker writes: HTTP heads, chunks, event blocks and WebSocket frames,
-//! compressed ones included.
+//! Parsers for everything that the worker writes: HTTP heads, chunks, event blocks, and WebSocket
+//! frames, with or without compression.
 //!
-//! Written for this test alone and stricter than a client would be, so that they agree with the
-//! server only if both are right. A panic is a finding. Knows bytes, not their meaning.
+//! The parsers were written for this test only and are stricter than a client, so that they agree
+//! with the server only if both are right. A panic is a finding. The parsers know bytes, not their
+//! meaning.
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 
-/// An HTTP response's head.
+/// The head of an HTTP response.
 #[derive(Debug)]
 pub(crate) struct Head {
     pub(crate) status: u16,
@@ -23,7 +24,7 @@ impl Head {
     }
 }
 
-/// The head at the front, once it is complete.
+/// Parses the head at the front, once it is complete.
 pub(crate) fn take_head(bytes: &[u8]) -> Option<Head> {
     let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
     let text = str::from_utf8(&bytes[..end]).expect("a head is text");
@@ -44,7 +45,7 @@ pub(crate) fn take_head(bytes: &[u8]) -> Option<Head> {
     })
 }
 
-/// The chunk at the front: its content, and its length with the size line and the end.
+/// Returns the content of the chunk at the front, and the length of the chunk with its framing.
 pub(crate) fn take_chunk(bytes: &[u8]) -> Option<(&[u8], usize)> {
     let line_end = bytes.windows(2).position(|window| window == b"\r\n");
     let Some(line_end) = line_end else {
@@ -60,13 +61,13 @@ pub(crate) fn take_chunk(bytes: &[u8]) -> Option<(&[u8], usize)> {
     Some((&whole[..size], start + size + 2))
 }
 
-/// The event block at the front, with the empty line that ends it.
+/// Returns the event block at the front, with the empty line that ends it.
 pub(crate) fn take_block(bytes: &[u8]) -> Option<&[u8]> {
     let end = bytes.windows(2).position(|window| window == b"\n\n")?;
     bytes.get(..end + 2)
 }
 
-/// What follows the comment lines that serve as heartbeats of streams that lag.
+/// Skips the comment lines that a stream that lags receives as heartbeats.
 pub(crate) fn after_comments(mut bytes: &[u8]) -> &[u8] {
     while let Some(rest) = bytes.strip_prefix(b":\n") {
         bytes = rest;
@@ -74,7 +75,7 @@ pub(crate) fn after_comments(mut bytes: &[u8]) -> &[u8] {
     bytes
 }
 
-/// The value of a field in an event block, without the one space that may precede it.
+/// Returns the value of a field in an event block, without the one space that may precede it.
 pub(crate) fn block_field<'b>(block: &'b str, name: &str) -> Option<&'b str> {
     let mut lines = block.lines();
     let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
@@ -87,11 +88,11 @@ pub(crate) struct Frame<'b> {
     pub(crate) opcode: u8,
     pub(crate) is_compressed: bool,
     pub(crate) payload: &'b [u8],
-    /// With its header.
+    /// The whole frame, with its header.
     pub(crate) whole: &'b [u8],
 }
 
-/// The frame at the front, once it is complete.
+/// Parses the frame at the front, once it is complete.
 pub(crate) fn take_frame(bytes: &[u8]) -> Option<Frame<'_>> {
     let first = *bytes.first()?;
     assert_eq!(first & 0xb0, 0x80, "a final frame without reserved bits");
@@ -128,7 +129,7 @@ pub(crate) fn take_frame(bytes: &[u8]) -> Option<Frame<'_>> {
     })
 }
 
-/// Inflates a message, which must not depend on earlier ones and fits a window of 4 KiB.
+/// Inflates a message. The message must not depend on earlier ones and must fit a window of 4 KiB.
 pub(crate) fn inflate(compressed: &[u8]) -> Vec<u8> {
     let whole = [compressed, &[0, 0, 0xff, 0xff]].concat();
     let mut engine = Decompress::new_with_window_bits(false, 12);
@@ -152,7 +153,7 @@ pub(crate) fn deflate(message: &[u8]) -> Vec<u8> {
     compressed
 }
 
-/// A frame as the server would send it uncompressed.
+/// Returns a frame as the server would send it without compression.
 pub(crate) fn server_frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![0x80 | opcode];
     match payload.len() {
@@ -170,7 +171,7 @@ pub(crate) fn server_frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// A frame as a client sends it, masked. `first` has the opcode and the bits before it.
+/// Returns a masked frame, as a client sends it. `first` has the opcode and the bits before it.
 pub(crate) fn client_frame(first: u8, payload: &[u8], key: [u8; 4]) -> Vec<u8> {
     let mut frame = vec![first];
     match payload.len() {

@@ -1,8 +1,9 @@
-//! A server under attack: what the attack costs it, and what is left of it afterwards.
+//! A server under attack: the cost of the attack, and what remains of it afterwards.
 //!
-//! Memory is the resident memory of the process, sampled all the time so that peaks show. Processor
-//! time is divided by the number of acts of the attackers. The bounds hold for a debug build on a
-//! busy machine. A server that keeps what it should free, or that loops, exceeds them by far.
+//! The memory cost is the resident memory of the process, sampled continuously so that peaks are
+//! seen. Processor time is divided by the number of acts of the attackers. The limits allow for a
+//! debug build on a busy machine. A server that does not free its memory, or that loops, exceeds
+//! them by far.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -18,31 +19,32 @@ use crate::support::handmade::has_ended;
 use crate::support::raw::connect;
 use crate::support::{Process, Server, within};
 
-/// Growth that proves nothing: the allocator takes memory in pieces of some MiB for each thread,
-/// and the log holds what was published meanwhile.
+/// Memory growth that is normal: the allocator reserves some MiB at a time for each thread, and the
+/// log stores the new publications.
 const GROWTH_BYTES: u64 = 8 * MIB;
-/// What may be left when the attackers are gone: the same pieces, and tables that have doubled for
-/// up to a thousand conns.
+/// The memory that may remain after the attackers are gone. It includes the allocator's reserves,
+/// and tables that have doubled for up to a thousand conns.
 const LEFT_BYTES: u64 = 12 * MIB;
 /// The share of a processor for the bystanders and for reading metrics.
 const BESIDE_SHARE: f64 = 0.5;
-/// A loop without a sleep takes a whole processor, or half of one on a busy machine.
+/// The maximum share of an idle server. A loop without a sleep uses a whole processor, or half of
+/// one on a busy machine.
 const REST_SHARE: f64 = 0.4;
 /// How long the idle server is observed.
 const REST: Duration = Duration::from_millis(300);
 /// The longest delay of a publication to a bystander.
 const DELAY: Duration = Duration::from_secs(2);
 
-/// The most that an attack may cost.
+/// The maximum cost of an attack.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CostLimit {
-    /// Attackers at the same time, or what they hold.
+    /// The number of simultaneous attackers, or of the items that the server stores for them.
     pub(crate) held: usize,
-    /// Bytes of memory for each of them.
+    /// The bytes of memory for each of these.
     pub(crate) bytes_each: u64,
-    /// How many acts they did.
+    /// The number of acts of all attackers.
     pub(crate) acts: usize,
-    /// Processor time for each act.
+    /// The processor time for each act.
     pub(crate) cpu_each: Duration,
 }
 
@@ -56,22 +58,22 @@ pub(crate) struct AttackedServer {
     resident: u64,
     descriptors: BTreeMap<u32, usize>,
     cost: Option<String>,
-    /// The server. The last field, so that it is dropped last.
+    /// The server. It is the last field, so that it is dropped last.
     pub(crate) server: Server,
 }
 
 impl AttackedServer {
-    /// A server with this configuration and one worker, so that all clients share a worker.
+    /// Starts a server with this configuration and one worker, so that all clients share a worker.
     pub(crate) fn of(name: &'static str, config: &str) -> Self {
         Self::with(name, Server::with(config, &["--workers", "1"]))
     }
 
-    /// An attack on a server that is already running.
+    /// Begins an attack on a server that is already running.
     pub(crate) fn with(name: &'static str, server: Server) -> Self {
         Self::with_bystanders::<TcpStream>(name, server, Vec::new())
     }
 
-    /// The same, with an event stream on each of these connections.
+    /// Like `with`, with an additional bystander's event stream on each of these connections.
     pub(crate) fn with_bystanders<S: Read + Write + Send + 'static>(
         name: &'static str,
         server: Server,
@@ -95,8 +97,8 @@ impl AttackedServer {
         }
     }
 
-    /// Checks what the attack has cost so far. The attackers are still connected, or the worst of
-    /// the attack is over.
+    /// Checks the cost of the attack so far. The attackers are still connected, or the worst of the
+    /// attack is over.
     pub(crate) fn check_cost(&mut self, limit: CostLimit) {
         let elapsed = self.start.elapsed().as_secs_f64();
         let cpu = self.server.process().cpu_time() - self.cpu;
@@ -118,8 +120,8 @@ impl AttackedServer {
         assert!(cpu <= cpu_max, "{}: {:?}", self.name, self.cost);
     }
 
-    /// The attackers are gone: checks that nothing of them is left and the bystanders missed
-    /// nothing.
+    /// Checks that nothing remains of the attackers and that the bystanders missed nothing. The
+    /// attackers have disconnected.
     pub(crate) fn finish(self) {
         let (server, process) = (&self.server, self.server.process());
         for name in ["fanfare_conns", "fanfare_subscribers"] {
@@ -130,7 +132,7 @@ impl AttackedServer {
         println!("{}: descriptors before: {:?}", self.name, self.descriptors);
         within("the descriptors are given back", || {
             let now = process.descriptors();
-            // A thread that has ended has no table any more.
+            // A thread that has ended has no descriptor table.
             let is_as_before = |(thread, count): (&u32, &usize)| {
                 let before = self.descriptors.get(thread);
                 before.is_none_or(|before| count <= before)
@@ -162,24 +164,24 @@ pub(crate) fn await_count(server: &Server, name: &str, count: usize) {
     server.await_metric(name, f64::from(u32::try_from(count).unwrap()));
 }
 
-/// The metric of conns closed for this reason.
+/// Returns the metric that counts the conns closed for this reason.
 pub(crate) fn closed(reason: &str) -> String {
     format!("fanfare_conns_closed_total{{reason=\"{reason}\"}}")
 }
 
-/// Opens so many connections.
+/// Opens `count` connections.
 pub(crate) fn connects(count: usize, addr: SocketAddr) -> Vec<TcpStream> {
     (0..count).map(|_| connect(addr)).collect()
 }
 
-/// Waits until the server has closed all of them.
+/// Waits until the server has closed all these connections.
 pub(crate) fn await_closed(streams: &mut [TcpStream]) {
     within("all are ended", || {
         streams.iter_mut().all(has_ended).then_some(())
     });
 }
 
-/// A count from a metric.
+/// Returns a count from a metric.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -189,7 +191,7 @@ pub(crate) fn whole(count: f64) -> usize {
     count as usize
 }
 
-/// The peak of the process's resident memory.
+/// Samples the peak of the process's resident memory.
 struct Memory {
     peak: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,

@@ -1,5 +1,5 @@
-//! Well-behaved clients during an attack: a feeder that publishes numbers all the time, and
-//! subscribers that must receive each of them, in order and in time.
+//! Well-behaved clients during an attack: a feeder that publishes numbers continuously, and
+//! subscribers that must receive each number, in order and in time.
 
 use std::io::{BufRead as _, BufReader, Read, Write};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::support::raw::connect;
 use crate::support::{Feeder, Server, Socket};
 
-/// Their channel, which attackers do not use.
+/// The bystanders' channel. Attackers do not use it.
 pub(crate) const CHANNEL: &str = "bystanders";
 
 /// The time between two publications.
@@ -25,10 +25,10 @@ pub(crate) struct Bystanders {
     subscribers: Vec<JoinHandle<Delivered>>,
 }
 
-/// What one subscriber has received.
+/// The deliveries to one subscriber.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Delivered {
-    /// Publications, without a gap.
+    /// The number of publications received without a gap.
     pub(crate) count: u64,
     /// The longest time from a publication to its delivery.
     pub(crate) slowest: Duration,
@@ -65,7 +65,7 @@ impl Bystanders {
         self.subscribers.len()
     }
 
-    /// Stops the feeder, and checks that every subscriber has received all its publications.
+    /// Stops the feeder, and checks that every subscriber has received all publications.
     pub(crate) fn finish(self) -> Delivered {
         self.stop.store(true, Ordering::Relaxed);
         let published = self.feeder.join().unwrap();
@@ -82,7 +82,7 @@ impl Bystanders {
     }
 }
 
-/// Publishes until it is stopped and returns the count. The last publication is marked as such.
+/// Publishes until it is stopped. Marks the last publication. Returns the number of publications.
 fn publish(feeder: &mut Feeder, start: Instant, stop: &AtomicBool) -> u64 {
     let mut count = 0;
     loop {
@@ -99,7 +99,7 @@ fn publish(feeder: &mut Feeder, start: Instant, stop: &AtomicBool) -> u64 {
     }
 }
 
-/// Receives until the last publication.
+/// Receives publications up to the last one.
 fn follow(start: Instant, mut next: impl FnMut() -> Value) -> Delivered {
     let mut delivered = Delivered::default();
     loop {
@@ -115,7 +115,7 @@ fn follow(start: Instant, mut next: impl FnMut() -> Value) -> Delivered {
     }
 }
 
-/// Opens an event stream and returns when it is subscribed.
+/// Opens an event stream, and returns when it is subscribed.
 fn event_stream<S: Read + Write + Send + 'static>(
     start: Instant,
     mut connection: S,

@@ -1,4 +1,4 @@
-//! Attackers that send the same bytes again and again, as fast as the server takes them.
+//! Attackers that send the same bytes repeatedly, as fast as the server reads them.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
@@ -7,19 +7,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// How long a flood lasts.
+/// The duration of a flood.
 pub(crate) const FLOOD: Duration = Duration::from_millis(1500);
 
 /// What attackers do with the answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answers {
-    /// They read them, so that the server goes on reading.
+    /// The attackers read the answers, so that the server continues to read.
     Taken,
-    /// They leave them unread.
+    /// The attackers leave the answers unread.
     Left,
 }
 
-/// A thread that floods on many connections.
+/// A thread that floods many connections.
 pub(crate) struct Flood {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Vec<TcpStream>>,
@@ -27,16 +27,16 @@ pub(crate) struct Flood {
 
 struct Attacker {
     stream: TcpStream,
-    /// The offset of the next byte in the piece.
+    /// The offset of the next byte in the repeated piece.
     at: usize,
-    /// Bytes that it may still send.
+    /// The number of bytes that the attacker may still send.
     left: usize,
     is_over: bool,
 }
 
 impl Flood {
-    /// Starts. All attackers together send at most `bytes_max`: the server still has to read what
-    /// the kernel holds when they stop, and that must end, too.
+    /// Starts the flood. All attackers together send at most `bytes_max`, because after the flood
+    /// the server still has to read everything that the kernel has buffered.
     pub(crate) fn start(
         streams: Vec<TcpStream>,
         piece: Vec<u8>,
@@ -71,7 +71,7 @@ impl Flood {
         Self { stop, thread }
     }
 
-    /// Stops, and returns the connections in their present state.
+    /// Stops the flood. Returns the connections in their present state.
     pub(crate) fn stop(self) -> Vec<TcpStream> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().unwrap()

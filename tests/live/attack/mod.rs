@@ -1,9 +1,9 @@
-//! Attacks on the real binary, and what they may cost.
+//! Attacks on the real binary, and limits on their cost.
 //!
 //! An [`attacked::AttackedServer`] has [`bystanders`], well-behaved clients that must miss nothing.
-//! It measures what the attack costs and checks afterwards that nothing of it is left. [`flood`]
-//! has the attackers that send all the time. The attacks of clients are in [`on_clients`], those on
-//! the feed in [`on_feed`], those on TLS listeners in [`on_tls`].
+//! It measures the cost of the attack and checks afterwards that nothing of it remains. [`flood`]
+//! has attackers that send continuously. The attacks by clients are in [`on_clients`], attacks on
+//! the feed in [`on_feed`], and attacks on TLS listeners in [`on_tls`].
 
 pub(crate) mod attacked;
 pub(crate) mod bystanders;
@@ -21,15 +21,16 @@ pub(crate) const KIB: u64 = 1024;
 /// Bytes in a mebibyte.
 pub(crate) const MIB: u64 = 1024 * KIB;
 
-/// The number of attackers, multiplied by `FANFARE_ATTACK_SCALE`.
+/// Returns the number of attackers, multiplied by `FANFARE_ATTACK_SCALE`.
 pub(crate) fn scaled(count: usize) -> usize {
     count * scale()
 }
 
-/// One by default, so that all attacks together take half a minute.
+/// Returns `FANFARE_ATTACK_SCALE`. The default is one, so that all attacks together need half a
+/// minute.
 pub(crate) fn scale() -> usize {
     std::env::var("FANFARE_ATTACK_SCALE").map_or(1, |text| text.parse().unwrap())
 }
 
-/// The most memory of a conn that has sent little: its slot, and boxes for a partial message.
+/// The maximum memory of a conn that has sent little: its slot, and buffers for a partial message.
 pub(crate) const SMALL_CONN_BYTES: u64 = 2 * KIB;

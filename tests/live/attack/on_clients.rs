@@ -1,9 +1,9 @@
-//! Attacks by clients on the real binary: what they can send, or withhold, at any length.
+//! Attacks by clients on the real binary: clients send too much, or do not send what is expected.
 //!
 //! During each attack well-behaved clients must receive everything, in order and in time. Each
-//! attack has a limit on its cost, and afterwards nothing of it is left. With `--nocapture` each
-//! prints its cost on one line. `FANFARE_ATTACK_SCALE=20` multiplies the attackers by 20: 5,000
-//! slow heads, a million names of channels.
+//! attack has a limit on its cost, and afterwards nothing of it remains. With `--nocapture` each
+//! attack prints its cost on one line. `FANFARE_ATTACK_SCALE=20` multiplies the attackers by 20.
+//! That makes 5,000 slow heads and a million channel names.
 
 use std::fs;
 use std::io::{BufReader, Read as _, Write as _};
@@ -47,7 +47,7 @@ fn slow_heads_are_answered_in_time() {
     for second in 1..=5 {
         sleep_ms(1000);
         for mut stream in &slow {
-            // On a busy machine some may have been closed already.
+            // On a busy machine some streams may have been closed already.
             let _ = stream.write(b"a");
         }
         if second == 2 {
@@ -63,7 +63,7 @@ fn slow_heads_are_answered_in_time() {
     let count = slow.len();
     for mut stream in slow {
         let mut answer = Vec::new();
-        // The connection may end with a reset, since the last bytes were not read.
+        // The connection may end with a reset, because the server did not read the last bytes.
         let _ = stream.read_to_end(&mut answer);
         assert!(answer.starts_with(b"HTTP/1.1 408 "), "{answer:?}");
     }
@@ -114,7 +114,8 @@ fn bad_tokens_cost_their_signatures_and_do_not_delay_bystanders() {
     let mut attacked = AttackedServer::of("bad tokens", &config);
     let mut token = fs::read(keys.join("es256.jwt")).unwrap();
     token.truncate(token.trim_ascii_end().len());
-    // A character in the middle of the signature: the token is well-formed and its signature wrong.
+    // Changes a character in the middle of the signature: the token stays well-formed, but the
+    // signature is wrong.
     let at = token.len() - 40;
     token[at] = if token[at] == b'A' { b'B' } else { b'A' };
     let token = String::from_utf8(token).unwrap();
@@ -123,7 +124,7 @@ fn bad_tokens_cost_their_signatures_and_do_not_delay_bystanders() {
     let command = json!({"type": "auth", "token": token}).to_string();
     let (addr, count, rounds) = (attacked.server.addr, scaled(100), 5);
     for _ in 0..rounds {
-        // Each token costs its sender a conn. All are sent at the same time.
+        // Each token costs its sender a conn. All tokens are sent at the same time.
         let mut requests = connects(count, addr);
         let mut commands: Vec<_> = (0..count).map(|_| upgraded(addr, "")).collect();
         for stream in &mut requests {
@@ -156,7 +157,8 @@ fn short_conns_leave_nothing() {
     let flood = |octet: u8| {
         thread::spawn(move || {
             for number in 0..count / 2 {
-                // From many addresses, since the ports of one are limited.
+                // The connections come from many addresses, because the ports of one address are
+                // limited.
                 let source = octet + u8::try_from(number % 100).unwrap();
                 let mut stream = connect_from(source, addr);
                 match number % 4 {
@@ -215,7 +217,7 @@ fn conns_of_vanished_peers_are_closed() {
     let mut gone = Vec::new();
     for _ in 0..each {
         gone.push(upgrade(addr, "channel=quiet"));
-        // The server has something to send to these, which they do not take.
+        // The server has something to send to these clients, but they do not read it.
         let mut stream = connect_small(addr);
         stream
             .write_all(b"GET /sse?channel=busy HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -330,7 +332,7 @@ fn descriptors_run_out(name: &'static str, workers: &str) {
     let (addr, process) = (attacked.server.addr, attacked.server.process());
     let limit = process.descriptors_max() + 12;
     process.limit_descriptors(limit);
-    // With more than the backlog holds the kernel would drop connects.
+    // If there were more connections than the backlog has room for, the kernel would drop some.
     let mut excess = connects(scaled(150).min(3000), addr);
     within("a conn is turned away", || {
         excess.iter_mut().any(has_ended).then_some(())
@@ -346,7 +348,7 @@ fn descriptors_run_out(name: &'static str, workers: &str) {
     });
     drop(excess);
     let start = Instant::now();
-    // Until the others are out of the backlog, new conns are turned away with them.
+    // Until the backlog has no older connections, the server refuses new conns together with them.
     let fresh = within("a new conn is served", || {
         Socket::try_subscribed(addr, "channel=a")
     });
@@ -374,10 +376,10 @@ fn descriptors_of_two_workers_run_out_without_harm() {
 
 // -- Frames.
 
-/// Bytes that the clients of a flood send.
+/// The number of bytes that the clients of a flood send.
 const FLOOD_BYTES: usize = 16 << 20;
 
-/// A flood of frames.
+/// The settings of a flood of frames.
 struct Frames<'a> {
     config: &'a str,
     open: Open,
@@ -398,7 +400,7 @@ impl Default for Frames<'_> {
     }
 }
 
-/// Clients flood; half of them read nothing.
+/// Runs a flood of frames. Half of the clients read nothing.
 fn flood_of_frames(name: &'static str, what: &Frames<'_>) {
     let mut attacked = AttackedServer::of(name, what.config);
     let count = scaled(8);
@@ -419,8 +421,8 @@ fn flood_of_frames(name: &'static str, what: &Frames<'_>) {
         (start.elapsed() > FLOOD && acts() > 1000).then_some(())
     });
     let acts = acts();
-    // The server holds what a client has left unread, up to 256 KiB, and a message of 64 KiB.
-    // Buffers grow by doubling.
+    // The server stores up to 256 KiB that a client has not read, and a message of 64 KiB. Buffers
+    // grow by doubling.
     attacked.check_cost(CostLimit {
         held: 2 * count,
         bytes_each: 512 * KIB,
@@ -492,7 +494,7 @@ fn flood_of_empty_frames_is_held_back() {
 
 #[test]
 fn flood_of_pongs_is_held_back() {
-    // The server does not answer them, so only its budget holds its reading back.
+    // The server does not answer pongs, so only its read budget limits its reading.
     flood_of_frames(
         "pongs",
         &Frames {
@@ -521,7 +523,7 @@ const DEFLATE: &str = "[deflate]\nenabled = true\n";
 
 #[test]
 fn flood_of_messages_that_inflate_to_the_limit_is_held_back() {
-    // 64 KiB out of some 80 bytes, each within the limit.
+    // Each message inflates from about 80 bytes to 64 KiB, which is within the limit.
     let frames = frame(0xc2, &deflate(&vec![0; 65_536])).repeat(100);
     let open: Open = |addr, query| deflating(addr, &format!("{query}&envelope=data"));
     flood_of_frames(
@@ -552,7 +554,7 @@ fn bombs_and_wrong_compression_bits_end_their_conns() {
         let mut send = |frames: &[&[u8]]| {
             let mut stream = deflating(addr, "channel=a");
             for frame in frames {
-                // The server may have closed before the last frame.
+                // The server may have closed the connection before the last frame.
                 let _ = stream.write_all(frame);
             }
             streams.push(stream);
@@ -595,7 +597,7 @@ fn names_of_channels_are_bounded() {
         conns.push(stream);
         status
     };
-    // The bystanders' channel is one of them.
+    // The bystanders' channel counts too, hence one fewer.
     for number in 0..most / EACH - 1 {
         assert_eq!(open(number), 101);
     }
@@ -610,7 +612,8 @@ fn names_of_channels_are_bounded() {
             .metric("fanfare_subscriptions_refused_total")
             > 0.0
     );
-    // A channel with one subscriber, its name in two places, and tables that have just doubled.
+    // Memory for a channel with one subscriber, its name in two places, and tables that have just
+    // doubled.
     attacked.check_cost(CostLimit {
         held: most,
         bytes_each: 768,

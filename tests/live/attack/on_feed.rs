@@ -1,4 +1,4 @@
-//! Feeders that send too much, or stop in the middle.
+//! Attacks by feeders that send too much, or that stop in the middle.
 
 use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
@@ -8,7 +8,7 @@ use super::attacked::{AttackedServer, CostLimit, await_count, whole};
 use super::{KIB, MIB, MS, scaled};
 use crate::support::{Feeder, within};
 
-/// Feeders that have sent this and send nothing more.
+/// Connects feeders that have sent these bytes and send nothing more.
 fn feeders(count: usize, attacked: &AttackedServer, sent: &[u8]) -> Vec<UnixStream> {
     let feeder = |_| {
         let mut stream = UnixStream::connect(&attacked.server.feed).unwrap();
@@ -58,7 +58,7 @@ fn feeders_beyond_the_limit_are_refused() {
         acts: FEEDERS + scaled(50),
         cpu_each: 5 * MS,
     });
-    // A feeder that was there before is still served.
+    // A feeder that was connected before the attack is still served.
     kept[500].write_all(b"{}\n").unwrap();
     let mut answer = [0; 13];
     kept[500].read_exact(&mut answer).unwrap();
@@ -77,7 +77,7 @@ fn lines_without_end_are_refused() {
         let mut giant = UnixStream::connect(&feed).unwrap();
         giant.write_all(b"{\"channel\":\"a\",\"text\":\"").unwrap();
         let mut taken = 0;
-        // The server reads on for a while so that its answer is not lost, and then closes.
+        // The server continues to read for a while so that its answer is not lost, and then closes.
         while taken < 64 * MIB {
             let Ok(count) = giant.write(&piece) else {
                 break;
@@ -92,7 +92,7 @@ fn lines_without_end_are_refused() {
     }
     attacked.check_cost(CostLimit {
         held: 1,
-        // A line of 1 MiB grows by doubling, and the allocator keeps some of each size.
+        // A line of 1 MiB grows by doubling, and the allocator keeps some memory of each size.
         bytes_each: 12 * MIB,
         acts: count,
         cpu_each: 1000 * MS,
@@ -110,7 +110,7 @@ fn unfinished_lines_of_the_longest_length_cost_their_bytes() {
         let read = whole(attacked.server.metric("fanfare_feed_received_bytes_total"));
         (read >= held.len() * line.len()).then_some(())
     });
-    // Buffers grow by doubling, with the old one beside the new one.
+    // Buffers grow by doubling, and the old buffer exists beside the new one for a while.
     attacked.check_cost(CostLimit {
         held: held.len(),
         bytes_each: 3 * MIB,

@@ -1,4 +1,4 @@
-//! TLS clients and PROXY clients that stop in the middle, send garbage, or do nothing but
+//! Attacks by TLS clients and PROXY clients that stop in the middle, send garbage, or only run
 //! handshakes.
 
 use std::io::Write as _;
@@ -11,7 +11,7 @@ use super::{KIB, MS, SMALL_CONN_BYTES, scaled};
 use crate::support::Server;
 use crate::support::secure::{Certificate, secured, tls_addr};
 
-/// The first bytes of a handshake.
+/// Returns the first bytes of a handshake.
 pub(crate) fn client_hello(certificate: &Certificate) -> Vec<u8> {
     let name = "localhost".try_into().unwrap();
     let mut client = rustls::ClientConnection::new(certificate.trusting(), name).unwrap();
@@ -20,7 +20,7 @@ pub(crate) fn client_hello(certificate: &Certificate) -> Vec<u8> {
     hello
 }
 
-/// An attacked server with a TLS listener, and a bystander on that, too.
+/// Starts an attacked server with a TLS listener. One of the bystanders is on that listener.
 fn attacked_tls(name: &'static str, config: &str) -> (AttackedServer, SocketAddr, Certificate) {
     let folder = tempfile::tempdir().unwrap();
     let certificate = Certificate::make(folder.path(), "own");
@@ -41,7 +41,7 @@ fn flood_of_handshakes_does_not_delay_bystanders() {
     let (mut attacked, addr, certificate) = attacked_tls("TLS handshakes", "");
     let each = scaled(100);
     let run_handshakes = || {
-        // Without tickets, so that every handshake is a full one.
+        // Session tickets are disabled, so that every handshake is a full one.
         let mut config = (*certificate.trusting()).clone();
         config.resumption = rustls::client::Resumption::disabled();
         let config = Arc::new(config);
@@ -82,7 +82,7 @@ fn unfinished_handshakes_end_in_time() {
         }
     }
     await_closed(&mut streams);
-    // Half a handshake has the keys of a full one, and a flight without an answer.
+    // An incomplete handshake has the keys of a complete one, and a flight without an answer.
     attacked.check_cost(CostLimit {
         held: streams.len(),
         bytes_each: 40 * KIB,

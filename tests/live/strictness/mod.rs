@@ -1,5 +1,5 @@
-//! A table of malformed and ambiguous requests with the responses of clients' listeners and the
-//! feed, and the documentation page that shows it.
+//! A table of malformed and ambiguous requests, with the responses of clients' listeners and the
+//! feed. Also the documentation page that shows this table.
 //!
 //! A row has the bytes and one verdict per socket. Verdicts differ only because the sockets serve
 //! different resources, never because bytes are parsed differently.
@@ -9,9 +9,9 @@ mod sockets;
 
 use std::fmt::{self, Write as _};
 
-/// One request.
+/// One request of the table, with its verdicts.
 pub(crate) struct Row {
-    /// The fault, as the documentation names it.
+    /// The fault, in the words of the documentation.
     pub(crate) what: &'static str,
     /// The request.
     pub(crate) sent: Sent,
@@ -21,7 +21,7 @@ pub(crate) struct Row {
     pub(crate) feed: Verdict,
 }
 
-/// Bytes of a request.
+/// The bytes of a request.
 pub(crate) enum Sent {
     /// Exactly these bytes.
     Bytes(&'static [u8]),
@@ -29,7 +29,7 @@ pub(crate) enum Sent {
     Head(&'static str, &'static [&'static str], &'static str),
     /// A start, a middle with its number of repetitions, and an end.
     Long(&'static str, &'static str, usize, &'static str),
-    /// As `Head`, with the fields of a valid handshake before the others.
+    /// Like `Head`, but the fields of a valid handshake come before the other fields.
     Upgrade(&'static str, &'static [&'static str], &'static str),
 }
 
@@ -64,19 +64,19 @@ fn head(start: &str, fields: &[&str], behind: &str) -> Vec<u8> {
 /// The response to a request, and whether the connection is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// Served, and the connection closes.
+    /// The request is served, and the connection closes.
     Ends(u16),
-    /// An HTTP/2 GOAWAY frame with this code, and the connection closes.
+    /// The response is an HTTP/2 GOAWAY frame with this code, and the connection closes.
     GoAway(&'static str),
-    /// A WebSocket handshake that succeeds.
+    /// The request is a WebSocket handshake that succeeds.
     Opens,
-    /// Refused with this code, and the connection closes.
+    /// The request is refused with this code, and the connection closes.
     RefusedAndClosed(u16, &'static str),
-    /// Refused with this code; the next request is answered.
+    /// The request is refused with this code, and the next request is answered.
     Refused(u16, &'static str),
-    /// Served; the next request is answered.
+    /// The request is served, and the next request is answered.
     Served(u16),
-    /// Not recognized as HTTP, so the feed reads it as a line.
+    /// The request is not recognized as HTTP, so the feed reads it as a line.
     Line,
 }
 
@@ -94,7 +94,7 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// The text of the documentation page.
+/// Returns the text of the documentation page.
 pub(crate) fn page() -> String {
     let mut page = String::from(INTRODUCTION);
     for (title, rows) in rows::ROWS {

@@ -1,4 +1,4 @@
-//! The rows of the table.
+//! The rows of the table of malformed and ambiguous requests.
 
 use super::Sent::{Bytes, Head, Long, Upgrade};
 use super::Verdict::{self, Ends, GoAway, Line, Opens, Served};
@@ -25,7 +25,8 @@ const fn refused(status: u16, word: &'static str) -> Verdict {
     Verdict::Refused(status, word)
 }
 
-/// A request with an unknown target, which is parsed like any other.
+/// The verdict on a request with an unknown target. The server parses such a request like any
+/// other.
 const NOT_FOUND: Verdict = refused(404, "not_found");
 
 /// All rows by subject, in the order of the documentation.

@@ -1,7 +1,8 @@
 //! Sends every row of the table to the clients' listener and to the feed.
 //!
-//! A second, valid request follows each one. Its response shows whether bytes after a request that
-//! closes the connection are read. A subscriber misses nothing meanwhile.
+//! The test sends a second, valid request after each row. The response to it shows whether the
+//! server reads bytes after a request that closes the connection. Meanwhile a subscriber must miss
+//! nothing.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -12,10 +13,10 @@ use super::rows::ROWS;
 use crate::support::raw::connect;
 use crate::support::{Feeder, PATIENCE, Server, Socket};
 
-/// An unknown path, which both sockets refuse in the same way.
+/// A request with an unknown path, which both sockets refuse in the same way.
 const FOLLOWING: &[u8] = b"GET /behind HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
 
-/// Status and `code` of each response up to the end of the stream.
+/// Returns the status and `code` of each response up to the end of the stream.
 fn responses(mut bytes: &[u8]) -> Vec<(u16, String)> {
     let mut found = Vec::new();
     while !bytes.is_empty() {

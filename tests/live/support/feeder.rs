@@ -13,7 +13,7 @@ use super::PATIENCE;
 pub(crate) struct Feeder(BufReader<UnixStream>);
 
 impl Feeder {
-    /// Connects.
+    /// Connects to the feed's socket.
     pub(crate) fn connect(feed: &Path) -> Self {
         let stream = UnixStream::connect(feed).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -25,19 +25,19 @@ impl Feeder {
         self.0.get_mut().write_all(text.as_bytes()).unwrap();
     }
 
-    /// The next answer.
+    /// Reads the next answer.
     pub(crate) fn answer(&mut self) -> Value {
         let mut line = String::new();
         self.0.read_line(&mut line).unwrap();
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("`{line}`: {error}"))
     }
 
-    /// Sends a publication without waiting.
+    /// Sends a publication without waiting for the answer.
     pub(crate) fn send(&mut self, publication: &Value) {
         self.write(&format!("{publication}\n"));
     }
 
-    /// Publishes and waits for the acknowledgement; returns the id.
+    /// Publishes and waits for the acknowledgement. Returns the id.
     pub(crate) fn publish(&mut self, channel: &str, data: impl Into<Value>) -> String {
         self.send(&json!({"channel": channel, "data": data.into(), "ack": true}));
         let answer = self.answer();
@@ -45,18 +45,18 @@ impl Feeder {
         answer["id"].as_str().unwrap().to_owned()
     }
 
-    /// Reads and drops one line.
+    /// Reads and discards one line.
     pub(crate) fn skip_line(&mut self) {
         self.0.skip_until(b'\n').unwrap();
     }
 
-    /// Fills a buffer from the socket, past the line reader.
+    /// Fills a buffer directly from the socket, without the line reader.
     pub(crate) fn take_bytes(&mut self, bytes: &mut [u8]) {
         assert!(self.0.buffer().is_empty(), "lines are read ahead");
         self.0.get_mut().read_exact(bytes).unwrap();
     }
 
-    /// Reads one byte from the socket; false if there is none.
+    /// Reads one byte from the socket. Returns false if there is none.
     pub(crate) fn try_take_byte(&mut self) -> bool {
         self.0.get_mut().read(&mut [0]).is_ok_and(|count| count > 0)
     }

@@ -1,5 +1,5 @@
-//! WebSocket clients written byte by byte, for what no library sends: heads without a continuation,
-//! arbitrary compressed messages, and ends without a close frame.
+//! WebSocket clients written byte by byte, for data that no library sends: heads without a
+//! continuation, arbitrary compressed messages, and ends without a close frame.
 
 use std::io::{BufReader, ErrorKind, Read, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -10,7 +10,7 @@ use socket2::SockRef;
 
 use super::raw::{Raw, connect};
 
-/// The head that opens a WebSocket.
+/// Returns the request head that opens a WebSocket.
 pub(crate) fn handshake(query: &str) -> Vec<u8> {
     handshake_with(query, "")
 }
@@ -31,19 +31,19 @@ pub(crate) fn upgrade(addr: SocketAddr, query: &str) -> TcpStream {
     stream
 }
 
-/// An open WebSocket. Frames that arrive together with the response's head may be lost.
+/// Opens a WebSocket. Frames that arrive together with the response's head may be lost.
 pub(crate) fn upgraded(addr: SocketAddr, query: &str) -> TcpStream {
     let mut stream = BufReader::new(upgrade(addr, query));
     assert_eq!(Raw::read(&mut stream).status, 101);
     stream.into_inner()
 }
 
-/// An open WebSocket with permessage-deflate, read up to the end of the response's head.
+/// Opens a WebSocket with permessage-deflate, and reads up to the end of the response's head.
 pub(crate) fn deflating(addr: SocketAddr, query: &str) -> TcpStream {
     deflating_over(connect(addr), query)
 }
 
-/// An open WebSocket with permessage-deflate, over an open connection.
+/// Opens a WebSocket with permessage-deflate over an open connection.
 pub(crate) fn deflating_over(mut stream: TcpStream, query: &str) -> TcpStream {
     let offer = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n";
     stream.write_all(&handshake_with(query, offer)).unwrap();
@@ -61,7 +61,7 @@ pub(crate) fn deflating_over(mut stream: TcpStream, query: &str) -> TcpStream {
     stream
 }
 
-/// A message compressed as permessage-deflate requires (RFC 7692, 7.2.1).
+/// Compresses a message as permessage-deflate requires (RFC 7692, 7.2.1).
 pub(crate) fn deflate(message: &[u8]) -> Vec<u8> {
     let mut engine = Compress::new(Compression::best(), false);
     let mut out = Vec::with_capacity(message.len() + 64);
@@ -79,7 +79,7 @@ pub(crate) fn reset(stream: TcpStream) {
     drop(stream);
 }
 
-/// Whether the server has closed a connection. Reads and drops what has arrived.
+/// Whether the server has closed a connection. Reads and discards received bytes.
 pub(crate) fn has_ended(stream: &mut TcpStream) -> bool {
     stream.set_nonblocking(true).unwrap();
     let mut buffer = [0; 4096];
@@ -92,7 +92,7 @@ pub(crate) fn has_ended(stream: &mut TcpStream) -> bool {
     }
 }
 
-/// Reads to the end of the stream and checks that the server sent nothing.
+/// Reads to the end of the stream, and checks that the server sent nothing.
 pub(crate) fn assert_ends_silently(mut stream: impl Read) {
     let mut received = Vec::new();
     let _ = stream.read_to_end(&mut received);

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{PATIENCE, within};
 
-/// A process and the lines it prints.
+/// A process and the lines that it prints.
 #[derive(Debug)]
 pub(crate) struct Lines {
     child: Child,
@@ -47,7 +47,7 @@ impl Lines {
         )
     }
 
-    /// The next line without its line end; `None` after the last one.
+    /// Returns the next line without its line end, or `None` after the last line.
     pub(crate) fn next(&mut self) -> Option<String> {
         match self.lines.recv_timeout(PATIENCE) {
             Ok(line) => {
@@ -61,7 +61,7 @@ impl Lines {
         }
     }
 
-    /// Skips lines up to the first one with this prefix, and returns it.
+    /// Skips lines up to the first line with this prefix, and returns that line.
     pub(crate) fn until(&mut self, start: &str) -> String {
         loop {
             match self.next() {
@@ -72,7 +72,7 @@ impl Lines {
         }
     }
 
-    /// The next line as JSON.
+    /// Returns the next line as JSON.
     pub(crate) fn json(&mut self) -> Value {
         let Some(line) = self.next() else {
             panic!("ended after {:#?}\n{}", self.seen, self.stderr())
@@ -80,7 +80,7 @@ impl Lines {
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line}: {error}"))
     }
 
-    /// The next JSON line that has this key.
+    /// Returns the next JSON line that has this key.
     pub(crate) fn json_with(&mut self, key: &str) -> Value {
         loop {
             let value = self.json();
@@ -90,7 +90,7 @@ impl Lines {
         }
     }
 
-    /// All remaining lines.
+    /// Returns all remaining lines.
     pub(crate) fn rest(&mut self) -> Vec<String> {
         let mut lines = Vec::new();
         while let Some(line) = self.next() {
@@ -104,7 +104,7 @@ impl Lines {
         within("the client's end", || self.child.try_wait().unwrap())
     }
 
-    /// The standard error that has not been returned yet.
+    /// Returns the standard error that has not been returned yet.
     pub(crate) fn stderr(&self) -> String {
         self.errors.try_iter().collect::<Vec<_>>().join("\n")
     }

@@ -33,21 +33,21 @@ pub(crate) use raw::Raw;
 pub(crate) use relay::Relay;
 pub(crate) use socket::Socket;
 
-/// The longest wait for anything.
+/// The longest time that a test waits for an event.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A running server with a feed, an admin listener and a folder of its own.
+/// A running server with its own feed, admin listener and folder.
 #[derive(Debug)]
 pub(crate) struct Server {
     child: Child,
     folder: Option<TempDir>,
-    /// Where clients connect.
+    /// The address to which clients connect.
     pub(crate) addr: SocketAddr,
-    /// Where metrics and health are.
+    /// The address of the admin listener, which serves metrics and health checks.
     pub(crate) admin: SocketAddr,
-    /// The feed's socket.
+    /// The path of the feed's socket.
     pub(crate) feed: PathBuf,
-    /// The line printed when it became ready.
+    /// The line that the server printed when it became ready.
     pub(crate) ready: String,
 }
 
@@ -67,7 +67,7 @@ impl Server {
     }
 
     /// Starts a server whose feed is in this folder. Returns the exit status and standard error if
-    /// it ends at once.
+    /// the server ends immediately.
     pub(crate) fn in_folder(
         folder: &Path,
         listen: &str,
@@ -105,7 +105,8 @@ impl Server {
             }
         });
         let Ok(ready) = line_in.recv_timeout(PATIENCE) else {
-            // No line: the process has ended, or it hangs and is killed here.
+            // Without a line, the process has either ended or hangs. A process that hangs is killed
+            // here.
             let _ = child.kill();
             let status = child.wait().unwrap();
             return Err((status, fs::read_to_string(stderr).unwrap()));
@@ -120,19 +121,19 @@ impl Server {
         })
     }
 
-    /// The server's process in procfs.
+    /// Returns the server's process in procfs.
     pub(crate) fn process(&self) -> Process {
         Process(self.child.id())
     }
 
-    /// The address of the last plain listener.
+    /// Returns the address of the last plain listener.
     pub(crate) fn last_addr(&self) -> SocketAddr {
         let mut words = self.ready.split_whitespace().rev();
         let last = words.find_map(|word| word.strip_prefix("http://"));
         last.unwrap().parse().unwrap()
     }
 
-    /// A URL on the client listener.
+    /// Returns a URL on the client listener.
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.addr)
     }
@@ -151,7 +152,7 @@ impl Server {
         within("the server's end", || self.child.try_wait().unwrap())
     }
 
-    /// The value of one metric; the name includes its labels.
+    /// Returns the value of one metric. The name includes its labels.
     pub(crate) fn metric(&self, name: &str) -> f64 {
         let response = Raw::get(self.admin, "/metrics");
         let line = response
@@ -189,7 +190,7 @@ impl Drop for Server {
     }
 }
 
-/// The binary under test, without `FANFARE_` variables of the environment.
+/// Returns a command for the binary under test, without `FANFARE_` variables in its environment.
 pub(crate) fn fanfare() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fanfare"));
     for (name, _) in std::env::vars_os() {
@@ -218,7 +219,7 @@ pub(crate) fn within<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// A path below `tests/.deps`, where `tests/run` installs packages.
+/// Returns a path below `tests/.deps`, where `tests/run` installs packages.
 pub(crate) fn dependency(path: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/.deps")

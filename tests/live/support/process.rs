@@ -1,6 +1,6 @@
 //! The server's process in procfs: memory, processor time, descriptors and their limit.
 //!
-//! Reading procfs costs the process itself no descriptor.
+//! Reading procfs uses no descriptor of the observed process.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,8 +13,8 @@ use rustix::process::{Pid, Resource, Rlimit, prlimit};
 pub(crate) struct Process(pub(crate) u32);
 
 impl Process {
-    /// Anonymous resident memory. File pages, such as those of the binary, are left out because the
-    /// kernel loads and drops them at any time.
+    /// Returns the anonymous resident memory. File pages, such as the pages of the binary, do not
+    /// count, because the kernel loads and discards them at any time.
     pub(crate) fn resident_bytes(self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.0)).unwrap();
         let line = status
@@ -25,7 +25,7 @@ impl Process {
         kibibytes * 1024
     }
 
-    /// Processor time used so far, in user space and in the kernel.
+    /// Returns the processor time used so far, in user space and in the kernel.
     pub(crate) fn cpu_time(self) -> Duration {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.0)).unwrap();
         // The process name may contain any character, so fields are counted from its closing
@@ -40,7 +40,7 @@ impl Process {
         Duration::from_millis(ticks.iter().sum::<u64>() * 1000 / per_second)
     }
 
-    /// The share of one processor used while `doing` is repeated for at least `least`.
+    /// Returns the share of one processor used while `doing` is repeated for at least `least`.
     pub(crate) fn cpu_share(self, least: Duration, mut doing: impl FnMut()) -> f64 {
         let (start, before) = (Instant::now(), self.cpu_time());
         while start.elapsed() < least {
@@ -49,26 +49,26 @@ impl Process {
         (self.cpu_time() - before).as_secs_f64() / start.elapsed().as_secs_f64()
     }
 
-    /// Number of descriptors in each thread's table, by thread id.
+    /// Returns the number of descriptors in each thread's table, by thread id.
     pub(crate) fn descriptors(self) -> BTreeMap<u32, usize> {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.0)).unwrap();
         let tasks = tasks.map(|task| task.unwrap());
         tasks
             .filter_map(|task| {
                 let number = task.file_name().to_str()?.parse().ok()?;
-                // A thread may end in between.
+                // The thread may have ended in the meantime.
                 let count = fs::read_dir(task.path().join("fd")).ok()?.count();
                 Some((number, count))
             })
             .collect()
     }
 
-    /// Number of descriptors in the largest table.
+    /// Returns the number of descriptors in the largest table.
     pub(crate) fn descriptors_max(self) -> usize {
         self.descriptors().into_values().max().unwrap()
     }
 
-    /// Sets the limit on descriptors, which binds each table.
+    /// Sets the limit on descriptors. The limit applies to each table.
     pub(crate) fn limit_descriptors(self, count: usize) {
         let pid = Pid::from_raw(i32::try_from(self.0).unwrap());
         let limit = Rlimit {

@@ -1,9 +1,9 @@
-//! A reverse proxy in front of the server, with a configuration of the test's own or with one of
-//! the recipes in `systemd/proxies`. It runs until it is dropped.
+//! A reverse proxy in front of the server. Its configuration belongs to the test, or is one of the
+//! recipes in `systemd/proxies`. The proxy runs until it is dropped.
 //!
-//! A recipe is run as it is. Only its two addresses are replaced: `:80` by a free one and
-//! `127.0.0.1:8080` by the server's. The parts of a distribution's main file are added around it:
-//! the modules to load, writable paths, and compression of everything.
+//! A recipe is used unchanged, except for its two addresses: `:80` is replaced by a free address
+//! and `127.0.0.1:8080` by the server's. The parts of a distribution's main file are added around
+//! the recipe: the modules to load, writable paths, and compression of everything.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -20,7 +20,7 @@ use tempfile::TempDir;
 
 use super::within;
 
-/// The longest wait for a proxy to end after SIGTERM.
+/// The longest time that a proxy may need to end after SIGTERM.
 const END_TIME: Duration = Duration::from_secs(5);
 const HAPROXY: &str = "/usr/sbin/haproxy";
 const NGINX: &str = "/usr/sbin/nginx";
@@ -34,7 +34,7 @@ pub(crate) struct Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        // Proxies with child processes end those on SIGTERM, but not on SIGKILL.
+        // Proxies with child processes end these children on SIGTERM, but not on SIGKILL.
         let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap());
         let _ = kill_process(pid.unwrap(), Signal::TERM);
         let asked = Instant::now();
@@ -55,7 +55,7 @@ impl Drop for Proxy {
     }
 }
 
-/// A file of `systemd/proxies`, and the part of it that is tested.
+/// A file of `systemd/proxies`, and the part of the file that is tested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Recipe {
     Apache,
@@ -80,7 +80,7 @@ impl Recipe {
         Self::Varnish,
     ];
 
-    /// The name of the file.
+    /// Returns the name of the file.
     pub(crate) fn file(self) -> &'static str {
         match self {
             Self::Apache => "apache.conf",
@@ -93,7 +93,7 @@ impl Recipe {
         }
     }
 
-    /// The file with some parts replaced. Each part has to be in the file.
+    /// Returns the file with some parts replaced. Each part must be in the file.
     pub(crate) fn text(self, parts: &[(&str, &str)]) -> String {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/proxies");
         let mut text = fs::read_to_string(path.join(self.file())).unwrap();
@@ -139,7 +139,7 @@ impl Recipe {
             Self::Haproxy | Self::HaproxyTcp => args(&["-db", "-f", file]),
             Self::Lighttpd => args(&["-D", "-f", file]),
             Self::Nginx => args(&["-c", file]),
-            // The name identifies its shared memory.
+            // The name identifies Squid's shared memory.
             Self::Squid => args(&["-N", "-n", &name, "-f", file]),
             Self::Varnish => {
                 let fixed = "-F -j none -T none -s malloc,16m -p pipe_timeout=130";
@@ -150,8 +150,8 @@ impl Recipe {
         }
     }
 
-    /// The recipe of `haproxy` has two frontends. The one that is not tested listens on a Unix
-    /// socket.
+    /// Returns the recipe of `haproxy`, which has two frontends. The frontend that is not tested
+    /// listens on a Unix socket.
     fn haproxy(self, home: &str, addr: SocketAddr, (to, proxied): (&str, &str)) -> String {
         let (own, other) = (format!("bind {addr}"), format!("bind unix@{home}/other"));
         let (web, tcp) = match self {
@@ -166,7 +166,7 @@ impl Recipe {
         ])
     }
 
-    /// The recipes that name the server's host and port together.
+    /// Returns a recipe that names the server's host and port together.
     fn whole(self, home: &str, addr: SocketAddr, to: &str) -> String {
         let server = ("127.0.0.1:8080", to);
         if self == Self::Nginx {
@@ -202,7 +202,7 @@ impl Recipe {
         )
     }
 
-    /// The recipes that name the server's port separately.
+    /// Returns a recipe that names the server's host and port separately.
     fn apart(self, home: &str, addr: SocketAddr, server: SocketAddr) -> String {
         let (ip, port) = (server.ip(), server.port());
         if self == Self::Varnish {
@@ -216,7 +216,7 @@ impl Recipe {
                 ("http_port 80", &listen[..]),
                 ("127.0.0.1 parent 8080", &parent),
             ];
-            // Started as root, it changes to another user.
+            // Squid changes to another user if it is started as root.
             fs::set_permissions(home, fs::Permissions::from_mode(0o777)).unwrap();
             return format!(
                 "pid_filename none\naccess_log none\ncache_log {home}/log\n\
@@ -238,21 +238,22 @@ impl Recipe {
 }
 
 impl Proxy {
-    /// Starts `haproxy` with a complete configuration for the address where it listens.
+    /// Starts `haproxy` with a complete configuration for the address where the proxy listens.
     pub(crate) fn haproxy(config: impl FnOnce(SocketAddr) -> String) -> Self {
         Self::start(HAPROXY, |home, addr| {
             args(&["-db", "-f", &write(home, &config(addr))])
         })
     }
 
-    /// Starts nginx with the content of the `http` block for the address where it listens.
+    /// Starts nginx with the content of the `http` block for the address where the proxy listens.
     pub(crate) fn nginx(http: impl FnOnce(SocketAddr) -> String) -> Self {
         Self::start(NGINX, |home, addr| {
             args(&["-c", &write(home, &nginx_main(home, &http(addr)))])
         })
     }
 
-    /// Starts a program. The arguments depend on its folder and on the address where it listens.
+    /// Starts a program. The arguments depend on its folder and on the address where the proxy
+    /// listens.
     fn start(program: &str, arguments: impl FnOnce(&str, SocketAddr) -> Vec<String>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let addr = free_address();
@@ -260,7 +261,7 @@ impl Proxy {
         let child = Command::new(program)
             .args(arguments(home, addr))
             .current_dir(home)
-            // Caddy's data folder.
+            // Caddy stores its data in this folder.
             .env("HOME", home)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -277,7 +278,7 @@ impl Proxy {
     }
 }
 
-/// A main configuration around an `http` block.
+/// Returns a main configuration of nginx around an `http` block.
 fn nginx_main(home: &str, http: &str) -> String {
     let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|kind| format!("{kind}_temp_path {home}/{kind};\n"))
@@ -299,8 +300,9 @@ fn write(home: &str, config: &str) -> String {
     path
 }
 
-/// A free port on a loopback address that depends on this process's id. A proxy cannot choose a
-/// port by itself, and another run of these tests must not take the port in between.
+/// Returns a free port on a loopback address that depends on this process's id. A proxy cannot
+/// choose a port by itself. Another run of these tests must not use the port before the proxy
+/// listens.
 fn free_address() -> SocketAddr {
     static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     let [_, high, middle, low] = std::process::id().to_be_bytes();
@@ -308,7 +310,8 @@ fn free_address() -> SocketAddr {
     loop {
         let listener = TcpListener::bind((host, 0)).unwrap();
         let addr = listener.local_addr().unwrap();
-        // Other tests of this process may be between this and the start of their proxy.
+        // Another test of this process may have the same port for a proxy that it has not started
+        // yet.
         if GIVEN.lock().unwrap().insert(addr.port()) {
             return addr;
         }

@@ -10,16 +10,16 @@ use super::PATIENCE;
 /// One response.
 #[derive(Debug)]
 pub(crate) struct Raw {
-    /// The three digits.
+    /// The status code.
     pub(crate) status: u16,
-    /// Field lines as sent, without line ends.
+    /// The field lines as received, without line ends.
     pub(crate) fields: Vec<String>,
-    /// `Content-Length` bytes.
+    /// The body. Its length is the `Content-Length` of the response.
     pub(crate) body: Vec<u8>,
 }
 
 impl Raw {
-    /// Sends one GET on a new connection.
+    /// Sends one GET on a new connection and reads the response.
     pub(crate) fn get(addr: SocketAddr, target: &str) -> Self {
         let mut stream = connect(addr);
         let request = format!("GET {target} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n");
@@ -54,7 +54,7 @@ impl Raw {
         response
     }
 
-    /// A field's value by its lower-case name.
+    /// Returns a field's value by its lower-case name.
     pub(crate) fn field(&self, name: &str) -> Option<&str> {
         self.fields
             .iter()
@@ -63,7 +63,7 @@ impl Raw {
             .map(|(_, value)| value.trim())
     }
 
-    /// The body as text.
+    /// Returns the body as text.
     pub(crate) fn body_text(&self) -> &str {
         std::str::from_utf8(&self.body).unwrap()
     }
@@ -78,7 +78,7 @@ impl Raw {
     }
 }
 
-/// A connection whose reads time out after [`PATIENCE`].
+/// Opens a connection whose reads time out after [`PATIENCE`].
 pub(crate) fn connect(addr: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(addr).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -86,7 +86,7 @@ pub(crate) fn connect(addr: SocketAddr) -> TcpStream {
     stream
 }
 
-/// A connection from the loopback address `127.0.0.octet`.
+/// Opens a connection from the loopback address `127.0.0.octet`.
 pub(crate) fn connect_from(octet: u8, addr: SocketAddr) -> TcpStream {
     let socket = socket2::Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let from = SocketAddr::from((Ipv4Addr::new(127, 0, 0, octet), 0));
@@ -96,10 +96,10 @@ pub(crate) fn connect_from(octet: u8, addr: SocketAddr) -> TcpStream {
     socket.into()
 }
 
-/// A connection with a small receive buffer.
+/// Opens a connection with a small receive buffer.
 pub(crate) fn connect_small(addr: SocketAddr) -> TcpStream {
     let socket = socket2::Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    // Set before connecting, since the window scale is negotiated in the handshake.
+    // The size is set before connecting, because the window scale is negotiated in the handshake.
     socket.set_recv_buffer_size(4096).unwrap();
     socket.connect(&addr.into()).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();

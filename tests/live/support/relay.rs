@@ -1,5 +1,5 @@
-//! A TCP relay between a client and the server that cuts connections, as networks do: all of them
-//! on request, or each after some bytes.
+//! A TCP relay between a client and the server. It cuts connections as networks do: all connections
+//! on request, or each connection after some bytes.
 
 use std::io::{self, Read as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -9,7 +9,7 @@ use std::thread;
 /// Relays bytes between clients and one server.
 #[derive(Debug)]
 pub(crate) struct Relay {
-    /// Where clients connect.
+    /// The address to which clients connect.
     pub(crate) addr: SocketAddr,
     open: Arc<Mutex<Vec<TcpStream>>>,
 }
@@ -20,8 +20,8 @@ impl Relay {
         Self::start(server, || u64::MAX)
     }
 
-    /// Starts a relay that cuts each connection after a random number of bytes from the server,
-    /// below this bound.
+    /// Starts a relay that cuts each connection after a random number of bytes from the server. The
+    /// number is below this bound.
     pub(crate) fn cutting(server: SocketAddr, bytes_max: u64, mut rng: fastrand::Rng) -> Self {
         Self::start(server, move || rng.u64(..bytes_max))
     }
@@ -34,7 +34,7 @@ impl Relay {
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 let Ok(upstream) = TcpStream::connect(server) else {
-                    // The client finds its connection closed.
+                    // The relay drops the client's connection, so the client finds it closed.
                     continue;
                 };
                 let pairs = [

@@ -13,21 +13,21 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use super::raw::connect;
 use super::{Server, address};
 
-/// A client's side of a TLS connection.
+/// The client's side of a TLS connection.
 pub(crate) type Secured = StreamOwned<ClientConnection, TcpStream>;
 
-/// Certificate files.
+/// A certificate with its files.
 #[derive(Debug)]
 pub(crate) struct Certificate {
-    /// The chain.
+    /// The path of the certificate chain.
     pub(crate) path: PathBuf,
-    /// The private key.
+    /// The path of the private key.
     pub(crate) key: PathBuf,
     made: SelfSigned,
 }
 
 impl Certificate {
-    /// Makes a certificate for `localhost` and writes its files.
+    /// Creates a certificate for `localhost` and writes its files.
     pub(crate) fn make(folder: &Path, name: &str) -> Self {
         let names = ["localhost", "127.0.0.1"].map(String::from);
         let made = self_signed(names.into()).unwrap();
@@ -40,13 +40,13 @@ impl Certificate {
         certificate
     }
 
-    /// Overwrites the files of another certificate with this one.
+    /// Overwrites the files of another certificate with this certificate.
     pub(crate) fn write_as(&self, other: &Self) {
         fs::write(&other.path, &self.made.certificate).unwrap();
         fs::write(&other.key, &self.made.key).unwrap();
     }
 
-    /// The `[tls]` section that names it.
+    /// Returns a `[tls]` section that names this certificate.
     pub(crate) fn config(&self) -> String {
         format!(
             "[tls]\ncertificates = [{:?}]\nkeys = [{:?}]\n",
@@ -54,7 +54,7 @@ impl Certificate {
         )
     }
 
-    /// Settings of a client that trusts it.
+    /// Returns the settings of a client that trusts this certificate.
     pub(crate) fn trusting(&self) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         let certificate = CertificateDer::from_pem_slice(self.made.certificate.as_bytes());
@@ -66,27 +66,26 @@ impl Certificate {
         Arc::new(config.with_root_certificates(roots).with_no_client_auth())
     }
 
-    /// Whether a handshake with the server succeeds for a client that trusts this certificate
-    /// alone.
+    /// Whether a handshake with the server succeeds for a client that trusts only this certificate.
     pub(crate) fn is_shown_at(&self, addr: SocketAddr) -> bool {
         let mut stream = secured(addr, &self.trusting());
         stream.conn.complete_io(&mut stream.sock).is_ok()
     }
 }
 
-/// A TLS connection on which no handshake message has been sent yet.
+/// Returns a TLS connection on which no handshake message has been sent yet.
 pub(crate) fn secured(addr: SocketAddr, config: &Arc<ClientConfig>) -> Secured {
     secured_over(connect(addr), config)
 }
 
-/// A TLS session over an open connection.
+/// Returns a TLS session over an open connection.
 pub(crate) fn secured_over(stream: TcpStream, config: &Arc<ClientConfig>) -> Secured {
     let name = ServerName::try_from("localhost").unwrap();
     let client = ClientConnection::new(Arc::clone(config), name).unwrap();
     StreamOwned::new(client, stream)
 }
 
-/// The address of the server's TLS listener.
+/// Returns the address of the server's TLS listener.
 pub(crate) fn tls_addr(server: &Server) -> SocketAddr {
     address(&server.ready, " https://")
 }

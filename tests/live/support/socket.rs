@@ -29,14 +29,15 @@ impl Socket {
         Self(socket)
     }
 
-    /// Opens `/ws` without the subprotocol and reads the greeting. `None` if the handshake fails.
+    /// Opens `/ws` without the subprotocol and reads the greeting. Returns `None` if the handshake
+    /// fails.
     pub(crate) fn try_subscribed(addr: SocketAddr, query: &str) -> Option<Self> {
         let url = format!("ws://{addr}/ws?{query}");
         let (socket, _response) = tungstenite::client(url, connect(addr)).ok()?;
         Some(Self(socket).greeted(query))
     }
 
-    /// Opens `/ws` and reads the greeting and the answer for each channel of the query.
+    /// Opens `/ws`, and reads the greeting and the answer for each channel of the query.
     pub(crate) fn subscribed(addr: SocketAddr, query: &str) -> Self {
         Self::open(addr, query).greeted(query)
     }
@@ -49,7 +50,7 @@ impl Socket {
         self
     }
 
-    /// The next data message. The client library answers pings in between.
+    /// Reads the next data message. The client library answers pings in between.
     pub(crate) fn message(&mut self) -> Message {
         loop {
             match self.0.read().unwrap() {
@@ -59,7 +60,7 @@ impl Socket {
         }
     }
 
-    /// The next message as JSON.
+    /// Reads the next message as JSON.
     pub(crate) fn json(&mut self) -> Value {
         match self.message() {
             Message::Text(text) => serde_json::from_str(&text).unwrap(),
@@ -67,7 +68,7 @@ impl Socket {
         }
     }
 
-    /// The next message, which has to be a publication.
+    /// Reads the next message, which must be a publication.
     pub(crate) fn publication(&mut self) -> Value {
         let value = self.json();
         assert!(value.get("type").is_none(), "not a publication: {value}");
@@ -79,12 +80,12 @@ impl Socket {
         self.0.send(Message::text(command.to_string())).unwrap();
     }
 
-    /// Sends bytes as they are, without the client library's checks.
+    /// Sends bytes unchanged, without the client library's checks.
     pub(crate) fn send_raw(&mut self, bytes: &[u8]) {
         self.0.get_mut().write_all(bytes).unwrap();
     }
 
-    /// Reads up to the close frame; returns its code and reason.
+    /// Reads up to the close frame. Returns its code and reason.
     pub(crate) fn closed(&mut self) -> (u16, String) {
         self.0.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
         loop {
@@ -101,7 +102,7 @@ impl Socket {
     }
 }
 
-/// A client's frame with this first byte, masked with zeros, and a payload of any length.
+/// Returns a client's frame with this first byte, masked with zeros, and a payload of any length.
 pub(crate) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![first];
     if payload.len() < 126 {

@@ -1,4 +1,4 @@
-//! A feeder that numbers its publications and repeats each one until it is acknowledged.
+//! A feeder that numbers its publications and repeats each publication until it is acknowledged.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, BufRead as _, BufReader, Write as _};
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::END;
 use crate::support::PATIENCE;
 
-/// The most publications without an acknowledgement.
+/// The maximum number of publications without an acknowledgement.
 const WINDOW: usize = 64;
 
 /// A feeder with a random number generator of its own.
@@ -21,24 +21,24 @@ pub(crate) struct Feeder {
     pub(crate) path: PathBuf,
     pub(crate) channels: Vec<String>,
     pub(crate) rng: fastrand::Rng,
-    /// Publications per second, roughly.
+    /// The approximate number of publications per second.
     pub(crate) rate: u32,
 }
 
-/// All publications, and the ids of those acknowledged.
+/// All publications, and the ids of the acknowledged publications.
 #[derive(Debug, Default)]
 pub(crate) struct Published {
-    /// Channel and data of every publication, by its number.
+    /// The channel and data of every publication, by its number.
     pub(crate) lines: Vec<(String, Value)>,
-    /// Numbers of acknowledged publications, by id.
+    /// The numbers of the acknowledged publications, by id.
     pub(crate) acknowledged: BTreeMap<String, usize>,
-    /// Number of lines that were sent again.
+    /// The number of lines that were sent again.
     pub(crate) repeated: u64,
 }
 
 impl Feeder {
-    /// Publishes until `stop` is set, then the last publication of each channel, and waits for all
-    /// answers.
+    /// Publishes until `stop` is set. Then publishes the last publication of each channel and waits
+    /// for all answers.
     pub(crate) fn publish(mut self, stop: &AtomicBool) -> Published {
         let mut published = Published::default();
         let mut unanswered = VecDeque::new();
@@ -54,7 +54,7 @@ impl Feeder {
         published
     }
 
-    /// One connection: publishes until it breaks or everything is acknowledged.
+    /// Publishes on one connection until the connection breaks or everything is acknowledged.
     fn run_connection(
         &mut self,
         published: &mut Published,
@@ -73,8 +73,8 @@ impl Feeder {
             let began = Instant::now();
             if stop.load(Ordering::Relaxed) && !*is_ended {
                 *is_ended = true;
-                // All of them await answers before the first is sent, since the server may be
-                // killed in between.
+                // All last publications are recorded as unanswered before the first of them is
+                // sent, because the server may be killed in between.
                 let ends = self.channels.iter().map(|channel| {
                     let number = record(published, channel.clone(), json!({"number": END}));
                     unanswered.push_back(number);

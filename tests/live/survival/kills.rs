@@ -1,8 +1,8 @@
-//! The server is killed at random times under load, and every subscriber receives each publication
+//! The server is killed at random times under load. Every subscriber must receive each publication,
 //! or a gap that covers it.
 //!
-//! `FANFARE_SURVIVAL_SUBSCRIBERS` and `FANFARE_SURVIVAL_KILLS` set the size. The seed is printed,
-//! and `FANFARE_SIM_SEED` sets it.
+//! `FANFARE_SURVIVAL_SUBSCRIBERS` and `FANFARE_SURVIVAL_KILLS` set the size. The test prints its
+//! seed, and `FANFARE_SIM_SEED` sets the seed.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -20,10 +20,10 @@ use super::subscriber::{Subscriber, SubscriberLog};
 use super::transport::Transport;
 use crate::support::{Raw, Relay, Server, within};
 
-/// Bytes after which the relay cuts a connection at the latest.
+/// The number of bytes after which the relay cuts a connection at the latest.
 const RELAYED_BYTES_MAX: u64 = 60_000;
 
-/// Bounds that no subscriber reaches, so that every gap comes from a restart.
+/// Bounds that no subscriber reaches, so that every gap results from a restart.
 const ROOMY: &str = "[quota]\nbehind_bytes = 1073741824\nbehind_publications = 1000000\n\
                      [log]\nbytes = 1073741824\nage_ms = 3600000\n";
 
@@ -42,7 +42,7 @@ struct RestartingServer {
     folder: TempDir,
     config: String,
     server: Server,
-    /// Its epochs, oldest first.
+    /// The server's epochs, oldest first.
     epochs: Vec<String>,
 }
 
@@ -83,7 +83,7 @@ fn epoch(addr: SocketAddr) -> String {
     epoch.to_owned()
 }
 
-/// Runs subscribers over all transports and a feeder, and kills the server several times.
+/// Runs a feeder and subscribers over all transports, and kills the server several times.
 fn run_with_kills(config: &str) -> Outcome {
     let seed = number("FANFARE_SIM_SEED", fastrand::u64(..));
     let subscribers = usize::try_from(number("FANFARE_SURVIVAL_SUBSCRIBERS", 60)).unwrap();
@@ -133,7 +133,7 @@ fn run_with_kills(config: &str) -> Outcome {
         };
         await_all(&restarting.epochs[0]);
         for _ in 0..kills {
-            // A random moment, so no condition is awaited.
+            // The server is killed at a random time, so the test waits for no condition.
             thread::sleep(Duration::from_millis(rng.u64(200..2500)));
             restarting.kill_and_restart();
         }

@@ -1,8 +1,8 @@
-//! Subscribers and a feeder that reconnect to a server which is killed repeatedly, and checks of
-//! their records afterwards.
+//! Subscribers and a feeder that reconnect to a server that is killed repeatedly. Their records are
+//! checked afterwards.
 //!
 //! [`subscriber`] is a client that resumes from its last id over any transport ([`transport`]).
-//! [`feeder`] repeats publications without an acknowledgement. [`record`] compares the messages of
+//! [`feeder`] repeats publications that were not acknowledged. [`record`] compares the messages of
 //! each subscriber with the publications.
 
 pub(crate) mod feeder;
@@ -11,6 +11,6 @@ pub(crate) mod record;
 pub(crate) mod subscriber;
 pub(crate) mod transport;
 
-/// Number of the last publication of each channel. A subscriber that has received it has seen
-/// everything.
+/// The number of the last publication of each channel. A subscriber that has received it has
+/// received everything.
 pub(crate) const END: u64 = u64::MAX;

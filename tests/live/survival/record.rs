@@ -9,7 +9,7 @@ use super::feeder::Published;
 use super::subscriber::SubscriberLog;
 use super::transport::Received;
 
-/// The position of an id: the index of its epoch, and the number in it.
+/// The position of an id: the index of its epoch, and the number in that epoch.
 type Place = (usize, u64);
 
 /// All publications, in the order of their ids.
@@ -17,15 +17,15 @@ pub(crate) struct Record<'a> {
     /// The server's epochs, oldest first.
     epochs: &'a [String],
     published: &'a Published,
-    /// Numbers of acknowledged publications, by position.
+    /// The numbers of acknowledged publications, by position.
     places: BTreeMap<Place, usize>,
 }
 
-/// Counts of one subscriber or of all.
+/// The counts of one subscriber or of all subscribers.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) received: u64,
-    /// Acknowledged publications covered by gaps.
+    /// The number of acknowledged publications that gaps cover.
     pub(crate) missed: u64,
     pub(crate) gaps: u64,
 }
@@ -97,8 +97,8 @@ impl<'a> Record<'a> {
         tally
     }
 
-    /// Checks the payload of a received publication. Its id may be unacknowledged if the server was
-    /// killed before it answered.
+    /// Checks the payload of a received publication. Its id may be unacknowledged, if the server
+    /// was killed before it answered.
     fn check_payload(&self, place: Place, publication: &Value) {
         let number = match self.places.get(&place) {
             Some(number) => *number,

@@ -1,4 +1,4 @@
-//! A client that reconnects over any transport and resumes from the last id it received.
+//! A client that reconnects over any transport and resumes from the last id that it received.
 
 use std::net::SocketAddr;
 use std::sync::Mutex;
@@ -15,11 +15,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub(crate) struct SubscriberLog {
     pub(crate) channels: Vec<String>,
-    /// Its first position.
+    /// The subscriber's first position.
     pub(crate) start: Option<String>,
     /// Positions, gaps and publications in the order of their arrival.
     pub(crate) messages: Vec<Received>,
-    /// Number of connections, by transport.
+    /// The number of connections, by transport.
     pub(crate) conns: [u32; Transport::ALL.len()],
 }
 
@@ -29,12 +29,12 @@ pub(crate) struct Subscriber<'a> {
     pub(crate) channels: Vec<String>,
     pub(crate) transport: Transport,
     pub(crate) rng: fastrand::Rng,
-    /// The last id it received.
+    /// The last id that the subscriber received.
     pub(crate) position: &'a Mutex<Option<String>>,
 }
 
 impl Subscriber<'_> {
-    /// Runs until it has received the last publication of each channel.
+    /// Runs until the subscriber has received the last publication of each channel.
     pub(crate) fn run(mut self) -> SubscriberLog {
         let mut log = SubscriberLog {
             channels: self.channels.clone(),
@@ -64,13 +64,13 @@ impl Subscriber<'_> {
             if self.rng.bool() {
                 self.transport = self.rng.choice(Transport::ALL).unwrap();
             }
-            // Spreads the reconnects of all subscribers.
+            // A random pause spreads the reconnects of all subscribers.
             thread::sleep(Duration::from_millis(self.rng.u64(5..150)));
         }
         log
     }
 
-    /// Records a message; true if it was the last publication of a channel.
+    /// Records a message. Returns true if it was the last publication of a channel.
     fn note(&self, message: Received, log: &mut SubscriberLog) -> bool {
         let (id, is_end) = match &message {
             Received::Gap(_) => (None, false),

@@ -1,7 +1,7 @@
 //! One connection of a subscriber over any transport: opens it and reads its messages.
 //!
-//! A connection may break at any byte, which ends it. Every message that arrives complete has to be
-//! valid.
+//! A connection may break at any byte, which ends the connection. Every message that arrives
+//! completely must be valid.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -12,7 +12,7 @@ use tungstenite::{Message, WebSocket};
 
 use crate::support::PATIENCE;
 
-/// Transports of a subscriber.
+/// The transport of a subscriber.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Transport {
     WebSocket,
@@ -22,7 +22,6 @@ pub(crate) enum Transport {
 }
 
 impl Transport {
-    /// All transports.
     pub(crate) const ALL: [Self; 4] = [
         Self::WebSocket,
         Self::EventStream,
@@ -34,11 +33,10 @@ impl Transport {
 /// A message to a subscriber.
 #[derive(Clone, Debug)]
 pub(crate) enum Received {
-    /// A position: everything before it has been delivered.
+    /// A position. Everything before the position has been delivered.
     Position(String),
     /// A publication in its full envelope.
     Publication(Value),
-    /// A gap.
     Gap(Value),
 }
 
@@ -69,7 +67,7 @@ fn broken() -> io::Error {
 }
 
 impl Conn {
-    /// Opens a connection that resumes from an id, if there is one.
+    /// Opens a connection. If `since` has an id, the connection resumes from that id.
     pub(crate) fn open(
         transport: Transport,
         addr: SocketAddr,
@@ -95,7 +93,7 @@ impl Conn {
         }
     }
 
-    /// Waits for messages; one answer to a poll may have several.
+    /// Waits for messages. One answer to a poll may contain several messages.
     pub(crate) fn next(&mut self) -> io::Result<Vec<Received>> {
         match self {
             Self::WebSocket(socket) => next_message(socket),
@@ -122,7 +120,7 @@ fn open_events(stream: TcpStream, host: SocketAddr, query: &str) -> io::Result<C
     Ok(Conn::EventStream(BufReader::new(Body { stream, left: 0 })))
 }
 
-/// The I/O error inside tungstenite's. Any other error is a fault of the server.
+/// Returns the I/O error inside a tungstenite error. Any other error is a fault of the server.
 fn cause(error: tungstenite::Error) -> io::Error {
     use tungstenite::error::{Error, ProtocolError};
     match error {
@@ -156,7 +154,7 @@ fn next_message(socket: &mut WebSocket<TcpStream>) -> io::Result<Vec<Received>> 
     Ok(vec![message])
 }
 
-/// Reads one event up to its empty line; an incomplete event is an error.
+/// Reads one event up to its empty line. An incomplete event is an error.
 fn next_event(lines: &mut BufReader<Body>) -> io::Result<Vec<Received>> {
     let (mut id, mut event, mut data) = (None, None, None);
     loop {
@@ -224,7 +222,7 @@ impl Poll {
         self.stream.get_mut().write_all(request.as_bytes())?;
         let head = head(&mut self.stream)?;
         if head[0].starts_with("HTTP/1.1 304 ") {
-            // A client of short polls pauses between them.
+            // A client with short polls pauses between them.
             std::thread::sleep(Duration::from_millis(30));
             return Ok(Vec::new());
         }

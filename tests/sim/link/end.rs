@@ -1,12 +1,12 @@
-//! What must have come by the end of a connection: answers, the log's publications, and a goodbye.
+//! Checks at the end of a connection: the answers, the publications of the log, and the goodbye.
 //!
-//! The peer calls it when a connection is over, and at the end of the quiet phase.
+//! The peer calls these checks when a connection is over, and at the end of the quiet phase.
 
 use super::{Goodbye, Link, Service, Stage};
 use crate::model::Facts;
 
 impl Link {
-    /// Every command and request has its answer, unless the connection ended before.
+    /// Checks that every command and request has its answer, unless the connection ended before.
     pub(crate) fn check_answers(&self, facts: &Facts) {
         let pipe = self.pipe.borrow();
         let is_cut_off = self.has_broken_protocol
@@ -35,7 +35,7 @@ impl Link {
         }
     }
 
-    /// Whether the server has yet to answer a command.
+    /// Whether the server still has to answer a command.
     pub(crate) fn awaits_answers(&self) -> bool {
         let is_asked = !self.commands.is_empty() || !self.pings.is_empty() || self.unreferenced > 0;
         let is_served = self.stage == Stage::WebSocket && self.goodbye.is_none();
@@ -43,8 +43,8 @@ impl Link {
         is_asked && is_served && can_receive && !self.pipe.borrow().is_reset
     }
 
-    /// A stream whose client has sent FIN brings what the log had for the request, and then ends
-    /// cleanly.
+    /// Checks a stream whose client has sent FIN. The stream must deliver everything that the log
+    /// had for the request, and then end cleanly.
     fn check_served(&self, facts: &Facts) {
         let has_end = match (&self.stage, self.service) {
             (Stage::WebSocket, _) => {
@@ -63,15 +63,16 @@ impl Link {
             _ => false,
         };
         assert!(has_end, "no end in {:?}: {:?}", self.stage, self.goodbye);
-        // What a window holds back is not delivered any more, and one answer need not have
-        // everything.
+        // Publications that a window withholds are no longer delivered, and one answer need not
+        // contain everything.
         if self.window.is_none() && !matches!(self.service, Service::Poll { .. }) {
             let owed = self.expected.owed_until(self.requested_at, facts);
             assert_eq!(owed, None, "not delivered before the end");
         }
     }
 
-    /// Each client that is served when the server drains gets a goodbye with its return delay.
+    /// Checks the goodbye: each client that is served when the server drains receives one with a
+    /// return delay.
     pub(crate) fn check_goodbye(&self) {
         let has_goodbye = match (&self.stage, self.service) {
             (Stage::WebSocket, _) => {

@@ -1,6 +1,7 @@
-//! A peer that reads an event stream: its chunks, blocks and messages.
+//! Parses an event stream on the peer's side: its chunks, blocks and messages.
 //!
-//! The gaps of the request come before the position, publications and later gaps after it.
+//! The gaps of the request come before the position. Publications and later gaps come after the
+//! position.
 
 use super::{Goodbye, Link, Service, parse_gap};
 use crate::model::{Facts, Observation, check_start};
@@ -109,13 +110,14 @@ impl Link {
                 self.expected.caught_up_position(id, 0, facts);
                 self.observations.push(Observation::Position(id));
             }
-            // It only carries the return delay.
+            // The block only has the return delay.
             None => return,
         }
         self.last_id = id;
     }
 
-    /// All gaps of the request have come. The channels without one start at the position.
+    /// Ends the opening: all gaps of the request were read. Channels without a gap start at the
+    /// position.
     fn finish_opening(&mut self, position: u64, facts: &Facts) {
         self.is_opened = true;
         for channel in self.channels.clone() {

@@ -1,6 +1,7 @@
-//! Subscriptions that begin with history, and which publications have the initial mark.
+//! Subscriptions that begin with history, and the initial marks of publications.
 //!
-//! [`History`] decides what may come. This file reads what a client can see of it.
+//! [`History`] decides which publications are allowed. This file parses the marks that a client can
+//! see.
 
 use fanfare::frame::{Encoder, FrameKind};
 
@@ -9,8 +10,8 @@ use crate::history::History;
 use crate::model::{Facts, Observation, Requested};
 
 impl Link {
-    /// Whether a publication is marked as initial. `None` where clients cannot see the mark. Its
-    /// bytes must be those of the plain or of the marked form.
+    /// Returns whether a publication is marked as initial, or `None` where clients cannot see the
+    /// mark. The bytes must be those of the plain or of the marked form.
     pub(super) fn read_mark(&mut self, sequence: u64, whole: &[u8], facts: &Facts) -> Option<bool> {
         let channel = facts.channel(facts.publication(sequence).channel.as_str());
         // The first publication shows where the history begins.
@@ -29,7 +30,8 @@ impl Link {
         (kind != kind.initial()).then_some(!is_plain)
     }
 
-    /// A subscription has begun: at a position, or with its history after that.
+    /// Begins a subscription at a position. If history was requested, the history comes after the
+    /// position.
     pub(super) fn begin(
         &mut self,
         channel: usize,
@@ -47,7 +49,7 @@ impl Link {
     }
 }
 
-/// The bytes of a publication in one kind of frame.
+/// Returns the bytes of a publication in one kind of frame.
 pub(super) fn frame_of(sequence: u64, kind: FrameKind, facts: &Facts) -> Vec<u8> {
     let publication = facts.publication(sequence);
     let frames = publication.frames();

@@ -1,8 +1,8 @@
-//! One connection from the peer's side: what it requested and what it has received.
+//! One connection from the peer's side: the peer's requests, and the messages that it has received.
 //!
 //! Sends bytes, reads bytes, parses them, and compares every message with [`ExpectedDeliveries`]
-//! and with the exact wire bytes of the publications. What it sends is in [`requests`]. A panic is
-//! a finding. The peer is its only user.
+//! and with the exact wire bytes of the publications. [`requests`] has everything that a peer
+//! sends. A panic is a finding. Only the peer uses this module.
 
 mod end;
 mod event_stream;
@@ -24,7 +24,7 @@ use crate::net::{FakeNet, PipeRef};
 use crate::tokens::ShownToken;
 use crate::wire::{client_frame, inflate, server_frame, take_frame, take_head};
 
-/// What the peer requests.
+/// The kind of request that the peer sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Service {
     EventStream {
@@ -36,7 +36,7 @@ pub(crate) enum Service {
     Poll {
         is_full: bool,
         is_long: bool,
-        /// Its requests do not ask to close the connection.
+        /// Whether the connection stays open: the requests do not ask the server to close it.
         is_kept_open: bool,
     },
     WebSocket {
@@ -44,21 +44,21 @@ pub(crate) enum Service {
     },
 }
 
-/// Which part of the response comes next.
+/// The part of the response that the peer expects next.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
     AwaitHead,
     EventStream {
         has_gap: bool,
     },
-    /// In the content of a poll's answer.
+    /// The content of a poll's answer.
     Answer,
-    /// The response refused the request, ended, or needs no parsing.
+    /// The server refused the request, the response has ended, or the response needs no parsing.
     Over,
     WebSocket,
 }
 
-/// A command whose answer is awaited.
+/// A command that the server still has to answer.
 #[derive(Clone, Copy, Debug)]
 enum Command {
     Ping,
@@ -68,7 +68,7 @@ enum Command {
     Publish {
         channel: usize,
     },
-    /// With an id that is valid, or one that is not.
+    /// An acknowledgement. `is_right`: its id is valid.
     Acknowledge {
         channel: Option<usize>,
         is_right: bool,
@@ -84,7 +84,7 @@ enum Command {
     },
 }
 
-/// How the server has ended the stream.
+/// How the server ended the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Goodbye {
     Close { code: u16, reason: String },
@@ -97,69 +97,73 @@ pub(crate) const DISCONNECT_CODE: u16 = 4242;
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) pipe: PipeRef,
-    /// The worker that has accepted it.
+    /// The worker that has accepted the connection.
     pub(crate) worker: usize,
     pub(crate) service: Service,
     pub(crate) stage: Stage,
     pub(crate) expected: ExpectedDeliveries,
     pub(crate) last_id: Option<u64>,
-    /// What the peer has read since the last call of `take_observations`.
+    /// The observations since the last call of `take_observations`.
     observations: Vec<Observation>,
-    /// A publication has been delivered.
+    /// Whether at least one publication has been delivered.
     has_delivery: bool,
-    /// It belongs to a tracked client and keeps the channels of its request.
+    /// Whether the connection belongs to a tracked client. Such a connection keeps the channels of
+    /// its request.
     pub(crate) is_tracked: bool,
-    /// The peer has broken a rule of the protocol.
+    /// Whether the peer has broken a rule of the protocol.
     pub(crate) has_broken_protocol: bool,
-    /// The peer reads and sends nothing any more and has not closed it.
+    /// Whether the peer no longer reads or sends anything, and has not closed the connection.
     pub(crate) is_abandoned: bool,
-    /// It was opened in the fault phase and may still be closed for what happened there.
+    /// Whether the connection was opened in the fault phase. If so, the server may still close it
+    /// because of events in that phase.
     pub(crate) is_from_fault_phase: bool,
     pub(crate) has_sent_close: bool,
     pub(crate) has_fin: bool,
-    /// It sends FIN right after its request and goes on reading.
+    /// Whether the peer sends FIN directly after its request and continues to read.
     pub(crate) is_half_closing: bool,
     pub(crate) goodbye: Option<Goodbye>,
-    /// It has been at a position that its worker had not reached.
+    /// Whether the connection once was at a position that its worker had not reached.
     was_ahead: bool,
-    /// It is served, and the server is about to drain.
+    /// Whether the connection is served, and the server is about to drain.
     pub(crate) must_get_goodbye: bool,
-    /// How many `retry` fields an event stream had: one at its start, one at its end.
+    /// The number of `retry` fields in an event stream: one at its start, one at its end.
     retries: u32,
     channels: Vec<usize>,
     requested: Requested,
     requested_at: u64,
-    /// The window of each channel of the request.
+    /// The window that the request specifies. It applies to each channel of the request.
     window: Option<u32>,
     outgoing: VecDeque<u8>,
     incoming: Vec<u8>,
-    /// The content of an event stream, without its chunks.
+    /// The content of an event stream, without the chunk framing.
     body: Vec<u8>,
-    /// Pongs and the close frame that the peer has yet to send.
+    /// Pongs and the close frame that the peer still has to send.
     replies: Vec<u8>,
-    /// The event stream has had its position, which follows the gaps of the request.
+    /// Whether the event stream has sent its position. The position comes after the gaps of the
+    /// request.
     is_opened: bool,
-    /// Gaps of channels that are not confirmed yet. The confirmations follow all of these gaps.
+    /// The gaps of channels that are not confirmed yet. All these gaps come before the
+    /// confirmations.
     early_gaps: Vec<ReportedGap>,
-    /// Channels of the request that are not confirmed yet.
+    /// The channels of the request that are not confirmed yet.
     unconfirmed: VecDeque<usize>,
     commands: BTreeMap<u64, Command>,
     next_reference: u64,
-    /// Commands that the server cannot answer by their reference.
+    /// The number of commands whose answer cannot have a reference.
     unreferenced: u32,
     /// The number of the last direct message from a backend.
     last_direct: u64,
     pings: VecDeque<Vec<u8>>,
     responses_awaited: u32,
-    /// The last client that it forwards for, if the peer is a proxy.
+    /// The last client for which the peer forwards, if the peer is a proxy.
     client: u32,
     has_response: bool,
     polls: poll::Polls,
-    /// How permessage-deflate was offered, if it was.
+    /// The offer of permessage-deflate in the request, if there was one.
     offer: Option<requests::Offer>,
-    /// The server has agreed to it.
+    /// Whether the server has accepted the offer of permessage-deflate.
     is_deflated: bool,
-    /// The token that it shows, where tokens are required.
+    /// The token that the peer sends, where tokens are required.
     pub(crate) shown_token: Option<ShownToken>,
     key: [u8; 4],
 }
@@ -229,8 +233,8 @@ impl Link {
         link
     }
 
-    /// Decides whether it sends FIN right after its request. In the quiet phase every stream does
-    /// that the peer does not keep.
+    /// Decides whether the peer sends FIN directly after its request. In the quiet phase it does so
+    /// on every stream that it does not keep open.
     pub(crate) fn decide_half_closing(&mut self, is_quiet: bool, is_kept_open: bool) {
         self.is_half_closing = match (self.service, is_quiet) {
             (Service::Garbage, _) => false,
@@ -247,7 +251,8 @@ impl Link {
         )
     }
 
-    /// Takes what was read. A client discards an answer that breaks off.
+    /// Returns the observations since the last call. A client discards an answer that is not
+    /// complete.
     pub(crate) fn take_observations(&mut self) -> Vec<Observation> {
         match self.stage {
             Stage::Answer => Vec::new(),
@@ -257,7 +262,8 @@ impl Link {
         }
     }
 
-    /// After each turn of its worker: counts the connection, once, if it is ahead of the worker.
+    /// Counts the connection once if it is ahead of its worker. Runs after each turn of that
+    /// worker.
     pub(crate) fn count_ahead(&mut self, hub: &Hub, facts: &mut Facts) {
         let slot = self.pipe.borrow().slot();
         let is_ahead = slot.is_some_and(|slot| hub.is_ahead(slot));
@@ -272,7 +278,7 @@ impl Link {
             let bytes: Vec<u8> = self.outgoing.drain(..count).collect();
             net.send(&self.pipe, &bytes);
         }
-        // It sends no more, but reads the answers.
+        // The peer sends nothing more, but reads the answers.
         let is_handshaking = self.pipe.borrow().is_handshaking();
         let is_done = self.is_half_closing && self.outgoing.is_empty() && !is_handshaking;
         if is_done && !self.has_fin {
@@ -291,7 +297,7 @@ impl Link {
         }
     }
 
-    /// Parses what the server wrote before the end, read by the peer or not.
+    /// Parses all bytes that the server wrote before the end, even if the peer has not read them.
     pub(crate) fn parse_rest(&mut self, facts: &mut Facts) {
         let before = self.last_id;
         let mut pipe = self.pipe.borrow_mut();
@@ -301,7 +307,8 @@ impl Link {
         self.last_id = before;
     }
 
-    /// Whether nothing more can come: for a peer that reads, after everything was read.
+    /// Whether the connection can bring nothing more. A peer that reads must have read everything
+    /// first.
     pub(crate) fn is_over(&self, reads: bool) -> bool {
         let pipe = self.pipe.borrow();
         pipe.is_closed && (pipe.is_reset || !reads || pipe.to_peer.is_empty())
@@ -340,7 +347,8 @@ impl Link {
                 if self.expected.gets_no_gaps {
                     let position = match self.requested {
                         Requested::After(since) => since,
-                        // It receives what the log has, and no gaps for what the log lacks.
+                        // The client receives the publications in the log. It receives no gaps for
+                        // missing ones.
                         Requested::First | Requested::Last(_) | Requested::OtherEpoch => 0,
                         Requested::Invalid | Requested::Now => self.requested_at,
                     };
@@ -380,8 +388,8 @@ impl Link {
         head.length
     }
 
-    /// Only the first client of a connection can exceed the rate of connects. A further client of
-    /// a proxy does not connect.
+    /// Checks a refused client. Only the first client of a connection can exceed the rate of
+    /// connects, because a further client of a proxy does not connect.
     fn check_refused_client(&self, status: u16, facts: &Facts) {
         let limits = &facts.config.limits;
         if status == 429 && limits.conns_per_source == 0 {
@@ -393,7 +401,8 @@ impl Link {
         }
     }
 
-    /// The kind of frame to compare with. Compressed messages are inflated first.
+    /// Returns the kind of frame to compare with. Compressed messages are inflated before the
+    /// comparison.
     fn frame_kind(&self) -> FrameKind {
         let envelope = |is_full| match is_full {
             true => Envelope::Full,
@@ -409,7 +418,8 @@ impl Link {
         }
     }
 
-    /// A publication was read: its bytes must be right, and it must be owed.
+    /// Checks a publication that was read: its bytes must be right, and it must be the next one to
+    /// deliver.
     fn deliver(&mut self, sequence: u64, whole: &[u8], facts: &mut Facts) {
         let mark = self.read_mark(sequence, whole, facts);
         self.expected.deliver(sequence, mark, facts);
@@ -445,7 +455,7 @@ impl Link {
                 }
                 10 => {
                     let at = self.pings.iter().position(|ping| ping == frame.payload);
-                    // Bytes sent after half a frame may look like a ping.
+                    // Bytes sent after an incomplete frame may look like a ping.
                     assert!(
                         at.is_some() || self.has_broken_protocol,
                         "a pong without a ping"
@@ -473,7 +483,7 @@ impl Link {
         taken
     }
 
-    /// Sends the pongs and the close frame that are due, or drops them.
+    /// Sends the pongs and the close frame that are due, or discards them.
     pub(crate) fn send_replies(&mut self, sends_replies: bool) {
         if self.stage == Stage::WebSocket {
             let replies = std::mem::take(&mut self.replies);
@@ -484,7 +494,7 @@ impl Link {
         }
     }
 
-    /// Notes the return delay in a goodbye.
+    /// Records the return delay in a goodbye.
     fn note_delay(&self, retry: &str, facts: &mut Facts) {
         facts.delays.push(Delay {
             worker: self.worker,
@@ -600,7 +610,8 @@ impl Link {
             Some(other) => panic!("subscribed to {other:?}"),
         };
         assert_eq!(channel, asked);
-        // A client that has received nothing yet resumes at the position of the confirmation.
+        // A client that has received no publication yet resumes at the position of the
+        // confirmation.
         if self.is_tracked {
             self.last_id = self.last_id.or(Some(position));
         }
@@ -631,14 +642,15 @@ impl Link {
         facts.gaps += 1;
     }
 
-    /// A gap in mid-stream. A client that takes everything loses nothing to a channel's own bounds
-    /// while the log has room. Exceptions are what was in the log when it subscribed, and any gap
-    /// before its first delivery: until then the server does not know that it reads.
+    /// Checks a gap that is reported after the subscription began. While the log has room, a client
+    /// that reads everything loses nothing to a channel's own bounds. There are two exceptions:
+    /// publications that were in the log when the client subscribed, and gaps before the first
+    /// delivery. Until the first delivery the server does not know that the client reads.
     fn live_gap(&mut self, gap: &ReportedGap, facts: &Facts) {
         if gap.cause == "restart" {
             return self.expected.note_gap(gap, facts);
         }
-        // A gap may end after the last publication in it.
+        // A gap may end after its last publication.
         let last = facts.newest(gap.channel, gap.until);
         let is_excused = self.pipe.borrow().has_blocked
             || facts.is_tight
@@ -649,7 +661,7 @@ impl Link {
             || self.is_superseded_after_start(gap, facts)
             || facts.is_too_old(gap.channel, gap.until)
             || facts.begins_too_old(gap);
-        // These causes are for a client over its quota.
+        // A client that exceeds its quota receives gaps with these causes.
         let is_over = matches!(gap.cause.as_str(), "conflated" | "slow");
         let now = facts.now;
         assert!(
@@ -659,7 +671,8 @@ impl Link {
         self.expected.note_gap(gap, facts);
     }
 
-    /// A gap that begins with what was in the log may go on over superseded publications.
+    /// Whether a gap begins with publications that were in the log when the subscription started,
+    /// and then contains only superseded ones.
     fn is_superseded_after_start(&self, gap: &ReportedGap, facts: &Facts) -> bool {
         let newest_at_start = self.expected.newest_at_start(gap.channel);
         let log = &facts.logs[self.worker];
@@ -707,7 +720,7 @@ impl Link {
         }
     }
 
-    /// A backend's direct messages to one conn come in order.
+    /// Checks that a backend's direct messages to a conn arrive in order.
     fn handle_direct(&mut self, text: &str) {
         let number = text.strip_prefix("direct-").and_then(|n| n.parse().ok());
         let number = number.unwrap_or_else(|| panic!("not a direct message: {text:?}"));

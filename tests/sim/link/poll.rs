@@ -1,8 +1,8 @@
-//! A peer that polls: one request after the other, sometimes before the last answer has come.
+//! A peer that polls: one request after another, sometimes before the previous answer has arrived.
 //!
-//! Each answer has expected deliveries of its own, which begin at the position of its request. The
-//! answer's id must cover every publication and gap in it, and the next request begins there.
-//! Publications are noted as they are read, so that those of an answer that breaks off count.
+//! Each answer has its own expected deliveries. They begin at the position of its request. The
+//! answer's id must cover every publication and gap in the answer, and the next request begins at
+//! that id. Publications are counted as they are read, so those of an incomplete answer count too.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -17,7 +17,7 @@ use super::{Link, Service, Stage, parse_gap};
 use crate::model::{ExpectedDeliveries, Facts, Observation, Requested};
 use crate::wire::Head;
 
-/// The most requests without an answer.
+/// The maximum number of polls without an answer.
 const AHEAD_MAX: usize = 3;
 
 /// The polls of one connection.
@@ -27,9 +27,9 @@ pub(super) struct Polls {
     asked: VecDeque<PendingPoll>,
     answer: Option<Answer>,
     answered: u64,
-    /// So many answers must have come before the end.
+    /// The number of answers that must arrive before the end.
     due: u64,
-    /// The server or the client has said that the connection closes after this answer.
+    /// Whether the server or the client has announced that the connection closes after this answer.
     is_last: bool,
     has_asked_to_close: bool,
 }
@@ -38,11 +38,11 @@ pub(super) struct Polls {
 struct PendingPoll {
     requested: Requested,
     at: u64,
-    /// Every worker had taken in everything up to here.
+    /// Every worker had processed all publications up to this serial when the poll was sent.
     acknowledged: u64,
-    /// What had left the log, by channel.
+    /// The newest publication of each channel that had left the log when the poll was sent.
     evicted: Vec<u64>,
-    /// Its `If-None-Match` has the position that it asks from.
+    /// Whether the `If-None-Match` field of the poll has the position that the poll asks from.
     has_answer: bool,
 }
 
@@ -52,13 +52,14 @@ struct Answer {
     left: usize,
     id: u64,
     has_gap: bool,
-    /// Its publications come next.
+    /// Whether the publications of the answer come next.
     is_open: bool,
     is_first: bool,
 }
 
 impl Link {
-    /// Sends the next poll from where the last answer ended, sometimes before that has come.
+    /// Sends the next poll from the end of the last answer, sometimes before that answer has
+    /// arrived.
     pub(crate) fn poll_again(&mut self, is_quiet: bool, facts: &Facts, random: &mut fastrand::Rng) {
         let polls = &self.polls;
         let is_open = !self.has_fin && !polls.is_last && !polls.has_asked_to_close;
@@ -121,7 +122,7 @@ impl Link {
         });
     }
 
-    /// Requires answers to all present polls before the server ends.
+    /// Requires that all polls sent so far are answered before the server ends.
     pub(crate) fn expect_answers(&mut self, had_time: bool) {
         if had_time && self.outgoing.is_empty() && self.pipe.borrow().is_read() {
             self.polls.due = self.polls.answered + self.polls.asked.len() as u64;
@@ -137,7 +138,8 @@ impl Link {
         assert!(unanswered.is_empty(), "without an answer: {unanswered:?}");
     }
 
-    /// A poll that waits is owed nothing, unless its answer is on its way in pieces.
+    /// Checks a poll that waits: the log has nothing for it, unless its answer is being sent in
+    /// pieces.
     pub(crate) fn check_waiting(&self, facts: &Facts) {
         let pipe = self.pipe.borrow();
         let is_asked = self.outgoing.is_empty() && pipe.is_read() && pipe.to_peer.is_empty();
@@ -214,7 +216,8 @@ impl Link {
         answer.left = answer.left.checked_sub(taken).expect("the content-length");
         if taken == 2 && incoming.starts_with(b"]}") {
             assert_eq!(answer.left, 0, "shorter than its content-length");
-            // A long poll may report a gap before its worker has taken in what was acknowledged.
+            // A long poll may report a gap before its worker has processed all acknowledged
+            // publications.
             let is_short = matches!(self.service, Service::Poll { is_long: false, .. });
             let is_empty = answer.is_first && (is_short || !answer.has_gap);
             self.finish_answer(answer.id, is_empty, facts);
@@ -304,7 +307,7 @@ impl Link {
             let frame = frame_of(sequence, kind, facts);
             frame[1..].to_vec()
         });
-        // The plain and the marked form differ within the length of the shorter one.
+        // The plain and the marked form already differ within the length of the shorter form.
         let Some(start) = element.get(..plain.len()) else {
             return 0;
         };
@@ -349,9 +352,10 @@ impl Link {
 }
 
 impl Link {
-    /// A poll that is answered without publications must have an id that covers every publication
-    /// acknowledged to its feeder before the poll was sent. With publications the expected
-    /// deliveries find what is missing, and acknowledged publications may have expired since.
+    /// Checks the id of an answer without publications. The id must cover every publication
+    /// acknowledged to its feeder before the poll was sent. If an answer has publications, the
+    /// expected deliveries detect missing ones. Acknowledged publications may have expired in the
+    /// meantime.
     fn check_acknowledged(&self, asked: &PendingPoll, id: u64, facts: &Facts) {
         let owed = self.channels.iter().filter_map(|channel| {
             let since = match asked.requested {
@@ -369,7 +373,7 @@ impl Link {
     }
 }
 
-/// The publication of an element, as soon as enough bytes are there.
+/// Returns the publication of an element, as soon as enough bytes have arrived.
 fn sequence_of(element: &[u8], is_full: bool, facts: &Facts) -> Option<u64> {
     if is_full {
         let mark = b"\"id\":\"";
@@ -386,7 +390,7 @@ fn sequence_of(element: &[u8], is_full: bool, facts: &Facts) -> Option<u64> {
     number(text).or_else(|| number(&STANDARD.decode(text).expect("base64")))
 }
 
-/// The digits before a full stop.
+/// Parses the digits before a full stop.
 fn number(bytes: &[u8]) -> Option<u64> {
     let end = bytes.iter().position(|byte| *byte == b'.')?;
     str::from_utf8(&bytes[..end]).ok()?.parse().ok()

@@ -1,8 +1,8 @@
-//! What a peer sends: its request, its commands, and what breaks the protocol.
+//! Everything that a peer sends: its request, its commands, and violations of the protocol.
 //!
-//! Whole messages go into the outgoing queue; the link and the network decide how they are cut and
-//! when they leave. Everything that needs an answer is noted, so that the link can check that one
-//! comes.
+//! Whole messages are added to the outgoing queue. The link and the network decide how they are
+//! split and when they are sent. Each message that needs an answer is recorded, so that the link
+//! can check that the answer arrives.
 
 use std::fmt::Write as _;
 
@@ -22,7 +22,7 @@ const FOREIGN_UPGRADE: &str = "Origin: https://elsewhere.example\r\nUpgrade: web
 pub(super) enum Offer {
     Bounded,
     Free,
-    /// With a window that the server does not support.
+    /// An offer with a window that the server does not support.
     Narrow,
 }
 
@@ -124,7 +124,7 @@ impl Link {
         if let Some(window) = self.window {
             write!(target, "&window={window}").unwrap();
         }
-        // With a position, which takes precedence, or alone.
+        // The parameters below are sent alone or with a position. A position takes precedence.
         match requested {
             Requested::First => target.push_str("&since=first"),
             Requested::Last(count) => write!(target, "&last={count}").unwrap(),
@@ -145,7 +145,7 @@ impl Link {
         (target, token)
     }
 
-    /// The field with which a trusted proxy names its next client.
+    /// Returns the header field with which a trusted proxy names its next client.
     fn forwarded_field(&mut self, facts: &Facts) -> String {
         if facts.config.proxy.trusted.is_empty() {
             return String::new();
@@ -242,7 +242,8 @@ impl Link {
         self.outgoing.extend(client_frame(first, payload, self.key));
     }
 
-    /// A message's first byte and payload; if compression was agreed, half of them are compressed.
+    /// Returns a message's first byte and payload. If compression was agreed, half of the messages
+    /// are compressed.
     fn code(&self, first: u8, message: &[u8], random: &mut fastrand::Rng) -> (u8, Vec<u8>) {
         if self.is_deflated && random.bool() {
             (first | 0x40, deflate(message))
@@ -257,7 +258,7 @@ impl Link {
     }
 
     fn queue_ping(&mut self, random: &mut fastrand::Rng) {
-        // Every ping is different, so that its pong is known.
+        // Every ping has a different payload, so that its pong can be identified.
         self.next_reference += 1;
         let mut payload = self.next_reference.to_be_bytes().to_vec();
         payload.resize(random.usize(8..=125), b'-');
@@ -265,8 +266,8 @@ impl Link {
         self.pings.push_back(payload);
     }
 
-    /// `head` is a command without its end. It is sent whole, or in two fragments that may have a
-    /// ping between them.
+    /// Queues a command, whole or in two fragments that may have a ping between them. `head` is the
+    /// command without its end.
     pub(super) fn queue_command(
         &mut self,
         head: &str,
@@ -358,7 +359,8 @@ impl Link {
             }
             7..11 if self.stage == Stage::WebSocket => {
                 self.has_broken_protocol = true;
-                // More than any limit on messages. Four times, since few connections get that far.
+                // Above any limit on messages. Listed four times, because few connections get that
+                // far.
                 let too_big: &[u8] = &[0x82, 0xff, 0, 0, 0, 0, 0, 0x1f, 0, 0, 1, 2, 3, 4];
                 let wrong: [&[u8]; 9] = [
                     too_big,
@@ -383,7 +385,7 @@ impl Link {
                 let cut = client_frame(0x81, facts.names[0].as_bytes(), self.key);
                 self.outgoing.extend(&cut[..cut.len() - 1]);
             }
-            // What cannot be inflated, and what is too large when inflated.
+            // Payloads that cannot be inflated, and one that is too large when inflated.
             16..22 if self.stage == Stage::WebSocket && self.is_deflated => {
                 self.has_broken_protocol = true;
                 let bomb = deflate(&b" ".repeat(70_000));
@@ -396,7 +398,7 @@ impl Link {
     }
 }
 
-/// The text of a requested position.
+/// Returns the text of a requested position.
 pub(super) fn requested_text(
     requested: Requested,
     facts: &Facts,

@@ -1,7 +1,7 @@
-//! What a peer with windows acknowledges, and what the server may answer.
+//! The acknowledgements of a peer with windows, and the answers that the server may send.
 //!
-//! It acknowledges everything, a part, an old id, an id it did not receive, an invalid id, or an id
-//! for another channel. [`crate::model::ExpectedDeliveries`] notes the result.
+//! The peer acknowledges everything, a part, an old id, an id that it did not receive, an invalid
+//! id, or an id for another channel. [`crate::model::ExpectedDeliveries`] records the result.
 
 use std::fmt::Write as _;
 
@@ -10,9 +10,9 @@ use super::{Command, Link};
 use crate::model::{Facts, Requested};
 
 impl Link {
-    /// Where a client would resume in each channel if it resumes from what it has acknowledged, not
-    /// from what it has received. That is a client whose request had a window, as long as every
-    /// channel has one.
+    /// Returns where the client would resume in each channel, if it resumes from its
+    /// acknowledgements and not from its deliveries. A client does that if its request had a window
+    /// and every channel has one.
     pub(crate) fn acknowledged(&self) -> Option<Vec<(usize, u64)>> {
         let is_whole = self.window.is_some() && self.unconfirmed.is_empty();
         let acknowledged = self.expected.acknowledged();
@@ -20,19 +20,21 @@ impl Link {
         Some(acknowledged).filter(|all| is_whole && !all.is_empty())
     }
 
-    /// Counts a window that this publication has filled.
+    /// Counts the window if this publication has filled it.
     pub(super) fn count_full_window(&self, sequence: u64, facts: &mut Facts) {
         let channel = facts.channel(facts.publication(sequence).channel.as_str());
         facts.windows_filled += u64::from(self.expected.is_full(channel));
     }
 
-    /// Whether there is a window to acknowledge for, by the answers read so far.
+    /// Whether a subscription has a window that can be acknowledged, according to the answers read
+    /// so far.
     pub(super) fn has_window(&self, channel: Option<usize>) -> bool {
         let channel = channel.or_else(|| self.expected.only_channel());
         channel.is_some_and(|channel| self.expected.has_window(channel))
     }
 
-    /// While a subscription begins or ends, it is unknown which one an acknowledgement is for.
+    /// Whether the peer may acknowledge. While a subscription begins or ends, it is uncertain which
+    /// subscription an acknowledgement concerns.
     fn may_acknowledge(&self) -> bool {
         let mut commands = self.commands.values();
         let is_settled = !commands.any(|command| {
@@ -44,8 +46,9 @@ impl Link {
         self.may_send() && is_settled && self.unconfirmed.is_empty()
     }
 
-    /// Acknowledges what the windows hold: all of it in the quiet phase, otherwise now and then, in
-    /// part, again, or wrongly. True if all of it was acknowledged, so that there is room.
+    /// Acknowledges deliveries of the windows. In the quiet phase it acknowledges all of them.
+    /// Otherwise it acknowledges at random: a part, something old, or something invalid. Returns
+    /// whether it acknowledged all of them, so that the windows have room.
     pub(crate) fn acknowledge(
         &mut self,
         is_quiet: bool,
@@ -71,7 +74,7 @@ impl Link {
         let named = random.bool().then_some(channel);
         match (random.u32(0..8), given.last()) {
             (0, _) => self.queue_invalid_acknowledgement(named, facts, random),
-            // Another channel: one without a window, or without a subscription.
+            // Another channel, which may have no window or no subscription.
             (1, _) => {
                 let other = random.usize(0..facts.names.len());
                 let head = facts.logs[self.worker].head;
@@ -91,7 +94,8 @@ impl Link {
         false
     }
 
-    /// Without a reference the server answers nothing, which it may do only for a valid one.
+    /// Queues an acknowledgement. Only a valid one may have no reference, because the server does
+    /// not answer it.
     fn queue_acknowledgement(
         &mut self,
         channel: Option<usize>,
@@ -131,7 +135,7 @@ impl Link {
         self.queue_command(&head, Command::Acknowledge { channel, is_right }, random);
     }
 
-    /// Whether the error is right for a refused acknowledgement.
+    /// Checks that the error is right for a refused acknowledgement.
     pub(super) fn check_refused(&self, code: &str, channel: Option<usize>, is_right: bool) {
         let is_so = match code {
             "bad_id" => !is_right,

@@ -1,7 +1,7 @@
-//! The machine that the workers of a node run on: one clock, one calendar, one trace of events.
+//! The machine on which the workers of a node run: one clock, one calendar, one trace of events.
 //!
-//! Time only goes forward, and the time that one worker takes passes for all of them. [`MidTurn`]
-//! is the rest of the node, which also acts while a worker is in the middle of a turn.
+//! The clock only moves forward, and the time that one worker uses passes for all workers.
+//! [`MidTurn`] is the rest of the node, which also acts while a worker is in the middle of a turn.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use fanfare::time::Now;
 
-/// What acts while a worker runs. The network calls it in the middle of turns.
+/// The part of the node that acts while a worker runs. The network calls it in the middle of turns.
 pub(crate) trait MidTurn: fmt::Debug {
-    /// May act. True if the worker may have been woken.
+    /// May act. Returns whether it may have woken the worker.
     fn act(&mut self, now: Now) -> bool;
 }
 
-/// The events so far, folded into one hash, and printed on request.
+/// The trace of events: all events so far, folded into one hash. Events are printed on request.
 #[derive(Debug)]
 struct Trace {
     hash: u64,
@@ -27,7 +27,7 @@ struct Trace {
 pub(crate) struct Machine {
     clock_us: Cell<u64>,
     calendar_s: Cell<u64>,
-    /// The time of the calendar before it was last set, and when that was.
+    /// The calendar's time before the last change, and the clock's time of that change.
     calendar_before: Cell<Option<(Duration, u64)>>,
     /// The number of connections so far.
     pipes: Cell<u32>,
@@ -60,7 +60,7 @@ impl Machine {
         self.clock_us.set(self.now_us() + us);
     }
 
-    /// The number of a new connection.
+    /// Returns the number of a new connection.
     pub(super) fn next_pipe(&self) -> u32 {
         self.pipes.replace(self.pipes.get() + 1)
     }
@@ -77,7 +77,7 @@ impl Machine {
         }
     }
 
-    /// A hash of all events.
+    /// Returns a hash of all events.
     pub(crate) fn hash(&self) -> u64 {
         self.trace.borrow().hash
     }
@@ -95,13 +95,13 @@ impl Machine {
         self.note(0, "calendar", set, 0);
     }
 
-    /// The time of the calendar, in whole seconds.
+    /// Returns the calendar's time in whole seconds.
     pub(crate) fn unix_seconds(&self) -> u64 {
         self.unix_time().as_secs()
     }
 
-    /// The latest second of the calendar that a worker may still use: it reads the calendar every
-    /// half second and counts on from there.
+    /// Returns the latest second of the calendar that a worker may still use. A worker reads the
+    /// calendar every half second and counts the time since then.
     pub(crate) fn unix_seconds_believed(&self) -> u64 {
         self.unix_time_believed().as_secs()
     }

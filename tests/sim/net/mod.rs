@@ -1,11 +1,11 @@
 //! A faulty network: each worker's `Net` over pipes in memory and a simulated clock.
 //!
 //! The workers of a node share one [`Machine`]: its clock, its calendar and the trace of events.
-//! This module owns both ends' kernel buffers, pending readiness, and every fault: short reads and
-//! writes, writes that block at any byte, interruptions, resets, late, spurious and stale
-//! readiness, accepts and registrations that fail. All of it is drawn from the seed. As in a
-//! kernel, a socket that has blocked is reported ready sooner or later. The peers hold the other
-//! ends.
+//! This module simulates the kernel buffers of both ends, pending readiness, and every fault. The
+//! faults are short reads and writes, writes that block at any byte, interruptions, resets, late,
+//! spurious and stale readiness, and accepts and registrations that fail. All faults are drawn from
+//! the seed. As in a kernel, a socket that has blocked is reported ready sooner or later. The peers
+//! have the other ends.
 
 mod kernel;
 mod machine;
@@ -24,10 +24,10 @@ use super::secure::PeerEnd;
 pub(crate) use machine::{Machine, MidTurn};
 use pause::PartialPoll;
 
-/// One connection, as both ends see it.
+/// One connection, shared by both ends.
 pub(crate) type PipeRef = Rc<RefCell<Pipe>>;
 
-/// The chance of each fault, in thousandths, or its size.
+/// The chance of each fault in thousandths, or the fault's size.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Faults {
     pub(crate) read_short: u32,
@@ -40,25 +40,25 @@ pub(crate) struct Faults {
     pub(crate) accept_exhausted: u32,
     pub(crate) accept_failed: u32,
     pub(crate) register_failed: u32,
-    /// Readiness is reported at most this much later.
+    /// The maximum delay of a readiness report.
     pub(crate) delay_us: u64,
-    /// The longest write, and the longest read.
+    /// The duration of the longest write. `read_us` is the duration of the longest read.
     pub(crate) write_us: u64,
     pub(crate) read_us: u64,
-    /// A fan-out waits for its permit.
+    /// A fan-out must wait for its permit.
     pub(crate) walk_waits: u32,
-    /// The machine is paused at any point of a turn, and its peers with it.
+    /// The machine is paused in the middle of a turn, together with its peers.
     pub(crate) pause: u32,
-    /// The process is stopped between two turns; its peers go on.
+    /// The process is stopped between two turns. Its peers continue.
     pub(crate) stop: u32,
-    /// A write is not acknowledged until the next write.
+    /// A write stays unacknowledged until the next write.
     pub(crate) unacknowledged: u32,
 }
 
 /// The longest time until an acknowledgement, in microseconds.
 pub(crate) const ACKNOWLEDGED_US_MAX: u64 = 60_000;
 
-/// An injected bug of the network or the disk, to prove that the checks detect it.
+/// An injected bug of the network or the disk. It proves that the checks detect such a bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sabotage {
     /// Some writes lose a byte.
@@ -71,7 +71,7 @@ pub(crate) enum Sabotage {
     RepeatByte,
 }
 
-/// The buffers between a peer and the worker.
+/// The kernel buffers between a peer and the worker.
 #[derive(Debug)]
 pub(crate) struct Pipe {
     number: u32,
@@ -79,40 +79,40 @@ pub(crate) struct Pipe {
     address: IpAddr,
     id: Option<ConnId>,
     to_server: VecDeque<u8>,
-    /// Written by the worker, not read by the peer.
+    /// The bytes that the worker has written and the peer has not read.
     pub(crate) to_peer: VecDeque<u8>,
-    /// The peer's end of TLS, on a listener with TLS.
+    /// The peer's TLS state, if the listener has TLS.
     secure: Option<Box<PeerEnd>>,
     /// The capacity of `to_peer`, in bytes.
     pub(crate) room: usize,
     pub(crate) has_peer_fin: bool,
     pub(crate) is_reset: bool,
     pub(crate) has_server_fin: bool,
-    /// The worker has dropped its end.
+    /// Whether the worker has dropped its end.
     pub(crate) is_closed: bool,
-    /// The worker never accepted it, or refused it.
+    /// Whether the worker refused the connection or never accepted it.
     pub(crate) is_refused: bool,
     is_write_blocked: bool,
-    /// A write was cut short, and no poll has reported room since.
+    /// Whether a write was cut short, and no poll has reported room after that.
     is_full: bool,
-    /// When a poll last reported room.
+    /// The time at which a poll last reported room.
     freed_us: u64,
     registered_us: u64,
-    /// The worker has written a close because of the peer's silence.
+    /// Whether the worker has closed the connection because the peer was silent.
     is_closed_as_idle: bool,
-    /// The server has closed it although it still owed it bytes.
+    /// Whether the server closed the connection before it had sent everything.
     pub(crate) is_cut_off: bool,
-    /// The earliest time at which a poll may report what is unread.
+    /// The earliest time at which a poll may report the unread bytes.
     unread_us: Option<u64>,
-    /// When the worker first wrote after its last read, on the clock without pauses.
+    /// The time of the worker's first write after its last read, on the clock without pauses.
     unanswered_us: Option<u64>,
     /// The turn of the worker's last read.
     read_turn_us: u64,
-    /// When the worker wrote last.
+    /// The time of the worker's last write.
     pub(crate) written_us: u64,
-    /// When the peer's kernel has acknowledged everything.
+    /// The time at which the peer's kernel has acknowledged everything.
     acknowledged_us: u64,
-    /// A write of the worker was once cut short.
+    /// Whether a write of the worker was cut short at least once.
     pub(crate) has_blocked: bool,
 }
 
@@ -121,29 +121,29 @@ impl Pipe {
         self.number
     }
 
-    /// The worker has read everything that was sent.
+    /// Whether the worker has read everything that the peer sent.
     pub(crate) fn is_read(&self) -> bool {
         self.to_server.is_empty() && !self.is_handshaking()
     }
 
-    /// The slot of its conn, unless the worker has closed it or it was reset.
+    /// Returns the slot of the conn, unless the worker has closed the conn or it was reset.
     pub(crate) fn slot(&self) -> Option<u32> {
         let id = self.id.filter(|_| !self.is_closed && !self.is_reset);
         id.map(|id| id.slot)
     }
 
-    /// The server has sent FIN, and the peer has read everything.
+    /// Whether the server has sent FIN and the peer has read everything.
     pub(crate) fn is_at_end(&self) -> bool {
         self.has_server_fin && self.to_peer.is_empty()
     }
 
-    /// What the peer sends is held until the handshake is done.
+    /// Whether the TLS handshake is unfinished. Until it is finished, the peer's data is not sent.
     pub(crate) fn is_handshaking(&self) -> bool {
         let end = self.secure.as_deref();
         end.is_some_and(PeerEnd::is_handshaking)
     }
 
-    /// Reads bytes, decrypted if there is TLS. True if TLS has an answer, which is sent.
+    /// Reads bytes, and decrypts them if there is TLS. Returns whether TLS had to send an answer.
     pub(crate) fn take(&mut self, max: usize, into: &mut Vec<u8>) -> bool {
         let count = max.min(self.to_peer.len());
         let taken = self.to_peer.drain(..count);
@@ -173,19 +173,20 @@ impl Drop for Socket {
 pub(crate) struct FakeNet {
     pub(crate) machine: Rc<Machine>,
     pub(crate) worker: usize,
-    /// Acts while the worker is in the middle of a turn.
+    /// The rest of the node. It acts while the worker is in the middle of a turn.
     pub(crate) mid_turn: Option<Rc<RefCell<dyn MidTurn>>>,
-    /// It has acted, so the worker's wake was used: the next poll does not sleep.
+    /// The rest of the node has acted and may have woken the worker, so the next poll does not
+    /// sleep.
     is_woken: Cell<bool>,
     pub(crate) random: fastrand::Rng,
     pub(crate) faults: Faults,
     pub(crate) sabotage: Option<Sabotage>,
-    /// A poll sleeps at most until then.
+    /// The time until which a poll may sleep.
     pub(crate) horizon_us: u64,
     backlogs: Vec<VecDeque<PipeRef>>,
-    /// The listeners with TLS, a bit each.
+    /// A bit set of the listeners with TLS.
     pub(crate) secure_listeners: u64,
-    /// The listeners with the PROXY protocol, a bit each.
+    /// A bit set of the listeners with the PROXY protocol.
     pub(crate) proxied_listeners: u64,
     pipes: Vec<PipeRef>,
     /// Pending readiness, by the time at which it is reported.
@@ -193,27 +194,28 @@ pub(crate) struct FakeNet {
     order: u64,
     writes: u64,
     batch_writes_max: usize,
-    /// While a fan-out waits: when it gets its permit.
+    /// The time at which a waiting fan-out receives its permit.
     may_walk_us: Option<u64>,
     pub(crate) heartbeat_us: u64,
     /// The sum of all pauses and stops.
     paused_us: u64,
-    /// How long the worker had no turn while others had one.
+    /// The total time in which the worker had no turn while other workers had one.
     starved_us: u64,
-    /// Pauses and stops since the last poll returned.
+    /// The sum of pauses and stops after the last poll returned.
     noted_us: u64,
-    /// The last poll did not sleep because work was left.
+    /// Whether the worker still had work, so that the last poll did not sleep.
     was_busy: bool,
-    /// The process has just been stopped, so its poll is interrupted.
+    /// Whether the process has just been stopped. If so, its poll is interrupted.
     was_stopped: bool,
-    /// When the last complete poll began, and the same without pauses.
+    /// The time at which the last complete poll began. `complete_running_us` is the same without
+    /// pauses.
     complete_us: u64,
     complete_running_us: u64,
-    /// The incomplete polls since then.
+    /// The incomplete polls after the last complete poll.
     partial: Vec<PartialPoll>,
     pub(crate) head_us: u64,
-    /// When the last poll ended, which is the worker's time in the turn, and the same without
-    /// pauses.
+    /// The time at which the last poll ended. It is the worker's time during the turn.
+    /// `turn_running_us` is the same without pauses.
     turn_us: u64,
     turn_running_us: u64,
 }
@@ -225,7 +227,7 @@ impl FakeNet {
         mut random: fastrand::Rng,
         listeners: usize,
     ) -> Self {
-        // From one write at a time to all of them in one batch.
+        // From 1 to 256 writes in one batch.
         let batch_writes_max = 1 << random.u32(0..=8);
         Self {
             machine: Rc::clone(machine),
@@ -286,7 +288,7 @@ impl FakeNet {
         thousandths > 0 && self.random.u32(0..1000) < thousandths
     }
 
-    /// An operation takes from `least` to `most` microseconds.
+    /// Lets the time of one operation pass: from `least` to `most` microseconds.
     fn take_time(&mut self, least: u64, most: u64) {
         let us = self.random.u64(least..=most);
         self.pass(us);
@@ -296,12 +298,12 @@ impl FakeNet {
         self.machine.pass(us);
     }
 
-    /// A peer connects.
+    /// Connects a peer.
     pub(crate) fn connect(&mut self, room: usize) -> PipeRef {
         let number = self.machine.next_pipe();
         let pipe = Rc::new(RefCell::new(Pipe {
             number,
-            // A few /64 networks with many addresses each.
+            // The peers' addresses are in a few /64 networks with many addresses each.
             address: Ipv6Addr::from(u128::from(number % 3) << 64 | u128::from(number)).into(),
             id: None,
             to_server: VecDeque::new(),
@@ -345,7 +347,7 @@ impl FakeNet {
         pipe
     }
 
-    /// A peer sends.
+    /// Sends bytes of a peer.
     pub(crate) fn send(&mut self, pipe: &PipeRef, bytes: &[u8]) {
         let mut open = pipe.borrow_mut();
         let sealed = open.secure.as_mut().map(|end| {
@@ -361,7 +363,7 @@ impl FakeNet {
         self.report(pipe, true, false, false);
     }
 
-    /// A peer reads at most `max` bytes.
+    /// Reads at most `max` bytes on the peer's side.
     pub(crate) fn receive(&mut self, pipe: &PipeRef, max: usize, into: &mut Vec<u8>) {
         let mut open = pipe.borrow_mut();
         let count = max.min(open.to_peer.len());
@@ -381,13 +383,13 @@ impl FakeNet {
         }
     }
 
-    /// A peer's receive buffer grows.
+    /// Enlarges a peer's receive buffer.
     pub(crate) fn widen(&mut self, pipe: &PipeRef, room: usize) {
         pipe.borrow_mut().room = room;
         self.receive(pipe, 0, &mut Vec::new());
     }
 
-    /// A peer sends FIN.
+    /// Sends FIN from the peer's side.
     pub(crate) fn finish(&mut self, pipe: &PipeRef) {
         if !std::mem::replace(&mut pipe.borrow_mut().has_peer_fin, true) {
             self.note("fin", pipe.borrow().number.into(), 0);
@@ -395,7 +397,7 @@ impl FakeNet {
         }
     }
 
-    /// The connection is reset.
+    /// Resets the connection.
     pub(crate) fn reset(&mut self, pipe: &PipeRef) {
         if !std::mem::replace(&mut pipe.borrow_mut().is_reset, true) {
             self.note("reset", pipe.borrow().number.into(), 0);
@@ -403,7 +405,7 @@ impl FakeNet {
         }
     }
 
-    /// The server's process is killed, and the kernel closes what it had open.
+    /// Kills the server's process. The kernel closes its open connections.
     pub(crate) fn lose_server(&mut self) {
         self.note("killed", self.pipes.len() as u64, 0);
         self.reports.clear();
@@ -441,7 +443,7 @@ impl FakeNet {
         }
         drop(open);
         if self.happens(self.faults.stale) {
-            // Once more, perhaps after the conn is gone.
+            // Reports the same readiness again later, perhaps when the conn no longer exists.
             self.order += 1;
             let due = self.now_us() + self.random.u64(0..2_000_000);
             let echo = Readiness::Conn {
@@ -458,7 +460,7 @@ impl FakeNet {
         self.schedule(Readiness::Listener(listener as u32));
     }
 
-    /// Schedules a report and returns when it is due.
+    /// Schedules a report and returns the time at which it is due.
     fn schedule(&mut self, report: Readiness) -> u64 {
         self.order += 1;
         let due = self.now_us() + self.random.u64(0..=self.faults.delay_us);
@@ -466,7 +468,7 @@ impl FakeNet {
         due
     }
 
-    /// Reports what is due, as far as the list has room.
+    /// Reports the readiness that is due, until the list is full.
     fn take_due(&mut self, ready: &mut Vec<Readiness>) -> Polled {
         let max = self.random.usize(1..=64);
         let begin_us = self.now_us();
@@ -484,7 +486,7 @@ impl FakeNet {
         Polled::Complete
     }
 
-    /// Merges all due reports of one socket: the kernel has a socket on its list once.
+    /// Merges all due reports of one socket, because a kernel lists a socket only once.
     fn merge(&mut self, report: Readiness, due_us: u64) -> Readiness {
         let Readiness::Conn {
             id,
@@ -545,7 +547,8 @@ impl FakeNet {
         }
     }
 
-    /// When what is sent now is acknowledged; never if the peer's network is down.
+    /// Draws the time at which a write is acknowledged. Returns `u64::MAX` if the peer's network is
+    /// down.
     fn acknowledgement_us(&mut self) -> u64 {
         if self.happens(self.faults.unacknowledged) {
             return u64::MAX;
@@ -574,7 +577,7 @@ impl FakeNet {
     }
 }
 
-/// A PROXY header, version 1 or 2.
+/// Returns a PROXY header of version 1 or 2.
 fn header(number: u32) -> Vec<u8> {
     let client = (number / 4 % 3) as u8;
     let v2 = |command: u8, family: u8, rest: &[u8]| {
@@ -590,7 +593,7 @@ fn header(number: u32) -> Vec<u8> {
     match number % 4 {
         0 => format!("PROXY TCP4 192.0.2.{client} 198.51.100.1 4711 443\r\n").into_bytes(),
         1 => b"PROXY UNKNOWN whatever\r\n".to_vec(),
-        // A LOCAL header, whose family and addresses must be ignored.
+        // A LOCAL header. The server must ignore its family and addresses.
         2 => v2(0x20, number as u8, &vec![0x20; number as usize % 300]),
         _ => {
             let mut rest = vec![192, 0, 2, client, 198, 51, 100, 1, 0x12, 0x67, 1, 0xbb];

@@ -1,7 +1,7 @@
-//! Pauses of the server, and what must not follow from them.
+//! Pauses of the server, and checks of the closes after a pause.
 //!
-//! Either the machine is paused with its peers, or the process is stopped and the peers go on. In
-//! both cases the server must not close a conn because of bytes that it had no chance to read.
+//! Either the machine is paused with its peers, or the process is stopped and the peers continue.
+//! In both cases the server must not close a conn because of bytes that it had no chance to read.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use fanfare::id::ConnId;
 
 use super::{FakeNet, Pipe, PipeRef, Readiness};
 
-/// A poll that has filled its list.
+/// A poll that has filled its list, so that more sockets may be ready.
 #[derive(Debug)]
 pub(super) struct PartialPoll {
     begin_us: u64,
@@ -22,13 +22,13 @@ pub(super) struct PartialPoll {
 /// The close frame that the server writes to a silent WebSocket.
 pub(super) const CLOSE_AS_IDLE: &[u8] = b"\x88\x06\x03\xe9idle";
 
-/// A write this soon after a socket has room again may be an older decision.
+/// A write this soon after a socket has room again may belong to an earlier decision.
 const WRITTEN_US: u64 = 100_000;
-/// The beginning of the response to a late request head.
+/// The start of the response to a late request head.
 pub(super) const HEAD_TIMEOUT: &[u8] = b"HTTP/1.1 408";
 
 impl FakeNet {
-    /// Now and then the machine is paused.
+    /// Pauses the machine at random.
     pub(super) fn pause_at_random(&mut self) {
         if self.happens(self.faults.pause) {
             let us = draw_pause(&mut self.random);
@@ -38,52 +38,55 @@ impl FakeNet {
         }
     }
 
-    /// The time in which the worker could run: without pauses, and without the turns of others.
+    /// Returns the time in which the worker could run: without pauses and without other workers'
+    /// turns.
     pub(crate) fn running_us(&self) -> u64 {
         self.now_us() - self.paused_us - self.starved_us
     }
 
-    /// When the last poll returned.
+    /// Returns the time at which the last poll returned.
     pub(crate) fn polled_us(&self) -> u64 {
         self.turn_us
     }
 
-    /// A turn begins. Of the time since the last one, up to the longest turn counts as the worker's
-    /// own. The worker itself may count more.
+    /// Records the time before a turn in which the worker waited for the turns of other workers. Up
+    /// to `TURN_RUNNING_MS_MAX` of the time since its last turn counts as the worker's own. The
+    /// worker itself may count more.
     pub(super) fn note_starved(&mut self) {
         let us = self.now_us() - self.turn_us;
         let most = TURN_RUNNING_MS_MAX * 1000;
         self.starved_us += us.saturating_sub(self.noted_us.max(most));
     }
 
-    /// Draws whether the process is stopped now, and for how long.
+    /// Draws whether the process is stopped now. Returns the duration of the stop.
     pub(crate) fn draw_stop(&mut self) -> Option<u64> {
         let stops = self.happens(self.faults.stop);
         stops.then(|| draw_pause(&mut self.random))
     }
 
-    /// Notes a stop of the process.
+    /// Records a stop of the process.
     pub(crate) fn note_stop(&mut self, us: u64) {
         self.note_pause(us);
         self.was_stopped = true;
         self.note("stopped", us, 0);
     }
 
-    /// The worker did not run for so long. Up to the longest turn of it counts as the worker's own.
+    /// Records that the worker did not run for `us`. Up to `TURN_RUNNING_MS_MAX` of that time
+    /// counts as the worker's own.
     fn note_pause(&mut self, us: u64) {
         self.paused_us += us.saturating_sub(TURN_RUNNING_MS_MAX * 1000);
         self.noted_us += us;
     }
 
-    /// A poll has reported everything that was ready when it began.
+    /// Records a poll that has reported everything that was ready when the poll began.
     pub(super) fn note_complete(&mut self, begin_us: u64, begin_running_us: u64) {
         self.complete_us = begin_us;
         self.complete_running_us = begin_running_us;
         self.partial.clear();
     }
 
-    /// A poll has filled its list. Consecutive lists with as many reports as there are sockets
-    /// contain everything that was ready before the first of them.
+    /// Records a poll that has filled its list. Consecutive lists with as many reports as there are
+    /// sockets contain everything that was ready before the first of those polls.
     pub(super) fn note_partial(&mut self, begin_us: u64, ready: &[Readiness]) {
         let is_open = |pipe: &&PipeRef| !pipe.borrow().is_closed;
         let open = self
@@ -113,12 +116,12 @@ impl FakeNet {
         }
     }
 
-    /// The worker has closed a conn because of what its peer did not do. Panics if the worker had
-    /// not polled and read before.
+    /// Checks that the worker polled and read before it closed a conn for its peer's silence.
+    /// Panics if it did not.
     pub(crate) fn check_silent(&self, id: ConnId, reason: CloseReason) {
         let pipe = self.pipes.iter().find(|pipe| pipe.borrow().id == Some(id));
         let pipe = pipe.expect("a conn has a pipe").borrow();
-        // The decision is older: the response was written, and the client had time to read it.
+        // The decision was earlier: the response was written, and the client had time to read it.
         let is_seen = pipe.secure.is_none();
         if pipe.has_server_fin
             || pipe.is_closed_as_idle
@@ -130,13 +133,13 @@ impl FakeNet {
         self.check_read(&pipe, reason);
     }
 
-    /// The worker closes a conn that it still owes bytes.
+    /// Records that the worker closes a conn before it has sent everything.
     pub(crate) fn note_cut_off(&self, id: ConnId) {
         let pipe = self.pipes.iter().find(|pipe| pipe.borrow().id == Some(id));
         pipe.expect("a conn has a pipe").borrow_mut().is_cut_off = true;
     }
 
-    /// A decision that a peer is late or silent needs a complete poll before it.
+    /// Checks that a complete poll came before the decision that a peer is late or silent.
     pub(super) fn check_polled(&self, pipe: &Pipe, reason: CloseReason) {
         let polled_by = match reason {
             CloseReason::HeadTimeout => pipe.registered_us + self.head_us,
@@ -151,10 +154,11 @@ impl FakeNet {
         );
     }
 
-    /// The worker must have read what that poll has reported.
+    /// Checks that the worker has read the bytes that the complete poll reported.
     fn check_read(&self, pipe: &Pipe, reason: CloseReason) {
         let is_unread = pipe.unread_us.is_some_and(|due| due <= self.complete_us);
-        // A client that does not take its answers is not read. What it takes decides.
+        // The server does not read from a client that does not read its answers. Only the client's
+        // reading counts.
         assert!(
             !is_unread || !pipe.to_peer.is_empty() || pipe.is_full,
             "pipe {} is closed ({}) with {} bytes unread since {:?}",
@@ -165,10 +169,11 @@ impl FakeNet {
         );
     }
 
-    /// The worker closes a peer as silent. Panics if the peer had less than a heartbeat interval of
-    /// the server's running time to answer.
+    /// Checks a conn that the worker closes for silence. Panics if the peer had less than one
+    /// heartbeat interval of the server's running time to answer.
     pub(super) fn check_idle(&self, pipe: &Pipe) {
-        // The decision may be older than the write: the socket was full, or a flush was cut short.
+        // The decision may be older than the write, because the socket was full or a flush was cut
+        // short.
         let has_waited = pipe.freed_us + WRITTEN_US >= self.turn_us && pipe.freed_us > 0;
         if has_waited || pipe.read_turn_us == self.turn_us {
             return;
@@ -189,7 +194,8 @@ impl FakeNet {
     }
 }
 
-/// From the time slice of a scheduler to the migration of a machine.
+/// Draws the length of a pause: at least the time slice of a scheduler, at most the migration of a
+/// virtual machine.
 fn draw_pause(random: &mut fastrand::Rng) -> u64 {
     let most = [10_000, 300_000, 5_000_000, 60_000_000][random.usize(0..4)];
     random.u64(10_000..=most)

@@ -1,22 +1,22 @@
-//! What is drawn before a run begins: the configuration, its limits, and the faults.
+//! Draws the settings of a run before it begins: the configuration, its limits, and the faults.
 
 use fanfare::config::{ClientPublish, Config, Namespace, Overflow};
 
 use crate::net::Faults;
 use crate::tokens;
 
-/// The number of workers. It is one in half of the runs.
+/// Draws the number of workers. It is one in half of the runs.
 pub(super) fn draw_workers(random: &mut fastrand::Rng) -> usize {
     [1, 1, 1, 2, 3, 4][random.usize(0..6)]
 }
 
-/// The chance that the feed acts at each place in the middle of a turn, in thousandths.
+/// Draws the chance that the feed acts at each point in the middle of a turn, in thousandths.
 pub(super) fn draw_acts_in_turns(random: &mut fastrand::Rng) -> u32 {
     [0, 1, 10, 100][random.usize(0..4)]
 }
 
-/// The pause between two acts of a quiet peer: several acts fit a heartbeat interval and the
-/// shortest poll.
+/// Returns the pause between two acts of a quiet peer. Several acts fit in a heartbeat interval and
+/// in the shortest poll.
 pub(super) fn quiet_pause_us(config: &Config) -> u64 {
     (config.heartbeat.interval_ms * 100).min(200_000)
 }
@@ -49,8 +49,8 @@ pub(super) fn draw_config(random: &mut fastrand::Rng) -> Config {
     config
 }
 
-/// Draws limits that a well-behaved peer reaches only in a crowded run, and whether the peers are
-/// trusted proxies, each with several clients.
+/// Draws limits that a well-behaved peer reaches only in a crowded run. Also draws whether the
+/// peers are trusted proxies with several clients each.
 pub(super) fn draw_limits(config: &mut Config, is_crowded: bool, random: &mut fastrand::Rng) {
     let limits = &mut config.limits;
     match (random.u32(0..6), is_crowded) {
@@ -71,7 +71,7 @@ pub(super) fn draw_limits(config: &mut Config, is_crowded: bool, random: &mut fa
     }
 }
 
-/// Draws namespaces with bounds of their own, most of them tiny.
+/// Draws namespaces with bounds of their own. Most of these bounds are tiny.
 fn draw_namespaces(config: &mut Config, random: &mut fastrand::Rng) {
     let mut patterns = ["*", "c*", "c0", "c1", "c1*", "c2", "c3"];
     random.shuffle(&mut patterns);
@@ -127,7 +127,7 @@ pub(super) fn draw_faults(random: &mut fastrand::Rng) -> Faults {
         unacknowledged: rate(200),
         delay_us: [0, 100, 30_000, 400_000][random.usize(0..4)],
         write_us: [0, 20, 400][random.usize(0..3)],
-        // A few reads of up to 6 ms fill the read slice of a turn, 10 ms.
+        // A few reads of up to 6 ms use up the read slice of a turn, which is 10 ms.
         read_us: [0, 0, 6_000][random.usize(0..3)],
     }
 }

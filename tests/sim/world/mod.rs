@@ -1,10 +1,11 @@
-//! One run of a node: faults, then quiet, then a drain.
+//! One run of a node: the fault phase, the quiet phase, and a drain.
 //!
 //! In the fault phase everything fails that may fail. In the quiet phase the network is perfect,
 //! peers behave and time passes, so that each client must receive the last publication. At the end
-//! the workers drain; some runs drain in the fault phase. Everything is drawn from the seed: the
-//! number of workers, too, and which of them runs its next turn. This file has the start, the fault
-//! phase and the step; [`settle`] has the rest, [`node`] the workers, [`draw`] the configuration.
+//! the workers drain. Some runs drain in the fault phase. Everything is drawn from the seed,
+//! including the number of workers and the order of their turns. This file has the start, the fault
+//! phase and the step. [`settle`] has the rest, [`node`] the workers, and [`draw`] the
+//! configuration.
 
 mod draw;
 pub(crate) mod node;
@@ -32,18 +33,20 @@ use crate::tokens;
 use draw::{draw_acts_in_turns, draw_config, draw_faults, draw_limits, draw_workers};
 use node::{Node, NodeWorker};
 
-/// Rounds of peers' acts while the process is stopped.
+/// The number of rounds of peers' acts while the process is stopped.
 const ACTS_PER_STOP: u64 = 8;
-/// With punctual turns, a worker gets one at least this often. A turn counts as late after 100 ms.
+/// The longest time between two turns of a worker, with punctual turns. A turn counts as late after
+/// 100 ms.
 const PUNCTUAL_US: u64 = 90_000;
 
-/// The chance of an epoch change between two turns, in thousandths, in a run that has them.
+/// The chance of an epoch change between two turns, in thousandths. It applies to runs with epoch
+/// changes.
 const CHANGES_PER_STEP: u32 = 4;
 
-/// How many turns lie between two counts of channels, which are slow.
+/// The number of turns between two counts of channels. Counting channels is slow.
 const TURNS_PER_CHANNEL_COUNT: u64 = 8;
 
-/// What a run gives.
+/// The outcome of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Outcome {
     pub(crate) hash: u64,
@@ -52,10 +55,10 @@ pub(crate) struct Outcome {
     pub(crate) deliveries: u64,
     pub(crate) gaps: u64,
     pub(crate) windows_filled: u64,
-    /// Connections that began at a position that their worker had not reached.
+    /// The number of connections that began at a position that their worker had not reached.
     pub(crate) ahead: u64,
     pub(crate) restarts: u64,
-    /// Epoch changes.
+    /// The number of epoch changes.
     pub(crate) epochs: u64,
     pub(crate) lag: LagStats,
     /// The workers' counters, in the order of the table of metrics.
@@ -71,9 +74,9 @@ pub(crate) struct World {
     peers: Vec<Peer>,
     random: fastrand::Rng,
     turns: u64,
-    /// There is not enough room for all clients.
+    /// Whether the server has too little room for all clients.
     is_crowded: bool,
-    /// No worker waits so long for its turn that the turn is late.
+    /// Whether every worker gets its turns early enough that no turn counts as late.
     is_punctual: bool,
     /// The counters of the servers that were killed.
     counts_before: Vec<u64>,
@@ -129,7 +132,7 @@ impl World {
         }
     }
 
-    /// Runs to the end.
+    /// Runs the simulation to its end.
     pub(crate) fn run(&mut self) -> Outcome {
         self.run_faults();
         if self.is_crowded || self.random.u32(0..5) == 0 {
@@ -191,7 +194,7 @@ impl World {
         self.node.backend.end_faults();
     }
 
-    /// Publishes now and then, and posts to workers. While one worker's mail is held back, the
+    /// Publishes at random, and posts to workers. While one worker's messages are delayed, the
     /// other workers are ahead of it, and so are clients that come from them.
     fn feed_at_random(&mut self, busy: u32) {
         let mut feed = self.feed.borrow_mut();
@@ -207,7 +210,7 @@ impl World {
         self.facts.add_all(feed.take_events());
     }
 
-    /// Now and then a worker gets no turn for a while.
+    /// Denies a worker its turns for a while, at random.
     fn starve_at_random(&mut self) {
         let count = self.node.workers.len();
         if count > 1 && self.random.u32(0..200) == 0 {
@@ -217,7 +220,8 @@ impl World {
         }
     }
 
-    /// Kills the server between two turns and starts another from its journal, if it has one.
+    /// Kills the server between two turns and starts another one from its journal, if it has a
+    /// journal.
     fn restart(&mut self) {
         let now = self.machine.now();
         let (writer, recovered) = {
@@ -254,13 +258,14 @@ impl World {
         for worker in 0..self.node.workers.len() {
             self.note_log(worker);
         }
-        // What the killed server wrote must be right, whether its client has read it or not.
+        // Everything that the killed server wrote must be right, whether its client has read it or
+        // not.
         for peer in &mut self.peers {
             peer.end(&mut self.facts);
         }
     }
 
-    /// Peers act, then one worker runs a turn.
+    /// Lets the peers act, then runs one turn of one worker.
     fn step(&mut self, pause_us: u64) {
         self.let_peers_act();
         self.stop_at_random();
@@ -287,8 +292,8 @@ impl World {
         self.facts.add_all(feed.take_events());
     }
 
-    /// Draws the worker that runs next among those that are not starved. With punctual turns it is
-    /// the one that would be late otherwise, or one that has something to do.
+    /// Draws the next worker to run, among the workers that are not starved. With punctual turns,
+    /// it is the worker that would otherwise be late, or one that has something to do.
     fn draw_next(&mut self) -> usize {
         let now_us = self.machine.now_us();
         let workers = &self.node.workers;
@@ -316,7 +321,8 @@ impl World {
         net.is_due() || self.feed.borrow().mailboxes.is_waiting(worker)
     }
 
-    /// Until when a worker may sleep: until a peer acts or another worker has something to do.
+    /// Returns the time until which a worker may sleep: until a peer or another worker has
+    /// something to do.
     fn horizon_us(&self, worker: usize, latest_us: u64) -> u64 {
         let awake = self.peers.iter().filter(|peer| peer.is_awake());
         let next_us = awake.map(|peer| peer.next_us).min();
@@ -357,7 +363,7 @@ impl World {
         self.check_turn(worker);
     }
 
-    /// Notes how far a worker is and what has left the log.
+    /// Records how far a worker is and which publications have left the log.
     fn note_log(&mut self, worker: usize) {
         let hub = self.node.workers[worker].worker.hub();
         self.facts.logs[worker].head = self.facts.position(hub.head());
@@ -401,7 +407,7 @@ impl World {
         self.node.backend.check(workers);
     }
 
-    /// Now and then the process is stopped for a while; the peers go on.
+    /// Stops the process for a while, at random. The peers continue.
     fn stop_at_random(&mut self) {
         let Some(us) = self.node.net(0).draw_stop() else {
             return;
@@ -413,7 +419,7 @@ impl World {
         self.node.nets().for_each(|net| net.note_stop(us));
     }
 
-    /// The state of the run, for the message of a failure.
+    /// Returns the state of the run, for the message of a failure.
     pub(crate) fn describe(&self) -> String {
         let heads: Vec<u64> = self.facts.logs.iter().map(|log| log.head).collect();
         format!(
@@ -429,7 +435,7 @@ impl World {
     }
 }
 
-/// Checks that a conn closed for its peer's silence was read and polled before.
+/// Checks that the worker polled and read before it closed a conn for its peer's silence.
 fn check_reaped(worker: &mut Worker<FakeNet>) {
     let reaped = worker.reaped().to_vec();
     for (id, reason) in reaped {
@@ -442,7 +448,7 @@ fn check_reaped(worker: &mut Worker<FakeNet>) {
     }
 }
 
-/// The networks of the workers, with the same listeners and the same rates of faults.
+/// Draws the networks of the workers, with the same listeners and the same rates of faults.
 fn draw_nets(
     machine: &Rc<Machine>,
     workers: usize,
@@ -482,7 +488,7 @@ fn draw_feed(facts: &Facts, random: &mut fastrand::Rng) -> Rc<RefCell<Feed>> {
         random.fork(),
     );
     feed.acts_in_turns = draw_acts_in_turns(random);
-    // A journal holds one epoch. The generator is cloned, so that what follows draws the same.
+    // A journal has only one epoch. The generator is cloned, so that later values do not change.
     if feed.journal.is_none() {
         feed.draw_changes(random.clone());
     }

@@ -1,7 +1,7 @@
-//! The workers of one server, and what they share.
+//! The workers of one server, and the parts that they share.
 //!
-//! Built as the real server builds them: one log, one table of sources, one queue of reports. The
-//! world runs one turn of one worker at a time.
+//! They are built as the real server builds them: one log, one table of sources, one queue of
+//! reports. The world runs one turn of one worker at a time.
 
 use std::sync::Arc;
 
@@ -26,17 +26,18 @@ use crate::net::FakeNet;
 use crate::secure::secure;
 use crate::tokens;
 
-/// How many conns a crowded node has room for, and how many of them may have sent no request.
+/// The maximum number of conns of a crowded node. `CROWDED_SILENT` limits the conns that have not
+/// sent a request.
 const CROWDED_CONNS: u32 = 3;
 const CROWDED_SILENT: u32 = 2;
 
-/// One worker, with what the world notes about it.
+/// One worker, with the world's records about it.
 pub(crate) struct NodeWorker {
     pub(crate) worker: Worker<FakeNet>,
     pub(crate) metrics: Arc<WorkerMetrics>,
     pub(crate) checker: Checker,
     pub(crate) has_ended: bool,
-    /// Until then it gets no turn.
+    /// The time until which the worker gets no turn.
     pub(crate) starved_until_us: u64,
 }
 
@@ -44,12 +45,12 @@ pub(crate) struct NodeWorker {
 pub(crate) struct Node {
     pub(crate) workers: Vec<NodeWorker>,
     pub(crate) backend: Backend,
-    /// The conns of each source, if the configuration limits them.
+    /// The limit on conns per source, if the configuration has one.
     sources: Option<Arc<SourceLimiter>>,
 }
 
 impl Node {
-    /// Starts a worker for each network. All of them read one log.
+    /// Starts a worker for each network. All workers read one log.
     pub(crate) fn start(
         nets: Vec<FakeNet>,
         log: &Arc<Log>,
@@ -96,8 +97,8 @@ impl Node {
             };
             let hub = Hub::new(Arc::clone(log), number, epoch, log.posted(), config);
             let mut worker = Worker::new(net, hub, parts);
-            // From one part of a command at a time. The generator is cloned, so that what follows
-            // draws the same.
+            // From 1 to 512 parts of a command at a time. The generator is cloned, so that later
+            // values do not change.
             worker.set_work_at_once(1 << random.clone().u32(0..10));
             workers.push(NodeWorker {
                 worker,
@@ -129,7 +130,7 @@ impl Node {
         self.workers[0].worker.net().now_us()
     }
 
-    /// Takes the networks, which outlive the server. The ones left in their place are never used.
+    /// Takes the networks, which outlive the server. The networks that replace them are never used.
     pub(crate) fn take_nets(&mut self, random: &mut fastrand::Rng) -> Vec<FakeNet> {
         let nets = self.nets().map(|net| {
             let idle = FakeNet::new(&net.machine, net.worker, random.fork(), 1);
@@ -172,7 +173,7 @@ impl Node {
         }
     }
 
-    /// All workers have ended, so no source has conns.
+    /// Checks that no source has conns. All workers have ended when this is called.
     pub(crate) fn check_sources(&self) {
         if let Some(sources) = &self.sources {
             sources.sweep(Now(u64::MAX / 2));
@@ -181,7 +182,7 @@ impl Node {
     }
 }
 
-/// The limits on conns. Clones share what counts for all workers together.
+/// Returns the limits on conns. Clones share the counts that apply to all workers together.
 fn guard(workers: u32, config: &Config, is_crowded: bool) -> Guard {
     let silent = if is_crowded { CROWDED_SILENT } else { 500 };
     Guard {

@@ -1,4 +1,5 @@
-//! What follows the fault phase: the quiet phase, in which every client is served, and the drain.
+//! The phases after the fault phase: the quiet phase, in which every client is served, and the
+//! drain.
 
 use fanfare::config::limits::{LINGER_MS, RECONNECTS_MS_MIN, RESTART_MS};
 use fanfare::worker::mail::inbox::DrainOrder;
@@ -10,30 +11,31 @@ use crate::feed::LAST_BYTES;
 use crate::net::Faults;
 use crate::peer::Peer;
 
-/// Turns of each worker in one wait of the quiet phase or in a drain. With more, it does not sleep.
+/// The maximum number of turns per worker in one wait or in a drain. A worker that takes more does
+/// not sleep.
 const TURNS_MAX: u64 = 40_000;
-/// Heartbeat intervals until the server closes a conn of a peer that is gone. Silence is judged at
-/// heartbeats and ends the conn after two intervals, so up to a third one passes. A heartbeat at
-/// which the warning of a token is due does not judge silence: the fourth.
+/// The number of heartbeat intervals until the server closes a conn of a peer that is gone. Silence
+/// is checked at heartbeats and ends the conn after two intervals, so up to a third interval
+/// passes. A heartbeat that has to warn about a token does not check silence, which adds a fourth.
 const SILENT_INTERVALS: u64 = 4;
-/// What the clients need after that, and slack: they read the close and act (200 ms apart), connect
-/// and catch up, by readiness that may have been delayed in the fault phase (400 ms), and up to ten
-/// timers are rounded up to a tick of 65.5 ms.
+/// The time that the clients need after that, and slack. The clients read the close and act (200 ms
+/// apart), connect and catch up. Readiness may have been delayed in the fault phase (400 ms), and
+/// up to ten timers are rounded up to a tick of 65.5 ms.
 const RECOVERY_US: u64 = 2_500_000;
-/// How long commands that exceed a client's rate may stay unread: usually, and at most. A client
-/// sends at most one command at each of the up to 1,200 steps of a fault phase, in up to three
-/// frames, and ten frames are read in a second.
+/// How long commands that exceed a client's rate stay unread: the usual time, and the maximum. A
+/// client sends at most one command at each of the up to 1,200 steps of a fault phase. A command
+/// has up to three frames, and ten frames are read per second.
 const RATE_BACKLOG_US: u64 = 20_000_000;
 const RATE_BACKLOG_US_MAX: u64 = 360_000_000;
 /// The last turn of a drain: a slice of reads and one more read.
 const LAST_TURN_US: u64 = 20_000;
-/// Rounding of timers, and the turns themselves.
+/// Slack for the rounding of timers and for the turns themselves.
 const SLACK_US: u64 = 400_000;
 
-/// The longest drain of a few conns whose peers neither read nor close: a tick of the timers for
-/// the goodbye, two round trips, and the turns.
+/// The longest drain of a few conns whose peers neither read nor close. It consists of one timer
+/// tick for the goodbye, two round trips, and the turns.
 const SILENT_DRAIN_US: u64 = 500_000;
-/// The longest return delay for few conns, without the window.
+/// The longest return delay for few conns, without the drain's window.
 const MOST_DELAY_MS: u64 = RESTART_MS + RECONNECTS_MS_MIN + 1;
 
 impl World {
@@ -57,7 +59,7 @@ impl World {
         }
     }
 
-    /// Lets the time pass that the server needs to close every connection whose peer is gone.
+    /// Waits as long as the server needs to close every connection whose peer is gone.
     ///
     /// Such a connection may be in any phase. The wait is the sum of the time limits of all phases:
     /// TLS handshake, request head, the wait of a poll, silence, and the close handshake.
@@ -68,7 +70,7 @@ impl World {
         let handshake_us = self.config.tls.handshake_ms * 1000;
         let silent_us = SILENT_INTERVALS * interval_us;
         let phases_us = handshake_us + head_us + poll_us + silent_us + LINGER_MS * 1000;
-        // Commands beyond a client's rate are read later.
+        // Commands that exceed a client's rate are read later.
         let is_limited = self.config.limits.client_frames_per_second > 0;
         let backlog_us = if is_limited { RATE_BACKLOG_US } else { 0 };
         let until = self.machine.now_us() + phases_us + RECOVERY_US + backlog_us;
@@ -86,7 +88,7 @@ impl World {
         }
     }
 
-    /// Goes on while a stream is owed something, at most so long.
+    /// Runs steps while a stream still has to receive something, for at most `us`.
     fn step_while_owed(&mut self, us: u64) {
         let until = self.machine.now_us() + us;
         self.step_until(until, |world| {
@@ -94,7 +96,7 @@ impl World {
         });
     }
 
-    /// Goes on until a time, or until it is no longer needed.
+    /// Runs steps until `until_us`, or until `is_needed` returns false.
     fn step_until(&mut self, until_us: u64, is_needed: impl Fn(&Self) -> bool) {
         let interval_us = self.config.heartbeat.interval_ms * 1000;
         let turns = self.turns_max();
@@ -109,7 +111,8 @@ impl World {
         self.turns + TURNS_MAX * self.node.workers.len() as u64
     }
 
-    /// Publishes once in each channel. Every subscriber of the channel must receive it.
+    /// Publishes once in each channel. Every subscriber of the channel must receive the
+    /// publication.
     pub(super) fn publish_last(&mut self) {
         let interval_us = self.config.heartbeat.interval_ms * 1000;
         for channel in 0..self.facts.names.len() {
@@ -120,13 +123,14 @@ impl World {
             let until = self.machine.now_us() + interval_us / 2;
             self.step_until(until, |_| true);
         }
-        // The acknowledgement that opens a window may exceed its client's rate and be read later.
+        // The acknowledgement that opens a window may exceed its client's rate, and is then read
+        // later.
         if self.config.limits.client_frames_per_second > 0 {
             self.step_while_owed(RATE_BACKLOG_US);
         }
     }
 
-    /// Checks that every worker has taken in everything, and every client has received it.
+    /// Checks that every worker has processed everything and every client has received it.
     pub(super) fn check_settled(&self) {
         for log in &self.facts.logs {
             assert_eq!(log.head, self.facts.publications.len() as u64);
@@ -147,7 +151,7 @@ impl World {
         self.feed.borrow_mut().post_everything(self.machine.now());
         self.facts.is_draining = true;
         self.end_starvation();
-        // The drain's window is for the peers, not for a backlog of fan-outs that wait for a
+        // The drain's window is sized for the peers, not for a backlog of fan-outs that wait for a
         // permit.
         for net in self.node.nets() {
             let faults = &mut net.faults;
@@ -178,8 +182,8 @@ impl World {
         self.facts.ended_us = self.machine.now_us();
     }
 
-    /// Drains a node without faults: each served conn gets its goodbye, one that opens late
-    /// included.
+    /// Drains a node without faults. Each served conn receives its goodbye, even a conn that opens
+    /// late.
     pub(super) fn drain_quiet_node(&mut self) {
         for _ in 0..3 {
             let now_us = self.machine.now_us();
@@ -203,8 +207,8 @@ impl World {
                 link.expect_answers(had_time);
             }
         }
-        // Peers that neither read nor close delay nothing: all that they were sent fits their
-        // buffers.
+        // Peers that neither read nor close do not delay the drain, because everything sent to them
+        // fits in their buffers.
         let are_silent = self.random.bool();
         for peer in &mut self.peers {
             peer.is_paused = are_silent;
@@ -215,7 +219,8 @@ impl World {
         assert!(took_us <= SILENT_DRAIN_US, "drained for {took_us} us");
     }
 
-    /// The workers have ended: nothing is left, and the counters match what the peers have read.
+    /// Checks that nothing is left and that the counters match what the peers have read. The
+    /// workers have ended.
     pub(super) fn check_end(&mut self) {
         let mut is_behind = false;
         for node_worker in &self.node.workers {
@@ -230,7 +235,7 @@ impl World {
         self.check_delays();
         let counted = self.deliveries_before + self.node.deliveries();
         let read = self.facts.deliveries;
-        // With TLS, a sealed publication counts as delivered, and its conn may end before it is
+        // With TLS, an encrypted publication counts as delivered, but its conn may end before it is
         // sent.
         let may_differ = self.node.net(0).secure_listeners != 0;
         assert!(
@@ -245,7 +250,7 @@ impl World {
             let returns_us = delay.written_us + delay.retry_ms * 1000;
             let listens_us = self.facts.ended_us + RESTART_MS * 1000;
             // The last goodbyes are written one turn before the end, and that turn takes time. In
-            // the simulation it also waits for the turns of the other workers.
+            // the simulation that turn also waits for the turns of the other workers.
             let work = self.facts.work.iter();
             let others = work.filter(|work| work.worker != delay.worker);
             let after = others.map(|work| {
