@@ -1,8 +1,8 @@
 //! Measures TLS: handshakes, records and the memory of an idle conn, compared with rustls.
 //!
 //! Criterion times the server's part of one handshake, full and resumed, with the filter and with
-//! `rustls::ServerConnection`. It also times the sealing of payloads by the filter. The memory of an
-//! idle conn is printed first.
+//! `rustls::ServerConnection`. It also times the sealing of payloads with the filter. The memory of
+//! an idle conn is printed first.
 
 #![allow(
     missing_docs,

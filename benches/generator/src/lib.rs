@@ -1,7 +1,7 @@
 //! `fanfare bench`: a load generator that opens many connections and accounts for every
 //! publication.
 //!
-//! It shares no code and no state with the server, and speaks to it over sockets only.
+//! The generator shares no code and no state with the server. They communicate over sockets only.
 //!
 //! - `options` is the command line and `plan` what follows from it: which connections are opened.
 //! - `client_pool` starts the threads. `client_thread` is one of them; `client_io` and `schedule`
@@ -12,7 +12,7 @@
 //!   requests, and `server` and `process` measure it.
 //! - `figures`, `report` and `plot` show the results.
 //!
-//! The comparisons in `benches/load` are made of the same parts, which are public for them.
+//! The comparisons in `benches/load` use the same parts, so these parts are public.
 #![cfg_attr(
     test,
     allow(
@@ -63,7 +63,7 @@ use report::Report;
 use server::Server;
 use sys::{allowed_cpus, raise_descriptor_limit};
 
-/// Why a run failed.
+/// The reason why a run failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// The report could not be written.
@@ -72,7 +72,7 @@ pub enum Failure {
     /// The run could not be started or completed.
     #[error(transparent)]
     Running(#[from] anyhow::Error),
-    /// The run is complete, and a publication is not accounted for. The report says so.
+    /// The run is complete, but a publication is not accounted for. The report has the details.
     #[error("not every publication is accounted for")]
     Unaccounted,
     /// The arguments contradict each other.
@@ -80,11 +80,10 @@ pub enum Failure {
     Usage(String),
 }
 
-/// Runs what the arguments ask for and writes the report.
+/// Does the runs that the arguments request, and writes the report.
 ///
-/// # Errors
-/// Returns [`Failure::Usage`] before anything is started, and [`Failure::Unaccounted`] after a
-/// report that names what was lost, duplicated or out of order.
+/// # Errors |Returns [`Failure::Usage`] before anything is started, and [`Failure::Unaccounted`]
+/// after a report that names what was lost, duplicated or out of order.
 pub fn run(args: &BenchArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let descriptors = raise_descriptor_limit();
     args.check(descriptors).map_err(Failure::Usage)?;
@@ -135,7 +134,7 @@ fn measure(args: &BenchArgs, descriptors: u64) -> Result<Report> {
     Ok(report)
 }
 
-/// Connects all clients and does the runs on them.
+/// Connects all clients and does the runs on these connections.
 fn run_load_test(args: &BenchArgs, server: Server, plan: Plan, report: &mut Report) -> Result<()> {
     let payloads = args
         .publishes()
@@ -176,7 +175,7 @@ fn run_load_test(args: &BenchArgs, server: Server, plan: Plan, report: &mut Repo
     Ok(())
 }
 
-/// This program's `serve` command, as a server on a free port.
+/// Returns the command that starts this program's `serve` on a free port.
 fn serve_command(args: &BenchArgs) -> Result<Command> {
     let own = std::env::current_exe().context("cannot find this program's own file")?;
     let mut command = Command::new(own);
@@ -203,7 +202,7 @@ fn draw(path: &Path, args: &BenchArgs, measured: &PublishFigures) -> Result<()> 
     std::fs::write(path, picture).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// A progress bar if standard error is a terminal; a spinner if the length is not known.
+/// Returns a progress bar if standard error is a terminal, or a spinner if the length is unknown.
 fn bar(length: u64, what: &str) -> ProgressBar {
     if !io::stderr().is_terminal() {
         return ProgressBar::hidden();
@@ -219,7 +218,8 @@ fn bar(length: u64, what: &str) -> ProgressBar {
         ),
     };
     let bar = bar.with_prefix(what.to_owned());
-    // A template that does not parse would be a defect here; the default style is good enough.
+    // A template that cannot be parsed would be a defect in this file. The default style suffices
+    // then.
     match ProgressStyle::with_template(style) {
         Ok(style) => bar.with_style(style),
         Err(_mistake) => bar,

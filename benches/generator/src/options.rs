@@ -1,6 +1,7 @@
 //! The command line of `fanfare bench`, and the checks of its flags.
 //!
-//! Data and a little arithmetic. With the defaults a run takes a few seconds.
+//! This file has no state and only a little arithmetic. With the defaults, a run takes a few
+//! seconds.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -15,7 +16,7 @@ use super::tally::{IdRule, Start};
 
 /// The shortest message that fanfare compresses, in bytes.
 pub const DEFLATE_BYTES_MIN: usize = 256;
-/// Descriptors of a thread that are not connections.
+/// The number of descriptors that a thread needs for other purposes than connections.
 const SPARE_DESCRIPTORS: u64 = 64;
 
 /// Arguments of `fanfare bench`.
@@ -136,8 +137,7 @@ pub struct BenchArgs {
 impl BenchArgs {
     /// Checks the flags against each other and against the number of descriptors per table.
     ///
-    /// # Errors
-    /// Returns a sentence for the user that names the flag.
+    /// # Errors |Returns a message for the user that names the flag.
     pub fn check(&self, descriptors: u64) -> Result<(), String> {
         let is_time = |seconds: f64| (0.0..=1e6).contains(&seconds);
         if self.conns() == 0 {
@@ -188,7 +188,8 @@ impl BenchArgs {
         let per_worker = descriptors.saturating_sub(SPARE_DESCRIPTORS).max(1);
         let all = self.population() as u64;
         if self.attach.is_none() && u64::from(self.workers) * per_worker < all {
-            // The kernel spreads connections over workers at random, so a few more than needed.
+            // The kernel distributes connections over workers at random, so each worker needs some
+            // spare room.
             let enough = (all + all / 20).div_ceil(per_worker);
             return Err(format!(
                 "{all} connections need --workers {enough}: each has {descriptors} descriptors"
@@ -197,19 +198,19 @@ impl BenchArgs {
         Ok(())
     }
 
-    /// A channel name as long as the longest that is used.
+    /// Returns a channel name that is at least as long as the longest one in use.
     #[must_use]
     pub fn longest_channel_name(&self) -> String {
         format!("{}:{}", self.channel, self.channels)
     }
 
-    /// Connections, without churning ones.
+    /// Returns the number of connections, without churning ones.
     #[must_use]
     pub fn conns(&self) -> usize {
         self.websockets + self.event_streams + self.polls
     }
 
-    /// Number of connections of each kind.
+    /// Returns the number of connections of each kind.
     #[must_use]
     pub fn kinds(&self) -> Vec<(Kind, usize)> {
         let websocket = if self.deflate {
@@ -224,7 +225,7 @@ impl BenchArgs {
         ]
     }
 
-    /// The most connections at a time, with churning ones.
+    /// Returns the maximum number of simultaneous connections, including churning ones.
     fn population(&self) -> usize {
         self.conns() + self.churn * (CHURN_SECONDS + 1)
     }
@@ -235,13 +236,13 @@ impl BenchArgs {
         self.rate > 0.0 && !self.listen_only && self.seconds > 0.0 && self.storms == 0
     }
 
-    /// Time between two bursts.
+    /// Returns the time between two bursts.
     #[must_use]
     pub fn interval(&self) -> Duration {
         Duration::try_from_secs_f64(f64::from(self.burst) / self.rate).unwrap_or(Duration::MAX)
     }
 
-    /// The connections to open to this server.
+    /// Returns a plan of the connections to this server.
     #[must_use]
     pub fn plan(&self, target: SocketAddr, descriptors: u64, cpus: usize) -> Plan {
         let per_thread = descriptors.saturating_sub(SPARE_DESCRIPTORS).max(1);
@@ -277,7 +278,7 @@ impl BenchArgs {
         }
     }
 
-    /// The payloads to publish.
+    /// Returns the payloads to publish.
     #[must_use]
     pub fn payloads(&self) -> Payloads {
         Payloads {
