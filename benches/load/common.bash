@@ -28,8 +28,8 @@ measure() {
 }
 
 # figures LABEL EXPRESSION...: prints the values of Python expressions. Each run is a variable.
-# |verdict NAME EXPRESSION GOAL UNIT: prints the verdict of a row whose goal is an upper bound.
-# |at_least NAME EXPRESSION GOAL UNIT: prints the verdict of a row whose goal is a lower bound.
+# verdict NAME EXPRESSION GOAL UNIT: prints the verdict of a row whose goal is an upper bound.
+# at_least NAME EXPRESSION GOAL UNIT: prints the verdict of a row whose goal is a lower bound.
 figures() { python3 benches/load/figures.py "$results" figures "$@"; }
 verdict() { python3 benches/load/figures.py "$results" verdict "$@"; }
 at_least() { python3 benches/load/figures.py "$results" at_least "$@"; }

@@ -2,7 +2,8 @@
 
 use crate::source::{GENERATOR, Source, Token, imports, module_of, tokens};
 
-/// The maximum width of a comment line, in columns. The next constant is that of other lines.
+/// The maximum width of a comment line, in columns. The next constant is the maximum of other
+/// lines.
 const COMMENT_COLUMNS_MAX: usize = 100;
 const COLUMNS_MAX: usize = 120;
 const FUNCTION_LINES_MAX: usize = 70;
@@ -262,8 +263,8 @@ fn words_of(view: &str, words: &[&str], what: &str) -> Vec<Finding> {
 }
 
 /// Checks that an error prints its cause once. If the text contains the cause, the error must have
-/// no `source`, which code that prints chains would print again (C-GOOD-ERR). A transparent error
-/// forwards both.
+/// no `source`: a program that prints the chain of sources would print the cause again
+/// (C-GOOD-ERR). A transparent error forwards both its text and its source.
 pub(crate) fn causes_once(source: &Source) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut is_transparent = false;

@@ -224,7 +224,7 @@ impl ClientPool {
             .store(is_churning, Ordering::Release);
     }
 
-    /// Returns the counts from the last call on, and resets them.
+    /// Returns the counts of all threads and resets them.
     #[must_use]
     pub fn take_tally(&self) -> Tally {
         let mut sum = Tally::default();

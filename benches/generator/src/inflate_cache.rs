@@ -121,12 +121,12 @@ impl InflateCache {
         }
     }
 
-    /// Returns the number of compressed messages from the last call on.
+    /// Returns the number of compressed messages and resets it.
     pub fn take_messages(&mut self) -> u64 {
         std::mem::take(&mut self.messages)
     }
 
-    /// Returns the number of messages that were inflated from the last call on.
+    /// Returns the number of messages that had to be inflated and resets it.
     pub fn take_inflated(&mut self) -> u64 {
         std::mem::take(&mut self.inflated)
     }

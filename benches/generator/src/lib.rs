@@ -82,8 +82,9 @@ pub enum Failure {
 
 /// Does the runs that the arguments request, and writes the report.
 ///
-/// # Errors |Returns [`Failure::Usage`] before anything is started, and [`Failure::Unaccounted`]
-/// after a report that names what was lost, duplicated or out of order.
+/// # Errors
+/// Returns [`Failure::Usage`] before anything is started, and [`Failure::Unaccounted`] after a
+/// report that names what was lost, duplicated or out of order.
 pub fn run(args: &BenchArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let descriptors = raise_descriptor_limit();
     args.check(descriptors).map_err(Failure::Usage)?;

@@ -50,8 +50,8 @@ pub struct LoadTest {
 impl LoadTest {
     /// Connects all clients, and a feeder if there are payloads.
     ///
-    /// # Errors |Returns an error if a connection is refused, or if the server or its feed has
-    /// ended.
+    /// # Errors
+    /// Returns an error if a connection is refused, or if the server or its feed has ended.
     pub fn open(
         server: Server,
         plan: Plan,
@@ -88,7 +88,8 @@ impl LoadTest {
 
     /// Waits for this time, and returns the cost of the idle connections.
     ///
-    /// # Errors |Returns an error if the server has ended.
+    /// # Errors
+    /// Returns an error if the server has ended.
     pub fn idle(&self, lasting: Duration, bar: &ProgressBar) -> Result<IdleFigures> {
         let before = self.server.usage()?;
         let begun = Instant::now();
@@ -102,7 +103,8 @@ impl LoadTest {
 
     /// Publishes at a rate, then waits until all clients have received everything.
     ///
-    /// # Errors |Returns an error if the server or its feed has ended.
+    /// # Errors
+    /// Returns an error if the server or its feed has ended.
     pub fn publish_at_rate(
         &mut self,
         pace: &PublishRate,
@@ -160,7 +162,8 @@ impl LoadTest {
 
     /// Publishes bursts. Each burst is sent after all clients have received the previous one.
     ///
-    /// # Errors |Returns an error if there is no feed, or if the server has ended.
+    /// # Errors
+    /// Returns an error if there is no feed, or if the server has ended.
     pub fn publish_in_turns(&mut self, burst: u32, bursts: u32) -> Result<PublishFigures> {
         let publisher = self.publisher.as_mut().context("there is no feed")?;
         let already = publisher.published();
@@ -194,7 +197,8 @@ impl LoadTest {
 
 /// Connects all clients, then closes the connections.
 ///
-/// # Errors |Returns an error if a connection is refused, or if the server has ended.
+/// # Errors
+/// Returns an error if a connection is refused, or if the server has ended.
 pub fn storm(server: &Server, plan: Plan, bar: &ProgressBar) -> Result<StormFigures> {
     let (pool, connected) = connect(server, plan, bar)?;
     drop(pool);

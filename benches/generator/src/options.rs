@@ -137,7 +137,8 @@ pub struct BenchArgs {
 impl BenchArgs {
     /// Checks the flags against each other and against the number of descriptors per table.
     ///
-    /// # Errors |Returns a message for the user that names the flag.
+    /// # Errors
+    /// Returns a message for the user that names the flag.
     pub fn check(&self, descriptors: u64) -> Result<(), String> {
         let is_time = |seconds: f64| (0.0..=1e6).contains(&seconds);
         if self.conns() == 0 {

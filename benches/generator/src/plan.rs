@@ -49,7 +49,7 @@ pub struct Plan {
     pub churn: usize,
     /// The rule for the ids of publications.
     pub ids: IdRule,
-    /// The first publication that connections without churn expect.
+    /// The first publication that connections expect, without churning ones.
     pub start: Start,
 }
 

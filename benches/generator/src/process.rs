@@ -55,8 +55,9 @@ impl Process {
 
     /// Returns the proportional set size of the process and its descendants, in bytes.
     ///
-    /// # Errors |Returns an error if the process does not exist, or if one of these processes
-    /// belongs to another user.
+    /// # Errors
+    /// Returns an error if the process does not exist, or if one of these processes belongs to
+    /// another user.
     pub fn pss(self) -> Result<i64> {
         let mut sum = 0;
         for process in std::iter::once(self).chain(self.descendants()) {

@@ -139,8 +139,9 @@ impl Publisher {
 
     /// Sends some publications together. All were due at the same time.
     ///
-    /// # Errors |Returns an error if the feed refuses a publication, closes the connection, or
-    /// acknowledges nothing for too long.
+    /// # Errors
+    /// Returns an error if the feed refuses a publication, closes the connection, or acknowledges
+    /// nothing for too long.
     pub fn publish(&mut self, count: u32, due_ns: u64) -> Result<()> {
         let mut bytes = Vec::new();
         for _ in 0..count {
@@ -180,8 +181,8 @@ impl Publisher {
 
     /// Waits until all publications are acknowledged.
     ///
-    /// # Errors |Returns an error if the feed refuses a publication, or acknowledges nothing for
-    /// too long.
+    /// # Errors
+    /// Returns an error if the feed refuses a publication, or acknowledges nothing for too long.
     pub fn finish(&self) -> Result<()> {
         self.wait_until_below(1)
     }

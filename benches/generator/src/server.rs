@@ -53,8 +53,8 @@ impl Server {
     /// Starts a server that prints `http://ADDR:PORT` when it is ready. The path of the feed is
     /// passed in the flag `feed_flag`.
     ///
-    /// # Errors |Returns an error if the process does not start, or if its first line has no
-    /// address.
+    /// # Errors
+    /// Returns an error if the process does not start, or if its first line has no address.
     pub fn start(mut command: Command, feed_flag: &str) -> Result<Self> {
         let folder = private_folder()?;
         let feed = folder.join("feed.sock");
@@ -121,7 +121,8 @@ impl Server {
 
     /// Returns the processor time that was used until now.
     ///
-    /// # Errors |Returns an error if the process has ended or cannot be inspected.
+    /// # Errors
+    /// Returns an error if the process has ended or cannot be inspected.
     pub fn usage(&self) -> Result<Usage> {
         Ok(Usage {
             cpu: self.process.map(Process::cpu).transpose()?,
@@ -131,7 +132,8 @@ impl Server {
 
     /// Returns the current memory of the server and the machine.
     ///
-    /// # Errors |Returns an error if the process has ended or cannot be inspected.
+    /// # Errors
+    /// Returns an error if the process has ended or cannot be inspected.
     pub fn memory(&self) -> Result<Memory> {
         Ok(Memory {
             pss: self.process.map(Process::pss).transpose()?,
@@ -156,8 +158,8 @@ impl Drop for ChildServer {
     }
 }
 
-/// Starts a thread that waits for a signal. On a signal, the thread does what dropping the handle
-/// does, and then lets the signal end this process.
+/// Starts a thread that waits for a signal. On a signal, the thread kills the child and its
+/// descendants and removes the folder. Then it lets the signal end this process.
 fn end_on_signal(child: Process, folder: PathBuf, ending: Arc<Mutex<()>>) -> Result<Handle> {
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).context("cannot wait for signals")?;
     let handle = signals.handle();

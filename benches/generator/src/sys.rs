@@ -57,7 +57,8 @@ pub fn raise_descriptor_limit() -> u64 {
 /// standard input, output and error are open. `RLIMIT_NOFILE` then applies per thread. The thread
 /// receives no signals afterwards.
 ///
-/// # Errors |Returns the system's error if it refuses. The table is then still shared.
+/// # Errors
+/// Returns the system's error if it refuses. The table is then still shared.
 pub(super) fn unshare_descriptors() -> io::Result<()> {
     block_signals()?;
     // SAFETY: this thread uses no descriptor of the old table after this call, and threads do not

@@ -1,7 +1,7 @@
 """A relay that adds an echo to a server: passes bytes unchanged, and messages to the server's feed.
 
-The relay is between a client and the server. It passes the bytes of both on unchanged, so only the
-server is responsible for the protocol. The relay also parses the client's messages and publishes
+The relay is between a client and the server. It passes all bytes unchanged in both directions, so
+the server alone is responsible for the protocol. The relay also parses the client's messages and publishes
 each to a channel of that connection, from which the server sends it back. It ignores messages that
 it cannot parse.
 """

@@ -107,7 +107,7 @@ struct Harness<'c> {
     effects: Vec<Effect>,
     out: Vec<u8>,
     subscribed: BTreeSet<ChannelName>,
-    /// The messages with which the feed will answer.
+    /// The feed's pending answers.
     messages: Vec<BackendMessage>,
     written: Vec<u8>,
     waited_bytes_max: usize,

@@ -67,7 +67,7 @@ fn claims(bytes: &[u8]) {
     let Ok(json) = serde_json::from_slice::<Value>(bytes) else {
         return;
     };
-    // Fractions of a second are rounded.
+    // The server rounds the token's times to seconds, so the checks allow one second.
     let exp = json["exp"].as_f64().expect("an end");
     assert!(exp > NOW_S as f64 - 1.0 && grant.ends_s > NOW_S, "{json}");
     let has_begun = |nbf: f64| nbf < NOW_S as f64 + 1.0;

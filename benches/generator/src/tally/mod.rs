@@ -166,9 +166,10 @@ impl Gaps {
 /// The counts of many connections.
 #[derive(Clone, Debug)]
 pub struct Tally {
-    /// The times from when a publication was due until the read that received it.
+    /// The time from a publication's due time to the read that received it.
     latency_us: Option<Histogram<u64>>,
-    /// The longest latency plus one, for each number from one on; 0 if the number was not received.
+    /// For each number from one on, the publication's longest latency plus one; 0 if it was not
+    /// received.
     last_us: Vec<u32>,
     /// The number of received publications, without those of stalled and slow connections.
     pub(super) delivered: u64,
