@@ -41,7 +41,7 @@ const CHANNELS_MAX: usize = 3;
 /// The number of bytes of replies in one call above which pings are answered only as the client
 /// reads.
 const PONG_BACKLOG_BYTES: usize = 4096;
-/// The maximum number of timers before a conn ends whose peer neither sends nor reads.
+/// The maximum number of timers that fire before a conn with a silent peer ends.
 const TIMEOUTS_MAX: u32 = 12;
 const SLOT: u32 = 1;
 /// The possible beginnings of a PROXY header.
