@@ -53,17 +53,17 @@ pub struct BenchArgs {
     /// Connections that send one long poll after another.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub polls: usize,
-    /// Channel; with several, NAME:0, NAME:1 and so on.
+    /// Channel name; several are NAME:0, NAME:1 and so on.
     #[arg(long, value_name = "NAME", default_value = "bench")]
     pub channel: String,
     /// Channels that connections and publications use in turn.
     #[arg(long, value_name = "N", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..))]
     pub channels: u16,
-    /// Publications per second in all; 0 is --listen-only.
+    /// Publications per second in total; 0 means --listen-only.
     #[arg(long, value_name = "PER_SECOND", default_value_t = 20.0)]
     pub rate: f64,
-    /// How long to publish or listen; 0 only connects.
+    /// Time to publish or listen; 0 only connects.
     #[arg(long, value_name = "SECONDS", default_value_t = 2.0)]
     pub seconds: f64,
     /// Publications sent together.
@@ -86,19 +86,19 @@ pub struct BenchArgs {
     /// Percentage of connections that read slowly.
     #[arg(long, value_name = "PERCENT", default_value_t = 0)]
     pub slow: usize,
-    /// Extra connections per second, each for one second.
+    /// Extra connections per second, each open for one second.
     #[arg(long, value_name = "PER_SECOND", default_value_t = 0)]
     pub churn: usize,
-    /// Measure idle connections first, this long.
+    /// First measure idle connections for this time.
     #[arg(long, value_name = "SECONDS", default_value_t = 0.0)]
     pub idle: f64,
-    /// Times to connect and drop all, without publishing.
+    /// Times to connect and drop all clients; publishes nothing.
     #[arg(long, value_name = "TIMES", default_value_t = 0)]
     pub storms: u32,
     /// While publishing, request / on a new connection every 50 ms.
     #[arg(long)]
     pub probe: bool,
-    /// Count a gap on a connection that reads as a failure.
+    /// Fail if a connection that reads at full speed has a gap.
     #[arg(long)]
     pub strict: bool,
     /// Use a server that is already running.
