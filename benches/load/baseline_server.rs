@@ -3,9 +3,9 @@
 //! Accepts connections, answers every request with a fixed head, then calls `send` once for each
 //! socket and publication. It has no parser, queue, channel or quota. Bytes that a full socket does
 //! not accept are lost. It has as many workers as the server with which it is compared. Each worker
-//! has its own descriptor table, listener and processor, and the socket options are the same, so
-//! that the kernel does the same work for both servers. Runs as a child process of the load
-//! generator. The feeder sends frames, each preceded by its length.
+//! has its own descriptor table, listener and processor. The socket options are the same, so the
+//! kernel does the same work for both servers. Runs as a child process of the load generator. The
+//! feeder sends frames, each preceded by its length.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -1,8 +1,8 @@
 //! Compares the server with the floor, a baseline that does the minimum of work per delivery.
 //!
 //! `cargo bench --bench floor -- --websockets 10000 --event-streams 10000 --bursts 10 --rounds 4`
-//! starts the `fanfare` program and [`baseline_server`] as children and connects the clients of
-//! `fanfare bench` to both. It publishes to the two servers in turns and prints ratios. The exit
+//! starts the `fanfare` program and [`baseline_server`] as children. It connects the clients of
+//! `fanfare bench` to both, publishes to the two servers in turns and prints ratios. The exit
 //! status is 1 if a publication was lost, duplicated, out of order, or skipped without a gap.
 #![allow(
     clippy::expect_used,

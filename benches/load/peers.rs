@@ -2,9 +2,9 @@
 //! run.
 //!
 //! `cargo bench --bench peers -- --conns 5000 --peer 'NAME|RUNS AS|KIND|FEED|COMMAND'` starts
-//! fanfare, the floor ([`baseline_server`]) and each peer as children and connects the clients of
-//! `fanfare bench` to each of them. It publishes to the servers in turns and prints one table. A
-//! peer takes the path of its feed as `--feed PATH`, serves `/ws` or `/sse`, and prints
+//! fanfare, the floor ([`baseline_server`]) and each peer as children. It connects the clients of
+//! `fanfare bench` to each of them, publishes to the servers in turns and prints one table. A peer
+//! takes the path of its feed as `--feed PATH`, serves `/ws` or `/sse`, and prints
 //! `http://ADDR:PORT` when it is ready. A peer that cannot be measured is left out, and a line of
 //! the output has the cause. The exit status is 1 if fanfare or the floor lost a publication.
 //! `benches/load/peers/run` defines the peers.

@@ -2,8 +2,8 @@
 //!
 //! The first byte selects the kind of the rest. A token without a signature of our key is refused.
 //! A signed token is refused if another reader of its JSON finds a header with another algorithm or
-//! with critical parameters, or claims without an end in the future. A grant is within its bounds,
-//! and a signature with one wrong bit is refused.
+//! with critical parameters. The same applies to claims without an end in the future. A grant is
+//! within its bounds, and a signature with one wrong bit is refused.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
