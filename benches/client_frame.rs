@@ -56,7 +56,7 @@ fn ping_command(bytes: usize) -> Vec<u8> {
     format!("{start}{pad}\"}}").into_bytes()
 }
 
-/// What all conns of a worker share.
+/// The state that all conns of a worker share.
 #[derive(Default)]
 struct Lent {
     config: Config,

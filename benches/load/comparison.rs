@@ -15,7 +15,7 @@ use crate::ratio::Ratio;
 pub(crate) enum Side {
     /// The program under test.
     Fanfare,
-    /// The baseline.
+    /// The floor, which is the baseline.
     Floor,
 }
 

@@ -49,7 +49,7 @@ struct Options {
     /// Lines to each server in each round of latencies.
     #[arg(long, default_value_t = 1000)]
     pings: u32,
-    /// Lines in each round of throughput; 0 leaves it out.
+    /// Lines in each round of throughput; 0 skips the throughput.
     #[arg(long, default_value_t = 2_000_000)]
     lines: u64,
     /// Bytes of JSON in each publication.

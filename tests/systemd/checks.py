@@ -280,7 +280,7 @@ def server_with_all_features_makes_no_forbidden_system_call():
     return f"TLS, tokens, reload, a journal over kill -9 ({kept})"
 
 
-# -- Failing.
+# -- Failures.
 
 
 @check

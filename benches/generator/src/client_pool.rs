@@ -87,7 +87,7 @@ impl SharedCounters {
     fn troubles(&self) -> String {
         let mut text = String::new();
         for trouble in lock(&self.troubles).iter() {
-            // Writing to a string does not fail.
+            // The result is ignored, because writing to a string cannot fail.
             let _written = write!(text, "; {trouble}");
         }
         text

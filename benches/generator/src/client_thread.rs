@@ -1,4 +1,4 @@
-//! SHELL: one thread and its connections, up to thousands, which only read and check.
+//! SHELL: one thread and its connections (up to thousands), which only read and check.
 //!
 //! Each thread has its own descriptor table, so that the limit on descriptors applies per thread. A
 //! connection takes some tens of bytes and no heap block. One report of readiness costs one read
@@ -45,7 +45,7 @@ pub(super) enum Phase {
     Closed,
 }
 
-/// One connection.
+/// The state of one connection.
 #[derive(Debug)]
 pub(super) struct Conn {
     pub(super) parser: StreamParser,

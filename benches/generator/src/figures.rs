@@ -171,8 +171,8 @@ impl PublishFigures {
         (deliveries > 0).then(|| micros(self.usage.own_cpu) / count(deliveries))
     }
 
-    /// Whether every publication is accounted for. If `is_strict`, a gap at a reader is a fault
-    /// too.
+    /// Whether every publication is accounted for. If `is_strict`, a gap on a reader's connection
+    /// is also a fault.
     #[must_use]
     pub fn is_clean(&self, is_strict: bool) -> bool {
         let has_gap = is_strict && self.tally.gaps.readers > 0;

@@ -3,11 +3,11 @@
 //!
 //! The generator shares no code and no state with the server. They communicate over sockets only.
 //!
-//! - `options` is the command line and `plan` what follows from it: which connections are opened.
-//! - `client_pool` starts the threads. `client_thread` is one of them; `client_io` and `schedule`
-//!   are its parts.
-//! - `stream_parser` turns received bytes into events (`poll_response` those of polls,
-//!   `inflate_cache` compressed messages), and `tally` checks and counts them.
+//! - `options` defines the command line. `plan` derives from it the connections to open.
+//! - `client_pool` starts the threads. `client_thread` is one thread, with `client_io` and `schedule`
+//!   as its parts.
+//! - `stream_parser` turns received bytes into events. It uses `poll_response` for polls and
+//!   `inflate_cache` for compressed messages. `tally` checks and counts the events.
 //! - `load_test` is one server with all clients connected. `publisher` feeds it, `probe` times new
 //!   requests, and `server` and `process` measure it.
 //! - `figures`, `report` and `plot` show the results.

@@ -25,7 +25,7 @@ const SETTLE_MAX: Duration = Duration::from_secs(60);
 /// Time between two updates of a progress bar during a wait.
 const BAR_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The rate of publishing, and what else happens during it.
+/// The rate and duration of publishing, and whether new requests are timed.
 #[derive(Clone, Copy, Debug)]
 pub struct PublishRate {
     /// The number of publications that are sent together.

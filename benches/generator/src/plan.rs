@@ -1,4 +1,4 @@
-//! PURE: which connections to open, and how they are spread over threads, channels, roles and
+//! PURE: the connections to open, and their distribution over threads, channels, roles and
 //! addresses.
 //!
 //! A connection's index in its thread determines all of this, so a connection stores only the state

@@ -89,7 +89,8 @@ fn percentile(nines: f64) -> String {
     }
 }
 
-/// The text of the SVG file. Writing to a string does not fail.
+/// The text of the SVG file. Results of writes are ignored, because writing to a string cannot
+/// fail.
 struct Picture(String);
 
 impl Picture {

@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn own_process_has_figures_and_a_missing_one_is_an_error() {
         let process = Process::own();
-        // The kernel counts in ticks of 10 ms.
+        // The kernel counts processor time in ticks of 10 ms, so the first values can be zero.
         let end = Instant::now() + Duration::from_secs(20);
         while process.cpu().unwrap() == Duration::ZERO {
             assert!(Instant::now() < end, "no processor time is counted");

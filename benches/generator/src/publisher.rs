@@ -34,7 +34,7 @@ const UNACKNOWLEDGED_MAX: u64 = 1024;
 /// The longest wait for an acknowledgement.
 const ACK_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How publications are written to the feed.
+/// The format in which publications are written to the feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FeedFormat {
     /// WebSocket frames, each preceded by its length in four bytes. The feed sends no response.

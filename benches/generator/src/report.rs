@@ -166,7 +166,7 @@ pub fn measured_text(measured: &PublishFigures) -> String {
     );
     let mut latencies = String::new();
     for (name, ms) in measured.latencies_ms() {
-        // Writing to a string does not fail.
+        // The result is ignored, because writing to a string cannot fail.
         let _written = write!(latencies, " {name} {ms:.1}");
     }
     if let Some((median, max)) = measured.last_ms() {

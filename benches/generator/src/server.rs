@@ -42,7 +42,7 @@ pub struct Server {
 struct ChildServer {
     child: Child,
     folder: PathBuf,
-    /// Stops the thread that waits for signals.
+    /// A handle that stops the thread that waits for signals.
     signals: Handle,
     /// A lock that is held while the server is ended. After a signal it is held until this process
     /// ends.

@@ -91,7 +91,7 @@ pub enum IdRule {
     Rising,
 }
 
-/// What a connection is expected to receive.
+/// The expectations for the data that one connection receives.
 #[derive(Clone, Copy, Debug)]
 pub struct Expectation {
     /// The publication numbers of the connection's channel.
