@@ -4,8 +4,8 @@
 //! The generator shares no code and no state with the server. They communicate over sockets only.
 //!
 //! - `options` defines the command line. `plan` derives from it the connections to open.
-//! - `client_pool` starts the threads. `client_thread` is one thread, with `client_io` and `schedule`
-//!   as its parts.
+//! - `client_pool` starts the threads. `client_thread` is one thread; `client_io` and `schedule`
+//!   are its parts.
 //! - `stream_parser` turns received bytes into events. It uses `poll_response` for polls and
 //!   `inflate_cache` for compressed messages. `tally` checks and counts the events.
 //! - `load_test` is one server with all clients connected. `publisher` feeds it, `probe` times new
