@@ -1,9 +1,9 @@
-//! The cost of a client's frames: header, unmasking, UTF-8 validation, the command.
+//! Measures the cost of a client's frames: header, unmasking, UTF-8 validation, the command.
 //!
-//! Covers the read side of a WebSocket: commands of 100 bytes, a compressed one of 400, a message
-//! of about a page, and a read buffer full of the smallest frames, which is how a hostile client
-//! keeps a worker busy. Each round unmasks in place, so its input is copied outside the
-//! measurement.
+//! Covers the read side of a WebSocket: commands of 100 bytes, a compressed command of 400, a
+//! message of about a page, and a read buffer full of the smallest frames. A hostile client keeps a
+//! worker busy with such small frames. Unmasking changes the input, so each round gets a copy that
+//! is made outside the measurement.
 #![allow(clippy::unwrap_used, reason = "a bench may panic")]
 
 use criterion::{BatchSize, Criterion, Throughput};
@@ -23,7 +23,7 @@ use flate2::{Compress, Compression as Level, FlushCompress};
 const MASKING_KEY: [u8; 4] = [0x12, 0x34, 0x56, 0x78];
 const TEXT: u8 = 0x81;
 const PONG: u8 = 0x8a;
-/// Small frames in one read.
+/// The number of small frames in one read.
 const SMALL_FRAMES: usize = 4096;
 
 fn main() {
@@ -32,7 +32,7 @@ fn main() {
     criterion.final_summary();
 }
 
-/// A masked frame (RFC 6455, 5.2).
+/// Encodes a masked frame (RFC 6455, 5.2).
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![first];
     match u8::try_from(payload.len()) {
@@ -48,14 +48,15 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A ping command of this length. It changes nothing; its unused reference is the padding.
+/// Returns a ping command of this length. The server ignores its member `note`, which is the
+/// padding.
 fn ping_command(bytes: usize) -> Vec<u8> {
     let start = "{\"type\":\"ping\",\"note\":\"";
     let pad = "z".repeat(bytes - start.len() - 2);
     format!("{start}{pad}\"}}").into_bytes()
 }
 
-/// What all conns of a worker share.
+/// The state that all conns of a worker share.
 #[derive(Default)]
 struct Lent {
     config: Config,
@@ -64,7 +65,7 @@ struct Lent {
     access: Access,
 }
 
-/// A message as a client compresses it.
+/// Compresses a message as a client does.
 fn deflated(message: &[u8]) -> Vec<u8> {
     let mut engine = Compress::new(Level::default(), false);
     let mut out = Vec::with_capacity(message.len() + 64);

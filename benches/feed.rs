@@ -1,9 +1,9 @@
-//! The publications per second that the feed accepts from one feeder.
+//! Measures how many publications per second the feed accepts from one feeder.
 //!
-//! Covers the path from a feeder's bytes to a worker's inbox: first the decoder alone, on one
-//! thread, for each kind of payload; then the whole feed over a Unix socket, with a thread that
-//! takes batches out of the inbox and drops them. The last line of each round asks for an
-//! acknowledgement, so a round ends when all lines are sequenced.
+//! Covers the path from a feeder's bytes to a worker's inbox. First the decoder runs alone, on one
+//! thread, for each kind of payload. Then the whole feed runs over a Unix socket, and another
+//! thread takes batches out of the inbox and drops them. The last line of each round asks for an
+//! acknowledgement, so a round ends when all lines have sequence numbers.
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -31,9 +31,9 @@ use fanfare::worker::mail::inbox::{Inbox, Mail, inbox};
 use fanfare::worker::mail::upstream::{Bounds, upstream};
 use rustix::event::{PollFd, PollFlags, poll};
 
-/// Lines in one round through the decoder.
+/// The number of lines that the decoder reads in one round.
 const LINES: usize = 1000;
-/// Lines in one round through the socket.
+/// The number of lines that are sent through the socket in one round.
 const SOCKET_LINES: usize = 20_000;
 
 fn main() {
@@ -43,7 +43,7 @@ fn main() {
     criterion.final_summary();
 }
 
-/// A line of about 100 bytes with a JSON payload.
+/// Returns a line of about 100 bytes with a JSON payload.
 fn json_line() -> String {
     let data = "{\"symbol\":\"EURUSD\",\"bid\":1.08412,\"ask\":1.08415,\"time\":1700000000}";
     format!("{{\"channel\":\"prices\",\"data\":{data}}}\n")
@@ -90,7 +90,7 @@ fn decode_all(mut input: &[u8]) -> usize {
     }
 }
 
-/// Takes a worker's place: receives batches, acknowledges them and drops them.
+/// Acts as a worker: receives batches, acknowledges them and drops them.
 fn work(inbox: &Inbox, wake: &Wake, feed: &Wake, stop: &AtomicBool) {
     while !stop.load(Ordering::Acquire) {
         poll(&mut [PollFd::new(wake, PollFlags::IN)], None).unwrap();

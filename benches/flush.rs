@@ -1,11 +1,11 @@
-//! The cost of a broadcast to 100,000 conns without the kernel: the worker's share per delivery.
+//! Measures a broadcast to 100,000 conns without the kernel: the worker's cost per delivery.
 //!
 //! Runs a real worker over a network whose writes always succeed and cost nothing. Measures walk,
-//! plan, gather, advance, quota and counters. The kernel's send takes several microseconds, so this
-//! must stay a small fraction of one. Ten publications together show the cost of a delivery when
-//! they share the walk. Compressed publications must cost the same as plain ones: they are
-//! compressed once and then shared. A poll costs more: its response is gathered, and the next
-//! request is read, parsed and subscribed.
+//! plan, gather, advance, quota and counters. The kernel's `send` takes several microseconds, so
+//! the worker's cost must stay a small fraction of one microsecond. Ten publications that are sent
+//! together show the cost of a delivery when they share the walk. Compressed publications must cost
+//! the same as plain ones, because each is compressed once and then shared. A poll costs more: its
+//! response is gathered, and the client's next request is read, parsed and subscribed.
 #![allow(
     clippy::indexing_slicing,
     clippy::unwrap_used,
@@ -47,7 +47,7 @@ const DEFLATED: &[u8] = b"GET /ws?channel=prices HTTP/1.1\r\nHost: a\r\nUpgrade:
     Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
-/// The request of a poll, up to the sequence number from which it continues.
+/// The start of a poll's request, up to the sequence number from which the poll continues.
 const POLL: &[u8] = b"GET /poll?channel=prices&timeout=120&since=000000000001-";
 
 fn main() {
@@ -61,12 +61,12 @@ fn main() {
 struct UnlimitedNet {
     clock: Clock,
     request: &'static [u8],
-    /// Clients that are not yet accepted.
+    /// The number of clients that are not yet accepted.
     waiting: u32,
     ready: Vec<Readiness>,
     writes: u64,
     bytes: u64,
-    /// The number of the last publication, from which polls continue.
+    /// The sequence number of the last publication, from which polls continue.
     published: u64,
 }
 
@@ -181,12 +181,12 @@ struct Rig {
 }
 
 impl Rig {
-    /// A worker with all conns subscribed and no work left.
+    /// Returns a worker on which all conns are subscribed and no work is left.
     fn new(request: &'static [u8]) -> Self {
         let clock = Clock::start();
         let (mailbox, inbox) = inbox(Arc::new(Wake::new().unwrap()));
         let mut config = Config::default();
-        // Heartbeats would add work.
+        // With a long interval, no heartbeat adds work during the measurement.
         config.heartbeat.interval_ms = 3_600_000;
         config.deflate.enabled = true;
         let metrics = Arc::new(WorkerMetrics::default());
@@ -260,7 +260,7 @@ impl Rig {
         Mail::Publish(outgoing.take().unwrap().1)
     }
 
-    /// Publishes, and runs turns until every client has everything and every poll waits again.
+    /// Publishes, then runs turns until all clients have received everything and have polled again.
     fn broadcast(&mut self, count: u64, payload_bytes: usize) {
         let deliveries = self.metrics.deliveries.value() + count * u64::from(CONNS);
         let mail = self.batch(count, payload_bytes);

@@ -1,7 +1,7 @@
-//! The cost of encoding a publication, once for each transport and envelope in use.
+//! Measures the cost of encoding a publication, once for each transport and envelope in use.
 //!
 //! This part of a broadcast does not grow with the number of subscribers: each of the six encodings
-//! is made at most once. Compressing costs the most. Kinds and sizes of payloads are typical:
+//! is made at most once. Compression costs the most. The kinds and sizes of payloads are typical:
 //! numbers for a chart, a chat line, a document.
 #![allow(
     clippy::format_push_string,
@@ -43,7 +43,7 @@ fn json(bytes: usize) -> Payload {
     Payload::Json(format!("\"{}\"", "x".repeat(bytes - 2)).into())
 }
 
-/// Lines of 60 characters with quotes, which must be escaped and split.
+/// Returns lines of 60 characters with quotes, so that the text must be escaped and split.
 fn text(bytes: usize) -> Payload {
     let line = format!("{}\"\n", "y".repeat(58));
     Payload::Text(line.repeat(bytes.div_ceil(60))[..bytes].into())
@@ -79,7 +79,7 @@ fn kinds(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Records of a price feed, as many as fit.
+/// Returns as many records of a price feed as fit into this size.
 fn records(bytes: usize) -> Payload {
     let mut random = fastrand::Rng::with_seed(1);
     let mut text = String::from("[");

@@ -1,8 +1,8 @@
-//! The cost of the journal: appends for each sync mode, and the replay at start.
+//! Measures the journal: appends in each sync mode, and the replay at start.
 //!
-//! Writes to the disk of the target folder, since syncs cost nothing in a file system in memory. An
-//! append is a batch of the size of one read of the feed. For `batch` and `os` it is the feed's
-//! share only: another thread syncs.
+//! Writes to the disk of the target folder, because a sync costs nothing on a file system in
+//! memory. One append is one batch, as large as one read of the feed. For `batch` and `os` only the
+//! feed's share is measured, because another thread syncs.
 #![allow(
     clippy::expect_used,
     clippy::unwrap_used,
@@ -24,7 +24,7 @@ use fanfare::journal::record_writer::{RecordWriter, Settings};
 use fanfare::journal::recover::{ReplayEvent, open};
 use fanfare::journal::state::BootId;
 
-/// Publications in one read of the feed, with payloads of 200 bytes.
+/// The number of publications in one read of the feed. Each payload has 200 bytes.
 const BATCH: u64 = 256;
 const REPLAYED: u64 = 200_000;
 

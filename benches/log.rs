@@ -1,8 +1,8 @@
-//! The cost of the log and the hub: appending, evicting, and reading the entries after a cursor.
+//! Measures the log and the hub: appending, evicting, and reading the entries after a cursor.
 //!
 //! Covers everything between the inbox and the first write of a broadcast. Appending must cost the
-//! same with no subscriber and with a thousand, since subscribers are visited in flush only. Plan
-//! and advance run once per subscriber and write, so their cost matters most.
+//! same with no subscriber and with a thousand, because only the flush visits subscribers. Plan and
+//! advance run once per subscriber and write, so their cost matters most.
 #![allow(
     clippy::cast_possible_truncation,
     clippy::indexing_slicing,
@@ -24,9 +24,9 @@ use fanfare::log::{ChannelKey, Entry, Writer};
 use fanfare::time::Now;
 
 const KIND: FrameKind = FrameKind::WebSocket(Envelope::Full);
-/// Publications appended in one measured round.
+/// The number of publications that are appended in one measured round.
 const ROUND: u64 = 1000;
-/// Later than any age that the log allows.
+/// A time at which every entry is older than any age limit of the log.
 const MUCH_LATER: Now = Now(u64::MAX / 2);
 
 fn main() {
@@ -104,10 +104,10 @@ fn append(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// What the writer sends to one worker: the index of its channel, and the entry.
+/// Entries that the writer sends to one worker, each with the index and the key of its channel.
 type Sent = Vec<(u32, ChannelKey, Entry)>;
 
-/// A writer, a worker's hub with one subscriber, and a buffer for what is sent.
+/// Returns a writer, a worker's hub with one subscriber, and a buffer for the sent entries.
 fn writer_and_hub() -> (Writer, Hub, Sent) {
     let (config, epoch, head) = (Config::default(), Epoch::new(1), Sequence::ZERO);
     let writer = Writer::new(&config, head);
@@ -126,7 +126,7 @@ fn write(writer: &mut Writer, publications: Vec<Arc<Publication>>, sent: &mut Se
     writer.note_posted();
 }
 
-/// The two parts of appending: the feed's thread adds an entry, and a worker receives it.
+/// Measures the two halves of appending: the feed's thread adds an entry, and a worker receives it.
 fn halves(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("log/append_1000_in");
     group.throughput(Throughput::Elements(ROUND));
@@ -180,7 +180,7 @@ fn evict(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// One subscriber's share of a flush without the write: gaps, plan, frames, advance, quota.
+/// Serves one subscriber in a flush, without the write: gaps, plan, frames, advance, quota.
 fn serve_one(
     hub: &mut Node,
     slot: u32,
@@ -232,14 +232,14 @@ fn serve(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A permutation of the numbers below a million.
+/// Permutes the numbers below a million.
 fn scatter(number: u64) -> u64 {
     number.wrapping_mul(611_953) % MILLION
 }
 
 const MILLION: u64 = 1_000_000;
 
-/// A million channels, each with its newest publication in the log.
+/// Measures a log of a million channels, in which the newest publication of each channel is kept.
 fn million(criterion: &mut Criterion) {
     let mut config = Config::default();
     config.log.bytes = 1 << 40;
@@ -256,7 +256,7 @@ fn million(criterion: &mut Criterion) {
     let resident = resident_bytes();
     let mut hub = Node::new(Epoch::new(1), Sequence::ZERO, &config);
     fill(&mut hub, publications_to(1, MILLION, name));
-    // Half of the channels again, out of order, so that the log has many holes.
+    // Publishes to half of the channels again, out of order, so that the log has many holes.
     fill(&mut hub, publications_to(MILLION + 1, MILLION / 2, name));
     hub.trim(u32::MAX);
     assert_eq!(hub.log().len(), MILLION);

@@ -1,8 +1,8 @@
-//! TLS: handshakes, records and the memory of an idle conn, compared with rustls' own connection.
+//! Measures TLS: handshakes, records and the memory of an idle conn, compared with rustls.
 //!
 //! Criterion times the server's part of one handshake, full and resumed, with the filter and with
-//! `rustls::ServerConnection`, and the sealing of payloads. The memory of an idle conn is printed
-//! first.
+//! `rustls::ServerConnection`. It also times the sealing of payloads with the filter. The memory of
+//! an idle conn is printed first.
 
 #![allow(
     missing_docs,
@@ -22,10 +22,10 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
 
-/// Conns whose memory is measured.
+/// The number of conns whose memory is measured.
 const IDLE: usize = 10_000;
 
-/// The keys and settings of both sides.
+/// The keys and settings of server and client.
 struct Setting {
     identity: Identity,
     library: Arc<ServerConfig>,
@@ -70,10 +70,10 @@ impl Setting {
     }
 }
 
-/// The server's side of a connection, of either kind.
+/// The server's end of a connection: the filter or rustls.
 trait Server {
     fn receive(&mut self, bytes: &mut [u8]);
-    /// The bytes to send.
+    /// Appends the bytes to send.
     fn send(&mut self, into: &mut Vec<u8>);
     fn is_done(&self) -> bool;
 }
@@ -115,7 +115,7 @@ impl Server for Box<ServerConnection> {
     }
 }
 
-/// Runs a handshake and returns the time that the server took.
+/// Runs a handshake and returns the time that the server's part took.
 fn handshake(server: &mut impl Server, client: &mut ClientConnection) -> Duration {
     let mut took = Duration::ZERO;
     let (mut up, mut down) = (Vec::new(), Vec::new());
@@ -147,7 +147,7 @@ fn client(config: &Arc<ClientConfig>) -> ClientConnection {
     ClientConnection::new(Arc::clone(config), ServerName::try_from("a.test").unwrap()).unwrap()
 }
 
-/// A bench function that times the server's part of handshakes.
+/// Returns a bench function that times the server's part of handshakes.
 fn timed<S: Server>(
     setting: &Setting,
     is_resumed: bool,
@@ -202,7 +202,7 @@ fn records(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// The resident memory of this process, in bytes.
+/// Returns the resident memory of this process, in bytes.
 fn resident_bytes() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -210,7 +210,7 @@ fn resident_bytes() -> usize {
     kib.parse::<usize>().unwrap() * 1024
 }
 
-/// Bytes of an idle conn, with its own box. The clients are dropped.
+/// Returns the bytes per idle conn, including its box. The clients are dropped and not counted.
 fn idle<S: Server>(setting: &Setting, make: impl Fn() -> S) -> usize {
     let config = setting.client_config();
     let conn = || {
@@ -218,7 +218,7 @@ fn idle<S: Server>(setting: &Setting, make: impl Fn() -> S) -> usize {
         handshake(&mut server, &mut client(&config));
         server
     };
-    // What the first connections allocate for good is shared by all later ones.
+    // The first connections allocate memory that all later ones share. This memory is not measured.
     drop((0..IDLE / 10).map(|_| conn()).collect::<Vec<_>>());
     let before = resident_bytes();
     let kept: Vec<_> = (0..IDLE).map(|_| conn()).collect();

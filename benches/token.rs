@@ -1,8 +1,8 @@
-//! The cost of verifying a token, by algorithm, and of refusing a forged one.
+//! Measures the cost of verifying a token, by algorithm, and of refusing a forged one.
 //!
-//! Each request and each `auth` with a token costs this once, on the worker's thread, also when a
-//! hundred thousand clients reconnect at once. Publications cost none of it. Tokens and keys are
-//! those of the tests, made with `openssl`.
+//! Each request with a token and each `auth` costs this once, on the worker's thread, also when a
+//! hundred thousand clients reconnect at once. Publications do not cost it. Tokens and keys are
+//! those of the tests, which were made with `openssl`.
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -55,7 +55,7 @@ fn tokens(criterion: &mut Criterion) {
         group.bench_function(algorithm.name(), |bencher| {
             bencher.iter(|| verifier.verify(black_box(token), NOW_S));
         });
-        // The claims of another token. The header still names the key.
+        // The forged token has other claims. Its header still names the key.
         let (header, rest) = token.split_once('.').unwrap();
         let forged = format!("{header}.{}", rest.replacen("eyJzdWIi", "eyJzdWJi", 1));
         assert!(verifier.verify(&forged, NOW_S).is_err() && forged != token);

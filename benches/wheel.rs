@@ -1,17 +1,18 @@
-//! The cost of timers at a million conns: arming, disarming, firing.
+//! Measures timers of a million conns: arming, disarming, firing.
 //!
-//! Models heartbeats: each conn has one deadline that is armed again every interval. On a worker
-//! with a million conns and 25 s between heartbeats, forty thousand fire per second. The links of a
-//! million slots take twelve megabytes, so cache misses are as frequent as in production.
+//! Models heartbeats: each conn has one deadline, which is armed again in every interval. On a
+//! worker with a million conns and 25 s between heartbeats, forty thousand timers fire per second.
+//! The links of a million slots take twelve megabytes, so cache misses are as frequent as in
+//! production.
 
 use criterion::{BatchSize, Criterion, Throughput};
 use fanfare::time::wheel::{TICK_US, Wheel};
 use fanfare::time::{Deadline, Now};
 
 const SLOTS: u32 = 1_000_000;
-/// The default heartbeat's interval.
+/// The default heartbeat interval.
 const INTERVAL_US: u64 = 25_000_000;
-/// Slots touched in one measured round.
+/// The number of slots that are touched in one measured round.
 const ROUND: u32 = 10_000;
 
 fn main() {
@@ -20,13 +21,13 @@ fn main() {
     criterion.final_summary();
 }
 
-/// Slots in an order that does not follow memory, as after many connects and disconnects.
+/// Returns slots in an order that does not follow memory, as after many connects and disconnects.
 fn scattered() -> impl Iterator<Item = u32> {
     let mut random = fastrand::Rng::with_seed(7);
     std::iter::repeat_with(move || random.u32(..SLOTS))
 }
 
-/// A wheel with every slot armed, spread over one interval from `now`.
+/// Returns a wheel in which every slot is armed, spread over one interval from `now`.
 fn full(now: Now) -> Wheel {
     let mut random = fastrand::Rng::with_seed(11);
     let mut wheel = Wheel::new(now);
@@ -63,7 +64,7 @@ fn wheel(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// The heartbeats of one tick: every due timer fires and is armed for the next interval.
+/// Runs the heartbeats of one tick: every due timer fires and is armed for the next interval.
 fn turns(group: &mut criterion::BenchmarkGroup<'_, criterion::measurement::WallTime>) {
     let per_tick = u64::from(SLOTS) * TICK_US / INTERVAL_US;
     group.throughput(Throughput::Elements(per_tick));

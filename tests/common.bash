@@ -1,7 +1,7 @@
-# Shared by tests/run, tests/long/run and .ci/run: numbered steps with their times, packages, cargo's
-# tests and the summary. Sourced, with the root of the repository as the working directory.
+# Shared by tests/run, tests/long/run and .ci/run: numbered steps with their times, packages,
+# cargo's tests and the summary. Sourced, with the root of the repository as the working directory.
 #
-# A step prints one line, and each test binary one below it. Only failures show their output.
+# A step prints one line, and a line below it for each test binary. Only failures show their output.
 
 readonly deps=tests/.deps
 steps=0
@@ -19,10 +19,10 @@ trap clean_up EXIT
 # The output of a step goes to the log; descriptor 3 is the terminal.
 exec 3>&1
 
-# Some servers are in folders that are not on every user's path.
+# Some servers are in folders that are not in every user's PATH.
 export PATH=$PATH:/usr/sbin
 
-# Also called inside a step; then it shows the output so far.
+# give_up MESSAGE: prints the output so far and the message, and exits. Can be called inside a step.
 give_up() {
   {
     printf '\n'
@@ -33,7 +33,7 @@ give_up() {
   exit 1
 }
 
-# step NAME COMMAND...: runs the command, and shows its output if it fails.
+# step NAME COMMAND...: runs the command, and prints its output if it fails.
 step() {
   local name=$1 began=$SECONDS code=0
   shift
@@ -50,7 +50,7 @@ step() {
   return "$code"
 }
 
-# -- Packages, kept until their list changes.
+# -- Packages. They are installed again only when their list changes.
 
 missing=()
 need() { command -v "$1" >/dev/null 2>&1 || missing+=("${@:2}"); }
@@ -71,7 +71,7 @@ debian_packages() {
   need varnishd varnish
   need squid squid
   need lighttpd lighttpd
-  # promtool, which checks the format of metrics.
+  # promtool checks the format of metrics.
   need promtool prometheus
   if command -v python3 >/dev/null 2>&1 && ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
     missing+=(python3-venv)
@@ -86,7 +86,7 @@ debian_packages() {
       give_up "not root and no sudo without a password; run: apt-get install ${missing[*]}"
     as_root=(sudo -n)
   fi
-  # Services are not started: port 80 may be taken, and several packages listen there.
+  # Services are not started, because several packages listen on port 80, which may be in use.
   if [[ ! -e /usr/sbin/policy-rc.d ]]; then
     policy=/usr/sbin/policy-rc.d
     printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$policy" >/dev/null &&
@@ -97,7 +97,8 @@ debian_packages() {
       apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null || installed=$?
   [[ -z $policy ]] || "${as_root[@]}" rm -f "$policy"
   policy=
-  # Nor are they started at boot. Packages without a service have nothing to disable.
+  # The services are not started at boot, either. A package without a service has nothing to
+  # disable.
   if command -v systemctl >/dev/null 2>&1; then
     for package in "${missing[@]}"; do
       "${as_root[@]}" systemctl disable --quiet "$package" >/dev/null 2>&1
@@ -106,7 +107,8 @@ debian_packages() {
   ((installed == 0)) || give_up "apt-get could not install: ${missing[*]}"
 }
 
-# python_packages LIST FOLDER
+# python_packages LIST FOLDER: installs the packages of a requirements file into a virtual
+# environment.
 python_packages() {
   local list=$1 venv=$deps/$2
   mkdir -p "$deps"
@@ -117,7 +119,8 @@ python_packages() {
   cp "$list" "$venv/installed.txt"
 }
 
-# npm_packages SOURCE FOLDER
+# npm_packages SOURCE FOLDER: installs the packages of a lock file, and copies the scripts beside
+# them.
 npm_packages() {
   local source=$1 node=$deps/$2
   if ! cmp -s "$source/package-lock.json" "$node/installed.json"; then
@@ -132,7 +135,7 @@ npm_packages() {
   cp "$source"/*.mjs "$node/" || give_up "cannot write to $node"
 }
 
-# -- Tests. The debug profile keeps debug assertions and overflow checks on.
+# -- Tests. The debug profile has debug assertions and overflow checks.
 
 # test_step NAME ARGUMENT...: a step that runs cargo's tests, with a line for each binary.
 test_step() {
@@ -144,7 +147,7 @@ test_step() {
     cargo test --no-fail-fast "$@" 2>&1 </dev/null 3>&-
     printf 'cargo ended with status %d\n' "$?"
   )
-  # A build that failed has no binary of its own.
+  # If the build failed, no binary has counted a failure.
   if ((code != 0 && failed == failed_before)); then
     failed=$((failed + 1))
     cat "$log"
@@ -156,8 +159,8 @@ test_step() {
   ((failed == failed_before))
 }
 
-# One line of cargo's output; sets the caller's `code`. Until a binary has ended well, its lines are
-# in the log, without those of tests that passed.
+# Reads one line of cargo's output; sets the caller's `code`. The log has the lines of the current
+# binary until its result is printed, without the lines of tests that passed.
 binary=
 is_running=
 read_test_line() {
@@ -188,7 +191,7 @@ read_test_line() {
   fi
 }
 
-# A binary that began and has no `test result:` line died with its process.
+# A test binary that started but printed no `test result:` line has crashed or was killed.
 end_binary() {
   [[ $is_running ]] || return 0
   failed=$((failed + 1))
@@ -198,7 +201,7 @@ end_binary() {
   : >"$log"
 }
 
-# The last line is `N passed, N failed`; the status is 0 only if something ran and nothing failed.
+# The last line is `N passed, N failed`. The status is 0 only if something ran and nothing failed.
 summary() {
   printf '%d steps, %d s\n' "$steps" "$SECONDS"
   echo "$passed passed, $failed failed"

@@ -1,9 +1,10 @@
-//! The fuzz targets on stable Rust: every file of `tests/corpus`, and mutations of these files.
+//! Runs the fuzz targets on stable Rust, with every file of `tests/corpus` and mutations of these
+//! files.
 //!
 //! The bodies are those of `tests/fuzz`. Each file is run unchanged; then each target runs random
 //! mutations for about a second. `FANFARE_FUZZ_SEED=7` repeats the mutations of a printed seed, and
-//! `FANFARE_FUZZ_MS=60000` runs longer. A failing input is written to a file. Once the fault is
-//! found, add the file to the corpus under a name that describes it.
+//! `FANFARE_FUZZ_MS=60000` runs longer. A failing input is written to a file. After finding the
+//! fault, add the file to the corpus under a name that describes it.
 #![allow(
     clippy::expect_used,
     clippy::panic,
@@ -26,11 +27,11 @@ use fastrand::Rng;
 
 use bodies::{Body, TARGETS};
 
-/// Duration of the mutations of each target, in milliseconds.
+/// The time for the mutations of each target, in milliseconds.
 const MUTATIONS_MS: u64 = 1000;
-/// The longest mutated input.
+/// The maximum length of a mutated input.
 const BYTES_MAX: usize = 2000;
-/// Tokens of the parsers, and limits of numbers.
+/// Texts that mutations insert: tokens of the parsers, and limits of numbers.
 const WORDS: &[&[u8]] = &[
     b"\r\n",
     b"\n",
@@ -56,7 +57,7 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The files of a target's folder with their names, in order.
+/// Returns the files of a target's folder with their names, in order of the names.
 fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
     let folder = root().join("tests/corpus").join(target);
     let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{folder:?}: {error}"));
@@ -70,7 +71,8 @@ fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
     seeds
 }
 
-/// Runs a body on bytes. If it panics, reports it and writes the bytes to a file.
+/// Runs a body on bytes. If the body panics, reports this, writes the bytes to a file and returns
+/// false.
 fn survives(target: &str, body: Body, bytes: &[u8], whence: &str) -> bool {
     let has_survived = catch_unwind(AssertUnwindSafe(|| body(bytes))).is_ok();
     if !has_survived {
@@ -84,7 +86,7 @@ fn survives(target: &str, body: Body, bytes: &[u8], whence: &str) -> bool {
     has_survived
 }
 
-/// Runs every target in a thread of its own, and names those that fail.
+/// Runs every target in a thread of its own, and reports the names of those that fail.
 fn attack_all(attack: impl Fn(&'static str, Body) -> bool + Sync) {
     let failed = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
@@ -145,7 +147,7 @@ fn mutations_of_the_corpus_break_nothing() {
     });
 }
 
-/// A random file of the corpus with a few changes.
+/// Returns a random file of the corpus with a few changes.
 fn mutation(corpus: &[Vec<u8>], random: &mut Rng) -> Vec<u8> {
     let mut bytes = random.choice(corpus).cloned().unwrap_or_default();
     for _ in 0..random.u32(1..=5) {

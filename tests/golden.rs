@@ -1,8 +1,8 @@
-//! Golden wire bytes: frames of each kind, compared byte by byte with committed files.
+//! Compares encoded frames of each kind byte by byte with committed files, the golden wire bytes.
 //!
-//! A change of the wire format changes a file. `FANFARE_GOLDEN=write` writes the files again;
-//! review the difference before you commit it. Long filler payloads are cut out of the files: then
-//! the header, both ends, and the uniform middle are compared.
+//! If the wire format changes, a file changes. `FANFARE_GOLDEN=write` writes the files again;
+//! review the difference before you commit it. The files do not contain long filler payloads: the
+//! test compares the header, both ends, and the uniform middle.
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -60,7 +60,7 @@ fn text(text: &str) -> Payload {
     Payload::Text(Box::from(text))
 }
 
-/// Compares with the file of this name, or writes it.
+/// Compares the bytes with the file of this name, or writes the file.
 fn compare(name: &str, wire: &[u8]) {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("tests/golden")
@@ -158,8 +158,8 @@ fn compressed_message_is_marked_and_an_incompressible_one_is_plain() {
             FrameKind::WebSocketDeflated(envelope),
         );
         let compressed = wire(&long, deflated);
-        // Another version of the compressor may produce other bytes. They have to be marked and to
-        // inflate to the message.
+        // Another version of the compressor may produce other bytes. These must be marked as
+        // compressed and must inflate to the message.
         compare(&format!("rows.ws-deflated-{name}"), &compressed);
         assert_eq!(wire(&short, deflated), wire(&short, plain));
     }

@@ -1,11 +1,11 @@
 //! The floor: a baseline server that does the minimum of work for each delivery.
 //!
-//! Accepts connections, answers any request with a fixed head, then calls `send` once for each
-//! socket and publication. It has no parser, queue, channel or quota; what a full socket does not
-//! accept is lost. It has as many workers as the server it is compared with, each with its own
-//! descriptor table, listener and processor, and the same socket options, so that the kernel does
-//! the same work for both. Runs as a child process of the load generator. Its feed takes frames,
-//! each after its length.
+//! Accepts connections, answers every request with a fixed head, then calls `send` once for each
+//! socket and publication. It has no parser, queue, channel or quota. Bytes that a full socket does
+//! not accept are lost. It has as many workers as the server with which it is compared. Each worker
+//! has its own descriptor table, listener and processor. The socket options are the same, so the
+//! kernel does the same work for both servers. Runs as a child process of the load generator. The
+//! feeder sends frames, each preceded by its length.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -24,10 +24,10 @@ use fanfare::sys::listener::{SocketOptions, bind};
 use fanfare::sys::wake::Wake;
 use rustix::event::epoll;
 
-/// The response to any request.
+/// The response to every request.
 const HEAD: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
     Connection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
-/// Epoll data of the listener and the wake. Sockets count from zero.
+/// The epoll data of the listener and the wake. The data of a socket is its index.
 const LISTENER: u64 = u64::MAX;
 const WAKE: u64 = u64::MAX - 1;
 
@@ -168,7 +168,7 @@ impl Worker {
         }
     }
 
-    /// Answers a request. On loopback each read contains a whole one.
+    /// Answers a request. On loopback, each read contains a whole request.
     fn answer(&mut self, index: usize) -> Result<()> {
         let socket = &mut self.sockets[index];
         match socket.read(&mut self.buffer) {

@@ -1,5 +1,6 @@
-# Shared by the scripts of this folder: builds the program, and reads figures from its JSON.
-# Sourced, not run. CONNS, SECONDS_LONG and FANFARE (the program) may be set in the environment.
+# Shared functions of the scripts in this folder: builds the program, and reads figures from its
+# JSON. Sourced, not run. CONNS, SECONDS_LONG and FANFARE (the program) can be set in the
+# environment.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -13,7 +14,7 @@ results=$(mktemp -d)
 readonly results
 trap 'rm -rf "$results"' EXIT
 
-# measure NAME FLAGS...: runs the generator and keeps its JSON. Prints the JSON if the run fails.
+# measure NAME FLAGS...: runs the generator and stores its JSON. Prints the JSON if the run fails.
 measure() {
   local name=$1 status=0
   shift
@@ -26,9 +27,9 @@ measure() {
   fi
 }
 
-# figures LABEL EXPRESSION...: prints Python expressions over the results, by the names of the runs.
+# figures LABEL EXPRESSION...: prints the values of Python expressions. Each run is a variable.
 # verdict NAME EXPRESSION GOAL UNIT: prints the verdict of a row whose goal is an upper bound.
-# at_least NAME EXPRESSION GOAL UNIT: the same for a lower bound.
+# at_least NAME EXPRESSION GOAL UNIT: prints the verdict of a row whose goal is a lower bound.
 figures() { python3 benches/load/figures.py "$results" figures "$@"; }
 verdict() { python3 benches/load/figures.py "$results" verdict "$@"; }
 at_least() { python3 benches/load/figures.py "$results" at_least "$@"; }

@@ -1,6 +1,7 @@
-//! The figures of both servers, as text and as one JSON object.
+//! The figures of fanfare and of the floor, as text and as one JSON object.
 //!
-//! Each ratio is of sums over all rounds, with the least and the greatest ratio of a round.
+//! Each ratio divides sums over all rounds. The smallest and the greatest ratio of a single round
+//! are shown with it.
 
 use fanfare_generator::figures::{ConnectFigures, PublishFigures};
 use fanfare_generator::report::{connected_text, measured_text};
@@ -9,12 +10,12 @@ use serde_json::{Value, json};
 use crate::options::Report;
 use crate::ratio::Ratio;
 
-/// One of the two servers.
+/// The server to which a figure belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
     /// The program under test.
     Fanfare,
-    /// The baseline.
+    /// The floor, which is the baseline.
     Floor,
 }
 
@@ -28,7 +29,7 @@ pub(crate) struct Comparison {
 }
 
 impl Comparison {
-    /// The ratio of processor time per connect.
+    /// Returns the ratio of the servers' processor time per connect.
     fn connect_ratio(&self) -> Ratio {
         let of = |server| -> Vec<f64> {
             let own = self.connected.iter().filter(|(side, _)| *side == server);
@@ -38,7 +39,7 @@ impl Comparison {
         Ratio::new(&of(Side::Fanfare), &of(Side::Floor))
     }
 
-    /// The ratio of a figure over all bursts of one size.
+    /// Returns the ratio of the servers' figures over all bursts of one size.
     fn ratio(&self, burst: u32, figure: impl Fn(&PublishFigures) -> f64) -> Ratio {
         let of = |server| -> Vec<f64> {
             let own = self.measured.iter();
@@ -116,7 +117,7 @@ impl Report for Comparison {
         text
     }
 
-    /// Whether nothing was lost, doubled, reordered or skipped.
+    /// Whether no publication was lost, duplicated, reordered or skipped.
     fn is_clean(&self) -> bool {
         let mut measured = self.measured.iter();
         measured.all(|(_, measured)| measured.is_clean(true))

@@ -1,7 +1,9 @@
-//! One server of a comparison: how it is started, what its clients speak, and how it is fed.
+//! A server of a comparison: how it is started, the protocols of its clients, and the format of its
+//! feed.
 //!
-//! Starts the server with all clients connected, as a load test. Knows the two servers of every
-//! comparison, fanfare and the floor; others have a command of their own. Measures nothing itself.
+//! Starts the server and connects all clients, as a load test. Knows fanfare and the floor, which
+//! take part in every comparison. Other servers bring their own command. This file measures nothing
+//! itself.
 
 use std::process::Command;
 
@@ -15,25 +17,25 @@ use fanfare_generator::stream_parser::Kind;
 use fanfare_generator::tally::{IdRule, Start};
 use indicatif::ProgressBar;
 
-/// Descriptors of a thread that are not connections.
+/// The number of descriptors that a thread needs for other purposes than connections.
 const SPARE_DESCRIPTORS: usize = 64;
-/// The channel of all clients.
+/// The channel to which all clients subscribe.
 const CHANNEL: &str = "bench";
 
 /// A server to compare.
 pub(crate) struct Contender {
-    /// The command that starts it, without the path of its feed.
+    /// The command that starts the server, without the path of its feed.
     pub(crate) command: Command,
-    /// The flag that takes the path of the feed.
+    /// The flag of the command that takes the path of the feed.
     pub(crate) feed_flag: &'static str,
-    /// How publications are written to its feed.
+    /// The format in which publications are written to the server's feed.
     pub(crate) form: FeedFormat,
-    /// Its connections, by kind.
+    /// The number of connections of each kind.
     pub(crate) kinds: Vec<(Kind, usize)>,
-    /// Second byte of its clients' addresses. Servers that run at the same time have different
-    /// ones.
+    /// The second byte of the clients' addresses. It differs between servers that run at the same
+    /// time.
     pub(crate) network: u8,
-    /// Bytes of JSON in each publication.
+    /// The number of bytes of JSON in each publication.
     pub(crate) payload_bytes: usize,
 }
 
@@ -67,7 +69,7 @@ impl Contender {
     }
 }
 
-/// The command of the program under test.
+/// Returns the command of the program under test.
 pub(crate) fn fanfare(workers: u32, server_flags: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fanfare"));
     command
@@ -77,7 +79,7 @@ pub(crate) fn fanfare(workers: u32, server_flags: &str) -> Command {
     command
 }
 
-/// The command of the floor: this program, with the path of its feed in `--serve-floor`.
+/// Returns the command of the floor: this program, with the path of its feed in `--serve-floor`.
 pub(crate) fn floor(workers: u32) -> Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["--workers", &workers.to_string()]);

@@ -1,8 +1,9 @@
 //! The echo: a baseline for the path from a feeder to one subscriber.
 //!
-//! It has the same hops as the server: a Unix socket to a thread that waits in epoll, an eventfd to
-//! a second thread, and a `send` to TCP. It has no parser, no sequence and no log; each line is
-//! sent unchanged in one WebSocket frame. Runs as a child process of the latency comparison.
+//! A line passes through the same stages as in the server: a Unix socket to a thread that waits in
+//! epoll, an eventfd to a second thread, and a `send` to TCP. The echo has no parser, no sequence
+//! and no log; it sends each line unchanged in one WebSocket frame. Runs as a child process of the
+//! latency comparison.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -17,9 +18,9 @@ use anyhow::{Result, ensure};
 use fanfare::sys::wake::Wake;
 use rustix::event::epoll;
 
-/// The longest line, so that a frame's header always has the same form.
+/// The maximum length of a line, chosen so that the header of a frame always has the same form.
 const LINE_BYTES_MAX: usize = 65_535;
-/// Epoll data of the second thread's sources.
+/// The epoll data of the second thread's listener and wake.
 const LISTENER: u64 = 0;
 const WAKE: u64 = 1;
 
@@ -60,7 +61,8 @@ fn wait(epoll: &OwnedFd) -> Result<Vec<u64>> {
     Ok(events.iter().map(|event| event.data.u64()).collect())
 }
 
-/// The first thread. The comparison writes whole lines, so each read ends with a line.
+/// Runs the first thread, which passes lines on. The comparison writes only whole lines, so each
+/// read ends with a line end.
 fn take_feed(listener: &UnixListener, mailbox: &Sender<Vec<u8>>, wake: &Wake) -> Result<()> {
     let (mut feeder, _address): (UnixStream, _) = listener.accept()?;
     let epoll = waiting_for(&[(&feeder, 0)])?;
@@ -79,7 +81,7 @@ fn take_feed(listener: &UnixListener, mailbox: &Sender<Vec<u8>>, wake: &Wake) ->
     }
 }
 
-/// The second thread: sends each line as a frame to all subscribers.
+/// Runs the second thread, which sends each line as a frame to all subscribers.
 fn send(listener: &TcpListener, wake: &Wake, mail: &Receiver<Vec<u8>>) -> Result<()> {
     let epoll = waiting_for(&[(listener, LISTENER), (wake, WAKE)])?;
     let mut sockets: Vec<TcpStream> = Vec::new();

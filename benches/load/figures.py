@@ -5,9 +5,9 @@
     figures.py FOLDER verdict ROW EXPRESSION GOAL UNIT
     figures.py FOLDER at_least ROW EXPRESSION GOAL UNIT
 
-The goal of `verdict` is an upper bound, that of `at_least` a lower bound.
+The goal of `verdict` is an upper bound; the goal of `at_least` is a lower bound.
 
-Each file of the folder is one run. In an expression its name is its JSON object.
+Each file of the folder is one run. In an expression, the file's name stands for its JSON object.
 """
 import json
 import pathlib
@@ -22,7 +22,7 @@ class Figures(dict):
 
 
 def shown(number):
-    """The number with three significant digits, without an exponent."""
+    """Formats a number with three significant digits, without an exponent."""
     return f"{number:,.0f}" if number >= 1000 else f"{number:.3g}"
 
 

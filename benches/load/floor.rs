@@ -1,9 +1,9 @@
 //! Compares the server with the floor, a baseline that does the minimum of work per delivery.
 //!
 //! `cargo bench --bench floor -- --websockets 10000 --event-streams 10000 --bursts 10 --rounds 4`
-//! starts the `fanfare` program and [`baseline_server`] as children, connects the clients of
-//! `fanfare bench` to both, publishes to them in turns, and prints ratios. Exit status 1 if a
-//! publication was lost, duplicated, out of order, or skipped without a gap.
+//! starts the `fanfare` program and [`baseline_server`] as children. It connects the clients of
+//! `fanfare bench` to both, publishes to the two servers in turns and prints ratios. The exit
+//! status is 1 if a publication was lost, duplicated, out of order, or skipped without a gap.
 #![allow(
     clippy::expect_used,
     clippy::format_push_string,
@@ -32,14 +32,15 @@ use comparison::{Comparison, Side};
 use contender::Contender;
 use options::SharedOptions;
 
-/// Compares the server with the floor. Each burst is sent when all clients have the last one.
+/// Compares the server with the floor. Each burst is sent after all clients have received the last
+/// one.
 #[derive(Debug, Parser)]
 #[command(name = "floor")]
 struct Options {
     /// WebSocket connections.
     #[arg(long, default_value_t = 100)]
     websockets: usize,
-    /// Event streams. The floor sends frames on them too.
+    /// Event stream connections. The floor sends WebSocket frames on them, too.
     #[arg(long, default_value_t = 100)]
     event_streams: usize,
     #[command(flatten)]
@@ -47,7 +48,7 @@ struct Options {
 }
 
 impl Options {
-    /// Starts one of the servers.
+    /// Starts one of the two servers.
     fn start(&self, side: Side) -> Result<LoadTest> {
         let payload_bytes = self.shared.payload;
         let contender = match side {
@@ -80,11 +81,11 @@ fn main() -> ExitCode {
     options::run("floor", &options.shared, || compare(&options))
 }
 
-/// Measures both servers in turns, so that other load of the machine affects both.
+/// Measures both servers in turns, so that other load on the machine affects both.
 fn compare(options: &Options) -> Result<Comparison> {
     let mut comparison = Comparison::default();
     for round in 0..options.shared.rounds {
-        // The first server finds the kernel's caches cold, so the order alternates.
+        // The kernel's caches are cold for the first server, so the order alternates.
         let order = if round % 2 == 0 {
             [Side::Floor, Side::Fanfare]
         } else {
@@ -100,7 +101,7 @@ fn compare(options: &Options) -> Result<Comparison> {
         }
         for burst in options.shared.burst_sizes() {
             for (side, load_test) in &mut load_tests {
-                // The work that the other server's turn has left in the kernel's queues ends first.
+                // In this pause the kernel finishes the queued work of the other server's turn.
                 thread::sleep(Duration::from_millis(50));
                 let measured = load_test.publish_in_turns(burst, options.shared.bursts)?;
                 comparison.measured.push((*side, measured));

@@ -1,8 +1,9 @@
-# Shared by the scripts for other servers and generators: installs what is missing. Sourced, not
-# run, from the root of the repository. All but system packages goes into folders that git ignores.
+# Shared by the scripts for other servers and generators: installs missing software. Sourced, not
+# run, from the root of the repository. Everything except system packages is installed in folders
+# that git ignores.
 
 # debian_packages COMMAND_OR_FILE PACKAGE...: installs the packages unless the command or file
-# exists. Status 1, with a message on standard error, if they cannot be installed.
+# exists. Returns status 1, with a message on standard error, if they cannot be installed.
 debian_packages() {
   local wanted=$1
   shift
@@ -11,14 +12,14 @@ debian_packages() {
     printf 'needs %s: apt-get install --no-install-recommends %s\n' "$wanted" "$*" >&2
     return 1
   fi
-  # With runlevel 1 the services of these packages are not started.
+  # RUNLEVEL=1 prevents that the services of these packages are started.
   RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive timeout 300 \
     apt-get install -y -qq --no-install-recommends "$@" </dev/null >/dev/null 2>&1 && return 0
   printf 'apt-get could not install: %s (is apt-get update due?)\n' "$*" >&2
   return 1
 }
 
-# npm_packages: installs those of benches/load/package.json, unless its lock file is unchanged.
+# npm_packages: installs the packages of benches/load/package.json if the lock file has changed.
 npm_packages() {
   local folder=benches/load
   if cmp -s $folder/package-lock.json $folder/node_modules/installed.json; then return 0; fi
@@ -31,7 +32,8 @@ npm_packages() {
   cp $folder/package-lock.json $folder/node_modules/installed.json
 }
 
-# python_packages: installs those of the tests into a virtual environment of the load scripts.
+# python_packages: installs the Python packages of the tests into the load scripts' virtual
+# environment.
 python_packages() {
   local venv=benches/load/venv
   if cmp -s tests/peers/requirements.txt $venv/installed.txt; then return 0; fi

@@ -1,12 +1,13 @@
-//! The path from a feeder to the log and to one subscriber: latency, compared with an echo, and
-//! lines per second.
+//! Measures the path from a feeder to the log and to one subscriber: the latency, compared with an
+//! echo, and the lines per second.
 //!
-//! `cargo bench --bench latency` starts the `fanfare` program and [`echo`] as children. Latency:
-//! one line at a time, to each of the two in turn, on an otherwise idle machine, from before the
-//! feeder's `write` to the subscriber's `read` that has it. Lines per second: a feeder writes lines
-//! to a channel without subscribers as fast as the socket accepts them. The last line asks for an
-//! acknowledgement, which is sent when all are in the log. The server then has one processor and
-//! the feeder another. Exit status 1 if a line is missing.
+//! `cargo bench --bench latency` starts the `fanfare` program and [`echo`] as children. For the
+//! latency, one line at a time goes to each of the two in turn, on an otherwise idle machine. The
+//! time runs from before the feeder's `write` to the subscriber's `read` that returns the line. For
+//! the lines per second, a feeder writes lines to a channel without subscribers as fast as the
+//! socket accepts them. The last line asks for an acknowledgement, which is sent after all lines
+//! are in the log. In this measurement, server and feeder have one processor each. The exit status
+//! is 1 if a line is missing.
 #![allow(
     clippy::expect_used,
     clippy::format_push_string,
@@ -34,11 +35,11 @@ use serde_json::{Value, json};
 
 use ratio::Ratio;
 
-/// Time between two lines, so that both servers sleep before each.
+/// Time between two lines, long enough that both servers sleep before each line.
 const PING_INTERVAL: Duration = Duration::from_millis(1);
 /// The longest wait for a response.
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// Lines of one write.
+/// The number of lines in one write.
 const LINES_TOGETHER: u64 = 4096;
 
 /// Measures the path from a feeder to the log and to one subscriber.
@@ -48,13 +49,13 @@ struct Options {
     /// Lines to each server in each round of latencies.
     #[arg(long, default_value_t = 1000)]
     pings: u32,
-    /// Lines in each round of throughput; 0 leaves it out.
+    /// Lines in each round of throughput; 0 skips the throughput.
     #[arg(long, default_value_t = 2_000_000)]
     lines: u64,
     /// Bytes of JSON in each publication.
     #[arg(long, default_value_t = 100)]
     payload: usize,
-    /// Rounds of each.
+    /// Rounds of latencies and of throughput.
     #[arg(long, default_value_t = 5)]
     rounds: u32,
     /// Flags for `fanfare serve`, as one argument.
@@ -66,10 +67,10 @@ struct Options {
     /// Run as the echo, with its feed at this path; used by the program itself.
     #[arg(long, hide = true)]
     serve_echo: Option<PathBuf>,
-    /// Set by cargo.
+    /// A flag that cargo sets.
     #[arg(long, hide = true)]
     bench: bool,
-    /// Set by some test runners.
+    /// A flag that some test runners set.
     #[arg(long, hide = true)]
     test: bool,
 }
@@ -103,7 +104,7 @@ fn run(options: &Options) -> Result<()> {
     Ok(std::io::stdout().write_all(text.as_bytes())?)
 }
 
-/// The program under test with one worker, on one processor if one is given.
+/// Returns the command of the program under test with one worker, on one processor if one is given.
 fn fanfare(options: &Options, processor: Option<usize>) -> Command {
     let program = env!("CARGO_BIN_EXE_fanfare");
     let mut command = match processor {
@@ -121,7 +122,7 @@ fn fanfare(options: &Options, processor: Option<usize>) -> Command {
     command
 }
 
-/// One line of the feed, with a payload of so many bytes that contains the number.
+/// Returns one line of the feed. Its payload has this many bytes and contains the number.
 fn line(number: u64, payload_bytes: usize, ack: &str) -> Vec<u8> {
     let mark = mark(number);
     let fill = "x".repeat(payload_bytes.saturating_sub(mark.len() + 2));
@@ -166,7 +167,7 @@ impl Pipeline {
         Ok(pipeline)
     }
 
-    /// Reads until the bytes have arrived. Later bytes are dropped.
+    /// Reads until the wanted bytes have arrived. Bytes after them are dropped.
     fn read_until(&mut self, wanted: &[u8]) -> Result<()> {
         let mut held = 0;
         loop {
@@ -208,7 +209,7 @@ fn quantile_us(sorted: &[Duration], quantile: f64) -> f64 {
     sorted[index.min(last)].as_secs_f64() * 1e6
 }
 
-/// Measures both servers, one line to each in turn.
+/// Measures both servers, with one line to each in turn.
 fn latency(options: &Options) -> Result<Value> {
     let mut echo = Command::new(std::env::current_exe()?);
     echo.args(["--lines", "0"]);
@@ -226,7 +227,7 @@ fn latency(options: &Options) -> Result<Value> {
             thread::sleep(PING_INTERVAL);
             of_fanfare.push(fanfare.ping(number, options.payload)?);
         }
-        // The first round warms up.
+        // The first round is only a warm-up.
         if round > 0 {
             of_echo.sort_unstable();
             of_fanfare.sort_unstable();
@@ -252,7 +253,7 @@ fn latency(options: &Options) -> Result<Value> {
     }))
 }
 
-/// Measures lines per second into the log of a server that has one processor.
+/// Measures the lines per second into the log of a server with one processor.
 fn throughput(options: &Options) -> Result<Value> {
     let processors = cpu::allowed();
     let (own, theirs) = match processors.as_slice() {
@@ -268,7 +269,8 @@ fn throughput(options: &Options) -> Result<Value> {
     for round in 0..=options.rounds {
         let before = server.usage()?;
         let feed = feed.clone();
-        // In a thread of its own, so that processes that start later do not inherit its processor.
+        // Only this thread is pinned, so that processes that start later do not inherit the
+        // processor.
         let feeding = thread::spawn(move || {
             if let Some(number) = own {
                 cpu::pin(number)?;
@@ -305,8 +307,8 @@ fn spread(figures: &[f64]) -> Value {
     })
 }
 
-/// The time from the first byte to the acknowledgement of the last line. Its number shows that no
-/// line before it is missing.
+/// Writes lines, and returns the time from the first byte to the acknowledgement of the last line.
+/// The number in the acknowledgement shows that no earlier line is missing.
 fn write_lines(feed: &Path, lines: u64, payload_bytes: usize, before: u64) -> Result<Duration> {
     let mut feeder = UnixStream::connect(feed)?;
     feeder.set_read_timeout(Some(TIMEOUT))?;

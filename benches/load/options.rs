@@ -1,7 +1,8 @@
-//! The flags that the comparisons with the floor share, and how such a program runs.
+//! The flags that the comparisons with the floor share, and the main function of such a program.
 //!
-//! Each of these programs is also the floor's server, which it starts as a child: with
-//! `--serve-floor` it serves and compares nothing. `floor.rs` and `peers.rs` are the callers.
+//! Each of these programs also contains the floor's server and starts it as a child process. With
+//! `--serve-floor` the program is that server and compares nothing. `floor.rs` and `peers.rs` are
+//! the callers.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -25,7 +26,7 @@ pub(crate) struct SharedOptions {
     /// Bursts of one measurement.
     #[arg(long, default_value_t = 20)]
     pub(crate) bursts: u32,
-    /// How often all servers are started and measured.
+    /// Number of times that all servers are started and measured.
     #[arg(long, default_value_t = 1)]
     pub(crate) rounds: u32,
     /// Workers of fanfare and of the floor.
@@ -40,10 +41,10 @@ pub(crate) struct SharedOptions {
     /// Run as the floor, with its feed at this path; used by the program itself.
     #[arg(long, hide = true)]
     serve_floor: Option<PathBuf>,
-    /// Set by cargo.
+    /// A flag that cargo sets.
     #[arg(long, hide = true)]
     bench: bool,
-    /// Set by some test runners.
+    /// A flag that some test runners set.
     #[arg(long, hide = true)]
     test: bool,
 }
@@ -60,17 +61,17 @@ impl SharedOptions {
 
 /// The figures of a comparison.
 pub(crate) trait Report {
-    /// As JSON.
+    /// Returns the figures as JSON.
     fn json(&self) -> String;
 
-    /// As text.
+    /// Returns the figures as text.
     fn text(&self) -> String;
 
     /// Whether neither fanfare nor the floor lost a publication.
     fn is_clean(&self) -> bool;
 }
 
-/// Runs a comparison as the program of this name and prints its report. The status is 1 if the
+/// Runs a comparison as the program of this name and prints its report. The exit status is 1 if the
 /// report is not clean, and 2 after an error.
 pub(crate) fn run<R: Report>(
     name: &str,
@@ -87,7 +88,8 @@ pub(crate) fn run<R: Report>(
     }
 }
 
-/// False if the report is not clean.
+/// Serves as the floor, or compares and prints the report. Returns false if the report is not
+/// clean.
 fn serve_or_compare<R: Report>(
     options: &SharedOptions,
     compare: impl FnOnce() -> Result<R>,

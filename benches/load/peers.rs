@@ -1,12 +1,13 @@
-//! Compares other servers with fanfare and the floor, all measured by one generator in one run.
+//! Compares other servers with fanfare and the floor. One generator measures all of them in one
+//! run.
 //!
 //! `cargo bench --bench peers -- --conns 5000 --peer 'NAME|RUNS AS|KIND|FEED|COMMAND'` starts
-//! fanfare, the floor ([`baseline_server`]) and each peer as children, connects the clients of
-//! `fanfare bench` to each of them, publishes to them in turns, and prints one table. A peer takes
-//! the path of its feed as `--feed PATH`, serves `/ws` or `/sse`, and prints `http://ADDR:PORT`
-//! when it is ready. A peer that cannot be measured is left out, with a line that has the cause.
-//! Exit status 1 if fanfare or the floor lost a publication. `benches/load/peers/run` has the
-//! peers.
+//! fanfare, the floor ([`baseline_server`]) and each peer as children. It connects the clients of
+//! `fanfare bench` to each of them, publishes to the servers in turns and prints one table. A peer
+//! takes the path of its feed as `--feed PATH`, serves `/ws` or `/sse`, and prints
+//! `http://ADDR:PORT` when it is ready. A peer that cannot be measured is left out, and a line of
+//! the output has the cause. The exit status is 1 if fanfare or the floor lost a publication.
+//! `benches/load/peers/run` defines the peers.
 #![allow(
     clippy::expect_used,
     clippy::format_push_string,
@@ -37,10 +38,10 @@ use contender::Contender;
 use options::SharedOptions;
 use results::{OWN, Results, Round, ServerResults};
 
-/// Second byte of the client addresses for the first server.
+/// The second byte of the client addresses for the first server.
 const FIRST_NETWORK: u8 = 32;
 
-/// Compares servers. Each burst is sent when all clients have the last one.
+/// Compares servers. Each burst is sent after all clients have received the last one.
 #[derive(Debug, Parser)]
 #[command(name = "peers")]
 struct Options {
@@ -92,7 +93,8 @@ impl FromStr for Peer {
 }
 
 impl Options {
-    /// Empty results for all servers. The floor is first, since all others are compared with it.
+    /// Returns empty results for all servers. The floor comes first, because all others are
+    /// compared with it.
     fn results(&self) -> Results {
         let workers = format!("{} threads", self.shared.workers);
         let own = ["floor", "fanfare WebSocket", "fanfare SSE"];
@@ -156,11 +158,11 @@ fn compare(options: &Options) -> Result<Results> {
     Ok(results)
 }
 
-/// Starts all servers that have not failed, and measures them in turns, so that other load of the
+/// Starts all servers that have not failed. Measures them in turns, so that other load on the
 /// machine affects all of them.
 fn round(options: &Options, number: usize, results: &mut [ServerResults]) {
     let mut order: Vec<usize> = (0..results.len()).collect();
-    // The first server finds the kernel's caches cold, so each round starts with another one.
+    // The kernel's caches are cold for the first server, so each round starts with another one.
     order.rotate_left(number % results.len());
     let mut load_tests: Vec<(usize, LoadTest, Vec<PublishFigures>)> = Vec::new();
     for index in order {
@@ -179,7 +181,7 @@ fn round(options: &Options, number: usize, results: &mut [ServerResults]) {
             if server.failure.is_some() {
                 continue;
             }
-            // The work that another server's turn has left in the kernel's queues ends first.
+            // In this pause the kernel finishes the queued work of the other server's turn.
             thread::sleep(Duration::from_millis(50));
             match load_test.publish_in_turns(burst, options.shared.bursts) {
                 Ok(measured) => all_measured.push(measured),
@@ -198,7 +200,7 @@ fn round(options: &Options, number: usize, results: &mut [ServerResults]) {
     }
 }
 
-/// Notes the failure, after which the server has no further rounds.
+/// Records the failure. The server is not started in later rounds.
 fn fail(server: &mut ServerResults, error: &Error) {
     server.failure = Some(format!("{error:#}"));
 }

@@ -1,11 +1,11 @@
-//! The ratio of one server's figure to another's, over rounds.
+//! The ratio of a server's figure to the floor's figure, over several rounds.
 //!
-//! The ratio is of sums over all rounds. The least and the greatest ratio of a round are kept too,
-//! since a figure without its range says little on a shared machine.
+//! The ratio divides sums over all rounds. The smallest and the greatest ratio of a single round
+//! are stored with it, because a figure without its range means little on a shared machine.
 
 use serde_json::{Value, json};
 
-/// A ratio of sums, with the least and the greatest ratio of a round.
+/// A ratio of sums, with the smallest and the greatest ratio of a single round.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ratio {
     pub(crate) of_sums: f64,
@@ -14,8 +14,8 @@ pub(crate) struct Ratio {
 }
 
 impl Ratio {
-    /// The ratio of a server's figures to the floor's, by round. Rounds without a figure of the
-    /// server do not count.
+    /// Divides a server's figures by the floor's figures. Rounds without a figure of the server do
+    /// not count.
     pub(crate) fn new(server: &[f64], floor: &[f64]) -> Self {
         let pairs = || server.iter().zip(floor);
         let rounds = || pairs().map(|(a, b)| a / b);

@@ -1,7 +1,7 @@
 //! The figures of all servers of a comparison, as one table and as one JSON object.
 //!
-//! Each figure is shown with its ratio to the floor's in the same rounds. For a server that could
-//! not be measured there is a line with the cause. A round in which a server failed does not count.
+//! Each figure is shown with its ratio to the floor's figure in the same rounds. For a server that
+//! could not be measured, a line has the cause. A round in which a server failed does not count.
 
 use fanfare_generator::figures::{ConnectFigures, PublishFigures};
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::options::Report;
 use crate::ratio::Ratio;
 
-/// The floor, and fanfare with each of two transports: the first results.
+/// The number of results before those of other servers: the floor, and fanfare with two transports.
 pub(crate) const OWN: usize = 3;
 
 /// The figures of one server.
@@ -17,15 +17,15 @@ pub(crate) const OWN: usize = 3;
 pub(crate) struct ServerResults {
     /// The server's name.
     pub(crate) name: String,
-    /// Its number of processes or threads.
+    /// The number of the server's processes or threads, as text.
     pub(crate) runs_as: String,
-    /// The rounds in which it was started and measured.
+    /// The rounds in which the server was started and measured.
     pub(crate) rounds: Vec<Round>,
-    /// Why it has no further rounds.
+    /// The error that ended the server's rounds.
     pub(crate) failure: Option<String>,
 }
 
-/// One round of one server.
+/// The figures of one server in one round.
 #[derive(Debug)]
 pub(crate) struct Round {
     /// The figures of connecting.
@@ -34,7 +34,7 @@ pub(crate) struct Round {
     pub(crate) measured: Vec<PublishFigures>,
 }
 
-/// All servers. The first is the floor.
+/// The results of all servers. The first server is the floor.
 #[derive(Debug)]
 pub(crate) struct Results(pub(crate) Vec<ServerResults>);
 
@@ -45,13 +45,13 @@ impl ServerResults {
         self.failure.is_none() && measured.all(|measured| measured.is_clean(true))
     }
 
-    /// One figure of each round.
+    /// Returns the value of a figure in each round.
     fn figures(&self, figure: impl Fn(&Round) -> Option<f64>) -> Vec<f64> {
         let figures = self.rounds.iter().map(figure);
         figures.map(|value| value.unwrap_or(f64::NAN)).collect()
     }
 
-    /// Whether all deliveries arrived, and if not, how many.
+    /// Returns `yes` if all deliveries arrived, otherwise how many did.
     fn verdict(&self) -> String {
         let measured = || self.rounds.iter().flat_map(|round| &round.measured);
         if measured().all(|measured| measured.is_clean(true)) {
@@ -81,7 +81,7 @@ impl Results {
         bursts
     }
 
-    /// The ratio of a server's figure to the floor's.
+    /// Returns the ratio of a server's figure to the floor's figure.
     fn ratio(&self, server: &ServerResults, figure: impl Fn(&Round) -> Option<f64>) -> Ratio {
         let floor = self.0.first().map(|floor| floor.figures(&figure));
         Ratio::new(&server.figures(&figure), &floor.unwrap_or_default())
@@ -200,7 +200,7 @@ fn last_ms(round: &Round, burst: u32) -> Option<f64> {
     Some(round.burst(burst)?.last_ms()?.0)
 }
 
-/// The ratio, with its range if there are several rounds.
+/// Formats a ratio, with its range if there are several rounds.
 fn ratio_text(ratio: &Ratio, server: &ServerResults) -> String {
     let Ratio {
         of_sums,

@@ -1,19 +1,20 @@
-// Subscribes with an npm package and prints what the package delivers, one JSON object a line.
+// Subscribes with an npm package and prints what the package delivers, one JSON object per line.
 //
 // usage: client.mjs eventsource-client|launchdarkly-eventsource|undici|
 //                   reconnecting-websocket|websocket URL COUNT
 //
-// Ends with status 0 after COUNT publications. Event streams print what eventsource_client.mjs
-// prints, WebSockets what ws_client.mjs prints.
+// Ends with status 0 after COUNT publications. The output has the format of eventsource_client.mjs
+// for event streams and of ws_client.mjs for WebSockets.
 const [library, url, count] = [process.argv[2], process.argv[3], Number(process.argv[4])];
 const print = (value) => process.stdout.write(JSON.stringify(value) + '\n');
 const fail = (why) => { process.stderr.write(`${why}\n`); process.exit(1); };
-// Keeps the process alive, which the timers of some packages do not.
+// This timer keeps the process alive, which the timers of some packages do not do.
 setTimeout(() => fail('not done in 60 s'), 60_000);
 
 let [received, opened, isOpen] = [0, 0, false];
 const open = () => { isOpen = true; print({ opened: ++opened }); };
-// Most packages report a failed reconnect as an error, too.
+// `isOpen` avoids a second report, because most packages also report a failed reconnect as an
+// error.
 const lose = () => { if (isOpen) print({ lost: opened }); isOpen = false; };
 
 // Prints a dispatched event of any type.
@@ -23,18 +24,18 @@ function take(id, event, data) {
   if (!event.startsWith('fanfare.') && ++received === count) process.exit(0);
 }
 
-// Packages with the interface of a browser's EventSource.
+// Uses a package whose interface is that of a browser's EventSource.
 function follow(source) {
   source.addEventListener('open', open);
   source.addEventListener('error', lose);
-  // launchdarkly-eventsource distinguishes the end of a stream from an error.
+  // launchdarkly-eventsource has different events for the end of a stream and for an error.
   source.addEventListener('end', lose);
   for (const type of ['message', 'price']) {
     source.addEventListener(type, (event) => take(event.lastEventId, event.type, event.data));
   }
 }
 
-// Packages with the interface of a browser's WebSocket.
+// Uses a package whose interface is that of a browser's WebSocket.
 function converse(socket) {
   socket.addEventListener('open', () => print({ protocol: socket.protocol }));
   socket.addEventListener('close', (event) => {

@@ -1,9 +1,9 @@
-"""Subscribes with a PyPI package and prints what the package delivers, one JSON object a line.
+"""Subscribes with a PyPI package and prints what the package delivers, one JSON object per line.
 
 usage: client.py niquests|aiohttp|picows|websocket-client|requests URL COUNT
 
-Ends with status 0 after COUNT publications. Event streams print what event_stream_client.py prints,
-WebSockets what websockets_client.py prints, and polls what poll_client.py prints.
+Ends with status 0 after COUNT publications. The output has the format of event_stream_client.py for
+event streams, of websockets_client.py for WebSockets, and of poll_client.py for polls.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ def with_niquests(url, count):
 
 
 def counted(count, messages):
-    """Prints messages up to this number of publications."""
+    """Prints messages until they contain this number of publications."""
     for message in map(json.loads, messages):
         report(**message)
         count -= "type" not in message

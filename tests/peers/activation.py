@@ -5,10 +5,11 @@ usage: activation.py [--again] FOLDER PROGRAM ARGUMENT...
 ACTIVATION_NAMES in the environment has the names of the two sockets, by default `a:b`.
 
 Binds a TCP port of 127.0.0.1 and the Unix socket FOLDER/handed.sock, prints one JSON line with
-`pid` and `tcp`, and becomes the program with them as its descriptors 3 and 4.
+`pid` and `tcp`, and executes the program with the sockets as descriptors 3 and 4.
 
-With --again it stays and keeps the sockets open. When the program ends, it prints the status as
-`ended`, and after a few seconds it starts the program again and prints another such line.
+With --again, this process stays and keeps the sockets open. When the program ends, this process
+prints the status as `ended`. After a few seconds it starts the program again and prints `pid` and
+`tcp` again.
 """
 
 import ctypes
@@ -19,8 +20,8 @@ import socket
 import sys
 import time
 
-# Longer than the reconnect delay of a drain with few clients, so that they reconnect before the
-# next start.
+# The pause is longer than the reconnect delay of a drain with few clients, so that they reconnect
+# before the next start.
 PAUSE_S = 3
 PR_SET_PDEATHSIG = 1
 NAMES = os.environ.get("ACTIVATION_NAMES", "a:b")
@@ -36,7 +37,7 @@ unix.listen()
 
 
 def become():
-    # The sockets themselves may have the numbers 3 and 4, so they are copied to high numbers first.
+    # The sockets may already have the numbers 3 or 4, so they are copied to high numbers first.
     for target, source in ((3, os.dup2(tcp.fileno(), 103)), (4, os.dup2(unix.fileno(), 104))):
         os.dup2(source, target)
         os.close(source)
@@ -50,7 +51,7 @@ if not is_again:
 while True:
     child = os.fork()
     if child == 0:
-        # The test kills its own child only, so this one ends with it.
+        # The test kills only its direct child, so the kernel must end this process with it.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         become()
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

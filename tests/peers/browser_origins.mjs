@@ -1,10 +1,11 @@
-// Opens transports of a server from pages of other origins in a headless Chromium, with a cookie.
+// Opens all transports of a server from pages of other origins in a headless Chromium, with a
+// cookie.
 //
 // usage: browser_origins.mjs CHROMIUM SERVER COOKIE PROFILE_DIR PAGE...
 //
-// SERVER is the origin of the server, COOKIE its `name=value`, and each PAGE a page of another origin.
-// Prints one JSON object for each PAGE: the results of its event stream, its polls and its WebSocket,
-// as `opened`, a status, or `error`.
+// SERVER is the origin of the server, COOKIE is its cookie as `name=value`, and each PAGE is a page
+// of another origin. Prints one JSON object for each PAGE with the results of its event stream, its
+// polls and its WebSocket: `opened`, a status, or `error`.
 import { chromium } from 'playwright-core';
 
 const [executablePath, server, cookie, profile, ...pages] = process.argv.slice(2);

@@ -1,10 +1,10 @@
-// Reconnects Chromium's own EventSource over restarts of the server.
+// Tests that Chromium's own EventSource reconnects after restarts of the server.
 //
 // usage: browser_restart.mjs CHROMIUM URL PROFILE_DIR ORIGINS ROUNDS
 //
-// Opens six streams, as many as a browser opens to one HTTP/1.1 origin, from each of ORIGINS names
-// of the URL's address. Prints {"open":n} when all of them are open, and after each of ROUNDS losses
-// {"reopened":n,"stopped":n} when each of them is open again or has stopped for good.
+// Opens six streams from each of ORIGINS names of the URL's address. A browser opens at most six to
+// one HTTP/1.1 origin. Prints {"open":n} when all of them are open. After each of ROUNDS losses,
+// prints {"reopened":n,"stopped":n} when each stream is open again or has stopped permanently.
 import { chromium } from 'playwright-core';
 
 const [executablePath, address, profile, origins, rounds] = process.argv.slice(2);

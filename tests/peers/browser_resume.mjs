@@ -1,10 +1,10 @@
-// Reconnects Chromium's own EventSource after it has lost its stream.
+// Tests that Chromium's own EventSource reconnects after the loss of its stream.
 //
 // usage: browser_resume.mjs CHROMIUM URL PROFILE_DIR [COUNT]
 //
 // URL is any page of the server; the stream comes from the same origin. Prints {"opened":n} each
-// time a stream has opened, {"id":…} for each of the COUNT (2) publications it waits for, and
-// {"gap":…}.
+// time a stream has opened, {"id":…} for each of the COUNT (default 2) publications that it waits
+// for, and {"gap":…} for a gap.
 import { chromium } from 'playwright-core';
 
 const [executablePath, url, profile, count = 2] = process.argv.slice(2);

@@ -1,10 +1,11 @@
-"""Follows an event stream with a PyPI package and prints every event that the package dispatches.
+"""Reads an event stream with a PyPI package and prints every event that the package dispatches.
 
 usage: event_stream_client.py httpx-sse|sseclient-py URL COUNT
 
-One JSON object a line: {"opened":n} for each stream, {"lost":n} for each end, and {"id","event","data"}
-for each event, whatever its type. Neither package reconnects by itself; this script does, with the
-last id that the package reported. Ends with status 0 after COUNT events that are not the server's own.
+Prints one JSON object per line: {"opened":n} for each stream, {"lost":n} for the end of each
+stream, and {"id","event","data"} for each event, whatever its type. The packages do not reconnect,
+so this script does, with the last id that the package reported. Ends with status 0 after COUNT
+events that are not the server's own.
 """
 
 import http.client
@@ -23,7 +24,8 @@ def report(**fields):
 
 
 def httpx_events(url, headers, opened):
-    # The test's server sends heartbeats every 100 ms. A default server needs more than 25 s.
+    # The test's server sends heartbeats every 100 ms. With a default server the timeout must exceed
+    # 25 s.
     with httpx.Client(timeout=10) as client:
         with httpx_sse.connect_sse(client, "GET", url, headers=headers) as source:
             source.response.raise_for_status()
@@ -38,7 +40,7 @@ def sseclient_events(url, headers, opened):
     response = connection.getresponse()
     assert response.status == 200, response.status
     opened()
-    # `read1` returns the bytes that have arrived.
+    # `read1` returns as soon as bytes have arrived.
     yield from sseclient.SSEClient(iter(response.read1, b"")).events()
 
 

@@ -1,9 +1,9 @@
-// Subscribes with the `eventsource` package and prints what it receives, one JSON object a line.
+// Subscribes with the `eventsource` package and prints what it receives, one JSON object per line.
 //
 // usage: eventsource_client.mjs URL COUNT
 //
-// Reconnects by itself with `Last-Event-ID`, as browsers do; prints {"opened":n} each time a
-// stream has opened and {"lost":n} each time one has ended.
+// The package reconnects by itself with `Last-Event-ID`, as browsers do. The script prints
+// {"opened":n} each time a stream has opened and {"lost":n} each time a stream has ended.
 import { EventSource } from 'eventsource';
 
 const [url, count] = [process.argv[2], Number(process.argv[3])];

@@ -1,10 +1,10 @@
-// Follows an event stream with `@microsoft/fetch-event-source` and prints every event that the
+// Reads an event stream with `@microsoft/fetch-event-source` and prints every event that the
 // package dispatches.
 //
 // usage: fetch_event_source_client.mjs URL COUNT
 //
-// Prints as event_stream_client.py does. The package reconnects by itself with `Last-Event-ID`, after
-// a clean end only if `onclose` throws.
+// The output has the format of event_stream_client.py. The package reconnects by itself with
+// `Last-Event-ID`, but after a clean end only if `onclose` throws.
 import { fetchEventSource } from '@microsoft/fetch-event-source';
 
 const [url, count] = [process.argv[2], Number(process.argv[3])];
@@ -12,7 +12,7 @@ const print = (value) => process.stdout.write(JSON.stringify(value) + '\n');
 const fail = (why) => { process.stderr.write(`${why}\n`); process.exit(1); };
 setTimeout(() => fail('not done in 60 s'), 60_000).unref();
 
-// The package expects a page: it listens for visibility changes and uses the timers of `window`.
+// The package expects a browser: it listens for visibility changes and uses the timers of `window`.
 globalThis.window = globalThis;
 globalThis.document = { hidden: false, addEventListener() {}, removeEventListener() {} };
 

@@ -2,8 +2,8 @@
 
 usage: limited.py [--shared] LIMIT PROGRAM ARGUMENT...
 
-A seccomp filter lets `prlimit64` read limits and answers EPERM where it would set one. With --shared
-it refuses `unshare`, too, so that all threads share one table of descriptors.
+A seccomp filter lets `prlimit64` read limits, but returns EPERM if a call would set a limit. With
+--shared the filter also refuses `unshare`, so that all threads share one table of descriptors.
 """
 
 import ctypes
@@ -25,8 +25,8 @@ limit, *command = arguments[is_shared:]
 limit = int(limit)
 resource.setrlimit(resource.RLIMIT_NOFILE, (limit, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 
-# Tests the number of the call, then both halves of the third argument, the new limit. A jump has the
-# number of instructions that it skips.
+# The filter tests the number of the call, then both halves of the third argument, which is the new
+# limit. A jump contains the number of instructions that it skips.
 filters = [
     (LOAD, 0, 0, 0),
     (EQUALS, 7, 0, SETRLIMIT),

@@ -2,8 +2,9 @@
 //
 // usage: page.mjs CHROMIUM URL PROFILE_DIR SCREENSHOT
 //
-// Prints one JSON object a line: {"live":…} when figures arrive by both transports,
-// {"subscribed":…} when the form's subscription is confirmed, {"seen":…} when its publication is shown.
+// Prints one JSON object per line: {"live":…} when figures arrive over both transports,
+// {"subscribed":…} when the form's subscription is confirmed, and {"seen":…} when the form's
+// publication is shown.
 import { chromium } from 'playwright-core';
 
 const [executablePath, url, profile, screenshot] = process.argv.slice(2);

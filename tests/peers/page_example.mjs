@@ -2,7 +2,7 @@
 //
 // usage: page_example.mjs CHROMIUM URL PROFILE_DIR README COUNT
 //
-// Prints the arguments of the example's first COUNT calls of console.log, one JSON array a line.
+// Prints the arguments of the example's first COUNT calls of console.log, one JSON array per line.
 import { readFileSync } from 'node:fs';
 import { chromium } from 'playwright-core';
 

@@ -2,11 +2,11 @@
 //
 // usage: page_token.mjs CHROMIUM URL PROFILE_DIR SCREENSHOT FANFARE SECRET
 //
-// Tokens are made by the binary FANFARE with the secret and allow the demo's channels. The channel
-// `open` needs none. Prints one JSON object a line: {"asked":…} each time the page asks for a token, with its
-// reason, {"live":…} when figures arrive, {"subscribed":…} and {"seen":…} as page.mjs does, and at the
-// end {"leaks":[…]}, with the places where a token was found and must not be. SCREENSHOT.before.png and
-// SCREENSHOT.after.png show the page without a token and with one.
+// The program FANFARE signs the tokens with the secret; they allow the demo's channels. The channel
+// `open` needs no token. Prints one JSON object per line: {"asked":…} with the reason each time the
+// page asks for a token, {"live":…} when figures arrive, and {"subscribed":…} and {"seen":…} as
+// page.mjs does. At the end prints {"leaks":[…]}, with the places that must not contain a token but
+// do. SCREENSHOT.before.png and SCREENSHOT.after.png show the page without a token and with one.
 import { execFileSync } from 'node:child_process';
 import { chromium } from 'playwright-core';
 
@@ -80,7 +80,7 @@ const short = sign('4');
 await enter(short);
 await asked('expired');
 await live('refused');
-// An invalid token does not close streams that need none.
+// An invalid token does not close streams that need no token.
 await subscribe('open', 'ws');
 await page.click('#subscribe');
 const token = sign('3600');

@@ -1,9 +1,9 @@
-"""Polls with Python's own http.client and prints each publication, one JSON object a line.
+"""Polls with Python's own http.client and prints each publication, one JSON object per line.
 
 usage: poll_client.py URL COUNT
 
-One connection for all polls, each from the id of the last answer. Ends with status 0 when COUNT
-publications have arrived without a gap. The first line has the first position.
+All polls use one connection, and each poll continues from the id of the last answer. Ends with
+status 0 when COUNT publications have arrived without a gap. The first line has the first position.
 """
 
 import http.client

@@ -2,8 +2,9 @@
 
 usage: sign_token.py ALG KEYFILE CLAIMS [HEADER]
 
-HS256, HS384 and HS512 sign with the file's bytes, RS256, ES256 and EdDSA with a private key in PEM; `none`
-does not sign. HEADER is JSON that replaces the header {"alg": ALG}, so that a token can lie.
+HS256, HS384 and HS512 sign with the file's bytes. RS256, ES256 and EdDSA sign with a private key in
+PEM. `none` does not sign. HEADER is JSON that replaces the header {"alg": ALG}, so that the header
+can name another algorithm than ALG.
 """
 
 import base64
@@ -24,7 +25,7 @@ def openssl(*args: str, data: bytes | None = None) -> bytes:
 
 
 def numbers_of(der: bytes) -> bytes:
-    """The two numbers of an ECDSA signature, 32 bytes each (RFC 7518, 3.4)."""
+    """Returns the two numbers of an ECDSA signature, 32 bytes each (RFC 7518, 3.4)."""
     at, numbers = 2, b""
     for _ in range(2):
         length = der[at + 1]

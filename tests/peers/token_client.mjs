@@ -1,9 +1,9 @@
-// Sends a token with the `ws` package and prints what it receives, one JSON object a line.
+// Sends a token with the `ws` package and prints what it receives, one JSON object per line.
 //
 // usage: token_client.mjs URL header|subprotocol|message TOKEN
 //
-// Ends when the server closes, with a line that has the code. For a refused handshake it prints a line
-// with the status.
+// Ends when the server closes, and prints a line with the close code. If the handshake is refused,
+// prints a line with the status.
 import WebSocket from 'ws';
 
 const [url, way, token] = process.argv.slice(2);

@@ -1,9 +1,9 @@
-"""Sends a token with the `websockets` package and prints what it receives, one JSON object a line.
+"""Sends a token with the `websockets` package and prints the responses, one JSON object per line.
 
 usage: token_client.py URL header|subprotocol|message TOKEN
 
-Ends when the server closes, with a line that has the code. A handshake that is refused is a line with the
-status.
+Ends when the server closes, and prints a line with the close code. If the handshake is refused,
+prints a line with the status.
 """
 
 import asyncio

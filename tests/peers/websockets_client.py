@@ -1,10 +1,11 @@
-"""Subscribes with the `websockets` package and prints what it receives, one JSON object a line.
+"""Subscribes with the `websockets` package and prints what it receives, one JSON object per line.
 
 usage: websockets_client.py URL COUNT [deflate|bounded]
 
-Ends with status 0 when COUNT publications have come; every control message is printed as well. With
-`deflate` it offers permessage-deflate as the package does by itself, with `bounded` only in windows of
-4 KiB; it prints what was agreed to, and sends a command, which the package compresses.
+Ends with status 0 when COUNT publications have arrived; also prints every control message. With
+`deflate` it offers permessage-deflate with the package's defaults; with `bounded` it offers only
+windows of 4 KiB. In both cases it prints the negotiated extension and sends a command, which the
+package compresses.
 """
 
 import asyncio

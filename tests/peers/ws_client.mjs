@@ -1,10 +1,10 @@
-// Subscribes with the `ws` package and prints what it receives, one JSON object a line.
+// Subscribes with the `ws` package and prints what it receives, one JSON object per line.
 //
 // usage: ws_client.mjs URL COUNT [deflate]
 //
-// After COUNT publications it pings, waits for the pong and closes with 1000. With `deflate` it offers
-// permessage-deflate with the package's defaults, prints the negotiated extension, and sends a compressed
-// command.
+// After COUNT publications it pings, waits for the pong and closes with 1000. With `deflate` it
+// offers permessage-deflate with the package's defaults, prints the negotiated extension, and sends
+// a compressed command.
 import WebSocket from 'ws';
 
 const [url, count] = [process.argv[2], Number(process.argv[3])];
@@ -22,7 +22,7 @@ socket.on('open', () => {
   print({ protocol: socket.protocol });
   if (!deflates) return;
   print({ extensions });
-  // The package compresses messages of 1024 bytes and more.
+  // The package compresses messages of 1024 bytes or more.
   socket.send(JSON.stringify({ type: 'ping', ref: 7, pad: 'x'.repeat(2000) }));
 });
 socket.on('pong', (data) => { print({ pong: data.toString() }); socket.close(1000, 'done'); });

@@ -1,7 +1,7 @@
 """Checks fanfare's unit files as shipped. Runs as root, as a service of the container's systemd.
 
-Each check begins with a fresh service; a drop-in shortens times or sharpens the sandbox where a
-check needs it. Prints PASS or FAIL with what was measured, and a summary as the last line.
+Each check begins with a fresh service. If a check needs it, a drop-in shortens times or makes the
+sandbox stricter. Prints PASS or FAIL with the measured values, and a summary as the last line.
 """
 
 import json
@@ -24,7 +24,7 @@ CHECKS = []
 
 
 def check(function):
-    """Registers a check. The report has its name and its return value."""
+    """Registers a check. Its report consists of its name and its return value."""
     CHECKS.append(function)
     return function
 
@@ -44,7 +44,8 @@ def unit_files_are_valid():
 def service_is_active_only_when_it_answers():
     for _ in range(5):
         host.start()
-        # No retry: units ordered after the service rely on it.
+        # The check does not retry, because units that are ordered after the service rely on
+        # readiness.
         assert get() == 200
         assert get("/readyz", host.ADMIN) == 200
     assert show("ActiveState") == "active" and show("Type") == "notify"
@@ -66,7 +67,7 @@ def first_answer_comes_within_500_ms_of_the_start():
         took.append(answered - begun)
         active.append(int(show("ActiveEnterTimestampMonotonic")) / 1e6 - begun)
     report = f"answer after {milliseconds(took)} ms, active after {milliseconds(active)} ms"
-    # The median, since the machine may be busy.
+    # The median is checked, because the machine may be busy.
     assert sorted(took)[2] < 0.5, report
     return report
 
@@ -107,7 +108,7 @@ def each_worker_has_its_own_descriptors_and_processor():
         assert not first & host.sockets(pid, pid), "shared with the main thread"
         for second in tables[one + 1 :]:
             assert not first & second, "shared among workers"
-    # One socket per connection, and a listener per worker.
+    # There is one socket per connection and one listener per worker.
     assert sum(map(len, tables)) == len(streams) + len(threads), tables
     cpus = [host.status(pid, thread)["Cpus_allowed_list"] for thread in threads]
     if len(threads) > 1:
@@ -119,7 +120,8 @@ def each_worker_has_its_own_descriptors_and_processor():
 
 @check
 def soft_limit_on_descriptors_is_raised_inside_the_sandbox():
-    # As shipped both limits are as high as the machine allows, so the check sets a low one.
+    # In the shipped unit, both limits are as high as the machine allows, so the check sets a low
+    # one.
     shipped = nofile(host.start())
     assert shipped[0] == shipped[1], shipped
     _, machine = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -130,7 +132,7 @@ def soft_limit_on_descriptors_is_raised_inside_the_sandbox():
 
 
 def nofile(pid):
-    """The soft and the hard limit on descriptors of a process."""
+    """Returns the soft and the hard limit on descriptors of a process."""
     limits = pathlib.Path(f"/proc/{pid}/limits").read_text()
     soft, hard = re.search(r"Max open files +(\d+) +(\d+)", limits).groups()
     return int(soft), int(hard)
@@ -160,8 +162,8 @@ def feed_can_be_given_to_another_group():
 
 @check
 def server_makes_no_forbidden_system_call():
-    # As shipped a forbidden call returns an error. Here it kills the process, so that none is
-    # missed.
+    # In the shipped unit, a forbidden call returns an error. In this check it kills the process, so
+    # that no forbidden call goes unnoticed.
     began = time.time()
     pid = host.start("SystemCallErrorNumber=kill", "Environment=FANFARE_DRAIN_WINDOW_MS=500")
     stream = Stream()
@@ -225,7 +227,7 @@ def credential_lines():
 
 
 def over_tls(request, until="\r\n\r\n"):
-    """Sends a request over TLS; returns the response up to a text."""
+    """Sends a request over TLS. Returns the response up to and including a text."""
     context = ssl.create_default_context(cafile="/checks/out/certificate.pem")
     with socket.create_connection(("127.0.0.1", 8443), 30) as connection:
         with context.wrap_socket(connection, server_hostname="localhost") as secured:
@@ -278,7 +280,7 @@ def server_with_all_features_makes_no_forbidden_system_call():
     return f"TLS, tokens, reload, a journal over kill -9 ({kept})"
 
 
-# -- Failing.
+# -- Failures.
 
 
 @check
@@ -398,7 +400,7 @@ def stop_with_the_shipped_times_succeeds():
 def drain_longer_than_the_watchdog_is_completed():
     host.start("WatchdogSec=300ms")
     mutes = [Mute() for _ in range(4)]
-    # Data that the clients do not read keeps the drain open for a second.
+    # The clients do not read this data, which keeps the drain open for a second.
     for _ in range(8):
         assert host.publish("publisher", json.dumps("x" * 100_000)).returncode == 0
     begun = time.monotonic()
@@ -452,7 +454,7 @@ def crash_with_the_socket_unit_refuses_no_client():
         os.kill(pid, signal.SIGKILL)
         within(5, "the restart", lambda: host.main_pid() not in (0, pid))
         within(5, "the crowd", lambda count=crowd.answered: crowd.answered > count + 50)
-    # Connections that the killed process had accepted are lost; no connect is refused.
+    # Connections that the killed process had accepted are lost, but no connect is refused.
     assert crowd.refused == 0, str(crowd)
     assert crowd.longest < 1.5, str(crowd)
     return str(crowd)
@@ -469,7 +471,8 @@ def recipes_of_the_readme_serve_tls_on_port_443():
         shutil.copy(f"/checks/out/{name}.pem", checkout / f"example.org.{suffix}")
     began = time.time()
     for recipe in ("systemd", "TLS under systemd"):
-        # The binary is already built.
+        # The recipe calls cargo, which is replaced by an empty function, because the binary is
+        # already built.
         script = f"set -e\ncd {checkout}\ncargo() {{ :; }}\n{host.recipe(recipe)}"
         ok("bash", "-c", script)
     command = ["curl", "--silent", "--show-error", "--cacert", checkout / "example.org.pem"]

@@ -27,14 +27,14 @@ def run(*command, **options):
 
 
 def ok(*command):
-    """Runs a command that has to succeed."""
+    """Runs a command that must succeed."""
     done = run(*command)
     assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
     return done.stdout
 
 
 def install():
-    """Installs by the commands in the unit file, and adds two users, of which one may publish."""
+    """Installs by the commands in the unit file. Adds two users, one of which may publish."""
     shutil.copy("/checks/fanfare", "/usr/local/bin/fanfare")
     CONFIG.parent.mkdir()
     shutil.copy(UNITS / "fanfare.toml", CONFIG)
@@ -51,7 +51,7 @@ def install():
 
 
 def uninstall():
-    """Removes what `install` installed, so that another installation can be tested."""
+    """Removes all that `install` installed, so that another installation can be tested."""
     fresh()
     shutil.rmtree(CONFIG.parent)
     DROP_IN.unlink()
@@ -59,12 +59,12 @@ def uninstall():
         pathlib.Path("/etc/systemd/system", unit).unlink()
     pathlib.Path("/usr/local/bin/fanfare").unlink()
     ok("userdel", "fanfare")
-    # `userdel` leaves the group, since the publisher is a member.
+    # `userdel` does not remove the group, because the publisher is a member.
     run("groupdel", "fanfare")
 
 
 def recipe(name):
-    """The shell commands below a heading of the README."""
+    """Returns the shell commands below a heading of the README."""
     text = pathlib.Path("/checks/README.md").read_text()
     below = text.split(f"**{name}.**", 1)[1]
     return below.split("```sh\n", 1)[1].split("```", 1)[0]
@@ -81,7 +81,7 @@ def fresh(*service_lines):
 
 
 def start(*service_lines):
-    """Starts a fresh service; returns its main process."""
+    """Starts a fresh service and returns its main process."""
     fresh(*service_lines)
     ok("systemctl", "start", SERVICE)
     return main_pid()
@@ -104,7 +104,7 @@ def journal(since, unit=SERVICE):
 
 
 def within(seconds, what, condition):
-    """Waits until the condition holds; returns its value and the duration."""
+    """Waits until the condition is true. Returns its value and the duration."""
     begun = time.monotonic()
     while True:
         found = condition()
@@ -116,7 +116,7 @@ def within(seconds, what, condition):
 
 
 def ask(path, address, seconds):
-    """Sends one GET on a new connection; returns the whole response."""
+    """Sends one GET request on a new connection and returns the whole response."""
     with socket.create_connection(address, seconds) as connection:
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
         answer = b""
@@ -127,12 +127,12 @@ def ask(path, address, seconds):
 
 
 def get(path="/", address=CLIENTS, seconds=30):
-    """The status of one GET."""
+    """Returns the status of the response to one GET request."""
     return int(ask(path, address, seconds).split(b" ", 2)[1])
 
 
 def body(path, address=CLIENTS):
-    """The body of one GET."""
+    """Returns the body of the response to one GET request."""
     return ask(path, address, 30).split(b"\r\n\r\n", 1)[1].decode()
 
 
@@ -174,7 +174,7 @@ class Stream:
         self.connection.close()
 
     def rest(self):
-        """Waits for the server to end the stream; returns all of it."""
+        """Waits until the server ends the stream. Returns the text of the whole stream."""
         self.thread.join(30)
         assert not self.thread.is_alive(), "the stream was not ended"
         return self.text
@@ -187,14 +187,14 @@ def publish(user, data, *flags):
 
 
 def status(pid, thread=None):
-    """The fields of a process's or thread's status in /proc."""
+    """Returns the fields of a process's or thread's status in /proc."""
     path = f"/proc/{pid}/status" if thread is None else f"/proc/{pid}/task/{thread}/status"
     lines = pathlib.Path(path).read_text().splitlines()
     return {name: value.strip() for name, value in (line.split(":", 1) for line in lines)}
 
 
 def workers(pid):
-    """The ids of the worker threads, in the order of their names."""
+    """Returns the ids of the worker threads, in the order of their names."""
     names = {}
     for task in os.listdir(f"/proc/{pid}/task"):
         name = pathlib.Path(f"/proc/{pid}/task/{task}/comm").read_text().strip()
@@ -204,7 +204,7 @@ def workers(pid):
 
 
 def sockets(pid, thread):
-    """The sockets in a thread's descriptor table, except standard input, output and error."""
+    """Returns the sockets in a thread's descriptor table, without standard streams."""
     folder = f"/proc/{pid}/task/{thread}/fd"
     links = [os.readlink(f"{folder}/{fd}") for fd in os.listdir(folder) if int(fd) > 2]
     return {link for link in links if link.startswith("socket:")}
@@ -218,7 +218,7 @@ def seize(thread):
     for request in (ptrace_seize, ptrace_interrupt):
         if libc.ptrace(request, thread, 0, 0) != 0:
             raise OSError(ctypes.get_errno(), "ptrace")
-    # The process cannot be reaped before the tracer has seen the end of the thread.
+    # The process cannot be reaped before the tracer has noticed the end of the thread.
     threading.Thread(target=_await_end, args=[thread], daemon=True).start()
 
 
@@ -234,7 +234,7 @@ class Mute:
     def __init__(self):
         self.connection = socket.socket()
         self.connection.settimeout(30)
-        # Set before connecting, since the window scale is negotiated in the handshake.
+        # The buffer is set before connecting, because the handshake negotiates the window scale.
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         self.connection.connect(CLIENTS)
         lines = [
@@ -274,7 +274,7 @@ class Crowd:
                 outcome = "broken"
                 self.errors.add(repr(error))
             with self._lock:
-                # One of the three counters.
+                # `outcome` is the name of one of the three counters.
                 setattr(self, outcome, getattr(self, outcome) + 1)
                 self.longest = max(self.longest, time.monotonic() - begun)
             time.sleep(0.002)

@@ -1,7 +1,8 @@
 //! The house rules as tests: dependencies, names, and the form of files.
 //!
-//! `rules.rs` and `words.rs` have the rules. The tests here apply them to all files of the package,
-//! and to samples that break them, so that a rule without effect fails too.
+//! `rules.rs` and `words.rs` contain the rules. The tests here apply them to all files of the
+//! package. They also apply each rule to samples that break it, so that a rule without effect
+//! fails, too.
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -28,7 +29,7 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// All files of this project below a folder, as paths from the root.
+/// Collects all files of this project below a folder, as paths from the root.
 fn files_below(folder: &str, found: &mut Vec<String>) {
     const EXCLUDED: &[&str] = &[
         "tests/.deps",
@@ -59,7 +60,7 @@ fn files_below(folder: &str, found: &mut Vec<String>) {
     }
 }
 
-/// All text files of this project.
+/// Returns all text files of this project.
 fn texts() -> Vec<(String, String)> {
     let mut paths: Vec<String> = ["README.md", "Cargo.toml", ".gitignore", ".ci/run"]
         .map(str::to_owned)
@@ -77,7 +78,7 @@ fn texts() -> Vec<(String, String)> {
         .collect()
 }
 
-/// All Rust files of this project below these folders, parsed once for all rules.
+/// Returns all Rust files of this project below these folders, parsed once for all rules.
 fn sources(folders: &[&str]) -> Vec<Source> {
     static ALL: OnceLock<Vec<Source>> = OnceLock::new();
     let take_apart = || {
@@ -92,7 +93,7 @@ fn sources(folders: &[&str]) -> Vec<Source> {
         .collect()
 }
 
-/// The files of a crate without modules that `#[cfg(test)] mod x;` declares.
+/// Returns the files of a crate without modules that `#[cfg(test)] mod x;` declares.
 fn product_sources(root: &str) -> Vec<Source> {
     let all = sources(&[root]);
     let mut test_modules = Vec::new();
@@ -137,7 +138,7 @@ fn check(sources: &[Source], rule: impl Fn(&Source) -> Vec<Finding>) {
     );
 }
 
-/// Checks that a sample breaks the rule on this line only.
+/// Checks that a sample breaks the rule on this line and on no other.
 fn breaks(path: &str, text: &str, line: usize, rule: impl Fn(&Source) -> Vec<Finding>) {
     let found = rule(&Source::new(path, text));
     assert_eq!(found.len(), 1, "{path}: {text}: {found:?}");
@@ -500,10 +501,10 @@ fn texts_have_no_forbidden_word() {
     }));
 }
 
-/// Parses a Python script without running it.
+/// A Python program that parses a Python script without running it.
 const PARSES_PYTHON: &str = "import ast, sys; ast.parse(open(sys.argv[1]).read())";
 
-/// The error of a script's interpreter, which only parses it.
+/// Parses a script with its interpreter, without running it. Returns the error, if any.
 fn script_fault(path: &Path) -> Option<String> {
     let text = fs::read_to_string(path).unwrap();
     let (program, arguments): (&str, &[&str]) = match path.extension().and_then(|e| e.to_str()) {

@@ -1,28 +1,30 @@
-//! The house rules. Each is a function from a file to its findings.
+//! The house rules. Each rule is a function from a file to its findings.
 
 use crate::source::{GENERATOR, Source, Token, imports, module_of, tokens};
 
-/// The longest comment line and the longest other line, in columns.
+/// The maximum width of a comment line, in columns. The next constant is the maximum of other
+/// lines.
 const COMMENT_COLUMNS_MAX: usize = 100;
 const COLUMNS_MAX: usize = 120;
 const FUNCTION_LINES_MAX: usize = 70;
-/// Longer than for other functions, since a test may be a table of cases.
+/// The maximum length of a test. It is longer than other functions because it may be a table of
+/// cases.
 const TEST_LINES_MAX: usize = 100;
 const FILE_LINES_MAX: usize = 800;
 
-/// A violation: its line, from 1, and a message.
+/// A violation: its line number, counted from 1, and a message.
 pub(crate) type Finding = (usize, String);
 
-/// The layer of a file. Code may use its own layer and those before it.
+/// The layer of a file. Code may use its own layer and the layers above it in this list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Layer {
-    /// Uses words only.
+    /// Basic modules ("words"), which use only each other.
     Word,
-    /// Uses words and pure parts.
+    /// Pure parts, which use basic modules.
     Pure,
-    /// Composes pure parts; uses no shell.
+    /// Machines, which compose pure parts and use no shell.
     Machine,
-    /// Sockets, clocks, threads, files. May use everything.
+    /// Sockets, clocks, threads, files. This layer may use all others.
     Shell,
 }
 
@@ -36,12 +38,12 @@ const SHELL: &[&str] = &[
 ];
 const TRANSPORTS: &[&str] = &["event_stream", "long_poll", "short_poll", "websocket"];
 
-/// The layer of a file, by its top module. `config`, `feed` and `journal` have pure and shell
-/// files; the first line of a shell file says so.
+/// Returns the layer of a file, by its top module. `config`, `feed` and `journal` have both pure
+/// and shell files; the first line of a shell file says so.
 pub(crate) fn layer(source: &Source) -> Option<Layer> {
     let module = module_of(&source.path);
     let top = module.first().map_or("lib", String::as_str);
-    // The load generator is shell, except for the files that say they are pure.
+    // The load generator is shell, except for the files whose first line says that they are pure.
     if source.path.starts_with(GENERATOR) {
         let is_pure = source.text.starts_with("//! PURE");
         return Some(if is_pure { Layer::Pure } else { Layer::Shell });
@@ -60,7 +62,7 @@ pub(crate) fn layer(source: &Source) -> Option<Layer> {
     }
 }
 
-/// Dependencies point inward: words <- pure <- machine <- shell.
+/// Checks that dependencies point inward: words <- pure <- machine <- shell.
 pub(crate) fn dependencies(source: &Source, all: &[Source]) -> Vec<Finding> {
     let Some(own) = layer(source) else {
         let what = "belongs to no layer: list its module in tests/tidy/rules.rs, or start it with `//! SHELL`";
@@ -83,7 +85,7 @@ pub(crate) fn dependencies(source: &Source, all: &[Source]) -> Vec<Finding> {
     findings
 }
 
-/// The layer of the file that a module path leads to; `None` for items of the crate's root.
+/// Returns the layer of the file that a module path leads to; `None` for items of the crate's root.
 fn target_layer(path: &[String], all: &[Source]) -> Option<Layer> {
     (1..=path.len().min(3))
         .rev()
@@ -94,7 +96,7 @@ fn target_layer(path: &[String], all: &[Source]) -> Option<Layer> {
         .and_then(layer)
 }
 
-/// No transport uses another, so that each can be deleted alone.
+/// Checks that no transport uses another, so that each can be deleted alone.
 pub(crate) fn transports(source: &Source) -> Vec<Finding> {
     let module = module_of(&source.path);
     let Some(own) = module.get(1).filter(|name| {
@@ -111,8 +113,8 @@ pub(crate) fn transports(source: &Source) -> Vec<Finding> {
         .collect()
 }
 
-/// Pure files with data that threads share. A lock there is held only while a reference is copied
-/// or replaced.
+/// Pure files with data that threads share. In these files, a lock is held only while a reference
+/// is copied or replaced.
 const WITH_LOCKS: &[&str] = &[
     "src/frame/publication.rs",
     "src/log/epoch.rs",
@@ -141,7 +143,7 @@ const SHELL_WORDS: &[&str] = &[
 ];
 const SHELL_STD: &[&str] = &["env", "fs", "process", "thread"];
 
-/// Only the shell uses sockets, clocks, threads, files, randomness, locks and logs.
+/// Checks that only the shell uses sockets, clocks, threads, files, randomness, locks and logs.
 pub(crate) fn shell_only(source: &Source) -> Vec<Finding> {
     if layer(source).is_none_or(|own| own == Layer::Shell) {
         return Vec::new();
@@ -155,7 +157,7 @@ pub(crate) fn shell_only(source: &Source) -> Vec<Finding> {
         .map(|token| (token.line, format!("`{}` outside the shell", token.text)))
         .collect();
     for (at, token) in tokens.iter().enumerate() {
-        // A time may be passed as data, but only the shell reads the clock.
+        // A time may be passed as data, but only the shell may read the clock.
         if token.text == "SystemTime" && second_segments(&tokens[at..]) == ["now"] {
             findings.push((token.line, "`SystemTime::now` outside the shell".to_owned()));
         }
@@ -170,8 +172,8 @@ pub(crate) fn shell_only(source: &Source) -> Vec<Finding> {
     findings
 }
 
-/// `doctor` reads hosts in one file only, from a given tree, and asks the system nothing else. So a
-/// recorded host gives the same result as the machine itself.
+/// Checks that `doctor` reads the host in only one file, from a given tree. It asks the system
+/// nothing else, so a recorded host gives the same result as the machine itself.
 pub(crate) fn doctor_files(source: &Source) -> Vec<Finding> {
     if !source.path.starts_with("src/cli/doctor/") || source.path.ends_with("/tree.rs") {
         return Vec::new();
@@ -191,7 +193,7 @@ pub(crate) fn doctor_files(source: &Source) -> Vec<Finding> {
     findings
 }
 
-/// `a` in `std::a::b`; `a` and `c` in `std::{a::b, c}`.
+/// Returns the second segments of an import: `a` of `std::a::b`; `a` and `c` of `std::{a::b, c}`.
 fn second_segments<'a>(tokens: &[Token<'a>]) -> Vec<&'a str> {
     let text = |at: usize| tokens.get(at).map_or("", |token| token.text);
     if text(1) != ":" || text(2) != ":" {
@@ -214,7 +216,7 @@ fn second_segments<'a>(tokens: &[Token<'a>]) -> Vec<&'a str> {
     names
 }
 
-/// mio is an implementation detail of one file of the worker and of the feed's shell.
+/// Checks that only one file of the worker and the feed's shell use mio, an implementation detail.
 pub(crate) fn mio_contained(source: &Source) -> Vec<Finding> {
     let is_feed_shell = source.path.starts_with("src/feed/") && layer(source) == Some(Layer::Shell);
     if source.path == "src/worker/wire/kernel.rs" || is_feed_shell {
@@ -227,7 +229,7 @@ pub(crate) fn mio_contained(source: &Source) -> Vec<Finding> {
     )
 }
 
-/// Unsafe code is in one place of each crate.
+/// Checks that each crate has unsafe code in one place only.
 pub(crate) fn unsafe_contained(source: &Source) -> Vec<Finding> {
     let is_sys = source.path.strip_prefix(GENERATOR) == Some("sys.rs");
     if source.path.starts_with("src/sys/") || is_sys {
@@ -240,8 +242,8 @@ pub(crate) fn unsafe_contained(source: &Source) -> Vec<Finding> {
     )
 }
 
-/// The load generator is an independent client: it uses nothing of the server's library, and only
-/// the command line of the server's package uses it.
+/// Checks that the load generator is an independent client. It uses nothing of the server's
+/// library, and only the command line of the server's package uses it.
 pub(crate) fn generator_apart(source: &Source) -> Vec<Finding> {
     if source.path.starts_with(GENERATOR) {
         return words_of(&source.code, &["fanfare"], "in the generator");
@@ -260,8 +262,9 @@ fn words_of(view: &str, words: &[&str], what: &str) -> Vec<Finding> {
         .collect()
 }
 
-/// An error prints its cause once: the text contains it, and there is no source that code which
-/// prints chains would print again (C-GOOD-ERR). Only a transparent error forwards both.
+/// Checks that an error prints its cause once. If the text contains the cause, the error must have
+/// no `source`: a program that prints the chain of sources would print the cause again
+/// (C-GOOD-ERR). A transparent error forwards both its text and its source.
 pub(crate) fn causes_once(source: &Source) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut is_transparent = false;
@@ -287,7 +290,7 @@ pub(crate) fn causes_once(source: &Source) -> Vec<Finding> {
     findings
 }
 
-/// Words for which the design has another one, as whole words inside identifiers.
+/// Words that must not occur in identifiers, each with the word of the design that replaces it.
 const SYNONYMS: &[(&str, &str)] = &[
     ("broker", "hub"),
     ("ingest", "feed"),
@@ -298,14 +301,15 @@ const SYNONYMS: &[(&str, &str)] = &[
     ("watermark", "quota"),
 ];
 
-/// Names of other crates.
+/// Identifiers of other crates, which may contain such words.
 const NAMES_OF_OTHERS: &[&str] = &[
     "NoServerSessionStorage",
     "process_new_packets",
     "session_storage",
 ];
 
-/// One word for one thing. Clients have terms of their own.
+/// Checks that each thing has only one word. `fanfare subscribe` is exempt: clients have other
+/// terms.
 pub(crate) fn synonyms(source: &Source) -> Vec<Finding> {
     if source.path.starts_with("src/cli/subscribe/") {
         return Vec::new();
@@ -332,7 +336,7 @@ pub(crate) fn synonyms(source: &Source) -> Vec<Finding> {
     findings
 }
 
-/// The lower-case words of a snake or camel case identifier.
+/// Splits a snake case or camel case identifier into its words, in lower case.
 fn words_in(identifier: &str) -> Vec<String> {
     let mut words = vec![String::new()];
     for c in identifier.chars() {
@@ -345,14 +349,15 @@ fn words_in(identifier: &str) -> Vec<String> {
             words.push(String::new());
         }
         if let Some(last) = words.last_mut().filter(|_| c != '_') {
-            // Case is kept until the word is complete, because it marks the next boundary.
+            // Case is kept until the word is complete, because an upper-case letter marks the next
+            // boundary.
             last.push(c);
         }
     }
     words.into_iter().map(|word| word.to_lowercase()).collect()
 }
 
-/// Folders and files are named after their content.
+/// Checks that folders and files are named after their content.
 pub(crate) fn module_names(source: &Source) -> Vec<Finding> {
     const BANNED: &[&str] = &[
         "common", "helper", "helpers", "misc", "part2", "util", "utils",
@@ -369,7 +374,7 @@ pub(crate) fn module_names(source: &Source) -> Vec<Finding> {
         .collect()
 }
 
-/// Each file starts with a description.
+/// Checks that each file starts with a description.
 pub(crate) fn file_doc(source: &Source) -> Vec<Finding> {
     let first = source.text.lines().next().unwrap_or_default();
     if first.starts_with("//! ") || first.starts_with("#!") {
@@ -378,7 +383,7 @@ pub(crate) fn file_doc(source: &Source) -> Vec<Finding> {
     vec![(1, "a file starts with `//! ` and what it is".to_owned())]
 }
 
-/// Lines fit on a screen, except in the tables of metrics.
+/// Checks that lines fit on a screen, except in the tables of metrics.
 pub(crate) fn line_widths(source: &Source) -> Vec<Finding> {
     if source.path == "src/metrics/mod.rs" {
         return Vec::new();
@@ -398,7 +403,7 @@ pub(crate) fn line_widths(source: &Source) -> Vec<Finding> {
     findings
 }
 
-/// Functions fit on one or two screens.
+/// Checks that functions fit on one or two screens.
 pub(crate) fn function_lengths(source: &Source) -> Vec<Finding> {
     let tokens = tokens(&source.code);
     let product: Vec<&str> = source.product.lines().collect();
@@ -418,7 +423,7 @@ pub(crate) fn function_lengths(source: &Source) -> Vec<Finding> {
         } else {
             TEST_LINES_MAX
         };
-        // An attribute with a reason exempts a big match that is one table.
+        // An attribute with a reason exempts a big `match` that is one table.
         let attributes = &lines[token.line.saturating_sub(8)..token.line];
         let is_table = attributes
             .iter()
@@ -432,8 +437,8 @@ pub(crate) fn function_lengths(source: &Source) -> Vec<Finding> {
     findings
 }
 
-/// Name and last line of the function whose `fn` is at this index; `None` for a type or a
-/// declaration without a body.
+/// Returns the name and the last line of the function whose `fn` is at this index. `None` for a
+/// type or a declaration without a body.
 fn function_end<'a>(tokens: &[Token<'a>], at: usize) -> Option<(&'a str, usize)> {
     let name = tokens.get(at + 1)?.text;
     if name == "(" {
@@ -455,7 +460,7 @@ fn function_end<'a>(tokens: &[Token<'a>], at: usize) -> Option<(&'a str, usize)>
     None
 }
 
-/// Files are short enough for one concept.
+/// Checks that files are short enough for one concept.
 pub(crate) fn file_lengths(source: &Source) -> Vec<Finding> {
     let lines = source.text.lines().count();
     if lines <= FILE_LINES_MAX {
@@ -464,7 +469,7 @@ pub(crate) fn file_lengths(source: &Source) -> Vec<Finding> {
     vec![(lines, format!("{lines} lines, at most {FILE_LINES_MAX}"))]
 }
 
-/// Every test runs, and is named after a behaviour.
+/// Checks that every test runs and is named after a behaviour.
 pub(crate) fn tests_run(source: &Source) -> Vec<Finding> {
     let tokens = tokens(&source.code);
     let mut findings = Vec::new();
@@ -483,7 +488,7 @@ pub(crate) fn tests_run(source: &Source) -> Vec<Finding> {
     findings
 }
 
-/// Rules for every text file: no tab, no trailing space, a line end at the end, no open task.
+/// Checks a text file: no tab, no trailing space, a line end at the end, no open task.
 pub(crate) fn text_form(path: &str, text: &str) -> Vec<Finding> {
     let marks = [
         concat!("TO", "DO"),
@@ -516,7 +521,7 @@ pub(crate) fn text_form(path: &str, text: &str) -> Vec<Finding> {
     findings
 }
 
-/// Paths in a Markdown text: link targets, and code spans that start with a top folder.
+/// Returns the paths in a Markdown text: link targets, and code spans that start with a top folder.
 pub(crate) fn named_paths(text: &str) -> Vec<(usize, String)> {
     const TOPS: &[&str] = &["src/", "tests/", "benches/", "tuning/", "systemd/", ".ci/"];
     let mut found = Vec::new();

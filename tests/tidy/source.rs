@@ -1,21 +1,21 @@
 //! Views of a Rust file for the rules: code without comments and literals, comments without code,
 //! and code without tests.
 //!
-//! This is not a parser: it recognizes strings, characters, comments and braces, which the rules
-//! need. Every view has the same lines and columns as the file.
+//! This is not a parser. It recognizes only the syntax that the rules need: strings, characters,
+//! comments and braces. Every view has the same lines and columns as the file.
 
 /// A file and its views.
 #[derive(Clone, Debug)]
 pub(crate) struct Source {
-    /// Path from the package's root, with `/`.
+    /// The path from the package's root, with `/` as the separator.
     pub(crate) path: String,
-    /// The whole text.
+    /// The whole text of the file.
     pub(crate) text: String,
-    /// Comments and the insides of literals blanked.
+    /// The text with comments and the contents of literals replaced by spaces.
     pub(crate) code: String,
-    /// Everything except comments blanked.
+    /// The text with everything except comments replaced by spaces.
     pub(crate) comments: String,
-    /// `code` with the items after `#[cfg(test)]` blanked.
+    /// The `code` view with the items after `#[cfg(test)]` replaced by spaces.
     pub(crate) product: String,
 }
 
@@ -37,15 +37,15 @@ impl Source {
 /// A word or a single punctuation character, with its line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Token<'a> {
-    /// Line number from 1.
+    /// The line number, counted from 1.
     pub(crate) line: usize,
-    /// An identifier, a number, or one mark.
+    /// An identifier, a number, or one punctuation character.
     pub(crate) text: &'a str,
-    /// Byte offset.
+    /// The byte offset in the view.
     pub(crate) at: usize,
 }
 
-/// The tokens of a view.
+/// Splits a view into tokens.
 pub(crate) fn tokens(view: &str) -> Vec<Token<'_>> {
     let mut found = Vec::new();
     let mut line = 1;
@@ -88,7 +88,7 @@ enum State {
     RawText(usize),
 }
 
-/// The code view and the comments view.
+/// Returns the code view and the comments view of a text.
 fn split_comments(text: &str) -> (String, String) {
     let chars: Vec<char> = text.chars().collect();
     let (mut code, mut comments) = (String::new(), String::new());
@@ -96,7 +96,7 @@ fn split_comments(text: &str) -> (String, String) {
     let mut at = 0;
     while at < chars.len() {
         let (next, taken) = step(&chars, at, state);
-        // A character literal is one step.
+        // A whole character literal is consumed in one step.
         let is_character = state == State::Code && chars[at] == '\'' && taken > 1;
         for (index, &c) in chars[at..at + taken].iter().enumerate() {
             let is_inside = is_character && (1..taken - 1).contains(&index);
@@ -114,7 +114,7 @@ fn split_comments(text: &str) -> (String, String) {
     (code, comments)
 }
 
-/// The state after the next characters, and their number.
+/// Returns the state after the next characters, and the number of these characters.
 fn step(chars: &[char], at: usize, state: State) -> (State, usize) {
     let rest = &chars[at..];
     let starts = |mark: &str| mark.chars().zip(rest).filter(|(a, b)| a == *b).count() == mark.len();
@@ -136,7 +136,7 @@ fn step(chars: &[char], at: usize, state: State) -> (State, usize) {
     }
 }
 
-/// A step in code that starts a raw string, a character literal, or neither.
+/// Returns the next step in code, which may start a raw string or contain a character literal.
 fn code_step(chars: &[char], at: usize) -> (State, usize) {
     let rest = &chars[at..];
     let is_start = at == 0 || !is_word(chars[at - 1]);
@@ -152,7 +152,7 @@ fn code_step(chars: &[char], at: usize) -> (State, usize) {
     if rest[0] != '\'' {
         return (State::Code, 1);
     }
-    // A character literal closes after one character or one escape; a lifetime does not close.
+    // A character literal closes after one character or one escape, but a lifetime does not close.
     match rest.get(1) {
         Some('\\') => {
             let close = rest.iter().skip(3).position(|c| *c == '\'');
@@ -163,7 +163,7 @@ fn code_step(chars: &[char], at: usize) -> (State, usize) {
     }
 }
 
-/// Blanks each item that follows a `#[cfg(test)]`, up to its closing brace or semicolon.
+/// Replaces each item after a `#[cfg(test)]` by spaces, up to its closing brace or semicolon.
 fn blank_tests(code: &str) -> String {
     let tokens = tokens(code);
     let mut blank = vec![false; code.len()];
@@ -188,7 +188,7 @@ pub(crate) fn is_cfg_test(tokens: &[Token<'_>]) -> bool {
         || head.starts_with(&["#", "[", "cfg", "(", "all", "(", "test"])
 }
 
-/// Index of the token that ends the item whose first attribute starts at `start`.
+/// Returns the index of the token that ends the item whose first attribute starts at `start`.
 pub(crate) fn item_end(tokens: &[Token<'_>], start: usize) -> Option<usize> {
     let mut depth = 0i32;
     for (index, token) in tokens.iter().enumerate().skip(start) {
@@ -204,8 +204,8 @@ pub(crate) fn item_end(tokens: &[Token<'_>], start: usize) -> Option<usize> {
     None
 }
 
-/// Paths in code that start with `crate`, `super` or `self`, resolved from the crate's root, with
-/// their lines. Groups in braces are expanded.
+/// Returns the paths in code that start with `crate`, `super` or `self`, with their lines. The
+/// paths are resolved from the crate's root, and groups in braces are expanded.
 pub(crate) fn imports(path: &str, view: &str) -> Vec<(usize, Vec<String>)> {
     let module = module_of(path);
     let tokens = tokens(view);
@@ -233,7 +233,7 @@ fn is_path_mark(tokens: &[Token<'_>], at: usize) -> bool {
     matches!(tokens.get(at..at + 2), Some([a, b]) if a.text == ":" && b.text == ":")
 }
 
-/// Reads one path or group after `::` and returns the next index.
+/// Reads one path or group after `::`. Returns the index after it.
 fn read_tree(
     tokens: &[Token<'_>],
     mut at: usize,
@@ -265,10 +265,10 @@ fn read_tree(
     at
 }
 
-/// The sources of the load generator, which is a crate of its own.
+/// The source folder of the load generator, which is a crate of its own.
 pub(crate) const GENERATOR: &str = "benches/generator/src/";
 
-/// The module path of a file under `src` or the generator's `src`, from its crate's root.
+/// Returns the module path of a file, from the root of its crate (the server or the generator).
 pub(crate) fn module_of(path: &str) -> Vec<String> {
     let inner = [GENERATOR, "src/"]
         .iter()

@@ -1,8 +1,8 @@
-//! Words and phrases that the house language does without.
+//! Checks that texts do not contain words and phrases that the house language forbids.
 
 use crate::rules::Finding;
 
-/// In lower case; the words of a phrase are separated by one space.
+/// The forbidden words and phrases in lower case. The words of a phrase are separated by one space.
 pub(crate) const FORBIDDEN: &[&str] = &[
     "anew",
     "anybody",
@@ -25,11 +25,11 @@ pub(crate) const FORBIDDEN: &[&str] = &[
     "whom",
 ];
 
-/// The file with the list.
+/// The file that contains the list, which is not checked.
 const LIST: &str = "tests/tidy/words.rs";
 
-/// Forbidden words of a text, each at the line of its first word. The words of a phrase may be
-/// joined by `_`, as in a name, or stand on two lines of a comment or a string.
+/// Returns the forbidden words of a text, each with the line of its first word. The words of a
+/// phrase may be joined by `_`, as in a name, or be on two lines of a comment or a string.
 pub(crate) fn forbidden(path: &str, text: &str) -> Vec<Finding> {
     if path == LIST {
         return Vec::new();
@@ -62,7 +62,8 @@ pub(crate) fn forbidden(path: &str, text: &str) -> Vec<Finding> {
 struct Word {
     line: usize,
     text: String,
-    /// Between it and the word before are only spaces, line ends, comment marks, `\` or `_`.
+    /// Whether only spaces, line ends, comment marks, `\` or `_` separate this word from the
+    /// previous one.
     is_joined: bool,
 }
 

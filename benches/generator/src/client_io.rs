@@ -1,7 +1,7 @@
 //! SHELL: reads from the connections of one thread and acts on what they received.
 //!
-//! Passes the bytes to the connection's parser and the events to its sequence checker, answers
-//! pings, sends the next poll, and keeps the shared counters. Opens no connection; closes those
+//! Passes the bytes to the connection's parser and the events to its sequence checker. Answers
+//! pings, sends the next poll, and keeps the shared counters. Opens no connection, but closes those
 //! that the server has ended. [`ClientThread::serve`] is called once per report of readiness.
 
 use std::sync::atomic::Ordering;
@@ -21,14 +21,14 @@ use super::tally::{Expectation, Role, SequenceChecker, Start, Tally};
 /// A pong without payload (RFC 6455, 5.5.3), masked with zeros.
 const PONG: [u8; 6] = [0x8a, 0x80, 0, 0, 0, 0];
 
-/// What the bytes of one read contained, beside the publications, which are tallied at once.
+/// The contents of one read, apart from publications, which are counted during parsing.
 #[derive(Default)]
 struct ReadOutcome {
-    /// Publications accounted for by this read.
+    /// The number of publications that this read accounts for.
     accounted: u64,
     pings: usize,
     is_subscribed: bool,
-    /// Where the next poll continues.
+    /// The position from which the next poll continues.
     next_poll: Option<Position>,
     /// The event that ended the connection.
     end: Option<ClientEvent>,
@@ -63,8 +63,8 @@ impl ReadOutcome {
 }
 
 impl ClientThread {
-    /// Sends the request if it is due, and reads until nothing is left. Returns how many further
-    /// publications are accounted for.
+    /// Sends the request if it is due, and reads until the socket is empty. Returns how many
+    /// further publications are accounted for.
     pub(super) fn serve(
         &mut self,
         index: usize,
@@ -86,8 +86,8 @@ impl ClientThread {
                 Err(error) => return Ok(accounted + self.handle_end(index, Some(error), tally)),
                 Ok(count) => {
                     accounted += self.process(index, count, tally)?;
-                    // Bytes that arrive after a short read are reported again. An end that was
-                    // reported together with these bytes is not.
+                    // Bytes that arrive after a short read cause a new report. An end that was
+                    // already reported together with these bytes does not.
                     if count < READ_BYTES && !is_ending {
                         return Ok(accounted);
                     }
@@ -96,7 +96,7 @@ impl ClientThread {
         }
     }
 
-    /// Reads a few bytes from a slow connection, if there are any.
+    /// Reads a few bytes from a slow connection, if any have arrived.
     pub(super) fn read_slowly(&mut self, index: usize, tally: &mut Tally) -> Result<i64> {
         let Some(fd) = self.conns.get(index).and_then(|conn| conn.fd.as_ref()) else {
             return Ok(0);
@@ -110,7 +110,7 @@ impl ClientThread {
         }
     }
 
-    /// Sends the request once the connection is established. False if it still is not.
+    /// Sends the request. Returns false if the connection is not established yet.
     fn send_request(&mut self, index: usize, is_ending: bool) -> Result<bool> {
         let Some(conn) = self.conns.get_mut(index) else {
             return Ok(false);
@@ -123,7 +123,7 @@ impl ClientThread {
         let Some(fd) = &conn.fd else {
             return Ok(false);
         };
-        // The read that follows returns a pending error.
+        // If sending fails, the read after it returns the pending error.
         if !is_ending && send(fd, &self.plan.request(spec)) == Ok(false) {
             return Ok(false);
         }
@@ -138,7 +138,8 @@ impl ClientThread {
         if outcome.pings > 0
             && let Some(fd) = self.conns.get(index).and_then(|conn| conn.fd.as_ref())
         {
-            // If a pong does not fit into the socket, the server has unread bytes of ours anyway.
+            // A pong that does not fit is dropped: the server then has unread bytes from this
+            // client anyway.
             let _sent = rustix::io::write(fd, &PONG.repeat(outcome.pings));
         }
         if outcome.is_subscribed && self.phase(index) == Phase::Requesting {
@@ -157,7 +158,7 @@ impl ClientThread {
         Ok(accounted + self.handle_end(index, None, tally))
     }
 
-    /// Parses the buffer and tallies its publications.
+    /// Parses the buffer and counts its publications in the tally.
     fn parse(&mut self, index: usize, count: usize, tally: &mut Tally) -> ReadOutcome {
         let mut outcome = ReadOutcome::default();
         let Some(conn) = self.conns.get_mut(index) else {
@@ -230,8 +231,9 @@ impl ClientThread {
         Ok(())
     }
 
-    /// Returns how many of a connection's publications count. Only those of readers do; a stalled
-    /// or slow connection is counted once, when it has reached the last publication.
+    /// Returns how many of a connection's publications count. Those of a reader all count. A
+    /// stalled or slow connection is instead counted once, when it has reached the last
+    /// publication.
     pub(super) fn credit(&mut self, index: usize, accounted: i64) -> i64 {
         let Some(conn) = self.conns.get_mut(index) else {
             return 0;
@@ -251,8 +253,8 @@ impl ClientThread {
         }
     }
 
-    /// Closes a connection that the server has ended. Returns minus what it had accounted for,
-    /// since it no longer counts as a reader.
+    /// Closes a connection that the server has ended. Returns a negative number that cancels its
+    /// accounted publications, because the connection no longer counts as a reader.
     fn handle_end(&mut self, index: usize, error: Option<Errno>, tally: &mut Tally) -> i64 {
         let Some(conn) = self.conns.get_mut(index) else {
             return 0;
@@ -290,7 +292,7 @@ impl ClientThread {
     }
 }
 
-/// How the server ended a connection, if that says more than that it ended.
+/// Describes how the server ended a connection. Returns `None` if only the end itself is known.
 fn describe(end: ClientEvent) -> Option<String> {
     match end {
         ClientEvent::NotDeflated => {

@@ -1,7 +1,8 @@
 //! SHELL: all subscribers: starts their threads, waits for them, adds up their tallies.
 //!
-//! The threads and the main program share counters, and one tally per thread. Only its thread locks
-//! a tally until the tally is taken. Dropping the pool closes every connection.
+//! The threads share counters with the main program, and each thread has one tally. Only this
+//! thread locks the tally until the main program takes it. Dropping the pool closes every
+//! connection.
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
@@ -15,35 +16,35 @@ use super::client_thread::ClientThread;
 use super::plan::Plan;
 use super::tally::Tally;
 
-/// How long the pool waits without progress before it gives up.
+/// The longest wait without progress before the pool gives up.
 const STALL_TIMEOUT: Duration = Duration::from_secs(15);
-/// Time between two looks at the counters.
+/// Time between two reads of the counters.
 const CHECK_INTERVAL: Duration = Duration::from_micros(500);
 
-/// What client threads and the main program share.
+/// The state that client threads share with the main program.
 #[derive(Debug)]
 pub(super) struct SharedCounters {
-    /// Subscribed connections, without churning ones.
+    /// The number of subscribed connections, without churning ones.
     pub(super) subscribed: AtomicU64,
-    /// Readers of each channel: connections that are neither stalled, slow nor churning.
+    /// The number of readers per channel: connections that are neither stalled, slow nor churning.
     pub(super) readers: Vec<AtomicU32>,
-    /// Publications accounted for by readers: received, reported in a gap, or lost.
+    /// The number of publications that readers account for: received, reported in a gap, or lost.
     pub(super) accounted: AtomicI64,
-    /// Stalled and slow connections.
+    /// The number of stalled and slow connections.
     pub(super) impaired: AtomicU64,
-    /// Stalled and slow connections that have reached the last publication.
+    /// The number of stalled and slow connections that have reached the last publication.
     pub(super) caught_up: AtomicU64,
-    /// The last number that was sent to the feed.
+    /// The number of the last publication that was sent to the feed.
     sent: AtomicU64,
-    /// The last number that was published, up to which stalled connections now read; 0 before.
+    /// The number of the last publication. Stalled connections read once it is set; 0 before that.
     pub(super) published: AtomicU64,
-    /// Connections that the server refused.
+    /// The number of connections that the server refused.
     pub(super) refused: AtomicU64,
     /// Whether churning connections are opened.
     pub(super) is_churning: AtomicBool,
-    /// Whether the threads are to end.
+    /// Whether the threads must end.
     pub(super) is_stopping: AtomicBool,
-    /// Why connections or threads have failed, each cause once.
+    /// The reasons why connections or threads have failed, without repetition.
     troubles: Mutex<Vec<String>>,
 }
 
@@ -64,7 +65,7 @@ impl SharedCounters {
         }
     }
 
-    /// Notes a cause of failure, unless it is known.
+    /// Adds a reason for a failure, unless it is known or there are already three.
     pub(super) fn trouble(&self, what: String) {
         let mut troubles = lock(&self.troubles);
         if troubles.len() < 3 && !troubles.contains(&what) {
@@ -72,7 +73,7 @@ impl SharedCounters {
         }
     }
 
-    /// The deliveries to readers that publications up to this number amount to.
+    /// Returns how many deliveries to readers the publications up to this number require.
     fn deliveries(&self, plan: &Plan, published: u64) -> u64 {
         (0..plan.channels)
             .zip(&self.readers)
@@ -86,19 +87,19 @@ impl SharedCounters {
     fn troubles(&self) -> String {
         let mut text = String::new();
         for trouble in lock(&self.troubles).iter() {
-            // Writing to a string does not fail.
+            // The result is ignored, because writing to a string cannot fail.
             let _written = write!(text, "; {trouble}");
         }
         text
     }
 }
 
-/// Ignores poisoning: counts are consistent after every statement.
+/// Locks a mutex and ignores poisoning, because the counts are consistent after every statement.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Connected and subscribed clients.
+/// The clients, all connected and subscribed.
 #[derive(Debug)]
 pub struct ClientPool {
     plan: Arc<Plan>,
@@ -108,11 +109,11 @@ pub struct ClientPool {
 }
 
 impl ClientPool {
-    /// Opens all connections and waits until each is subscribed. `on_progress` is called with the
-    /// number of those that are.
+    /// Opens all connections and waits until each is subscribed. `on_progress` receives the number
+    /// of subscribed connections.
     ///
     /// # Errors
-    /// Returns an error if a connection was refused or lost, or nothing happens for too long.
+    /// Returns an error if a connection was refused or lost, or if nothing happens for too long.
     pub fn open(plan: Plan, mut on_progress: impl FnMut(u64)) -> Result<Self> {
         let mut pool = Self {
             counters: Arc::new(SharedCounters::new(plan.channels)),
@@ -166,7 +167,7 @@ impl ClientPool {
         self.threads.iter().any(JoinHandle::is_finished)
     }
 
-    /// How many connections are readers.
+    /// Returns the number of connections that are readers.
     #[must_use]
     pub fn readers(&self) -> u64 {
         let readers = self.counters.readers.iter();
@@ -175,18 +176,18 @@ impl ClientPool {
             .sum()
     }
 
-    /// The deliveries to readers that publications up to this number amount to.
+    /// Returns how many deliveries to readers the publications up to this number require.
     #[must_use]
     pub fn deliveries(&self, published: u64) -> u64 {
         self.counters.deliveries(&self.plan, published)
     }
 
-    /// Notes that publications up to this number were sent to the feed.
+    /// Records that the publications up to this number were sent to the feed.
     pub fn note_sent(&self, number: u64) {
         self.counters.sent.store(number, Ordering::Relaxed);
     }
 
-    /// A function for other threads: whether a publication is still on its way to a reader.
+    /// Returns a function that says whether a publication has not reached all readers yet.
     pub fn is_delivering(&self) -> impl Fn() -> bool + Send + use<> {
         let (plan, counters) = (Arc::clone(&self.plan), Arc::clone(&self.counters));
         move || {
@@ -196,8 +197,8 @@ impl ClientPool {
         }
     }
 
-    /// Waits until every reader has accounted for every publication up to this number. False if
-    /// deliveries stopped before that.
+    /// Waits until every reader has accounted for every publication up to this number. Returns
+    /// false if deliveries stopped before that.
     #[must_use]
     pub fn wait_for(&self, published: u64) -> bool {
         let counters = &self.counters;
@@ -223,7 +224,7 @@ impl ClientPool {
             .store(is_churning, Ordering::Release);
     }
 
-    /// Takes the tally since the last call.
+    /// Returns the counts of all threads and resets them.
     #[must_use]
     pub fn take_tally(&self) -> Tally {
         let mut sum = Tally::default();
@@ -233,7 +234,7 @@ impl ClientPool {
         sum
     }
 
-    /// Why connections have failed since the pool was opened. Empty if none has.
+    /// Returns the reasons why connections have failed. Empty if none has failed.
     #[must_use]
     pub fn troubles(&self) -> String {
         let text = self.counters.troubles();
@@ -244,7 +245,7 @@ impl ClientPool {
         let mut seen = (0, Instant::now());
         loop {
             let now = progress();
-            // The target shrinks when connections end.
+            // `wanted` is called again, because its result decreases when connections end.
             if now >= wanted() {
                 return true;
             }
@@ -262,7 +263,7 @@ impl Drop for ClientPool {
     fn drop(&mut self) {
         self.counters.is_stopping.store(true, Ordering::Release);
         for thread in self.threads.drain(..) {
-            // The counters have the cause of an error.
+            // The error of a thread is already in the counters.
             drop(thread.join());
         }
     }

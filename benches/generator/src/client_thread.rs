@@ -1,9 +1,9 @@
-//! SHELL: one thread and its connections, up to thousands, which only read and check.
+//! SHELL: one thread and its connections (up to thousands), which only read and check.
 //!
-//! A thread has its own descriptor table, so that the limit on descriptors binds per thread. A
+//! Each thread has its own descriptor table, so that the limit on descriptors applies per thread. A
 //! connection takes some tens of bytes and no heap block. One report of readiness costs one read
 //! into the thread's buffer: reports are edge-triggered, and a read that does not fill the buffer
-//! has emptied the socket. `client_io` processes what is read; `schedule` has churn and slow
+//! has emptied the socket. `client_io` processes the bytes; `schedule` implements churn and slow
 //! reading.
 
 use std::os::fd::OwnedFd;
@@ -23,30 +23,29 @@ use super::stream_parser::StreamParser;
 use super::sys::{self, Outgoing, unshare_descriptors};
 use super::tally::{Role, SequenceChecker, Tally};
 
-/// The receive buffer of a connection that does not read, small so that it is full soon.
+/// The receive buffer of a stalled or slow connection, small so that it is soon full.
 const IMPAIRED_BUFFER_BYTES: usize = 4096;
-/// The most bytes of one read.
+/// The maximum number of bytes in one read.
 pub(super) const READ_BYTES: usize = 64 * 1024;
 const EVENTS: usize = 1024;
-/// The longest wait for reports of an otherwise idle thread.
+/// The longest wait for reports of readiness in a thread without other work.
 const IDLE_WAIT: Duration = Duration::from_millis(100);
-/// The longest wait of a thread that has other work.
+/// The longest wait for reports of readiness in a thread with other work.
 const BUSY_WAIT: Duration = Duration::from_millis(10);
 
-/// The phase of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// The request is not yet sent.
+    /// The request is not sent yet.
     Connecting,
-    /// The request is sent.
+    /// The request is sent, but the subscription is not confirmed.
     Requesting,
-    /// Subscribed.
+    /// The server has confirmed the subscription.
     Subscribed,
-    /// Closed by either end.
+    /// One of the two ends has closed the connection.
     Closed,
 }
 
-/// One connection.
+/// The state of one connection.
 #[derive(Debug)]
 pub(super) struct Conn {
     pub(super) parser: StreamParser,
@@ -58,10 +57,10 @@ pub(super) struct Conn {
     pub(super) is_caught_up: bool,
 }
 
-// A million of them must be small beside the kernel's memory for as many sockets.
+// A million connections must be small compared with the kernel's memory for their sockets.
 const _: () = assert!(size_of::<Conn>() <= 64);
 
-/// One thread's connections.
+/// A thread with its connections.
 pub(super) struct ClientThread {
     pub(super) plan: Arc<Plan>,
     pub(super) number: usize,
@@ -74,13 +73,13 @@ pub(super) struct ClientThread {
     /// Indices of stalled and slow connections.
     pub(super) impaired: Vec<usize>,
     pub(super) is_resumed: bool,
-    /// Requests that are not yet answered.
+    /// The number of requests that are not answered yet.
     pub(super) requesting: usize,
     pub(super) churn: Churn,
     pub(super) slow_readers: SlowReaders,
     pub(super) buffer: Box<[u8]>,
     pub(super) inflate_cache: InflateCache,
-    /// Buffer for the request of a poll.
+    /// A buffer for the request of a poll.
     pub(super) request: Vec<u8>,
     pub(super) events: Vec<epoll::Event>,
 }
@@ -152,11 +151,11 @@ impl ClientThread {
             receive_buffer_bytes: spec.role.is_impaired().then_some(IMPAIRED_BUFFER_BYTES),
         })
         .with_context(|| format!("cannot connect to {}", self.plan.target))?;
-        // On loopback the connection is established already and needs no report that it is
-        // writable.
+        // On loopback the connection is established at once, so no report is needed before the
+        // request is sent.
         let is_sent = match send(&fd, &self.plan.request(spec)) {
             Ok(is_sent) => is_sent,
-            // For a churning connection the next read counts the error.
+            // The next read counts this error of a churning connection.
             Err(_) if spec.role == Role::Churning => true,
             Err(error) => bail!("cannot connect to {}: {error}", self.plan.target),
         };
@@ -189,7 +188,7 @@ impl ClientThread {
         Ok(index)
     }
 
-    /// The phase of the connection at an index.
+    /// Returns the phase of the connection at an index.
     pub(super) fn phase(&self, index: usize) -> Phase {
         self.conns
             .get(index)
@@ -213,7 +212,7 @@ impl ClientThread {
         self.free.push(index);
     }
 
-    /// Waits for reports of readiness and reads from each connection that has one.
+    /// Waits for reports of readiness and reads from each reported connection.
     fn turn(&mut self, wait: Duration) -> Result<()> {
         let wait = Timespec {
             tv_sec: 0,
@@ -259,7 +258,7 @@ impl ClientThread {
                 let flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
                 epoll::add(&self.epoll, fd, data, flags | epoll::EventFlags::ET)?;
             }
-            // A slow connection may have received everything already.
+            // A slow connection may already have received everything.
             self.credit(*index, 0);
         }
         self.impaired = impaired;
@@ -268,13 +267,13 @@ impl ClientThread {
 }
 
 impl Conn {
-    /// Whether it is subscribed and reads slowly.
+    /// Whether the connection is subscribed and reads slowly.
     pub(super) fn is_slow(&self) -> bool {
         self.role == Role::Slow && self.phase == Phase::Subscribed
     }
 }
 
-/// Sends all bytes. False if the socket is not yet writable.
+/// Sends all bytes. Returns false if the socket is not writable yet.
 pub(super) fn send(fd: &OwnedFd, bytes: &[u8]) -> Result<bool, Errno> {
     match rustix::net::send(fd, bytes, rustix::net::SendFlags::NOSIGNAL) {
         // The send buffer of a new socket has room for a whole request.

@@ -1,6 +1,6 @@
-//! The figures of a run: counts, and the ratios made of them.
+//! The figures of a run: counts, and ratios of counts.
 //!
-//! A figure that cannot be measured is `None`, never zero: the server's process may be unknown.
+//! A figure that cannot be measured is `None`, never zero. The server's process may be unknown.
 
 use std::time::Duration;
 
@@ -11,96 +11,97 @@ use super::server::{Memory, Usage};
 use super::stream_parser::Kind;
 use super::tally::{Faults, Gaps, Tally};
 
-/// The figures of connecting.
+/// The figures of connecting all clients.
 #[derive(Clone, Debug)]
 pub struct ConnectFigures {
-    /// Connections opened.
+    /// The number of connections that were opened.
     pub conns: usize,
-    /// Number of connections of each kind.
+    /// The number of connections of each kind.
     pub kinds: Vec<(Kind, usize)>,
     /// Time from the first connect to the last subscription.
     pub took: Duration,
-    /// Processor time during that.
+    /// Processor time in this period.
     pub usage: Usage,
-    /// Memory without connections.
+    /// Memory before the first connection.
     pub before: Memory,
-    /// Memory with all connections, idle.
+    /// Memory with all connections open and idle.
     pub with: Memory,
 }
 
 /// The figures of idle connections.
 #[derive(Clone, Debug)]
 pub struct IdleFigures {
-    /// Idle connections.
+    /// The number of idle connections.
     pub conns: usize,
-    /// How long they were idle.
+    /// The period for which the connections were idle.
     pub took: Duration,
-    /// Processor time during that.
+    /// Processor time in this period.
     pub usage: Usage,
 }
 
-/// The figures of one connect storm: all clients connect and disconnect.
+/// The figures of one connect storm, in which all clients connect and disconnect.
 #[derive(Clone, Debug)]
 pub struct StormFigures {
     /// The figures of connecting.
     pub connected: ConnectFigures,
-    /// Memory after all connections have ended.
+    /// Memory after the end of all connections.
     pub after: Memory,
 }
 
 /// The figures of publishing.
 #[derive(Clone, Debug)]
 pub struct PublishFigures {
-    /// Publications sent together.
+    /// The number of publications that are sent together.
     pub burst: u32,
-    /// Publications in all.
+    /// The number of all publications.
     pub publications: u64,
-    /// Deliveries due to readers that stayed.
+    /// The number of deliveries that the readers should have received.
     pub expected: u64,
     /// Whether all connections reached the last publication.
     pub is_complete: bool,
     /// Time from the first publication to the last delivery.
     pub took: Duration,
-    /// Processor time during that.
+    /// Processor time in this period.
     pub usage: Usage,
-    /// Memory at the end.
+    /// Memory after the last delivery.
     pub memory: Memory,
-    /// Subscribers that the acknowledgements report, summed over publications.
+    /// The subscriber counts of the acknowledgements, summed over publications.
     pub subscribers: Option<u64>,
-    /// Response times of new requests during that.
+    /// Response times of new requests in this period.
     pub probe: Option<ProbeResults>,
-    /// The deliveries and faults.
+    /// The counts of deliveries, gaps and faults.
     pub tally: Tally,
 }
 
 impl ConnectFigures {
-    /// Connections per second.
+    /// Returns the number of connections per second.
     #[must_use]
     pub fn per_second(&self) -> f64 {
         count(self.conns as u64) / self.took.as_secs_f64().max(1e-9)
     }
 
-    /// The server's processor time per connection, in microseconds.
+    /// Returns the server's processor time per connection, in microseconds.
     #[must_use]
     pub fn cpu_us(&self) -> Option<f64> {
         let conns = count(self.conns as u64);
         self.usage.cpu.map(|cpu| micros(cpu) / conns)
     }
 
-    /// The server's memory per idle connection, in bytes.
+    /// Returns the server's memory per idle connection, in bytes.
     #[must_use]
     pub fn user_bytes(&self) -> Option<f64> {
         let (with, before) = (self.with.pss?, self.before.pss?);
         Some(bytes(with - before) / count(self.conns as u64))
     }
 
-    /// The machine's slab per connection in bytes: both ends if both are on this machine.
+    /// Returns the slab memory per connection in bytes. Counts both ends if both are on this
+    /// machine.
     #[must_use]
     pub fn slab_bytes(&self) -> f64 {
         bytes(self.with.slab - self.before.slab) / count(self.conns as u64)
     }
 
-    /// As JSON.
+    /// Returns the figures as JSON.
     #[must_use]
     pub fn json(&self) -> Value {
         let kinds: Map<String, Value> = self
@@ -124,14 +125,14 @@ impl ConnectFigures {
 }
 
 impl IdleFigures {
-    /// The server's processor time per connection and second, in microseconds.
+    /// Returns the server's processor time per connection and second, in microseconds.
     #[must_use]
     pub fn cpu_us(&self) -> Option<f64> {
         let conn_seconds = count(self.conns as u64) * self.took.as_secs_f64();
         self.usage.cpu.map(|cpu| micros(cpu) / conn_seconds)
     }
 
-    /// As JSON.
+    /// Returns the figures as JSON.
     #[must_use]
     pub fn json(&self) -> Value {
         json!({
@@ -143,7 +144,7 @@ impl IdleFigures {
 }
 
 impl StormFigures {
-    /// As JSON.
+    /// Returns the figures as JSON.
     #[must_use]
     pub fn json(&self) -> Value {
         json!({
@@ -155,7 +156,7 @@ impl StormFigures {
 }
 
 impl PublishFigures {
-    /// The server's processor time per delivery, in microseconds.
+    /// Returns the server's processor time per delivery, in microseconds.
     #[must_use]
     pub fn cpu_us(&self) -> Option<f64> {
         let deliveries = self.tally.delivered;
@@ -163,22 +164,22 @@ impl PublishFigures {
         cpu.map(|cpu| micros(cpu) / count(deliveries))
     }
 
-    /// The generator's processor time per delivery, in microseconds.
+    /// Returns the generator's processor time per delivery, in microseconds.
     #[must_use]
     pub fn own_cpu_us(&self) -> Option<f64> {
         let deliveries = self.tally.delivered;
         (deliveries > 0).then(|| micros(self.usage.own_cpu) / count(deliveries))
     }
 
-    /// Whether every publication is accounted for. If `is_strict`, a gap at a reader is a fault
-    /// too.
+    /// Whether every publication is accounted for. If `is_strict`, a gap on a reader's connection
+    /// is also a fault.
     #[must_use]
     pub fn is_clean(&self, is_strict: bool) -> bool {
         let has_gap = is_strict && self.tally.gaps.readers > 0;
         self.is_complete && self.tally.faults.is_clean() && !has_gap
     }
 
-    /// Latency at quantiles, in milliseconds. Empty if no delivery was timed.
+    /// Returns the latencies at some quantiles, in milliseconds. Empty if no delivery was timed.
     #[must_use]
     pub fn latencies_ms(&self) -> Vec<(&'static str, f64)> {
         if self.tally.timed() == 0 {
@@ -195,7 +196,7 @@ impl PublishFigures {
         .into()
     }
 
-    /// Median and maximum time to the last subscriber, in milliseconds.
+    /// Returns the median and the maximum time to the last subscriber, in milliseconds.
     #[must_use]
     pub fn last_ms(&self) -> Option<(f64, f64)> {
         let last = self.tally.last_us();
@@ -203,7 +204,7 @@ impl PublishFigures {
         Some((f64::from(*median) / 1e3, f64::from(*max) / 1e3))
     }
 
-    /// As JSON.
+    /// Returns the figures as JSON.
     #[must_use]
     pub fn json(&self) -> Value {
         let Faults {
@@ -269,19 +270,19 @@ fn times_json(times: &Times) -> Value {
     })
 }
 
-/// A time in microseconds.
+/// Converts a time to microseconds.
 #[must_use]
 pub fn micros(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
 }
 
-/// A time in milliseconds.
+/// Converts a time to milliseconds.
 #[must_use]
 pub fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-/// Bytes as megabytes.
+/// Converts bytes to megabytes.
 #[must_use]
 pub fn megabytes(number: i64) -> f64 {
     bytes(number) / 1e6

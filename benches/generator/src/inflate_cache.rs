@@ -1,29 +1,30 @@
-//! PURE: compressed messages (RFC 7692), each inflated once for all connections of a thread.
+//! PURE: compressed messages (RFC 7692), each of which is inflated once for all connections of a
+//! thread.
 //!
 //! A server that compresses a publication once sends the same frame to every client, so a client
-//! thread receives the same bytes thousands of times. The cache is keyed by all bytes of the frame,
-//! so a frame that differs in one bit is inflated separately. It holds at most a few megabytes and
-//! is cleared when it is full. Called by [`super::stream_parser`].
+//! thread receives the same bytes thousands of times. The key of the cache is all bytes of the
+//! frame, so a frame that differs in one bit is inflated separately. The cache holds at most a few
+//! megabytes and is cleared when it is full. Called by [`super::stream_parser`].
 
 use flate2::{Decompress, FlushDecompress, Status};
 use hashbrown::HashMap;
 
 use super::stream_parser::ClientEvent;
 
-/// The longest message.
+/// The maximum length of an inflated message.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
-/// The most bytes of frames that the cache holds.
+/// The maximum size of the cache, in bytes of frames.
 const FRAMES_BYTES_MAX: usize = 4 << 20;
-/// The bytes of an entry beside those of its frame, at least.
+/// The minimum size of a cache entry without the bytes of its frame.
 const ENTRY_BYTES: usize = 64;
 
-/// The bytes that a sender omits at the end of a message (RFC 7692, 7.2.1), then an empty last
-/// block: a message is complete if the inflater reaches the end of that block.
+/// The bytes that a sender omits at the end of a message (RFC 7692, 7.2.1), then an empty final
+/// block. A message is complete if the inflater reaches the end of that block.
 const TAIL_AND_END: [u8; 9] = [0, 0, 0xff, 0xff, 1, 0, 0, 0xff, 0xff];
 /// The initial capacity for an inflated message.
 const FIRST_ROOM_BYTES: usize = 512;
 
-/// Events of compressed messages, by their bytes.
+/// The events of compressed messages, by the bytes of the message.
 #[derive(Debug)]
 pub struct InflateCache {
     inflater: Decompress,
@@ -48,7 +49,7 @@ impl Default for InflateCache {
 }
 
 impl InflateCache {
-    /// The event of a compressed message, which `read` finds in its text.
+    /// Returns the event of a compressed message. `read` extracts it from the inflated message.
     pub fn event_of(
         &mut self,
         compressed: &[u8],
@@ -73,10 +74,12 @@ impl InflateCache {
         event
     }
 
-    /// Inflates one message into the buffer. `None` if it is broken, incomplete or too long.
+    /// Inflates one message into the buffer. Returns `None` if it is broken, incomplete or too
+    /// long.
     fn inflate(&mut self, compressed: &[u8]) -> Option<()> {
         self.message.clear();
-        // One byte stands for an empty message (RFC 7692, 7.2.3.6); some senders omit it.
+        // An empty message is sent as one byte (RFC 7692, 7.2.3.6), but some senders omit this
+        // byte.
         if compressed.is_empty() {
             return Some(());
         }
@@ -86,8 +89,8 @@ impl InflateCache {
         is_at_end.then_some(())
     }
 
-    /// Inflates all of `input`, and returns whether it ended with a block that is marked as the
-    /// last. A message may contain several such blocks (RFC 7692, 7.2.3.4).
+    /// Inflates all of `input`, and returns whether the input ended with a block that is marked as
+    /// final. A message may contain several such blocks (RFC 7692, 7.2.3.4).
     fn inflate_part(&mut self, mut input: &[u8]) -> Option<bool> {
         let out = &mut self.message;
         loop {
@@ -118,18 +121,18 @@ impl InflateCache {
         }
     }
 
-    /// Compressed messages since the last call.
+    /// Returns the number of compressed messages and resets it.
     pub fn take_messages(&mut self) -> u64 {
         std::mem::take(&mut self.messages)
     }
 
-    /// Messages that had to be inflated since the last call.
+    /// Returns the number of messages that had to be inflated and resets it.
     pub fn take_inflated(&mut self) -> u64 {
         std::mem::take(&mut self.inflated)
     }
 }
 
-/// A message as fanfare compresses it (RFC 7692, 7.2.1).
+/// Compresses a message as fanfare does (RFC 7692, 7.2.1).
 #[cfg(test)]
 pub(super) fn deflate(message: &[u8]) -> Vec<u8> {
     let level = flate2::Compression::new(3);

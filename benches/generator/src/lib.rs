@@ -1,18 +1,18 @@
 //! `fanfare bench`: a load generator that opens many connections and accounts for every
 //! publication.
 //!
-//! It shares no code and no state with the server, and speaks to it over sockets only.
+//! The generator shares no code and no state with the server. They communicate over sockets only.
 //!
-//! - `options` is the command line and `plan` what follows from it: which connections are opened.
-//! - `client_pool` starts the threads. `client_thread` is one of them; `client_io` and `schedule`
+//! - `options` defines the command line. `plan` derives from it the connections to open.
+//! - `client_pool` starts the threads. `client_thread` is one thread; `client_io` and `schedule`
 //!   are its parts.
-//! - `stream_parser` turns received bytes into events (`poll_response` those of polls,
-//!   `inflate_cache` compressed messages), and `tally` checks and counts them.
+//! - `stream_parser` turns received bytes into events. It uses `poll_response` for polls and
+//!   `inflate_cache` for compressed messages. `tally` checks and counts the events.
 //! - `load_test` is one server with all clients connected. `publisher` feeds it, `probe` times new
 //!   requests, and `server` and `process` measure it.
 //! - `figures`, `report` and `plot` show the results.
 //!
-//! The comparisons in `benches/load` are made of the same parts, which are public for them.
+//! The comparisons in `benches/load` use the same parts, so these parts are public.
 #![cfg_attr(
     test,
     allow(
@@ -63,7 +63,7 @@ use report::Report;
 use server::Server;
 use sys::{allowed_cpus, raise_descriptor_limit};
 
-/// Why a run failed.
+/// The reason why a run failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// The report could not be written.
@@ -72,7 +72,7 @@ pub enum Failure {
     /// The run could not be started or completed.
     #[error(transparent)]
     Running(#[from] anyhow::Error),
-    /// The run is complete, and a publication is not accounted for. The report says so.
+    /// The run is complete, but a publication is not accounted for. The report has the details.
     #[error("not every publication is accounted for")]
     Unaccounted,
     /// The arguments contradict each other.
@@ -80,7 +80,7 @@ pub enum Failure {
     Usage(String),
 }
 
-/// Runs what the arguments ask for and writes the report.
+/// Does the runs that the arguments request, and writes the report.
 ///
 /// # Errors
 /// Returns [`Failure::Usage`] before anything is started, and [`Failure::Unaccounted`] after a
@@ -135,7 +135,7 @@ fn measure(args: &BenchArgs, descriptors: u64) -> Result<Report> {
     Ok(report)
 }
 
-/// Connects all clients and does the runs on them.
+/// Connects all clients and does the runs on these connections.
 fn run_load_test(args: &BenchArgs, server: Server, plan: Plan, report: &mut Report) -> Result<()> {
     let payloads = args
         .publishes()
@@ -176,7 +176,7 @@ fn run_load_test(args: &BenchArgs, server: Server, plan: Plan, report: &mut Repo
     Ok(())
 }
 
-/// This program's `serve` command, as a server on a free port.
+/// Returns the command that starts this program's `serve` on a free port.
 fn serve_command(args: &BenchArgs) -> Result<Command> {
     let own = std::env::current_exe().context("cannot find this program's own file")?;
     let mut command = Command::new(own);
@@ -203,7 +203,7 @@ fn draw(path: &Path, args: &BenchArgs, measured: &PublishFigures) -> Result<()> 
     std::fs::write(path, picture).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// A progress bar if standard error is a terminal; a spinner if the length is not known.
+/// Returns a progress bar if standard error is a terminal, or a spinner if the length is unknown.
 fn bar(length: u64, what: &str) -> ProgressBar {
     if !io::stderr().is_terminal() {
         return ProgressBar::hidden();
@@ -219,7 +219,8 @@ fn bar(length: u64, what: &str) -> ProgressBar {
         ),
     };
     let bar = bar.with_prefix(what.to_owned());
-    // A template that does not parse would be a defect here; the default style is good enough.
+    // A template that cannot be parsed would be a defect in this file. The default style suffices
+    // then.
     match ProgressStyle::with_template(style) {
         Ok(style) => bar.with_style(style),
         Err(_mistake) => bar,

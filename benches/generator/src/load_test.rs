@@ -1,7 +1,8 @@
 //! SHELL: one server with all clients connected, and the runs on it.
 //!
 //! Publishing at a rate does not wait for the clients. Publishing in turns sends the next burst
-//! when every client has the last one, so that the server merges only what arrived together.
+//! after every client has received the previous one, so that the server merges only publications
+//! that arrive together.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,23 +18,23 @@ use super::publisher::{FeedFormat, Payloads, Publisher};
 use super::server::Server;
 use super::sys::monotonic_ns;
 
-/// Time for a server to become idle before its memory or processor time is read.
+/// The pause in which a server becomes idle before its memory or processor time is read.
 const REST: Duration = Duration::from_millis(700);
-/// The longest wait for a server to have handled the end of all connections.
+/// The longest wait until a server has handled the end of all connections.
 const SETTLE_MAX: Duration = Duration::from_secs(60);
 /// Time between two updates of a progress bar during a wait.
 const BAR_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The rate of publishing, and what else happens during it.
+/// The rate and duration of publishing, and whether new requests are timed.
 #[derive(Clone, Copy, Debug)]
 pub struct PublishRate {
-    /// Publications sent together.
+    /// The number of publications that are sent together.
     pub burst: u32,
     /// Time between two bursts.
     pub interval: Duration,
     /// Duration of the run.
     pub lasting: Duration,
-    /// Whether requests on new connections are timed during the run.
+    /// Whether the response times of new connections are measured during the run.
     pub has_probe: bool,
 }
 
@@ -50,7 +51,7 @@ impl LoadTest {
     /// Connects all clients, and a feeder if there are payloads.
     ///
     /// # Errors
-    /// Returns an error if a connection is refused, or the server or its feed is gone.
+    /// Returns an error if a connection is refused, or if the server or its feed has ended.
     pub fn open(
         server: Server,
         plan: Plan,
@@ -73,22 +74,22 @@ impl LoadTest {
         })
     }
 
-    /// The figures of connecting.
+    /// Returns the figures of connecting.
     #[must_use]
     pub fn connected(&self) -> &ConnectFigures {
         &self.connected
     }
 
-    /// Why connections have failed. Empty if none has.
+    /// Returns the reasons why connections have failed. Empty if none has failed.
     #[must_use]
     pub fn troubles(&self) -> String {
         self.pool.troubles()
     }
 
-    /// Waits, and returns what the idle connections have cost.
+    /// Waits for this time, and returns the cost of the idle connections.
     ///
     /// # Errors
-    /// Returns an error if the server is gone.
+    /// Returns an error if the server has ended.
     pub fn idle(&self, lasting: Duration, bar: &ProgressBar) -> Result<IdleFigures> {
         let before = self.server.usage()?;
         let begun = Instant::now();
@@ -100,10 +101,10 @@ impl LoadTest {
         })
     }
 
-    /// Publishes at a rate, then waits for all clients.
+    /// Publishes at a rate, then waits until all clients have received everything.
     ///
     /// # Errors
-    /// Returns an error if the server or its feed is gone.
+    /// Returns an error if the server or its feed has ended.
     pub fn publish_at_rate(
         &mut self,
         pace: &PublishRate,
@@ -140,9 +141,10 @@ impl LoadTest {
         let usage = self.server.usage()?.since(before);
         let probe = probe.map(Probe::finish);
         let memory = self.server.memory()?;
-        // Without publications of ours there is no last one to reach.
+        // If the generator has published nothing, no connection has a last publication to reach.
         let is_complete = (published == 0 || self.pool.resume(published)) && is_complete;
-        // A publication that arrives after the last one is a fault.
+        // Publications that arrive after the last expected one are detected as faults in this
+        // pause.
         thread::sleep(BAR_INTERVAL);
         Ok(PublishFigures {
             burst: pace.burst,
@@ -158,10 +160,10 @@ impl LoadTest {
         })
     }
 
-    /// Publishes bursts, each when all clients have the one before.
+    /// Publishes bursts. Each burst is sent after all clients have received the previous one.
     ///
     /// # Errors
-    /// Returns an error if there is no feed, or the server is gone.
+    /// Returns an error if there is no feed, or if the server has ended.
     pub fn publish_in_turns(&mut self, burst: u32, bursts: u32) -> Result<PublishFigures> {
         let publisher = self.publisher.as_mut().context("there is no feed")?;
         let already = publisher.published();
@@ -171,7 +173,7 @@ impl LoadTest {
         for _ in 0..bursts {
             publisher.publish(burst, monotonic_ns())?;
             is_complete = self.pool.wait_for(publisher.published());
-            // A client that misses one publication would delay every further burst.
+            // A client that has missed a publication would delay each of the remaining bursts.
             if !is_complete {
                 break;
             }
@@ -193,10 +195,10 @@ impl LoadTest {
     }
 }
 
-/// Connects all clients and drops the connections.
+/// Connects all clients, then closes the connections.
 ///
 /// # Errors
-/// Returns an error if a connection is refused, or the server is gone.
+/// Returns an error if a connection is refused, or if the server has ended.
 pub fn storm(server: &Server, plan: Plan, bar: &ProgressBar) -> Result<StormFigures> {
     let (pool, connected) = connect(server, plan, bar)?;
     drop(pool);

@@ -1,6 +1,7 @@
 //! The command line of `fanfare bench`, and the checks of its flags.
 //!
-//! Data and a little arithmetic. With the defaults a run takes a few seconds.
+//! This file has no state and only a little arithmetic. With the defaults, a run takes a few
+//! seconds.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -15,7 +16,7 @@ use super::tally::{IdRule, Start};
 
 /// The shortest message that fanfare compresses, in bytes.
 pub const DEFLATE_BYTES_MIN: usize = 256;
-/// Descriptors of a thread that are not connections.
+/// The number of descriptors that a thread needs for other purposes than connections.
 const SPARE_DESCRIPTORS: u64 = 64;
 
 /// Arguments of `fanfare bench`.
@@ -52,17 +53,17 @@ pub struct BenchArgs {
     /// Connections that send one long poll after another.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub polls: usize,
-    /// Channel; with several, NAME:0, NAME:1 and so on.
+    /// Channel name; several are NAME:0, NAME:1 and so on.
     #[arg(long, value_name = "NAME", default_value = "bench")]
     pub channel: String,
     /// Channels that connections and publications use in turn.
     #[arg(long, value_name = "N", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..))]
     pub channels: u16,
-    /// Publications per second in all; 0 is --listen-only.
+    /// Publications per second in total; 0 means --listen-only.
     #[arg(long, value_name = "PER_SECOND", default_value_t = 20.0)]
     pub rate: f64,
-    /// How long to publish or listen; 0 only connects.
+    /// Time to publish or listen; 0 only connects.
     #[arg(long, value_name = "SECONDS", default_value_t = 2.0)]
     pub seconds: f64,
     /// Publications sent together.
@@ -85,19 +86,19 @@ pub struct BenchArgs {
     /// Percentage of connections that read slowly.
     #[arg(long, value_name = "PERCENT", default_value_t = 0)]
     pub slow: usize,
-    /// Extra connections per second, each for one second.
+    /// Extra connections per second, each open for one second.
     #[arg(long, value_name = "PER_SECOND", default_value_t = 0)]
     pub churn: usize,
-    /// Measure idle connections first, this long.
+    /// First measure idle connections for this time.
     #[arg(long, value_name = "SECONDS", default_value_t = 0.0)]
     pub idle: f64,
-    /// Times to connect and drop all, without publishing.
+    /// Times to connect and drop all clients; publishes nothing.
     #[arg(long, value_name = "TIMES", default_value_t = 0)]
     pub storms: u32,
     /// While publishing, request / on a new connection every 50 ms.
     #[arg(long)]
     pub probe: bool,
-    /// Count a gap on a connection that reads as a failure.
+    /// Fail if a connection that reads at full speed has a gap.
     #[arg(long)]
     pub strict: bool,
     /// Use a server that is already running.
@@ -137,7 +138,7 @@ impl BenchArgs {
     /// Checks the flags against each other and against the number of descriptors per table.
     ///
     /// # Errors
-    /// Returns a sentence for the user that names the flag.
+    /// Returns a message for the user that names the flag.
     pub fn check(&self, descriptors: u64) -> Result<(), String> {
         let is_time = |seconds: f64| (0.0..=1e6).contains(&seconds);
         if self.conns() == 0 {
@@ -188,7 +189,8 @@ impl BenchArgs {
         let per_worker = descriptors.saturating_sub(SPARE_DESCRIPTORS).max(1);
         let all = self.population() as u64;
         if self.attach.is_none() && u64::from(self.workers) * per_worker < all {
-            // The kernel spreads connections over workers at random, so a few more than needed.
+            // The kernel distributes connections over workers at random, so each worker needs some
+            // spare room.
             let enough = (all + all / 20).div_ceil(per_worker);
             return Err(format!(
                 "{all} connections need --workers {enough}: each has {descriptors} descriptors"
@@ -197,19 +199,19 @@ impl BenchArgs {
         Ok(())
     }
 
-    /// A channel name as long as the longest that is used.
+    /// Returns a channel name that is at least as long as the longest one in use.
     #[must_use]
     pub fn longest_channel_name(&self) -> String {
         format!("{}:{}", self.channel, self.channels)
     }
 
-    /// Connections, without churning ones.
+    /// Returns the number of connections, without churning ones.
     #[must_use]
     pub fn conns(&self) -> usize {
         self.websockets + self.event_streams + self.polls
     }
 
-    /// Number of connections of each kind.
+    /// Returns the number of connections of each kind.
     #[must_use]
     pub fn kinds(&self) -> Vec<(Kind, usize)> {
         let websocket = if self.deflate {
@@ -224,7 +226,7 @@ impl BenchArgs {
         ]
     }
 
-    /// The most connections at a time, with churning ones.
+    /// Returns the maximum number of simultaneous connections, including churning ones.
     fn population(&self) -> usize {
         self.conns() + self.churn * (CHURN_SECONDS + 1)
     }
@@ -235,13 +237,13 @@ impl BenchArgs {
         self.rate > 0.0 && !self.listen_only && self.seconds > 0.0 && self.storms == 0
     }
 
-    /// Time between two bursts.
+    /// Returns the time between two bursts.
     #[must_use]
     pub fn interval(&self) -> Duration {
         Duration::try_from_secs_f64(f64::from(self.burst) / self.rate).unwrap_or(Duration::MAX)
     }
 
-    /// The connections to open to this server.
+    /// Returns a plan of the connections to this server.
     #[must_use]
     pub fn plan(&self, target: SocketAddr, descriptors: u64, cpus: usize) -> Plan {
         let per_thread = descriptors.saturating_sub(SPARE_DESCRIPTORS).max(1);
@@ -277,7 +279,7 @@ impl BenchArgs {
         }
     }
 
-    /// The payloads to publish.
+    /// Returns the payloads to publish.
     #[must_use]
     pub fn payloads(&self) -> Payloads {
         Payloads {

@@ -1,8 +1,8 @@
-//! PURE: which connections to open, and how they are spread over threads, channels, roles and
+//! PURE: the connections to open, and their distribution over threads, channels, roles and
 //! addresses.
 //!
-//! All of it follows from a connection's index in its thread, so a connection stores only what the
-//! hot path needs. Knows no socket and no clock.
+//! A connection's index in its thread determines all of this, so a connection stores only the state
+//! that the hot path needs. This file uses no socket and no clock.
 
 use std::fmt;
 use std::io::Write as _;
@@ -12,71 +12,72 @@ use super::position::Position;
 use super::stream_parser::Kind;
 use super::tally::{IdRule, Role, Start, Stride};
 
-/// Connections from one loopback address. Well below the number of ports.
+/// The maximum number of connections from one loopback address, well below the number of ports.
 const CONNS_PER_ADDRESS: usize = 5_000;
-/// Unanswered requests of all threads together. Well below the listen backlog.
+/// The maximum number of unanswered requests of all threads together, well below the listen
+/// backlog.
 const REQUESTS_ALL_MAX: usize = 2_048;
-/// Unanswered requests that each thread may have in any case.
+/// The number of unanswered requests that a thread may have even if the total is exceeded.
 const REQUESTS_MIN: usize = 8;
-/// Seconds that the server may hold a poll without news: its default.
+/// The maximum time in seconds that the server holds a poll without news: the server's default.
 const POLL_TIMEOUT_S: u32 = 120;
-/// Seconds between the opening and the closing of a churning connection.
+/// The lifetime of a churning connection in seconds.
 pub const CHURN_SECONDS: usize = 1;
 
 /// The connections to open.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// The server.
+    /// The address of the server.
     pub target: SocketAddr,
-    /// Addresses to connect from. If empty, loopback addresses that follow from `network`.
+    /// The addresses to connect from. If empty, loopback addresses derived from `network` are used.
     pub sources: Vec<IpAddr>,
-    /// Second byte of the loopback source addresses.
+    /// The second byte of the loopback source addresses.
     pub network: u8,
-    /// Number of connections of each kind.
+    /// The number of connections of each kind.
     pub kinds: Vec<(Kind, usize)>,
-    /// Client threads.
+    /// The number of client threads.
     pub threads: usize,
-    /// The channel's name; with several channels `name:0` and so on.
+    /// The channel's name. With several channels it is the prefix of `name:0` and so on.
     pub channel: String,
-    /// Number of channels.
+    /// The number of channels.
     pub channels: u16,
-    /// Percentage of connections that do not read until the last publication is sent.
+    /// The percentage of connections that do not read until the last publication is sent.
     pub stalled: usize,
-    /// Percentage of connections that read a few bytes at intervals.
+    /// The percentage of connections that read a few bytes at intervals.
     pub slow: usize,
-    /// Churning connections per second.
+    /// The number of churning connections that are opened per second.
     pub churn: usize,
-    /// The rule that ids are checked against.
+    /// The rule for the ids of publications.
     pub ids: IdRule,
-    /// Which publication is the first for connections that stay.
+    /// The first publication that connections expect, without churning ones.
     pub start: Start,
 }
 
-/// What one connection is and does.
+/// The properties of one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientSpec {
-    /// What it speaks.
+    /// The protocol of the connection.
     pub kind: Kind,
-    /// How it behaves.
+    /// The behavior of the connection.
     pub role: Role,
-    /// Its channel, counted from zero.
+    /// The index of the connection's channel.
     pub channel: u16,
 }
 
 impl Plan {
-    /// Connections, without churning ones.
+    /// Returns the number of connections, without churning ones.
     #[must_use]
     pub fn conns(&self) -> usize {
         self.kinds.iter().map(|(_, count)| count).sum()
     }
 
-    /// Unanswered requests that one thread may have.
+    /// Returns the maximum number of unanswered requests of one thread.
     #[must_use]
     pub fn requests_max(&self) -> usize {
         (REQUESTS_ALL_MAX / self.threads.max(1)).max(REQUESTS_MIN)
     }
 
-    /// The connections of one thread, with the kinds in turn.
+    /// Returns the connections of one thread. Their kinds alternate.
     #[must_use]
     pub fn specs(&self, thread: usize) -> Vec<ClientSpec> {
         let share =
@@ -101,7 +102,7 @@ impl Plan {
         specs
     }
 
-    /// A churning connection of a thread, by its number in that thread.
+    /// Returns the churning connection with this number in a thread.
     #[must_use]
     pub fn churn_spec(&self, thread: usize, count: usize) -> ClientSpec {
         let kinds: Vec<Kind> = self
@@ -118,7 +119,7 @@ impl Plan {
         }
     }
 
-    /// Which publication is the first for churning connections.
+    /// Returns the first publication that churning connections expect.
     #[must_use]
     pub fn churn_start(&self) -> Start {
         match self.ids {
@@ -128,7 +129,7 @@ impl Plan {
     }
 
     fn role(&self, index: usize) -> Role {
-        // 37 and 100 have no common factor, so every kind has its share of each role.
+        // 37 and 100 have no common factor, so each role has the same share in every kind.
         match index * 37 % 100 {
             draw if draw < self.stalled => Role::Stalled,
             draw if draw < self.stalled + self.slow => Role::Slow,
@@ -141,19 +142,19 @@ impl Plan {
         u16::try_from(conn % usize::from(self.channels.max(1))).unwrap_or(0)
     }
 
-    /// The publication numbers of a channel.
+    /// Returns the publication numbers of a channel.
     #[must_use]
     pub fn stride(&self, channel: u16) -> Stride {
         Stride::new(u64::from(channel), u64::from(self.channels))
     }
 
-    /// The name of a channel.
+    /// Returns the name of a channel.
     #[must_use]
     pub fn channel_name(&self, channel: u16) -> String {
         channel_name(&self.channel, self.channels, channel)
     }
 
-    /// The source address of a connection. `None` if the system chooses.
+    /// Returns the source address of a connection, or `None` if the system chooses it.
     #[must_use]
     pub fn source(&self, thread: usize, index: usize) -> Option<IpAddr> {
         if !self.sources.is_empty() {
@@ -172,7 +173,7 @@ impl Plan {
         Some(IpAddr::V4(Ipv4Addr::new(127, self.network, high, low)))
     }
 
-    /// The request for a connection (RFC 9112, 3; RFC 6455, 4.1).
+    /// Returns the request for a connection (RFC 9112, 3; RFC 6455, 4.1).
     #[must_use]
     pub fn request(&self, spec: ClientSpec) -> Vec<u8> {
         let mut request = Vec::new();
@@ -180,7 +181,7 @@ impl Plan {
         request
     }
 
-    /// Appends a request. A poll may continue from a position.
+    /// Appends a request. A poll can continue from a position.
     pub fn push_request(
         &self,
         kind: Kind,
@@ -230,7 +231,7 @@ fn push(out: &mut Vec<u8>, text: fmt::Arguments<'_>) {
     debug_assert!(written.is_ok());
 }
 
-/// The name of one channel out of `channels`.
+/// Returns the name of one channel out of `channels`.
 #[must_use]
 pub fn channel_name(base: &str, channels: u16, channel: u16) -> String {
     if channels > 1 {

@@ -7,14 +7,14 @@ use std::fmt::Write as _;
 
 const WIDTH: f64 = 800.0;
 const HEIGHT: f64 = 480.0;
-/// The edges of the plot area.
+/// The left, top, right and bottom edge of the plot area.
 const LEFT: f64 = 80.0;
 const TOP: f64 = 50.0;
 const RIGHT: f64 = WIDTH - 30.0;
 const BOTTOM: f64 = HEIGHT - 60.0;
-/// Points of the curve.
+/// The number of points of the curve.
 const POINTS: u32 = 200;
-/// The fewest steps of the time axis. There are at most about twice as many.
+/// The minimum number of steps of the time axis. The maximum is about twice as high.
 const STEPS_MIN: f64 = 4.0;
 
 /// Draws the latency in milliseconds at each quantile. `values` is the number of measurements.
@@ -53,12 +53,13 @@ pub fn svg(title: &str, values: u64, at: impl Fn(f64) -> f64) -> String {
     picture.end()
 }
 
-/// The nines that the values resolve: with a thousand values the last is at 99.9 per cent.
+/// Returns the number of nines in the highest percentile that the values resolve: 3, that is 99.9
+/// per cent, for a thousand values.
 fn decades(values: u64) -> f64 {
     f64::from(values.max(10).ilog10()).clamp(1.0, 6.0)
 }
 
-/// The lowest 1, 2 or 5 times a power of ten that is not below `least`.
+/// Returns the lowest product of 1, 2 or 5 and a power of ten that is not below `least`.
 fn round_step(least: f64) -> f64 {
     let power = 10f64.powf(least.log10().floor());
     [1.0, 2.0, 5.0, 10.0]
@@ -88,7 +89,8 @@ fn percentile(nines: f64) -> String {
     }
 }
 
-/// The text of the SVG file. Writing to a string does not fail.
+/// The text of the SVG file. Results of writes are ignored, because writing to a string cannot
+/// fail.
 struct Picture(String);
 
 impl Picture {

@@ -1,20 +1,20 @@
-//! PURE: the response to a poll: its gaps, its publications, and where the next poll continues.
+//! PURE: the response to a poll: its gaps, its publications, and the position of the next poll.
 //!
-//! Searches for the few members that matter and does not parse the JSON, since a response is read
+//! Searches for the few required members and does not parse the JSON, because a response is read
 //! for each connection and publication. Relies on the order in which fanfare writes members. The
-//! end of a publication follows from JSON alone, so payloads of other publishers are read too. A
-//! key with its quotes never occurs in a string, in which quotes are escaped (RFC 8259, 7). Called
-//! by [`super::stream_parser`] with bytes that may be incomplete.
+//! end of a publication is found from the JSON syntax alone, so payloads of other publishers are
+//! read as well. A search for a key with its quotes cannot match inside a string, where quotes are
+//! escaped (RFC 8259, 7). Called by [`super::stream_parser`] with bytes that may be incomplete.
 
 use memchr::memchr2;
 
 use super::position::Position;
 use super::stream_parser::{ClientEvent, KEYS, publication, sequence_after};
 
-/// The most fields of a head, with those that a proxy adds.
+/// The maximum number of fields in a head, including those that a proxy adds.
 const FIELDS_MAX: usize = 64;
 
-/// Reads one complete response. `None` if bytes are missing.
+/// Reads one complete response. Returns `None` if it is incomplete.
 pub(super) fn read_response(
     bytes: &[u8],
     is_first: bool,
@@ -41,14 +41,13 @@ pub(super) fn read_response(
     Some(end)
 }
 
-/// The head of a response.
 enum Head {
     Incomplete,
     Whole {
-        /// 0 if it is not HTTP.
+        /// The status; 0 if the response is not HTTP.
         status: u16,
         bytes: usize,
-        /// `None` without a Content-Length.
+        /// The value of Content-Length, if present.
         content_bytes: Option<usize>,
     },
 }
@@ -76,7 +75,7 @@ fn read_head(bytes: &[u8]) -> Head {
     }
 }
 
-/// Emits gaps and publications in order. `None` if any part, even the end, is not as expected.
+/// Emits gaps and publications in order. Returns `None` if any part, even the end, is unexpected.
 fn emit_content(
     content: &[u8],
     is_first: bool,
@@ -109,7 +108,7 @@ fn emit_content(
     (rest == b"]}").then_some(())
 }
 
-/// The length of the JSON object at the start of a text.
+/// Returns the length of the JSON object at the start of a text.
 fn object_bytes(text: &[u8]) -> Option<usize> {
     text.starts_with(b"{").then_some(())?;
     let (mut at, mut depth) = (0_usize, 0_usize);
@@ -127,7 +126,7 @@ fn object_bytes(text: &[u8]) -> Option<usize> {
     }
 }
 
-/// The index of the quote that ends a string.
+/// Returns the index of the quote that ends a string.
 fn string_end(text: &[u8], mut at: usize) -> Option<usize> {
     loop {
         at += memchr2(b'"', b'\\', text.get(at..)?)?;
@@ -177,7 +176,7 @@ mod tests {
         }
     }
 
-    /// The events of a second response; the first one has subscribed the connection.
+    /// Returns the events of a second response. The first response has subscribed the connection.
     fn later(content: &str) -> Vec<ClientEvent> {
         let first = format!("{{\"id\":\"{}\",\"gap\":false,\"publications\":[]}}", id(6));
         let bytes = answer(&first) + &answer(content);

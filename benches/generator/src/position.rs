@@ -1,24 +1,24 @@
-//! PURE: a position in the server's sequence of publications, as its ids state it.
+//! PURE: a position in the server's sequence of publications, as written in ids.
 //!
-//! Polls send a position back, so both of its parts are kept. On the wire it is
-//! `<epoch>-<sequence>`: twelve hexadecimal digits, a hyphen, a decimal number.
+//! A poll sends a position back to the server, so both parts of a position are kept. The text form
+//! is `<epoch>-<sequence>`: twelve hexadecimal digits, a hyphen, a decimal number.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// Hexadecimal digits of an epoch.
+/// The number of hexadecimal digits of an epoch.
 const EPOCH_DIGITS: usize = 12;
 
 /// The id of the last publication that a client has received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
-    /// The epoch that the sequence number belongs to.
+    /// The epoch of the sequence number.
     pub epoch: u64,
     /// The sequence number.
     pub sequence: u64,
 }
 
-/// The text is not an id of this server.
+/// The error for a text that is not an id of this server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not an id")]
 pub struct PositionError;

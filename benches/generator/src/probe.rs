@@ -1,8 +1,8 @@
-//! SHELL: times requests on new connections while the server is under load.
+//! SHELL: measures the response times of new connections while the server is under load.
 //!
 //! Opens a new connection at intervals, sends `HEAD /`, and measures the time to the first byte of
 //! the response, whatever its status. Requests do not overlap: if a response takes longer than the
-//! interval, the next request follows at once.
+//! interval, the next request is sent at once.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -28,11 +28,11 @@ pub struct Probe {
 /// The response times.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProbeResults {
-    /// Of all requests.
+    /// The response times of all requests.
     pub all: Times,
-    /// Of requests that began or ended during a broadcast.
+    /// The response times of requests that began or ended during a broadcast.
     pub during_broadcast: Times,
-    /// Requests without a response.
+    /// The number of requests without a response.
     pub failed: u64,
 }
 
@@ -41,7 +41,7 @@ pub struct ProbeResults {
 pub struct Times(Vec<Duration>);
 
 impl Probe {
-    /// Starts to send requests. `is_delivering` returns whether a broadcast is under way.
+    /// Starts to send requests. `is_delivering` returns whether a broadcast is in progress.
     ///
     /// # Errors
     /// Returns an error if the thread cannot be started.
@@ -60,7 +60,7 @@ impl Probe {
         })
     }
 
-    /// Stops, and returns the response times.
+    /// Stops the thread and returns the response times.
     #[must_use]
     pub fn finish(self) -> ProbeResults {
         self.is_stopping.store(true, Ordering::Release);
@@ -72,13 +72,13 @@ impl Probe {
 }
 
 impl Times {
-    /// Number of responses.
+    /// Returns the number of responses.
     #[must_use]
     pub fn count(&self) -> usize {
         self.0.len()
     }
 
-    /// The time that this fraction of the responses did not exceed.
+    /// Returns the time that this fraction of the responses did not exceed.
     #[must_use]
     pub fn quantile(&self, quantile: f64) -> Duration {
         let last = self.0.len().saturating_sub(1);

@@ -1,9 +1,10 @@
 //! SHELL: the processor time and memory of a process, from procfs.
 //!
-//! Processor time is the sum over its threads (`/proc/PID/task/TID/schedstat`, nanoseconds), user
-//! and system together: on loopback the system part includes the network stack up to the receiver's
-//! queue. Memory is PSS (`smaps_rollup`); slab is that of the whole machine. A server may consist
-//! of several processes, so descendants count with their ancestor.
+//! Processor time is the sum over the threads of a process (`/proc/PID/task/TID/schedstat`, in
+//! nanoseconds), user and system together. On loopback, the system part includes the network stack
+//! up to the receiver's queue. Memory is PSS (`smaps_rollup`); slab is that of the whole machine. A
+//! server can consist of several processes, so the figures of a process include those of its
+//! descendants.
 
 use std::fs;
 use std::path::Path;
@@ -16,19 +17,20 @@ use anyhow::{Context as _, Result};
 pub struct Process(pub u32);
 
 impl Process {
-    /// This process.
+    /// Returns this process.
     #[must_use]
     pub fn own() -> Self {
         Self(std::process::id())
     }
 
-    /// The processor time used so far by its running threads and those of its descendants.
+    /// Returns the processor time that the running threads of the process and its descendants have
+    /// used.
     ///
     /// # Errors
     /// Returns an error if there is no such process.
     pub fn cpu(self) -> Result<Duration> {
         let descendants = self.descendants().into_iter();
-        // A descendant may end before it is read.
+        // A descendant may end before its processor time is read.
         let theirs = descendants.filter_map(|process| process.own_threads_cpu().ok());
         Ok(self.own_threads_cpu()? + theirs.sum::<Duration>())
     }
@@ -38,7 +40,7 @@ impl Process {
         let tasks = fs::read_dir(&folder).with_context(|| format!("no process {}", self.0))?;
         let mut sum = Duration::ZERO;
         for task in tasks {
-            // A thread may end before it is read.
+            // A thread may end before its processor time is read.
             let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) else {
                 continue;
             };
@@ -51,10 +53,11 @@ impl Process {
         Ok(sum)
     }
 
-    /// The proportional set size of the process and its descendants, in bytes.
+    /// Returns the proportional set size of the process and its descendants, in bytes.
     ///
     /// # Errors
-    /// Returns an error if there is no such process, or one of them belongs to another user.
+    /// Returns an error if the process does not exist, or if one of these processes belongs to
+    /// another user.
     pub fn pss(self) -> Result<i64> {
         let mut sum = 0;
         for process in std::iter::once(self).chain(self.descendants()) {
@@ -64,7 +67,7 @@ impl Process {
         Ok(sum)
     }
 
-    /// The running descendants. Empty if the kernel lacks `CONFIG_PROC_CHILDREN`.
+    /// Returns the running descendants. Empty if the kernel lacks `CONFIG_PROC_CHILDREN`.
     #[must_use]
     pub fn descendants(self) -> Vec<Self> {
         let mut found = self.children();
@@ -93,7 +96,8 @@ impl Process {
     }
 }
 
-/// The machine's slab in bytes: sockets, inodes and epoll items of both ends, and everything else.
+/// Returns the machine's slab memory in bytes. It includes the sockets, inodes and epoll items of
+/// both ends.
 ///
 /// # Errors
 /// Returns an error if procfs cannot be read.
@@ -119,7 +123,7 @@ mod tests {
     #[test]
     fn own_process_has_figures_and_a_missing_one_is_an_error() {
         let process = Process::own();
-        // The kernel counts in ticks of 10 ms.
+        // The kernel counts processor time in ticks of 10 ms, so the first values can be zero.
         let end = Instant::now() + Duration::from_secs(20);
         while process.cpu().unwrap() == Duration::ZERO {
             assert!(Instant::now() < end, "no processor time is counted");

@@ -1,8 +1,9 @@
 //! SHELL: the feeder: sends stamped publications of one size and counts their acknowledgements.
 //!
-//! Each publication has its number and the time at which it was due, so a delay of the generator
-//! counts as latency. Each line of the feed asks for `ack`, and each POST has a response; at most
-//! `UNACKNOWLEDGED_MAX` publications are unacknowledged. Publications go to the channels in turn.
+//! Each publication contains its number and the time at which it was due, so a delay of the
+//! generator counts as latency. Each line of the feed asks for `ack`, and each POST has a response.
+//! At most `UNACKNOWLEDGED_MAX` publications are unacknowledged. Publications go to the channels in
+//! turn.
 
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -22,25 +23,25 @@ use super::client_pool::lock;
 use super::plan::channel_name;
 use super::stream_parser::{NUMBER, NUMBER_DIGITS, STAMP, STAMP_DIGITS};
 
-/// The fewest bytes of a stamped payload.
+/// The minimum size of a stamped payload in bytes.
 pub const PAYLOAD_BYTES_MIN: usize = 64;
-/// The fewest bytes of a payload that contains records.
+/// The minimum size in bytes of a payload that contains records.
 const RECORDS_BYTES_MIN: usize = 256;
-/// The bytes after the records, with empty padding.
+/// The number of bytes after the records if the padding is empty.
 const BEHIND_RECORDS_BYTES: usize = "],\"p\":\"\"}".len();
-/// The most publications without an acknowledgement.
+/// The maximum number of publications without an acknowledgement.
 const UNACKNOWLEDGED_MAX: u64 = 1024;
 /// The longest wait for an acknowledgement.
 const ACK_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How publications are written to the feed.
+/// The format in which publications are written to the feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FeedFormat {
-    /// WebSocket frames, each after its length in four bytes. There is no response.
+    /// WebSocket frames, each preceded by its length in four bytes. The feed sends no response.
     Frames,
-    /// Lines of fanfare's feed, each of which is acknowledged.
+    /// Lines of fanfare's feed. Each line is acknowledged.
     Lines,
-    /// Payloads only, one per line. There is no response.
+    /// One payload per line, without an envelope. The feed sends no response.
     Payloads,
     /// Pipelined HTTP requests with the payload as content (RFC 9112, 9.3.2). Each has a response.
     Posts,
@@ -55,11 +56,11 @@ impl FeedFormat {
 /// The payloads to publish.
 #[derive(Clone, Debug)]
 pub struct Payloads {
-    /// Bytes of JSON in each payload.
+    /// The number of bytes of JSON in each payload.
     pub bytes: usize,
-    /// The channel's name, or the common start of several.
+    /// The channel's name, or the common prefix of several names.
     pub channel: String,
-    /// Number of channels.
+    /// The number of channels.
     pub channels: u16,
 }
 
@@ -69,11 +70,10 @@ struct FeedAnswers {
     acknowledged: AtomicU64,
     /// The first response that is not an acknowledgement.
     refusal: Mutex<Option<String>>,
-    /// Subscribers that the acknowledgements report, summed.
+    /// The subscriber counts of the acknowledgements, summed.
     subscribers: AtomicU64,
 }
 
-/// One response of the feed.
 #[derive(Deserialize)]
 struct FeedAnswer {
     ok: bool,
@@ -81,7 +81,7 @@ struct FeedAnswer {
     subscribers: u64,
 }
 
-/// One feeder.
+/// A feeder: a connection to the feed of a server.
 #[derive(Debug)]
 pub struct Publisher {
     feed: UnixStream,
@@ -125,23 +125,23 @@ impl Publisher {
         })
     }
 
-    /// Publications sent so far.
+    /// Returns the number of publications that were sent.
     #[must_use]
     pub fn published(&self) -> u64 {
         self.number
     }
 
-    /// Subscribers that the acknowledgements report, summed over publications.
+    /// Returns the subscriber counts of the acknowledgements, summed over publications.
     #[must_use]
     pub fn subscribers(&self) -> u64 {
         self.answers.subscribers.load(Ordering::Relaxed)
     }
 
-    /// Sends some publications together, which were due at this time.
+    /// Sends some publications together. All were due at the same time.
     ///
     /// # Errors
-    /// Returns an error if the feed refuses one, closes the connection, or acknowledges nothing for
-    /// too long.
+    /// Returns an error if the feed refuses a publication, closes the connection, or acknowledges
+    /// nothing for too long.
     pub fn publish(&mut self, count: u32, due_ns: u64) -> Result<()> {
         let mut bytes = Vec::new();
         for _ in 0..count {
@@ -179,10 +179,10 @@ impl Publisher {
         self.wait_until_below(UNACKNOWLEDGED_MAX)
     }
 
-    /// Waits until everything is acknowledged.
+    /// Waits until all publications are acknowledged.
     ///
     /// # Errors
-    /// Returns an error if the feed refuses one, or acknowledges nothing for too long.
+    /// Returns an error if the feed refuses a publication, or acknowledges nothing for too long.
     pub fn finish(&self) -> Result<()> {
         self.wait_until_below(1)
     }
@@ -227,8 +227,8 @@ impl Publisher {
     }
 }
 
-/// Appends records until the payload has so many bytes. Members repeat and values do not, so that
-/// the compression ratio is that of typical JSON.
+/// Appends records until the payload has this many bytes. Member names repeat and values do not, so
+/// that the compression ratio is that of typical JSON.
 fn push_records(number: u64, bytes: usize, payload: &mut String) {
     let mut draw = fastrand::Rng::with_seed(number);
     let mut opening = ",\"r\":[";
@@ -249,8 +249,8 @@ fn push_records(number: u64, bytes: usize, payload: &mut String) {
 
 impl Drop for Publisher {
     fn drop(&mut self) {
-        // Ends the thread that reads the responses. The feed may have closed the connection
-        // already.
+        // The shutdown ends the thread that reads the responses. The feed may already have closed
+        // the connection.
         drop(self.feed.shutdown(std::net::Shutdown::Both));
     }
 }
@@ -269,8 +269,8 @@ fn note_line(line: &str, answers: &FeedAnswers) {
     }
 }
 
-/// Notes a status line. It may follow the content of the response before it, which need not end
-/// with a line end. No other line contains `HTTP/1.1 `.
+/// Counts a status line. The status may come after the content of the previous response on the same
+/// line, because content need not end with a line end. No other line contains `HTTP/1.1 `.
 fn note_status(line: &str, answers: &FeedAnswers) {
     let Some((_, status)) = line.split_once("HTTP/1.1 ") else {
         return;
@@ -372,7 +372,7 @@ mod tests {
             "",
         ];
         assert_eq!(head, expected);
-        // Content without a final line end.
+        // The content of this response has no line end.
         let answer = b"HTTP/1.1 202 Accepted\r\nContent-Length: 5\r\n\r\na: 17";
         feed.write_all(&answer.repeat(2)).unwrap();
         feed.write_all(b"\n").unwrap();

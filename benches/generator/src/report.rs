@@ -1,6 +1,6 @@
 //! The report of a run, as text and as one JSON object.
 //!
-//! The last line of the text is the verdict, and the exit status follows from the same check.
+//! The last line of the text is the verdict. The same check determines the exit status.
 
 use std::fmt::Write as _;
 
@@ -16,11 +16,11 @@ use super::tally::{Faults, Gaps};
 /// The figures of all runs.
 #[derive(Debug)]
 pub struct Report {
-    /// Whether a gap at a connection that reads is a failure.
+    /// Whether a gap on a connection that reads at full speed is a failure.
     pub is_strict: bool,
-    /// Why connections have failed. Empty if none has.
+    /// The reasons why connections have failed. Empty if none has failed.
     pub troubles: String,
-    /// The connect storms.
+    /// The figures of the connect storms.
     pub storms: Vec<StormFigures>,
     /// The figures of connecting.
     pub connected: Option<ConnectFigures>,
@@ -38,7 +38,7 @@ impl Report {
         measured.is_none_or(|measured| measured.is_clean(self.is_strict))
     }
 
-    /// As JSON.
+    /// Returns the report as one JSON object.
     #[must_use]
     pub fn json(&self) -> String {
         let storms: Vec<Value> = self.storms.iter().map(StormFigures::json).collect();
@@ -53,7 +53,7 @@ impl Report {
         format!("{value:#}\n")
     }
 
-    /// As text.
+    /// Returns the report as text.
     #[must_use]
     pub fn text(&self) -> String {
         let mut text = String::new();
@@ -110,7 +110,7 @@ fn line(text: &mut String, line: &str) {
     text.push('\n');
 }
 
-/// A figure, or that it is unknown.
+/// Formats a figure, or returns `unknown`.
 fn figure(value: Option<f64>, digits: usize, unit: &str) -> String {
     match value {
         Some(value) => format!("{value:.digits$} {unit}"),
@@ -118,7 +118,7 @@ fn figure(value: Option<f64>, digits: usize, unit: &str) -> String {
     }
 }
 
-/// The number of connections of each kind, as text.
+/// Formats the number of connections of each kind.
 #[must_use]
 pub fn kinds_text(kinds: &[(Kind, usize)]) -> String {
     let some = kinds.iter().filter(|(_, count)| *count > 0);
@@ -128,7 +128,7 @@ pub fn kinds_text(kinds: &[(Kind, usize)]) -> String {
     texts.join(", ")
 }
 
-/// The figures of connecting, as text.
+/// Formats the figures of connecting.
 #[must_use]
 pub fn connected_text(connected: &ConnectFigures) -> String {
     let pss = |memory: Option<i64>| figure(memory.map(megabytes), 1, "MB");
@@ -146,7 +146,7 @@ pub fn connected_text(connected: &ConnectFigures) -> String {
     )
 }
 
-/// The figures of publishing, as text.
+/// Formats the figures of publishing.
 #[must_use]
 pub fn measured_text(measured: &PublishFigures) -> String {
     let mut text = String::new();
@@ -166,7 +166,7 @@ pub fn measured_text(measured: &PublishFigures) -> String {
     );
     let mut latencies = String::new();
     for (name, ms) in measured.latencies_ms() {
-        // Writing to a string does not fail.
+        // The result is ignored, because writing to a string cannot fail.
         let _written = write!(latencies, " {name} {ms:.1}");
     }
     if let Some((median, max)) = measured.last_ms() {

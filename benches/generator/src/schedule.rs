@@ -1,7 +1,8 @@
-//! SHELL: what a client thread does by the clock: churn and slow reading.
+//! SHELL: what a client thread does at certain times: churn and slow reading.
 //!
-//! Both are spread evenly over time and cost nothing per report of readiness. Churning connections
-//! are in a queue by age; slow connections are read in turn, each once per interval.
+//! The actions are spread evenly over time and add no cost to a report of readiness. Churning
+//! connections are in a queue, ordered by age. Slow connections are read in turn, each once per
+//! interval.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
@@ -14,7 +15,7 @@ use super::client_thread::{ClientThread, Conn, Phase};
 use super::plan::{CHURN_SECONDS, Plan};
 use super::sys::monotonic_ns;
 
-/// How long a churning connection may take to be subscribed.
+/// The maximum time from opening a churning connection to its subscription.
 const SUBSCRIBE_NS_MAX: u64 = 10_000_000_000;
 const SECOND_NS: u64 = 1_000_000_000;
 
@@ -22,11 +23,11 @@ const SECOND_NS: u64 = 1_000_000_000;
 #[derive(Debug)]
 pub(super) struct Churn {
     per_second: u64,
-    /// When churn began; `None` before that.
+    /// The time at which churn began; `None` before that.
     begun_ns: Option<u64>,
-    /// Connections opened since then.
+    /// The number of connections that were opened after that time.
     opened: u64,
-    /// Index and time of opening of the open ones, oldest first.
+    /// The index and the opening time of each open connection, oldest first.
     open: VecDeque<(usize, u64)>,
 }
 
@@ -42,7 +43,7 @@ impl Churn {
         }
     }
 
-    /// Whether nothing is to be opened or closed.
+    /// Whether no connection is to be opened or closed.
     pub(super) fn is_idle(&self, counters: &SharedCounters) -> bool {
         self.open.is_empty()
             && (self.per_second == 0 || !counters.is_churning.load(Ordering::Acquire))
@@ -88,7 +89,7 @@ impl ClientThread {
 /// The connections that read a few bytes at intervals.
 #[derive(Debug, Default)]
 pub(super) struct SlowReaders {
-    /// Indices of the slow connections, for one round.
+    /// The indices of the slow connections that are read in the current round.
     indices: Vec<usize>,
     next: usize,
     last_ns: u64,
@@ -96,9 +97,9 @@ pub(super) struct SlowReaders {
 }
 
 impl SlowReaders {
-    /// Bytes of one read of a slow connection.
+    /// The number of bytes in one read of a slow connection.
     pub(super) const BYTES: usize = 512;
-    /// Time between two reads of one connection.
+    /// Time between two reads of the same connection.
     const INTERVAL: Duration = Duration::from_millis(500);
 
     /// Whether any connection reads slowly.
@@ -106,12 +107,12 @@ impl SlowReaders {
         !self.is_stopped && !self.indices.is_empty()
     }
 
-    /// From now on the connections read at full speed.
+    /// Ends slow reading: from now on, the connections read at full speed.
     pub(super) fn stop(&mut self) {
         self.is_stopped = true;
     }
 
-    /// The connections to read now. Each is due once per interval.
+    /// Returns the connections to read now. Each is due once per interval.
     pub(super) fn due(&mut self, impaired: &[usize], conns: &[Conn]) -> Vec<usize> {
         if self.is_stopped || impaired.is_empty() {
             return Vec::new();
@@ -140,7 +141,7 @@ impl SlowReaders {
         due
     }
 
-    /// Collects the slow connections. Some are opened and lost between two rounds.
+    /// Collects the slow connections. The set may have changed after the previous round.
     fn begin_round(&mut self, impaired: &[usize], conns: &[Conn]) {
         let is_slow = |index: &&usize| conns.get(**index).is_some_and(Conn::is_slow);
         self.next = 0;

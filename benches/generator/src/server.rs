@@ -1,9 +1,9 @@
 //! SHELL: the server under load: a child process, or one that is already running.
 //!
 //! A child listens on a free port, has a feed in a private folder, and prints a line when it is
-//! ready, as `fanfare serve` does. Dropping the handle kills it and its descendants. A signal that
-//! ends this process first kills the child and removes the folder. If this process is killed, the
-//! kernel kills the child.
+//! ready, as `fanfare serve` does. Dropping the handle kills the child and its descendants. If a
+//! signal ends this process, the process first kills the child and removes the folder. If this
+//! process is killed with SIGKILL, the kernel kills the child.
 
 use std::fs::DirBuilder;
 use std::io::{BufRead as _, BufReader};
@@ -24,16 +24,16 @@ use signal_hook::low_level::emulate_default_handler;
 use super::process::{Process, slab};
 use super::sys::kill_with_parent;
 
-/// A server, and what is known of it.
+/// A server, with its addresses and its process if known.
 #[derive(Debug)]
 pub struct Server {
-    /// Where clients connect.
+    /// The address to which clients connect.
     pub(super) address: SocketAddr,
-    /// Its feed.
+    /// The path of the server's feed, if known.
     pub(super) feed: Option<PathBuf>,
-    /// Its process, if it is known.
+    /// The server's process, if known.
     pub(super) process: Option<Process>,
-    /// Held so that the child is killed on drop.
+    /// The child, which is killed when this field is dropped.
     _child: Option<ChildServer>,
 }
 
@@ -42,18 +42,19 @@ pub struct Server {
 struct ChildServer {
     child: Child,
     folder: PathBuf,
-    /// Stops the thread that waits for signals.
+    /// A handle that stops the thread that waits for signals.
     signals: Handle,
-    /// Held while the server is ended. After a signal it is held until this process ends.
+    /// A lock that is held while the server is ended. After a signal it is held until this process
+    /// ends.
     ending: Arc<Mutex<()>>,
 }
 
 impl Server {
-    /// Starts a server that prints `http://ADDR:PORT` when it is ready. The flag takes the path of
-    /// the feed.
+    /// Starts a server that prints `http://ADDR:PORT` when it is ready. The path of the feed is
+    /// passed in the flag `feed_flag`.
     ///
     /// # Errors
-    /// Returns an error if the process does not start or its first line has no address.
+    /// Returns an error if the process does not start, or if its first line has no address.
     pub fn start(mut command: Command, feed_flag: &str) -> Result<Self> {
         let folder = private_folder()?;
         let feed = folder.join("feed.sock");
@@ -95,7 +96,7 @@ impl Server {
         })
     }
 
-    /// A server that is already running.
+    /// Returns a handle for a server that is already running.
     #[must_use]
     pub fn attach(address: SocketAddr, feed: Option<PathBuf>, pid: Option<u32>) -> Self {
         Self {
@@ -106,22 +107,22 @@ impl Server {
         }
     }
 
-    /// Where clients connect.
+    /// Returns the address to which clients connect.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The path of its feed, if known.
+    /// Returns the path of the server's feed, if known.
     #[must_use]
     pub fn feed(&self) -> Option<&Path> {
         self.feed.as_deref()
     }
 
-    /// The processor time used until now.
+    /// Returns the processor time that was used until now.
     ///
     /// # Errors
-    /// Returns an error if the process has ended or may not be inspected.
+    /// Returns an error if the process has ended or cannot be inspected.
     pub fn usage(&self) -> Result<Usage> {
         Ok(Usage {
             cpu: self.process.map(Process::cpu).transpose()?,
@@ -129,10 +130,10 @@ impl Server {
         })
     }
 
-    /// The memory of the server and the machine now.
+    /// Returns the current memory of the server and the machine.
     ///
     /// # Errors
-    /// Returns an error if the process has ended or may not be inspected.
+    /// Returns an error if the process has ended or cannot be inspected.
     pub fn memory(&self) -> Result<Memory> {
         Ok(Memory {
             pss: self.process.map(Process::pss).transpose()?,
@@ -143,12 +144,13 @@ impl Server {
 
 impl Drop for ChildServer {
     fn drop(&mut self) {
-        // After a signal this waits for the end of the process, whose status is that of the signal.
+        // After a signal, this waits until the signal ends the process, so that the exit status is
+        // right.
         let _ending = self.ending.lock();
         self.signals.close();
-        // Its descendants would outlive it.
+        // The descendants would outlive the child.
         let descendants = Process(self.child.id()).descendants();
-        // It may have ended already.
+        // The child may have ended already.
         drop(self.child.kill());
         drop(self.child.wait());
         descendants.into_iter().for_each(kill);
@@ -156,8 +158,8 @@ impl Drop for ChildServer {
     }
 }
 
-/// Starts a thread that, on a signal, does what dropping the handle does, and then lets the signal
-/// end this process.
+/// Starts a thread that waits for a signal. On a signal, the thread kills the child and its
+/// descendants and removes the folder. Then it lets the signal end this process.
 fn end_on_signal(child: Process, folder: PathBuf, ending: Arc<Mutex<()>>) -> Result<Handle> {
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).context("cannot wait for signals")?;
     let handle = signals.handle();
@@ -186,7 +188,7 @@ fn kill(Process(pid): Process) {
     }
 }
 
-/// Waits for a killed child to end: until then it may create files. The child is not reaped.
+/// Waits until a killed child has ended, because it can create files until then. Does not reap it.
 fn await_end(Process(pid): Process) {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     if let Some(pid) = pid {
@@ -195,7 +197,7 @@ fn await_end(Process(pid): Process) {
     }
 }
 
-/// Memory at one moment.
+/// The memory of the server and the machine at one moment.
 #[derive(Clone, Copy, Debug)]
 pub struct Memory {
     /// The server's PSS in bytes, if known.
@@ -204,17 +206,17 @@ pub struct Memory {
     pub slab: i64,
 }
 
-/// Processor time up to one moment, or between two.
+/// The processor time until one moment, or between two moments.
 #[derive(Clone, Copy, Debug)]
 pub struct Usage {
-    /// The server's, if known.
+    /// The server's processor time, if known.
     pub cpu: Option<Duration>,
-    /// The generator's.
+    /// The generator's processor time.
     pub own_cpu: Duration,
 }
 
 impl Usage {
-    /// The difference to an earlier moment.
+    /// Returns the processor time from an earlier moment until this one.
     #[must_use]
     pub fn since(self, before: Self) -> Self {
         let cpu = self.cpu.zip(before.cpu);
@@ -239,7 +241,7 @@ fn private_folder() -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// Removes the folder. One that stays is in the system's folder for temporary files.
+/// Removes a folder. If this fails, the folder stays in the system's directory of temporary files.
 fn remove(folder: &Path) {
     drop(std::fs::remove_dir_all(folder));
 }
@@ -262,7 +264,7 @@ mod tests {
         drop(server);
         assert!(!folder.parent().unwrap().exists());
         let end = Instant::now() + Duration::from_secs(10);
-        // The process that adopts it may be slow to reap it.
+        // The process that adopts the child may be slow to reap it.
         let is_alive = |process: &Process| {
             let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.0));
             stat.is_ok_and(|stat| !stat.contains(") Z "))

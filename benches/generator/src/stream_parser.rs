@@ -1,10 +1,10 @@
-//! PURE: parses what one client receives: bytes, cut anywhere, to events.
+//! PURE: parses what one client receives: bytes in pieces of any length become events.
 //!
-//! Reads the response head, then WebSocket frames (RFC 6455, 5.2), server-sent events, in chunks
-//! (RFC 9112, 7.1) if the head says so, or responses to polls. Holds bytes only while a piece is
-//! incomplete, so a million idle connections hold none. Knows the stamped payload that
-//! [`super::publisher`] writes and the control messages of fanfare. Of any other publication it
-//! reads only the id.
+//! Reads the response head, and after it WebSocket frames (RFC 6455, 5.2), server-sent events or
+//! responses to polls. Server-sent events are in chunks (RFC 9112, 7.1) if the head says so. Stores
+//! bytes only while a piece is incomplete, so a million idle connections store none. Understands
+//! the stamped payload that [`super::publisher`] writes and the control messages of fanfare. In any
+//! other publication it reads only the id.
 
 use std::sync::LazyLock;
 
@@ -16,14 +16,15 @@ use super::position::Position;
 
 /// The start of a stamped payload, before the publication's number.
 pub const NUMBER: &str = "{\"n\":\"";
-/// Digits of the number.
+/// The number of digits of the publication's number.
 pub const NUMBER_DIGITS: usize = 12;
-/// Stands between the number and the time in nanoseconds.
+/// The text between the publication's number and the time in nanoseconds.
 pub const STAMP: &str = "\",\"t\":\"";
-/// Digits of the time.
+/// The number of digits of the time.
 pub const STAMP_DIGITS: usize = 19;
 
-/// The search patterns, prepared once: preparing a search costs more than the search.
+/// The search patterns. They are prepared once, because preparing a search costs more than
+/// searching.
 pub(super) struct Keys {
     blank_line: Finder<'static>,
     data_field: Finder<'static>,
@@ -48,25 +49,25 @@ pub(super) static KEYS: LazyLock<Keys> = LazyLock::new(|| Keys {
     until: Finder::new("\"until\":\""),
 });
 
-/// What a connection speaks.
+/// The protocol of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// WebSocket frames that contain only payloads. Subscribed with the response head.
+    /// WebSocket frames that contain only payloads. The response head confirms the subscription.
     RawWebSocket,
-    /// Server-sent events that contain only payloads. Subscribed with the response head.
+    /// Server-sent events that contain only payloads. The response head confirms the subscription.
     RawEvents,
     /// WebSocket with permessage-deflate without context takeover (RFC 7692).
     CompressedWebSocket,
-    /// Server-sent events.
+    /// Server-sent events with fanfare's ids.
     EventStream,
-    /// Long polls, one after the other. Subscribed with the first response.
+    /// One long poll after the other. The first response confirms the subscription.
     Poll,
-    /// WebSocket.
+    /// WebSocket with fanfare's control messages.
     WebSocket,
 }
 
 impl Kind {
-    /// The plural name, for reports.
+    /// Returns the plural name for reports.
     #[must_use]
     pub fn plural(self) -> &'static str {
         match self {
@@ -81,23 +82,23 @@ impl Kind {
 /// The stamp in a payload of the generator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
-    /// The publication's number, from one.
+    /// The publication's number, counted from one.
     pub number: u64,
-    /// When the publication was due, by the system's monotonic clock.
+    /// The time at which the publication was due, from the system's monotonic clock.
     pub due_ns: u64,
 }
 
-/// What a client received.
+/// An event in the data that a client receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientEvent {
-    /// The end of a poll's response: the next poll is due.
+    /// The response to a poll has ended, so the next poll is due.
     PollAnswered {
-        /// Where the next poll continues.
+        /// The position from which the next poll continues.
         position: Position,
     },
-    /// A close frame with a code (RFC 6455, 7.4).
+    /// The server has sent a close frame with a code (RFC 6455, 7.4).
     Closed {
-        /// The code.
+        /// The close code.
         code: u16,
     },
     /// The stream has ended, or cannot be parsed.
@@ -109,28 +110,28 @@ pub enum ClientEvent {
     },
     /// The server does not accept permessage-deflate without context takeover.
     NotDeflated,
-    /// A ping: a pong is due.
+    /// The server has sent a ping, so a pong is due.
     Ping,
-    /// A publication.
+    /// The server has delivered a publication.
     Publication {
         /// The stamp, if the generator published it.
         stamp: Option<Stamp>,
-        /// The sequence number of its id, if there is an id.
+        /// The sequence number in the publication's id, if there is an id.
         sequence: Option<u64>,
     },
-    /// The connection is subscribed.
+    /// The server has confirmed the subscription.
     Subscribed {
-        /// The sequence number of the position at which it starts, if the server reports it.
+        /// The sequence number of the start position, if the server reports it.
         sequence: Option<u64>,
     },
-    /// The response has another status than expected.
+    /// The response has an unexpected status.
     Refused {
-        /// The status of the response; 0 if it is not HTTP.
+        /// The status of the response; 0 if the response is not HTTP.
         status: u16,
     },
 }
 
-/// What the next bytes are.
+/// The kind of data that is expected next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Piece {
     PollResponse,
@@ -143,14 +144,14 @@ enum Piece {
 /// The parser of one connection.
 #[derive(Debug)]
 pub struct StreamParser {
-    /// The bytes of an incomplete piece. If empty, it has no heap block.
+    /// The bytes of an incomplete piece. An empty box needs no heap block.
     rest: Box<[u8]>,
     kind: Kind,
     next: Piece,
 }
 
 impl StreamParser {
-    /// A parser for a connection that has sent its request.
+    /// Returns a parser for a connection that has sent its request.
     #[must_use]
     pub fn new(kind: Kind) -> Self {
         Self {
@@ -160,7 +161,7 @@ impl StreamParser {
         }
     }
 
-    /// What the connection speaks.
+    /// Returns the protocol of the connection.
     #[must_use]
     pub fn kind(&self) -> Kind {
         self.kind
@@ -185,7 +186,7 @@ impl StreamParser {
         self.rest = Box::from(self.read(&held, inflate_cache, on_event));
     }
 
-    /// Reads complete pieces and returns the rest.
+    /// Reads complete pieces and returns the remaining bytes.
     fn read<'a>(
         &mut self,
         mut bytes: &'a [u8],
@@ -265,7 +266,8 @@ impl StreamParser {
                 let length = bytes.get(2..10)?.try_into().ok()?;
                 (10, usize::try_from(u64::from_be_bytes(length)).ok()?)
             }
-            // A masked frame, which a server must not send, is read with a wrong length.
+            // A server must not send masked frames. The length of a masked frame is read
+            // incorrectly.
             short => (2, usize::from(short)),
         };
         let end = start.checked_add(length)?;
@@ -293,7 +295,7 @@ impl StreamParser {
     }
 }
 
-/// The event of a WebSocket message.
+/// Returns the event of a WebSocket message.
 fn read_message(payload: &[u8]) -> Option<ClientEvent> {
     match payload.strip_prefix(b"{\"type\":\"") {
         Some(message) => read_control(message),
@@ -301,7 +303,7 @@ fn read_message(payload: &[u8]) -> Option<ClientEvent> {
     }
 }
 
-/// The event of a control message, from after its `{"type":"`.
+/// Returns the event of a control message. `message` starts after `{"type":"`.
 fn read_control(message: &[u8]) -> Option<ClientEvent> {
     let sequence = |key: &Finder<'_>| sequence_after(message, key);
     if message.starts_with(b"subscribed\"") {
@@ -327,7 +329,7 @@ fn is_chunked(head: &[u8]) -> bool {
 }
 
 /// Whether the server accepts permessage-deflate without context takeover (RFC 7692, 7.1.1.1). With
-/// it, the same message would be different bytes on each connection.
+/// context takeover, the same message would have different bytes on each connection.
 fn agrees_to_deflate(head: &[u8]) -> bool {
     let has = |value: &[u8], word: &str| memmem::find(value, word.as_bytes()).is_some();
     has_field(head, b"sec-websocket-extensions:", |value| {
@@ -335,7 +337,7 @@ fn agrees_to_deflate(head: &[u8]) -> bool {
     })
 }
 
-/// Whether a field of this name has a value that fits. Both are compared in lower case.
+/// Whether a field of this name has a value that `fits` accepts. Name and value are in lower case.
 fn has_field(head: &[u8], name: &[u8], fits: impl Fn(&[u8]) -> bool) -> bool {
     let mut lines = head.split(|byte| *byte == b'\n');
     lines.any(|line| {
@@ -398,7 +400,7 @@ fn emit_events(mut content: &[u8], on_event: &mut impl FnMut(ClientEvent)) {
 }
 
 fn emit_event(event: &[u8], on_event: &mut impl FnMut(ClientEvent)) {
-    // Only the first event of a stream has the reconnection time.
+    // Only the first event of a stream contains the reconnection time.
     let is_first = event.starts_with(b"retry:");
     if is_first {
         on_event(ClientEvent::Subscribed {
@@ -414,7 +416,7 @@ fn emit_event(event: &[u8], on_event: &mut impl FnMut(ClientEvent)) {
     }
 }
 
-/// A publication. Its id follows `id`, if that is given.
+/// Returns the event of a publication. If `id` is set, the publication's id comes after that key.
 pub(super) fn publication(text: &[u8], id: Option<&Finder<'_>>) -> ClientEvent {
     ClientEvent::Publication {
         stamp: stamp(text),
@@ -430,7 +432,7 @@ fn stamp(text: &[u8]) -> Option<Stamp> {
     Some(Stamp { number, due_ns })
 }
 
-/// The sequence number in the id `<epoch>-<sequence>` that follows a key.
+/// Returns the sequence number of the id `<epoch>-<sequence>` that comes after a key.
 pub(super) fn sequence_after(text: &[u8], key: &Finder<'_>) -> Option<u64> {
     let at = key.find(text)? + key.needle().len();
     let id = text.get(at..)?;
@@ -438,7 +440,7 @@ pub(super) fn sequence_after(text: &[u8], key: &Finder<'_>) -> Option<u64> {
     number_at(id.get(hyphen + 1..)?)
 }
 
-/// The decimal number at the start of a text.
+/// Returns the decimal number at the start of a text.
 fn number_at(text: &[u8]) -> Option<u64> {
     let mut number: Option<u64> = None;
     for digit in text.iter().take_while(|byte| byte.is_ascii_digit()) {
@@ -482,7 +484,8 @@ mod tests {
         all
     }
 
-    /// Whole, byte by byte, and at every cut.
+    /// Parses the bytes in one piece, byte by byte and at every cut; all results must be as
+    /// expected.
     fn check(kind: Kind, bytes: &[u8], expected: &[ClientEvent]) {
         assert_eq!(event(kind, &[bytes]), expected);
         let single: Vec<&[u8]> = bytes.chunks(1).collect();
@@ -600,7 +603,7 @@ mod tests {
             ClientEvent::Ended,
         ];
         check(Kind::CompressedWebSocket, &bytes, &expected);
-        // A plain WebSocket has not offered compression.
+        // A plain WebSocket does not offer compression, so a compressed frame is a fault.
         let mut plain = b"HTTP/1.1 101 S\r\n\r\n".to_vec();
         plain.extend([0xc1, 1, 0]);
         check(Kind::WebSocket, &plain, &[ClientEvent::Ended]);

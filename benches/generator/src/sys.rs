@@ -1,6 +1,6 @@
 //! SHELL: system calls that the standard library lacks, each in a safe function.
 //!
-//! The only file of the generator with unsafe code. Nothing here knows what a client is.
+//! This is the only file of the generator with unsafe code. It contains no logic of clients.
 #![expect(
     unsafe_code,
     reason = "the only file that may call the system directly"
@@ -22,7 +22,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 /// The first descriptor after standard input, output and error.
 const FIRST_OWN_FD: u32 = 3;
 
-/// The system's monotonic clock in nanoseconds. All processes of this machine see the same value.
+/// Returns the system's monotonic clock in nanoseconds. It is the same for all processes of a
+/// machine.
 #[must_use]
 pub(super) fn monotonic_ns() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
@@ -33,52 +34,54 @@ pub(super) fn monotonic_ns() -> u64 {
         .saturating_add(nanoseconds)
 }
 
-/// How many processors this process may use, by its affinity mask.
+/// Returns the number of processors in the affinity mask of this process.
 #[must_use]
 pub(super) fn allowed_cpus() -> usize {
     sched_getaffinity(None).map_or(1, |set| set.count() as usize)
 }
 
-/// Raises the soft limit on descriptors to the hard one, and returns the limit in force. If the
-/// system refuses, as a sandbox may, the limit stays as it is.
+/// Raises the soft limit on descriptors to the hard limit, and returns the limit in force. If the
+/// system refuses, as in a sandbox, the limit does not change.
 pub fn raise_descriptor_limit() -> u64 {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: maximum,
         maximum,
     };
-    // The limit in force is read below.
+    // The result is ignored, because the next line reads the limit in force.
     let _refused = setrlimit(Resource::Nofile, raised);
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// Gives the calling thread a descriptor table of its own that holds only standard input, output
-/// and error. `RLIMIT_NOFILE` then binds per thread. The thread receives no signals afterwards.
+/// Replaces the descriptor table of the calling thread with a table of its own, in which only
+/// standard input, output and error are open. `RLIMIT_NOFILE` then applies per thread. The thread
+/// receives no signals afterwards.
 ///
 /// # Errors
-/// Returns the system's error if it refuses; the table is then shared as before.
+/// Returns the system's error if it refuses. The table is then still shared.
 pub(super) fn unshare_descriptors() -> io::Result<()> {
     block_signals()?;
-    // SAFETY: no descriptor of the old table is used by this thread after this call, and threads do
-    // not hand each other descriptors that they open later.
+    // SAFETY: this thread uses no descriptor of the old table after this call, and threads do not
+    // pass each other descriptors that they open later.
     unsafe { unshare_unsafe(UnshareFlags::FILES) }?;
-    // SAFETY: the table is this thread's own. The owners of these descriptors are on other threads,
-    // and keep their entries in the old table.
+    // SAFETY: the table belongs to this thread only. The owners of these descriptors are on other
+    // threads and keep their entries in the old table.
     let closed = unsafe { libc::syscall(libc::SYS_close_range, FIRST_OWN_FD, u32::MAX, 0) };
-    // Kernels before 5.9 lack the call. The copies then stay open, which costs descriptors only.
+    // Kernels before 5.9 lack this call. The copies then stay open, which costs only descriptors.
     debug_assert!(closed == 0 || io::Error::last_os_error().raw_os_error() == Some(libc::ENOSYS));
     Ok(())
 }
 
 /// Blocks all signals in the calling thread, so that the system delivers them to other threads.
 ///
-/// A signal handler writes to a descriptor by number. In a table of its own, that number may be a
-/// client's socket.
+/// A signal handler writes to a descriptor by its number. In this thread's own table, that number
+/// could be a client's socket.
 fn block_signals() -> io::Result<()> {
     let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: the pointer is valid for writes of a whole set, for which the call cannot fail.
+    // SAFETY: the pointer is valid for writes of a whole set. With a valid pointer the call cannot
+    // fail.
     let _always_zero = unsafe { libc::sigfillset(all.as_mut_ptr()) };
-    // SAFETY: the set was initialised above; the previous mask is not requested.
+    // SAFETY: `sigfillset` has initialised the set. The previous mask is not requested.
     let refused =
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), std::ptr::null_mut()) };
     match refused {
@@ -87,19 +90,18 @@ fn block_signals() -> io::Result<()> {
     }
 }
 
-/// A connection to open.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Outgoing {
-    /// The peer.
+    /// The address of the peer.
     pub(super) target: SocketAddr,
-    /// The address to connect from; the system chooses if there is none.
+    /// The address to connect from. If `None`, the system chooses it.
     pub(super) source: Option<IpAddr>,
-    /// `SO_RCVBUF` in bytes; the system's default if there is none.
+    /// `SO_RCVBUF` in bytes. If `None`, the system's default applies.
     pub(super) receive_buffer_bytes: Option<usize>,
 }
 
-/// Starts to connect, without blocking: the connection may still be under way when the descriptor
-/// is returned.
+/// Starts to connect without blocking. The connection may not be established yet when the
+/// descriptor is returned.
 ///
 /// # Errors
 /// Returns the system's error if an address, a port or a descriptor is not available.
@@ -107,7 +109,7 @@ pub(super) fn connect(outgoing: &Outgoing) -> io::Result<OwnedFd> {
     let domain = Domain::for_address(outgoing.target);
     let socket = Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     if let Some(bytes) = outgoing.receive_buffer_bytes {
-        // Before connecting, since the handshake fixes the window scale.
+        // The buffer is set before connecting, because the handshake fixes the window scale.
         socket.set_recv_buffer_size(bytes)?;
     }
     if let Some(source) = outgoing.source {
@@ -121,12 +123,13 @@ pub(super) fn connect(outgoing: &Outgoing) -> io::Result<OwnedFd> {
     Ok(socket.into())
 }
 
-/// `IP_BIND_ADDRESS_NO_PORT`: the kernel chooses the port when the socket connects, so that one
-/// port serves one connection per destination. The option is of the IP level also for IPv6.
+/// Sets `IP_BIND_ADDRESS_NO_PORT`: the kernel chooses the port when the socket connects, so that
+/// the same port can serve one connection per destination. IPv6 sockets use this IP-level option,
+/// too.
 fn bind_address_only(fd: BorrowedFd<'_>) -> io::Result<()> {
     let on: libc::c_int = 1;
     let length = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(0);
-    // SAFETY: the pointer is to a value of the given length that outlives the call.
+    // SAFETY: the pointer is to a value of the given length, and the value outlives the call.
     let result = unsafe {
         libc::setsockopt(
             fd.as_raw_fd(),
@@ -143,13 +146,13 @@ fn bind_address_only(fd: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
-/// Asks the kernel to kill the command's process when the thread that spawns it ends for any reason
+/// Makes the kernel kill the command's process when the thread that spawns it ends for any reason
 /// (`PR_SET_PDEATHSIG`, prctl(2)). That thread must therefore live as long as the child is used.
 pub(super) fn kill_with_parent(command: &mut Command) {
     let parent = rustix::process::getpid();
     let prepare = move || {
         set_parent_process_death_signal(Some(Signal::KILL))?;
-        // A parent that ended before the call above sends no signal.
+        // If the parent ended before the call above, no signal is sent, so this is checked.
         match rustix::process::getppid() {
             Some(now) if now == parent => Ok(()),
             Some(_) | None => Err(io::ErrorKind::NotFound.into()),

@@ -1,1 +1,1 @@
-"""Hand-made clients that send what regular clients do not. Python's standard library only."""
+"""Clients that send bytes as regular clients never do. Only Python's standard library is used."""

@@ -1,8 +1,8 @@
 """A relay that adds an echo to a server: passes bytes unchanged, and messages to the server's feed.
 
-It stands between a client and the server. Every byte of either reaches the other unchanged, so the
-server alone is responsible for the protocol. The relay also parses the client's messages and
-publishes each to a channel of that connection, from which the server sends it back. It ignores what
+The relay is between a client and the server. It passes all bytes unchanged in both directions, so
+the server alone is responsible for the protocol. The relay also parses the client's messages and publishes
+each to a channel of that connection, from which the server sends it back. It ignores messages that
 it cannot parse.
 """
 import asyncio
@@ -13,7 +13,7 @@ import struct
 import threading
 import zlib
 
-# Lets the server's response to earlier frames precede the echo.
+# This pause lets the server's response to earlier frames precede the echo.
 PAUSE_S = 0.002
 
 
@@ -36,7 +36,7 @@ class Messages:
                 yield self.opcode, self.whole()
 
     def take(self):
-        """The first frame, if it is complete."""
+        """Takes the first frame, if it is complete."""
         if len(self.held) < 6:
             return None
         length, at = self.held[1] & 127, 2
@@ -65,7 +65,7 @@ class Messages:
 
 
 def line(channel, opcode, message):
-    """A publication that the server sends as this message. Empty if a text is not UTF-8."""
+    """Returns a publication that the server sends as this message. Empty if a text is not UTF-8."""
     if opcode == 1:
         try:
             payload = {"text": message.decode()}
@@ -77,7 +77,7 @@ def line(channel, opcode, message):
 
 
 class Relay:
-    """Serves in a thread of its own until the script ends."""
+    """A relay that runs in a thread of its own until the script ends."""
 
     def __init__(self, server):
         self.server, self.numbers = server, itertools.count()

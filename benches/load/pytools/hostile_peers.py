@@ -1,7 +1,7 @@
 """Row "stalled and hostile peers": clients that stall, send slowly, reset, send without reading or
-are too many, and their effect on a regular client.
+exceed the descriptors, and their effect on a regular client.
 
-A hostile client that must stay busy during a measurement is a process of its own, so that the
+A hostile client that must stay busy during a measurement runs in a process of its own, so that the
 interpreter's lock does not affect the figures.
 """
 import contextlib
@@ -39,7 +39,7 @@ def background(act, *arguments):
 
 
 def stall(server):
-    """Clients with small buffers that subscribe and then stop reading."""
+    """Opens clients with small buffers that subscribe and then stop reading."""
     return [WebSocket(server.address, "channel=a", receive_bytes=4 * KIB) for _ in range(STALLED)]
 
 
@@ -60,7 +60,7 @@ def publish_until(server, is_done, timeout=40.0):
 
 
 def skipped(verdicts):
-    """Subscribers over their quota are skipped, which is the default."""
+    """Measures that subscribers over their quota are skipped, which is the default."""
     with Server() as server:
         stalled, watch = stall(server), MemoryWatch(server)
 
@@ -81,7 +81,7 @@ def skipped(verdicts):
 
 
 def closed_over_quota(verdicts):
-    """Subscribers over their quota are closed, if so configured."""
+    """Measures that subscribers over their quota are closed if the configuration says so."""
     with Server(quota_overflow="close") as server:
         stalled = stall(server)
         reason = 'fanfare_conns_closed_total{reason="overflow"}'
@@ -92,9 +92,9 @@ def closed_over_quota(verdicts):
 
 
 def silent(verdicts):
-    """Subscribers within their quota that answer no heartbeat are closed. The first heartbeat is
-    sent after one interval, two more may pass, and then the close handshake may take two
-    seconds."""
+    """Measures that subscribers within their quota are closed if they answer no heartbeat. The
+    first heartbeat is sent after one interval, the timeout is two more intervals, and then the
+    close handshake may take two seconds."""
     with Server(heartbeat_interval_ms=HEARTBEAT_MS) as server:
         stalled = stall(server)
         reason = 'fanfare_conns_closed_total{reason="idle"}'
@@ -105,7 +105,7 @@ def silent(verdicts):
 
 
 def response_times(address, count):
-    """Milliseconds from the connect to the end of the response, each on a new connection."""
+    """Returns the milliseconds from connect to the end of the response, on new connections."""
     found = []
     for _ in range(count):
         start = time.perf_counter()
@@ -119,7 +119,7 @@ def response_times(address, count):
 
 
 def slow_heads(address, ready):
-    """Slowloris: each sends a byte of its head every 100 ms, and reconnects when it is closed."""
+    """Sends a byte of a head every 100 ms on each connection; reconnects if closed (Slowloris)."""
     begin = b"GET / HTTP/1.1\r\nHost: a\r\nX: "
 
     def connect():
@@ -141,7 +141,7 @@ def slow_heads(address, ready):
 
 
 def slowloris(verdicts):
-    """The rise of a regular client's p95 in milliseconds."""
+    """Returns the rise of a regular client's p95 in milliseconds."""
     with Server() as server:
         response_times(server.address, 100)
         without = response_times(server.address, 500)
@@ -156,7 +156,7 @@ def slowloris(verdicts):
 
 
 def resets(verdicts):
-    """The growth in descriptors after connections that end with RST at all stages."""
+    """Returns the growth in descriptors after connections that end with RST at all stages."""
     stages = [b"", b"GET /ws?chan", GET, upgrade("channel=a"),
             upgrade("channel=a") + frame(TEXT, b"half")[:8],
             b"GET /sse?channel=a HTTP/1.1\r\nHost: a\r\n\r\n"]
@@ -188,7 +188,7 @@ def send_without_reading(address, ready):
 
 
 def pipelines(verdicts):
-    """The growth of memory in MiB while clients pipeline requests and do not read."""
+    """Returns the growth of memory in MiB while clients pipeline requests and do not read."""
     with Server() as server:
         response_times(server.address, 100)
         watch, ready = MemoryWatch(server), multiprocessing.Event()
@@ -205,7 +205,7 @@ def pipelines(verdicts):
 
 
 def start_connections(address, count):
-    """Starts so many connections. They may still be in the kernel's queue."""
+    """Starts this many connections, which the server may not have accepted yet."""
     conns = []
     for _ in range(count):
         conn = socket.socket()
@@ -217,8 +217,8 @@ def start_connections(address, count):
 
 
 def exhausted(verdicts, label, squeeze, **config):
-    """Processor share without free descriptors, publications that an old client misses, and
-    milliseconds until a new client is served once descriptors are free."""
+    """Returns the processor share without free descriptors, the number of publications that an old
+    client misses, and the milliseconds until a new client is served after descriptors are free."""
     with Server(**config) as server, WebSocket(server.address, "channel=a") as old:
         with server.feeder() as feeder:
             server.publish(feeder, "a", 0)
@@ -253,13 +253,13 @@ def exhausted(verdicts, label, squeeze, **config):
 
 
 def lower_limit(server):
-    """Lowers the limit while the server runs."""
+    """Lowers the descriptor limit while the server runs."""
     limit = max(server.descriptor_tables()) + TABLE // 3
     resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (limit, limit))
 
 
 def measure(verdicts):
-    """Measures the row."""
+    """Measures all figures of the row."""
     took, unreported = skipped(verdicts)
     verdicts.at_most("stalled readers over their quota: skipped", took, 30, "s")
     verdicts.at_most("stalled readers without a gap", unreported, 0, f"of {STALLED}")

@@ -1,8 +1,8 @@
 """The server as a child process: started on free ports, measured from procfs, killed at the end.
 
-`FANFARE=PATH` is the program; without it the release build is made first. Configuration is passed
-as environment variables, one per key. `{folder}` in a value is a folder of this server, which
-survives a restart.
+`FANFARE=PATH` is the program. Without it, the release build is made first. The configuration is
+passed in environment variables, one per key. `{folder}` in a value is replaced by a folder of this
+server, which survives a restart.
 """
 import contextlib
 import json
@@ -18,7 +18,7 @@ import tempfile
 import time
 import urllib.request
 
-# A SIGTERM to the script ends its children too.
+# With this handler, a SIGTERM to the script also ends its children.
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
@@ -27,7 +27,7 @@ MIB = 1024 * KIB
 
 
 def program():
-    """The path of the program, which is built if FANFARE is not set."""
+    """Returns the path of the program, which is built if FANFARE is not set."""
     named = os.environ.get("FANFARE")
     if named:
         return named
@@ -85,7 +85,7 @@ class Server:
         return self
 
     def kill(self):
-        """Kills the server as `kill -9` does. `start` continues in the same folder."""
+        """Kills the server as `kill -9` does. A later `start` uses the same folder."""
         self.child.kill()
         self.child.wait()
         self.child.stdout.close()
@@ -95,11 +95,11 @@ class Server:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def limit(self):
-        """Sets the limit as `ulimit -n` does."""
+        """Sets the limit on descriptors as `ulimit -n` does."""
         resource.setrlimit(resource.RLIMIT_NOFILE, (self.descriptors, self.descriptors))
 
     def feeder(self):
-        """A connection to the feed."""
+        """Returns a connection to the feed."""
         feeder = socket.socket(socket.AF_UNIX)
         feeder.settimeout(30)
         feeder.connect(self.feed_path)
@@ -117,20 +117,20 @@ class Server:
         return json.loads(answer)
 
     def pss(self):
-        """The proportional set size in bytes."""
+        """Returns the proportional set size in bytes."""
         for line in pathlib.Path(f"/proc/{self.pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
                 return int(line.split()[1]) * KIB
         raise OSError("no Pss in smaps_rollup")
 
     def cpu(self):
-        """Processor time in seconds, with that of threads that have ended."""
+        """Returns the processor time in seconds, including that of threads that have ended."""
         fields = pathlib.Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def descriptor_tables(self):
-        """Descriptors in each table: that of the process and those of the workers. Threads that
-        share a table, or exist for one request only, are not counted again."""
+        """Returns the number of descriptors in each table, of the process and of the workers. Other
+        threads share one of these tables or exist for one request only; they are not counted."""
         tasks = pathlib.Path(f"/proc/{self.pid}/task")
         workers = [f"fanfare-{number}" for number in range(self.workers)]
         found = [len(list((tasks / str(self.pid) / "fd").iterdir()))]
@@ -141,18 +141,18 @@ class Server:
         return found
 
     def descriptor_count(self):
-        """Descriptors of all tables."""
+        """Returns the number of descriptors in all tables."""
         return sum(self.descriptor_tables())
 
     def metric(self, name):
-        """The sum of a metric's lines; a name with labels is one line."""
+        """Returns the sum of a metric's lines. A name with labels matches one line."""
         with urllib.request.urlopen(f"{self.admin}/metrics", timeout=10) as response:
             lines = response.read().decode().splitlines()
         pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
         return sum(float(value) for key, value in pairs if name in (key, key.split("{")[0]))
 
     def wait_for(self, name, condition, timeout=30.0):
-        """Seconds until a condition on a metric holds. None if it does not in time."""
+        """Returns the seconds until a condition on a metric holds, or None after the timeout."""
         start = time.monotonic()
         while time.monotonic() - start < timeout:
             if condition(self.metric(name)):
@@ -168,9 +168,9 @@ class MemoryWatch:
         self.server, self.before, self.most = server, server.pss(), 0
 
     def sample(self):
-        """Takes a sample."""
+        """Takes a sample of the memory."""
         self.most = max(self.most, self.server.pss() - self.before)
 
     def mib(self):
-        """The greatest growth of all samples, in MiB."""
+        """Returns the greatest growth of all samples, in MiB."""
         return self.most / MIB

@@ -1,8 +1,8 @@
 """Row "HTTP strictness": requests whose end is ambiguous, and heads that do not arrive in time.
 
-After each request come bytes that would be a second request if the end of the first were taken
-wrongly. They ask for an event stream, so a server that acts on them streams and counts a
-subscriber.
+Each request is followed by bytes that are a second request if the server determines the end of the
+first incorrectly. These bytes ask for an event stream, so a server that acts on them streams and
+counts a subscriber.
 """
 import select
 import socket
@@ -12,23 +12,23 @@ from .server import Server
 
 SMUGGLED = b"GET /sse?channel=smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
 HEAD_MS = 1000
-# For so long the server reads from a refused connection before it closes.
+# The time for which the server reads from a refused connection before it closes.
 LINGER_S = 2.0
 
 
 def request(*fields, line="GET / HTTP/1.1", host="Host: a"):
-    """A request head of these lines."""
+    """Returns a request head with these lines."""
     lines = [line, *([host] if host else []), *fields, "", ""]
     return "\r\n".join(lines).encode("latin-1")
 
 
 def post(*fields):
-    """The same with a method that has a body."""
+    """Returns a request head whose method has a body."""
     return request(*fields, line="POST / HTTP/1.1")
 
 
 CHUNKED = "Transfer-Encoding: chunked"
-# Sections are of RFC 9112 unless noted. All are 400.
+# The section numbers refer to RFC 9112 unless noted. The response to each must be 400.
 AMBIGUOUS = [
     ("length and coding (6.1)", post("Content-Length: 4", CHUNKED) + b"0\r\n\r\n"),
     ("coding and length (6.1)", post(CHUNKED, "Content-Length: 48") + b"0\r\n\r\n"),
@@ -80,7 +80,8 @@ AMBIGUOUS = [
     ("a space before the method (3)", request(line=" GET / HTTP/1.1")),
     ("a method that is not a token (3.1)", request(line="G(T / HTTP/1.1")),
 ]
-# Their end is clear, or is refused by itself. Any refusal that closes the connection is right.
+# Requests with a clear end, or with an end that is refused by itself. Any refusal that closes the
+# connection is correct.
 UNWANTED = [
     ("content of a GET", request("Content-Length: 48")),
     ("chunked content of a GET", request(CHUNKED) + b"0\r\n\r\n"),
@@ -97,7 +98,7 @@ UNWANTED = [
 
 
 def response(address, data):
-    """All bytes until the end. None if the server does not close."""
+    """Sends bytes and returns all bytes of the response. None if the server does not close."""
     with socket.create_connection(address, 10) as conn:
         conn.sendall(data)
         received = b""
@@ -112,7 +113,7 @@ def response(address, data):
 
 
 def is_refused(received, status):
-    """Whether it is one response, with the status if one is given, and nothing after it."""
+    """Whether the bytes are exactly one error response, with this status if one is given."""
     head, _, body = (received or b"").partition(b"\r\n\r\n")
     first, *fields = head.decode("latin-1").split("\r\n")
     lengths = [value for name, _, value in (f.partition(":") for f in fields)
@@ -124,7 +125,7 @@ def is_refused(received, status):
 
 
 def framings(server, verdicts):
-    """How many were not refused and closed, and the subscribers that smuggled requests made."""
+    """Returns how many requests were not refused and closed, and how many smuggled ones ran."""
     wrong = 0
     for status, cases in ((400, AMBIGUOUS), (None, UNWANTED)):
         for name, data in cases:
@@ -138,8 +139,8 @@ def framings(server, verdicts):
 
 
 def incomplete_heads(server, verdicts, drip):
-    """Milliseconds until the last incomplete head is refused, and until its connection has
-    ended."""
+    """Returns the milliseconds until the last incomplete head is refused, and until its connection
+    has ended."""
     start = time.monotonic()
     begun = [b"", b"G", b"GET / HTTP/1.1\r\nX: ", b"GET / HTTP/1.1\r\nHost: a\r\n", b"\r\n"] * 10
     conns = {}
@@ -174,7 +175,7 @@ def incomplete_heads(server, verdicts, drip):
 
 
 def measure(verdicts):
-    """Measures the row."""
+    """Measures all figures of the row."""
     with Server() as server:
         wrong, executed = framings(server, verdicts)
         verdicts.at_most("ambiguous framings not answered with 400 and closed", wrong, 0, "of them")

@@ -23,7 +23,7 @@ LIMIT = 65536  # limits.client_message_bytes by default
 TIMES = 10
 DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate; client_no_context_takeover\r\n"
 
-# The fault, the bytes, and the close code of RFC 6455 (7.4.1).
+# Each case has the fault, the bytes, and the expected close code (RFC 6455, 7.4.1).
 FAULTS = [
     ("unmasked frame (5.1)", b"\x81\x02hi", 1002),
     ("unmasked ping (5.1)", b"\x89\x00", 1002),
@@ -61,7 +61,7 @@ FAULTS = [
      frame(TEXT, b"\xe2", 0) + frame(CONTINUATION, b"\x28", 0), 1007),
 ]
 
-# Only the headers are sent, not the payloads.
+# Only the frame headers are sent, not the payloads.
 TOO_BIG = [
     ("one byte over", frame(BINARY, claimed=LIMIT + 1), 1009),
     ("a text", frame(TEXT, claimed=LIMIT + 1), 1009),
@@ -73,7 +73,7 @@ TOO_BIG = [
 
 
 def codes(server, cases, verdicts):
-    """How many were closed with another code, and the slowest close in milliseconds."""
+    """Returns how many were closed with another code, and the slowest close in milliseconds."""
     wrong, slowest, slowest_of = 0, 0.0, ""
     for name, data, code in cases:
         for _ in range(TIMES):
@@ -92,7 +92,7 @@ def codes(server, cases, verdicts):
 
 
 def pongs(neighbour, seconds):
-    """Milliseconds of each pong for so many seconds."""
+    """Returns the milliseconds of each pong in this period."""
     found, end = [], time.monotonic() + seconds
     while time.monotonic() < end:
         found.append(neighbour.ping() * 1e3)
@@ -101,7 +101,7 @@ def pongs(neighbour, seconds):
 
 
 def continuations(server, verdicts):
-    """The neighbour's slowest pong during floods, minus the median without."""
+    """Returns the slowest pong of another client during floods, minus the median without floods."""
     flood = frame(TEXT, first=0) + frame(CONTINUATION, first=0) * 100_000
     with WebSocket(server.address, "channel=a") as neighbour:
         without = pongs(neighbour, 2)
@@ -126,14 +126,14 @@ def continuations(server, verdicts):
 
 
 def deflated(message):
-    """A compressed message (RFC 7692, 7.2.1)."""
+    """Compresses a message (RFC 7692, 7.2.1)."""
     compressor = zlib.compressobj(9, zlib.DEFLATED, -15)
     body = compressor.compress(message) + compressor.flush(zlib.Z_SYNC_FLUSH)
     return body[:-4]
 
 
 def bombs(verdicts):
-    """Bombs that were not refused, and the growth of memory in MiB."""
+    """Returns how many bombs were not refused, and the growth of memory in MiB."""
     bomb = deflated(bytes(60 * 1024 * 1024))
     verdicts.note(f"bomb: {len(bomb)} bytes for 60 MiB, {60 * 1024 * 1024 / len(bomb):.0f}:1")
     cut = len(bomb) // 2
@@ -153,7 +153,7 @@ def bombs(verdicts):
                     hostile.send(forms[turn % 2])
                     unrefused += hostile.close_code() != 1009
                 watch.sample()
-            # All at once, sampled while the bombs are pending.
+            # All bombs are sent at once, and memory is sampled while they are pending.
             clients = [WebSocket(server.address, "channel=b", DEFLATE) for _ in range(50)]
             for turn, hostile in enumerate(clients):
                 hostile.send(forms[turn % 2])
@@ -166,7 +166,7 @@ def bombs(verdicts):
 
 
 def measure(verdicts):
-    """Measures the row."""
+    """Measures all figures of the row."""
     with Server() as server:
         wrong, slowest = codes(server, FAULTS, verdicts)
         verdicts.at_most("protocol errors with another code", wrong, 0, "of them")

@@ -2,13 +2,13 @@
 
 
 def quantile(values, part):
-    """The value that this fraction of the values does not exceed."""
+    """Returns the value that this fraction of the values does not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * part))]
 
 
 class Verdicts:
-    """Verdicts, kept until the end so that they are printed together."""
+    """Collects verdicts, so that they are printed together at the end."""
 
     def __init__(self):
         self.lines = []
@@ -19,7 +19,7 @@ class Verdicts:
         print(f"  {text}", flush=True)
 
     def at_most(self, row, found, goal, unit):
-        """Adds a verdict with an upper bound. `None` misses the goal."""
+        """Adds a verdict with an upper bound. A value of `None` misses the goal."""
         is_met = found is not None and found <= goal
         figures = "" if found is None else f"{found:,.0f}" if found >= 1000 else f"{found:.3g}"
         shown = f"{figures} {unit}" if figures else "nothing"
@@ -29,6 +29,6 @@ class Verdicts:
         )
 
     def show(self):
-        """Prints all verdicts and returns the number of misses."""
+        """Prints all verdicts and returns the number of missed goals."""
         print("\n".join(self.lines), flush=True)
         return self.missed

@@ -1,6 +1,7 @@
 """A hand-made WebSocket client (RFC 6455) that sends any bytes, valid or not.
 
-A blocking socket with a buffer. It never answers by itself: the caller reads pings and sends pongs.
+The client is a blocking socket with a buffer. It sends nothing by itself: the caller reads pings
+and sends pongs.
 """
 import socket
 import struct
@@ -12,7 +13,7 @@ MASK = b"\x00\x00\x00\x00"
 
 
 def frame(opcode, payload=b"", first=FINAL, claimed=None):
-    """A client's frame, masked with zeros; `claimed` is the length in its header."""
+    """Encodes a client's frame, masked with zeros. `claimed` is the length in its header."""
     length = len(payload) if claimed is None else claimed
     if length < 126:
         head = struct.pack("!BB", first | opcode, 0x80 | length)
@@ -24,12 +25,12 @@ def frame(opcode, payload=b"", first=FINAL, claimed=None):
 
 
 def closing(code, reason=b""):
-    """A close frame."""
+    """Encodes a close frame."""
     return frame(CLOSE, struct.pack("!H", code) + reason)
 
 
 def upgrade(query, more=""):
-    """The request of a handshake."""
+    """Returns the request of a handshake."""
     return (
         f"GET /ws?{query} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
         "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
@@ -38,7 +39,7 @@ def upgrade(query, more=""):
 
 
 class WebSocket:
-    """An open WebSocket, after the server's first messages are read."""
+    """An open WebSocket. The constructor has read the server's first messages."""
 
     def __init__(self, address, query, more="", receive_bytes=None):
         self.held = b""
@@ -81,7 +82,7 @@ class WebSocket:
         return taken
 
     def read(self):
-        """The next frame: opcode and payload."""
+        """Reads the next frame and returns its opcode and payload."""
         first, length = self.take(2)
         if length == 126:
             (length,) = struct.unpack("!H", self.take(2))
@@ -90,7 +91,7 @@ class WebSocket:
         return first & 15, self.take(length)
 
     def close_code(self):
-        """Reads until the server closes. Returns the code, or None without a close frame."""
+        """Reads until the server closes. Returns the close code, or None without a close frame."""
         try:
             while True:
                 opcode, payload = self.read()
@@ -100,7 +101,7 @@ class WebSocket:
             return None
 
     def ping(self, payload=b"p"):
-        """Seconds from a ping to its pong."""
+        """Sends a ping and returns the seconds until its pong."""
         start = time.perf_counter()
         self.send(frame(PING, payload))
         while self.read() != (PONG, payload):

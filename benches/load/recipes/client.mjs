@@ -1,12 +1,12 @@
-// Many subscribers in Node, with the packages `ws` and `eventsource`.
+// Opens many subscribers in Node, with the packages `ws` and `eventsource`.
 //
 // usage: client.mjs URL CONNS SECONDS
 //
-// ws:// opens WebSockets, http:// opens event streams. Publications are those of `fanfare bench`:
-// their numbers must arrive once and in order on every connection, starting with any number. Their
-// stamps are of the machine's monotonic clock, so latencies are right on one machine only. Prints
-// counts and latencies after SECONDS. Status 1 if a publication was missing, duplicated or out of
-// order, or a connection was lost.
+// A ws:// URL opens WebSockets, an http:// URL opens event streams. Publications are those of
+// `fanfare bench`: their numbers must arrive once and in order on every connection, starting with
+// any number. Their timestamps are from the machine's monotonic clock, so latencies are correct
+// only on the same machine. Prints counts and latencies after SECONDS. The exit status is 1 if a
+// publication was missing, duplicated or out of order, or if a connection was lost.
 import { EventSource } from 'eventsource';
 import WebSocket from 'ws';
 

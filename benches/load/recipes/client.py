@@ -4,9 +4,9 @@
 usage: client.py URL CONNS SECONDS
 
 Publications are those of `fanfare bench`: their numbers must arrive once and in order on every
-connection, starting with any number. Their stamps are of the machine's monotonic clock, so
-latencies are right on one machine only. Prints counts and latencies after SECONDS. Status 1 if a
-publication was missing, duplicated or out of order, or a connection was lost.
+connection, starting with any number. Their timestamps are from the machine's monotonic clock, so
+latencies are correct only on the same machine. Prints counts and latencies after SECONDS. The exit
+status is 1 if a publication was missing, duplicated or out of order, or if a connection was lost.
 """
 
 import asyncio
@@ -75,7 +75,7 @@ async def main(url, conns, seconds):
     began = time.monotonic()
     tasks = [asyncio.create_task(subscriber(url, counts, gate, all_open)) for _ in range(conns)]
     opened = asyncio.create_task(all_open.wait())
-    # A connection that is refused ends its task first.
+    # If a connection is refused, its task ends first.
     await asyncio.wait([opened, *tasks], timeout=120, return_when=asyncio.FIRST_COMPLETED)
     if not all_open.is_set():
         sys.exit(f"only {counts.open} of {conns} connections were accepted")

@@ -1,8 +1,9 @@
-//! What a client sends on a WebSocket (RFC 6455), however it is cut.
+//! Checks the bytes that a client sends on a WebSocket (RFC 6455), in pieces of any length.
 //!
-//! The first byte chooses envelope and compression, the rest comes from the client. The machine is
-//! compared with a simple model of the RFC over another implementation's header parser: without
-//! compression both must find the same pings, the same end and the same fault at the same place.
+//! The first byte chooses envelope and compression; the client sends the rest. The machine is
+//! compared with a simple model of the RFC, which uses the header parser of another implementation.
+//! Without compression, both must find the same pings, the same end and the same fault at the same
+//! place.
 
 use std::io::Cursor as Reader;
 
@@ -23,14 +24,14 @@ use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 use super::head::DATE;
 use super::{memory, parts, wire};
 
-/// The limit on messages, small so that inputs reach it.
+/// The limit on messages, small so that inputs exceed it.
 const MESSAGE_BYTES_MAX: u32 = 300;
-/// Above so many bytes of replies not every ping is answered.
+/// The number of bytes of replies above which pings may stay unanswered.
 const PONG_BACKLOG_BYTES: usize = 4096;
-/// What a conn may hold in addition to what its client has sent.
+/// The maximum number of bytes that a conn may hold in addition to those of its client.
 const HELD_BYTES: usize = 1024;
 
-/// One byte of choices, then what a client sends.
+/// Runs an input: one byte of choices, then the bytes of a client.
 pub fn attack(bytes: &[u8]) {
     let Some((choices, sent)) = bytes.split_first() else {
         return;
@@ -53,7 +54,7 @@ pub fn attack(bytes: &[u8]) {
     }
 }
 
-/// How the machine has answered a client's bytes.
+/// The machine's response to a client's bytes.
 #[derive(Debug, PartialEq)]
 struct Outcome {
     flow: Flow,
@@ -121,13 +122,13 @@ fn run(pieces: &[&[u8]], envelope: Envelope, compression: Compression) -> Outcom
     }
     let sent: usize = pieces.iter().map(|piece| piece.len()).sum();
     let held = memory::held_by(socket);
-    // A growing buffer takes up to twice its content.
+    // A growing buffer may have twice the size of its content.
     let bound = 2 * sent.min(2 * MESSAGE_BYTES_MAX as usize) + HELD_BYTES;
     assert!(held <= bound, "{held} bytes held of {sent}");
     outcome
 }
 
-/// The server's own frames, each of them checked.
+/// Splits the server's bytes into frames and checks each of them.
 fn take_frames(mut out: &[u8]) -> Vec<(u8, Vec<u8>)> {
     let mut frames = Vec::new();
     while let Some(frame) = wire::take_frame(out) {
@@ -148,11 +149,11 @@ fn take_frames(mut out: &[u8]) -> Vec<(u8, Vec<u8>)> {
     frames
 }
 
-/// What the RFC makes of a client's bytes.
+/// A model that interprets a client's bytes according to the RFC.
 #[derive(Debug, Default)]
 struct RfcModel {
     pings: Vec<Vec<u8>>,
-    /// A text message that has begun, or `None` for bytes.
+    /// The message that has begun: `Some(text)` if it is text, `Some(None)` if it is binary.
     message: Option<Option<Vec<u8>>>,
     message_bytes: u64,
     end: Option<End>,
@@ -160,11 +161,11 @@ struct RfcModel {
 
 #[derive(Debug, PartialEq, Eq)]
 enum End {
-    /// The body of the reply to a close frame.
+    /// The client has closed; the body is that of the reply to its close frame.
     Closed(Vec<u8>),
-    /// The code of the server's own close frame.
+    /// The client has broken a rule; the code is that of the server's close frame.
     Failed(u16),
-    /// The bytes end within a header: the RFC does not decide yet.
+    /// The bytes end within a header, so the RFC requires nothing yet.
     InHeader,
 }
 
@@ -196,7 +197,7 @@ fn check_against_model(sent: &[u8], outcome: &Outcome, frames: &[(u8, Vec<u8>)])
 }
 
 impl RfcModel {
-    /// Takes one frame, or what there is of it.
+    /// Reads one frame, or the part of a frame that exists. Returns the remaining bytes.
     fn take<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
         let mut reader = Reader::new(bytes);
         let parsed = OracleHeader::parse(&mut reader);
@@ -231,7 +232,7 @@ impl RfcModel {
         &[]
     }
 
-    /// The rules that the other implementation leaves to its caller (RFC 6455, 5.2 and 5.5).
+    /// Whether a frame breaks a rule that the header parser does not check (RFC 6455, 5.2 and 5.5).
     fn is_broken(header: &OracleHeader, length: u64, bytes: &[u8]) -> bool {
         let shortest = match bytes[1] & 0x7f {
             126 => length > 125,
@@ -269,7 +270,7 @@ impl RfcModel {
             (Control::Close, []) => self.end = Some(End::Closed(payload)),
             (Control::Close, [high, low, reason @ ..]) => {
                 let code = u16::from_be_bytes([*high, *low]);
-                // Close code 1014, bad gateway, was registered after the list was made.
+                // Close code 1014 (bad gateway) was registered after the library's list was made.
                 let is_allowed = CloseCode::from(code).is_allowed() || code == 1014;
                 self.end = Some(match (is_allowed, str::from_utf8(reason)) {
                     (false, _) => End::Failed(1002),

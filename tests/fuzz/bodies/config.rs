@@ -1,8 +1,8 @@
-//! Configuration files.
+//! Checks the parser of configuration files.
 //!
-//! An accepted file is valid, prints as TOML that reads back the same, and gives the same as
-//! environment variables; a configuration that differs from the default has changed keys. A refused
-//! file has a line for each problem.
+//! If a file is accepted, it is valid. Its configuration, printed as TOML or passed in environment
+//! variables, reads back the same. If it differs from the default, it has changed keys. The error
+//! for a refused file has a line for each problem.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use toml::{Table, Value};
 
 const NAME: &str = "fanfare.toml";
 
-/// The text of a file.
+/// Runs an input: the text of a file.
 pub fn attack(bytes: &[u8]) {
     let Ok(text) = str::from_utf8(bytes) else {
         return;
@@ -29,7 +29,8 @@ pub fn attack(bytes: &[u8]) {
         Err(ConfigError::Invalid(problems)) => {
             assert!(!problems.is_empty(), "refused without a problem");
             let lines = text.matches('\n').count() + 1;
-            // With these a key or value may contain a line break, which is shown unchanged.
+            // In these forms a key or value can contain a line break, which the error shows
+            // unchanged.
             let is_odd = ["\\", "\"\"\"", "'''"]
                 .iter()
                 .any(|mark| text.contains(mark));
@@ -52,7 +53,7 @@ fn check_printed(config: &Config) {
     assert_eq!(again, *config, "{printed}");
 }
 
-/// Every key has a variable, except those of namespaces.
+/// Checks that every key except those of namespaces has an environment variable.
 fn check_variables(config: &Config) {
     let flat = Config {
         namespace: Vec::new(),
@@ -91,7 +92,7 @@ fn print(value: &Value) -> String {
     }
 }
 
-/// What the rest of the server relies on.
+/// Checks the bounds on which the rest of the server relies.
 fn check_bounds(config: &Config) {
     let Config {
         limits, quota, log, ..

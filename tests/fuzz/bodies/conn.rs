@@ -1,13 +1,14 @@
-//! A conn's machine from its first byte to its last. The body plays the worker.
+//! Runs a conn's machine from its first byte to its last. This file plays the part of the worker.
 //!
-//! First the bytes alone: they get the same answers, however they are cut. Then with events between
-//! them: timers, a socket that takes nothing, the peer's FIN, a backend's messages. There the
-//! machine must always have a deadline, send nothing after its FIN, stay within its memory, and end
-//! in time when its peer goes silent.
+//! The first check sends only the bytes: the answers must be the same for all cuts. The second
+//! check adds events between the bytes: timers, a socket that accepts nothing, the peer's FIN, a
+//! backend's messages. In the second check the machine must always have a deadline, send nothing
+//! after its FIN, and stay within its memory. It must also end in time when its peer becomes
+//! silent.
 //!
-//! The bytes decide the surroundings: a conn that begins with a PROXY header comes from a listener
-//! for that protocol, one with a forwarded address comes from a trusted proxy, and if there is a
-//! token there are keys.
+//! The bytes determine the surroundings. A conn that begins with a PROXY header belongs to a
+//! listener for that protocol. A conn with a forwarded address comes from a trusted proxy. If the
+//! bytes contain a token, the server has keys.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -37,27 +38,27 @@ use super::{memory, parts, token, wire};
 const HEAD_BYTES_MAX: u32 = 512;
 const MESSAGE_BYTES_MAX: u32 = 300;
 const CHANNELS_MAX: usize = 3;
-/// Above so many bytes of replies in one call, pings are answered as the client reads.
+/// The number of bytes of replies in one call above which pings are answered only as the client
+/// reads.
 const PONG_BACKLOG_BYTES: usize = 4096;
-/// Timers after which a conn whose peer is silent and takes nothing must have ended.
+/// The maximum number of timers that fire before a conn with a silent peer ends.
 const TIMEOUTS_MAX: u32 = 12;
-/// The conn's slot.
 const SLOT: u32 = 1;
-/// The beginnings of a PROXY header.
+/// The possible beginnings of a PROXY header.
 const PROXY_HEADERS: [&[u8]; 2] = [b"PROXY ", b"\r\n\r\n\0\r\nQUIT\n"];
-/// The beginning of a token: `{"` of the JSON in base64url.
+/// The beginning of a token: `{"` in base64url.
 const TOKEN: &[u8] = b"eyJ";
-/// Part of the field names `Forwarded` and `X-Forwarded-For`.
+/// The common part of the field names `Forwarded` and `X-Forwarded-For`.
 const FORWARDED: &[u8] = b"orwarded";
-/// What a conn may hold in addition to what has come and what waits.
+/// The number of bytes that a conn may hold in addition to its input and its pending output.
 const HELD_BYTES: usize = 4096;
 
-/// A script: what the peer sends, and what happens meanwhile.
+/// Runs an input: a script with the peer's bytes and the events between them.
 pub fn attack(bytes: &[u8]) {
     let script = Script::new(bytes);
     let mut config = config();
     if bytes_have(script.stream, TOKEN) {
-        // It only matters that there is one; the key is the server's own.
+        // The setting only enables tokens. The key is the server's own.
         config.auth.jwks = "keys".into();
     }
     check_cuts(script.stream, &config);
@@ -69,7 +70,7 @@ pub fn attack(bytes: &[u8]) {
     run_script(script, &config).fall_silent();
 }
 
-/// Namespaces in which clients are allowed something, and limits that inputs reach.
+/// Returns a configuration with namespaces that allow clients to act, and with small limits.
 pub(super) fn config() -> Config {
     let mut config = Config::default();
     config.heartbeat.interval_ms = 1000;
@@ -106,17 +107,18 @@ struct Harness<'c> {
     effects: Vec<Effect>,
     out: Vec<u8>,
     subscribed: BTreeSet<ChannelName>,
-    /// What the feed will answer.
+    /// The feed's pending answers.
     messages: Vec<BackendMessage>,
     written: Vec<u8>,
     waited_bytes_max: usize,
     is_blocked: bool,
-    /// The peer's FIN has to be handled, or handled again.
+    /// Whether the peer's FIN must be handled, possibly for a second time.
     has_eof: bool,
     is_read_closed: bool,
     has_fin: bool,
     class: ConnClass,
-    /// Calls in progress, each made while the effects of the one before are applied.
+    /// The number of nested calls. A nested call is made while the effects of the outer one are
+    /// applied.
     depth: u32,
     closed: Option<CloseReason>,
 }
@@ -128,7 +130,7 @@ fn cursor(sequence: u64) -> Cursor {
     }
 }
 
-/// Whether a proxy's client is admitted: every second one is.
+/// Admits every second client of a proxy.
 fn admitted(client: Option<IpAddr>) -> Result<(), TooMany> {
     let last = client.map(|client| match client {
         IpAddr::V4(client) => client.octets()[3],
@@ -141,7 +143,7 @@ fn admitted(client: Option<IpAddr>) -> Result<(), TooMany> {
 }
 
 impl<'c> Harness<'c> {
-    /// A conn whose peer will send these bytes.
+    /// Returns a conn whose peer will send these bytes.
     fn new(stream: &[u8], config: &'c Config) -> Self {
         let now = Now(7);
         let is_proxied = PROXY_HEADERS.iter().any(|begin| stream.starts_with(begin));
@@ -221,7 +223,8 @@ impl<'c> Harness<'c> {
             self.apply(effect);
         }
         self.depth -= 1;
-        // A nested call comes before the rest of the effects of the outer one.
+        // A nested call runs before the outer call's remaining effects, so only the outermost
+        // checks this.
         assert!(
             self.depth > 0 || self.conn.class() == self.class,
             "the worker counts another class"
@@ -335,7 +338,7 @@ impl<'c> Harness<'c> {
         });
     }
 
-    /// Leaves the channels that the token does not allow.
+    /// Unsubscribes from the channels that the token does not allow.
     fn drop_unauthorized(&mut self) {
         assert!(
             self.access.is_on(),
@@ -356,12 +359,12 @@ impl<'c> Harness<'c> {
         });
     }
 
-    /// Answers a poll that waits.
+    /// Answers a pending poll.
     fn answer(&mut self, since: Option<Cursor>, payloads: Vec<Payload>) {
         let Some(kind @ FrameKind::Poll(_)) = self.conn.serving() else {
             return;
         };
-        // The older publications of an answer with history are initial.
+        // In an answer with history, the older publications have the initial kind.
         let kinds = [kind.initial(), kind]
             .into_iter()
             .chain(std::iter::repeat(kind));
@@ -384,7 +387,7 @@ impl<'c> Harness<'c> {
         let _result = self.call(|conn, out, context| conn.handle_answer(news, out, context));
     }
 
-    /// The socket takes at most so many bytes.
+    /// Writes the outbox to a socket that accepts at most this many bytes.
     fn flush(&mut self, mut most: usize) {
         while most > 0 && self.closed.is_none() && !self.conn.outbox().is_empty() {
             let bytes = self.conn.outbox().slices().collect::<Vec<_>>().concat();
@@ -402,7 +405,8 @@ impl<'c> Harness<'c> {
         }
     }
 
-    /// Hands in as much as may be read. The rest stays in the kernel.
+    /// Passes as many bytes to the machine as it may read. Returns the rest, which stays in the
+    /// kernel.
     fn read<'b>(&mut self, mut bytes: &'b [u8]) -> &'b [u8] {
         while !bytes.is_empty() && self.closed.is_none() && !self.is_read_closed {
             let most = self.conn.read_bytes_max(HEAD_BYTES_MAX);
@@ -423,7 +427,7 @@ impl<'c> Harness<'c> {
         bytes
     }
 
-    /// Lets the machine handle what it has kept, with the budget of one turn each time.
+    /// Lets the machine handle its unhandled bytes, with the budget of one turn in each call.
     fn handle_unhandled(&mut self) {
         while self.closed.is_none() && self.conn.has_unhandled() {
             let _result = self.call(|conn, out, context| {
@@ -459,7 +463,7 @@ impl<'c> Harness<'c> {
         self.end_if_served();
     }
 
-    /// There is no log here, so a stream whose peer is done has received everything.
+    /// Ends a stream whose peer is done. There is no log here, so the peer has received everything.
     fn end_if_served(&mut self) {
         if self.closed.is_none() && self.conn.ends_when_served() {
             let _result = self
@@ -520,7 +524,7 @@ impl<'c> Harness<'c> {
         }
     }
 
-    /// The subscriber of a channel misses something.
+    /// Skips publications for the subscriber of a channel.
     fn skip(&mut self) {
         let Some(channel) = self.subscribed.first().cloned() else {
             return;
@@ -536,7 +540,7 @@ impl<'c> Harness<'c> {
         });
     }
 
-    /// The peer sends nothing and takes nothing any more.
+    /// Fires timers until the conn ends, while the peer neither sends nor reads.
     fn fall_silent(mut self) {
         self.is_blocked = true;
         let mut timeouts = 0;
@@ -576,20 +580,21 @@ fn bytes_have(bytes: &[u8], part: &[u8]) -> bool {
     bytes.windows(part.len()).any(|window| window == part)
 }
 
-/// What came back for bytes without events.
+/// The output for bytes without events.
 #[derive(Debug, PartialEq)]
 struct Output {
     responses: Vec<u8>,
-    /// Sorted: the result of a command comes after everything that arrived with it.
+    /// The frames, sorted, because the result of a command is sent after all other answers to its
+    /// piece.
     frames: Vec<Vec<u8>>,
-    /// The body of the server's own close frame.
+    /// The body of the server's close frame.
     close: Option<Vec<u8>>,
     closed: Option<CloseReason>,
     has_fin: bool,
 }
 
 fn check_cuts(stream: &[u8], config: &Config) {
-    // A response to HEAD has no content, which cannot be seen from the response alone.
+    // A response to HEAD has no content, but the parser of responses cannot know that.
     if bytes_have(stream, b"HEAD") {
         return;
     }
@@ -601,15 +606,15 @@ fn check_cuts(stream: &[u8], config: &Config) {
             continue;
         };
         if whole.close.is_some() {
-            // What comes in one piece with a fault may stay unanswered.
+            // Commands that arrive in one piece with a fault may stay unanswered.
             output.frames.clone_from(&whole.frames);
         }
         assert_eq!(output, whole, "{way:?}");
     }
 }
 
-/// Sends the pieces to a conn whose peer takes everything and whose polls are answered at once.
-/// `None` if the answers to one piece are so long that their number depends on the cuts.
+/// Sends the pieces to a conn whose peer reads everything and whose polls are answered at once.
+/// Returns `None` if the answers to one piece are so long that their number depends on the cuts.
 fn run_pieces(pieces: &[&[u8]], config: &Config) -> Option<Output> {
     let mut harness = Harness::new(&pieces.concat(), config);
     for piece in pieces {
@@ -640,8 +645,8 @@ fn run_pieces(pieces: &[&[u8]], config: &Config) -> Option<Output> {
     })
 }
 
-/// Splits the written bytes into responses and frames, and checks their form. Both may be cut off
-/// at the end. Returns the length of the responses.
+/// Splits the written bytes into responses and frames, and checks their form. The last response or
+/// frame may be incomplete. Returns the length of the responses and the frames.
 fn split_written(written: &[u8]) -> (usize, Vec<Vec<u8>>) {
     let mut at = 0;
     while let Some(head) = wire::take_head(&written[at..]) {

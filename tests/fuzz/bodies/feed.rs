@@ -1,4 +1,4 @@
-//! What the two targets of the feed share: decoding bytes to items, and printing items as lines.
+//! Shared code of the feed's two targets: decodes bytes to items, and prints items as lines.
 
 use fanfare::backend::CloseInfo;
 use fanfare::config::Limits;
@@ -13,11 +13,11 @@ use serde_json::{Map, Value};
 
 use super::{memory, parts};
 
-/// The limit on lines and bodies, small so that inputs reach it.
+/// The limit on lines and bodies, small so that inputs exceed it.
 pub const LINE_BYTES_MAX: usize = 300;
-/// The limit on heads.
+/// The limit on request heads.
 pub const HEAD_BYTES_MAX: usize = 300;
-/// What a decoder may hold in addition to a body.
+/// The number of bytes that a decoder may hold in addition to a body.
 const HELD_BYTES: usize = 4096;
 
 pub fn limits() -> Limits {
@@ -28,15 +28,15 @@ pub fn limits() -> Limits {
     }
 }
 
-/// One item, with the bytes that it took.
+/// A decoded item, with the position of its end.
 #[derive(Debug, PartialEq)]
 pub struct Decoded {
     pub item: Item,
-    /// Where in the input it ended; its length for the end of a connection without an item.
+    /// The index after the item's last byte. For the end of a connection, it is the input's length.
     pub end: usize,
 }
 
-/// Everything that a feeder has sent, the same for every cut.
+/// Decodes all items that a feeder has sent. Checks that every cut gives the same items.
 pub fn decode(bytes: &[u8]) -> Vec<Decoded> {
     let whole = decode_pieces(&[bytes]);
     for way in parts::ways_to_cut(bytes) {
@@ -78,7 +78,7 @@ fn decode_pieces(pieces: &[&[u8]]) -> Vec<Decoded> {
     items
 }
 
-/// The one item of a line.
+/// Decodes a line that contains one item.
 pub fn read_line(line: &str) -> Item {
     let limits = Limits {
         feed_line_bytes: 1 << 20,
@@ -90,7 +90,7 @@ pub fn read_line(line: &str) -> Item {
     item.unwrap_or_else(|| panic!("a line without an item: {line}"))
 }
 
-/// A publication, as a line.
+/// Prints a publication as a line.
 pub fn print_draft(draft: &Draft) -> String {
     let mut fields = Map::new();
     let channel = match &draft.channels {
@@ -125,7 +125,7 @@ fn print_farewell(fields: &mut Map<String, Value>, close_info: &CloseInfo) {
     fields.insert("reason".into(), reason.to_string().into());
 }
 
-/// A command, as a line.
+/// Prints a command as a line.
 pub fn print_command(command: &Command) -> String {
     let mut fields = Map::new();
     let mut payload_sent = None;
@@ -157,12 +157,12 @@ pub fn print_command(command: &Command) -> String {
     print(fields, payload_sent)
 }
 
-/// A conn's name, or the text of a name from another version.
+/// Prints a conn's name. For a name of another version, prints a fixed one.
 fn print_conn(conn: Option<ConnName>) -> String {
     conn.map_or_else(|| String::from("1-2-3"), |conn| conn.to_string())
 }
 
-/// The fields as an object. The payload's text goes in unchanged.
+/// Prints the fields as an object, with the text of the payload unchanged.
 fn print(mut fields: Map<String, Value>, payload: Option<&Payload>) -> String {
     let mut json = None;
     match payload {
@@ -184,8 +184,8 @@ fn print(mut fields: Map<String, Value>, payload: Option<&Payload>) -> String {
     }
 }
 
-/// A JSON payload that is passed on is JSON within the limits, without white space between its
-/// tokens.
+/// Checks a payload that is passed on. JSON must be valid, within the limits, and without white
+/// space between its tokens.
 pub fn check_payload(payload: &Payload) {
     if let Payload::Json(text) = payload {
         let raw: &RawValue = serde_json::from_str(text).expect("a payload is JSON");

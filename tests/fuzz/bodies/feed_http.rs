@@ -1,8 +1,8 @@
-//! HTTP on the feed: heads, counted and chunked bodies, and what they publish.
+//! Checks HTTP on the feed: heads, bodies with a length and chunked bodies, and their publications.
 //!
-//! Every cut of the bytes gives the same requests. If a request leaves the connection open, the
-//! next one begins where a simple reader of heads and bodies says so too (RFC 9112, 11.2). A
-//! publication that is printed as JSON decodes to itself.
+//! Every cut of the bytes gives the same requests. If a request leaves the connection open, a
+//! simple reader of heads and bodies must find the same start of the next request (RFC 9112, 11.2).
+//! A publication that is printed as JSON decodes to itself.
 
 use fanfare::feed::protocol::item::Item;
 use fanfare::feed::protocol::item::Request;
@@ -10,7 +10,7 @@ use fanfare::feed::protocol::publish::Publish;
 
 use super::feed::{self, check_payload, print_draft, read_line};
 
-/// What a feeder sends.
+/// Runs an input: the bytes of a feeder.
 pub fn attack(bytes: &[u8]) {
     if !bytes.first().is_some_and(u8::is_ascii_alphabetic) {
         return;
@@ -24,7 +24,8 @@ pub fn attack(bytes: &[u8]) {
             Item::Request(request) => {
                 check(&request);
                 has_ended = request.is_last;
-                // An error may close the connection where the end of the request is unknown.
+                // After an error that leaves the end of the request unknown, the connection may be
+                // closed.
                 if !has_ended {
                     assert_eq!(decoded.end, end_of_request(bytes, start), "{request:?}");
                 }
@@ -55,7 +56,7 @@ fn check(request: &Request) {
     }
 }
 
-/// Where the request that begins here ends, found line by line.
+/// Returns the end of the request that begins at `start`. Finds it line by line.
 fn end_of_request(bytes: &[u8], start: usize) -> usize {
     let mut at = start;
     let mut lengths = Vec::new();
@@ -105,7 +106,7 @@ fn end_of_chunks(bytes: &[u8], mut at: usize) -> usize {
     }
 }
 
-/// The line at a place, without its end. The place moves after it.
+/// Returns the line at a position, without its line end. Moves the position after the line.
 fn take_line<'b>(bytes: &'b [u8], at: &mut usize) -> &'b [u8] {
     let rest = &bytes[*at..];
     let end = rest.iter().position(|byte| *byte == b'\n');

@@ -1,14 +1,14 @@
-//! Lines on the feed: publications and commands.
+//! Checks lines on the feed: publications and commands.
 //!
-//! The same lines are decoded for every cut, and a decoded item that is printed decodes to itself.
-//! Bytes that begin an HTTP request belong to the other target.
+//! Every cut of the bytes must decode to the same lines, and an item that is printed must decode to
+//! itself. Bytes that begin an HTTP request belong to the other target.
 
 use fanfare::feed::protocol::draft::Draft;
 use fanfare::feed::protocol::item::Item;
 
 use super::feed::{self, check_payload, print_command, print_draft, read_line};
 
-/// What a feeder sends.
+/// Runs an input: the bytes of a feeder.
 pub fn attack(bytes: &[u8]) {
     if bytes.first().is_some_and(u8::is_ascii_alphabetic) {
         return;
@@ -44,7 +44,7 @@ pub fn attack(bytes: &[u8]) {
     assert!(number <= lines as u64, "line {number} of {lines}");
 }
 
-/// Reserved event and channel names, patterns as channels and empty keys are refused.
+/// Checks that reserved event and channel names, patterns as channels and empty keys are refused.
 fn check_labels(draft: &Draft) {
     assert_ne!(draft.key.as_deref(), Some(""));
     assert_ne!(draft.dedupe.as_deref(), Some(""));

@@ -1,8 +1,8 @@
-//! Request heads and what follows from them: extensions, target, upgrade, validators, responses.
+//! Checks request heads and their results: extensions, target, upgrade, validators, responses.
 //!
-//! Requests are read one after the other as a conn does, however the bytes are cut. The parser is
-//! compared with a simple one that splits lines: if another request may follow, both must see the
-//! same, since a difference would allow request smuggling (RFC 9112, 11.2).
+//! Requests are read one after the other as a conn does, for several cuts of the bytes. The parser
+//! is compared with a simple one that splits lines. If another request may follow, both parsers
+//! must see the same, because a difference would allow request smuggling (RFC 9112, 11.2).
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -24,7 +24,7 @@ pub(super) const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
 const CHANNELS_MAX: u32 = 3;
 const POLL_TIMEOUT_MS: u64 = 40_000;
 
-/// The bytes of any number of requests.
+/// Runs an input: the bytes of any number of requests.
 pub fn attack(bytes: &[u8]) {
     for head_bytes_max in [256, 8192] {
         let mut config = Config::default();
@@ -39,7 +39,7 @@ pub fn attack(bytes: &[u8]) {
     }
 }
 
-/// The answers to the requests, up to the first one after which the connection ends.
+/// Returns the answers to the requests. The last one is the first that ends the connection.
 fn answers(pieces: &[&[u8]], config: &Config) -> Vec<Answer> {
     let metrics = WorkerMetrics::default();
     let limit = config.limits.request_head_bytes as usize;
@@ -101,7 +101,7 @@ fn check_each(mut bytes: &[u8], config: &Config) {
                 if !goes_on(&answer) {
                     return;
                 }
-                // After only these faults the end of the request is certain.
+                // The end of the request is certain only if there is no fault or one of these.
                 assert!(matches!(
                     head.fault,
                     None | Some(Refusal::Expectation | Refusal::Method)
@@ -113,7 +113,7 @@ fn check_each(mut bytes: &[u8], config: &Config) {
     }
 }
 
-/// Compares a head with its lines.
+/// Compares a parsed head with its lines.
 fn check_head(own: &[u8], head: &Head<'_>) {
     let text = own.strip_suffix(b"\r\n\r\n").expect("an empty line");
     let lines = text.split(|byte| *byte == b'\n');
@@ -151,8 +151,8 @@ fn take_field(line: &[u8]) -> (String, &[u8]) {
     (name, value[1..].trim_ascii())
 }
 
-/// A request that is answered or followed by another has one `Host` and no content. It leaves the
-/// connection open only if it did not ask to close it.
+/// Checks a request that is answered or followed by another: it has one `Host` and no content. It
+/// leaves the connection open only if it did not ask to close it.
 fn check_framing(fields: &[(String, &[u8])], head: &Head<'_>) {
     let values = |name: &str| -> Vec<&[u8]> {
         let found = fields.iter().filter(|(other, _)| other == name);
@@ -173,7 +173,7 @@ fn check_framing(fields: &[(String, &[u8])], head: &Head<'_>) {
     }
 }
 
-/// `tchar` (RFC 9110, 5.6.2).
+/// Whether the byte is a `tchar` (RFC 9110, 5.6.2).
 fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
@@ -216,8 +216,8 @@ fn check_channels(channels: &[ChannelName], least: usize) {
     assert_eq!(distinct.len(), channels.len(), "{channels:?}");
 }
 
-/// Another implementation gives the same `Sec-WebSocket-Accept` for the same key, if it accepts the
-/// handshake. It knows one spelling of an upgrade and is stricter about keys.
+/// Compares `Sec-WebSocket-Accept` with that of another implementation, if the latter accepts the
+/// handshake. The other one knows only one spelling of an upgrade and is stricter about keys.
 fn check_upgrade(own: &[u8], request: &WebSocketRequest) {
     assert_eq!(request.accept.len(), 28, "a digest of 20 bytes in base64");
     let Ok(Some((length, parsed))) = OracleRequest::try_parse(own) else {

@@ -1,7 +1,7 @@
-//! Ids and names, in every place where a client sends one.
+//! Checks ids and names in every place where a client sends them.
 //!
-//! What is read prints as it was written, so that each has one spelling. A text means the same in
-//! `Last-Event-ID`, in the query and in `If-None-Match`.
+//! An id or name that is read is printed unchanged, so each has only one spelling. A text means the
+//! same in `Last-Event-ID`, in the query and in `If-None-Match`.
 
 use fanfare::config::Config;
 use fanfare::effect::Reference;
@@ -15,7 +15,7 @@ use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 
 use super::head::DATE;
 
-/// A text that may be an id or a name; its first bytes also serve as numbers.
+/// Runs an input: a text that may be an id or a name. Its first bytes also serve as numbers.
 pub fn attack(bytes: &[u8]) {
     check_numbers(bytes);
     check_as_field(bytes);
@@ -68,7 +68,7 @@ fn check_numbers(bytes: &[u8]) {
     assert_eq!(name.to_string().parse(), Ok(name));
 }
 
-/// The answer to these bytes, if they are one request.
+/// Returns the answer to these bytes, if they are exactly one request.
 fn answer(request: &[u8]) -> Option<Answer> {
     let metrics = WorkerMetrics::default();
     match read_request(request, &Config::default(), DATE, &metrics) {
@@ -120,7 +120,7 @@ fn check_name(text: &str) {
 fn check_in_query(text: &str) {
     let escaped = percent_encode(text.as_bytes(), NON_ALPHANUMERIC);
     let request = format!("GET /sse?channel=c&since={escaped} HTTP/1.1\r\nHost: h\r\n\r\n");
-    // `null` is what programs write for a position that they do not have.
+    // Programs write `null` for a position that they do not have.
     let position = Some(text).filter(|text| *text != "null");
     let expected = match position {
         Some(SINCE_FIRST) => Since::First,
@@ -128,7 +128,7 @@ fn check_in_query(text: &str) {
     };
     match answer(request.as_bytes()) {
         Some(Answer::EventStream(request)) => assert_eq!(request.since, expected),
-        // Longer than the limit on heads.
+        // The request exceeds the limit on heads.
         other => assert!(request.len() > 8192, "{request} gets {other:?}"),
     }
     let request = format!(

@@ -1,7 +1,7 @@
 //! Counts this thread's bytes on the heap, so that a body can check a bound on a machine's memory.
 //!
-//! Wraps the system's allocator for the whole program. The count is per thread, since tests run in
-//! parallel. A body measures how much dropping a machine frees.
+//! Wraps the system's allocator for the whole program. Counts per thread, because tests run in
+//! parallel. A body measures the number of bytes that are freed when a machine is dropped.
 #![allow(unsafe_code, reason = "an allocator is unsafe to implement")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -11,7 +11,7 @@ thread_local! {
     static LIVE: Cell<usize> = const { Cell::new(0) };
 }
 
-/// The system's allocator, with a count.
+/// The system's allocator, with a count of bytes.
 #[derive(Debug)]
 struct Counting;
 
@@ -19,34 +19,37 @@ struct Counting;
 static COUNTING: Counting = Counting;
 
 fn change(added: usize, removed: usize) {
-    // Memory may be freed by another thread than the one that took it, and after a thread's end.
+    // Another thread than the allocating one may free memory, also after the latter has ended.
     let _gone = LIVE.try_with(|live| {
         live.set(live.get().wrapping_add(added).wrapping_sub(removed));
     });
 }
 
-// SAFETY: every call is passed on to the system's allocator unchanged.
+// SAFETY: every call is passed to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         change(layout.size(), 0);
-        // SAFETY: the caller keeps the contract of `GlobalAlloc`, which is the one needed here.
+        // SAFETY: the caller keeps the contract of `GlobalAlloc`, and `System` has the same
+        // contract.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
         change(0, layout.size());
-        // SAFETY: the caller keeps the contract of `GlobalAlloc`, which is the one needed here.
+        // SAFETY: the caller keeps the contract of `GlobalAlloc`, and `System` has the same
+        // contract.
         unsafe { System.dealloc(place, layout) }
     }
 
     unsafe fn realloc(&self, place: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         change(size, layout.size());
-        // SAFETY: the caller keeps the contract of `GlobalAlloc`, which is the one needed here.
+        // SAFETY: the caller keeps the contract of `GlobalAlloc`, and `System` has the same
+        // contract.
         unsafe { System.realloc(place, layout, size) }
     }
 }
 
-/// The bytes that dropping this frees.
+/// Drops a value and returns the number of bytes that this frees.
 pub fn held_by<T>(owner: T) -> usize {
     let before = LIVE.get();
     drop(owner);

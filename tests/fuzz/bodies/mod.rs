@@ -1,10 +1,11 @@
-//! The bodies of the fuzz targets: what must hold for any input.
+//! The bodies of the fuzz targets: checks that must succeed for any input.
 //!
 //! Each body is a function of bytes that panics on a finding. It checks more than the absence of
-//! panics: cuts change nothing, printed values are read back, other implementations agree, memory
-//! stays within bounds. `tests/fuzz` compiles this as a library, with bytes from a fuzzer;
-//! `tests/corpus.rs` as a module, with bytes from `tests/corpus` and mutations of them. A new
-//! target is a file here with a line in [`TARGETS`], and its entries in `targets` and `Cargo.toml`.
+//! panics: cuts change nothing, printed values are read back, other implementations agree, and
+//! memory stays within bounds. `tests/fuzz` compiles this file as a library and gets bytes from a
+//! fuzzer. `tests/corpus.rs` compiles it as a module and gets bytes from `tests/corpus` and
+//! mutations of them. A new target is a file here with a line in [`TARGETS`] and entries in
+//! `targets` and `Cargo.toml`.
 #![allow(
     unreachable_pub,
     clippy::cast_possible_truncation,
@@ -37,7 +38,7 @@ mod parts;
 mod responses;
 mod script;
 
-// The simulation's parsers of what the server writes, and its network.
+// The simulation's network, and its parsers of the server's output.
 #[expect(dead_code, reason = "the simulation needs more of it")]
 #[path = "../../sim/net/mod.rs"]
 mod net;
@@ -47,10 +48,10 @@ mod secure;
 #[path = "../../sim/wire.rs"]
 mod wire;
 
-/// The body of one target.
+/// The function of one target.
 pub type Body = fn(&[u8]);
 
-/// Every target by the name of its files and of its folder in `tests/corpus`.
+/// All targets, with the name of each target's files and of its folder in `tests/corpus`.
 pub const TARGETS: &[(&str, Body)] = &[
     ("client_frames", client_frames::attack),
     ("config", config::attack),

@@ -1,15 +1,17 @@
-//! Ways to cut an input into pieces. The bytes decide the cuts, so that a finding is one file.
+//! Ways to cut an input into pieces. The bytes determine the cuts, so one file reproduces a
+//! finding.
 
 use fastrand::Rng;
 
-/// Longer inputs are not cut into single bytes, since many parsers start again with each piece.
+/// The maximum length of an input that is cut into single bytes. Many parsers start again with each
+/// piece, so longer inputs would take too long.
 const SINGLE_BYTES_MAX: usize = 200;
-/// Inputs up to this length are tried with every cut in two.
+/// The maximum length of an input for which every cut in two is tried.
 const EVERY_CUT_BYTES_MAX: usize = 40;
-/// Cuts in two that are tried with longer inputs.
+/// The number of positions at which a longer input is cut in two.
 const CUTS: usize = 3;
 
-/// A random generator whose seed depends on the bytes alone.
+/// Returns a random generator whose seed depends only on the bytes.
 pub fn chance(bytes: &[u8]) -> Rng {
     let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
@@ -17,7 +19,7 @@ pub fn chance(bytes: &[u8]) -> Rng {
     Rng::with_seed(hash)
 }
 
-/// The input cut in several ways.
+/// Returns the input cut in several ways.
 pub fn ways_to_cut(bytes: &[u8]) -> Vec<Vec<&[u8]>> {
     let mut random = chance(bytes);
     let mut ways = Vec::new();

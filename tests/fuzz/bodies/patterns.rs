@@ -1,14 +1,14 @@
-//! Patterns of channels, namespaces and consumers.
+//! Checks the patterns of channels, namespaces and consumers.
 //!
-//! The first line is a channel, every further line a pattern. A simple model of a pattern's meaning
-//! must agree with the server's two implementations.
+//! The first line is a channel, and every other line is a pattern. A simple model of the meaning of
+//! patterns must agree with the server's two implementations.
 
 use fanfare::backend::WatchedChannels;
 use fanfare::config::{Namespace, namespace};
 use fanfare::id::ChannelName;
 use fanfare::pattern::Pattern;
 
-/// Lines: a channel, then patterns.
+/// Runs an input: lines with a channel and patterns.
 pub fn attack(bytes: &[u8]) {
     let Ok(text) = str::from_utf8(bytes) else {
         return;
@@ -40,7 +40,7 @@ fn check_pattern(text: &str) {
     }
 }
 
-/// How many bytes of a name a pattern fixes; `None` if it does not match the name.
+/// Returns how many bytes of a name a pattern fixes, or `None` if the pattern does not match.
 fn bound_bytes(pattern: &str, channel: &str) -> Option<usize> {
     if let Some((index, _)) = pattern
         .char_indices()

@@ -1,8 +1,10 @@
-//! What proxies send: PROXY headers, lists of forwarded addresses; and networks.
+//! Checks input from proxies (PROXY headers and lists of forwarded addresses) and the syntax of
+//! networks.
 //!
-//! The first byte says what the rest is. A header is read at every cut: it asks for no byte after
-//! its end, a bounded part of it is read, and once it is found wrong or complete it stays so. In a
-//! list the address that the last proxy adds counts, whatever a client puts before it.
+//! The first byte selects the kind of the rest. A header is parsed at every cut: the parser
+//! requests no byte after the header's end, reads a bounded part of it, and never changes a final
+//! result. In a list, the address that the last proxy adds counts, whatever a client puts before
+//! it.
 
 use std::net::IpAddr;
 
@@ -10,7 +12,7 @@ use fanfare::proxy::forwarded::{List, client};
 use fanfare::proxy::header::{HEADER_BYTES_MAX, HeaderRead, read_header};
 use fanfare::proxy::{Network, contains};
 
-/// A header, a list or a network.
+/// Runs an input: a header, a list or a network.
 pub fn attack(bytes: &[u8]) {
     let Some((kind, rest)) = bytes.split_first() else {
         return;

@@ -1,18 +1,18 @@
-//! What must hold of every response.
+//! Checks that apply to every response.
 
 use fanfare::http::{After, Response};
 
-/// A response's status and fields, by another parser.
+/// The status and fields of a response, as found by another parser.
 #[derive(Debug)]
 pub struct Parsed {
     pub status: u16,
-    /// Bytes of the head.
+    /// The number of bytes of the head.
     pub length: usize,
     pub fields: Vec<(String, String)>,
 }
 
 impl Parsed {
-    /// The value of a field that occurs at most once.
+    /// Returns the value of a field that occurs at most once.
     pub fn field(&self, name: &str) -> Option<&str> {
         let mut found = self.fields.iter().filter(|(other, _)| other == name);
         let first = found.next();
@@ -21,7 +21,7 @@ impl Parsed {
     }
 }
 
-/// Reads a complete head.
+/// Parses a complete head.
 pub fn parse(bytes: &[u8]) -> Parsed {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut response = httparse::Response::new(&mut headers);

@@ -1,24 +1,25 @@
-//! Events and bytes in one input: what comes before the first NUL decides what happens between the
-//! bytes after it. Without a NUL there are only bytes.
+//! Inputs that contain events and bytes. The bytes before the first NUL determine the events
+//! between the bytes after it. Without a NUL there are no events.
 //!
-//! Of each deciding byte the low half is an event and the high half an amount. So letters and
-//! digits do: `1` is event 1 with 8 bytes, `A` the same with 16, `a` with 64.
+//! In each byte before the NUL, the low half is the event and the high half the amount. So letters
+//! and digits can be used: `1` is event 1 after 8 bytes, `A` is event 1 after 16, `a` is event 1
+//! after 64.
 
-/// One deciding byte.
+/// An event and its position, from one byte.
 #[derive(Clone, Copy, Debug)]
 pub struct Step {
-    /// The event, below 16.
+    /// The number of the event, below 16.
     pub event: u8,
-    /// How many bytes come before it, a power of two.
+    /// The number of bytes before the event, a power of two.
     pub amount: usize,
 }
 
 /// An input with its events separated from its bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Script<'b> {
-    /// The deciding bytes.
+    /// The bytes that determine the events.
     pub decisions: &'b [u8],
-    /// What the peer sends.
+    /// The bytes that the peer sends.
     pub stream: &'b [u8],
 }
 
@@ -36,7 +37,7 @@ impl<'b> Script<'b> {
         }
     }
 
-    /// The events in order.
+    /// Returns the events in order.
     pub fn steps(&self) -> impl Iterator<Item = Step> + use<'b> {
         self.decisions.iter().map(|byte| Step {
             event: byte & 0x0f,
@@ -44,7 +45,7 @@ impl<'b> Script<'b> {
         })
     }
 
-    /// A choice that holds for the whole input.
+    /// Returns a choice that applies to the whole input.
     pub fn choice(&self, choices: usize) -> usize {
         self.decisions.len() % choices
     }

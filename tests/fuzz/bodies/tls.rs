@@ -1,9 +1,10 @@
-//! The TLS filter against a client of its library: what one side sends, the other side receives,
-//! however it is cut, until foreign bytes come in between.
+//! Runs the TLS filter with a client of its library. Each side must receive what the other side
+//! sends, in pieces of any length, until foreign bytes are put between them.
 //!
-//! The first byte says whether the handshake is done first. Then come pieces, each with a kind, a
-//! length and so many bytes: sent by the client, sent in small cuts, sealed by the server, or put
-//! on the wire unchanged. With bit 64 of the kind the client updates its key first.
+//! The first byte says whether the handshake is completed first. After it come pieces, each with a
+//! kind, a length and that number of bytes. The client sends a piece whole or in small cuts, or the
+//! server seals it, or it is put on the wire unchanged. If bit 64 of the kind is set, the client
+//! updates its key first.
 
 use std::sync::LazyLock;
 
@@ -11,12 +12,12 @@ use fanfare::tls::{Filter, Identity};
 
 use super::secure::{PeerEnd, secure};
 
-/// What a filter may hold: a handshake message, a record, and room.
+/// The maximum size of a filter's buffers: a handshake message, a record, and some room.
 const BUFFER_BYTES_MAX: usize = 256 * 1024;
 
 static IDENTITY: LazyLock<Identity> = LazyLock::new(|| secure(1).identity.current());
 
-/// The pieces of a conversation.
+/// Runs an input: the pieces of a conversation.
 pub fn attack(bytes: &[u8]) {
     let Some((mode, mut rest)) = bytes.split_first() else {
         return;
@@ -49,7 +50,7 @@ struct Pair {
     received: Vec<u8>,
     sealed: Vec<u8>,
     opened: Vec<u8>,
-    /// Foreign bytes were on the wire, or the filter has failed.
+    /// Whether foreign bytes were on the wire or the filter has failed.
     is_spoiled: bool,
 }
 
@@ -66,7 +67,8 @@ impl Pair {
         }
     }
 
-    /// Exchanges what both sides have to send, the client's in cuts, until neither has anything.
+    /// Exchanges the pending bytes of both sides, the client's bytes in cuts, until nothing is
+    /// pending.
     fn exchange(&mut self, cut: usize) {
         while !self.is_spoiled {
             let mut up = self.peer.sealed();
@@ -101,7 +103,8 @@ impl Pair {
             assert!(count == 0 || count == piece.len());
             self.sealed.extend_from_slice(&piece[..count]);
         }
-        // The client may be in the middle of sending a record, so this is not exchanged at once.
+        // The client may be in the middle of a record, so only some of these pieces are exchanged
+        // at once.
         if piece.len().is_multiple_of(2) {
             self.exchange(usize::MAX);
         }

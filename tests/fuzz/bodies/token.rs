@@ -1,9 +1,9 @@
-//! Tokens: from a peer, or any content with a valid signature; and keys from files.
+//! Checks tokens, tokens with any content and a valid signature, and keys from files.
 //!
-//! The first byte says what the rest is. A token that our key has not signed is refused. So is a
-//! signed one that another reader of its JSON would refuse: a header with another algorithm or with
-//! critical parameters, claims without an end in the future. A grant is within its bounds, and a
-//! signature with one wrong bit is refused.
+//! The first byte selects the kind of the rest. A token without a signature of our key is refused.
+//! A signed token is refused if another reader of its JSON finds a header with another algorithm or
+//! with critical parameters. The same applies to claims without an end in the future. A grant is
+//! within its bounds, and a signature with one wrong bit is refused.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -19,7 +19,7 @@ const CLAIMS: &[u8] = br#"{"exp":2000000000}"#;
 /// The time, in seconds since 1970.
 pub(super) const NOW_S: u64 = 1_800_000_000;
 
-/// A token, claims, a header, or a file with keys.
+/// Runs an input: a token, claims, a header, or a file with keys.
 pub fn attack(bytes: &[u8]) {
     let Some((kind, rest)) = bytes.split_first() else {
         return;
@@ -32,7 +32,7 @@ pub fn attack(bytes: &[u8]) {
     }
 }
 
-/// A verifier with our key.
+/// Returns a verifier with our key.
 pub(super) fn verifier() -> Verifier {
     let key = Key::new(Algorithm::Hs256, SECRET).expect("a secret");
     Verifier::new(vec![key], TokenRules::default()).expect("a key")
@@ -42,7 +42,7 @@ fn verify(token: &str) -> Result<Grant, TokenError> {
     verifier().verify(token, NOW_S)
 }
 
-/// A header and claims with a valid signature.
+/// Returns a token with this header, these claims and a valid signature.
 fn signed(header: &[u8], claims: &[u8]) -> String {
     let message = format!(
         "{}.{}",
@@ -63,11 +63,11 @@ fn token(bytes: &[u8]) {
 fn claims(bytes: &[u8]) {
     let token = signed(HEADER, bytes);
     let Ok(grant) = verify(&token) else { return };
-    // Unknown claims are ignored. They may hold numbers or text that `serde_json` cannot read.
+    // Unknown claims are ignored. They may contain numbers or text that `serde_json` cannot read.
     let Ok(json) = serde_json::from_slice::<Value>(bytes) else {
         return;
     };
-    // Fractions of a second are rounded.
+    // The server rounds the token's times to seconds, so the checks allow one second.
     let exp = json["exp"].as_f64().expect("an end");
     assert!(exp > NOW_S as f64 - 1.0 && grant.ends_s > NOW_S, "{json}");
     let has_begun = |nbf: f64| nbf < NOW_S as f64 + 1.0;
@@ -96,7 +96,8 @@ fn header(bytes: &[u8]) {
     }
 }
 
-/// No secret is shorter than its algorithm needs, and a key set has an allowed number of keys.
+/// Checks that no secret is shorter than its algorithm needs, and that a key set has an allowed
+/// number of keys.
 fn keys(bytes: &[u8]) {
     for algorithm in Algorithm::ALL {
         let is_key = Key::new(algorithm, bytes).is_ok();

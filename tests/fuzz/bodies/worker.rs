@@ -1,9 +1,9 @@
-//! A whole worker with a sequence of hostile clients, over the simulation's network.
+//! Runs a whole worker with a sequence of hostile clients, over the simulation's network.
 //!
-//! The script is what the hostile clients send and what happens meanwhile: publications, time, a
-//! window that opens and closes, resets. A well-behaved subscriber must receive everything in
-//! order. After every turn the worker's own parts must agree, and in the end it drains and nothing
-//! is left.
+//! The script has the bytes of the hostile clients and the events between them: publications, time,
+//! a window that opens and closes, resets. A well-behaved subscriber must receive everything in
+//! order. After every turn, the worker's own data must be consistent. At the end it drains, and
+//! nothing is left.
 
 use std::sync::Arc;
 
@@ -29,14 +29,14 @@ use super::parts::chance;
 use super::script::{Script, Step};
 use super::wire;
 
-/// Mails in the inbox from which on nothing is posted. That is below what it holds: only the worker
-/// makes room, and it runs on this thread.
+/// The number of messages in the inbox from which on nothing is posted. It is below the inbox's
+/// capacity: only the worker makes room, and it runs on this thread.
 const MAILS_MAX: usize = 40;
-/// Turns that a drain may take.
+/// The maximum number of turns of a drain.
 const TURNS_MAX: u32 = 2000;
 const EPOCH: u64 = 1;
 
-/// A script: what hostile clients send, and what happens meanwhile.
+/// Runs an input: a script with the bytes of hostile clients and the events between them.
 pub fn attack(bytes: &[u8]) {
     let script = Script::new(bytes);
     let mut world = World::new(script);
@@ -58,10 +58,10 @@ struct World {
     reports: Reports,
     metrics: Arc<WorkerMetrics>,
     writer: Writer,
-    /// The well-behaved subscriber, and what it has received.
+    /// The conn of the well-behaved subscriber.
     witness: PipeRef,
     received: Vec<u8>,
-    /// What was published to it.
+    /// The payloads that were published to the well-behaved subscriber.
     published: Vec<String>,
     hostile: PipeRef,
     hostile_conns: u32,
@@ -170,7 +170,7 @@ impl World {
         Some(id)
     }
 
-    /// Publishes to the well-behaved subscriber.
+    /// Publishes to the channel of the well-behaved subscriber.
     fn publish_to_witness(&mut self) {
         let text = format!("p{}", self.published.len());
         let payload = Payload::Text(text.as_str().into());
@@ -179,7 +179,7 @@ impl World {
         }
     }
 
-    /// Handles the clients' requests as the feed does.
+    /// Answers the clients' requests as the feed does.
     fn answer_reports(&mut self) {
         while !self.has_ended && self.mailbox.waiting() < MAILS_MAX {
             let Some(report) = self.reports.take() else {
@@ -282,7 +282,7 @@ impl World {
         assert_eq!(closed.iter().sum::<u64>(), metrics.conns_accepted.value());
     }
 
-    /// The well-behaved subscriber has received everything, in order.
+    /// Checks that the well-behaved subscriber has received everything in order.
     fn check_witness(&self) {
         let head = wire::take_head(&self.received).expect("a head");
         assert_eq!(head.status, 200);

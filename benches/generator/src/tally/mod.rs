@@ -1,29 +1,30 @@
-//! PURE: counts deliveries, latencies, and every way in which a stream can be wrong.
+//! PURE: counts deliveries, latencies, and all kinds of faults in a stream.
 //!
-//! Each client thread has one [`Tally`], and each connection a [`SequenceChecker`] that knows the
-//! next number. A jump is either a gap that the server has reported, or a loss. Publications go to
-//! the channels in turn, so the numbers of one channel are a [`Stride`].
+//! Each client thread has one [`Tally`], and each connection has a [`SequenceChecker`] that knows
+//! the next number. Skipped numbers are either a gap that the server has reported, or a loss.
+//! Publications go to the channels in turn, so the numbers of one channel are a [`Stride`].
 
 use hdrhistogram::Histogram;
 
 use crate::stream_parser::{ClientEvent, Stamp};
 
-/// The longest latency of the histogram, in microseconds: ten minutes.
+/// The longest latency that the histogram can record, in microseconds: ten minutes.
 const LATENCY_US_MAX: u64 = 600_000_000;
-/// Publications whose last delivery is recorded. Later ones count in the histogram only.
+/// The number of publications whose last delivery is recorded. Later ones count only in the
+/// histogram.
 const LAST_MAX: usize = 1 << 18;
 
-/// The publication numbers of one channel: every `step`-th from `first`.
+/// The publication numbers of one channel: `first`, and then every `step`-th number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stride {
-    /// The first number, from one.
+    /// The first number of the channel. Numbers count from one.
     pub first: u64,
     /// The number of channels.
     pub step: u64,
 }
 
 impl Stride {
-    /// The numbers of a channel. Channels count from zero.
+    /// Returns the numbers of a channel. Channels count from zero.
     #[must_use]
     pub fn new(channel: u64, channels: u64) -> Self {
         Self {
@@ -32,7 +33,7 @@ impl Stride {
         }
     }
 
-    /// How many of its numbers are not above this one.
+    /// Returns how many numbers of the channel are less than or equal to this number.
     #[must_use]
     pub fn count_to(self, number: u64) -> u64 {
         match number.checked_sub(self.first) {
@@ -41,7 +42,7 @@ impl Stride {
         }
     }
 
-    /// Its lowest number above this one.
+    /// Returns the channel's lowest number that is greater than this number.
     #[must_use]
     pub fn after(self, number: u64) -> u64 {
         self.first + self.count_to(number) * self.step
@@ -51,73 +52,74 @@ impl Stride {
 /// How a connection behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Disconnects a second after it has subscribed.
+    /// The connection is closed one second after it has subscribed.
     Churning,
-    /// Reads as fast as it can.
+    /// The connection reads as fast as it can.
     Reader,
-    /// Reads a few bytes at intervals.
+    /// The connection reads a few bytes at intervals.
     Slow,
-    /// Does not read until the last publication is sent.
+    /// The connection does not read until the last publication is sent.
     Stalled,
 }
 
 impl Role {
-    /// Whether gaps are expected: the connection does not read as fast as it can.
+    /// Whether gaps are expected, because the connection does not read as fast as it can.
     #[must_use]
     pub fn is_impaired(self) -> bool {
         matches!(self, Self::Slow | Self::Stalled)
     }
 }
 
-/// Which publication a connection receives first.
+/// The first publication that a connection expects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// Any.
+    /// Any publication.
     Anywhere,
-    /// The first of its channel: it is subscribed before anything is published.
+    /// The first publication of the channel: the connection subscribes before anything is
+    /// published.
     First,
-    /// The one after the position at which it subscribed. Ids are the numbers.
+    /// The publication after the position of the subscription. Ids are the publication numbers.
     Position,
 }
 
-/// The rule for ids.
+/// The rule that the ids of publications must satisfy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IdRule {
-    /// An id is the publication's number: the server is new and has no other publisher.
+    /// The id is the publication's number, because the server is new and has no other publisher.
     Numbers,
-    /// An id is above the one before.
+    /// Each id is greater than the previous one.
     Rising,
 }
 
-/// What a connection is expected to receive.
+/// The expectations for the data that one connection receives.
 #[derive(Clone, Copy, Debug)]
 pub struct Expectation {
-    /// The numbers of its channel.
+    /// The publication numbers of the connection's channel.
     pub stride: Stride,
-    /// How it behaves.
+    /// The behavior of the connection.
     pub role: Role,
-    /// Which publication is the first.
+    /// The first publication that the connection expects.
     pub start: Start,
-    /// The rule for ids.
+    /// The rule that ids must satisfy.
     pub ids: IdRule,
     /// The time of the read.
     pub now_ns: u64,
 }
 
-/// Faults of the server.
+/// The faults of the server, counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
-    /// Numbers that were neither received nor reported in a gap.
+    /// The count of numbers that were neither received nor reported in a gap.
     pub lost: u64,
-    /// Numbers received twice.
+    /// The count of numbers that were received twice.
     pub duplicates: u64,
-    /// Numbers received after a later one.
+    /// The count of numbers that were received after a later number.
     pub reordered: u64,
-    /// Ids that break the rule.
+    /// The count of ids that break the rule.
     pub wrong_ids: u64,
-    /// Connections that the server ended or that failed.
+    /// The count of connections that the server ended or that failed.
     pub ended: u64,
-    /// Connections that the server refused.
+    /// The count of connections that the server refused.
     pub refused: u64,
 }
 
@@ -138,16 +140,17 @@ impl Faults {
     }
 }
 
-/// Gaps, which are not faults, since the server has reported them.
+/// The counts of gaps. Gaps are not faults, because the server has reported them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Gaps {
-    /// Gaps at connections that read as fast as they can.
+    /// The count of gaps on connections that read as fast as they can.
     pub readers: u64,
-    /// Gaps at stalled and slow connections.
+    /// The count of gaps on stalled and slow connections.
     pub impaired: u64,
-    /// Publications in all gaps.
+    /// The number of publications in all gaps.
     pub skipped: u64,
-    /// Stalled and slow connections that the server has closed, which reports a loss as well.
+    /// The count of stalled and slow connections that the server closed. A close also reports a
+    /// loss.
     pub cut: u64,
 }
 
@@ -163,25 +166,25 @@ impl Gaps {
 /// The counts of many connections.
 #[derive(Clone, Debug)]
 pub struct Tally {
-    /// Time from when a publication was due to the read that received it.
+    /// The time from a publication's due time to the read that received it.
     latency_us: Option<Histogram<u64>>,
-    /// For each number from one, the longest latency plus one; 0 if it was not received.
+    /// For each number from one on, the publication's longest latency plus one; 0 if it was not
+    /// received.
     last_us: Vec<u32>,
-    /// Publications received, without those of stalled and slow connections.
+    /// The number of received publications, without those of stalled and slow connections.
     pub(super) delivered: u64,
-    /// Responses to polls, also empty ones, without those of stalled and slow connections.
+    /// The number of responses to polls, including empty ones. Stalled and slow connections do not
+    /// count.
     pub(super) answers: u64,
-    /// Compressed messages, without those of stalled and slow connections.
+    /// The number of compressed messages, without those of stalled and slow connections.
     pub(super) deflated: u64,
-    /// Compressed messages that were inflated, since the cache did not have them.
+    /// The number of compressed messages that were inflated because the cache did not contain them.
     pub(super) inflated: u64,
-    /// Publications of other publishers.
+    /// The number of publications of other publishers.
     pub(super) foreign: u64,
-    /// Churning connections that were subscribed and closed.
+    /// The number of churning connections that were subscribed and closed.
     pub(super) churned: u64,
-    /// The faults.
     pub(super) faults: Faults,
-    /// The gaps.
     pub(super) gaps: Gaps,
 }
 
@@ -206,7 +209,7 @@ impl Tally {
     /// Adds the tally of another thread.
     pub fn add(&mut self, other: &Self) {
         if let (Some(own), Some(others)) = (&mut self.latency_us, &other.latency_us) {
-            // Adding fails only if the bounds differ; they are the same in all tallies.
+            // Adding fails only if the bounds differ, and all tallies have the same bounds.
             let added = own.add(others);
             debug_assert!(added.is_ok());
         }
@@ -226,26 +229,26 @@ impl Tally {
         self.gaps.add(&other.gaps);
     }
 
-    /// The latency in microseconds that this fraction of the deliveries did not exceed.
+    /// Returns the latency in microseconds that this fraction of the deliveries did not exceed.
     #[must_use]
     pub fn latency_us(&self, quantile: f64) -> u64 {
         let histogram = self.latency_us.as_ref();
         histogram.map_or(0, |latency| latency.value_at_quantile(quantile))
     }
 
-    /// Publications received, without those of stalled and slow connections.
+    /// Returns the number of received publications, without those of stalled and slow connections.
     #[must_use]
     pub fn delivered(&self) -> u64 {
         self.delivered
     }
 
-    /// Deliveries with a stamp, whose latency is recorded.
+    /// Returns the number of deliveries with a stamp. Their latency is recorded.
     #[must_use]
     pub fn timed(&self) -> u64 {
         self.latency_us.as_ref().map_or(0, Histogram::len)
     }
 
-    /// For each publication the time to its last subscriber, in microseconds, in ascending order.
+    /// Returns each publication's time to its last subscriber, in microseconds, in ascending order.
     #[must_use]
     pub fn last_us(&self) -> Vec<u32> {
         let event = self.last_us.iter().filter(|us| **us > 0);
@@ -276,22 +279,23 @@ impl Tally {
 /// Checks the numbers and ids that one connection receives.
 #[derive(Debug, Default)]
 pub struct SequenceChecker {
-    /// The next number; 0 if any is accepted.
+    /// The expected next number; 0 if any number is accepted.
     next: u64,
-    /// The sequence number of the newest id. For a poll, the position from which the next
-    /// continues.
+    /// The sequence number of the newest id. For a poll, it is the position from which the next
+    /// poll continues.
     sequence: u64,
     has_gap: bool,
 }
 
 impl SequenceChecker {
-    /// The number after the last one that was received or reported in a gap; 0 before the first.
+    /// Returns the number after the last one that was received or reported in a gap. Returns 0
+    /// before the first.
     #[must_use]
     pub fn next(&self) -> u64 {
         self.next
     }
 
-    /// Checks and counts an event. Returns how many further publications it accounts for.
+    /// Checks and counts an event. Returns how many further publications the event accounts for.
     pub fn note(
         &mut self,
         event: ClientEvent,
@@ -308,7 +312,7 @@ impl SequenceChecker {
                 if !expectation.role.is_impaired() {
                     tally.answers += 1;
                 }
-                // A lower position would deliver publications again.
+                // From a lower position, publications would be delivered again.
                 let is_right = position.sequence >= self.sequence;
                 tally.faults.wrong_ids += u64::from(!is_right);
                 self.sequence = position.sequence;
@@ -341,7 +345,7 @@ impl SequenceChecker {
         }
     }
 
-    /// Whether the id is above all before it. True without an id.
+    /// Whether the id is greater than all previous ids. True without an id.
     fn note_sequence(&mut self, sequence: Option<u64>) -> bool {
         let Some(sequence) = sequence else {
             return true;

@@ -26,7 +26,7 @@ fn reader() -> Expectation {
     expectation(IdRule::Numbers, Start::First, Role::Reader)
 }
 
-/// The tally of a connection that subscribes at a position and receives these events.
+/// Returns the tally of a connection that subscribes at a position and receives these events.
 fn tally_of(expectation: &Expectation, position: u64, all: &[ClientEvent]) -> (Tally, u64) {
     let mut tally = Tally::default();
     let mut checker = SequenceChecker::default();

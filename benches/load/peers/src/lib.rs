@@ -1,7 +1,7 @@
-//! Shared by the servers of this package: arguments, runtime, feed and ready line.
+//! Shared code of the servers in this package: arguments, runtime, feed and ready line.
 //!
-//! Publications are lines on a Unix socket and go into one tokio broadcast channel. The programs in
-//! `bin/` serve the subscribers. A server ends when its feeder disconnects.
+//! Publications are lines on a Unix socket. Each line is sent to one tokio broadcast channel, from
+//! which the programs in `bin/` serve the subscribers. A server ends when its feeder disconnects.
 
 use std::io;
 use std::path::PathBuf;
@@ -10,9 +10,9 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use tokio::sync::broadcast::{self, Sender};
 
-/// Publications that a subscriber may be behind before it loses some.
+/// The maximum number of publications that a subscriber can be behind without a loss.
 const BEHIND_MAX: usize = 1024;
-/// A connect storm waits in the backlog. The kernel limits it to `somaxconn`.
+/// The listen backlog, large enough for a connect storm. The kernel limits it to `somaxconn`.
 const BACKLOG: u32 = 4096;
 
 /// The path of the feed and the number of threads.
@@ -69,7 +69,7 @@ async fn take_feed<T: From<String>>(feed: UnixListener, sender: Sender<T>) -> io
     let (feeder, _) = feed.accept().await?;
     let mut lines = BufReader::new(feeder).lines();
     while let Some(line) = lines.next_line().await? {
-        // Sending fails only without subscribers.
+        // Sending fails only if there are no subscribers.
         let _receivers = sender.send(T::from(line));
     }
     Ok(())

@@ -1,9 +1,10 @@
 //! Compares the cost of the journal, which uses fjall, with redb and with plain fjall.
 //!
-//! Each store receives the same records in the same batches and keeps the newest of them. A process
-//! of its own fills each store and then kills itself as with `kill -9`; the store is opened and
-//! read again. `always` syncs each batch. `os` never syncs and must have everything after the kill.
-//! redb has no such mode, so its file layer ignores syncs. Prints a table; `run` is the command.
+//! Each store receives the same records in the same batches and keeps the newest of them. A
+//! separate process fills each store and then kills itself as with `kill -9`; afterwards the store
+//! is opened and read again. `always` syncs each batch. `os` never syncs and must have everything
+//! after the kill. redb has no such mode, so its file layer ignores syncs. Prints a table; `run` is
+//! the command.
 
 use std::error::Error;
 use std::fs;
@@ -25,7 +26,7 @@ use redb::{Builder, ReadableDatabase as _, ReadableTable as _, StorageBackend, T
 
 type Done<T> = Result<T, Box<dyn Error>>;
 
-/// Records that a store keeps, as a log with this bound would.
+/// The number of records that a store keeps, like a log with this bound.
 const KEPT: u64 = 200_000;
 const PAYLOAD_BYTES: usize = 200;
 const TABLE: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("publications");
@@ -33,7 +34,6 @@ const TABLE: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("publication
 const REDB: &str = "journal.redb";
 const STORES: [&str; 3] = ["journal", "redb", "fjall"];
 
-/// The settings of one run.
 struct Case {
     sync: &'static str,
     batch: u64,
@@ -119,7 +119,7 @@ fn compare(folder: &Path) -> Done<()> {
     Ok(())
 }
 
-/// Runs this program as a child and returns its output. A child that fills a store ends by a
+/// Runs this program as a child and returns its output. A child that fills a store is ended by a
 /// signal.
 fn child(args: &[&str]) -> Done<String> {
     let out = Command::new(std::env::current_exe()?).args(args).output()?;
@@ -129,7 +129,7 @@ fn child(args: &[&str]) -> Done<String> {
     Ok(String::from_utf8(out.stdout)?)
 }
 
-/// Bytes on disk of the files in a folder.
+/// Returns the number of bytes on disk of the files in a folder.
 fn bytes_below(folder: &Path) -> Done<u64> {
     use std::os::unix::fs::MetadataExt as _;
     let mut sum = 0;
@@ -266,7 +266,7 @@ impl Kept for RecordWriter {
     }
 }
 
-/// redb's own file layer, with syncs only if `is_synced`.
+/// redb's own file layer, which syncs only if `is_synced`.
 #[derive(Debug)]
 struct File {
     inner: redb::backends::FileBackend,
@@ -326,7 +326,7 @@ impl Kept for Redb {
                 newest = sequence;
                 table.insert(newest, encoded(&record, &mut bytes))?;
             }
-            // A tenth at a time, which is faster than one by one.
+            // Records are removed a tenth at a time, which is faster than one by one.
             if newest > self.oldest + KEPT + KEPT / 10 {
                 self.oldest = newest - KEPT;
                 table.retain_in(..self.oldest, |_, _| false)?;
@@ -345,7 +345,7 @@ struct Fjall {
 impl Fjall {
     fn open(folder: &Path, is_synced: bool) -> Done<Self> {
         let database = Database::builder(folder).open()?;
-        // Its own eviction of the oldest records: whole tables, by size.
+        // fjall's own eviction of the oldest records removes whole tables, by size.
         let bytes = KEPT * (PAYLOAD_BYTES as u64 + 64);
         let options = move || {
             KeyspaceCreateOptions::default()

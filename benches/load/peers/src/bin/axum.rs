@@ -1,4 +1,4 @@
-//! A server of event streams with axum, all on one tokio broadcast channel.
+//! An event stream server with axum. All streams subscribe to one tokio broadcast channel.
 //!
 //! usage: axum [--workers N] --feed PATH
 
@@ -25,7 +25,8 @@ async fn serve(listener: TcpListener, sender: Sender<Arc<str>>) -> io::Result<()
         .route("/sse", get(subscribe))
         .with_state(sender);
     let listener = listener.tap_io(|socket| {
-        // Otherwise a second event may wait until the first is acknowledged (Nagle's algorithm).
+        // Without this, a second event may wait until the first is acknowledged (Nagle's
+        // algorithm).
         let _done = socket.set_nodelay(true);
     });
     axum::serve(listener, app).await
@@ -35,7 +36,7 @@ async fn subscribe(
     State(sender): State<Sender<Arc<str>>>,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let publications = BroadcastStream::new(sender.subscribe());
-    // A subscriber that lags too far loses publications, for which the channel returns an error.
+    // A subscriber that lags too far loses publications. The channel then returns an error.
     let events = publications
         .filter_map(Result::ok)
         .map(|text| Ok(Event::default().data(text)));

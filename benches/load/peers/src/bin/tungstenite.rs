@@ -1,5 +1,5 @@
-//! A server of WebSockets with tokio-tungstenite, one task for each, on one tokio broadcast
-//! channel.
+//! A WebSocket server with tokio-tungstenite. Each WebSocket has one task, and all tasks subscribe
+//! to one tokio broadcast channel.
 //!
 //! usage: tungstenite [--workers N] --feed PATH
 
@@ -38,7 +38,7 @@ async fn subscriber(socket: TcpStream, mut publications: Receiver<Utf8Bytes>) {
                 Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return,
             },
-            // Only a read answers pings and detects the end.
+            // The task must read, because only a read answers pings and detects the end.
             message = socket.next() => match message {
                 Some(Ok(_)) => {}
                 Some(Err(_)) | None => return,
