@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
 use fanfare::frame::{
-    Encoder, Envelope, Frame, FrameKind, Payload, Publication, event_stream, websocket,
+    Compressor, Envelope, Frame, FrameKind, Payload, Publication, event_stream, websocket,
 };
 use fanfare::id::{ChannelName, Cursor, Epoch, Sequence};
 use fanfare::time::Now;
@@ -98,7 +98,7 @@ fn records(bytes: usize) -> Payload {
 
 fn deflated(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("frame/records");
-    let mut encoder = Encoder::default();
+    let mut compressor = Compressor::default();
     for size in [400, 1024, 4096, 65_536] {
         let payload = records(size);
         group.throughput(Throughput::Bytes(payload.len() as u64));
@@ -111,7 +111,7 @@ fn deflated(criterion: &mut Criterion) {
                     || publication(payload.clone()),
                     |publication| {
                         let frames = publication.frames();
-                        let frame = frames.encode(publication, kind, &mut encoder);
+                        let frame = frames.encode(publication, kind, &mut compressor);
                         frame.map(Frame::bytes_held)
                     },
                     BatchSize::SmallInput,

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
 use fanfare::config::{Config, Namespace};
-use fanfare::frame::{Encoder, Envelope, FrameKind, Payload, Publication};
+use fanfare::frame::{Compressor, Envelope, FrameKind, Payload, Publication};
 use fanfare::hub::{Hub, Node};
 use fanfare::id::{ChannelName, Cursor, Epoch, Sequence, Since};
 use fanfare::log::{ChannelKey, Entry, Writer};
@@ -184,12 +184,12 @@ fn evict(criterion: &mut Criterion) {
 fn serve_one(
     hub: &mut Node,
     slot: u32,
-    encoder: &mut Encoder,
+    compressor: &mut Compressor,
     planned: &mut Vec<fanfare::hub::Planned>,
 ) -> usize {
     let gap = hub.take_gap(slot);
     debug_assert!(gap.is_none());
-    hub.plan(slot, KIND, Now(0), 65_536, encoder, planned);
+    hub.plan(slot, KIND, Now(0), 65_536, compressor, planned);
     let mut total = 0;
     for step in &*planned {
         total += black_box(hub.frame(step)).len();
@@ -206,7 +206,7 @@ fn serve(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(u64::from(SUBSCRIBERS)));
     for waiting in [1, 10, 64] {
         let id = BenchmarkId::new("publications_waiting", waiting);
-        let (mut encoder, mut planned) = (Encoder::default(), Vec::new());
+        let (mut compressor, mut planned) = (Compressor::default(), Vec::new());
         group.bench_function(id, |bencher| {
             bencher.iter_batched(
                 || {
@@ -221,7 +221,7 @@ fn serve(criterion: &mut Criterion) {
                 },
                 |mut hub| {
                     for slot in 0..SUBSCRIBERS {
-                        serve_one(&mut hub, slot, &mut encoder, &mut planned);
+                        serve_one(&mut hub, slot, &mut compressor, &mut planned);
                     }
                     hub
                 },

@@ -39,9 +39,9 @@
 //!   worker's buffer. `http/head.rs` parses the request, `http/route.rs` selects the transport, and
 //!   [`transport`] answers. `worker/apply.rs` subscribes the conn.
 //! - *Feeder to log.* `feed/feeder.rs` reads, `feed/protocol` decodes, `feed/sequencer` assigns
-//!   numbers. [`journal`], where configured, writes the batch to disk. `log/writer.rs` adds the
-//!   batch to the log. `worker/mail/inbox.rs` passes each entry to the workers that have
-//!   subscribers of its channel; other workers are not woken.
+//!   numbers. `journal/record_writer.rs` writes the batch to disk, if there is a journal.
+//!   `log/writer.rs` adds it to the log. `worker/mail/inbox.rs` passes each entry to the workers
+//!   that have subscribers of its channel; other workers are not woken.
 //! - *Log to client.* `worker/broadcast.rs` gives the entries to the [`hub`]. `worker/flush.rs`
 //!   walks over the channel's subscribers. [`frame`] encodes an entry for the first subscriber; the
 //!   other subscribers share the bytes. Compressed frames are shared too, because no WebSocket has

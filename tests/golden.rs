@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use fanfare::frame::websocket::{Opcode, push_frame};
-use fanfare::frame::{Encoder, Envelope, FrameKind, Payload, Publication};
+use fanfare::frame::{Compressor, Envelope, FrameKind, Payload, Publication};
 use fanfare::id::{ChannelName, Cursor, Epoch, Sequence};
 use fanfare::time::Now;
 
@@ -48,7 +48,7 @@ fn publication(channel: &str, event: Option<&str>, payload: Payload) -> Publicat
 
 fn wire(publication: &Publication, kind: FrameKind) -> Vec<u8> {
     let frames = publication.frames();
-    let frame = frames.encode(publication, kind, &mut Encoder::default());
+    let frame = frames.encode(publication, kind, &mut Compressor::default());
     frame.unwrap().wire(kind).to_vec()
 }
 

@@ -363,7 +363,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::frame::{Encoder, Envelope, Ledger, Payload, Publication};
+    use crate::frame::{Compressor, Envelope, Ledger, Payload, Publication};
     use crate::id::{ChannelName, Cursor, Epoch};
     use crate::time::Now;
 
@@ -383,7 +383,7 @@ mod tests {
         let channel = ChannelName::new("c").unwrap();
         let publication = Publication::new(id, channel, payload, Now(0), ledger);
         let frames = publication.frames();
-        let frame = frames.encode(&publication, kind, &mut Encoder::default());
+        let frame = frames.encode(&publication, kind, &mut Compressor::default());
         assert!(frame.is_some());
         (publication, Encoded { id, kind, frames })
     }

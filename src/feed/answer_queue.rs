@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::http_answers::{push_accepted, push_refused};
-use super::protocol::publish::Shape;
+use super::protocol::http_publish::Shape;
 use super::protocol::refusal::Refusal;
 use super::protocol::request_refusal::RequestRefusal;
 use crate::backend::{Delivery, DeliveryStatus, Revocation, SubscriberCounts};
@@ -22,7 +22,7 @@ use crate::frame::envelope::{push_display, push_json_string};
 use crate::http::head::Method;
 use crate::http::response::Status;
 use crate::id::Cursor;
-use crate::journal::commit::{Commit, CommitState};
+use crate::journal::commit_state::{Commit, CommitState};
 
 /// The maximum capacity of an empty buffer that is kept.
 const BUFFER_BYTES_KEPT: usize = 4096;

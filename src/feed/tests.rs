@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
+use std::os::unix::net::UnixStream;
+
 use super::*;
 use crate::backend::{ClientPublication, Report};
 use crate::config::limits::{FEED_ANSWER_BYTES_MAX, FEEDERS_MAX, INBOX_BATCHES_MAX};

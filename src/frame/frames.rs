@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::ledger::{Ledger, Weight};
 use super::{
-    Encoder, Envelope, Frame, FrameKind, Publication, event_stream, json_element, websocket,
+    Compressor, Envelope, Frame, FrameKind, Publication, event_stream, json_element, websocket,
 };
 
 /// The encodings of one publication, one cell per encoding. [`FrameKind::cell`] is the index.
@@ -50,10 +50,10 @@ impl Frames {
         &self,
         publication: &Publication,
         kind: FrameKind,
-        encoder: &mut Encoder,
+        compressor: &mut Compressor,
     ) -> Option<&Frame> {
         let filled = self.cells.get(kind.cell())?.get_or_init(|| {
-            let cell = encode(publication, kind, encoder);
+            let cell = encode(publication, kind, compressor);
             if let Cell::Frame(frame) = &cell {
                 self.weight.add(frame.bytes_held());
             }
@@ -61,7 +61,7 @@ impl Frames {
         });
         match filled {
             Cell::AsPlain(envelope) => {
-                self.encode(publication, FrameKind::WebSocket(*envelope), encoder)
+                self.encode(publication, FrameKind::WebSocket(*envelope), compressor)
             }
             Cell::Frame(frame) => Some(frame),
         }
@@ -121,14 +121,14 @@ impl Frames {
     }
 }
 
-fn encode(publication: &Publication, kind: FrameKind, encoder: &mut Encoder) -> Cell {
+fn encode(publication: &Publication, kind: FrameKind, compressor: &mut Compressor) -> Cell {
     Cell::Frame(match kind {
         FrameKind::EventStream(envelope) | FrameKind::EventStreamUntilClose(envelope) => {
             event_stream::encode(publication, envelope)
         }
         FrameKind::Poll(envelope) => json_element::encode(publication, envelope),
         FrameKind::WebSocket(envelope) => websocket::encode(publication, envelope),
-        FrameKind::WebSocketDeflated(envelope) => match encoder.deflate(publication, envelope) {
+        FrameKind::WebSocketDeflated(envelope) => match compressor.deflate(publication, envelope) {
             Some(frame) => frame,
             None => return Cell::AsPlain(envelope),
         },

@@ -3,9 +3,9 @@
 //! A [`Frame`] is immutable. The first worker that needs a frame encodes it into a cell of the
 //! publication's [`Frames`]; all sockets of all workers share the frame. Later modules do not copy
 //! payloads, with one exception: if only one conn holds a large frame, it copies a small unsent
-//! rest. A compressor belongs to the worker's [`Encoder`]. This module performs no I/O.
+//! rest. A compressor belongs to the worker's [`Compressor`]. This module performs no I/O.
 
-pub mod encoder;
+pub mod compressor;
 pub mod envelope;
 pub mod event_stream;
 pub mod frames;
@@ -15,7 +15,7 @@ pub mod publication;
 pub mod websocket;
 pub mod worker_ack;
 
-pub use encoder::Encoder;
+pub use compressor::Compressor;
 pub use frames::{Copied, Frames, Hold};
 pub use ledger::Ledger;
 pub use publication::{Encoded, Payload, Publication};

@@ -260,7 +260,7 @@ const NEVER: Deadline = Deadline(u64::MAX);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::{Encoder, Envelope};
+    use crate::frame::{Compressor, Envelope};
     use crate::id::{Epoch, Sequence};
 
     fn publication(ledger: &Arc<Ledger>) -> Publication {
@@ -302,14 +302,14 @@ mod tests {
         let publication = publication(&ledger);
         let kind = FrameKind::WebSocket(Envelope::Data);
         let (held, own) = (publication.frames(), publication.bytes_held());
-        let mut encoder = Encoder::default();
-        held.encode(&publication, kind, &mut encoder);
+        let mut compressor = Compressor::default();
+        held.encode(&publication, kind, &mut compressor);
         assert_eq!(held.bytes_held(), Frames::BYTES + 7);
         assert_eq!(ledger.resident(), own + held.bytes_held());
         publication.drop_frames();
         let fresh = publication.frames();
         assert_eq!(fresh.wire(kind), b"");
-        fresh.encode(&publication, kind, &mut encoder);
+        fresh.encode(&publication, kind, &mut compressor);
         assert_eq!(fresh.wire(kind), held.wire(kind));
         drop((publication, fresh));
         assert_eq!(ledger.resident(), held.bytes_held());
@@ -320,9 +320,9 @@ mod tests {
         let ledger = Arc::default();
         let publication = publication(&ledger);
         let kind = FrameKind::WebSocket(Envelope::Data);
-        let mut encoder = Encoder::default();
+        let mut compressor = Compressor::default();
         let held = publication.frames();
-        held.encode(&publication, kind, &mut encoder);
+        held.encode(&publication, kind, &mut compressor);
         assert_eq!(ledger.logged(), held.bytes_held());
         assert_eq!(ledger.take_oldest_encoded(), publication.id.sequence);
         publication.leave_log();
@@ -331,10 +331,14 @@ mod tests {
             Arc::ptr_eq(&held, &publication.frames()),
             "for other workers"
         );
-        held.encode(&publication, FrameKind::Poll(Envelope::Data), &mut encoder);
+        held.encode(
+            &publication,
+            FrameKind::Poll(Envelope::Data),
+            &mut compressor,
+        );
         publication.drop_frames();
         let fresh = publication.frames();
-        fresh.encode(&publication, kind, &mut encoder);
+        fresh.encode(&publication, kind, &mut compressor);
         assert_eq!((ledger.logged(), ledger.pinned()), (0, 0));
         assert_eq!(ledger.take_oldest_encoded(), Sequence(u64::MAX));
     }

@@ -115,7 +115,7 @@ mod tests {
 
     use super::*;
     use crate::config::{Config, Namespace};
-    use crate::frame::{Encoder, Envelope, FrameKind, Payload, Publication};
+    use crate::frame::{Compressor, Envelope, FrameKind, Payload, Publication};
     use crate::hub::{Gap, Node, QuotaOutcome};
     use crate::id::{ChannelName, Cursor, Epoch, Since};
     use crate::time::Now;
@@ -180,8 +180,8 @@ mod tests {
         let kind = FrameKind::WebSocket(Envelope::Data);
         loop {
             gaps.extend(std::iter::from_fn(|| hub.take_gap(0)).map(|(_, gap)| gap));
-            let encoder = &mut Encoder::default();
-            hub.plan(0, kind, Now(0), 1 << 20, encoder, &mut planned);
+            let compressor = &mut Compressor::default();
+            hub.plan(0, kind, Now(0), 1 << 20, compressor, &mut planned);
             if planned.is_empty() {
                 return (gaps, given);
             }

@@ -229,7 +229,7 @@ mod tests {
     use super::*;
     use crate::config::{Config, Namespace};
     use crate::effect::Window;
-    use crate::frame::{Encoder, Envelope, FrameKind, Payload, Publication};
+    use crate::frame::{Compressor, Envelope, FrameKind, Payload, Publication};
     use crate::hub::{Acknowledged, JoinOutcome, Joined, Node};
     use crate::id::{ChannelName, Since};
     use crate::log::{EpochChange, Writer};
@@ -297,8 +297,8 @@ mod tests {
         let kind = FrameKind::WebSocket(Envelope::Full);
         loop {
             gaps.extend(std::iter::from_fn(|| node.take_gap(slot)).map(|(_, gap)| gap));
-            let encoder = &mut Encoder::default();
-            node.plan(slot, kind, Now(0), 1 << 20, encoder, &mut planned);
+            let compressor = &mut Compressor::default();
+            node.plan(slot, kind, Now(0), 1 << 20, compressor, &mut planned);
             if planned.is_empty() {
                 return (gaps, given);
             }
@@ -481,9 +481,9 @@ mod tests {
             hub.take(place, key, entry, now);
         }
         hub.check_invariants();
-        let (mut planned, encoder) = (Vec::new(), &mut Encoder::default());
+        let (mut planned, compressor) = (Vec::new(), &mut Compressor::default());
         let kind = FrameKind::WebSocket(Envelope::Full);
-        hub.plan(0, kind, now, 1 << 20, encoder, &mut planned);
+        hub.plan(0, kind, now, 1 << 20, compressor, &mut planned);
         let ids = planned.iter().map(|one| hub.encoded(one).unwrap().id);
         let ids: Vec<_> = ids.collect();
         assert_eq!((hub.take_gap(0), ids), (None, vec![id(1, 1), id(2, 3)]));
@@ -533,9 +533,9 @@ mod tests {
         hub.advance_head(hub.posted(), now);
         assert!(!hub.has_late());
         hub.check_invariants();
-        let (mut planned, encoder) = (Vec::new(), &mut Encoder::default());
+        let (mut planned, compressor) = (Vec::new(), &mut Compressor::default());
         let kind = FrameKind::WebSocket(Envelope::Full);
-        hub.plan(0, kind, now, 1 << 20, encoder, &mut planned);
+        hub.plan(0, kind, now, 1 << 20, compressor, &mut planned);
         let given: Vec<_> = planned
             .iter()
             .map(|one| hub.encoded(one).unwrap().id)

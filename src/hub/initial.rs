@@ -169,7 +169,7 @@ mod tests {
     use super::*;
     use crate::config::{Config, Namespace, Overflow};
     use crate::effect::Window;
-    use crate::frame::{Encoder, Envelope, Payload, Publication};
+    use crate::frame::{Compressor, Envelope, Payload, Publication};
     use crate::hub::{
         Acknowledged, Gap, GapCause, JoinOutcome, Joined, Node, Planned, QuotaOutcome, Visit,
     };
@@ -227,8 +227,8 @@ mod tests {
 
     fn plan(hub: &mut Node, slot: u32, kind: FrameKind) -> Vec<Planned> {
         let mut planned = Vec::new();
-        let encoder = &mut Encoder::default();
-        hub.plan(slot, kind, Now(1), 1 << 20, encoder, &mut planned);
+        let compressor = &mut Compressor::default();
+        hub.plan(slot, kind, Now(1), 1 << 20, compressor, &mut planned);
         planned
     }
 

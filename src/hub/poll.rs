@@ -204,7 +204,7 @@ mod tests {
 
     use super::*;
     use crate::config::{Config, Namespace, Overflow};
-    use crate::frame::{Encoder, Envelope, FrameKind, Payload, Publication};
+    use crate::frame::{Compressor, Envelope, FrameKind, Payload, Publication};
     use crate::hub::{GapCause, JoinOutcome, Joined, Node};
     use crate::id::{Epoch, Since};
     use crate::time::Now;
@@ -311,9 +311,9 @@ mod tests {
 
     /// Delivers the next publication to the conn in a slot.
     fn give_one(hub: &mut Node, slot: u32) -> Vec<u64> {
-        let (kind, encoder) = (FrameKind::Poll(Envelope::Full), &mut Encoder::default());
+        let (kind, compressor) = (FrameKind::Poll(Envelope::Full), &mut Compressor::default());
         let mut planned = Vec::new();
-        hub.plan(slot, kind, Now(0), 1, encoder, &mut planned);
+        hub.plan(slot, kind, Now(0), 1, compressor, &mut planned);
         let bytes = planned.iter().map(|step| step.length).sum();
         hub.advance(slot, &planned, bytes);
         planned.iter().map(|step| step.sequence.0).collect()

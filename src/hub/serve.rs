@@ -10,7 +10,7 @@
 use super::initial::{self, Mark};
 use super::{Channel, ChannelIndex, Gap, GapCause, Hub};
 use crate::config::limits::GATHER_SLICES_MAX;
-use crate::frame::{Encoded, Encoder, FrameKind};
+use crate::frame::{Compressor, Encoded, FrameKind};
 use crate::hub::member::{Member, Subscription};
 use crate::hub::tail::Served;
 use crate::hub::window::{self, ConnWindow, WindowRoom};
@@ -86,7 +86,7 @@ struct Plan<'a> {
     bytes: usize,
     /// Whether the plan is complete, so that the rest is for a later plan.
     is_full: bool,
-    encoder: &'a mut Encoder,
+    compressor: &'a mut Compressor,
     planned: &'a mut Vec<Planned>,
 }
 
@@ -107,7 +107,7 @@ impl Plan<'_> {
         let has_expired = entry.publication.has_expired(self.now);
         let length = match has_expired {
             true => 0,
-            false => entry.encode(kind, self.encoder).unwrap_or_default(),
+            false => entry.encode(kind, self.compressor).unwrap_or_default(),
         };
         if self.bytes > 0 && self.bytes + length > self.budget {
             self.is_full = true;
@@ -167,7 +167,7 @@ impl Hub {
         kind: FrameKind,
         now: Now,
         budget: usize,
-        encoder: &mut Encoder,
+        compressor: &mut Compressor,
         planned: &mut Vec<Planned>,
     ) {
         planned.clear();
@@ -179,7 +179,7 @@ impl Hub {
             budget,
             bytes: 0,
             is_full: false,
-            encoder,
+            compressor,
             planned,
         };
         if let [only] = *self.subscriptions(slot) {

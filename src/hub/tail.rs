@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use crate::frame::{Encoded, Encoder, FrameKind, Frames};
+use crate::frame::{Compressor, Encoded, FrameKind, Frames};
 use crate::id::Sequence;
 use crate::log::{Amount, Entry};
 
@@ -25,11 +25,11 @@ const _: () = assert!(size_of::<Served>() <= 48);
 
 impl Served {
     /// Returns the length of the entry's frame for a kind of conn. Encodes the frame if necessary.
-    pub fn encode(&mut self, kind: FrameKind, encoder: &mut Encoder) -> Option<usize> {
+    pub fn encode(&mut self, kind: FrameKind, compressor: &mut Compressor) -> Option<usize> {
         let Self { entry, frames } = self;
         let publication = &entry.publication;
         let frames = frames.get_or_insert_with(|| publication.frames());
-        let frame = frames.encode(publication, kind, encoder)?;
+        let frame = frames.encode(publication, kind, compressor)?;
         Some(frame.wire(kind).len())
     }
 

@@ -290,7 +290,7 @@ mod tests {
 
     use super::*;
     use crate::config::{Config, Namespace, Overflow};
-    use crate::frame::{Encoder, Envelope, FrameKind, Payload, Publication};
+    use crate::frame::{Compressor, Envelope, FrameKind, Payload, Publication};
     use crate::hub::{Gap, GapCause, Node, QuotaOutcome, Visit};
     use crate::id::{Epoch, Since};
     use crate::time::Now;
@@ -340,8 +340,8 @@ mod tests {
         let kind = FrameKind::WebSocket(Envelope::Full);
         loop {
             gaps.extend(std::iter::from_fn(|| hub.take_gap(0)).map(|(_, gap)| gap));
-            let encoder = &mut Encoder::default();
-            hub.plan(0, kind, Now(1), 1 << 20, encoder, &mut planned);
+            let compressor = &mut Compressor::default();
+            hub.plan(0, kind, Now(1), 1 << 20, compressor, &mut planned);
             if planned.is_empty() {
                 assert!(!hub.is_behind(0), "it would be listed for ever");
                 return (gaps, given);

@@ -1,9 +1,9 @@
 //! SHELL: the journal, which stores publications on disk so that a restart loses none of them.
 //!
 //! The sequencer stages each publication. It appends each batch to the journal before the batch is
-//! broadcast, and reads the outcome from a [`commit::Commit`]. [`replay`] fills the log with the
-//! publications of earlier runs. [`record_writer`] appends records to a store, [`recover`] opens
-//! the store, and `syncer` makes the records durable. [`engine`] is the interface of a store,
+//! broadcast, and reads the outcome from a [`commit_state::Commit`]. [`replay`] fills the log with
+//! the publications of earlier runs. [`record_writer`] appends records to a store, [`recover`]
+//! opens the store, and `syncer` makes the records durable. [`engine`] is the interface of a store,
 //! [`lsm`] implements it with fjall, and [`folder`] is its directory.
 //!
 //! `journal.sync` determines what an acknowledgement guarantees. With `always`, a batch is synced
@@ -33,7 +33,7 @@
 //! [`JOURNAL_MEMTABLE_BYTES`]: crate::config::limits::JOURNAL_MEMTABLE_BYTES
 
 mod chunk_stats;
-pub mod commit;
+pub mod commit_state;
 pub mod engine;
 mod files;
 pub mod folder;
@@ -55,7 +55,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use self::commit::{Commit, CommitState};
+use self::commit_state::{Commit, CommitState};
 use self::engine::EngineError;
 use self::record::{PayloadRef, Record};
 use self::record_writer::RecordWriter;

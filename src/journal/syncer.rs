@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::commit::{Commit, CommitState};
+use super::commit_state::{Commit, CommitState};
 use super::engine::{Engine, EngineError};
 use crate::config::limits::JOURNAL_SYNCS_WAITING_MAX;
 use crate::metrics::FeedMetrics;

@@ -385,7 +385,7 @@ impl History {
 mod tests {
     use super::*;
     use crate::config::{Config, Namespace};
-    use crate::frame::{Encoder, Envelope, FrameKind, Payload, Publication};
+    use crate::frame::{Compressor, Envelope, FrameKind, Payload, Publication};
     use crate::id::ChannelName;
     use crate::time::Now;
 
@@ -419,7 +419,9 @@ mod tests {
         let one = Arc::new(one.labelled(None, Some("k".into())));
         let frames = one.frames();
         let kind = FrameKind::Poll(Envelope::Full);
-        frames.encode(&one, kind, &mut Encoder::default()).unwrap();
+        frames
+            .encode(&one, kind, &mut Compressor::default())
+            .unwrap();
         writer.announce(sequence);
         let _removed = writer.publish(one, |_, _, _| {});
         writer.note_posted();

@@ -131,9 +131,9 @@ impl<N: Net> Worker<N> {
         let mut has_read = false;
         for _ in 0..POLL_PLANS_MAX {
             let planned = &mut self.scratch.planned;
-            let encoder = &mut self.scratch.encoder;
+            let compressor = &mut self.scratch.compressor;
             self.hub
-                .plan(slot, kind, self.now, budget, encoder, planned);
+                .plan(slot, kind, self.now, budget, compressor, planned);
             if self.hub.take_found_loss() && planned.is_empty() && !has_read {
                 self.take_gaps(slot, gaps);
                 continue;

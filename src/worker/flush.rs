@@ -451,7 +451,14 @@ fn plan(
         && !matches!(kind, FrameKind::Poll(_))
         && own < budget
     {
-        hub.plan(slot, kind, now, budget - own, &mut scratch.encoder, planned);
+        hub.plan(
+            slot,
+            kind,
+            now,
+            budget - own,
+            &mut scratch.compressor,
+            planned,
+        );
     }
     let bytes = own + planned.iter().map(|step| step.length).sum::<usize>();
     (own > 0 || !planned.is_empty()).then_some(bytes)

@@ -14,9 +14,9 @@ mod accept;
 pub mod admission;
 mod answer_poll;
 mod apply;
+mod backend_orders;
 mod broadcast;
 mod close;
-mod deliver;
 mod drain;
 mod epoch;
 mod expire;
@@ -52,7 +52,7 @@ use crate::conn::Conn;
 use crate::context::{Context, Draw, WorkBudget};
 use crate::deflate::Inflater;
 use crate::effect::{CloseReason, Effect};
-use crate::frame::Encoder;
+use crate::frame::Compressor;
 use crate::hub::{Hub, Planned};
 use crate::id::{ConnId, ConnName, Cursor, RunId};
 use crate::metrics::WorkerMetrics;
@@ -223,7 +223,7 @@ struct Scratch {
     effects: Vec<Effect>,
     out: Vec<u8>,
     planned: Vec<Planned>,
-    encoder: Encoder,
+    compressor: Compressor,
     inflater: Inflater,
     collected: Collected,
     /// The next batch, which is collected while the outcomes of the previous one are noted.
@@ -288,7 +288,7 @@ impl<N: Net> Worker<N> {
                 effects: Vec::new(),
                 out: Vec::new(),
                 planned: Vec::new(),
-                encoder: Encoder::default(),
+                compressor: Compressor::default(),
                 inflater: Inflater::default(),
                 collected: Collected::default(),
                 collected_next: Collected::default(),

@@ -52,7 +52,7 @@ impl<N: Net> Worker<N> {
         metrics.subscribers.set(self.hub.subscriber_count());
         metrics.wakes.set(self.parts.inbox.wakes());
         metrics.conflated.set(self.hub.conflated_total());
-        let deflated = self.scratch.encoder.deflated();
+        let deflated = self.scratch.compressor.deflated();
         metrics.frames_deflated.set(deflated.frames);
         metrics.deflated_from_bytes.set(deflated.plain_bytes);
         metrics.deflated_to_bytes.set(deflated.deflated_bytes);

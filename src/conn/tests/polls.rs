@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::super::*;
 use super::{Rig, cursor, text};
 use crate::context::ReconnectDelay;
-use crate::frame::{Encoded, Encoder, Envelope, Payload, Publication};
+use crate::frame::{Compressor, Encoded, Envelope, Payload, Publication};
 use crate::hub::{Gap, GapCause};
 use crate::id::{ChannelName, Cursor};
 use crate::transport::poll_answer::News;
@@ -24,7 +24,7 @@ fn publication(sequence: u64, json: &str, envelope: Envelope) -> Encoded {
     let publication = Publication::new(cursor(sequence), channel, payload, Now(0), &Arc::default());
     let kind = FrameKind::Poll(envelope);
     let frames = publication.frames();
-    let frame = frames.encode(&publication, kind, &mut Encoder::default());
+    let frame = frames.encode(&publication, kind, &mut Compressor::default());
     assert!(frame.is_some());
     let id = publication.id;
     Encoded { id, kind, frames }

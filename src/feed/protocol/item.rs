@@ -5,7 +5,7 @@
 
 use super::command::Command;
 use super::draft::Draft;
-use super::publish::Publish;
+use super::http_publish::Publish;
 use super::refusal::Refusal;
 use super::request_refusal::RequestRefusal;
 

@@ -1,17 +1,18 @@
 //! PURE: the feed's protocol, which decodes the bytes of one feeder into publications and commands.
 //!
 //! The entry point is [`decode`]. It splits the input into lines, or passes HTTP requests to
-//! [`request`]. Each line or request becomes an [`item`]. [`command`] decodes one line, [`publish`]
-//! one request body. Both decode into `fields`, and check the fields to create a [`draft`]. The
-//! protocol has no sockets, sequence numbers or clocks. The feeder is the only caller.
+//! [`request`]. Each line or request becomes an [`item`]. [`command`] decodes one line, and
+//! [`http_publish`] decodes one request body. Both decode into `fields`, and check the fields to
+//! create a [`draft`]. The protocol has no sockets, sequence numbers or clocks. The feeder is the
+//! only caller.
 
 pub mod command;
 pub mod decode;
 pub mod draft;
 mod fields;
+pub mod http_publish;
 pub mod item;
 pub mod minify;
-pub mod publish;
 pub mod refusal;
 pub mod request;
 pub mod request_refusal;

@@ -4,11 +4,11 @@
 //! parts that only the feed needs: `POST /publish` and request bodies. The head determines whether
 //! a request can be served. The body of a refused request is still skipped, so that the next
 //! request is found. If the end of a body is uncertain, the connection is closed after the
-//! response. [`super::publish`] decodes the publications in a body.
+//! response. [`super::http_publish`] decodes the publications in a body.
 
 use super::draft::NameCache;
+use super::http_publish::PublishPlan;
 use super::item::{Item, Request, Step};
-use super::publish::PublishPlan;
 use super::request_refusal::RequestRefusal;
 use crate::config::Limits;
 use crate::http::body::{Body, BodyError, Keeping, Progress};
@@ -227,7 +227,7 @@ fn content_type(field: Field<'_>) -> Result<Option<&str>, RequestRefusal> {
 #[cfg(test)]
 mod tests {
     use super::super::decode::tests::{decode, decode_at_every_cut};
-    use super::super::publish::Shape;
+    use super::super::http_publish::Shape;
     use super::*;
     use crate::frame::Payload;
 

@@ -20,7 +20,7 @@ use crate::config::limits::{
 use crate::frame::{Publication, WorkerAck};
 use crate::id::{ChannelName, ConnName, Cursor, Sequence};
 use crate::journal::Journal;
-use crate::journal::commit::Commit;
+use crate::journal::commit_state::Commit;
 #[cfg(test)]
 use crate::log::EpochChange;
 use crate::log::Writer;
@@ -474,7 +474,7 @@ mod tests {
     use crate::feed::protocol::command::publication;
     use crate::feed::protocol::draft::NameCache;
     use crate::id::Epoch;
-    use crate::journal::commit::CommitState;
+    use crate::journal::commit_state::CommitState;
     use crate::journal::fake::{FakeStore, Faults};
     use crate::journal::record_writer::Settings;
     use crate::journal::recover::{ReplayEvent, open};

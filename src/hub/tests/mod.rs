@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::{Namespace, Overflow};
 use crate::effect::Window;
-use crate::frame::{Encoder, Envelope, FrameKind, Frames, Payload, Publication};
+use crate::frame::{Compressor, Envelope, FrameKind, Frames, Payload, Publication};
 use crate::id::Since;
 
 const KIND: FrameKind = FrameKind::WebSocket(Envelope::Data);
@@ -68,7 +68,7 @@ fn give(hub: &mut Node, slot: u32, bytes: usize, now: Now) -> Vec<u64> {
         KIND,
         now,
         bytes,
-        &mut Encoder::default(),
+        &mut Compressor::default(),
         &mut planned,
     );
     let total = planned.iter().map(|step| step.length).sum();
@@ -99,8 +99,8 @@ fn give_all(hub: &mut Node, slot: u32) -> Vec<u64> {
 
 /// Returns what is planned for a conn, and where each publication is held.
 fn plan_of(hub: &mut Node, slot: u32, kind: FrameKind) -> Vec<(u64, bool, Vec<u8>)> {
-    let (encoder, mut planned) = (&mut Encoder::default(), Vec::new());
-    hub.plan(slot, kind, Now(0), 1 << 20, encoder, &mut planned);
+    let (compressor, mut planned) = (&mut Compressor::default(), Vec::new());
+    hub.plan(slot, kind, Now(0), 1 << 20, compressor, &mut planned);
     let steps = planned.iter();
     let steps = steps.map(|step| {
         let is_held_in_tail = matches!(step.held, serve::Held::Tail { .. });
@@ -182,7 +182,14 @@ fn write_that_stops_inside_a_frame_moves_the_cursor_and_hands_over_the_rest() {
     hub.publish(publication(&hub, 1, 0, 10), Now(0));
     hub.publish(publication(&hub, 2, 0, 10), Now(0));
     let mut planned = Vec::new();
-    hub.plan(0, KIND, Now(0), 1000, &mut Encoder::default(), &mut planned);
+    hub.plan(
+        0,
+        KIND,
+        Now(0),
+        1000,
+        &mut Compressor::default(),
+        &mut planned,
+    );
     let advanced = hub.advance(0, &planned, planned[0].length + 3);
     assert_eq!(advanced.delivered, 1);
     let (begun, offset) = advanced.begun.unwrap();
@@ -198,9 +205,23 @@ fn plan_keeps_to_its_budget_but_always_offers_one() {
         hub.publish(publication(&hub, sequence, 0, 100), Now(0));
     }
     let mut planned = Vec::new();
-    hub.plan(0, KIND, Now(0), 10, &mut Encoder::default(), &mut planned);
+    hub.plan(
+        0,
+        KIND,
+        Now(0),
+        10,
+        &mut Compressor::default(),
+        &mut planned,
+    );
     assert_eq!(planned.len(), 1);
-    hub.plan(0, KIND, Now(0), 210, &mut Encoder::default(), &mut planned);
+    hub.plan(
+        0,
+        KIND,
+        Now(0),
+        210,
+        &mut Compressor::default(),
+        &mut planned,
+    );
     assert_eq!(planned.len(), 2);
 }
 
@@ -707,10 +728,10 @@ fn log_holds_a_compressed_frame_once_and_the_plain_one_for_what_would_not_shrink
     hub.publish(publication(&hub, 2, 0, 10), Now(0));
     let empty = hub.log().bytes();
     let deflated = FrameKind::WebSocketDeflated(Envelope::Data);
-    let mut encoder = Encoder::default();
+    let mut compressor = Compressor::default();
     let mut plan = |slot, kind| {
         let mut planned = Vec::new();
-        hub.plan(slot, kind, Now(0), 1 << 20, &mut encoder, &mut planned);
+        hub.plan(slot, kind, Now(0), 1 << 20, &mut compressor, &mut planned);
         let lengths: Vec<usize> = planned.iter().map(|step| step.length).collect();
         let frames = planned.iter().map(|step| hub.frame(step).len());
         assert_eq!(frames.collect::<Vec<_>>(), lengths);

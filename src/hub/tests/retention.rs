@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::super::*;
 use crate::config::Namespace;
-use crate::frame::{Encoder, Envelope, FrameKind, Frames, Hold, Payload, Publication};
+use crate::frame::{Compressor, Envelope, FrameKind, Frames, Hold, Payload, Publication};
 use crate::id::Since;
 use crate::time::Deadline;
 
@@ -52,9 +52,9 @@ fn held(hub: &Node) -> Vec<u64> {
 
 /// Returns the numbers of the publications that the conn in a slot receives.
 fn give(hub: &mut Node, slot: u32) -> Vec<u64> {
-    let (mut planned, encoder) = (Vec::new(), &mut Encoder::default());
+    let (mut planned, compressor) = (Vec::new(), &mut Compressor::default());
     let kind = FrameKind::WebSocket(Envelope::Data);
-    hub.plan(slot, kind, Now(0), 1 << 20, encoder, &mut planned);
+    hub.plan(slot, kind, Now(0), 1 << 20, compressor, &mut planned);
     hub.advance(slot, &planned, usize::MAX / 2);
     planned.iter().map(|step| step.sequence.0).collect()
 }
@@ -296,9 +296,9 @@ fn encodings_leave_the_log_with_their_entries_and_stay_with_a_walk_and_a_conn() 
     publish(&mut hub, "c", 1_000, 0);
     publish(&mut hub, "c", 1_000, 0);
     assert_eq!(held(&hub), [2]);
-    let (mut planned, encoder) = (Vec::new(), &mut Encoder::default());
+    let (mut planned, compressor) = (Vec::new(), &mut Compressor::default());
     let kind = FrameKind::WebSocket(Envelope::Data);
-    hub.plan(0, kind, Now(0), 1 << 20, encoder, &mut planned);
+    hub.plan(0, kind, Now(0), 1 << 20, compressor, &mut planned);
     let each = Frames::BYTES + 1_004;
     assert_eq!(
         hub.log().ledger().logged(),
@@ -486,9 +486,9 @@ fn entries_that_a_late_hub_holds_are_delivered_although_earlier_ones_were_evicte
     let (channel, gap) = hub.take_gap(0).unwrap();
     assert_eq!((channel, gap.until.sequence), (name("c"), Sequence(1)));
     assert_eq!((hub.take_gap(0), hub.head().sequence), (None, Sequence(3)));
-    let (mut planned, encoder) = (Vec::new(), &mut Encoder::default());
+    let (mut planned, compressor) = (Vec::new(), &mut Compressor::default());
     let kind = FrameKind::WebSocket(Envelope::Data);
-    hub.plan(0, kind, Now(0), 1 << 20, encoder, &mut planned);
+    hub.plan(0, kind, Now(0), 1 << 20, compressor, &mut planned);
     let planned: Vec<_> = planned.iter().map(|step| step.sequence.0).collect();
     assert_eq!(planned, [2, 3]);
 }

@@ -76,13 +76,13 @@ impl Subscriber {
         worker.broadcast();
         let hub = &mut worker.hub;
         while hub.visit() != Visit::Done {}
-        let (mut planned, mut encoder) = (Vec::new(), Encoder::default());
+        let (mut planned, mut compressor) = (Vec::new(), Compressor::default());
         loop {
             while let Some((_, gap)) = hub.take_gap(SLOT) {
                 self.events.push(restart(&gap));
                 self.position = Some(gap.until);
             }
-            hub.plan(SLOT, KIND, NOW, usize::MAX, &mut encoder, &mut planned);
+            hub.plan(SLOT, KIND, NOW, usize::MAX, &mut compressor, &mut planned);
             let bytes = planned.iter().map(|step| step.length).sum();
             for step in &planned {
                 let given = hub.encoded(step).unwrap().id;

@@ -21,7 +21,7 @@ use loom::sync::atomic::{AtomicBool, AtomicUsize};
 use loom::thread::{self, JoinHandle};
 
 use crate::config::{Config, Namespace};
-use crate::frame::{Encoder, Envelope, FrameKind, Ledger, Payload, Publication};
+use crate::frame::{Compressor, Envelope, FrameKind, Ledger, Payload, Publication};
 use crate::hub::{Gap, Hub, JoinOutcome, Visit};
 use crate::id::{ChannelName, Cursor, Epoch, Sequence, Since};
 use crate::log::{Amount, ChannelKey, Log, WorkerInterest, Writer};
@@ -270,12 +270,12 @@ impl Client {
         worker.broadcast();
         let hub = &mut worker.hub;
         while hub.visit() != Visit::Done {}
-        let (mut planned, mut encoder) = (Vec::new(), Encoder::default());
+        let (mut planned, mut compressor) = (Vec::new(), Compressor::default());
         loop {
             while let Some((channel, gap)) = hub.take_gap(SLOT) {
                 self.events.push(lost(channel, &gap, hub));
             }
-            hub.plan(SLOT, KIND, NOW, usize::MAX, &mut encoder, &mut planned);
+            hub.plan(SLOT, KIND, NOW, usize::MAX, &mut compressor, &mut planned);
             let bytes = planned.iter().map(|step| step.length).sum();
             let _advanced = hub.advance(SLOT, &planned, bytes);
             for step in &planned {

@@ -22,7 +22,7 @@ use fanfare::conn::{Conn, SendState};
 use fanfare::context::{Context, Draw, WorkBudget};
 use fanfare::deflate::Inflater;
 use fanfare::effect::{CloseReason, ConnClass, Effect, Join, Leave};
-use fanfare::frame::{Encoded, Encoder, FrameKind, Payload, Publication};
+use fanfare::frame::{Compressor, Encoded, FrameKind, Payload, Publication};
 use fanfare::hub::{Acknowledged, Gap, GapCause, JoinOutcome, Joined};
 use fanfare::id::{ChannelName, ConnName, Cursor, Epoch, RunId, Sequence, Since};
 use fanfare::metrics::WorkerMetrics;
@@ -373,7 +373,7 @@ impl<'c> Harness<'c> {
             let ledger = Arc::default();
             let publication = Publication::new(cursor(9), channel, payload, self.now, &ledger);
             let frames = publication.frames();
-            let _frame = frames.encode(&publication, kind, &mut Encoder::default());
+            let _frame = frames.encode(&publication, kind, &mut Compressor::default());
             let id = publication.id;
             Encoded { id, kind, frames }
         });

@@ -4,9 +4,9 @@
 //! simple reader of heads and bodies must find the same start of the next request (RFC 9112, 11.2).
 //! A publication that is printed as JSON decodes to itself.
 
+use fanfare::feed::protocol::http_publish::Publish;
 use fanfare::feed::protocol::item::Item;
 use fanfare::feed::protocol::item::Request;
-use fanfare::feed::protocol::publish::Publish;
 
 use super::feed::{self, check_payload, print_draft, read_line};
 

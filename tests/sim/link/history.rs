@@ -3,7 +3,7 @@
 //! [`History`] decides which publications are allowed. This file parses the marks that a client can
 //! see.
 
-use fanfare::frame::{Encoder, FrameKind};
+use fanfare::frame::{Compressor, FrameKind};
 
 use super::Link;
 use crate::history::History;
@@ -53,6 +53,6 @@ impl Link {
 pub(super) fn frame_of(sequence: u64, kind: FrameKind, facts: &Facts) -> Vec<u8> {
     let publication = facts.publication(sequence);
     let frames = publication.frames();
-    let frame = frames.encode(publication, kind, &mut Encoder::default());
+    let frame = frames.encode(publication, kind, &mut Compressor::default());
     frame.expect("a frame").wire(kind).to_vec()
 }

@@ -1,5 +1,4 @@
-//! deliver: carries out a backend's orders to this worker and delivers its messages to single
-//! conns.
+//! Carries out a backend's orders to this worker, and delivers its messages to single conns.
 //!
 //! A message is passed to the conn's machine if the conn still exists. The status of the message
 //! records the outcome. `broadcast` calls this module, in the order of the inbox.

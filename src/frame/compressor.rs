@@ -1,7 +1,7 @@
 //! A worker's compressor and its scratch memory.
 //!
 //! A worker owns the compressor and lends it to fill a cell of a publication, so that neither conns
-//! nor publications own a compressor. The encoder counts its work. The deflater decides whether
+//! nor publications own a compressor. It counts its work. The deflater decides whether
 //! compression makes a message shorter; the publication's cells store the result.
 
 use super::websocket::{self, push_deflated};
@@ -11,7 +11,7 @@ use crate::deflate::Deflater;
 
 /// A worker's compressor. It allocates nothing before the first compression.
 #[derive(Debug, Default)]
-pub struct Encoder {
+pub struct Compressor {
     deflater: Deflater,
     /// The message to compress, unless the message is the payload itself.
     body: Vec<u8>,
@@ -29,7 +29,7 @@ pub struct Deflated {
     pub deflated_bytes: u64,
 }
 
-impl Encoder {
+impl Compressor {
     /// Returns the counters.
     #[must_use]
     pub fn deflated(&self) -> Deflated {
@@ -101,14 +101,14 @@ mod tests {
         ] {
             for envelope in [Envelope::Data, Envelope::Full, Envelope::Initial] {
                 let publication = publication(payload.clone());
-                let mut encoder = Encoder::default();
+                let mut compressor = Compressor::default();
                 let frames = publication.frames();
-                let wire = |kind, encoder: &mut Encoder| {
-                    let frame = frames.encode(&publication, kind, encoder).unwrap();
+                let wire = |kind, compressor: &mut Compressor| {
+                    let frame = frames.encode(&publication, kind, compressor).unwrap();
                     frame.wire(kind).to_vec()
                 };
-                let plain = wire(FrameKind::WebSocket(envelope), &mut encoder);
-                let deflated = wire(FrameKind::WebSocketDeflated(envelope), &mut encoder);
+                let plain = wire(FrameKind::WebSocket(envelope), &mut compressor);
+                let deflated = wire(FrameKind::WebSocketDeflated(envelope), &mut compressor);
                 let (_, message) = payload_of(&plain);
                 let (bits, compressed) = payload_of(&deflated);
                 let expected = match envelope {
@@ -123,8 +123,8 @@ mod tests {
                     plain_bytes: message.len() as u64,
                     deflated_bytes: compressed.len() as u64,
                 };
-                assert_eq!(encoder.deflated(), counted);
-                assert!(encoder.body.capacity() <= DEFLATE_BUFFER_BYTES_KEPT);
+                assert_eq!(compressor.deflated(), counted);
+                assert!(compressor.body.capacity() <= DEFLATE_BUFFER_BYTES_KEPT);
             }
         }
     }
@@ -132,10 +132,10 @@ mod tests {
     #[test]
     fn publication_is_compressed_once_for_all_workers() {
         let publication = publication(Payload::Text("tick ".repeat(100).into()));
-        let (mut first, mut second) = (Encoder::default(), Encoder::default());
-        let bytes = |encoder| {
+        let (mut first, mut second) = (Compressor::default(), Compressor::default());
+        let bytes = |compressor| {
             let frames = publication.frames();
-            let frame = frames.encode(&publication, DEFLATED, encoder).unwrap();
+            let frame = frames.encode(&publication, DEFLATED, compressor).unwrap();
             frame.wire(DEFLATED).as_ptr()
         };
         assert_eq!(bytes(&mut first), bytes(&mut second));
@@ -156,13 +156,13 @@ mod tests {
             let plain = FrameKind::WebSocket(Envelope::Data);
             let frames = publication.frames();
             assert_eq!(frames.holder(kind), None);
-            let mut encoder = Encoder::default();
-            let deflated = frames.encode(&publication, kind, &mut encoder).unwrap();
+            let mut compressor = Compressor::default();
+            let deflated = frames.encode(&publication, kind, &mut compressor).unwrap();
             assert!(std::ptr::eq(deflated, frames.get(plain).unwrap()));
             assert!(std::ptr::eq(deflated, frames.get(kind).unwrap()));
             assert_eq!(frames.holder(kind), Some(plain.cell()));
             assert_eq!(frames.encoded(kind.cell()), None);
-            assert_eq!(encoder.deflated(), Deflated::default());
+            assert_eq!(compressor.deflated(), Deflated::default());
         }
     }
 }

@@ -1,0 +1,90 @@
+//! SHELL: accepts the connections of feeders.
+//!
+//! The number of feeders is limited. If the system has no descriptor left, accepting pauses, and
+//! the health of the server reports it. The feed's loop calls this when the listener is ready.
+
+use std::io::{self, ErrorKind, Write as _};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use mio::{Interest, Token};
+
+use super::feeder::Feeder;
+use super::{FeedLoop, answer_queue, queue, register};
+use crate::config::limits::{ACCEPT_PAUSE_MS, ACCEPTS_PER_TURN_MAX, FAULT_REPEATED_MS};
+use crate::health::Part;
+
+impl FeedLoop {
+    pub(super) fn accept(&mut self) {
+        if !self.is_acceptable || self.accept_again.is_some() {
+            return;
+        }
+        for _ in 0..ACCEPTS_PER_TURN_MAX {
+            let Some(listener) = &self.listener else {
+                return;
+            };
+            match listener.accept() {
+                Ok((stream, _)) => self.admit(stream),
+                Err(error) => match error.kind() {
+                    ErrorKind::WouldBlock => {
+                        self.is_acceptable = false;
+                        return self.health.set(Part::FeedDescriptors, None);
+                    }
+                    ErrorKind::ConnectionAborted | ErrorKind::Interrupted => {}
+                    _ => return self.pause_accepting(&error),
+                },
+            }
+        }
+    }
+
+    /// Pauses after an error. Without the pause, a connection in the backlog would keep the
+    /// listener ready, and the loop would spin.
+    fn pause_accepting(&mut self, error: &io::Error) {
+        let now = self.clock.now();
+        if self.log_pause_at.is_none_or(|due| now.has_reached(due)) {
+            tracing::warn!(%error, "cannot accept feeders for now");
+            let repeated = Duration::from_millis(FAULT_REPEATED_MS);
+            self.log_pause_at = Some(now.after(repeated));
+        }
+        if self.feeders.is_empty() {
+            let reason = format!("no feeder can connect: {error}");
+            self.health.set(Part::FeedDescriptors, Some(&reason));
+        }
+        self.metrics.accept_pauses.increment();
+        let pause = Duration::from_millis(ACCEPT_PAUSE_MS);
+        self.accept_again = Some(now.after(pause));
+    }
+
+    pub(super) fn admit(&mut self, stream: UnixStream) {
+        if self.feeders.len() >= self.feeders_max {
+            self.metrics.feeders_refused.increment();
+            return refuse(stream);
+        }
+        let admitted = Feeder::new(stream, self.config.limits).and_then(|feeder| {
+            let entry = self.feeders.vacant_entry();
+            let slot = entry.key();
+            register(&self.poll, &feeder, Token(slot), Interest::READABLE)?;
+            queue(entry.insert(feeder), slot, &mut self.ready);
+            Ok(())
+        });
+        match admitted {
+            Ok(()) => {
+                self.metrics.feeders.increment();
+                self.metrics.feeders_accepted.increment();
+            }
+            Err(error) => tracing::warn!(%error, "cannot admit a feeder"),
+        }
+    }
+}
+
+fn refuse(mut stream: UnixStream) {
+    let line = answer_queue::error_line(0, "too_many_feeders", "too many feeders are connected");
+    // The send buffer of a new connection has space for the line. If the peer has closed already,
+    // it does not need the line.
+    let sent = stream
+        .set_nonblocking(true)
+        .and_then(|()| stream.write_all(&line));
+    if let Err(error) = sent {
+        tracing::debug!(%error, "cannot send the refusal to a feeder over the limit");
+    }
+}
