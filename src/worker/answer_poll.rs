@@ -42,7 +42,8 @@ impl<N: Net> Worker<N> {
         self.arm(id, self.running.now().after(again));
     }
 
-    /// Answers the waiting polls whose cursor the head has reached.
+    /// Answers each waiting poll if the head has reached the first cursor of its entry in
+    /// `to_answer`.
     pub(super) fn answer_due_polls(&mut self) {
         let head = self.hub.head().sequence;
         let is_due = |first: &mut (Cursor, ConnId, Option<Cursor>)| first.0.sequence <= head;
@@ -158,8 +159,8 @@ impl<N: Net> Worker<N> {
     }
 
     /// Returns the position from which the client continues. It is one cursor for all channels,
-    /// because the next poll may reach another worker. The position is that of the last delivered
-    /// publication, or a later one if nothing more is pending.
+    /// because the next poll may reach another worker. The position is the id of the last delivered
+    /// publication, or a later position if nothing more is pending.
     fn position(
         &self,
         slot: u32,

@@ -40,7 +40,7 @@ impl<N: Net> Worker<N> {
     }
 
     /// Closes a conn. If a TLS conn ended normally, or if its FIN is delayed, the sealed bytes and
-    /// a `close_notify` are sent first. A second call closes the conn without this delay.
+    /// a `close_notify` are sent first. A second call closes the conn immediately.
     pub(super) fn close_when_sent(&mut self, id: ConnId, reason: CloseReason) {
         if !self.filters.defer_close(id.slot, reason) {
             return self.close(id, reason);

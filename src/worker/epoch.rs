@@ -14,8 +14,9 @@ use crate::id::ConnId;
 impl<N: Net> Worker<N> {
     /// Switches to the log's newest epoch. If there is a new epoch, lists all conns for flush, even
     /// those whose socket is full or whose window is closed. The publications that are pending for
-    /// a conn may have changed for two reasons. Void entries do not replace other entries. And in
-    /// the previous epoch the hub did not see all entries that count against a quota.
+    /// a conn may have changed for two reasons. An entry that is now void no longer replaces an
+    /// older entry. And in the previous epoch the hub did not see all entries that count against a
+    /// quota.
     pub(super) fn follow_epoch(&mut self) {
         debug_assert!(self.scratch.collected.is_empty());
         if !self.hub.follow_epoch(self.now) {

@@ -1,8 +1,8 @@
 //! expire: calls the machines of conns whose timers have fired.
 //!
-//! The decision about a fired timer is made one round later ([`super::round`]). So a peer is not
-//! closed while its bytes are still unread. During a drain, a conn's timer means that its goodbye
-//! is due.
+//! The decision about a fired timer is made one round later ([`super::round`]). So bytes that the
+//! server has not read yet do not count against the peer. During a drain, a conn's timer means that
+//! its goodbye is due.
 
 use super::Worker;
 use super::wire::net::Net;

@@ -1,4 +1,4 @@
-//! flush: writes pending bytes to conns. No other module writes to their sockets.
+//! flush: writes pending bytes to conns. No other module writes to the sockets of conns.
 //!
 //! For each conn, one vectored write contains the conn's own bytes, then the frames of the log
 //! after the conn's cursors. The bytes that the socket accepted are then removed from the outbox,
@@ -7,7 +7,7 @@
 //! Writes are collected and submitted as a batch, so that one system call can do many writes. Their
 //! outcomes are processed one by one. The memory that a write refers to does not change until the
 //! batch is done: outboxes and cursors change only before and after a batch, and no conn is in a
-//! batch twice. The hub keeps the entries in memory even if the log evicts them.
+//! batch twice. The hub keeps planned entries in memory even if the log evicts them.
 //!
 //! The system calls of a broadcast to half a million subscribers take seconds. So the loop over
 //! listed conns and the walks over channels each stop after a time slice and continue in the next
@@ -412,7 +412,7 @@ impl<N: Net> Worker<N> {
         let reached = self.hub.reached(id.slot);
         // If the log has caused another gap meanwhile, that gap must be sent before a position. If
         // the log has switched to a newer epoch, it may not have returned all entries before the
-        // position.
+        // position, so the position is not sent.
         if !self.hub.has_loss(id.slot) && self.hub.is_in_newest_epoch() {
             self.call(id, |conn, out, context| {
                 conn.handle_event(StreamEvent::GapsSent(reached), out, context);
@@ -453,7 +453,7 @@ fn plan(
     let planned = &mut scratch.planned;
     planned.clear();
     let own = conn.outbox().bytes();
-    // The publications of a poll are in its outbox.
+    // The publications of a poll are already in its outbox.
     if let Some(kind) = conn.serving()
         && !matches!(kind, FrameKind::Poll(_))
         && own < budget

@@ -2,8 +2,8 @@
 //!
 //! Tables keep their capacity, and the allocator keeps the memory that requests and outboxes have
 //! freed. Trimming takes a millisecond, so it is delayed until no conn has opened or closed for a
-//! while. The delay has a maximum. Reap calls this module last. A trim frees unused capacity, never
-//! a conn.
+//! while. The delay has a maximum. This module is called at the end of reap. A trim frees unused
+//! capacity, never a conn.
 
 use std::time::Duration;
 

@@ -92,8 +92,8 @@ pub struct Parts {
     pub feed: Arc<Wake>,
     /// The sending end for the worker's reports.
     pub upstream: Upstream,
-    /// The number of turns so far. If the number stops growing, the health check reports the
-    /// worker.
+    /// The number of turns so far. The health check reads this number to find out whether the loop
+    /// is running.
     pub pulse: Arc<AtomicU64>,
     /// The maximum number of conns of this worker.
     pub conns_max: u32,
@@ -140,23 +140,23 @@ pub struct Worker<N: Net> {
     awaiting_feed: Vec<ConnId>,
     /// Channels whose subscriptions are reported to consumers.
     watched: Arc<WatchedChannels>,
-    /// The entries that `broadcast` has not processed from the latest batch.
+    /// The entries of the latest batch that `broadcast` has not processed yet.
     batch: std::vec::IntoIter<Item>,
     /// Whether the next entry of the batch has to wait until the walk over its channel has
     /// advanced.
     is_batch_held: bool,
-    /// Whether walks are in progress but may not continue until the network allows it.
+    /// Whether walks are in progress but the network does not allow them to continue yet.
     awaits_fanout: bool,
     accepting: Accepting,
-    /// The sources of conns. Empty unless a limit or a proxy needs them.
+    /// The peers of conns. The table is empty unless a limit or a proxy needs it.
     peers: PeerTable,
-    /// Conns without a request head, and `WebSocket`s without a subscription.
+    /// Conns that have not sent a request head, and `WebSocket`s that have not subscribed.
     pending: Pending,
     /// Decisions about peers. A decision waits until the peer's bytes have been read.
     round: Round,
     /// The rates of clients that have sent something recently.
     rates: Rates,
-    /// The work that the input of the current conn may still cause in this turn.
+    /// The remaining work budget for the input of the current conn.
     work: WorkBudget,
     work_at_once: WorkBudget,
     /// The TLS state of conns of TLS listeners.
@@ -205,9 +205,9 @@ impl<S> Slot<S> {
 
 #[derive(Debug, Default)]
 struct Accepting {
-    /// A bit for each listener with waiting connections.
+    /// A bit mask of the listeners with waiting connections.
     ready: u64,
-    /// The end of the pause that begins when no descriptor is left.
+    /// The end of the current pause. Accepting pauses when no descriptor is left.
     paused_until: Option<Deadline>,
 }
 
@@ -330,13 +330,12 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Returns the network, for the simulation.
+    /// Returns a mutable reference to the network, for the simulation.
     pub fn net_mut(&mut self) -> &mut N {
         &mut self.net
     }
 
-    /// Sets the maximum work that the input of a conn may cause before the budget is checked. For
-    /// the simulation.
+    /// Sets the work budget with which the input of each conn starts. For the simulation.
     #[doc(hidden)]
     pub fn set_work_at_once(&mut self, work: u32) {
         self.work_at_once = WorkBudget::new(work);

@@ -52,7 +52,7 @@ impl OldestPinned {
 pub(super) struct Holders {
     by_age: BTreeSet<Holder>,
     /// The slots of polls that were answered in this turn. Most answers are completely written in
-    /// the same turn, so they are checked only after flush.
+    /// the same turn, so the slots are checked only after flush.
     answered: Vec<u32>,
     /// The first holder of the next batch, or `None` if the next batch starts with the oldest
     /// holder.
@@ -172,8 +172,8 @@ impl<N: Net> Worker<N> {
         self.parts.guard.oldest.note_none(number);
     }
 
-    /// Drops the outbox of a closed conn before reap, so that other workers see at once that less
-    /// memory is pinned.
+    /// Drops the outbox of a closed conn before reap, so that other workers immediately see that
+    /// less memory is pinned.
     fn drop_outbox(&mut self, slot: u32) {
         if let Some(slot_entry) = self.conns.get_mut(slot as usize) {
             let outbox = std::mem::take(slot_entry.conn.outbox_mut());

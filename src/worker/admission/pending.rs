@@ -1,11 +1,11 @@
-//! pending: limits on silent conns, and on `WebSocket`s that do not subscribe.
+//! pending: limits the number of silent conns, and the time that a `WebSocket` takes to subscribe.
 //!
 //! A conn is *silent* if its first request head is not complete at the end of a round that began
 //! after the conn was accepted. When the node has too many silent conns, the oldest are closed: a
 //! legitimate client sends its request head within a round trip or two. A worker closes its own
 //! silent conns only while it has more than its share. So if another worker is flooded, this worker
-//! does not close its conns. This module also stores the deadline by which each WebSocket has to
-//! subscribe.
+//! does not close its own conns. This module also stores the deadline by which each WebSocket has
+//! to subscribe.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};

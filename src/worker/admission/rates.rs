@@ -21,8 +21,8 @@ use crate::worker::Worker;
 use crate::worker::hold::Hold;
 use crate::worker::wire::net::Net;
 
-/// The duration of a burst: a client may send all frames and bytes that its rate allows in this
-/// time at once. Also the interval between two sweeps of the table.
+/// The duration of a burst. A client may send in one burst all frames and bytes that its rate
+/// allows in this time. Also the interval between two sweeps of the table.
 const BURST: Duration = Duration::from_secs(1);
 /// The maximum number of bytes of one read, for each frame per second of the client's rate. With
 /// the shortest frames, one read contains the frames of a few seconds, and never the frames of
@@ -40,7 +40,7 @@ pub(in crate::worker) struct Rates {
     byte_ns: u64,
     read_bytes_max: usize,
     by_slot: HashMap<u32, Account, RandomState>,
-    /// The ends of the pauses, each with its conn.
+    /// The end of each pause, and the paused conn.
     pauses: BinaryHeap<Reverse<(Deadline, ConnId)>>,
     swept: Now,
 }

@@ -57,15 +57,14 @@ pub enum Mail {
 /// The order to stop listening, to send each conn a goodbye, and to end when no conn is left.
 #[derive(Clone, Copy, Debug)]
 pub struct DrainOrder {
-    /// The number of conns of all workers, which is the maximum number of clients that will
-    /// reconnect.
+    /// The number of conns of all workers, which is the number of clients that may reconnect.
     pub conns: u64,
     /// The time at which the order was issued. The window starts at this time on all workers, even
     /// on a worker that reads the order late.
     pub given: Now,
 }
 
-/// The sending end of an inbox. The feed and the main thread have one for each worker.
+/// The sending end of an inbox. The feed and the main thread have one mailbox for each worker.
 #[derive(Clone, Debug)]
 pub struct Mailbox {
     sender: Sender<Mail>,

@@ -88,7 +88,7 @@ impl FanoutLimiter {
 }
 
 impl Permits {
-    /// Whether a worker was granted a permit after the last call.
+    /// Returns whether a worker was granted a permit after the last call, and clears the grant.
     fn take_granted(&mut self, worker: usize) -> bool {
         self.granted.get_mut(worker).is_some_and(std::mem::take)
     }
@@ -235,7 +235,8 @@ mod tests {
         assert!(!permits[1].acquire(Now(0)) && !permits[2].acquire(Now(0)));
         permits[1].release();
         permits[0].release();
-        // This worker was granted the permit, and releases the permit before noticing that.
+        // This worker was granted the permit, and releases the permit before it has noticed the
+        // grant.
         permits[2].release();
         assert!(permits[1].acquire(Now(1)));
         drop(permits.remove(1));

@@ -53,8 +53,9 @@ pub struct MioNet {
     wake: Arc<Wake>,
     clock: Clock,
     random: fastrand::Rng,
-    /// A spare descriptor. When no other descriptor is left, it is freed for a moment. A waiting
-    /// connection can then be accepted and closed, so that it does not stay in the backlog.
+    /// A spare descriptor. When no other descriptor is left, the spare descriptor is freed for a
+    /// moment. A waiting connection can then be accepted and closed, so that it does not stay in
+    /// the backlog.
     spare: Spare,
     /// The ring that submits batches of writes, if the kernel allows one.
     ring: Option<Ring>,
@@ -140,8 +141,8 @@ impl MioNet {
         }
     }
 
-    /// Accepts a connection with the spare descriptor and closes it, so that its client does not
-    /// wait.
+    /// Accepts a connection with the spare descriptor and closes the connection, so that the client
+    /// does not wait for an answer.
     fn drop_waiting(&mut self, listener: u32) {
         self.spare.release();
         if let Some(listener) = self.listeners.get(listener as usize) {

@@ -144,7 +144,8 @@ impl Filters {
     fn drop_if_empty(&mut self) {
         if self.by_slot.is_empty() {
             *self = Self {
-                // The handshake queue is kept, because a round may wait for a position in it.
+                // The handshake queue is kept, because a round may be waiting for a position in the
+                // queue.
                 handshake_queue: std::mem::take(&mut self.handshake_queue),
                 ..Self::default()
             };

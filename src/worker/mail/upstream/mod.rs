@@ -340,9 +340,8 @@ impl Reports {
         Some(report)
     }
 
-    /// Returns the first notice in the order, or the number of lost notices, whose order is at
-    /// least `from`. A caller that skips a notice must also skip all later notices of the same
-    /// conn.
+    /// Returns the first waiting notice, or number of lost notices, whose order is at least `from`.
+    /// A caller that skips a notice must also skip all later notices of the same conn.
     #[must_use]
     pub fn notice(&self, from: u64) -> Option<WaitingNotice> {
         match self.has_notices() {

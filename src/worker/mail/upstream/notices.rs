@@ -124,7 +124,8 @@ struct Conn {
     is_held: bool,
 }
 
-/// The number of lost notices. Consumers receive it at the position of the first lost notice.
+/// The number of lost notices. Consumers receive this number at the position of the first lost
+/// notice.
 #[derive(Clone, Copy, Debug)]
 struct Lost {
     order: u64,
@@ -208,7 +209,8 @@ impl Notices {
     }
 
     /// Removes a notice or a number of lost notices. Returns `None` if the notice was cancelled
-    /// meanwhile. Otherwise returns the worker to wake, which is set if a conn may be read again.
+    /// meanwhile. Otherwise returns a [`Woken`], which names the worker to wake if a conn may be
+    /// read again.
     pub(super) fn take(&self, waiting: &WaitingNotice) -> Option<Woken> {
         let mut table = self.lock();
         let woken = match waiting.report {
@@ -353,7 +355,7 @@ impl Table {
     }
 
     /// Subtracts a number of lost notices that was reported to consumers. If more notices were lost
-    /// meanwhile, the rest keeps its position in the order.
+    /// meanwhile, the remaining number keeps its position in the order.
     fn take_lost(&mut self, count: u64) {
         self.lost = self
             .lost
