@@ -1,8 +1,8 @@
-//! accept: accepts connections from the kernel. Each connection gets a slot or is refused.
+//! accept: accepts connections from the kernel. Each connection is given a slot or is refused.
 //!
-//! The number of connections per turn is bounded. When no descriptor is left, accepting pauses for
-//! a moment, because the listener stays ready. The pause is counted, and ends early if a conn is
-//! freed.
+//! The number of connections that are accepted in one turn is limited. When no descriptor is left,
+//! accepting pauses for a moment. Otherwise the worker would retry constantly, because the listener
+//! stays ready. The pause is counted, and ends early if a conn is freed.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -107,14 +107,14 @@ impl<N: Net> Worker<N> {
         }
         self.round.note_arrived(id);
         self.call(id, |conn, _out, context| conn.handle_accepted(context));
-        // On a listener with PROXY headers, TLS begins after the header.
+        // On a listener with PROXY headers, TLS begins only after the header.
         let is_ready = is_proxied || !self.is_secure(listener) || self.secure(id);
         if self.draining.is_some() || !is_ready {
             self.close(id, CloseReason::Refused);
         }
     }
 
-    /// Counts an accepted socket that gets no slot, and releases its source.
+    /// Counts an accepted socket that could not be given a slot, and releases its source.
     fn drop_unregistered(&self, peer: Option<Peer>) {
         if let Some(peer) = peer {
             self.release_peer(peer);

@@ -1,9 +1,9 @@
-//! `answer_poll`: collects everything that is pending for a poll into the poll's one answer.
+//! `answer_poll`: collects all gaps and publications that are pending for a poll into one answer.
 //!
 //! A waiting poll is visited like any subscriber, and is answered when a publication or a gap is
-//! pending for it. Publications go to the outbox by reference, up to the bytes of one turn. The
-//! next poll starts after them. Called by `flush` for polls that wait, and by `apply` for polls
-//! that do not.
+//! pending for the poll. Publications are added to the outbox by reference, within the byte budget
+//! of one turn. The client's next poll starts after these publications. `flush` calls this module
+//! for polls that wait, and `apply` for polls that are answered immediately.
 
 use std::time::Duration;
 
@@ -16,14 +16,15 @@ use crate::id::{ChannelName, ConnId, Cursor};
 use crate::transport::poll_answer::News;
 
 impl<N: Net> Worker<N> {
-    /// Returns the kind of frames that a conn receives, if the conn is a poll.
+    /// Returns the kind of frames that a conn receives, or `None` if the conn is not a poll.
     pub(super) fn poll_kind(&mut self, id: ConnId) -> Option<FrameKind> {
         let kind = self.slot(id)?.conn.serving()?;
         matches!(kind, FrameKind::Poll(_)).then_some(kind)
     }
 
-    /// Answers a poll once all mail that was posted before its request has been processed. So the
-    /// answer includes every publication that was acknowledged to a feeder before the request.
+    /// Answers a poll after all mail that was posted before the poll's request has been processed.
+    /// So the answer includes every publication that was acknowledged to a feeder before the
+    /// request.
     pub(super) fn answer_when_caught_up(&mut self, id: ConnId, since: Option<Cursor>) {
         match self.hub.posted().sequence <= self.hub.head().sequence {
             true => self.answer(id, since),
@@ -32,21 +33,22 @@ impl<N: Net> Worker<N> {
     }
 
     fn postpone_answer(&mut self, id: ConnId, since: Option<Cursor>) {
-        // The poll may already be listed, if its timer fired while it waited.
+        // If the poll's timer fired while it waited, the poll is already listed.
         if self.awaiting_answer.insert(id) {
             self.to_answer.push_back((self.hub.posted(), id, since));
         }
-        // While the poll waits, it needs a timer like any other conn.
+        // A waiting poll needs a timer like any other conn.
         let again = Duration::from_millis(ANSWER_WAIT_MS);
         self.arm(id, self.running.now().after(again));
     }
 
-    /// Answers the waiting polls whose cursor the head has reached.
+    /// Answers each waiting poll if the head has reached the first cursor of its entry in
+    /// `to_answer`.
     pub(super) fn answer_due_polls(&mut self) {
         let head = self.hub.head().sequence;
         let is_due = |first: &mut (Cursor, ConnId, Option<Cursor>)| first.0.sequence <= head;
-        // In a newer epoch the log may return nothing. The polls then wait until the worker has
-        // switched to that epoch.
+        // If the log has switched to a newer epoch, it may return nothing. So the polls wait until
+        // the worker has switched to that epoch too.
         while self.hub.is_in_newest_epoch()
             && let Some((_, id, since)) = self.to_answer.pop_front_if(is_due)
         {
@@ -55,17 +57,18 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Whether a poll waits for mail that its answer must include.
+    /// Whether a poll waits until the worker has processed mail that the answer must include.
     pub(super) fn awaits_answer(&self, id: ConnId) -> bool {
         !self.awaiting_answer.is_empty() && self.awaiting_answer.contains(&id)
     }
 
-    /// Answers a poll, even if nothing is pending. An empty answer usually has the position
-    /// `since`.
+    /// Answers a poll, even if nothing is pending for the poll. The position in an empty answer is
+    /// usually `since`.
     pub(super) fn answer(&mut self, id: ConnId, since: Option<Cursor>) {
         if let Some(kind) = self.poll_kind(id) {
             let news = self.gather(id.slot, kind, since);
-            // Checked after the log was read, because in a newer epoch the log may return nothing.
+            // The epoch is checked after the log was read: if the log has switched to a newer
+            // epoch, it may return nothing.
             match news.is_empty() && !self.hub.is_in_newest_epoch() {
                 true => self.postpone_answer(id, since),
                 false => self.send_answer(id, news),
@@ -73,14 +76,16 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Answers a waiting poll if something is pending for it, unless the poll waits for more mail.
+    /// Answers a waiting poll if a publication or a gap is pending for the poll. Does nothing if
+    /// the poll waits for mail that the answer must include.
     pub(super) fn answer_if_owed(&mut self, id: ConnId, kind: FrameKind) {
         if self.hub.is_behind(id.slot) && !self.awaits_answer(id) {
             let news = self.gather(id.slot, kind, None);
             if !news.is_empty() {
                 self.send_answer(id, news);
             } else if self.hub.is_behind(id.slot) {
-                // All publications that were read so far have expired.
+                // All publications that were read so far have expired, so the poll is visited
+                // again.
                 self.list_to_serve(id);
             }
         }
@@ -93,13 +98,13 @@ impl<N: Net> Worker<N> {
         self.note_answered(id.slot);
     }
 
-    /// Takes the gaps and publications that the conn in a slot has to receive, and moves its
-    /// cursors.
+    /// Collects the gaps and publications that are pending for the conn in a slot, and advances the
+    /// conn's cursors.
     fn gather(&mut self, slot: u32, kind: FrameKind, since: Option<Cursor>) -> News {
         let mut gaps = Vec::new();
         self.take_gaps(slot, &mut gaps);
         let publications = self.take_publications(slot, kind, &mut gaps);
-        // The epoch may have changed since the request.
+        // The epoch may have changed after the request, so `since` may no longer be valid.
         let since = since.filter(|since| self.hub.has_valid(*since));
         let stays = since.filter(|_| gaps.is_empty() && publications.is_empty());
         let position = self.position(slot, &gaps, &publications, stays);
@@ -111,7 +116,8 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Takes the gaps of the conn in a slot. Gaps that were taken before may have grown meanwhile.
+    /// Takes the gaps of the conn in a slot. Gaps that were taken earlier are taken again, because
+    /// they may have grown meanwhile.
     fn take_gaps(&mut self, slot: u32, gaps: &mut Vec<(ChannelName, Gap)>) {
         for (name, gap) in gaps.drain(..) {
             self.hub.keep_gap(slot, &name, gap);
@@ -119,8 +125,8 @@ impl<N: Net> Worker<N> {
         gaps.extend(std::iter::from_fn(|| self.hub.take_gap(slot)));
     }
 
-    /// Reads the next publications within bounds, and skips expired ones. Until something is read,
-    /// the gaps are taken again if the log has evicted entries after they were taken.
+    /// Reads the next publications within the byte budget, and skips expired publications. If the
+    /// log evicts entries before a publication was read, the gaps are taken again.
     fn take_publications(
         &mut self,
         slot: u32,
@@ -152,9 +158,9 @@ impl<N: Net> Worker<N> {
         Vec::new()
     }
 
-    /// Returns the position from which the client continues. The next poll may reach another
-    /// worker, so one cursor stands for all channels. It is the last delivered publication, or a
-    /// later position if nothing more is pending.
+    /// Returns the position from which the client continues. It is one cursor for all channels,
+    /// because the next poll may reach another worker. The position is the id of the last delivered
+    /// publication, or a later position if nothing more is pending.
     fn position(
         &self,
         slot: u32,

@@ -1,5 +1,5 @@
-//! apply: applies the effects of machines to wheel, hub and sockets. No other module applies
-//! effects.
+//! apply: applies the effects of machines to the wheel, the hub and the sockets. No other module
+//! applies effects.
 
 use super::Worker;
 use super::wire::net::Net;
@@ -11,8 +11,8 @@ use crate::time::Deadline;
 use crate::transport::StreamEvent;
 
 impl<N: Net> Worker<N> {
-    /// Applies the effects of one call into a conn's machine, in order. Outcomes are passed back to
-    /// the machine, and the effects of these nested calls are applied too.
+    /// Applies the effects of one call into a conn's machine, in order. The outcomes of some
+    /// effects are passed back to the machine. The effects of these nested calls are applied too.
     pub(super) fn apply(&mut self, id: ConnId) {
         if self.scratch.effects.is_empty() {
             return;
@@ -57,12 +57,14 @@ impl<N: Net> Worker<N> {
                 Effect::ShutdownWrite => self.shutdown_write(id),
             }
         }
-        // Nested calls had effect lists of their own. This list has the larger capacity.
+        // Nested calls have stored a smaller list here, so this list is stored again for its larger
+        // capacity.
         self.scratch.effects = effects;
     }
 
-    /// Arms a conn's timer for a deadline, or for an earlier deadline of its token or of its first
-    /// subscription. During a drain, a conn cannot postpone its goodbye.
+    /// Sets a conn's timer to a deadline. If the expiry of the conn's token or the deadline of its
+    /// first subscription is earlier, that time is used instead. During a drain, the timer is never
+    /// later than the conn's goodbye.
     pub(super) fn arm(&mut self, id: ConnId, deadline: Deadline) {
         let is_ending = self.slot(id).is_some_and(|slot| slot.conn.is_ending());
         if is_ending && self.draining.is_some() {
@@ -121,8 +123,8 @@ impl<N: Net> Worker<N> {
         });
     }
 
-    /// Ends all subscriptions of a conn, and the permissions that its token granted. Consumers
-    /// receive no notices of polls, because polls subscribe for each request.
+    /// Ends all subscriptions of a conn, and removes the permissions that its token granted.
+    /// Consumers receive no notices for polls, because a poll subscribes again with each request.
     pub(super) fn leave_all(&mut self, id: ConnId, is_stream: bool) {
         if is_stream && !self.watched.is_empty() {
             let channels: Vec<_> = self.hub.channels_of(id.slot).cloned().collect();
@@ -139,8 +141,8 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Reports a conn with its new token from now on, and unsubscribes it from the channels that
-    /// the token does not allow.
+    /// Switches a conn to its new token. From now on, reports of the conn contain the token's
+    /// subject. Unsubscribes the conn from the channels that the token does not allow.
     fn drop_unauthorized(&mut self, id: ConnId) {
         self.access.start_reporting(id.slot);
         let config = &self.parts.config;

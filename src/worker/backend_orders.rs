@@ -1,4 +1,5 @@
-//! Carries out a backend's orders to this worker, and delivers its messages to single conns.
+//! deliver: carries out the orders of backends on this worker, and delivers messages of backends to
+//! single conns.
 //!
 //! A message is passed to the conn's machine if the conn still exists. The status of the message
 //! records the outcome. `broadcast` calls this module, in the order of the inbox.
@@ -15,7 +16,7 @@ use crate::id::ConnId;
 use crate::transport::Goodbye;
 
 impl<N: Net> Worker<N> {
-    /// Delivers a message to one conn, and records the outcome if the sender has asked for it.
+    /// Delivers a message to one conn, and records the outcome if the sender has requested it.
     pub(super) fn deliver_direct(&mut self, direct: &DirectMessage) {
         let delivery = match self.find(direct.to) {
             Some(id) => self.deliver(id, &direct.message),
@@ -36,12 +37,14 @@ impl<N: Net> Worker<N> {
         let delivery = self.call(id, |conn, out, context| {
             conn.handle_backend_message(message, out, context)
         });
-        // Reads from the conn again: a closing conn is read even if it has too many unsent answers.
+        // The message may have started to close the conn. A closing conn is read even if it has too
+        // many unsent answers, so the conn is listed for read.
         self.list_to_read(id);
         delivery.unwrap_or(Delivery::NoConn)
     }
 
-    /// Ends each conn whose token has the revoked subject, and confirms the number of these conns.
+    /// Ends each conn whose token has the revoked subject. Confirms the revocation with the number
+    /// of these conns.
     pub(super) fn revoke(&mut self, revocation: &Revocation) {
         let ids: Vec<ConnId> = self
             .access
@@ -72,7 +75,8 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Reports subscriptions to these channels from now on, and confirms the request.
+    /// Replaces the watched channels, whose subscriptions are reported from now on. Confirms the
+    /// request.
     pub(super) fn watch(&mut self, watched: Arc<WatchedChannels>, worker_ack: &WorkerAck) {
         self.watched = watched;
         self.parts.upstream.note_watch();

@@ -1,12 +1,13 @@
-//! broadcast: processes the mail in the inbox. The hub accepts new entries and starts walks.
+//! broadcast: processes the mail in the inbox. The hub accepts new entries and starts walks over
+//! their channels' subscribers.
 //!
-//! Stops while the walk over a channel is more than a quota behind. The rest of the mail stays in
-//! the inbox, and a full inbox slows the feed. So a late worker never skips a subscriber that keeps
-//! up.
+//! Processing stops while the walk over a channel is more than a quota behind. The rest of the mail
+//! stays in the inbox, and a full inbox slows the feed. So a worker that lags never skips
+//! publications for a subscriber that keeps up.
 //!
 //! The hub's head moves to each entry that the hub accepts. When the inbox is empty, the head moves
-//! to the newest id that the feed has posted: all entries up to that id were accepted or belong to
-//! other workers.
+//! to the newest id that the feed has posted. All entries up to and including that id were accepted
+//! or belong to other workers.
 
 use super::Worker;
 use super::mail::inbox::{Item, Mail};
@@ -17,8 +18,8 @@ impl<N: Net> Worker<N> {
     pub(super) fn broadcast(&mut self) {
         self.is_batch_held = false;
         self.drain_if_ordered();
-        // Must be read before the inbox: a later value could include entries that were not yet in
-        // the inbox.
+        // This id must be read before the inbox. An id that is read later could include entries
+        // that were not in the inbox.
         let posted = self.hub.posted();
         for _ in 0..PUBLICATIONS_PER_TURN_MAX {
             if !self.open_batch() {
@@ -34,7 +35,7 @@ impl<N: Net> Worker<N> {
         self.handle_new_head();
     }
 
-    /// Does the work that has to wait until the head moves.
+    /// Does the work that was waiting for the head to move.
     fn handle_new_head(&mut self) {
         self.follow_for_postponed();
         self.answer_due_polls();
@@ -50,7 +51,8 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Processes mail until the next item is an entry. Returns false if no mail is left.
+    /// Processes mail until there is a batch of entries to process. Returns false if no mail is
+    /// left.
     fn open_batch(&mut self) -> bool {
         while self.batch.len() == 0 {
             let Some(mail) = self.parts.inbox.take() else {
@@ -105,8 +107,8 @@ impl<N: Net> Worker<N> {
         true
     }
 
-    /// Confirms the mail that arrived while this worker ended, so that no feeder waits for
-    /// confirmation.
+    /// Confirms the mail that arrived while this worker was ending. Otherwise feeders would wait
+    /// for these confirmations.
     #[doc(hidden)]
     pub fn confirm_remaining(&mut self) {
         while self.open_batch() {

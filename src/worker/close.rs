@@ -1,7 +1,7 @@
-//! close: ends a conn, over TCP or TLS. FIN is sent after the last byte, then the conn is reaped.
+//! close: ends a conn, over TCP or TLS. FIN is sent after the last byte. Then reap frees the conn.
 //!
-//! Over TLS, FIN and the close wait until all sealed bytes are sent. Called by `apply` for effects,
-//! by `flush` after each write, and by every phase that finds a dead connection.
+//! Over TLS, FIN and the close are delayed until all sealed bytes are sent. `apply` calls this
+//! module for effects, `flush` after each write, and every phase that finds a dead connection.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::effect::{CloseReason, ConnClass};
 use crate::id::ConnId;
 
 impl<N: Net> Worker<N> {
-    /// Marks a conn for reap. Nothing more is done for the conn.
+    /// Marks a conn as closing, so that reap frees it. From then on, no other phase uses the conn.
     pub(super) fn close(&mut self, id: ConnId, reason: CloseReason) {
         if let Some(slot) = self.slot(id) {
             slot.is_closing = true;
@@ -39,20 +39,21 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Closes a conn. If a TLS conn ended normally or its FIN waits for sealed bytes, its sealed
-    /// bytes and a `close_notify` are sent first. A second call does not wait.
+    /// Closes a conn. If a TLS conn ended normally, or if its FIN is delayed, the sealed bytes and
+    /// a `close_notify` are sent first. A second call closes the conn immediately.
     pub(super) fn close_when_sent(&mut self, id: ConnId, reason: CloseReason) {
         if !self.filters.defer_close(id.slot, reason) {
             return self.close(id, reason);
         }
-        // The conn's timer may already have fired, and its peer may never read again.
+        // Without this timer the conn might stay open forever: its earlier timer may have fired,
+        // and its peer may never read again.
         let linger = self.running.now().after(Duration::from_millis(LINGER_MS));
         self.arm(id, linger);
         self.list_to_flush(id);
     }
 
-    /// After a write of sealed bytes, sends FIN and closes the conn if these steps waited for the
-    /// write.
+    /// Called after a write of sealed bytes. If FIN or the close were delayed and no sealed bytes
+    /// are left, sends FIN and closes the conn.
     pub(super) fn end_sealed(&mut self, id: ConnId) {
         let Some(SealedEnd { has_fin, reason }) = self.filters.take_end(id.slot) else {
             return;

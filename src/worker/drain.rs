@@ -1,10 +1,11 @@
-//! drain: ends the worker. Each conn is sent a goodbye, and is closed when its peer has received
-//! it.
+//! drain: ends the worker. The worker sends each conn a goodbye, and closes the conn when the peer
+//! has received the goodbye.
 //!
-//! A drain lasts until all goodbyes are received, at most `drain.window_ms`. Its bound is computed
-//! at the start from the number of conns of all workers, because each goodbye names a reconnect
-//! delay that must not end before the drain. A peer that does not close its side does not delay the
-//! drain: once its kernel has acknowledged all bytes, closing the socket loses nothing.
+//! A drain lasts until all goodbyes are received, but no longer than `drain.window_ms`. Each
+//! goodbye contains a reconnect delay that must not end before the drain. So the maximum duration
+//! is computed at the start, from the number of conns of all workers. A peer that does not close
+//! its side does not delay the drain: once the peer's kernel has acknowledged all bytes, closing
+//! the socket loses nothing.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -34,9 +35,9 @@ struct Plan {
 }
 
 impl Plan {
-    /// Plans the drain of `conns`, the number of conns of all workers. A few goodbyes are sent at
-    /// once; many are spread over most of the window. The rest of the window is for bytes in
-    /// flight.
+    /// Plans a drain. `conns` is the number of conns of all workers. The more conns there are, the
+    /// longer the time over which the goodbyes are spread, up to three fifths of the window. The
+    /// rest of the window is for bytes in flight.
     fn new(drain: &Drain, conns: u64) -> Self {
         let window = drain.window();
         let goodbyes = Duration::from_micros(DRAIN_SPACING_US.saturating_mul(conns));
@@ -55,15 +56,15 @@ impl Plan {
 /// A drain in progress.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Draining {
-    /// The time by which each conn is sent its goodbye, even if it opens a stream meanwhile. In
-    /// running time.
+    /// The latest time at which the goodbye of a conn is due, even if the conn opens a stream
+    /// during the drain. In running time.
     pub(super) goodbye_by: Deadline,
-    /// The time at which the remaining conns are closed. In monotonic time, because the delays in
-    /// the goodbyes must end later.
+    /// The time at which the remaining conns are closed. In monotonic time, because the reconnect
+    /// delays in the goodbyes must end after this time.
     pub(super) end: Deadline,
     /// The time over which the clients reconnect.
     reconnects: Duration,
-    /// Whether the window is over and each conn was sent its goodbye.
+    /// Whether the window is over and the goodbye was sent to every conn.
     is_over: bool,
 }
 
@@ -74,8 +75,8 @@ impl Draining {
     }
 }
 
-/// Conns whose goodbye was sent, and the time of the next check. The conns are checked because the
-/// kernel does not report that a peer has acknowledged the last byte.
+/// Conns whose goodbye was sent, and the time of the next check. Periodic checks are necessary
+/// because the kernel does not report that a peer has acknowledged the last byte.
 #[derive(Debug, Default)]
 pub(super) struct Leaving {
     conns: VecDeque<ConnId>,
@@ -89,7 +90,7 @@ impl Leaving {
         self.due.get_or_insert_with(|| next_check(now));
     }
 
-    /// Returns the time of the next check, if a conn is to be checked.
+    /// Returns the time of the next check, or `None` if there are no conns to check.
     pub(super) fn due(&self) -> Option<Deadline> {
         self.due
     }
@@ -100,8 +101,8 @@ fn next_check(now: Now) -> Deadline {
 }
 
 impl<N: Net> Worker<N> {
-    /// Starts to drain if an order to drain has arrived. Mail in the inbox is still accepted and
-    /// sent if there is time.
+    /// Starts to drain if an order to drain has arrived. During the drain, the worker still
+    /// processes the mail in its inbox.
     pub(super) fn drain_if_ordered(&mut self) {
         if self.draining.is_none()
             && let Some(order) = self.parts.inbox.drain_order()
@@ -110,7 +111,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Stops listening, and draws a random time for each conn's goodbye.
+    /// Stops listening, and chooses a random time for the goodbye of each conn.
     fn start_draining(&mut self, order: DrainOrder) {
         self.net.stop_listening();
         self.accepting.ready = 0;
@@ -133,8 +134,8 @@ impl<N: Net> Worker<N> {
                 continue;
             }
             let wait = match slot.conn.class() {
-                // The conn's request may be in flight. If the conn closed, a proxy would answer
-                // 502.
+                // The conn's request may be in flight. If the server closed the conn now, a proxy
+                // would answer with status 502.
                 ConnClass::Arriving | ConnClass::Silent => pending,
                 ConnClass::WebSocket | ConnClass::Other => {
                     Duration::from_micros(self.net.draw() % goodbyes_us.max(1))
@@ -170,8 +171,8 @@ impl<N: Net> Worker<N> {
     }
 
     /// Closes the conns that are left after the window. If the worker was stopped or starved, some
-    /// of these conns may not have a goodbye. These conns receive it now and are closed in the next
-    /// turn.
+    /// of these conns may not have received a goodbye. The worker sends them the goodbye now and
+    /// closes them in the next turn.
     pub(super) fn close_remaining(&mut self) {
         let Some(draining) = self.draining else {
             return;
@@ -201,8 +202,8 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Whether the peer has acknowledged everything and has sent nothing that is still unread.
-    /// Closing a socket with unread input would reset the connection.
+    /// Whether the peer has acknowledged all bytes and all its input has been read. Closing a
+    /// socket with unread input would reset the connection.
     fn has_peer_everything(&self, id: ConnId) -> bool {
         if self.filters.has_unsent(id.slot) {
             return false;

@@ -1,9 +1,9 @@
 //! epoch: switches the hub to a new epoch of the log, while no planned write is pending.
 //!
-//! The switch is made at the start of a turn, before an entry of the new epoch is accepted, before
-//! a conn subscribes, and after the head has moved past entries that the log could not return. To
-//! announce a new epoch, the feed wakes the worker without sending mail. In the inbox, entries of
-//! the new epoch come after those of the previous epoch.
+//! The worker switches at the start of a turn, before it accepts an entry of the new epoch, and
+//! before a conn subscribes. It also switches after the head has moved past entries that the log
+//! could not return. To announce a new epoch, the feed wakes the worker without sending mail. In
+//! the inbox, entries of the new epoch come after entries of the previous epoch.
 
 use super::Worker;
 use super::wire::net::Net;
@@ -12,10 +12,11 @@ use crate::hub::JoinOutcome;
 use crate::id::ConnId;
 
 impl<N: Net> Worker<N> {
-    /// Switches to the log's newest epoch, and lists all conns for flush. The publications that are
-    /// pending for each conn may have changed, even if its socket is full or its window is closed.
-    /// Void entries supersede nothing, and the previous epoch did not show everything that counts
-    /// for a quota.
+    /// Switches to the log's newest epoch. If there is a new epoch, lists all conns for flush, even
+    /// those whose socket is full or whose window is closed. The publications that are pending for
+    /// a conn may have changed for two reasons. An entry that is now void no longer replaces an
+    /// older entry. And in the previous epoch the hub did not see all entries that count against a
+    /// quota.
     pub(super) fn follow_epoch(&mut self) {
         debug_assert!(self.scratch.collected.is_empty());
         if !self.hub.follow_epoch(self.now) {
@@ -30,17 +31,17 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Switches to the log's newer epoch if, because of that epoch, the log could not return all
-    /// entries of a channel. Nothing is delivered before the switch, because no id may pass entries
-    /// that were not read.
+    /// Switches to the log's newer epoch if the log could not return all entries of a channel
+    /// because of that epoch. Nothing is delivered before the switch: an id that is delivered
+    /// earlier could be beyond entries that were not read.
     pub(super) fn follow_for_postponed(&mut self) {
         while self.hub.has_postponed() {
             self.follow_epoch();
         }
     }
 
-    /// Subscribes a conn to channels, all in the newest epoch. Starts again if the epoch changes
-    /// meanwhile.
+    /// Subscribes a conn to all channels of a request in the same epoch, the newest. Starts again
+    /// if the epoch changes meanwhile.
     pub(super) fn subscribe_in_one_epoch(&mut self, id: ConnId, join: &Join) -> Vec<JoinOutcome> {
         loop {
             self.follow_epoch();

@@ -1,8 +1,8 @@
-//! expire: calls the machines of conns whose timers are due.
+//! expire: calls the machines of conns whose timers have fired.
 //!
-//! The decision about a fired timer is made a round later ([`super::round`]), so that unread bytes
-//! do not count against the peer. While the server drains, a conn's timer means that its goodbye is
-//! due.
+//! The decision about a fired timer is made one round later ([`super::round`]). So bytes that the
+//! server has not read yet do not count against the peer. During a drain, a conn's timer means that
+//! its goodbye is due.
 
 use super::Worker;
 use super::wire::net::Net;
@@ -31,14 +31,15 @@ impl<N: Net> Worker<N> {
         self.close_remaining();
     }
 
-    /// Makes the decisions that waited for the end of the round, if the round is over.
+    /// If the round is over, makes the decisions that waited for its end.
     fn end_round(&mut self) {
         let handshakes = self.filters.handshake_queue();
         let Some(decisions) = self.round.end(&self.to_read, handshakes) else {
             return;
         };
         for id in &decisions.fired {
-            // Bytes that were read meanwhile may have set the timer again or ended the conn.
+            // Bytes that were read meanwhile may have set a new timer or closed the conn. If so,
+            // the timer that fired is ignored.
             if self.slot(*id).is_some() && !self.wheel.is_armed(id.slot) {
                 self.expire_conn(*id);
             }
@@ -53,8 +54,8 @@ impl<N: Net> Worker<N> {
     fn expire_conn(&mut self, id: ConnId) {
         let is_to_be_read = self.is_to_be_read(id);
         if is_to_be_read && self.slot(id).is_some_and(|slot| slot.conn.takes_requests()) {
-            // The rest of the conn's request may be read next. The limit on the length of a head
-            // bounds how often this happens.
+            // The next read may complete the conn's request, so the decision is postponed by a
+            // round. The limit on the length of a request head limits how often this happens.
             return self.round.note_fired(id);
         }
         if self.close_unsubscribed(id) {
@@ -66,7 +67,7 @@ impl<N: Net> Worker<N> {
         let is_draining = self.draining.is_some();
         let Some(slot) = self.slot(id) else { return };
         if !slot.holds.is_empty() || is_to_be_read {
-            // The client may have answered, but the server may not have read the answer.
+            // The client may have answered a ping, but the server may not have read the answer yet.
             slot.conn.handle_resumed(now);
         }
         let is_waiting = is_behind || !slot.conn.outbox().is_empty();
@@ -85,12 +86,12 @@ impl<N: Net> Worker<N> {
                 conn.handle_timeout(send_state, out, context);
             }
         });
-        // Reads from the conn again: a conn with a goodbye is read even if it has too many unsent
-        // answers.
+        // A goodbye may have been added. A conn with a goodbye is read even if it has too many
+        // unsent answers, so the conn is listed for read.
         self.list_to_read(id);
     }
 
-    /// Whether a conn has input and is listed for a read or for a handshake.
+    /// Whether a conn has input and is listed for read or queued for a handshake step.
     pub(super) fn is_to_be_read(&mut self, id: ConnId) -> bool {
         let Some(slot) = self.slot(id) else {
             return false;

@@ -1,17 +1,17 @@
-//! flush: writes pending bytes to conns. No other module writes to their sockets.
+//! flush: writes pending bytes to conns. No other module writes to the sockets of conns.
 //!
-//! For each conn, one vectored write has the conn's own bytes, then the frames of the log after its
-//! cursor. Then outbox and cursor move by what the socket accepted, and the conn's quota is
-//! enforced.
+//! For each conn, one vectored write contains the conn's own bytes, then the frames of the log
+//! after the conn's cursors. The bytes that the socket accepted are then removed from the outbox,
+//! and the cursors advance. Then the conn's quota is enforced.
 //!
-//! Writes are collected, submitted as a batch, and noted one by one, so that one system call can do
-//! many of them. Nothing that a write points to changes before its batch is done. Outboxes and
-//! cursors change only before and after a batch, and no conn is in a batch twice. The hub holds the
-//! entries even if the log evicts them.
+//! Writes are collected and submitted as a batch, so that one system call can do many writes. Their
+//! outcomes are processed one by one. The memory that a write refers to does not change until the
+//! batch is done: outboxes and cursors change only before and after a batch, and no conn is in a
+//! batch twice. The hub keeps planned entries in memory even if the log evicts them.
 //!
-//! A broadcast to half a million subscribers takes seconds of system calls. So the list of conns
-//! and the walks over channels each yield after a slice of time and continue in the next turn.
-//! Publications that arrive meanwhile are sent in the same write as the older ones.
+//! The system calls of a broadcast to half a million subscribers take seconds. So the loop over
+//! listed conns and the walks over channels each stop after a time slice and continue in the next
+//! turn. If a publication arrives meanwhile, it is sent in the same write as older publications.
 
 use std::io::IoSlice;
 use std::ops::Range;
@@ -45,9 +45,9 @@ struct PendingWrite {
     id: ConnId,
     /// The bytes that may still be written to the conn in this turn.
     budget: usize,
-    /// The write's part of [`Collected::planned`].
+    /// The range of [`Collected::planned`] that belongs to this write.
     planned: Range<usize>,
-    /// The number of slices. Zero if all planned publications have expired.
+    /// The number of slices to write. Zero if all planned publications have expired.
     slices: usize,
     /// Over TLS, the number of plaintext bytes that were sealed for this write.
     plaintext: Option<usize>,
@@ -73,8 +73,8 @@ impl<N: Net> Worker<N> {
         // Half of the slice is reserved for the walks, so that a long list cannot starve them.
         let start = self.net.now();
         self.walk(start);
-        // Conns that are still listed may need entries that the walks hold. If the walks hold too
-        // much, the entries are released, and those conns read the log instead.
+        // Conns that are still listed may need the entries that the walks keep in memory. If the
+        // walks keep too much, the entries are released, and those conns read the log instead.
         if self.to_flush.is_empty() || self.hub.is_full() {
             self.hub.release_walked();
         }
@@ -83,7 +83,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Flushes the conns that were on the list when the phase began.
+    /// Flushes the conns that were listed when the phase began.
     fn flush_listed(&mut self, start: Now) {
         let mut left = self.to_flush.len();
         while left > 0 {
@@ -104,7 +104,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Continues the walks over channels whose subscribers are behind.
+    /// Continues the walks over the subscribers of channels with new entries.
     fn walk(&mut self, start: Now) {
         self.awaits_fanout = self.hub.is_walking() && !self.net.may_fan_out();
         let mut is_over = self.awaits_fanout;
@@ -149,18 +149,19 @@ impl<N: Net> Worker<N> {
         visits >= self.net.batch_writes_max() || bytes >= BATCH_WRITE_BYTES_MAX
     }
 
-    /// Collects a write for one conn, up to its budget.
+    /// Collects a write for one conn, within the budget of one turn.
     fn visit(&mut self, id: ConnId) {
         self.scratch.collected.visits += 1;
         let budget = self.parts.config.quota.write_bytes_per_turn as usize;
-        // A subscriber of two channels may be visited twice. Its first write serves both channels.
+        // A subscriber of two channels may be visited twice. The write of the first visit includes
+        // both channels.
         if self.slot(id).is_none_or(|slot| !slot.has_write_collected) {
             self.serve(id, budget);
         }
     }
 
-    /// Collects a write for a conn. Enforces the conn's quota if there is nothing to write or the
-    /// socket is full.
+    /// Collects a write for a conn. If there is nothing to write or the socket is full, enforces
+    /// the conn's quota instead.
     fn serve(&mut self, id: ConnId, budget: usize) {
         match self.slot(id).and_then(|slot| slot.conn.serving()) {
             Some(kind @ FrameKind::Poll(_)) => self.answer_if_owed(id, kind),
@@ -170,13 +171,14 @@ impl<N: Net> Worker<N> {
         if !self.collect(id, budget) {
             self.enforce_quota(id);
         }
-        // If the log evicted an entry while it was planned, the next visit reports the gap.
+        // If the log evicted entries while the write was planned, the next visit reports the gap.
         if self.hub.take_found_loss() {
             self.list_to_serve(id);
         }
     }
 
-    /// Adds a conn's write to the batch. Returns false if there is nothing to write.
+    /// Adds a conn's write to the batch. Returns false if there is nothing to write or the socket
+    /// is full.
     fn collect(&mut self, id: ConnId, budget: usize) -> bool {
         let Self {
             conns,
@@ -195,8 +197,7 @@ impl<N: Net> Worker<N> {
         let sealing = filters.sealing(id.slot);
         let bytes = match sealing {
             Sealing::Handshaking => None,
-            // Nothing more is sealed until the socket has accepted the bytes that were sealed
-            // before.
+            // More bytes are sealed only after the socket has accepted all earlier sealed bytes.
             Sealing::Unsent => {
                 scratch.planned.clear();
                 Some(0)
@@ -231,7 +232,8 @@ impl<N: Net> Worker<N> {
         true
     }
 
-    /// Writes the batch, then further batches while conns of the batch may still be written to.
+    /// Writes the batch. While conns of the batch can accept more bytes within their budgets,
+    /// writes further batches.
     fn write_collected(&mut self) {
         while !self.scratch.collected.is_empty() {
             let next = std::mem::take(&mut self.scratch.collected_next);
@@ -261,8 +263,8 @@ impl<N: Net> Worker<N> {
         self.hub.release_planned();
     }
 
-    /// Submits the batch. For each conn, one vectored write has the rest of a frame, control bytes,
-    /// then frames of the log.
+    /// Submits the batch. For each conn, one vectored write contains the rest of a frame, control
+    /// bytes, then frames of the log.
     fn write(&mut self, batch: &mut Collected, outcomes: &mut Vec<WriteOutcome>) {
         let Self {
             conns,
@@ -303,8 +305,8 @@ impl<N: Net> Worker<N> {
         debug_assert_eq!(writes.len(), outcomes.len());
     }
 
-    /// Notes the outcome of one write. Collects another write for the same conn if its socket
-    /// accepts more and its budget is not spent.
+    /// Processes the outcome of one write. Collects another write for the same conn if the socket
+    /// accepts more and the write's budget is not spent.
     fn note(&mut self, write: &PendingWrite, planned: &[Planned], outcome: WriteOutcome) {
         let id = write.id;
         if let Some(slot) = self.conns.get_mut(id.slot as usize) {
@@ -327,8 +329,9 @@ impl<N: Net> Worker<N> {
         self.enforce_quota(id);
     }
 
-    /// Notes what the socket accepted. Returns how many bytes of outbox and frames were written.
-    /// All sealed bytes count as written, because they cannot be unsealed.
+    /// Processes the number of bytes that the socket accepted. Returns how many bytes of the outbox
+    /// and of frames were written. All sealed bytes count as written, because sealing cannot be
+    /// undone.
     fn note_taken(
         &mut self,
         write: &PendingWrite,
@@ -347,7 +350,8 @@ impl<N: Net> Worker<N> {
         plaintext
     }
 
-    /// Removes written bytes from the outbox, then moves the cursors by the rest of the bytes.
+    /// Removes written bytes from the outbox. Then advances the cursors over the publications that
+    /// were written.
     fn note_written(&mut self, id: ConnId, planned: &[Planned], bytes: usize, is_blocked: bool) {
         let Self {
             conns,
@@ -391,7 +395,8 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Reports a stream's gaps before the publications that come after them, then its position.
+    /// Sends a stream's gap events before the publications that come after the gaps, then the
+    /// position of the stream.
     fn report_gaps(&mut self, id: ConnId) {
         let is_writable = self.slot(id).is_some_and(|slot| slot.is_writable);
         let mut has_gap = false;
@@ -405,8 +410,9 @@ impl<N: Net> Worker<N> {
             return;
         }
         let reached = self.hub.reached(id.slot);
-        // A gap that the log has caused meanwhile must be reported before a position. In a newer
-        // epoch the log may not have returned all entries before the position.
+        // If the log has caused another gap meanwhile, that gap must be sent before a position. If
+        // the log has switched to a newer epoch, it may not have returned all entries before the
+        // position, so the position is not sent.
         if !self.hub.has_loss(id.slot) && self.hub.is_in_newest_epoch() {
             self.call(id, |conn, out, context| {
                 conn.handle_event(StreamEvent::GapsSent(reached), out, context);
@@ -415,7 +421,8 @@ impl<N: Net> Worker<N> {
     }
 
     fn enforce_quota(&mut self, id: ConnId) {
-        // A poll that awaits its answer waits for this worker, not for its client.
+        // A poll that awaits its answer is delayed by this worker, not by its client, so its quota
+        // is not enforced.
         if self.awaits_answer(id) {
             return;
         }
@@ -433,8 +440,8 @@ impl<N: Net> Worker<N> {
     }
 }
 
-/// Plans the publications after a conn's own bytes, up to the budget. Returns the number of bytes
-/// to write, or `None` if nothing is pending.
+/// Plans the publications to write after a conn's own bytes, within the budget. Returns the number
+/// of bytes to write, or `None` if nothing is pending.
 fn plan(
     conn: &Conn,
     hub: &mut Hub,
@@ -446,7 +453,7 @@ fn plan(
     let planned = &mut scratch.planned;
     planned.clear();
     let own = conn.outbox().bytes();
-    // The publications of a poll are in its outbox.
+    // The publications of a poll are already in its outbox.
     if let Some(kind) = conn.serving()
         && !matches!(kind, FrameKind::Poll(_))
         && own < budget

@@ -12,7 +12,8 @@ use crate::id::ConnId;
 pub(super) enum Hold {
     /// The client has sent more than its rate allows (`admission/rates.rs`).
     Rate,
-    /// A report of the conn is waiting for the feed, or too many of its notices are (`report.rs`).
+    /// A report of the conn, or too many notices of the conn, are waiting for the feed
+    /// (`report.rs`).
     Feed,
 }
 
@@ -36,7 +37,7 @@ impl Holds {
         self.0 & Self::bit(cause) != 0
     }
 
-    /// Adds a reason. Returns false if it was already present.
+    /// Adds a reason. Returns false if the reason was already present.
     fn add(&mut self, cause: Hold) -> bool {
         let is_new = !self.has(cause);
         self.0 |= Self::bit(cause);
@@ -49,7 +50,7 @@ impl Holds {
 }
 
 impl<N: Net> Worker<N> {
-    /// Stops reading from a conn. Returns false if reading was already stopped for this reason.
+    /// Stops reading from a conn. Returns false if the conn was already held for this reason.
     pub(super) fn hold(&mut self, id: ConnId, cause: Hold) -> bool {
         self.slot(id).is_some_and(|slot| slot.holds.add(cause))
     }

@@ -1,7 +1,7 @@
-//! invariants: checks of a worker between two turns, for the simulation and for tests.
+//! invariants: checks the state of a worker between two turns, for the simulation and for tests.
 //!
-//! The checks change nothing, and the running server never makes them. The message of a panic names
-//! the first broken invariant.
+//! The checks do not change the state, and the running server never makes them. The message of a
+//! panic names the first broken invariant.
 
 use super::Worker;
 use super::hold::Hold;
@@ -12,8 +12,8 @@ use crate::hub::Amount;
 use crate::id::{ChannelName, ConnId, ConnName};
 
 impl<N: Net> Worker<N> {
-    /// Panics if the slab, hub, wheel and lists disagree, if a conn has no timer, or if a conn that
-    /// is ready to be read from or written to is on no list.
+    /// Panics if the slab, hub, wheel and lists contradict each other, or if a conn has no timer.
+    /// Also panics if a conn is ready to be read from or written to but is on no list.
     #[doc(hidden)]
     pub fn check_invariants(&self) {
         self.hub.check_invariants();
@@ -32,8 +32,8 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Whether the conn in a slot waits only for its socket or for a publication. Such a conn must
-    /// be within its quota.
+    /// Whether no walk is in progress and the conn in a slot is not listed for flush. Such a conn
+    /// waits only for its socket or for a publication, so it must be within its quota.
     #[doc(hidden)]
     #[must_use]
     pub fn has_flushed(&self, slot: u32) -> bool {

@@ -2,7 +2,8 @@
 //!
 //! Tables keep their capacity, and the allocator keeps the memory that requests and outboxes have
 //! freed. Trimming takes a millisecond, so it is delayed until no conn has opened or closed for a
-//! while. The delay is bounded. Called at the end of reap. Frees capacity, never a conn.
+//! while. The delay has a maximum. This module is called at the end of reap. A trim frees unused
+//! capacity, never a conn.
 
 use std::time::Duration;
 
@@ -12,8 +13,8 @@ use crate::config::limits::{MEMORY_TRIM_CONNS, MEMORY_TRIM_DELAY_MS_MAX, MEMORY_
 use crate::sys::memory;
 use crate::time::{Deadline, Now};
 
-/// The number of conns that have opened or closed since the last trim, and the times of the first
-/// and the latest change.
+/// The number of conns that opened or closed after the last trim, and the times of the first and
+/// the latest of these events.
 #[derive(Debug, Default)]
 pub(super) struct MemoryTrim {
     conns: u32,
@@ -22,7 +23,7 @@ pub(super) struct MemoryTrim {
 }
 
 impl MemoryTrim {
-    /// Notes that a conn has opened or closed.
+    /// Counts a conn that has opened or closed.
     pub(super) fn note(&mut self, now: Now) {
         if self.conns == 0 {
             self.first = now;
@@ -31,7 +32,7 @@ impl MemoryTrim {
         self.latest = now;
     }
 
-    /// Returns the time at which to trim memory, if enough conns have opened or closed.
+    /// Returns the time at which to trim memory, or `None` if too few conns have opened or closed.
     pub(super) fn due(&self) -> Option<Deadline> {
         (self.conns >= MEMORY_TRIM_CONNS).then(|| {
             let quiet = self

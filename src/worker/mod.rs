@@ -1,14 +1,14 @@
-//! SHELL: a worker is one thread with its own poll, slab, timer wheel and hub. Workers share the
-//! log, which they only read, and a few tables and counters of the node.
+//! SHELL: a worker is one thread with its own poll, slab, timer wheel and hub. All workers read the
+//! same log and share a few tables and counters.
 //!
 //! A turn runs these phases: poll (`readiness`), `report`, `read`, `accept`, `broadcast`, `expire`,
 //! `flush`, `pinned`, `reap`. Each phase has a budget, so that no peer and no phase delays the
-//! others. Work beyond a budget stays on a list, and the next poll does not wait. Only flush writes
-//! to conns, only reap frees them, and only `apply` applies effects.
+//! others. Work beyond a budget stays on a list, and the next poll then returns without waiting.
+//! Only flush writes to conns, only reap frees conns, and only `apply` applies effects.
 //!
 //! The worker is generic over [`wire::net::Net`]: the simulation in `tests/sim` runs this code over
-//! a faulty network. Readiness is edge-triggered. So each conn keeps `is_readable` and
-//! `is_writable`, and clears them only when the socket would block.
+//! a faulty network. Readiness is edge-triggered. So each slot stores `is_readable` and
+//! `is_writable`, and a flag is cleared only when the socket would block.
 
 mod accept;
 pub mod admission;
@@ -78,7 +78,7 @@ use wire::tls::{Filters, Secure};
 /// The parts from which a worker is made.
 #[derive(Debug)]
 pub struct Parts {
-    /// The run of the server, which is part of the conns' names.
+    /// The id of this run of the server. The names of conns contain this id.
     pub run: RunId,
     /// The worker's number, from zero.
     pub number: u16,
@@ -92,7 +92,8 @@ pub struct Parts {
     pub feed: Arc<Wake>,
     /// The sending end for the worker's reports.
     pub upstream: Upstream,
-    /// The number of turns, from which the health check sees whether the loop is alive.
+    /// The number of turns so far. The health check reads this number to find out whether the loop
+    /// is running.
     pub pulse: Arc<AtomicU64>,
     /// The maximum number of conns of this worker.
     pub conns_max: u32,
@@ -109,21 +110,23 @@ pub struct Parts {
 pub struct Worker<N: Net> {
     net: N,
     parts: Parts,
-    /// The monotonic clock of the process, for ages and for windows that other threads know.
+    /// The time of the process's monotonic clock. Used for ages, and for windows that other threads
+    /// also measure.
     now: Now,
-    /// The worker's running clock, for the wheel and for every deadline that measures a peer.
+    /// The worker's running clock. Used for the wheel and for every deadline that a peer has to
+    /// meet.
     running: Running,
     conns: ChunkedSlab<Slot<N::Socket>>,
     /// The number of conns that have had a slot so far.
     accepted: u64,
     wheel: Wheel,
     hub: Hub,
-    /// Conns that may be read from, in the order of their readiness.
+    /// Conns to read from, in the order in which they became ready.
     to_read: Queue,
     /// Conns to visit in the next flush.
     to_flush: VecDeque<ConnId>,
-    /// Polls to answer when the head reaches the first cursor. The second cursor is the poll's
-    /// position.
+    /// Polls that wait for an answer. A poll is answered when the head reaches the first cursor.
+    /// The second cursor is the poll's position.
     to_answer: VecDeque<(Cursor, ConnId, Option<Cursor>)>,
     /// The conns in `to_answer`.
     awaiting_answer: HashSet<ConnId>,
@@ -133,27 +136,27 @@ pub struct Worker<N: Net> {
     to_reap: Vec<(ConnId, CloseReason)>,
     /// Conns that were freed at the end of the last turn.
     reaped: Vec<(ConnId, CloseReason)>,
-    /// Conns that are not read until the feed has taken all waiting reports.
+    /// Conns that are not read until the feed has accepted all waiting reports.
     awaiting_feed: Vec<ConnId>,
     /// Channels whose subscriptions are reported to consumers.
     watched: Arc<WatchedChannels>,
-    /// The rest of the batch that `broadcast` processes.
+    /// The entries of the latest batch that `broadcast` has not processed yet.
     batch: std::vec::IntoIter<Item>,
-    /// Whether the next publication has to wait until the walk over its channel has advanced.
+    /// Whether the next entry of the batch has to wait until the walk over its channel has
+    /// advanced.
     is_batch_held: bool,
-    /// Whether subscribers remain to be visited, but the network does not let the walks continue
-    /// yet.
+    /// Whether walks are in progress but the network does not allow them to continue yet.
     awaits_fanout: bool,
     accepting: Accepting,
-    /// The sources of conns. Empty unless a limit or a proxy needs them.
+    /// The peers of conns. The table is empty unless a limit or a proxy needs it.
     peers: PeerTable,
-    /// Conns without a request head, and `WebSocket`s without a subscription.
+    /// Conns that have not sent a request head, and `WebSocket`s that have not subscribed.
     pending: Pending,
-    /// Decisions about peers that wait until their bytes have been read.
+    /// Decisions about peers. A decision waits until the peer's bytes have been read.
     round: Round,
     /// The rates of clients that have sent something recently.
     rates: Rates,
-    /// The remaining work that the input of the current conn may cause.
+    /// The remaining work budget for the input of the current conn.
     work: WorkBudget,
     work_at_once: WorkBudget,
     /// The TLS state of conns of TLS listeners.
@@ -166,12 +169,12 @@ pub struct Worker<N: Net> {
     leaving: Leaving,
     /// The current value of the `Date` field.
     date: Date,
-    /// The last time that the keys and the calendar were read.
+    /// The time at which the keys and the calendar were last read.
     keys_refreshed: Option<Now>,
     scratch: Scratch,
 }
 
-/// A conn's slot: its socket, its readiness, its list memberships, and its machine.
+/// The slot of a conn. It contains the conn's socket, readiness, list memberships and machine.
 #[derive(Debug)]
 #[expect(
     clippy::struct_excessive_bools,
@@ -194,7 +197,7 @@ struct Slot<S> {
 }
 
 impl<S> Slot<S> {
-    /// Whether the machine has kept input, or accepts input that the socket has.
+    /// Whether the machine has unhandled input, or the socket has input that the machine accepts.
     fn has_input(&self, head_bytes: u32) -> bool {
         self.conn.has_unhandled() || self.is_readable && self.conn.read_bytes_max(head_bytes) > 0
     }
@@ -202,9 +205,9 @@ impl<S> Slot<S> {
 
 #[derive(Debug, Default)]
 struct Accepting {
-    /// A bit for each listener with waiting connections.
+    /// A bit mask of the listeners with waiting connections.
     ready: u64,
-    /// The end of the pause that begins when no descriptor is left.
+    /// The end of the current pause. Accepting pauses when no descriptor is left.
     paused_until: Option<Deadline>,
 }
 
@@ -226,7 +229,8 @@ struct Scratch {
     compressor: Compressor,
     inflater: Inflater,
     collected: Collected,
-    /// The next batch, which is collected while the outcomes of the previous one are noted.
+    /// The next batch of writes. It is collected while the outcomes of the current batch are
+    /// processed.
     collected_next: Collected,
     outcomes: Vec<WriteOutcome>,
     fired: Vec<u32>,
@@ -326,23 +330,23 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Returns the network. For the simulation that made it.
+    /// Returns a mutable reference to the network, for the simulation.
     pub fn net_mut(&mut self) -> &mut N {
         &mut self.net
     }
 
-    /// Sets the work that the input of a conn may cause at once. For the simulation.
+    /// Sets the work budget with which the input of each conn starts. For the simulation.
     #[doc(hidden)]
     pub fn set_work_at_once(&mut self, work: u32) {
         self.work_at_once = WorkBudget::new(work);
     }
 
-    /// Returns the network for reading.
+    /// Returns a shared reference to the network.
     pub fn net(&self) -> &N {
         &self.net
     }
 
-    /// Returns the hub for reading.
+    /// Returns a shared reference to the hub.
     pub fn hub(&self) -> &Hub {
         &self.hub
     }
@@ -391,7 +395,8 @@ impl<N: Net> Worker<N> {
         Some(ConnId { slot, generation })
     }
 
-    /// Calls a conn's machine, then applies the effects of the call. Machines are called only here.
+    /// Calls a conn's machine, then applies the effects of the call. Calls that can cause effects
+    /// are made only here.
     fn call<R>(
         &mut self,
         id: ConnId,
@@ -426,7 +431,7 @@ impl<N: Net> Worker<N> {
         Some(result)
     }
 
-    /// Lists a conn for flush if it has bytes of its own and its socket is writable.
+    /// Lists a conn for flush if its own bytes are waiting and its socket is writable.
     fn list_to_flush(&mut self, id: ConnId) {
         let has_sealed = self.filters.has_unsent(id.slot);
         let Some(slot) = self.slot(id) else { return };
@@ -444,7 +449,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Lists a conn for flush, which enforces the conn's quota even if the socket is full.
+    /// Lists a conn for flush even if its socket is full. Flush then enforces the conn's quota.
     fn list_to_enforce(&mut self, id: ConnId) {
         let Some(slot) = self.slot(id) else { return };
         if !slot.is_listed_to_flush {
@@ -453,7 +458,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Lists a conn for read if nothing holds it and its machine has input or accepts input.
+    /// Lists a conn for read if it has input and there is no reason to hold it.
     fn list_to_read(&mut self, id: ConnId) {
         let head_bytes = self.parts.config.limits.request_head_bytes;
         let Some(slot) = self.slot(id) else { return };
@@ -478,8 +483,9 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Updates the keys and the calendar by which tokens are verified, at most twice a second. If
-    /// the calendar has advanced more than the clock, timers of tokens are set to earlier times.
+    /// Updates the keys and the calendar time with which tokens are verified, at most twice a
+    /// second. If the calendar has advanced more than the monotonic clock, the timers of tokens are
+    /// set to earlier times.
     fn refresh_keys(&mut self) {
         self.access.set_now(self.running.now());
         if !is_refresh_due(self.keys_refreshed, self.now) {
@@ -495,8 +501,9 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Returns the time at which [`Self::refresh_keys`] is due even if nothing else happens. Only
-    /// the ends of tokens depend on the calendar.
+    /// Returns the time at which [`Self::refresh_keys`] must run even if nothing else happens.
+    /// Returns `None` if no conn has a token, because only expiry times of tokens depend on the
+    /// calendar.
     fn keys_due(&self) -> Option<Deadline> {
         let refreshed = self.keys_refreshed.filter(|_| !self.access.is_empty())?;
         Some(refreshed.after(Duration::from_millis(CALENDAR_REFRESH_MS)))

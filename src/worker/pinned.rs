@@ -1,11 +1,11 @@
-//! pinned: bounds the memory of publications that have left the log while conns still send them.
+//! pinned: limits the memory of publications that the log has evicted while conns still send them.
 //!
-//! A partly written frame and the answer of a poll stay complete even if the log evicts their
-//! publications. A client that stops reading pins them, and so does a client that reads a few bytes
-//! now and then. The bound is `log.pinned_bytes`, for all workers together. Beyond it, conns copy
-//! unsent rests that are small compared with what they pin. If that is not enough, the conns that
-//! pin the oldest publications are closed. Called after flush, so that their slots are freed in the
-//! same turn.
+//! A partly written frame and the answer to a poll keep their publications in memory even if the
+//! log evicts these publications. A client that stops reading, or that reads only a few bytes now
+//! and then, *pins* such publications. The limit is `log.pinned_bytes`, for all workers together.
+//! Beyond the limit, a conn copies its unsent bytes if the copy is small compared with the pinned
+//! memory. If that is not enough, the conns that pin the oldest publications are closed. This phase
+//! runs after flush and before reap, so that the slots of these conns are freed in the same turn.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
@@ -19,15 +19,15 @@ use crate::effect::CloseReason;
 use crate::id::{ConnId, Sequence};
 use crate::time::Now;
 
-/// The oldest publication that each worker's conns pin. Conns that pin the oldest one are closed
-/// first.
+/// For each worker, the oldest publication that its conns pin. The conns that pin the oldest
+/// publication of all workers are closed first.
 #[derive(Debug, Default)]
 pub struct OldestPinned(Mutex<BTreeMap<u16, (Sequence, Now)>>);
 
 impl OldestPinned {
-    /// Notes the oldest publication that a worker's conns pin. Returns whether no other worker has
-    /// a conn that pins an older one. A worker that has noted nothing for a while may be asleep and
-    /// does not count.
+    /// Records `oldest`, the oldest publication that a worker's conns pin. Returns false if a conn
+    /// of another worker pins an older publication. A worker that has recorded nothing for a while
+    /// may be asleep and is ignored.
     #[must_use]
     pub fn is_oldest(&self, worker: u16, oldest: Sequence, now: Now) -> bool {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -39,29 +39,31 @@ impl OldestPinned {
         is_oldest
     }
 
-    /// Notes that a worker has nothing left to close.
+    /// Records that a worker has no conns to close.
     pub fn note_none(&self, worker: u16) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.remove(&worker);
     }
 }
 
-/// The conns whose outbox holds publications, by the oldest publication of each.
+/// The conns whose outbox holds publications. They are ordered by the oldest publication that each
+/// conn holds.
 #[derive(Debug, Default)]
 pub(super) struct Holders {
     by_age: BTreeSet<Holder>,
-    /// The slots of conns that got an answer in this turn. Most answers are written in the same
-    /// turn.
+    /// The slots of polls that were answered in this turn. Most answers are completely written in
+    /// the same turn, so the slots are checked only after flush.
     answered: Vec<u32>,
-    /// The first holder of the next batch, if the last batch did not reach the end.
+    /// The first holder of the next batch, or `None` if the next batch starts with the oldest
+    /// holder.
     next: Option<Holder>,
 }
 
-/// The sequence number of a publication, and the slot of a conn.
+/// The sequence number of the oldest publication that a conn holds, and the conn's slot.
 type Holder = (Sequence, u32);
 
 impl Holders {
-    /// Replaces `before`, which was noted as a conn's oldest held publication, with `now`.
+    /// Updates the oldest publication that a conn holds from `before` to `now`.
     fn note(&mut self, slot: u32, before: Option<Sequence>, now: Option<Sequence>) {
         if before != now
             && let Some(sequence) = before
@@ -78,8 +80,8 @@ impl Holders {
         self.next.is_some()
     }
 
-    /// Returns the next batch. It starts with the oldest holder, or after the end of the last
-    /// batch.
+    /// Returns the next batch of holders. The batch continues after the last batch, or starts with
+    /// the oldest holder.
     fn next_batch(&mut self) -> Vec<Holder> {
         let from = self.next.take().unwrap_or((Sequence::ZERO, 0));
         let mut holders = self.by_age.range(from..).copied();
@@ -90,15 +92,16 @@ impl Holders {
 }
 
 impl<N: Net> Worker<N> {
-    /// Notes the oldest publication that a conn's outbox holds. `before` was the oldest one until
-    /// now.
+    /// Records the oldest publication that a conn's outbox holds. `before` is the oldest
+    /// publication that was recorded until now.
     pub(super) fn note_held(&mut self, id: ConnId, before: Option<Sequence>) {
         let slot = self.conns.get(id.slot as usize);
         let held = slot.and_then(|slot| slot.conn.outbox().oldest_held());
         self.holders.note(id.slot, before, held);
     }
 
-    /// Notes that a conn has an answer. The part of it that flush does not write counts as held.
+    /// Records that a poll was answered. The publications of the answer that flush does not write
+    /// count as held.
     pub(super) fn note_answered(&mut self, slot: u32) {
         self.holders.answered.push(slot);
     }
@@ -122,8 +125,8 @@ impl<N: Net> Worker<N> {
         self.holders.note(slot, outbox.oldest_held(), None);
     }
 
-    /// Keeps pinned publications within their bound. Wakes the feed if the log has too many
-    /// encodings, because the feed enforces the bound on encodings.
+    /// Enforces the limit on pinned publications. If the log has too many encodings, wakes the
+    /// feed, which enforces the limit on encodings.
     pub(super) fn bound_pinned(&mut self) {
         self.note_unwritten_answers();
         if self.hub.log().has_too_many_encodings() {
@@ -165,12 +168,12 @@ impl<N: Net> Worker<N> {
                 self.drop_outbox(slot);
             }
         }
-        // Other workers do not have to wait for this worker.
+        // This worker has no more conns to close, so the other workers need not wait for it.
         self.parts.guard.oldest.note_none(number);
     }
 
-    /// Drops the outbox of a closed conn before reap, because other workers check how much is
-    /// pinned.
+    /// Drops the outbox of a closed conn before reap, so that other workers immediately see that
+    /// less memory is pinned.
     fn drop_outbox(&mut self, slot: u32) {
         if let Some(slot_entry) = self.conns.get_mut(slot as usize) {
             let outbox = std::mem::take(slot_entry.conn.outbox_mut());
@@ -178,15 +181,15 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Returns the encodings that conns hold and the log has evicted, as addresses and sizes. For
-    /// tests.
+    /// Returns the addresses and sizes of the encodings that conns hold although the log has
+    /// evicted them. For tests.
     #[doc(hidden)]
     pub fn pinned_by_conns(&self) -> impl Iterator<Item = (usize, u64)> {
         let conns = self.conns.iter();
         conns.flat_map(|(_, slot)| slot.conn.outbox().pinned())
     }
 
-    /// Panics if the list of holders and the outboxes disagree. For tests.
+    /// Panics if the list of holders does not match the outboxes. For tests.
     #[doc(hidden)]
     pub fn check_holders(&self) {
         let conns = self.conns.iter();

@@ -1,10 +1,10 @@
 //! read: moves bytes from sockets through the worker's one buffer into the conns' machines.
 //!
 //! In each turn, a conn has budgets of bytes (inflated bytes included), of work and of time. The
-//! whole phase has budgets of conns, of inflated bytes and of time. A conn that exceeds its budget
-//! stays on the list. Each conn is read at most once per turn, whatever its send rate. Input that a
-//! conn's machine has kept comes before input from its socket. A conn is not read while it has too
-//! many unsent answers.
+//! whole phase has budgets of conns, of inflated bytes and of time. A conn whose budget is spent
+//! stays on the list. Each conn is read at most once per turn, whatever its send rate. The machine
+//! first handles the input that it has kept, then input from the socket. A conn is not read while
+//! it has too many unsent answers.
 
 use super::admission::rates::Rates;
 use super::wire::net::{Net, ReadOutcome};
@@ -20,7 +20,7 @@ use crate::time::Now;
 use crate::transport::Goodbye;
 
 impl<S> Slot<S> {
-    /// Returns how many bytes from its client the machine accepts now.
+    /// Returns how many bytes from the client the machine accepts now.
     pub(super) fn read_bytes_max(&self, head_bytes: u32, rates: &Rates) -> usize {
         let most = self.conn.read_bytes_max(head_bytes);
         match self.conn.class() {
@@ -34,10 +34,12 @@ impl<N: Net> Worker<N> {
     pub(super) fn read(&mut self) {
         let start = self.now;
         let mut inflated_bytes = 0;
-        // A conn with more input is listed again at the end, for the next turn.
+        // A conn with more input is added again at the end of the list, and is read in the next
+        // turn.
         let listed = self.to_read.len().min(READ_CONNS_PER_TURN_MAX as usize);
         for _ in 0..listed {
-            // The clock is read for each conn, because the client decides what its bytes cost.
+            // The clock is read for each conn, because clients can choose input that takes long to
+            // process.
             let now = self.net.now();
             let took = now.since(start).as_micros();
             if inflated_bytes > INFLATED_BYTES_PER_TURN_MAX || took >= READ_SLICE_US_MAX.into() {
@@ -85,9 +87,9 @@ impl<N: Net> Worker<N> {
         inflated_bytes
     }
 
-    /// Handles the input that the machine has kept, or else reads the socket once. Returns the
-    /// number of bytes to charge to the conn's budget, or `None` if the conn cannot be read for
-    /// now.
+    /// Handles the input that the machine has kept. If there is none, reads the socket once.
+    /// Returns the number of bytes to charge to the conn's budget, or `None` if the conn cannot be
+    /// read now.
     fn read_once(&mut self, id: ConnId, buffer: &mut [u8]) -> Option<usize> {
         let head_bytes = self.parts.config.limits.request_head_bytes;
         let slot = self.conns.get_mut(id.slot as usize)?;
@@ -110,7 +112,7 @@ impl<N: Net> Worker<N> {
     }
 
     /// Reads a socket once and passes the bytes to `receive`. Returns the number of bytes to charge
-    /// to the conn's budget, or `None` if there is nothing more to read for now.
+    /// to the conn's budget, or `None` if there is nothing more to read now.
     pub(super) fn read_socket(
         &mut self,
         id: ConnId,
@@ -123,8 +125,8 @@ impl<N: Net> Worker<N> {
         }
         match read_uninterrupted(&mut self.net, &mut slot.socket, buffer) {
             ReadOutcome::Bytes { count, is_drained } => {
-                // The end of the input was reported once and is not reported again, so the socket
-                // stays readable.
+                // If the peer has sent FIN, the kernel does not report that again. So the socket
+                // stays readable until the end of the input is read.
                 slot.is_readable = !is_drained || slot.is_read_closed;
                 self.parts.metrics.received_bytes.add(count as u64);
                 receive(self, id, buffer.get_mut(..count)?)?;
@@ -177,8 +179,8 @@ impl<N: Net> Worker<N> {
     }
 }
 
-/// Reads, and repeats a read that was interrupted. An interrupted read says nothing about the
-/// socket, but it would count as the read that a round waits for.
+/// Reads from a socket, and repeats a read that was interrupted. Otherwise a round would count the
+/// interrupted read as a read of the conn, although the socket may have unread bytes.
 fn read_uninterrupted<N: Net>(net: &mut N, socket: &mut N::Socket, into: &mut [u8]) -> ReadOutcome {
     let mut outcome = ReadOutcome::Interrupted;
     for _ in 0..INTERRUPTED_READS_MAX {
@@ -215,8 +217,8 @@ mod tests {
     const HANDSHAKE: &[u8] = b"GET /ws?channel=a HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\
         Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-    /// A pong without a payload. The server does not answer it, so no unsent answers stop the
-    /// reads.
+    /// A pong without a payload. The server does not answer pongs, so reading never stops because
+    /// of unsent answers.
     const PONG: &[u8] = b"\x8a\x80\0\0\0\0";
 
     /// A network of clients that repeat one frame forever.

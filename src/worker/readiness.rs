@@ -1,7 +1,7 @@
-//! poll: waits for readiness, and notes it in the slots of conns.
+//! poll: waits for readiness reports, and stores the readiness in the slots of conns.
 //!
-//! The poll does not wait while work is left from the last turn. Late readiness of a conn that was
-//! freed is dropped; the generation in its id shows that the conn is gone.
+//! The poll does not wait while work is left from the last turn. A report may arrive for a conn
+//! that was freed. The generation in the report's id shows this, and the report is dropped.
 
 use std::time::Duration;
 
@@ -25,7 +25,8 @@ impl<N: Net> Worker<N> {
         let mut reports = 0;
         for report in readiness.drain(..) {
             match report {
-                // Nothing is accepted during a drain, so the bit would never be cleared.
+                // Nothing is accepted during a drain, so the bit would never be cleared if it were
+                // set.
                 Readiness::Listener(_) if self.draining.is_some() => {}
                 Readiness::Listener(listener) => {
                     reports += 1;
@@ -59,7 +60,8 @@ impl<N: Net> Worker<N> {
             .note_polled(polled, reports, sockets, &self.to_read);
     }
 
-    /// Returns how long poll may wait: zero while work is left, otherwise until the next deadline.
+    /// Returns how long the poll may wait: zero while work is left, otherwise the time until the
+    /// next deadline.
     fn poll_timeout(&self) -> Option<Duration> {
         let has_order = self.draining.is_none() && self.parts.inbox.drain_order().is_some();
         let has_mail = self.batch.len() > 0 || !self.parts.inbox.is_empty();
@@ -101,14 +103,14 @@ impl<N: Net> Worker<N> {
         waits.into_iter().flatten().min()
     }
 
-    /// Lists a conn whose socket is writable for flush, if something is pending for the conn.
-    /// `was_full` is whether the socket was not writable before.
+    /// Called when a conn's socket is writable. Lists the conn for flush if bytes or publications
+    /// are pending for the conn. `was_full` is true if the socket was not writable before.
     fn note_writable(&mut self, id: ConnId, was_full: bool) {
         let now = self.running.now();
         let is_behind = self.hub.is_behind(id.slot) || self.filters.has_unsent(id.slot);
         let Some(slot) = self.slot(id) else { return };
         if was_full {
-            // The send buffer was full. Room in it now means that the peer has read.
+            // The send buffer was full and has room now, so the peer has received bytes.
             slot.conn.handle_written(now, true);
         }
         if is_behind || !slot.conn.outbox().is_empty() {

@@ -1,7 +1,7 @@
-//! reap: frees the slots of conns that ended in this turn, and updates the gauges.
+//! reap: frees the slots of conns that were closed in this turn, and updates the gauges.
 //!
-//! Conns are freed only here, so a slot never gets a new conn during another phase. The next conn
-//! in a slot has a new generation, so late readiness of the old conn is recognised.
+//! Conns are freed only here, so during the other phases a slot is never reused. The next conn in a
+//! slot has a new generation. So a late readiness report for the old conn is recognised.
 
 use super::Worker;
 use super::wire::net::Net;
@@ -44,8 +44,8 @@ impl<N: Net> Worker<N> {
         self.update_gauges();
     }
 
-    /// Updates the gauges at the end of the turn, because the worker may sleep for a long time
-    /// after it.
+    /// Updates the gauges at the end of the turn, because the worker may then sleep for a long
+    /// time.
     fn update_gauges(&self) {
         let metrics = &self.parts.metrics;
         metrics.conns_pending.set(self.pending.silent().into());

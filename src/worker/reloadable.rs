@@ -1,8 +1,9 @@
-//! A value that a reload replaces while all workers use it: token keys, or TLS certificates.
+//! A value that a reload can replace while all workers use the value: token keys or TLS
+//! certificates.
 
 use std::sync::{PoisonError, RwLock};
 
-/// The value, behind a lock that is held only to clone or to replace it.
+/// A value behind a lock. The lock is held only while the value is cloned or replaced.
 #[derive(Debug)]
 pub struct Reloadable<T>(RwLock<T>);
 
@@ -13,14 +14,14 @@ impl<T: Clone> Reloadable<T> {
         Self(RwLock::new(value))
     }
 
-    /// Returns the current value. A clone of the value does not change when the value is replaced.
+    /// Returns a clone of the current value. The clone does not change when the value is replaced.
     #[must_use]
     pub fn current(&self) -> T {
         let held = self.0.read().unwrap_or_else(PoisonError::into_inner);
         held.clone()
     }
 
-    /// Replaces the value for all later calls of [`Reloadable::current`].
+    /// Replaces the value. All later calls of [`Reloadable::current`] return the new value.
     pub fn replace(&self, value: T) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = value;
     }

@@ -1,4 +1,4 @@
-//! report: sends the feed the publications, requests and notices that conns have caused.
+//! report: sends the publications, requests and notices of conns to the feed.
 //!
 //! Publications of clients and requests for the number of subscribers become reports. Streams that
 //! subscribe or unsubscribe cause notices. A conn is not read while its report waits for room in
@@ -14,8 +14,8 @@ use crate::hub::JoinOutcome;
 use crate::id::{ChannelName, ConnId};
 
 impl<N: Net> Worker<N> {
-    /// Sends the reports that waited for room. Releases the conns of which the feed has taken
-    /// enough notices. Once no report waits, also releases the conns whose reports waited.
+    /// Sends the reports that waited for room. Releases a conn if the feed has accepted enough of
+    /// its notices. If no report waits any longer, also releases the conns whose reports waited.
     pub(super) fn report(&mut self) {
         self.parts.upstream.send_kept();
         for name in self.parts.upstream.take_released() {
@@ -31,7 +31,8 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Releases a conn, unless too many of its notices or some reports still wait.
+    /// Releases a conn, unless too many notices of the conn or any reports of the worker still
+    /// wait.
     pub(super) fn release_from_feed(&mut self, id: ConnId) {
         let name = self.name(id);
         let is_held = self.slot(id).is_some_and(|slot| slot.holds.has(Hold::Feed));
@@ -44,7 +45,7 @@ impl<N: Net> Worker<N> {
         self.release(id, Hold::Feed);
     }
 
-    /// Reports that a client requests the number of subscribers of a channel.
+    /// Reports the request of a client for the number of subscribers of a channel.
     pub(super) fn report_count(
         &mut self,
         id: ConnId,
@@ -75,8 +76,8 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Sends a report, and holds the conn while the report waits. Returns false if the report is
-    /// refused. The client then receives `refused`.
+    /// Sends a report, and holds the conn while the report waits. If the report is refused, sends
+    /// `refused` to the client and returns false.
     fn report_for(&mut self, id: ConnId, report: Report, refused: &BackendMessage) -> bool {
         let reported = self.parts.upstream.report(report);
         if reported == Reported::Refused {
@@ -115,7 +116,8 @@ impl<N: Net> Worker<N> {
             channel: channel.clone(),
             has_subscribed,
         };
-        // Notices without room are counted in the table, and consumers receive the count.
+        // If the table has no room for the notice, the table counts the notice as lost, and
+        // consumers receive the count.
         if self.parts.upstream.notify(notice) == Noticed::Full && self.hold(id, Hold::Feed) {
             self.parts.metrics.client_reads_held.increment();
         }

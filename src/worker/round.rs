@@ -1,11 +1,12 @@
 //! round: delays a decision about a peer until everything that the peer has sent has been read.
 //!
-//! A deadline or a limit measures the peer, never the server's own lag. When a conn's timer fires
-//! or a conn is new, the conn's bytes may be unread in the kernel: a wait was interrupted, the list
-//! of reports was full, or reading exceeded its budget. So every decision waits for a *round* that
-//! begins afterwards. A round is a complete poll, then one read of each conn that was listed when
-//! that poll ended, then one step of each handshake that was queued when those reads were done.
-//! Conns and handshakes are in queues, so a position in a queue marks the end of a step. Decisions
+//! A deadline or a limit measures the peer, never the server's own lag. When a conn is new or its
+//! timer fires, the kernel may have unread bytes of the conn. Possible causes are an interrupted
+//! wait, a full list of readiness reports, or a read budget that was spent. So every decision waits
+//! for a *round* that begins afterwards. A round has three steps. The first is a complete poll. The
+//! second reads once from each conn that was listed for read when the poll ended. The third
+//! continues each handshake that was queued when the reads were done. Conns and handshakes are in
+//! queues, so a position in the queue marks the end of the second and the third step. Decisions
 //! about timers of conns and about [`super::admission::pending`] are made at the end of a round, in
 //! `expire`, and nowhere else.
 
@@ -15,7 +16,7 @@ use super::wire::net::Polled;
 use crate::config::limits::ACCEPTS_PER_TURN_MAX;
 use crate::id::ConnId;
 
-/// A queue of conns that counts the conns that were taken from it.
+/// A queue of conns, with a count of the conns that were removed from the queue.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     conns: VecDeque<ConnId>,
@@ -53,12 +54,12 @@ impl Queue {
         self.conns.shrink_to_fit();
     }
 
-    /// The position after the last conn.
+    /// Returns the position after the last conn.
     fn end(&self) -> Mark {
         Mark(self.taken + self.conns.len() as u64)
     }
 
-    /// Whether all conns before a position have been taken.
+    /// Whether all conns before a position have been removed.
     fn has_passed(&self, mark: Mark) -> bool {
         self.taken >= mark.0 || self.conns.is_empty()
     }
@@ -70,11 +71,12 @@ enum Progress {
     /// The next poll begins a round.
     #[default]
     Ended,
-    /// No poll of the round was complete. The polls have returned this number of readiness reports.
+    /// No poll of the round has been complete. `reports` is the number of readiness reports of
+    /// these polls.
     Polling { reports: usize },
     /// Conns that were listed for read before the mark are being read.
     Reading(Mark),
-    /// Handshakes that were queued before the mark are taking their step.
+    /// Handshakes that were queued before the mark are being continued.
     Handshaking(Mark),
 }
 
@@ -93,7 +95,7 @@ pub(super) struct Round {
 pub(super) struct Decisions {
     /// Conns whose timers have fired.
     pub(super) fired: Vec<ConnId>,
-    /// Conns that are new, and whose request may be unread.
+    /// New conns. Their requests may still be unread.
     pub(super) arrived: Vec<ConnId>,
 }
 
@@ -112,7 +114,7 @@ impl Round {
         u32::try_from(arrived).unwrap_or(u32::MAX)
     }
 
-    /// Whether a fired timer waits for a decision, so that no poll may sleep.
+    /// Whether a fired timer waits for a decision. If so, the poll must not sleep.
     pub(super) fn is_awaited(&self) -> bool {
         !self.next.fired.is_empty() || !self.current.fired.is_empty()
     }
@@ -130,8 +132,8 @@ impl Round {
         }
     }
 
-    /// Notes the outcome of a poll, after its reports. `sockets` is the number of conns and
-    /// listeners.
+    /// Records the outcome of a poll whose reports have been processed. `sockets` is the number of
+    /// conns and listeners.
     pub(super) fn note_polled(
         &mut self,
         polled: Polled,
@@ -140,9 +142,9 @@ impl Round {
         to_read: &Queue,
     ) {
         if let Progress::Polling { reports: before } = self.progress {
-            // The kernel reports sockets in the order of their readiness. So as many reports as
-            // there are sockets include all sockets that were ready when the round began, even if
-            // no poll was complete.
+            // The kernel reports sockets in the order in which they became ready. Once there are as
+            // many reports as sockets, every socket that was ready when the round began has been
+            // reported. So the round continues even if no poll was complete.
             let reports = before + reports;
             self.progress = match polled {
                 Polled::Partial if reports < sockets => Progress::Polling { reports },
@@ -167,7 +169,8 @@ impl Round {
         }
     }
 
-    /// Reuses the lists of a round. They keep the capacity for a usual turn.
+    /// Clears the lists of a finished round for reuse. The lists keep the capacity for a usual
+    /// turn.
     pub(super) fn reuse(&mut self, mut decisions: Decisions) {
         for list in [&mut decisions.fired, &mut decisions.arrived] {
             list.clear();

@@ -1,8 +1,9 @@
-//! guard: decides whether a connection is accepted, and which source it counts for.
+//! guard: decides whether a connection is accepted, and for which source the connection counts.
 //!
-//! The decision is made before a conn has a slot, and again when a proxy has named the conn's
-//! client. The table of peers is separate from the slots. It is empty unless a limit per source, a
-//! trusted proxy or the PROXY protocol needs it. Each counted conn is released once, in reap.
+//! The decision is made before a conn has a slot. If a proxy later names the conn's client, the
+//! decision is made again for that client. The table of peers is separate from the slots. It is
+//! empty unless a limit per source, a trusted proxy or the PROXY protocol is configured. Each
+//! counted conn is released once, in reap.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -23,14 +24,14 @@ use crate::worker::Worker;
 use crate::worker::pinned::OldestPinned;
 use crate::worker::wire::net::Net;
 
-/// The limits that admission control checks. The default has no limits.
+/// The limits that admission control checks. The default is no limits.
 #[derive(Clone, Debug, Default)]
 pub struct Guard {
-    /// The limit on silent conns of the node, if there is one.
+    /// The limit on silent conns of all workers, or `None` if there is no limit.
     pub silent: Option<Arc<SilentLimit>>,
-    /// A bit for each listener whose conns begin with a header of the PROXY protocol.
+    /// A bit mask of the listeners whose conns begin with a header of the PROXY protocol.
     pub proxied: u64,
-    /// The limits per source, if there are any.
+    /// The limits per source, or `None` if there are no such limits.
     pub sources: Option<Arc<SourceLimiter>>,
     /// The oldest publication that each worker's conns keep in memory.
     pub oldest: Arc<OldestPinned>,
@@ -47,15 +48,15 @@ pub(in crate::worker) struct PeerTable {
 /// The peer of one conn.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::worker) struct Peer {
-    /// The source for which the conn is counted, if any.
+    /// The source for which the conn is counted, or `None` if the conn is not counted.
     counted: Option<Source>,
-    /// The source of the connection, or the source that a PROXY header named.
+    /// The source of the connection, or the source that a PROXY header has named.
     own: Source,
     /// Whether `own` is a trusted proxy.
     is_trusted: bool,
-    /// Whether TLS begins after the PROXY header.
+    /// Whether TLS has to start after the PROXY header.
     awaits_tls: bool,
-    /// Whether the conn has been charged to the connect rate of a source. This happens only once.
+    /// Whether the conn was charged to the connect rate of a source. A conn is charged only once.
     has_connected: bool,
 }
 
@@ -85,14 +86,15 @@ impl<N: Net> Worker<N> {
         self.parts.guard.proxied & (1 << (listener % 64)) != 0
     }
 
-    /// Whether a limit or a proxy needs the peers of conns.
+    /// Whether the peers of conns must be stored, because of a limit or a proxy.
     fn needs_peers(&self) -> bool {
         let guard = &self.parts.guard;
         guard.sources.is_some() || guard.proxied != 0 || !self.parts.config.proxy.trusted.is_empty()
     }
 
-    /// Decides whether a connection is accepted. Returns its peer if the table of peers needs it.
-    /// The caller must then call [`Self::note_peer`] or [`Self::release_peer`].
+    /// Decides whether a connection is accepted. If the table of peers is in use, returns the peer
+    /// of the connection. The caller must then call [`Self::note_peer`] or [`Self::release_peer`]
+    /// with this peer.
     pub(in crate::worker) fn check_admission(
         &self,
         address: IpAddr,
@@ -127,8 +129,8 @@ impl<N: Net> Worker<N> {
         Ok(Some(peer))
     }
 
-    /// Counts a conn for another source, or for no source. A connect is charged only to the conn's
-    /// first source, because a proxy that reuses a conn may name another client with each request.
+    /// Counts a conn for another source, or for no source. Only the conn's first source is charged
+    /// for a connect, because a proxy can reuse the conn and name another client with each request.
     fn recount(&self, peer: &mut Peer, source: Option<Source>) -> Result<(), TooMany> {
         let Some(sources) = &self.parts.guard.sources else {
             return Ok(());
@@ -154,13 +156,13 @@ impl<N: Net> Worker<N> {
         self.peers.by_slot.insert(id.slot, peer);
     }
 
-    /// Releases the source of a conn that is freed or never got a slot.
+    /// Releases the source of a conn that is freed or that was never given a slot.
     pub(in crate::worker) fn release_peer(&self, mut peer: Peer) {
         // Releasing a source cannot fail.
         let _released = self.recount(&mut peer, None);
     }
 
-    /// Removes the peer of a conn that is freed.
+    /// Removes and returns the peer of a conn that is freed.
     pub(in crate::worker) fn take_peer(&mut self, slot: u32) -> Option<Peer> {
         if self.peers.by_slot.is_empty() {
             return None;
@@ -168,7 +170,8 @@ impl<N: Net> Worker<N> {
         self.peers.by_slot.remove(&slot)
     }
 
-    /// Refuses a connection that has no slot, with a response over plain TCP.
+    /// Refuses a connection that has no slot. No response is sent to TLS clients or to untrusted
+    /// proxies.
     pub(in crate::worker) fn refuse_conn(
         &mut self,
         socket: N::Socket,
@@ -208,8 +211,8 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Counts a conn for the client that its PROXY header names, if any. On a TLS listener, TLS
-    /// begins after the header.
+    /// Counts a conn for the client that its PROXY header names, or for the conn's own address if
+    /// the header names no client. On a TLS listener, then starts TLS.
     pub(in crate::worker) fn identify_by_proxy_header(
         &mut self,
         id: ConnId,
@@ -232,7 +235,8 @@ impl<N: Net> Worker<N> {
         });
     }
 
-    /// Counts a conn for the client that a trusted HTTP proxy names, if any.
+    /// Counts a conn for the client that a trusted HTTP proxy names, or for no source if the proxy
+    /// names none.
     pub(in crate::worker) fn identify_by_forwarded_header(
         &mut self,
         id: ConnId,

@@ -1,5 +1,5 @@
-//! Admission control: which connections are accepted, for which source each connection counts, how
-//! long a silent connection may stay, and how fast a client may send.
+//! Admission control: decides which connections are accepted and for which source each connection
+//! counts. Also limits how long a silent connection stays open and how fast a client sends.
 
 pub mod guard;
 pub mod pending;

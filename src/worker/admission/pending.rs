@@ -1,10 +1,11 @@
-//! pending: limits on silent conns, and on `WebSocket`s that do not subscribe.
+//! pending: limits the number of silent conns, and the time that a `WebSocket` takes to subscribe.
 //!
 //! A conn is *silent* if its first request head is not complete at the end of a round that began
 //! after the conn was accepted. When the node has too many silent conns, the oldest are closed: a
-//! legitimate client sends its head within a round trip or two. A worker closes its own silent
-//! conns only while it has more than its share. So a flood on another worker does not cost this
-//! worker's conns. A WebSocket that has to subscribe has a deadline here until it subscribes.
+//! legitimate client sends its request head within a round trip or two. A worker closes its own
+//! silent conns only while it has more than its share. So if another worker is flooded, this worker
+//! does not close its own conns. This module also stores the deadline by which each WebSocket has
+//! to subscribe.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -19,14 +20,15 @@ use crate::transport::Goodbye;
 use crate::worker::Worker;
 use crate::worker::wire::net::Net;
 
-/// The number of stale ids that the queue may hold before they are removed.
+/// The number of stale ids that the queue may contain before they are removed, in addition to the
+/// number of silent conns.
 const QUEUE_SLACK: usize = 64;
 
 /// The limit on silent conns, shared by all workers.
 #[derive(Debug)]
 pub struct SilentLimit {
     most: u32,
-    /// A worker with no more silent conns than this closes none.
+    /// The share of one worker. A worker closes silent conns only if it has more than this number.
     share: u32,
     count: AtomicU32,
 }
@@ -49,7 +51,8 @@ impl SilentLimit {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Whether a worker with `own` silent conns has to close some if `more` conns become silent.
+    /// Whether a worker with `own` silent conns would have to close some of them if `more` conns
+    /// became silent.
     fn is_exceeded_by(&self, own: u32, more: u32) -> bool {
         own + more > self.share && self.count() + more > self.most
     }
@@ -59,9 +62,11 @@ impl SilentLimit {
 #[derive(Debug, Default)]
 pub(in crate::worker) struct Pending {
     silent: u32,
-    /// The ids of silent conns, oldest first. Some ids may be stale. Empty if there is no limit.
+    /// The ids of silent conns, oldest first. Some ids may be stale. The queue is empty if there is
+    /// no limit.
     queue: VecDeque<ConnId>,
-    /// The deadline of each WebSocket that has to subscribe, by slot. Empty if there is no limit.
+    /// The deadline by which each WebSocket has to subscribe, by slot. The map is empty if there is
+    /// no such limit.
     subscribes_by: HashMap<u32, Deadline, RandomState>,
 }
 
@@ -93,12 +98,14 @@ impl Pending {
 }
 
 impl<N: Net> Worker<N> {
-    /// Handles the end of a round that began after a conn was accepted.
+    /// Called at the end of the first round that began after a conn was accepted. The conn may now
+    /// count as silent.
     pub(in crate::worker) fn note_silent(&mut self, id: ConnId) {
         self.call(id, |conn, _out, context| conn.handle_silent(context));
     }
 
-    /// Counts a conn in another class. The conn may already be closing.
+    /// Updates the counts and deadlines after the class of a conn has changed. The conn may already
+    /// be closing.
     pub(in crate::worker) fn reclassify(
         &mut self,
         id: ConnId,
@@ -136,7 +143,8 @@ impl<N: Net> Worker<N> {
         self.pending.queue.push_back(id);
     }
 
-    /// Subtracts a silent conn from the counts. The conn has sent a head, or it is closed.
+    /// Subtracts a conn from the counts of silent conns, because it has sent a request head or is
+    /// closed.
     pub(in crate::worker) fn remove_silent(&mut self) {
         debug_assert!(self.pending.silent > 0);
         self.pending.silent = self.pending.silent.saturating_sub(1);
@@ -157,8 +165,8 @@ impl<N: Net> Worker<N> {
         limit.is_some_and(|limit| limit.is_exceeded_by(self.pending.silent, 0))
     }
 
-    /// Closes the oldest silent conns beyond the limit, at the end of a round. A conn with unread
-    /// bytes moves to the end of the queue instead.
+    /// Closes the oldest silent conns until the limit is no longer exceeded. A conn with unread
+    /// bytes moves to the end of the queue instead. Called at the end of a round.
     pub(in crate::worker) fn crowd_out(&mut self) {
         for _ in 0..self.pending.queue.len() {
             if !self.has_too_many_silent() {
@@ -180,7 +188,7 @@ impl<N: Net> Worker<N> {
         slot.is_some_and(|slot| slot.conn.class() == ConnClass::Silent)
     }
 
-    /// Closes a WebSocket whose deadline to subscribe has passed. Returns whether the deadline has
+    /// Ends a WebSocket if its deadline to subscribe has passed. Returns whether the deadline has
     /// passed.
     pub(in crate::worker) fn close_unsubscribed(&mut self, id: ConnId) -> bool {
         let due = self.pending.subscribes_by(id.slot);

@@ -1,10 +1,10 @@
-//! rates: limits on the frames and bytes that WebSocket clients send per second.
+//! rates: limits the frames and bytes that WebSocket clients send per second.
 //!
-//! A client that has sent more than the burst of one second is not read until its rate allows more.
-//! Nothing is lost, because the kernel's flow control stops the client. A paused conn does not time
-//! out, because its pongs are not read either. Only clients that have sent something in the last
-//! second or two have an account; an idle conn has none. `Worker::hand_bytes` charges the bytes
-//! that it passes to a machine.
+//! If a client has sent more than its rate allows in one second, the server stops reading from it
+//! until the rate allows more. Nothing is lost, because the kernel's flow control stops the client.
+//! A paused conn does not time out, because its pongs are not read either. Only clients that have
+//! sent something in the last second or two have an account; an idle conn has no account.
+//! `Worker::hand_bytes` charges clients for their frames and bytes.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -21,25 +21,26 @@ use crate::worker::Worker;
 use crate::worker::hold::Hold;
 use crate::worker::wire::net::Net;
 
-/// The burst: a client may send at once what its rate allows in this time. Also the interval
-/// between two sweeps of the table.
+/// The duration of a burst. A client may send in one burst all frames and bytes that its rate
+/// allows in this time. Also the interval between two sweeps of the table.
 const BURST: Duration = Duration::from_secs(1);
-/// The size of one read, in bytes for each frame per second of the client's rate. With the shortest
-/// frames, one read has the frames of a few seconds, and never those of minutes.
+/// The maximum number of bytes of one read, for each frame per second of the client's rate. With
+/// the shortest frames, one read contains the frames of a few seconds, and never the frames of
+/// minutes.
 const READ_BYTES_PER_FRAME: usize = 16;
-/// The lower bound for the size of one read from a limited client.
+/// The minimum size of the read buffer for a limited client, in bytes.
 const READ_BYTES_MIN: usize = 64;
 
 /// The accounts of one worker.
 #[derive(Debug)]
 pub(in crate::worker) struct Rates {
-    /// Nanoseconds that one frame costs; zero if there is no limit.
+    /// The nanoseconds that one frame adds to an account. Zero if there is no limit on frames.
     frame_ns: u64,
-    /// Nanoseconds that one byte costs; zero if there is no limit.
+    /// The nanoseconds that one byte adds to an account. Zero if there is no limit on bytes.
     byte_ns: u64,
     read_bytes_max: usize,
     by_slot: HashMap<u32, Account, RandomState>,
-    /// The ends of the pauses, each with its conn.
+    /// The end of each pause, and the paused conn.
     pauses: BinaryHeap<Reverse<(Deadline, ConnId)>>,
     swept: Now,
 }
@@ -47,9 +48,9 @@ pub(in crate::worker) struct Rates {
 /// The frames and bytes that one client has sent recently.
 #[derive(Clone, Copy, Debug, Default)]
 struct Account {
-    /// The time at which all the client's frames are paid for.
+    /// The time at which the client's rate has allowed all its frames.
     frames_ns: u64,
-    /// The time at which all the client's bytes are paid for.
+    /// The time at which the client's rate has allowed all its bytes.
     bytes_ns: u64,
 }
 
@@ -86,7 +87,7 @@ impl Rates {
         self.pauses.peek().map(|Reverse((due, _))| *due)
     }
 
-    /// Whether the end of a pause is scheduled for a conn. Slow: for checks of invariants.
+    /// Whether a conn is paused. Searches all pauses, so it is used only to check invariants.
     pub(in crate::worker) fn has_pause(&self, id: ConnId) -> bool {
         let mut pauses = self.pauses.iter();
         pauses.any(|Reverse((_, paused))| *paused == id)
@@ -117,7 +118,7 @@ impl Rates {
         (until_ns > now_ns).then(|| Deadline(until_ns.div_ceil(1000)))
     }
 
-    /// Removes the accounts that are paid for.
+    /// Removes the accounts of clients whose frames and bytes the rate has allowed by now.
     fn sweep(&mut self, now: Now) {
         self.swept = now;
         let now_ns = now.0.saturating_mul(1000);
@@ -151,7 +152,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Ends the pauses whose time is over.
+    /// Ends the pauses whose end has been reached.
     pub(in crate::worker) fn resume_reads(&mut self) {
         while let Some(Reverse((due, id))) = self.rates.pauses.peek().copied()
             && self.now.has_reached(due)

@@ -1,9 +1,10 @@
-//! Limits per source: the number of conns and the rate of connects, over all workers.
+//! Limits the number of conns and the rate of connects of each source, over all workers.
 //!
 //! The kernel spreads the conns of one source over all listeners, so the workers share the table.
-//! The table has several parts, each with a lock that is held for one look-up. It exists only if a
-//! limit per source is configured. A source has an entry while it has conns or recent connects.
-//! `guard` calls this module when conns open and close; the server's memory watch sweeps the table.
+//! The table has several parts, and each part has a lock that is held for one look-up. The table
+//! exists only if a limit per source is configured. A source has an entry while it has conns or
+//! recent connects. `guard` calls this module when conns open and close; the server's memory watch
+//! sweeps the table.
 
 use std::hash::BuildHasher as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -22,7 +23,8 @@ pub struct SourceLimiter {
     parts: Vec<Mutex<Part>>,
     hasher: RandomState,
     conns_max: u32,
-    /// Microseconds that one connect costs its source; zero if there is no limit.
+    /// The microseconds that one connect adds to the account of its source. Zero if there is no
+    /// limit on connects.
     interval_us: u64,
 }
 
@@ -33,7 +35,8 @@ type Part = HashMap<Source, Account, RandomState>;
 pub enum Arrival {
     /// The source opened the conn, or is the first source that a proxy names on the conn.
     Connect,
-    /// A proxy reuses the conn after requests of another source. That is not charged as a connect.
+    /// A proxy reuses the conn after requests of another source. The source is not charged for a
+    /// connect.
     Reuse,
 }
 
@@ -41,14 +44,14 @@ pub enum Arrival {
 #[derive(Clone, Copy, Debug, Default)]
 struct Account {
     conns: u32,
-    /// The time at which all the source's connects are paid for.
+    /// The time at which the limit has allowed all connects of the source.
     paid_us: u64,
 }
 
 const _: () = assert!(size_of::<(Source, Account)>() <= 32);
 
 impl SourceLimiter {
-    /// Creates an empty table. Returns `None` if there is no limit per source.
+    /// Creates an empty table, or returns `None` if there is no limit per source.
     #[must_use]
     pub fn new(limits: &Limits) -> Option<Self> {
         let per_second = u64::from(limits.connects_per_second_per_source);
@@ -88,7 +91,7 @@ impl SourceLimiter {
         Ok(())
     }
 
-    /// Subtracts one conn from the conns of a source.
+    /// Subtracts one conn from the number of conns of a source.
     pub fn remove_conn(&self, source: Source, now: Now) {
         let Some(mut part) = self.part(source) else {
             return;
@@ -204,7 +207,7 @@ mod tests {
         }
         let one_more = sources.add_conn(A, Arrival::Reuse, Now(0));
         assert_eq!(one_more, Err(TooMany::Conns));
-        // Reused conns do not delay the source's next connect either.
+        // After reused conns, the source's next connect is not delayed either.
         sources.remove_conn(A, Now(1_000_000));
         assert_eq!(connect(&sources, A, 1_000_000), Ok(()));
     }

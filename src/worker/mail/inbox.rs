@@ -1,9 +1,9 @@
 //! The bounded inbox of a worker. Posting mail wakes the worker.
 //!
-//! The feed posts entries of the log for channels that have subscribers on this worker. It posts
-//! messages and requests of backends in order with these entries. A full inbox blocks the feed, so
-//! a worker that lags costs no memory. The order to drain overtakes all mail, because the window of
-//! a drain starts when the order is issued.
+//! The feed posts entries of the log for channels that have subscribers on this worker. Messages
+//! and requests of backends are posted to the same queue, so their order is kept. A full inbox
+//! blocks the feed, so a worker that lags cannot use more and more memory. The order to drain
+//! overtakes all mail, because the window of a drain starts when the order is issued.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -20,8 +20,8 @@ use crate::time::Now;
 /// An entry of the log for the subscribers of its channel.
 #[derive(Debug)]
 pub struct Item {
-    /// The index of the channel on this worker. It is out of date if the channel's last subscriber
-    /// has left meanwhile.
+    /// The index of the channel on this worker. If the channel's last subscriber has left
+    /// meanwhile, the index is out of date.
     pub place: u32,
     /// The channel's key in the log.
     pub key: ChannelKey,
@@ -57,14 +57,14 @@ pub enum Mail {
 /// The order to stop listening, to send each conn a goodbye, and to end when no conn is left.
 #[derive(Clone, Copy, Debug)]
 pub struct DrainOrder {
-    /// The number of conns of all workers, which is the number of clients that may return.
+    /// The number of conns of all workers, which is the number of clients that may reconnect.
     pub conns: u64,
-    /// The time at which the order was issued. The window of all workers starts then, even on a
-    /// worker that reads the order late.
+    /// The time at which the order was issued. The window starts at this time on all workers, even
+    /// on a worker that reads the order late.
     pub given: Now,
 }
 
-/// The sending end of an inbox. The feed and the main thread have one for each worker.
+/// The sending end of an inbox. The feed and the main thread have one mailbox for each worker.
 #[derive(Clone, Debug)]
 pub struct Mailbox {
     sender: Sender<Mail>,
@@ -86,13 +86,13 @@ pub struct Inbox {
 pub enum Posted {
     /// The inbox had room.
     AtOnce,
-    /// The inbox was full, and the call has waited for room.
+    /// The inbox was full, and the call waited until there was room.
     AfterWait,
-    /// The mail was dropped: the worker has ended.
+    /// The mail was dropped because the worker has ended.
     WorkerGone,
 }
 
-/// Creates both ends of an inbox. `wake` makes the worker's poll return.
+/// Creates both ends of an inbox. `wake` wakes the worker from its poll.
 #[must_use]
 pub fn inbox(wake: Arc<Wake>) -> (Mailbox, Inbox) {
     let (sender, receiver) = crossbeam_channel::bounded(INBOX_BATCHES_MAX);
@@ -151,7 +151,8 @@ impl Mailbox {
 }
 
 impl Mailbox {
-    /// Wakes the worker, so that it reads the data that it shares with the feed. Never blocks.
+    /// Wakes the worker, so that the worker reads the data that it shares with the feed. Never
+    /// blocks.
     pub fn wake(&self) {
         self.wake.wake();
     }
@@ -164,26 +165,26 @@ impl Mailbox {
 }
 
 impl Inbox {
-    /// Returns the order to drain, if it was issued.
+    /// Returns the order to drain, or `None` if no order was issued.
     #[must_use]
     pub fn drain_order(&self) -> Option<DrainOrder> {
         self.drain.get().copied()
     }
 
-    /// Takes the next message from the inbox, if there is one.
+    /// Removes and returns the next message, or returns `None` if the inbox is empty.
     #[must_use]
     pub fn take(&self) -> Option<Mail> {
         self.receiver.try_recv().ok()
     }
 
-    /// Waits for the next message. Returns `None` if every mailbox was dropped. For tests: a worker
-    /// waits in its poll instead.
+    /// Waits for the next message. Returns `None` if every mailbox was dropped. Only tests call
+    /// this function, because a worker waits in its poll instead.
     #[cfg(test)]
     pub(crate) fn wait(&self) -> Option<Mail> {
         self.receiver.recv().ok()
     }
 
-    /// Returns the number of wakes that needed a system call.
+    /// Returns how many times the worker was woken with a system call.
     #[must_use]
     pub fn wakes(&self) -> u64 {
         self.wake.count()

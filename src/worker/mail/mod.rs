@@ -1,5 +1,5 @@
-//! Mail between the feed and a worker: publications and orders in the worker's inbox, and reports
-//! of its conns upstream.
+//! Mail between the feed and a worker. The inbox receives publications and orders for the worker;
+//! the upstream queue receives reports of the worker's conns.
 
 pub mod inbox;
 pub mod outgoing;

@@ -1,8 +1,8 @@
-//! outgoing: the new entries that the feed is about to post, in one batch per worker.
+//! The new entries that the feed will post next, in one batch per worker.
 //!
 //! A publication is posted only to the workers that have subscribers of its channel. The feed looks
-//! these workers up under the same shard lock under which it adds the entry. So a worker that
-//! registers meanwhile either receives the entry or finds it in the log.
+//! up these workers while it holds the shard lock for adding the entry. So a worker that registers
+//! interest meanwhile either receives the entry or finds the entry in the log.
 
 use std::sync::Arc;
 
@@ -29,10 +29,10 @@ impl Outgoing {
         }
     }
 
-    /// Adds a publication to the log, and to the batch of each worker with subscribers of its
-    /// channel. Each of these workers confirms once; the caller's own confirmation must be
-    /// outstanding. Returns the number of entries that the log has removed because of the
-    /// publication.
+    /// Adds a publication to the log, and to the batch of each worker with subscribers of the
+    /// channel. Each of these workers confirms `worker_ack` once. During the call, the caller's own
+    /// confirmation must be outstanding. Returns the number of entries that the log has removed to
+    /// make room for the publication.
     pub fn add(
         &mut self,
         writer: &mut Writer,
@@ -60,7 +60,7 @@ impl Outgoing {
         })
     }
 
-    /// Takes the number and the batch of the next worker.
+    /// Removes and returns the batch of the next worker, with the worker's number.
     pub fn take(&mut self) -> Option<(usize, Batch)> {
         let worker = usize::from(self.pending.pop()?);
         let batch = self.batches.get_mut(worker)?;

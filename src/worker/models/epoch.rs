@@ -1,6 +1,8 @@
-//! Models of a change of epoch: the new epoch assigns a number again, to another publication.
+//! Models of a change of epoch, after which the new epoch assigns the same number to a different
+//! publication.
 //!
-//! The first epoch has the publications 1 and 2, and 2 is void. The second epoch has its own 2.
+//! The first epoch has the publications 1 and 2. In the second epoch, that publication 2 is void
+//! and a new publication has the number 2.
 
 use super::*;
 use crate::log::EpochChange;
@@ -10,9 +12,10 @@ use crate::log::EpochChange;
 struct Life {
     /// The position that the client requests.
     since: Since,
-    /// The number up to which the first epoch is valid in the second, if any of it is valid.
+    /// The last number of the first epoch that is valid in the second epoch, or `None` if no number
+    /// is valid.
     valid_until: Option<u64>,
-    /// Whether the client leaves and resumes.
+    /// Whether the client unsubscribes and resumes from its position.
     returns: bool,
 }
 
@@ -46,7 +49,8 @@ impl Feed {
     }
 }
 
-/// A client of one channel that acts as `worker/epoch.rs` and `worker/broadcast.rs` do.
+/// A client of one channel. It uses the hub in the same way as `worker/epoch.rs` and
+/// `worker/broadcast.rs`.
 struct Subscriber {
     position: Option<Cursor>,
     events: Vec<Event>,
@@ -70,7 +74,7 @@ impl Subscriber {
         self.position = Some(joined.position);
     }
 
-    /// Receives everything that the worker has for the client.
+    /// Receives all publications and gaps that are pending for the client.
     fn take(&mut self, worker: &mut Worker) {
         worker.hub.follow_epoch(NOW);
         worker.broadcast();
@@ -91,8 +95,8 @@ impl Subscriber {
             }
             let _advanced = hub.advance(SLOT, &planned, bytes);
             hub.release_planned();
-            // A loss that the next epoch causes is found after the worker has switched to that
-            // epoch.
+            // If the next epoch causes a loss, the loss is found only after the worker has switched
+            // to that epoch.
             if planned.is_empty() {
                 break;
             }

@@ -1,14 +1,16 @@
-//! Models of the log: a writer and workers under loom. Loom runs their threads in each order that
-//! makes a difference, and lets each load see each store that the memory model allows.
+//! Models of the log: a writer and workers run under loom. Loom runs their threads in every order
+//! that can make a difference. Each load returns, in some run, each value that the memory model
+//! allows.
 //!
-//! The log, the hubs and the batches of mail are the product's; the inbox is a stand-in. A client
-//! checks what it receives. Each publication of its channels after its first position must be
-//! received once and in order, or lie in a gap. The gap must come before anything whose id is
-//! beyond the gap. The client leaves, and resumes with its one position.
+//! The log, the hubs and the batches of mail are those of the server; the inbox is replaced by a
+//! simple one. A client checks what it receives. Each publication of its channels after its first
+//! position must be received once and in order, or be in a gap. A gap must be received before any
+//! publication whose id is beyond the gap. The client unsubscribes, and resumes with one position
+//! for all its channels.
 //!
 //! Run the models with `cargo test --features model --lib worker::models`. They end within a
-//! minute, because threads are preempted at most [`PREEMPTIONS_MAX`] times. `LOOM_MAX_PREEMPTIONS`
-//! sets another bound.
+//! minute, because threads are preempted at most [`PREEMPTIONS_MAX`] times. The variable
+//! `LOOM_MAX_PREEMPTIONS` sets another maximum.
 
 mod epoch;
 
@@ -29,22 +31,22 @@ use crate::time::Now;
 use crate::worker::mail::inbox::{Batch, Item};
 use crate::worker::mail::outgoing::Outgoing;
 
-/// The maximum number of preemptions of all threads of a model together.
+/// The maximum total number of preemptions of all threads in a run of a model.
 const PREEMPTIONS_MAX: usize = 3;
-/// The stack of a thread of an unoptimised build, in words.
+/// The stack size of a model's thread, in words. It is large enough for an unoptimised build.
 const STACK_WORDS: usize = 1 << 16;
 const KIND: FrameKind = FrameKind::WebSocket(Envelope::Data);
 const SLOT: u32 = 0;
 /// The time of all publications.
 const NOW: Now = Now(0);
-/// A time at which everything is too old.
+/// A time at which all publications are too old for the log.
 const LATER: Now = Now(u64::MAX / 2);
 
 /// An inbox with the ordering of a lock-free channel: posted mail may not be visible yet.
 #[derive(Default)]
 struct Inbox {
     mails: Mutex<VecDeque<Batch>>,
-    /// The number of batches that were ever posted.
+    /// The total number of batches that were posted.
     posted: AtomicUsize,
 }
 
@@ -54,7 +56,7 @@ impl Inbox {
         self.posted.fetch_add(1, Ordering::Release);
     }
 
-    /// Returns the next batch, if more than `taken` batches were posted.
+    /// Returns the next batch, or `None` if no more than `taken` batches are visible as posted.
     fn take(&self, taken: usize) -> Option<Batch> {
         match self.posted.load(Ordering::Acquire) > taken {
             true => self.mails.lock().unwrap().pop_front(),
@@ -83,7 +85,7 @@ fn publication(id: Cursor, channel: &str, ledger: &Arc<Ledger>) -> Publication {
     Publication::new(id, name(channel), payload, NOW, ledger)
 }
 
-/// Runs a model in a thread with a large enough stack.
+/// Runs a model in a thread whose stack is large enough.
 fn check(model: impl Fn() + Clone + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = builder.preemption_bound.or(Some(PREEMPTIONS_MAX));
@@ -99,14 +101,14 @@ fn spawn<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> JoinHan
     builder.spawn(run).unwrap()
 }
 
-/// The order in which the feed posts a batch and notes it as posted.
+/// Whether the feed posts a batch before or after it records the batch as posted.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Posting {
     ThenNoted,
     AfterNoted,
 }
 
-/// The order in which a worker reads the posted number and its inbox.
+/// Whether a worker reads the posted number before or after its inbox.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Looking {
     PostedFirst,
@@ -158,7 +160,7 @@ impl Feed {
         self.writer.note_posted();
     }
 
-    /// Removes the entries that are too old or exceed a bound.
+    /// Removes entries from the log that are too old or exceed a limit.
     fn evict(&mut self, now: Now) {
         self.writer.evict(now, u32::MAX);
     }
@@ -204,7 +206,7 @@ impl Worker {
         self.hub.advance_head(posted, NOW);
     }
 
-    /// At the end, checks that the worker has accepted everything that was published.
+    /// Checks, at the end, that the worker has accepted all publications.
     fn finish(mut self) {
         self.broadcast();
         assert!(!self.hub.has_late());
@@ -216,18 +218,18 @@ impl Worker {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Event {
     Given(u64),
-    /// A gap in a channel: the publications after the first number and up to the second one.
+    /// A gap in a channel. It starts after the first number and ends with the second number.
     Lost(ChannelName, u64, u64),
 }
 
 fn lost(channel: ChannelName, gap: &Gap, hub: &Hub) -> Event {
-    // An id beyond the head would stand for publications of other channels, too.
+    // An id beyond the head could skip publications of other channels.
     assert!(gap.until.sequence <= hub.head().sequence, "{gap:?}");
     let since = gap.since.map_or(0, |since| since.sequence.0);
     Event::Lost(channel, since, gap.until.sequence.0)
 }
 
-/// A client with one position for its channels.
+/// A client with one position for all its channels.
 struct Client {
     channels: Vec<ChannelName>,
     /// The position at which the client first subscribed.
@@ -246,7 +248,7 @@ impl Client {
         }
     }
 
-    /// Subscribes to new publications at first, and resumes later.
+    /// Subscribes to new publications at the first call. At later calls, resumes from the position.
     fn come(&mut self, worker: &mut Worker) {
         let since = match self.start {
             Some(_) => Since::After(cursor(self.position)),
@@ -265,7 +267,7 @@ impl Client {
         self.start.get_or_insert(self.position);
     }
 
-    /// Receives everything that the worker has for the client.
+    /// Receives all publications and gaps that are pending for the client.
     fn take(&mut self, worker: &mut Worker) {
         worker.broadcast();
         let hub = &mut worker.hub;
@@ -349,7 +351,8 @@ type Publications = &'static [(u64, &'static str)];
 const ONE_CHANNEL: Publications = &[(1, "a"), (2, "a"), (3, "a")];
 const TWO_CHANNELS: Publications = &[(1, "a"), (2, "b"), (3, "a")];
 
-/// A feed that publishes two batches, and a client that subscribes, leaves and resumes.
+/// A model of a feed that publishes two batches, and of a client that subscribes, unsubscribes and
+/// resumes.
 #[derive(Clone)]
 struct Return {
     config: Config,
@@ -357,9 +360,9 @@ struct Return {
     published: Publications,
     /// The number of publications in the first batch.
     first: usize,
-    /// Whether the feed enforces the bounds of the whole log after each batch.
+    /// Whether the feed enforces the limits on the whole log after each batch.
     evicts: bool,
-    /// Whether the worker processes mail while the client is away.
+    /// Whether the worker processes mail while the client is not subscribed.
     advances: bool,
     posting: Posting,
     looking: Looking,
@@ -605,8 +608,8 @@ fn poll_after_an_acknowledgement_is_given_the_publication() {
     });
 }
 
-/// Returns two names. If `has_same_lock`, their channels have the same lock, so one channel may get
-/// the key that the other one had. Otherwise their locks differ.
+/// Returns the names of two channels. If `has_same_lock`, the two channels have the same lock, so
+/// one channel can reuse the key of the other. Otherwise their locks differ.
 fn names(log: &Log, has_same_lock: bool) -> (&'static str, &'static str) {
     let lock = |channel: &str| log.shard_of(&name(channel));
     let mut others = ["b", "c", "d", "e", "f", "g", "h"].into_iter();
@@ -646,7 +649,7 @@ fn channel_that_is_dropped_and_made_again_loses_nothing_in_silence() {
 fn mail_for_a_channel_that_has_gone_is_not_given_to_the_one_in_its_place() {
     check(|| {
         let mut config = Config::default();
-        // The namespace differs from that of the channel that takes the place of `a`.
+        // Another channel later takes the place of `a`. That channel has a different namespace.
         config.namespace.push(Namespace {
             pattern: "a".into(),
             ..Namespace::default()
@@ -681,7 +684,7 @@ fn mail_for_a_channel_that_has_gone_is_not_given_to_the_one_in_its_place() {
     });
 }
 
-/// Registers interest in a channel, where only one channel may have subscribers.
+/// Registers interest in a channel, in a log in which only one channel may have subscribers.
 fn enter(log: &Log, worker: u16, channel: &str) -> Option<ChannelKey> {
     let interest = WorkerInterest { worker, place: 0 };
     let (none, mut late) = (Amount::default(), Vec::new());

@@ -1,14 +1,14 @@
 //! Limits how many workers walk over subscribers at the same time, if there are more workers than
-//! processors.
+//! permits.
 //!
 //! A broadcast to all subscribers keeps each worker busy for seconds. If all workers were runnable,
-//! the scheduler would give each worker a slice in turn. A worker with one new request would wait
-//! for the slices of all others. So a worker needs a permit to walk over a channel's subscribers. A
-//! worker without a permit sleeps in its poll, where a request wakes it at once. A permit is held
-//! for [`FANOUT_PERMIT_US`], then passed to the worker that has waited longest.
+//! a worker with one new request would wait until the scheduler had given a time slice to each
+//! other worker. So a worker needs a permit to walk over a channel's subscribers. A worker without
+//! a permit sleeps in its poll, where a new request wakes the worker immediately. After
+//! [`FANOUT_PERMIT_US`], a permit is passed to the worker that has waited longest.
 //!
-//! The lock is held for a few instructions, twice for each permit. A server with no more workers
-//! than permits, the usual case, has no limiter.
+//! The lock is held for a few instructions when a permit is acquired, and again when it is
+//! released. In the usual case a server has no more workers than permits, and then has no limiter.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,13 +28,14 @@ pub struct FanoutLimiter {
 #[derive(Debug)]
 struct Permits {
     free: usize,
-    /// Workers that wait for a permit, in order. Empty while a permit is free.
+    /// Workers that wait for a permit, longest wait first. Empty while a permit is free.
     queue: VecDeque<usize>,
-    /// Whether a worker was granted a permit and has not noticed it, for each worker.
+    /// For each worker, whether the worker was granted a permit but has not noticed this yet.
     granted: Vec<bool>,
 }
 
-/// One worker's permit, which may be held or not. Dropping this value releases the permit.
+/// The handle with which one worker acquires and releases a permit. Dropping the handle releases
+/// the permit.
 #[derive(Debug)]
 pub struct Permit {
     limiter: Arc<FanoutLimiter>,
@@ -50,7 +51,7 @@ enum PermitState {
 }
 
 impl FanoutLimiter {
-    /// Creates a limiter with `count` permits for the workers with these wakes.
+    /// Creates a limiter with `count` permits. `wakes` are the wakes of all workers.
     #[must_use]
     pub fn new(count: usize, wakes: Vec<Arc<Wake>>) -> Self {
         let permits = Permits {
@@ -69,7 +70,8 @@ impl FanoutLimiter {
         self.permits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Grants a permit to the worker that has waited longest, or keeps it free.
+    /// Grants a permit to the worker that has waited longest. If no worker waits, the permit
+    /// becomes free.
     fn pass_on(&self, mut permits: MutexGuard<'_, Permits>) {
         let Some(next) = permits.queue.pop_front() else {
             permits.free += 1;
@@ -86,14 +88,15 @@ impl FanoutLimiter {
 }
 
 impl Permits {
-    /// Whether a worker was granted a permit since the last call.
+    /// Returns whether a worker was granted a permit after the last call, and clears the grant.
     fn take_granted(&mut self, worker: usize) -> bool {
         self.granted.get_mut(worker).is_some_and(std::mem::take)
     }
 }
 
 impl Permit {
-    /// Creates the permit of a worker, not held. `worker` is the index of the worker's wake.
+    /// Creates the handle of a worker that does not hold a permit. `worker` is the index of the
+    /// worker's wake.
     #[must_use]
     pub fn new(limiter: Arc<FanoutLimiter>, worker: usize) -> Self {
         Self {
@@ -103,15 +106,15 @@ impl Permit {
         }
     }
 
-    /// Returns the wakes of all workers. This worker's descriptor table has to keep their
-    /// descriptors.
+    /// Returns the wakes of all workers. The descriptors of these wakes must stay open in this
+    /// worker's descriptor table.
     #[must_use]
     pub fn wakes(&self) -> &[Arc<Wake>] {
         &self.limiter.wakes
     }
 
-    /// Acquires the permit. If none is free, returns false; the worker is woken when it gets a
-    /// permit.
+    /// Acquires a permit. If no permit is free, returns false, and the worker is woken when it is
+    /// granted a permit.
     pub fn acquire(&mut self, now: Now) -> bool {
         let mut permits = self.limiter.lock();
         let is_held = match self.state {
@@ -134,8 +137,8 @@ impl Permit {
         is_held
     }
 
-    /// Passes the permit on if it has been held for long enough and another worker waits. This
-    /// worker then waits for another permit.
+    /// If this worker has held its permit for [`FANOUT_PERMIT_US`] and another worker waits, passes
+    /// the permit on. This worker then waits for another permit.
     pub fn yield_now(&mut self, now: Now) {
         let PermitState::Held { since } = self.state else {
             return;
@@ -148,13 +151,15 @@ impl Permit {
             self.state = PermitState::Held { since: now };
             return;
         }
-        // This worker is queued before the permit is passed on, so the order of requests is kept.
+        // This worker is queued before the permit is passed on, so that the workers in the queue
+        // keep their order.
         permits.queue.push_back(self.worker);
         self.limiter.pass_on(permits);
         self.state = PermitState::Queued;
     }
 
-    /// Releases the permit, or removes the worker from the queue.
+    /// Releases the permit. If the worker is waiting for a permit, removes the worker from the
+    /// queue instead.
     pub fn release(&mut self) {
         let before = std::mem::replace(&mut self.state, PermitState::Idle);
         let was_held = match before {
@@ -230,7 +235,8 @@ mod tests {
         assert!(!permits[1].acquire(Now(0)) && !permits[2].acquire(Now(0)));
         permits[1].release();
         permits[0].release();
-        // This worker was granted the permit, and releases it before it has noticed.
+        // This worker was granted the permit, and releases the permit before it has noticed the
+        // grant.
         permits[2].release();
         assert!(permits[1].acquire(Now(1)));
         drop(permits.remove(1));

@@ -1,8 +1,9 @@
 //! [`MioNet`]: the network over real sockets.
 //!
-//! This is the only file of the worker that names mio. It owns the poll, the listeners, and the
-//! ring if the kernel allows one. It translates the kernel's answers into outcomes. A batch of
-//! writes goes through the ring; without a ring, each write is a system call.
+//! This is the only file of the worker that uses mio. The network owns the poll, the listeners, and
+//! the `io_uring` ring if the kernel allows one. It translates the results of system calls into
+//! outcomes. A batch of writes is submitted to the ring; without a ring, each write is a system
+//! call.
 
 use std::io::{self, IoSlice, Read as _, Write as _};
 use std::net::Shutdown;
@@ -33,13 +34,14 @@ enum SlabEntry<T> {
     Occupied(T),
 }
 
-// The socket adds four bytes to the machine, and the slab adds none.
+// A slab entry must not become larger unnoticed: the socket adds four bytes to the machine, and the
+// slab adds none.
 const _: () = assert!(
     size_of::<SlabEntry<crate::worker::Slot<TcpStream>>>()
         <= if cfg!(debug_assertions) { 72 } else { 56 }
 );
 
-/// The token of the worker's own wake.
+/// The mio token of the worker's own wake.
 const WAKE: Token = Token(usize::MAX);
 
 /// The network, implemented with mio.
@@ -51,20 +53,21 @@ pub struct MioNet {
     wake: Arc<Wake>,
     clock: Clock,
     random: fastrand::Rng,
-    /// A spare descriptor. It is freed for a moment when no other descriptor is left, so that a
-    /// connection can be accepted and closed instead of staying in the backlog.
+    /// A spare descriptor. When no other descriptor is left, the spare descriptor is freed for a
+    /// moment. A waiting connection can then be accepted and closed, so that it does not stay in
+    /// the backlog.
     spare: Spare,
     /// The ring that submits batches of writes, if the kernel allows one.
     ring: Option<Ring>,
-    /// The results of the ring's writes. Kept for its capacity.
+    /// The results of the ring's writes. The list is reused because of its capacity.
     answers: Vec<Option<io::Result<usize>>>,
-    /// The permit for walks, if there are more workers than processors.
+    /// The permit for walks, if the number of workers that may walk is limited.
     permit: Option<Permit>,
 }
 
 impl MioNet {
-    /// Creates a poll that also returns when `wake` is woken. The thread that uses the poll adds
-    /// the listeners.
+    /// Creates a network whose poll also returns when `wake` is woken. The listeners are added
+    /// later, by the thread that uses the poll.
     ///
     /// # Errors
     /// Returns the kernel's error if no descriptor is left.
@@ -86,7 +89,7 @@ impl MioNet {
         })
     }
 
-    /// Returns the descriptors that this worker's descriptor table has to keep.
+    /// Returns the descriptors that must stay open in this worker's descriptor table.
     #[must_use]
     pub fn descriptors(&self) -> Vec<RawFd> {
         let others = self.permit.iter().flat_map(Permit::wakes);
@@ -115,16 +118,16 @@ impl MioNet {
         self.ring = Some(ring);
     }
 
-    /// Lets the worker walk only while it holds a permit.
+    /// From now on, lets the worker walk over subscribers only while the worker holds a permit.
     pub fn use_fanout_permit(&mut self, permit: Permit) {
         self.permit = Some(permit);
     }
 
-    /// Submits writes to the ring, if there is one. Writes that have no answer afterwards were not
+    /// Submits writes to the ring, if there is one. A write without an answer afterwards was not
     /// done.
     fn write_through_ring(&mut self, writes: &[Write<'_, TcpStream>]) {
         self.answers.clear();
-        // A single write costs one system call with or without a ring.
+        // A single write does not use the ring, because it costs one system call either way.
         if let (Some(ring), [_, _, ..]) = (&mut self.ring, writes) {
             let sends = writes.iter().map(|one| Send {
                 socket: one.socket.as_fd(),
@@ -138,8 +141,8 @@ impl MioNet {
         }
     }
 
-    /// Accepts a connection with the spare descriptor and closes it, so that its client does not
-    /// wait.
+    /// Accepts a connection with the spare descriptor and closes the connection, so that the client
+    /// does not wait for an answer.
     fn drop_waiting(&mut self, listener: u32) {
         self.spare.release();
         if let Some(listener) = self.listeners.get(listener as usize) {
@@ -149,16 +152,16 @@ impl MioNet {
     }
 }
 
-/// Returns the token of a listener. These tokens count down from [`WAKE`]; ids of conns are never
-/// so large.
+/// Returns the mio token of a listener. Listener tokens count down from [`WAKE`], and ids of conns
+/// are always smaller than these tokens.
 fn listener_token(index: usize) -> Token {
     Token(WAKE.0 - 1 - index)
 }
 
-/// Translates the answer of `send(2)` or `sendmsg(2)`.
+/// Translates the result of `send(2)` or `sendmsg(2)` into an outcome.
 fn outcome(slices: &[IoSlice<'_>], answer: io::Result<usize>) -> WriteOutcome {
     match answer {
-        // A short write means that the buffer is full. The kernel will report when the buffer has
+        // If a write is short, the send buffer is full. The kernel will report when the buffer has
         // room again.
         Ok(count) => WriteOutcome::Wrote {
             count,
@@ -194,7 +197,7 @@ impl Net for MioNet {
     }
 
     fn poll(&mut self, timeout: Option<Duration>, ready: &mut Vec<Readiness>) -> Polled {
-        // An interrupted wait reports nothing. SIGSTOP and debuggers interrupt it.
+        // SIGSTOP and debuggers interrupt the wait. An interrupted wait reports no sockets.
         if self.poll.poll(&mut self.events, timeout).is_err() {
             return Polled::Partial;
         }
@@ -268,7 +271,7 @@ impl Net for MioNet {
     fn read(&mut self, socket: &mut TcpStream, into: &mut [u8]) -> ReadOutcome {
         match socket.read(into) {
             Ok(0) => ReadOutcome::Eof,
-            // For a stream socket a short read means that the buffer is empty (epoll(7)).
+            // If a read from a stream socket is short, the receive buffer is empty (epoll(7)).
             Ok(count) => ReadOutcome::Bytes {
                 count,
                 is_drained: count < into.len(),
@@ -337,20 +340,21 @@ impl Net for MioNet {
     }
 
     fn shutdown_write(&mut self, socket: &mut TcpStream) {
-        // If the connection is dead, the next read reports it.
+        // Errors are ignored: if the connection is dead, the next read reports that.
         drop(socket.shutdown(Shutdown::Write));
     }
 
     fn refuse(&mut self, mut socket: TcpStream, response: &[u8]) {
-        // The buffer of a new socket is empty, so a short response fits. Bytes that do not fit are
-        // not sent.
+        // The send buffer of a new socket is empty, so a short response fits. Bytes that do not fit
+        // are not sent.
         drop(socket.write(response));
         drop(socket.shutdown(Shutdown::Write));
     }
 
     fn stop_listening(&mut self) {
         for mut listener in self.listeners.drain(..) {
-            // Closing the descriptor removes it from the poll in any case.
+            // Errors are ignored: closing the descriptor removes the listener from the poll in any
+            // case.
             drop(self.poll.registry().deregister(&mut listener));
         }
     }

@@ -1,5 +1,5 @@
-//! The network as a worker sees it: one interface, its implementation over sockets, and TLS between
-//! sockets and machines.
+//! The network interface of a worker, its implementation over sockets, and TLS between sockets and
+//! machines.
 
 pub mod fanout_limiter;
 pub mod kernel;

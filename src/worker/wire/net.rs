@@ -1,8 +1,8 @@
-//! The trait [`Net`]: sockets, clocks and randomness of a worker.
+//! The trait [`Net`]: the sockets, clocks and random numbers of a worker.
 //!
-//! Apart from its inbox, a worker has no other input from outside, so the simulation can run whole
-//! workers over a faulty network. Readiness is edge-triggered: a socket is registered once, for
-//! both directions. [`super::kernel`] implements the trait over real sockets.
+//! Apart from its inbox, a worker receives all its input through this trait. So the simulation can
+//! run whole workers over a faulty network. Readiness is edge-triggered: a socket is registered
+//! once, for both directions. [`super::kernel`] implements the trait over real sockets.
 
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
@@ -20,14 +20,14 @@ pub trait Net {
     /// Returns the monotonic time.
     fn now(&self) -> Now;
 
-    /// Draws a random number for jitter.
+    /// Returns a random number for jitter.
     fn draw(&mut self) -> u64;
 
-    /// Returns the calendar time since 1970.
+    /// Returns the calendar time, as the duration since 1970.
     fn unix_time(&self) -> Duration;
 
-    /// Waits until there is readiness or the timeout has passed, and reports the readiness. `None`
-    /// means that there is no timeout.
+    /// Waits until a socket is ready or the timeout has passed, and adds the readiness reports to
+    /// `ready`. A timeout of `None` means no timeout.
     fn poll(&mut self, timeout: Option<Duration>, ready: &mut Vec<Readiness>) -> Polled;
 
     /// Returns the number of listeners.
@@ -41,7 +41,8 @@ pub trait Net {
     /// Accepts one connection from a listener.
     fn accept(&mut self, listener: u32) -> AcceptOutcome<Self::Socket>;
 
-    /// Registers a connection. Its readiness is then reported with this id.
+    /// Registers a connection. From then on, the readiness of the connection is reported with this
+    /// id.
     ///
     /// # Errors
     /// Returns the kernel's error if it cannot register the socket.
@@ -54,7 +55,7 @@ pub trait Net {
     fn write(&mut self, socket: &Self::Socket, slices: &[IoSlice<'_>]) -> WriteOutcome;
 
     /// Returns the maximum number of writes in one [`Net::write_batch`]. The clock is not read
-    /// before the batch is done.
+    /// while a batch is written.
     fn batch_writes_max(&self) -> usize {
         FLUSH_VISITS_PER_CLOCK
     }
@@ -69,17 +70,18 @@ pub trait Net {
         outcomes.extend(writes.iter().map(|one| self.write(one.socket, one.slices)));
     }
 
-    /// Whether the walks over channels may continue. If not, a later poll returns when they may
-    /// continue.
+    /// Whether the walks over channels may continue. If not, the worker's poll returns when the
+    /// walks may continue.
     fn may_fan_out(&mut self) -> bool {
         true
     }
 
-    /// Called after the time slice of the walks. `is_walking` is whether subscribers remain.
+    /// Called after the time slice of the walks. `is_walking` is true if subscribers remain to be
+    /// visited.
     fn yield_fanout(&mut self, _is_walking: bool) {}
 
-    /// Returns the bytes written to a socket, FIN included, that the peer's kernel has not
-    /// acknowledged. If there are none, closing the socket loses nothing.
+    /// Returns how many bytes written to a socket, FIN included, the peer's kernel has not
+    /// acknowledged. If the number is zero, closing the socket loses nothing.
     fn unacknowledged_bytes(&self, _socket: &Self::Socket) -> u32 {
         0
     }
@@ -87,21 +89,21 @@ pub trait Net {
     /// Sends FIN on a connection.
     fn shutdown_write(&mut self, socket: &mut Self::Socket);
 
-    /// Refuses a connection that has no slot: writes as much of the response as the socket takes,
-    /// and closes it.
+    /// Refuses a connection that has no slot. Writes as much of the response as the socket accepts,
+    /// and closes the connection.
     fn refuse(&mut self, socket: Self::Socket, response: &[u8]);
 
     /// Closes all listeners.
     fn stop_listening(&mut self);
 }
 
-/// Whether a poll has reported everything that was ready when it began.
+/// Whether a poll has reported all sockets that were ready when the poll began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Polled {
-    /// Everything that was ready is reported.
+    /// All sockets that were ready are reported.
     Complete,
-    /// The list was full or the wait was interrupted: more may be ready.
+    /// The list was full or the wait was interrupted, so more sockets may be ready.
     Partial,
 }
 
@@ -116,7 +118,8 @@ pub enum Readiness {
         is_readable: bool,
         /// Whether writing will not block.
         is_writable: bool,
-        /// Whether the peer sends no more. If so, the end of the input can be read.
+        /// Whether the peer has ended its output. If so, reads return the end of the input after
+        /// the remaining bytes.
         is_read_closed: bool,
     },
     /// A listener has connections to accept.
@@ -150,12 +153,13 @@ pub enum ReadOutcome {
     Bytes {
         /// The number of bytes.
         count: usize,
-        /// Whether nothing is left to read. If so, the next readiness will be reported.
+        /// Whether nothing is left to read. If so, the poll reports when the socket is readable
+        /// again.
         is_drained: bool,
     },
     /// Reading would block.
     Drained,
-    /// The input has ended: the peer sends no more.
+    /// The peer has ended its output, and all input was read.
     Eof,
     /// The connection is dead.
     Failed,
@@ -170,7 +174,7 @@ pub enum ReadOutcome {
 pub struct Write<'a, S> {
     /// The connection.
     pub socket: &'a S,
-    /// The slices to write; at least one.
+    /// The slices to write. There is at least one slice.
     pub slices: &'a [IoSlice<'a>],
 }
 
@@ -186,7 +190,8 @@ pub enum WriteOutcome {
     Wrote {
         /// The number of bytes.
         count: usize,
-        /// Whether writing more would block. If so, the next readiness will be reported.
+        /// Whether another write would block. If so, the poll reports when the socket is writable
+        /// again.
         is_blocked: bool,
     },
 }

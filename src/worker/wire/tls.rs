@@ -1,13 +1,13 @@
-//! TLS between sockets and machines, for conns of TLS listeners.
+//! TLS between sockets and machines, for the conns of TLS listeners.
 //!
-//! `read` passes such a conn's bytes to `read_sealed`; `flush` seals the conn's writes with
-//! `Filters::seal`. The machine sees plaintext only. Sealed bytes count as written, because they
-//! cannot be unsealed. So at most one write's budget is sealed before the socket accepts it, and
-//! the rest stays in the log, within the quota. For a plain conn, TLS costs one check whether the
-//! table is empty.
+//! `read` calls `read_sealed` for such a conn, and `flush` encrypts (*seals*) the conn's writes
+//! with `Filters::seal`. The machine receives only plaintext. Sealed bytes count as written,
+//! because sealing cannot be undone. So the bytes of at most one write are sealed before the socket
+//! accepts them. All other publications stay in the log, where the quota limits them. For a plain
+//! conn, TLS costs one check whether the table is empty.
 //!
-//! A handshake costs more than anything else that a client can request. So handshakes have a queue
-//! and a budget of their own, and run after the reads of established conns.
+//! A handshake takes more processor time than anything else that a client can request. So
+//! handshakes have their own queue and budget, and run after the reads of established conns.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ use crate::worker::round::Queue;
 /// The listeners that speak TLS, and their certificate.
 #[derive(Clone, Debug)]
 pub struct Secure {
-    /// A bit for each listener that speaks TLS, in the order of the listeners.
+    /// A bit mask of the listeners that speak TLS, in the order of the listeners.
     pub listeners: u64,
     /// The certificate and key for new connections.
     pub identity: Arc<Reloadable<Identity>>,
@@ -36,9 +36,10 @@ pub struct Secure {
 #[derive(Debug, Default)]
 pub(in crate::worker) struct Filters {
     by_slot: HashMap<u32, Box<SecuredConn>, RandomState>,
-    /// Readable conns whose handshakes have to continue.
+    /// Readable conns whose handshakes are not complete.
     handshake_queue: Queue,
-    /// The plaintext of one write before it is sealed. Kept for its capacity.
+    /// The plaintext of one write, collected before it is sealed. The buffer is reused because of
+    /// its capacity.
     gathered: Vec<u8>,
 }
 
@@ -46,20 +47,21 @@ pub(in crate::worker) struct Filters {
 struct SecuredConn {
     filter: Filter,
     is_in_handshake_queue: bool,
-    /// Whether FIN is due after the last sealed byte.
+    /// Whether FIN must be sent after the last sealed byte.
     owes_fin: bool,
-    /// Whether the machine's `handle_drained` is due after the last sealed byte.
+    /// Whether the machine's `handle_drained` must be called after the last sealed byte is sent.
     owes_drained: bool,
-    /// The reason to close the conn after the last sealed byte, if it has to be closed.
+    /// The reason to close the conn after the last sealed byte is sent, or `None` to keep the conn
+    /// open.
     closes: Option<CloseReason>,
 }
 
-/// Whether a conn's bytes are sealed, and whether more of them can be.
+/// Whether a conn's bytes are sealed, and whether more bytes can be sealed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::worker) enum Sealing {
     /// The conn has no TLS.
     Plain,
-    /// The handshake is not complete, and has nothing to send.
+    /// The handshake is not complete, and there are no handshake bytes to send.
     Handshaking,
     /// Sealed bytes wait for the socket.
     Unsent,
@@ -67,17 +69,17 @@ pub(in crate::worker) enum Sealing {
     Ready,
 }
 
-/// The steps after the last sealed byte of a conn.
+/// The steps to take after the last sealed byte of a conn is sent.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::worker) struct SealedEnd {
     pub(in crate::worker) has_fin: bool,
-    /// The reason to close the conn, if it has to be closed.
+    /// The reason to close the conn, or `None` to keep the conn open.
     pub(in crate::worker) reason: Option<CloseReason>,
 }
 
 impl Filters {
     fn get(&self, slot: u32) -> Option<&SecuredConn> {
-        // Without TLS conns, not even the hash is computed.
+        // If there are no TLS conns, this check saves computing the hash.
         if self.by_slot.is_empty() {
             return None;
         }
@@ -96,7 +98,7 @@ impl Filters {
         self.get(slot).is_some()
     }
 
-    /// Returns the sealed bytes that the socket has not accepted.
+    /// Returns the sealed bytes that a conn's socket has not accepted.
     pub(in crate::worker) fn unsent(&self, slot: u32) -> &[u8] {
         let secured = self.get(slot);
         secured.map_or(&[], |secured| secured.filter.unsent())
@@ -107,7 +109,7 @@ impl Filters {
         !self.unsent(slot).is_empty()
     }
 
-    /// Returns whether the bytes of a conn are sealed, and whether more can be sealed now.
+    /// Returns whether a conn's bytes are sealed, and whether more bytes can be sealed now.
     pub(in crate::worker) fn sealing(&self, slot: u32) -> Sealing {
         match self.get(slot) {
             None => Sealing::Plain,
@@ -130,7 +132,7 @@ impl Filters {
         &self.handshake_queue
     }
 
-    /// Removes a conn that is freed.
+    /// Removes the TLS state of a conn, if it has one.
     pub(in crate::worker) fn remove(&mut self, slot: u32) {
         if !self.by_slot.is_empty() {
             self.by_slot.remove(&slot);
@@ -138,11 +140,12 @@ impl Filters {
         }
     }
 
-    /// Frees all capacity if no conn is left.
+    /// Frees the memory of the table if no conn is left.
     fn drop_if_empty(&mut self) {
         if self.by_slot.is_empty() {
             *self = Self {
-                // The handshake queue is kept, because a round may wait for a position in it.
+                // The handshake queue is kept, because a round may be waiting for a position in the
+                // queue.
                 handshake_queue: std::mem::take(&mut self.handshake_queue),
                 ..Self::default()
             };
@@ -155,7 +158,8 @@ impl Filters {
         self.handshake_queue.shrink();
     }
 
-    /// Seals as many bytes as the budget allows. Returns the number of plaintext bytes.
+    /// Seals bytes for a conn, within the budget. Returns the number of plaintext bytes that were
+    /// sealed.
     pub(in crate::worker) fn seal(
         &mut self,
         slot: u32,
@@ -176,7 +180,7 @@ impl Filters {
             .get_mut(slot)
             .map_or(0, |secured| match secured.filter.seal(&gathered) {
                 Ok(sealed) if sealed == gathered.len() => sealed,
-                // The filter has failed, or its keys are used up. It cannot seal more bytes.
+                // The filter has failed or its keys are used up, so it cannot seal more bytes.
                 Ok(_) | Err(_) => {
                     secured.closes.get_or_insert(CloseReason::TlsError);
                     0
@@ -186,8 +190,9 @@ impl Filters {
         sealed
     }
 
-    /// Notes whether a conn's own bytes are all written or sealed. Returns whether they are all
-    /// sent. `has_more` is whether the outbox has new bytes.
+    /// Called after a write. `is_own_done` is whether all own bytes of the conn have been written
+    /// or sealed, and `has_more` whether the outbox has more bytes. Returns whether the socket has
+    /// accepted all own bytes.
     pub(in crate::worker) fn has_sent_own(
         &mut self,
         slot: u32,
@@ -202,7 +207,7 @@ impl Filters {
         is_sent && !has_more && std::mem::take(&mut secured.owes_drained)
     }
 
-    /// Seals `close_notify`. Returns whether FIN has to wait until sealed bytes are sent.
+    /// Seals a `close_notify`. Returns whether FIN must be delayed until all sealed bytes are sent.
     pub(in crate::worker) fn defer_fin(&mut self, slot: u32) -> bool {
         let Some(secured) = self.get_mut(slot) else {
             return false;
@@ -213,8 +218,8 @@ impl Filters {
         waits
     }
 
-    /// Returns whether closing a conn has to wait until sealed bytes are sent. A conn waits at most
-    /// once, and only if it ended normally or its FIN already waits.
+    /// Returns whether the close of a conn must be delayed until all sealed bytes are sent. A close
+    /// is delayed at most once, and only if the conn ended normally or its FIN is delayed.
     pub(in crate::worker) fn defer_close(&mut self, slot: u32, reason: CloseReason) -> bool {
         let Some(secured) = self.get_mut(slot) else {
             return false;
@@ -234,7 +239,8 @@ impl Filters {
         true
     }
 
-    /// Returns the steps that waited until all sealed bytes were sent, once all are sent.
+    /// Returns the steps that were delayed until all sealed bytes were sent. Returns `None` if
+    /// sealed bytes are left.
     pub(in crate::worker) fn take_end(&mut self, slot: u32) -> Option<SealedEnd> {
         let secured = self.get_mut(slot)?;
         secured.filter.unsent().is_empty().then(|| SealedEnd {
@@ -251,7 +257,7 @@ impl<N: Net> Worker<N> {
         secure.is_some_and(|secure| secure.listeners & (1 << (listener % 64)) != 0)
     }
 
-    /// Starts TLS on a new conn. Returns false if that is not possible.
+    /// Starts TLS on a new conn. Returns false if TLS could not be started.
     pub(in crate::worker) fn secure(&mut self, id: ConnId) -> bool {
         let Some(secure) = &self.parts.secure else {
             return false;
@@ -272,7 +278,7 @@ impl<N: Net> Worker<N> {
         true
     }
 
-    /// Continues queued handshakes, up to a maximum number per turn.
+    /// Continues queued handshakes, at most [`HANDSHAKES_PER_TURN_MAX`] per turn.
     pub(in crate::worker) fn run_handshakes(&mut self) {
         for _ in 0..HANDSHAKES_PER_TURN_MAX {
             let Some(id) = self.filters.handshake_queue.pop() else {
@@ -292,8 +298,9 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Reads from a conn that speaks TLS, as `read_once` does. Plaintext that waits comes before
-    /// the socket, and a handshake waits for its turn in the queue.
+    /// Reads from a conn that speaks TLS, and returns the same values as `read_once`. Waiting
+    /// plaintext is handled before the socket is read. A conn whose handshake is not complete is
+    /// not read here, but added to the handshake queue.
     pub(in crate::worker) fn read_sealed(
         &mut self,
         id: ConnId,
@@ -304,8 +311,8 @@ impl<N: Net> Worker<N> {
             return self.hand_plaintext(id);
         }
         if secured.closes.is_some() {
-            // The conn is not read any more. If the slot stayed readable, each turn would list it
-            // again.
+            // The conn will be closed, so it is not read. If the slot stayed readable, each turn
+            // would list the conn again.
             if let Some(slot) = self.slot(id) {
                 slot.is_readable = false;
             }
@@ -322,7 +329,8 @@ impl<N: Net> Worker<N> {
             }
             return None;
         }
-        // An end without `close_notify` may be a truncation. It is handled like any other end.
+        // If the input ends without `close_notify`, it may have been truncated. Such an end is
+        // handled like any other end.
         self.read_socket(id, buffer, Self::receive_sealed)
     }
 
@@ -338,7 +346,7 @@ impl<N: Net> Worker<N> {
         let is_established = was_handshaking && !secured.filter.is_handshaking();
         let metrics = &self.parts.metrics;
         if let Err(error) = received {
-            // The alert is still sent if the socket accepts it.
+            // The conn stays open until the alert is sent, if there is an alert to send.
             secured.owes_fin = true;
             secured.closes = Some(CloseReason::TlsError);
             tracing::debug!(worker = self.parts.number, slot = id.slot, %error, "TLS failed");
@@ -367,8 +375,9 @@ impl<N: Net> Worker<N> {
         self.call(id, |conn, out, context| conn.handle_plaintext(out, context));
     }
 
-    /// Passes waiting plaintext to the machine, as much as it accepts. The conn stays readable if
-    /// some is left. Returns how many bytes the machine accepted, or `None` if it accepted none.
+    /// Passes waiting plaintext to the machine until the machine accepts no more. The conn stays
+    /// readable if plaintext is left. Returns how many bytes the machine accepted, or `None` if it
+    /// accepted no bytes.
     fn hand_plaintext(&mut self, id: ConnId) -> Option<usize> {
         let mut plain = self.filters.get_mut(id.slot)?.filter.take_plain();
         let taken = self.hand_pieces(id, &mut plain)?;
@@ -385,7 +394,7 @@ impl<N: Net> Worker<N> {
     }
 
     /// Passes plaintext to the machine in pieces until the machine accepts no more. Returns the
-    /// number of bytes that were passed, or `None` if the conn is closing.
+    /// number of bytes that the machine accepted, or `None` if the conn is closing.
     fn hand_pieces(&mut self, id: ConnId, plain: &mut [u8]) -> Option<usize> {
         let head_bytes = self.parts.config.limits.request_head_bytes;
         let mut taken = 0;
@@ -406,7 +415,7 @@ impl<N: Net> Worker<N> {
         Some(taken)
     }
 
-    /// Notes how many sealed bytes the socket accepted.
+    /// Removes the sealed bytes that the socket accepted.
     pub(in crate::worker) fn note_sealed(&mut self, id: ConnId, count: usize) {
         let now = self.running.now();
         if let Some(secured) = self.filters.get_mut(id.slot) {

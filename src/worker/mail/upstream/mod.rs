@@ -1,15 +1,15 @@
 //! Reports from workers to the feed, in one bounded queue on which workers never block.
 //!
 //! All workers share the queue for publications and requests of clients. If the queue has no room,
-//! a worker keeps its reports, in order, and is woken when the feed has accepted some. Until then
-//! the conn of a kept report is not read. The memory for kept reports is bounded too; reports
-//! beyond the bound are refused.
+//! a worker keeps its reports, in order, and is woken when there is room again. The conn of a kept
+//! report is not read until then. The memory for kept reports is limited too; reports that exceed
+//! the limit are refused.
 //!
-//! Notices have a table of their own, from which the feed receives each as a [`WaitingNotice`]. A
-//! publication may overtake notices of other conns, but the reports and notices of one conn stay in
-//! order. So a notice stores the number of earlier reports of its worker, and waits until the feed
-//! has accepted these reports. With a publication, the feed takes the earlier notices of the same
-//! conn.
+//! Notices are stored in a separate table, from which the feed reads each notice as a
+//! [`WaitingNotice`]. A publication may overtake notices of other conns, but the reports and
+//! notices of one conn stay in order. So a notice stores the number of earlier reports of its
+//! worker, and waits until the feed has accepted these reports. Before the feed accepts a
+//! publication, it accepts the earlier notices of the same conn.
 
 mod notices;
 #[cfg(test)]
@@ -39,14 +39,14 @@ pub struct Upstream {
     feed: Arc<Wake>,
     /// Whether this worker waits for room in the queue.
     is_waiting: Arc<AtomicBool>,
-    /// Reports for which the queue has no room, oldest first.
+    /// Reports that did not fit into the queue, oldest first.
     kept: VecDeque<Report>,
     /// The number of bytes in `kept`.
     bytes: usize,
     notices: Arc<Notices>,
-    /// The number of reports so far, without refused reports.
+    /// The number of reports so far, not counting refused reports.
     reports: u64,
-    /// The number of changes of the watched channels.
+    /// The number of times that the watched channels have changed.
     watch: u64,
     /// Conns that are not read because too many of their notices wait for the feed.
     full: HashSet<ConnName, RandomState>,
@@ -56,15 +56,15 @@ pub struct Upstream {
 #[derive(Debug)]
 pub struct Reports {
     receiver: Receiver<Sent>,
-    /// The oldest report that the feed has not taken.
+    /// The oldest report, removed from the channel but not yet accepted by the feed.
     front: Option<Sent>,
     workers: Vec<(Arc<Wake>, Arc<AtomicBool>)>,
-    /// The number of reports that were taken from each worker.
+    /// The number of reports that the feed has accepted from each worker.
     taken: Vec<u64>,
     notices: Arc<Notices>,
 }
 
-/// A report, and the index of its worker's end.
+/// A report, and the index of the worker's end that sent it.
 #[derive(Debug)]
 struct Sent {
     end: usize,
@@ -89,13 +89,12 @@ pub enum Reported {
 pub enum Noticed {
     /// The conn of the notice may be read.
     AtOnce,
-    /// The notice waits, and its conn must not be read until [`Upstream::take_released`] returns
-    /// the conn.
+    /// The conn of the notice must not be read until [`Upstream::take_released`] returns this conn.
     Full,
 }
 
-/// Creates an end for each worker, and the end of the feed. `wakes` wake the workers; `feed` wakes
-/// the feed.
+/// Creates the sending end of each worker, and the receiving end of the feed. `wakes` wake the
+/// workers, and `feed` wakes the feed.
 #[must_use]
 pub fn upstream(wakes: &[Arc<Wake>], feed: &Arc<Wake>, bounds: Bounds) -> (Vec<Upstream>, Reports) {
     let (sender, receiver) = crossbeam_channel::bounded(REPORTS_MAX);
@@ -125,7 +124,8 @@ pub fn upstream(wakes: &[Arc<Wake>], feed: &Arc<Wake>, bounds: Bounds) -> (Vec<U
 }
 
 impl Upstream {
-    /// Sends a publication or a request to the feed, or keeps it until the queue has room.
+    /// Sends a publication or a request to the feed. If the queue has no room, keeps or refuses the
+    /// report.
     pub fn report(&mut self, report: Report) -> Reported {
         debug_assert!(matches!(report, Report::Count { .. } | Report::Publish(_)));
         if let Report::Publish(publication) = &report
@@ -155,7 +155,8 @@ impl Upstream {
         }
     }
 
-    /// Adds a notice for the feed, or removes the waiting notice that it cancels.
+    /// Adds a notice for the feed. If the notice cancels a waiting notice, removes that notice
+    /// instead.
     pub fn notify(&mut self, notice: Notice) -> Noticed {
         let conn = notice.conn;
         let origin = Origin {
@@ -181,20 +182,21 @@ impl Upstream {
         !self.full.is_empty() && self.full.contains(&conn)
     }
 
-    /// Removes a conn that has closed. The notices of the conn still wait for the feed.
+    /// Removes a conn that has closed. The notices of the conn keep waiting for the feed.
     pub fn forget(&mut self, conn: ConnName) {
         if !self.full.is_empty() && self.full.remove(&conn) {
             self.notices.forget(conn);
         }
     }
 
-    /// Whether there is a conn for [`Upstream::take_released`] to return.
+    /// Whether [`Upstream::take_released`] has conns to return.
     #[must_use]
     pub fn has_released(&self) -> bool {
         self.notices.has_released(self.end)
     }
 
-    /// Returns the conns that may be read again because the feed has taken enough of their notices.
+    /// Returns the conns that may be read again, because the feed has accepted enough of their
+    /// notices.
     pub fn take_released(&mut self) -> Vec<ConnName> {
         if !self.has_released() {
             return Vec::new();
@@ -206,8 +208,8 @@ impl Upstream {
         released
     }
 
-    /// Notes that the watched channels have changed. From now on, earlier notices of a departure
-    /// are not cancelled, because a new consumer would miss the arrival.
+    /// Records that the watched channels have changed. From now on, an arrival does not cancel an
+    /// earlier departure. Otherwise a new consumer would miss the arrival.
     pub fn note_watch(&mut self) {
         self.watch += 1;
     }
@@ -223,7 +225,8 @@ impl Upstream {
         if !self.is_behind() {
             return;
         }
-        // Set before the queue is tried, because the feed reads the flag after it has made room.
+        // The flag is set before the worker tries to send, because the feed reads the flag after it
+        // has made room.
         self.is_waiting.store(true, Ordering::SeqCst);
         let mut has_sent = false;
         while let Some(report) = self.kept.pop_front() {
@@ -251,7 +254,7 @@ impl Upstream {
     fn try_send(&self, report: Report) -> Result<(), Report> {
         let end = self.end;
         match self.sender.try_send(Sent { end, report }) {
-            // The feed has ended and needs no reports.
+            // If the receiver is disconnected, the feed has ended and needs no reports.
             Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
             Err(TrySendError::Full(Sent { report, .. })) => Err(report),
         }
@@ -267,7 +270,7 @@ impl Upstream {
         Reported::Later
     }
 
-    /// Panics if a conn is held back although the table of notices has no reason for it.
+    /// Panics if a conn is held although the table of notices has no reason to hold the conn.
     #[doc(hidden)]
     pub fn check_invariants(&self) {
         for conn in &self.full {
@@ -279,14 +282,14 @@ impl Upstream {
     }
 }
 
-/// Returns the number of reports that the feed has taken from a worker's end.
+/// Returns the number of reports that the feed has accepted from a worker's end.
 fn reports_taken(taken: &[u64], end: usize) -> u64 {
     let count = taken.get(end).copied();
     debug_assert!(count.is_some(), "there is no end {end}");
     count.unwrap_or(u64::MAX)
 }
 
-/// Returns the number of bytes for which a report counts.
+/// Returns the number of bytes that a report counts against the limit on kept reports.
 fn weight(report: &Report) -> usize {
     size_of::<Report>()
         + match report {
@@ -296,8 +299,8 @@ fn weight(report: &Report) -> usize {
 }
 
 impl Reports {
-    /// Returns the oldest publication or request, if there is one. Wakes the workers that wait for
-    /// room.
+    /// Returns the oldest publication or request, or `None` if there is none. If this makes room in
+    /// the queue, wakes the workers that wait for room.
     pub fn front(&mut self) -> Option<&Report> {
         if self.front.is_none() {
             self.front = Some(self.receiver.try_recv().ok()?);
@@ -326,7 +329,7 @@ impl Reports {
         }
     }
 
-    /// Takes the report at the front of the queue.
+    /// Removes and returns the report at the front of the queue.
     #[must_use]
     pub fn take(&mut self) -> Option<Report> {
         self.front()?;
@@ -337,8 +340,8 @@ impl Reports {
         Some(report)
     }
 
-    /// Returns the oldest notice, or number of lost notices, whose order is at least `from`. A
-    /// caller that skips a notice must also skip all later notices of the same conn.
+    /// Returns the first waiting notice, or number of lost notices, whose order is at least `from`.
+    /// A caller that skips a notice must also skip all later notices of the same conn.
     #[must_use]
     pub fn notice(&self, from: u64) -> Option<WaitingNotice> {
         match self.has_notices() {
@@ -347,7 +350,8 @@ impl Reports {
         }
     }
 
-    /// Takes a notice before it is sent to consumers. Returns false if it was cancelled meanwhile.
+    /// Removes a notice before it is sent to consumers. Returns false if the notice was cancelled
+    /// meanwhile.
     #[must_use]
     pub fn take_notice(&self, notice: &WaitingNotice) -> bool {
         let Some(Woken(end)) = self.notices.take(notice) else {
@@ -359,7 +363,7 @@ impl Reports {
         true
     }
 
-    /// Whether no publication and no request is waiting.
+    /// Whether the queue has neither publications nor requests.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.front.is_none() && self.receiver.is_empty()
@@ -371,13 +375,13 @@ impl Reports {
         self.notices_waiting() > 0
     }
 
-    /// Returns the number of waiting notices.
+    /// Returns the number of waiting notices, plus one if notices were lost.
     #[must_use]
     pub fn notices_waiting(&self) -> usize {
         self.notices.waiting()
     }
 
-    /// Whether a conn is not read until the feed has taken more notices.
+    /// Whether there are conns that are not read until the feed has accepted more notices.
     #[must_use]
     pub fn has_held(&self) -> bool {
         self.notices.held() > 0

@@ -1,13 +1,13 @@
 //! The notices that wait for the feed, in one bounded table for all workers.
 //!
-//! The table is separate from the queue of reports, so that notices never delay publications. A
-//! notice cancels the latest waiting notice of the same conn and channel if the two are opposites,
-//! unless the conn has published in between. So the table holds what has changed, not how often. A
-//! conn with too many waiting notices is not read until the feed has taken some of them. Notices
-//! beyond the bound for all conns are counted as lost.
+//! The table is separate from the queue of reports, so that notices never delay publications. Two
+//! opposite notices of the same conn and channel cancel each other, unless the conn has published
+//! in between. So the size of the table depends on what has changed, not on how often it changed. A
+//! conn with too many waiting notices is not read until the feed has accepted some of them. Notices
+//! that exceed the limit for all conns are dropped and counted as lost.
 //!
-//! Workers add notices and the feed takes them, each through its end in [`super`]. The lock is held
-//! only for a few look-ups.
+//! Workers add notices and the feed removes notices, through their ends of the queue in [`super`].
+//! The lock is held only for a few look-ups.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -20,15 +20,17 @@ use crate::backend::{Notice, Report};
 use crate::config::limits::{NOTICES_MAX, NOTICES_PER_CONN_MAX};
 use crate::id::{ChannelName, ConnName};
 
-/// An empty table with more capacity than this is freed.
+/// If the table is empty and its capacity exceeds this number, its memory is freed.
 const CAPACITY_KEPT: usize = 1024;
 
-/// The bounds on waiting notices.
+/// The limits on waiting notices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// The maximum for all conns together. Notices beyond it are counted as lost.
+    /// The maximum number of waiting notices of all conns together. Further notices are dropped and
+    /// counted as lost.
     pub notices: usize,
-    /// The maximum for one conn. A conn that reaches it is not read.
+    /// The maximum number of waiting notices of one conn. A conn that reaches this number is not
+    /// read.
     pub per_conn: usize,
 }
 
@@ -48,18 +50,19 @@ pub struct WaitingNotice {
     pub order: u64,
     /// The notice ([`Report::Notice`]), or the number of lost notices ([`Report::Lost`]).
     pub report: Report,
-    /// Whether the feed has taken the earlier reports of the notice's worker.
+    /// Whether the feed has accepted all earlier reports of the notice's worker.
     pub is_due: bool,
 }
 
-/// The worker that adds a notice, and how much it had reported before.
+/// The worker that adds a notice, and what that worker reported before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Origin {
-    /// The index of the worker's end.
+    /// The index of the worker's end of the queue.
     pub(super) end: usize,
-    /// The number of earlier reports of the worker. The feed takes these reports first.
+    /// The number of earlier reports of the worker. The feed accepts these reports before the
+    /// notice.
     pub(super) reports: u64,
-    /// The number of earlier changes of the watched channels.
+    /// The number of times that the watched channels changed before the notice.
     pub(super) watch: u64,
 }
 
@@ -81,12 +84,12 @@ pub(super) enum Added {
 pub(super) struct Notices {
     table: Mutex<Table>,
     bounds: Bounds,
-    /// The number of waiting notices, plus one if notices were lost. Readable without the lock,
-    /// like all fields below.
+    /// The number of waiting notices, plus one if notices were lost. This field and all fields
+    /// below can be read without the lock.
     waiting: AtomicUsize,
     /// The number of conns that are not read.
     held: AtomicUsize,
-    /// Whether some conns may be read again, for each end.
+    /// For each worker's end, whether there are conns that may be read again.
     has_released: Box<[AtomicBool]>,
     cancelled: AtomicU64,
 }
@@ -102,7 +105,7 @@ struct Table {
     held: usize,
     lost: Option<Lost>,
     cancelled: u64,
-    /// The conns that may be read again, for each end.
+    /// For each worker's end, the conns that may be read again.
     released: Vec<Vec<ConnName>>,
 }
 
@@ -112,16 +115,17 @@ struct Entry {
     origin: Origin,
 }
 
-/// The waiting notices of one conn. There is at least one.
+/// The waiting notices of one conn. The list is never empty.
 #[derive(Debug, Default)]
 struct Conn {
     orders: BTreeSet<u64>,
-    /// Notices with a smaller order were added before a publication of the conn.
+    /// All notices with a smaller order were added before the conn's latest publication.
     published: u64,
     is_held: bool,
 }
 
-/// The number of lost notices. Consumers receive it at the position of the first lost notice.
+/// The number of lost notices. Consumers receive this number at the position of the first lost
+/// notice.
 #[derive(Clone, Copy, Debug)]
 struct Lost {
     order: u64,
@@ -129,9 +133,9 @@ struct Lost {
 }
 
 impl Entry {
-    /// Whether consumers miss nothing if they receive neither this notice nor the later one. A
-    /// departure cancels any arrival that waits. An arrival cancels a departure only if both have
-    /// the same subject and the watched channels have not changed in between.
+    /// Whether this waiting notice and the new notice cancel each other, so that consumers need
+    /// neither. A departure cancels any waiting arrival. An arrival cancels a departure only if
+    /// both have the same subject and the watched channels have not changed in between.
     fn is_cancelled_by(&self, notice: &Notice, origin: Origin) -> bool {
         match (self.notice.has_subscribed, notice.has_subscribed) {
             (true, false) => true,
@@ -161,7 +165,7 @@ impl Notices {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a notice, or removes the waiting notice that it cancels.
+    /// If the notice cancels a waiting notice, removes that notice. Otherwise adds the notice.
     pub(super) fn add(&self, notice: Notice, origin: Origin) -> Added {
         let mut table = self.lock();
         let (added, woken) = table.add(notice, origin, self.bounds);
@@ -170,7 +174,7 @@ impl Notices {
         added
     }
 
-    /// Notes that a conn publishes. From now on, its earlier notices are not cancelled.
+    /// Records that a conn publishes. From now on, earlier notices of the conn cannot be cancelled.
     pub(super) fn note_published(&self, conn: ConnName) {
         let mut table = self.lock();
         let next_order = table.next_order;
@@ -179,14 +183,15 @@ impl Notices {
         }
     }
 
-    /// Returns the first notice whose order is at least `from`. `taken` counts the reports that the
-    /// feed has taken from each worker.
+    /// Returns the first waiting notice whose order is at least `from`. `taken` is the number of
+    /// reports that the feed has accepted from each worker.
     pub(super) fn first(&self, from: u64, taken: &[u64]) -> Option<WaitingNotice> {
         self.lock().first(from, taken)
     }
 
-    /// Returns, in order, the notices of a conn that were added before a report of its worker. The
-    /// number of lost notices is included if its position is before one of these notices.
+    /// Returns, in order, the waiting notices of a conn that were added before a report of its
+    /// worker. `reports` is the number of earlier reports. If the position of the lost notices is
+    /// before one of the returned notices, the number of lost notices is included.
     pub(super) fn of_conn(&self, conn: ConnName, reports: u64) -> Vec<WaitingNotice> {
         let table = self.lock();
         let orders = table.conns.get(&conn).map(|conn| conn.orders.iter());
@@ -203,8 +208,9 @@ impl Notices {
         found
     }
 
-    /// Takes a notice or a number of lost notices. Returns `None` if the notice was cancelled
-    /// meanwhile. Otherwise returns the worker to wake, if a conn may be read again.
+    /// Removes a notice or a number of lost notices. Returns `None` if the notice was cancelled
+    /// meanwhile. Otherwise returns a [`Woken`], which names the worker to wake if a conn may be
+    /// read again.
     pub(super) fn take(&self, waiting: &WaitingNotice) -> Option<Woken> {
         let mut table = self.lock();
         let woken = match waiting.report {
@@ -226,20 +232,20 @@ impl Notices {
         }
     }
 
-    /// Ends the hold on a conn that has closed. The conn's notices still wait.
+    /// Ends the hold on a conn that has closed. The conn's notices keep waiting for the feed.
     pub(super) fn forget(&self, conn: ConnName) {
         let mut table = self.lock();
         table.forget(conn);
         self.count(&table);
     }
 
-    /// Whether some conns of an end may be read again.
+    /// Whether some conns of a worker's end may be read again.
     pub(super) fn has_released(&self, end: usize) -> bool {
         let has_released = self.has_released.get(end);
         has_released.is_some_and(|has_released| has_released.load(Ordering::Acquire))
     }
 
-    /// Takes the conns of an end that may be read again.
+    /// Returns the conns of a worker's end that may be read again, and removes them from the list.
     pub(super) fn take_released(&self, end: usize) -> Vec<ConnName> {
         let mut table = self.lock();
         if let Some(has_released) = self.has_released.get(end) {
@@ -247,7 +253,8 @@ impl Notices {
         }
         let released = table.released.get_mut(end).map(std::mem::take);
         let mut released = released.unwrap_or_default();
-        // A conn that reached the bound again before its worker noticed the release stays held.
+        // A conn may have reached the limit again before its worker noticed the release. Such a
+        // conn stays held.
         released.retain(|name| !table.conns.get(name).is_some_and(|conn| conn.is_held));
         released
     }
@@ -267,7 +274,7 @@ impl Notices {
         self.cancelled.load(Ordering::Relaxed)
     }
 
-    /// Whether a conn is held, or its worker has not noticed the conn's release.
+    /// Whether a conn is held, or was released without its worker having noticed.
     pub(super) fn holds(&self, conn: ConnName, end: usize) -> bool {
         let table = self.lock();
         let is_released = |names: &Vec<ConnName>| names.contains(&conn);
@@ -308,8 +315,8 @@ impl Entry {
 }
 
 impl Table {
-    /// Adds a notice, or removes the waiting notice that it cancels. The removal may release the
-    /// conn.
+    /// If the notice cancels a waiting notice, removes that notice, which may release the conn.
+    /// Otherwise adds the notice.
     fn add(&mut self, notice: Notice, origin: Origin, bounds: Bounds) -> (Added, Option<Woken>) {
         let key = (notice.conn, notice.channel.clone());
         let latest = self.latest.get(&key).copied();
@@ -347,8 +354,8 @@ impl Table {
         }
     }
 
-    /// Subtracts a number of lost notices that consumers have received. If more notices were lost
-    /// meanwhile, their number stays at the same position in the order.
+    /// Subtracts a number of lost notices that was reported to consumers. If more notices were lost
+    /// meanwhile, the remaining number keeps its position in the order.
     fn take_lost(&mut self, count: u64) {
         self.lost = self
             .lost
@@ -368,8 +375,8 @@ impl Table {
         let mut woken = None;
         if let Some(conn) = self.conns.get_mut(&notice.conn) {
             conn.orders.remove(&order);
-            // A conn is released at half of the bound, so that its worker is not woken for each
-            // notice.
+            // A conn is released when half of the limit is reached, so that its worker is not woken
+            // for each notice.
             if conn.is_held && conn.orders.len() <= bounds.per_conn / 2 {
                 conn.is_held = false;
                 self.held -= 1;

@@ -1,4 +1,4 @@
-//! Tests of the worker's end and the feed's end together.
+//! Tests of a worker's end and the feed's end of the queue together.
 
 use std::collections::BTreeSet;
 
@@ -63,7 +63,8 @@ fn take_notice(reports: &Reports) -> Option<Report> {
     Some(notice.report)
 }
 
-/// Takes the first notice that is due, of a conn that is not skipped.
+/// Takes the first due notice of a conn that is not skipped. If a notice is not due, its conn is
+/// skipped too.
 fn take_notice_skipping(reports: &Reports, skipped: ConnName) -> Option<Report> {
     let mut skipped = vec![skipped];
     let mut next = 0;
@@ -78,7 +79,8 @@ fn take_notice_skipping(reports: &Reports, skipped: ConnName) -> Option<Report> 
     None
 }
 
-/// Takes the report at the front after the notices that must come before it, as the feed does.
+/// Takes the report at the front of the queue, as the feed does. The notices that must precede the
+/// report are taken first.
 fn take_front(reports: &mut Reports) -> Vec<Report> {
     if reports.front().is_none() {
         return Vec::new();
@@ -90,7 +92,7 @@ fn take_front(reports: &mut Reports) -> Vec<Report> {
     taken
 }
 
-/// Takes everything that is left, notices last.
+/// Takes all remaining reports, then all remaining notices.
 fn take_all(end: &mut Upstream, reports: &mut Reports) -> Vec<String> {
     let mut all = Vec::new();
     while !reports.is_empty() || end.is_behind() {
@@ -149,7 +151,7 @@ fn publications_beyond_the_bytes_kept_are_refused() {
     (0..=REPORTS_MAX).for_each(|_| publish(&mut end, 0, "1"));
     let large = publication(0, &"1".repeat(UPSTREAM_BYTES_MAX));
     assert_eq!(end.report(large), Reported::Refused);
-    // A notice does not wait for a refused report.
+    // A notice waits for earlier reports, but not for a refused report.
     arrive(&mut end, 0, "a");
     let all = take_all(&mut end, &mut reports);
     assert_eq!(all.len(), REPORTS_MAX + 2);
@@ -233,7 +235,7 @@ fn arrival_after_a_departure_is_kept_for_a_new_consumer_and_for_a_new_subject() 
     };
     assert_eq!(end.notify(by_carol), Noticed::AtOnce);
     assert_eq!(take_all(&mut end, &mut reports), ["1 -a", "1 +a"]);
-    // A departure with another subject cancels an arrival that still waits.
+    // A departure cancels a waiting arrival even if their subjects differ.
     end.note_watch();
     arrive(&mut end, CONN, "b");
     end.note_watch();
@@ -515,8 +517,8 @@ fn at_publications(texts: &[String]) -> Vec<BTreeSet<&str>> {
     all
 }
 
-/// Checks that the received reports are in the order of the actions, include every publication, and
-/// end in the state of the conn.
+/// Checks that the received reports are in the order of the actions and include every publication.
+/// Without losses, the reports must also lead to the final state of the conn.
 fn check_history(history: &History, present: [bool; 3], lost: u64, seed: u64) {
     let mut done = history.done.iter();
     for text in &history.received {
