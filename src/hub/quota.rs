@@ -1,9 +1,10 @@
 //! The quota: how far a conn may be behind, and what happens if it is further behind.
 //!
 //! A publication counts until its first byte is written, unless it was in the log when the conn
-//! resumed. A conn's lag is a subtraction. For a conn that conflates, the lag is a sum over the
-//! publications that are not superseded. The quota does not depend on frames or sockets. Called by
-//! `flush` when a conn's socket accepts no more, and by [`super::serve`] and [`super::conflation`].
+//! resumed. The lag of a conn is computed by a subtraction. For a conn that conflates, the lag is a
+//! sum over the publications that are not superseded. The quota does not depend on frames or
+//! sockets. `flush` calls this module when a conn's socket accepts no more bytes. [`super::serve`]
+//! and [`super::conflation`] call it, too.
 
 use super::member::Subscription;
 use super::{Amount, GapCause, Hub};
@@ -24,9 +25,9 @@ pub enum QuotaOutcome {
 }
 
 impl Hub {
-    /// Returns the amount that counts for the quota of the conn in a slot: the publications after
-    /// its resume of which no byte was written. If the amount is over the quota and the conn
-    /// conflates, superseded publications do not count.
+    /// Returns the amount that counts towards the quota of the conn in a slot. A publication counts
+    /// if no byte of it was written, and if it was not in the log when the conn resumed. If the
+    /// amount is over the quota and the conn conflates, superseded publications do not count.
     #[must_use]
     pub fn behind(&self, slot: u32) -> Amount {
         let exempt = self.replays.get(&slot).copied().unwrap_or_default();
@@ -49,8 +50,8 @@ impl Hub {
         newest.fold(Amount::default(), Amount::plus)
     }
 
-    /// Returns the amount of the publications of which the conn in a slot has received no byte,
-    /// whether they count or not.
+    /// Returns the amount of all publications that are pending for the conn in a slot, including
+    /// those that do not count towards its quota.
     pub(super) fn owed(&self, slot: u32) -> Amount {
         let amounts = self.subscriptions(slot).iter();
         let amounts = amounts.map(|subscription| self.amount_after(*subscription));
@@ -65,7 +66,7 @@ impl Hub {
         if behind.exceeds(self.quota) && self.begin_conflation(slot) {
             behind = self.behind(slot);
         }
-        // Skipped now, while the log still knows the number of these publications.
+        // Superseded publications are skipped now, while the log can still count them.
         self.skip_superseded(slot);
         if !behind.exceeds(self.quota) {
             return QuotaOutcome::Within;
@@ -121,7 +122,7 @@ impl Hub {
             .min_by_key(|(_, next)| next.sequence())
     }
 
-    /// Ends the exemption of a conn that has received everything for which it resumed.
+    /// Ends the exemption of the conn in a slot if the conn has received all exempt publications.
     pub(super) fn end_replay(&mut self, slot: u32) {
         let Some(until) = self.replays.get(&slot).copied() else {
             return;
