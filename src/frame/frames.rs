@@ -2,7 +2,7 @@
 //!
 //! A publication, the workers that are about to write it, and the conns that have written a part of
 //! it share the encodings. The first worker that needs a cell fills it. Another worker that needs
-//! the same cell waits until it is filled. Reading a filled cell takes no lock.
+//! the same cell waits until the cell is filled. Reading a filled cell takes no lock.
 
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
@@ -142,7 +142,7 @@ fn encode(publication: &Publication, kind: FrameKind, encoder: &mut Encoder) -> 
 pub struct Hold(Arc<Frames>);
 
 impl Hold {
-    /// Creates a reference, and counts one more conn as a holder.
+    /// Creates a reference, and counts one more conn that holds the encodings.
     #[must_use]
     pub fn new(frames: Arc<Frames>) -> Self {
         frames.weight.hold();

@@ -150,7 +150,7 @@ impl Weight {
         }
     }
 
-    /// Counts one conn less that holds the encodings.
+    /// Counts one fewer conn that holds the encodings.
     pub(super) fn release(&self) {
         let after = self.state.fetch_sub(CONN, Ordering::Relaxed) - CONN;
         if after & !BYTES == 0 {

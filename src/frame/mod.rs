@@ -1,4 +1,4 @@
-//! Encode once: a publication's wire bytes for each transport and envelope.
+//! Encode once: the wire bytes of a publication are encoded once for each transport and envelope.
 //!
 //! A [`Frame`] is immutable. The first worker that needs a frame encodes it into a cell of the
 //! publication's [`Frames`]; all sockets of all workers share the frame. The modules that send

@@ -82,7 +82,7 @@ pub struct Publication {
 // This size is used in the table "What a channel costs" in the crate doc.
 const _: () = assert!(size_of::<Publication>() <= 104);
 
-/// The optional texts of a publication. Few publications have one.
+/// The optional texts of a publication. Few publications have such a text.
 #[derive(Debug, Default)]
 struct Labels {
     event: Option<Box<str>>,

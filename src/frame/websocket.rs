@@ -1,4 +1,4 @@
-//! WebSocket frames from server to client (RFC 6455, 5.2): unmasked, never fragmented.
+//! WebSocket frames from server to client (RFC 6455, 5.2). They are unmasked and never fragmented.
 
 use super::{Envelope, Frame, Payload, Publication, envelope};
 

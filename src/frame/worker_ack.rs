@@ -1,4 +1,4 @@
-//! Confirmations by several workers, for which the feed waits.
+//! Confirmations by several workers. The feed waits until all of them have confirmed.
 //!
 //! The feed and the workers share a [`WorkerAck`]. Each worker confirms once, with a number that is
 //! added to a sum. For a publication with `ack`, this is the number of subscribers on that worker.

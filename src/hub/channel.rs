@@ -19,8 +19,8 @@ pub struct Channel {
     pub name: ChannelName,
     /// The channel's key in the log.
     pub key: ChannelKey,
-    /// The rule that sets how much of the channel is kept, and what happens to conns that are
-    /// behind.
+    /// The channel's rule: how much of the channel is kept, and how conns that are behind are
+    /// handled.
     pub rule: RuleIndex,
     /// The number of the channel's newest publication up to the hub's head; zero before the first
     /// publication.
@@ -38,8 +38,8 @@ const _: () = assert!(size_of::<Channel>() == 64);
 /// The delivery of new publications to the subscribers of a channel, one subscriber after another.
 #[derive(Debug, Default)]
 pub struct Walk {
-    /// The channel's newest entries. They include every entry for which a subscriber is still to be
-    /// visited.
+    /// The channel's newest entries. They include every entry because of which a subscriber still
+    /// has to be visited.
     pub tail: Tail,
     /// The channel's total up to the last publication for which all subscribers had been visited
     /// when the current pass began.
@@ -48,7 +48,7 @@ pub struct Walk {
     pub again_floor: Amount,
     /// The time at which the walk began.
     pub started: Now,
-    /// Whether the hub has the walk in its queue.
+    /// Whether the walk is in the hub's queue.
     pub is_queued: bool,
 }
 

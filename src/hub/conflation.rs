@@ -70,7 +70,8 @@ impl Hub {
     }
 
     /// Returns the total of the publications that a subscription still has to receive if its conn
-    /// conflates. Reads each of these publications; a conn within its quota has few.
+    /// conflates. The function reads each of these publications. A conn within its quota has few of
+    /// them.
     pub(super) fn newest_after(&self, subscription: Subscription) -> Amount {
         let position = subscription.position;
         let Some(channel) = self.channel(subscription.channel) else {

@@ -115,7 +115,7 @@ impl Hub {
         if let Some(position) = history {
             self.mark_initial(slot, index, position);
         }
-        // Publications that are already in the log do not count for the quota. This includes
+        // Publications that are already in the log do not count towards the quota. These include
         // publications that this worker has yet to accept.
         if self.has_next(subscription) || added > self.head {
             self.replays.insert(slot, added.max(self.head));

@@ -243,7 +243,7 @@ impl Hub {
         is_within_quota && !self.is_full
     }
 
-    /// Whether an entry has to wait until finished walks release the entries that they hold.
+    /// Whether the next entry has to wait in the inbox until finished walks release their entries.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.is_full
@@ -388,8 +388,8 @@ impl Hub {
         !self.postponed.is_empty()
     }
 
-    /// Returns the channel for which an entry was sent. Returns `None` if that channel was removed,
-    /// even if another channel has the same index and key now.
+    /// Returns the channel for which an entry was sent. The name is compared, too, because another
+    /// channel may have got the same index and the same key in the meantime.
     fn addressed(&self, place: u32, key: ChannelKey, entry: &Entry) -> Option<&Channel> {
         let channel = self.channels.get(place as usize)?;
         let is_it = channel.key == key && channel.name == entry.publication.channel;

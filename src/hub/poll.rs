@@ -74,8 +74,8 @@ impl Hub {
         told
     }
 
-    /// Returns the part of a gap up to a position, if publications are or may be missing in that
-    /// part.
+    /// Returns the part of a gap up to a position. Returns `None` if no publication is missing in
+    /// that part.
     fn cut(&self, name: &ChannelName, gap: Gap, until: Cursor) -> Option<Gap> {
         if gap.until.sequence <= until.sequence {
             return Some(gap);
@@ -158,8 +158,8 @@ pub(super) struct Samples {
     due: Deadline,
 }
 
-/// The maximum number of samples. The interval is such that they reach back to the oldest
-/// publication.
+/// The maximum number of samples. The interval between samples is long enough that they reach back
+/// to the oldest publication.
 const SAMPLES_MAX: u32 = 1024;
 /// The maximum time between two samples. The time is longer if `SAMPLES_MAX` samples would
 /// otherwise not cover the log's age.

@@ -58,9 +58,9 @@ impl Hub {
         amounts.fold(Amount::default(), Amount::plus)
     }
 
-    /// Enforces the quota of the conn in a slot. Skips superseded publications of channels that
-    /// conflate, then the oldest publications until the conn is within its quota. Returns
-    /// [`QuotaOutcome::Overflow`] if the conn must be closed instead.
+    /// Enforces the quota of the conn in a slot. First skips superseded publications of channels
+    /// that conflate. Then skips the oldest publications until the conn is within its quota.
+    /// Returns [`QuotaOutcome::Overflow`] if the conn must be closed instead.
     pub fn enforce(&mut self, slot: u32, now: Now) -> QuotaOutcome {
         let mut behind = self.behind(slot);
         if behind.exceeds(self.quota) && self.begin_conflation(slot) {
@@ -114,8 +114,8 @@ impl Hub {
         })
     }
 
-    /// Returns the oldest publication that is pending for the conn in a slot, and the
-    /// subscription's index.
+    /// Returns the oldest publication that is pending for the conn in a slot, with the index of its
+    /// subscription.
     fn oldest_owed(&self, slot: u32) -> Option<(usize, Entry)> {
         let owed = self.subscriptions(slot).iter().enumerate();
         owed.filter_map(|(index, s)| Some((index, self.next_of(*s)?)))

@@ -25,7 +25,8 @@ use crate::time::Now;
 pub struct Planned {
     /// The publication's sequence number.
     pub sequence: Sequence,
-    /// The bytes of the publication's frame; zero if the publication has expired and is skipped.
+    /// The length of the publication's frame in bytes; zero if the publication has expired and is
+    /// skipped.
     pub length: usize,
     /// The kind of the publication's frame.
     pub kind: FrameKind,
@@ -263,7 +264,7 @@ impl Hub {
         })
     }
 
-    /// Plans the entries of a source before a number.
+    /// Adds the entries of a source whose numbers are below `until` to a plan.
     fn plan_run(&mut self, slot: u32, source: &mut Source, until: Sequence, plan: &mut Plan<'_>) {
         let Self {
             channels,
@@ -502,7 +503,7 @@ impl Hub {
         subscriptions.any(|subscription| self.loss_before_next(*subscription).is_some())
     }
 
-    /// Whether the conn in a slot came with a position that this worker has not reached yet,
+    /// Whether the conn in a slot has resumed at a position that this worker has not reached yet,
     /// because another worker was ahead.
     #[must_use]
     pub fn is_ahead(&self, slot: u32) -> bool {

@@ -35,8 +35,8 @@ const _: () = assert!(size_of::<Subscribers>() == 16);
 #[derive(Clone, Copy, Debug)]
 pub struct One {
     slot: u32,
-    /// The number of marks that are after the subscriber. If one mark is, it is `end`; if two are,
-    /// they are `end` and `next`.
+    /// The number of marks that are after the subscriber: none, only `end`, both `next` and `end`,
+    /// or all three.
     marks: u8,
 }
 

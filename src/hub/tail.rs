@@ -186,7 +186,8 @@ impl Tail {
     /// Adds the channel's newest entry. If entries between the tail's last entry and the new entry
     /// are missing, the older entries are dropped.
     pub fn push(&mut self, entry: Entry) {
-        // The channel was removed and created again, or it had too many older entries to be held.
+        // Entries are missing if the channel was removed and created again, or if it had too many
+        // older entries to be held.
         let last = self.entries.back();
         if last.is_some_and(|last| last.sequence() != entry.previous) {
             self.clear();

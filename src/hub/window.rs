@@ -13,7 +13,7 @@
 //! window and need no second acknowledgement.
 //!
 //! Only subscriptions that requested a window are listed here, by slot. [`super::serve`] checks the
-//! room and records deliveries; the worker passes acknowledgements on.
+//! room and records deliveries; the worker passes acknowledgements to this module.
 
 use std::collections::VecDeque;
 
@@ -160,8 +160,8 @@ impl Windows {
         }
     }
 
-    /// Removes the ids after a number, because their publications are void: they need no
-    /// acknowledgement, and earlier acknowledgements of them do not count.
+    /// Removes the ids after a number, because their publications are void. Void publications need
+    /// no acknowledgement, and earlier acknowledgements of them no longer count.
     pub(super) fn cut(&mut self, kept: Sequence) {
         for given in self.0.values_mut().flatten() {
             while given.ids.pop_back_if(|id| *id > kept).is_some() {}

@@ -79,7 +79,7 @@ impl History {
         }
     }
 
-    /// Removes an entry that has left the log from the list.
+    /// Removes an entry from the list, because the entry has left the log.
     pub(super) fn forget_newest(&mut self, entry: &Entry, hasher: &impl BuildHasher) {
         let Some(newest) = &mut self.newest else {
             return;

@@ -1,14 +1,14 @@
 //! The entries of one channel. A single entry is stored inline, and several entries are stored in a
 //! deque.
 //!
-//! Most channels of a large log have one entry. Storing this entry inline saves the memory of an
-//! allocation, and a cache miss.
+//! Most channels of a large log have one entry. Storing this entry inline avoids an allocation and
+//! a cache miss.
 
 use std::collections::VecDeque;
 
 use super::Entry;
 
-/// The capacity below which a deque is not shrunk.
+/// A deque with at most this capacity is not shrunk.
 const ROOM_KEPT: usize = 16;
 
 /// The entries of one channel, oldest first.

@@ -296,7 +296,7 @@ impl Log {
 
 impl Writer {
     /// Begins a new epoch. All publications of the old epoch must have been posted. Void entries
-    /// are removed from the log; the others keep their ids.
+    /// are removed from the log; the remaining entries keep their ids.
     pub fn change_epoch(&mut self, change: &EpochChange) {
         debug_assert!(change.valid_until.is_none_or(|valid| valid <= change.head));
         debug_assert!(self.state.posted() == self.state.sequenced());

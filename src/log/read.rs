@@ -21,8 +21,7 @@ pub struct ChannelState {
     /// The channel's rule.
     pub rule: RuleIndex,
     /// The number of the channel's newest publication, even if that publication has left the log.
-    /// The field may have a larger value if the channel has no publication between that number and
-    /// the value.
+    /// This may also be a larger number, if the channel has no publication between the two numbers.
     pub last: Sequence,
     /// The number of the channel's newest publication that has left the log.
     pub evicted: Sequence,
@@ -172,9 +171,9 @@ impl Log {
         Some(channel.channel_state(key, horizon, end))
     }
 
-    /// Appends a channel's first entries after a position and up to a horizon to `entries`, at most
-    /// `max` of them. Returns the number of the channel's newest publication that has left the log.
-    /// If the position is below that number, entries may be missing.
+    /// Appends at most `max` entries of a channel to `entries`: the first entries after a position,
+    /// up to a horizon. Returns the number of the channel's newest publication that has left the
+    /// log. If the position is below that number, entries may be missing.
     pub fn fetch<T: From<Entry>>(
         &self,
         key: ChannelKey,

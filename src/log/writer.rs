@@ -1,9 +1,9 @@
 //! The writer: adds entries to the log and removes them.
 //!
 //! If a channel exceeds its own bounds, its oldest entries are removed. If all channels together
-//! exceed their bounds, the oldest entries of the log are removed. For each age shorter than the
-//! log's age, a clock visits every entry once. Eviction never waits for a reader, because a worker
-//! keeps references to the entries that it is about to write.
+//! exceed their bounds, the oldest entries of the log are removed. For each age limit that is
+//! shorter than the log's age, a clock visits every entry once. Eviction never waits for a reader,
+//! because a worker keeps references to the entries that it is about to write.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -216,8 +216,8 @@ impl Writer {
     pub fn evict(&mut self, now: Now, max: u32) -> u32 {
         let mut count = 0;
         self.drop_encodings(max);
-        // Entries that exceed the bounds of their own channel are removed first. Other channels
-        // then keep more of the entries that their own bounds allow.
+        // Entries that exceed the bounds of their own channel are removed before entries that are
+        // within these bounds.
         while count < max && self.is_full() && self.trim(1) > 0 {
             count += 1;
         }
@@ -449,7 +449,7 @@ impl Writer {
         self.drop_removed();
     }
 
-    /// Drops the removed entries. No shard may be locked.
+    /// Drops the removed entries. The caller must not hold the lock of a shard.
     pub(super) fn drop_removed(&mut self) {
         assert_unlocked();
         let mut removed = std::mem::take(&mut self.removed);
