@@ -56,8 +56,8 @@ impl Hub {
     }
 
     /// Cuts the gaps of an answer at the answer's position, and returns the parts to report. If no
-    /// part of a gap is left, the whole gap is stored again, because the conn in the slot may
-    /// continue to wait for publications.
+    /// part of a gap is left, the whole gap is stored again, because the conn may continue to wait
+    /// for publications.
     pub fn cut_gaps(
         &mut self,
         slot: u32,

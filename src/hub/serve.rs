@@ -166,8 +166,8 @@ impl Hub {
     /// has at most `budget` bytes and [`GATHER_SLICES_MAX`] publications, but at least one
     /// publication if any is pending. Frames that do not exist yet are encoded. If the log has
     /// evicted pending entries after the conn's gaps were taken, the plan ends before these
-    /// entries, because the loss must be reported before any later id is sent.
-    /// [`Self::take_found_loss`] then returns true.
+    /// entries. [`Self::take_found_loss`] then returns true. The reason is that a loss must be
+    /// reported before any later id is sent.
     pub fn plan(
         &mut self,
         slot: u32,

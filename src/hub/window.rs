@@ -8,7 +8,7 @@
 //! change how the cursor moves. So publications that a closed window holds back are part of the
 //! subscription's lag, and the quota applies to them.
 //!
-//! An acknowledged id may be beyond the last delivered id, because a client that resumes may have
+//! An acknowledged id may be beyond the last delivered id, because a resuming client may have
 //! processed publications that it is about to receive again. These publications take no room in the
 //! window and need no second acknowledgement.
 //!

@@ -1,4 +1,4 @@
-//! Idempotency keys in memory, by which repeated publications are recognised.
+//! Idempotency keys in memory. Repeated publications are recognised by these keys.
 //!
 //! A key belongs to one channel. A key is kept for a fixed time after its first use; repetitions do
 //! not extend that time. When there are too many keys, the oldest is removed. The functions receive

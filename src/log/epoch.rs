@@ -148,8 +148,8 @@ impl EpochState {
 
     pub(super) fn announce(&self, last: Sequence) {
         debug_assert!(last.0 >= self.sequenced.load(Ordering::Relaxed));
-        // Stored with release order before the first entry is added, so that no reader finds a
-        // larger number.
+        // The number is stored with release order before the first entry is added, so that no
+        // reader finds a larger number.
         self.sequenced.store(last.0, Ordering::Release);
     }
 
@@ -229,8 +229,8 @@ pub struct Horizon {
 
 impl Horizon {
     /// Returns two numbers. The reader sees the shard's entries up to the first number. The shard's
-    /// entries belong to the reader's epoch up to the second number, which is [`ALL`] if the shard
-    /// and the reader are in the same epoch.
+    /// entries belong to the reader's epoch up to the second number. This number is [`ALL`] if the
+    /// shard and the reader are in the same epoch.
     pub(super) fn within(self, shard: &Shard) -> (Sequence, Sequence) {
         let end = match self.generation.cmp(&shard.generation) {
             std::cmp::Ordering::Equal => ALL,

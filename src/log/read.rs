@@ -194,8 +194,8 @@ impl Log {
         channel.evicted.min(horizon)
     }
 
-    /// Returns the number of a channel's first entry after a position and up to a horizon, and the
-    /// total published in the channel before that entry.
+    /// Finds a channel's first entry after a position, up to a horizon. Returns the entry's number,
+    /// and the total published in the channel before the entry.
     #[must_use]
     pub fn next_after(
         &self,
@@ -214,8 +214,8 @@ impl Log {
     /// channel has no entries up to the horizon.
     ///
     /// The position is the number directly before the oldest of these entries, so it is as late as
-    /// possible. The reason is that a client on several channels has one position for all of them,
-    /// and earlier entries of the other channels may have left the log.
+    /// possible. A client on several channels has one position for all of them. With an earlier
+    /// position, entries of the other channels might be missing from the log.
     #[must_use]
     pub fn position_before_newest(
         &self,

@@ -58,8 +58,8 @@ pub(super) struct History {
 }
 
 /// The memory of a channel with entries, in bytes. It consists of the channel's slot, its share of
-/// the chunk's header, its slot in a directory that doubles when it grows, and its history without
-/// the lists.
+/// the chunk's header, its slot in the directory, and its history without the lists. The directory
+/// doubles when it grows.
 pub(super) const CHANNEL_BYTES: u64 = (size_of::<Channel>() + 8 + 16 + size_of::<History>()) as u64;
 
 const _: () = assert!(size_of::<Channel>() == 48);

@@ -523,8 +523,8 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
-/// A model that checks that every publication of a channel is delivered once and in order, lies in
-/// a reported gap, or is still pending and within the quota.
+/// A model that checks every publication of a channel. The publication is delivered once and in
+/// order, lies in a reported gap, or is still pending and within the quota.
 struct Model {
     hub: Node,
     quota: Amount,
