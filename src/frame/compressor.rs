@@ -1,8 +1,9 @@
 //! A worker's compressor and its scratch memory.
 //!
-//! A worker owns the compressor and lends it to fill a cell of a publication, so that neither conns
-//! nor publications own a compressor. It counts its work. The deflater decides whether
-//! compression makes a message shorter; the publication's cells store the result.
+//! Each worker owns one compressor and lends it out while a cell of a publication is filled. So
+//! neither conns nor publications need a compressor of their own. The encoder counts the compressed
+//! frames and their bytes. The deflater decides whether compression makes a message shorter. The
+//! publication's cells store the frames.
 
 use super::websocket::{self, push_deflated};
 use super::{Envelope, Frame, Publication};
@@ -13,7 +14,7 @@ use crate::deflate::Deflater;
 #[derive(Debug, Default)]
 pub struct Compressor {
     deflater: Deflater,
-    /// The message to compress, unless the message is the payload itself.
+    /// A buffer for the message to compress. It is unused if the message is the payload itself.
     body: Vec<u8>,
     deflated: Deflated,
 }
@@ -23,9 +24,9 @@ pub struct Compressor {
 pub struct Deflated {
     /// The number of compressed frames.
     pub frames: u64,
-    /// The number of bytes of their messages before compression.
+    /// The total size of the messages in these frames before compression, in bytes.
     pub plain_bytes: u64,
-    /// The number of bytes of their messages after compression.
+    /// The total size of the messages in these frames after compression, in bytes.
     pub deflated_bytes: u64,
 }
 
@@ -36,7 +37,7 @@ impl Compressor {
         self.deflated
     }
 
-    /// Returns the frame of a publication's compressed message. `None` if compression does not
+    /// Returns the frame of a publication's compressed message, or `None` if compression does not
     /// shorten the message.
     pub(super) fn deflate(
         &mut self,

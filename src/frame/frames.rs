@@ -1,8 +1,8 @@
-//! The encodings of one publication. Each is created once for all workers.
+//! The encodings of one publication. Each encoding is created once for all workers.
 //!
-//! Shared by the publication, by workers that are about to write it, and by conns that have written
-//! a part of it. The first worker that needs a cell fills it. Another worker that needs the same
-//! cell waits until it is filled. Reading takes no lock.
+//! A publication, the workers that are about to write it, and the conns that have written a part of
+//! it share the encodings. The first worker that needs a cell fills it. Another worker that needs
+//! the same cell waits until the cell is filled. Reading a filled cell takes no lock.
 
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
@@ -12,7 +12,8 @@ use super::{
     Compressor, Envelope, Frame, FrameKind, Publication, event_stream, json_element, websocket,
 };
 
-/// The encodings of one publication, one cell per encoding. [`FrameKind::cell`] is the index.
+/// The encodings of one publication, one cell per encoding. [`FrameKind::cell`] returns the index
+/// of a cell.
 #[derive(Debug)]
 pub struct Frames {
     cells: [OnceLock<Cell>; FrameKind::CELLS],
@@ -22,14 +23,14 @@ pub struct Frames {
 /// The content of a cell.
 #[derive(Debug)]
 enum Cell {
-    /// No separate bytes: the plain frame of this envelope is sent.
+    /// The cell has no bytes, because the plain frame of this envelope is sent instead.
     AsPlain(Envelope),
-    /// A frame with its own bytes.
+    /// The frame to send.
     Frame(Frame),
 }
 
 impl Frames {
-    /// The memory in bytes without any encoding: the cells and the reference counts.
+    /// The memory that the cells and the reference counts use before anything is encoded, in bytes.
     pub const BYTES: u64 = (size_of::<Self>() + 2 * size_of::<usize>()) as u64;
 
     pub(super) fn new(ledger: &Arc<Ledger>, is_logged: bool) -> Self {
@@ -39,13 +40,13 @@ impl Frames {
         }
     }
 
-    /// Notes that the log has evicted the publication.
+    /// Records that the log has evicted the publication.
     pub(super) fn leave_log(&self) {
         self.weight.leave_log();
     }
 
-    /// Returns the frame for one kind of conn. Encodes it if it does not exist. Never returns
-    /// `None` for an existing kind. `publication` must be the owner of these encodings.
+    /// Returns the frame for one kind of conn, and encodes the frame if it does not exist. Returns
+    /// `None` only if the kind has no cell. `publication` must own these encodings.
     pub fn encode(
         &self,
         publication: &Publication,
@@ -76,7 +77,7 @@ impl Frames {
         }
     }
 
-    /// Returns the wire bytes for one kind of conn. They are empty if the frame does not exist.
+    /// Returns the wire bytes for one kind of conn, or an empty slice if the frame does not exist.
     #[must_use]
     pub fn wire(&self, kind: FrameKind) -> &[u8] {
         self.get(kind)
@@ -84,8 +85,8 @@ impl Frames {
             .unwrap_or_default()
     }
 
-    /// Returns the cell that contains the bytes for a kind of conn. `None` until the cell of this
-    /// kind is filled.
+    /// Returns the index of the cell that contains the bytes for one kind of conn. Returns `None`
+    /// until the cell of that kind is filled.
     #[must_use]
     pub fn holder(&self, kind: FrameKind) -> Option<usize> {
         let cell = kind.cell();
@@ -95,13 +96,13 @@ impl Frames {
         }
     }
 
-    /// Returns the number of bytes in a cell. `None` if the cell has no bytes of its own.
+    /// Returns the number of bytes in a cell, or `None` if the cell contains no frame.
     #[must_use]
     pub fn encoded(&self, cell: usize) -> Option<u64> {
         self.frame_in(cell).map(Frame::bytes_held)
     }
 
-    /// Returns the memory of all encodings in bytes.
+    /// Returns the memory that the cells and all encodings use, in bytes.
     #[must_use]
     pub fn bytes_held(&self) -> u64 {
         self.weight.bytes()
@@ -135,20 +136,20 @@ fn encode(publication: &Publication, kind: FrameKind, compressor: &mut Compresso
     })
 }
 
-/// A conn's reference to encodings of which the conn has written a part, or which it is about to
-/// write.
+/// A conn's reference to encodings. The conn is about to write one of them, or has written a part
+/// of it.
 #[derive(Debug)]
 pub struct Hold(Arc<Frames>);
 
 impl Hold {
-    /// Creates a reference, and counts one more conn as a holder.
+    /// Creates a reference, and counts one more conn that holds the encodings.
     #[must_use]
     pub fn new(frames: Arc<Frames>) -> Self {
         frames.weight.hold();
         Self(frames)
     }
 
-    /// Returns the bytes of the encodings, divided by the number of holders.
+    /// Returns the bytes of the encodings, divided by the number of conns that hold them.
     #[must_use]
     pub fn share(&self) -> u64 {
         self.0.weight.bytes() / self.0.weight.conns().max(1)
@@ -169,7 +170,7 @@ impl Drop for Hold {
     }
 }
 
-/// A copied part of an encoding, so that the whole encoding need not stay in memory.
+/// A copy of a part of an encoding. With the copy, the whole encoding need not stay in memory.
 #[derive(Debug)]
 pub struct Copied {
     bytes: Box<[u8]>,
@@ -177,7 +178,8 @@ pub struct Copied {
 }
 
 impl Copied {
-    /// Copies `bytes`, a part of the encodings. The copy counts in the ledger as pinned.
+    /// Copies `bytes`, which are a part of one of the encodings. The ledger counts the copy as
+    /// pinned.
     #[must_use]
     pub fn of(frames: &Frames, bytes: &[u8]) -> Self {
         let ledger = Arc::clone(frames.weight.ledger());

@@ -9,7 +9,7 @@ use super::{Envelope, Frame, Payload, Publication, envelope};
 pub const SEPARATOR_BYTES: usize = 1;
 
 /// Encodes a publication. With the data envelope, the element is the payload as a JSON value: JSON
-/// unchanged, text as a string, bytes as a base64 string.
+/// is unchanged, text becomes a string, and bytes become a base64 string.
 #[must_use]
 pub fn encode(publication: &Publication, envelope: Envelope) -> Frame {
     let mut element = Vec::with_capacity(publication.payload.len() + 128);

@@ -1,24 +1,26 @@
-//! The ledger, which counts the bytes of publications and encodings from creation to drop.
+//! The ledger counts the bytes of publications and encodings from their creation until they are
+//! dropped.
 //!
-//! The node has one [`Ledger`]. Every counted value adds its bytes on creation and subtracts them
-//! on drop, so no value can be missed. Encodings have a `Weight`, which stores whether the
-//! publication is in the log and how many conns hold the encodings. Encodings are *pinned* if the
-//! log has evicted the publication and a conn still holds the encodings. The sums are relaxed
-//! atomics, without a lock. Each sum is exact while no thread changes it.
+//! The node has one [`Ledger`]. Every counted value adds its bytes when it is created and subtracts
+//! them when it is dropped, so no value is left out. The encodings of a publication have one
+//! `Weight`. It stores whether the publication is in the log, and how many conns hold the
+//! encodings. Encodings are *pinned* if the log has evicted the publication and a conn still holds
+//! the encodings. The sums are relaxed atomics, so they need no lock. A sum is exact whenever no
+//! thread is changing it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::id::Sequence;
 
-/// The sums of bytes. Two threads that change one weight may update a sum in either order. So a sum
-/// can be below zero, modulo 2^64, for a moment.
+/// The sums of bytes. If two threads change one weight, they may update a sum in either order. So a
+/// sum can be negative for a moment; it is then stored modulo 2^64.
 #[derive(Debug)]
 pub struct Ledger {
     resident: AtomicU64,
     logged: AtomicU64,
     pinned: AtomicU64,
-    /// No publication of the log with a lower number than this has encodings.
+    /// The lowest number at which a publication in the log may have encodings.
     oldest_encoded: AtomicU64,
 }
 
@@ -40,14 +42,13 @@ impl Ledger {
         sum(&self.resident)
     }
 
-    /// Returns the bytes of encodings in the log.
+    /// Returns the bytes of the encodings whose publications are in the log.
     #[must_use]
     pub fn logged(&self) -> u64 {
         sum(&self.logged)
     }
 
-    /// Returns the bytes of encodings that the log has evicted and conns hold, and of copies from
-    /// them.
+    /// Returns the bytes of the pinned encodings, and of copied parts of encodings.
     #[must_use]
     pub fn pinned(&self) -> u64 {
         sum(&self.pinned)
@@ -71,13 +72,14 @@ impl Ledger {
         self.pinned.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Notes that a publication of the log may have encodings.
+    /// Records that a publication in the log may have encodings.
     pub(crate) fn note_encoded(&self, sequence: Sequence) {
         self.oldest_encoded.fetch_min(sequence.0, Ordering::Relaxed);
     }
 
-    /// Returns and resets the number before which no publication of the log has encodings. The
-    /// caller reports with [`Self::note_encoded`] the number at which it stopped.
+    /// Returns the lowest number at which a publication in the log may have encodings, and resets
+    /// it. The caller drops encodings from this number on. It then reports the number at which it
+    /// stopped with [`Self::note_encoded`].
     pub(crate) fn take_oldest_encoded(&self) -> Sequence {
         Sequence(self.oldest_encoded.swap(u64::MAX, Ordering::Relaxed))
     }
@@ -92,8 +94,8 @@ fn sum(bytes: &AtomicU64) -> u64 {
 #[derive(Debug)]
 pub(super) struct Weight {
     ledger: Arc<Ledger>,
-    /// Bits 0 to 35: the number of bytes. Bits 36 to 62: the number of holders. Bit 63: whether the
-    /// publication is in the log.
+    /// Bits 0 to 35: the number of bytes. Bits 36 to 62: the number of conns that hold the
+    /// encodings. Bit 63: whether the publication is in the log.
     state: AtomicU64,
 }
 
@@ -139,7 +141,7 @@ impl Weight {
         }
     }
 
-    /// Adds a holder.
+    /// Counts one more conn that holds the encodings.
     pub(super) fn hold(&self) {
         let before = self.state.fetch_add(CONN, Ordering::Relaxed);
         if before & !BYTES == 0 {
@@ -148,7 +150,7 @@ impl Weight {
         }
     }
 
-    /// Removes a holder.
+    /// Counts one fewer conn that holds the encodings.
     pub(super) fn release(&self) {
         let after = self.state.fetch_sub(CONN, Ordering::Relaxed) - CONN;
         if after & !BYTES == 0 {
@@ -156,7 +158,7 @@ impl Weight {
         }
     }
 
-    /// Notes that the log has evicted the publication.
+    /// Records that the log has evicted the publication.
     pub(super) fn leave_log(&self) {
         let before = self.state.fetch_and(!LOGGED, Ordering::Relaxed);
         if before & LOGGED == 0 {

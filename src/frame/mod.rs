@@ -1,9 +1,10 @@
-//! Encode once: a publication's wire bytes for each transport and envelope.
+//! Encode once: the wire bytes of a publication are encoded once for each transport and envelope.
 //!
 //! A [`Frame`] is immutable. The first worker that needs a frame encodes it into a cell of the
-//! publication's [`Frames`]; all sockets of all workers share the frame. Later modules do not copy
-//! payloads, with one exception: if only one conn holds a large frame, it copies a small unsent
-//! rest. A compressor belongs to the worker's [`Compressor`]. This module performs no I/O.
+//! publication's [`Frames`]; all sockets of all workers share the frame. The modules that send
+//! frames do not copy payloads, with one exception. If a conn is the only holder of a large frame,
+//! it copies the unsent rest when that rest is small. A compressor belongs to the worker's
+//! [`Encoder`]. This module performs no I/O.
 
 pub mod compressor;
 pub mod envelope;
@@ -28,7 +29,7 @@ pub enum Envelope {
     Data,
     /// A JSON object with channel, id, event type and payload.
     Full,
-    /// The full envelope with a flag: the publication belongs to the requested history.
+    /// The full envelope with a flag that marks publications of the requested history.
     Initial,
 }
 
@@ -72,8 +73,8 @@ impl FrameKind {
         }
     }
 
-    /// Returns the corresponding kind for publications of the requested history. The data envelope
-    /// has no flag for them.
+    /// Returns the kind that marks publications of the requested history. A kind with the data
+    /// envelope is returned unchanged, because that envelope has no flag.
     #[must_use]
     pub fn initial(self) -> Self {
         let marked = |envelope| match envelope {
@@ -94,9 +95,11 @@ impl FrameKind {
 #[derive(Debug)]
 pub struct Frame {
     bytes: Box<[u8]>,
-    /// The offset of the event, after the chunk's size line. Zero for other frames.
+    /// The offset at which the event begins, after the chunk's size line. Zero in frames that are
+    /// not chunks.
     body_start: u32,
-    /// The end of the event, before the chunk's line end. The whole length for other frames.
+    /// The offset at which the event ends, before the chunk's line end. In frames that are not
+    /// chunks, this is the length of the frame.
     body_end: u32,
 }
 
@@ -113,7 +116,7 @@ impl Frame {
     }
 
     /// Creates a chunk of a chunked body (RFC 9112, 7.1). The content can also be sent without the
-    /// chunk.
+    /// chunk's size line and line end.
     #[must_use]
     pub fn chunk(content: &[u8]) -> Self {
         let mut bytes = Vec::with_capacity(content.len() + 12);
@@ -127,7 +130,7 @@ impl Frame {
         }
     }
 
-    /// Returns the bytes for a conn of this kind.
+    /// Returns the bytes that are sent to a conn of this kind.
     #[must_use]
     pub fn wire(&self, kind: FrameKind) -> &[u8] {
         match kind {

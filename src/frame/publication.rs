@@ -2,10 +2,11 @@
 //!
 //! The feed creates a publication and shares it by reference with the workers that have subscribers
 //! of the channel. The publication is dropped when neither the log nor a worker that is about to
-//! write it holds a reference. The encodings are a separate allocation ([`Frames`]), created when
-//! the first encoding is needed. The log can drop the encodings before the publication, to free
-//! memory of delivered publications. A conn with a partly written frame can hold them longer. All
-//! other fields are immutable.
+//! write it holds a reference. The encodings are a separate allocation ([`Frames`]), which is
+//! created when the first encoding is needed. The log can drop the encodings before the
+//! publication, to free memory of delivered publications. A conn with a partly written frame can
+//! hold the encodings longer. Apart from the encodings and the eviction flag, a publication is
+//! immutable.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -36,7 +37,7 @@ pub enum Payload {
 }
 
 impl Payload {
-    /// Returns the length in bytes, as quotas count it.
+    /// Returns the length in bytes. Quotas count this length.
     #[must_use]
     pub fn len(&self) -> usize {
         match self {
@@ -59,7 +60,7 @@ impl Payload {
     reason = "the private fields are counted in the ledger"
 )]
 pub struct Publication {
-    /// The position in the node's one sequence.
+    /// The publication's position in the node's sequence.
     pub id: Cursor,
     /// The channel.
     pub channel: ChannelName,
@@ -68,7 +69,8 @@ pub struct Publication {
     labels: Option<Box<Labels>>,
     /// The time at which the feed accepted the publication.
     pub published: Now,
-    /// The time from which the publication is not delivered any more, or [`NEVER`].
+    /// The time at which the publication expires, or [`NEVER`]. An expired publication is not
+    /// delivered.
     expires: Deadline,
     /// The encodings, if they exist. Locked only to store, remove or copy the reference.
     frames: Mutex<Option<Arc<Frames>>>,
@@ -77,10 +79,10 @@ pub struct Publication {
     ledger: Arc<Ledger>,
 }
 
-// Part of the table "What a channel costs" in the crate doc.
+// This size is used in the table "What a channel costs" in the crate doc.
 const _: () = assert!(size_of::<Publication>() <= 104);
 
-/// The optional texts. Few publications have any.
+/// The optional texts of a publication. Few publications have such a text.
 #[derive(Debug, Default)]
 struct Labels {
     event: Option<Box<str>>,
@@ -139,7 +141,7 @@ impl Publication {
     }
 
     /// Adds an event type and a conflation key, if they are present. The event type has no control
-    /// characters and is not reserved. Called at most once.
+    /// characters and is not reserved. Must be called at most once.
     #[must_use]
     pub fn labelled(mut self, event: Option<Box<str>>, key: Option<Box<str>>) -> Self {
         debug_assert!(self.labels.is_none());
@@ -151,7 +153,7 @@ impl Publication {
         self
     }
 
-    /// Sets the time from which the publication is not delivered any more. `None` means never.
+    /// Sets the time at which the publication expires. With `None`, it never expires.
     #[must_use]
     pub fn expiring(mut self, expires: Option<Deadline>) -> Self {
         self.expires = expires.unwrap_or(NEVER);
@@ -171,13 +173,13 @@ impl Publication {
         self.labels.as_ref()?.key.as_deref()
     }
 
-    /// Returns the time from which the publication is not delivered any more.
+    /// Returns the time at which the publication expires, or `None` if it never expires.
     #[must_use]
     pub fn expires(&self) -> Option<Deadline> {
         (self.expires != NEVER).then_some(self.expires)
     }
 
-    /// Returns the encodings. Creates an empty set if there are none.
+    /// Returns the encodings, and creates an empty set if the publication has none.
     #[must_use]
     pub fn frames(&self) -> Arc<Frames> {
         let mut frames = self.lock();
@@ -191,17 +193,18 @@ impl Publication {
         Arc::clone(frames)
     }
 
-    /// Drops the encodings. Holders keep their reference. Later readers create the encodings again.
+    /// Drops the publication's reference to its encodings. Workers and conns that hold the
+    /// encodings keep their references. Later readers create the encodings again.
     pub fn drop_frames(&self) {
         let dropped = self.lock().take();
-        // Freed after the lock is released, because freeing takes time.
+        // The encodings are freed after the lock is released, because freeing takes time.
         if let Some(frames) = dropped {
             frames.leave_log();
         }
     }
 
-    /// Notes that the log has evicted the publication. Workers that are about to write it keep
-    /// their reference.
+    /// Records that the log has evicted the publication. Workers that are about to write the
+    /// publication keep their references.
     pub fn leave_log(&self) {
         let frames = self.lock();
         self.has_left_log.store(true, Ordering::Relaxed);
@@ -221,13 +224,13 @@ impl Publication {
         self.frames.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the payload's length in bytes, as quotas count it.
+    /// Returns the payload's length in bytes. Quotas count this length.
     #[must_use]
     pub fn payload_bytes(&self) -> u64 {
         self.payload.len() as u64
     }
 
-    /// Returns the memory in bytes, without the encodings.
+    /// Returns the publication's memory in bytes, without the encodings.
     #[must_use]
     pub fn bytes_held(&self) -> u64 {
         let texts = self.channel.as_str().len() + self.payload.len();

@@ -1,8 +1,8 @@
-//! WebSocket frames from server to client (RFC 6455, 5.2): unmasked, never fragmented.
+//! WebSocket frames from server to client (RFC 6455, 5.2). They are unmasked and never fragmented.
 
 use super::{Envelope, Frame, Payload, Publication, envelope};
 
-/// The bit of the last frame of a message (RFC 6455, 5.2).
+/// The bit that marks the last frame of a message (RFC 6455, 5.2).
 pub const FIN: u8 = 0x80;
 /// The bit that marks a compressed message (RFC 7692, 6).
 pub const RSV1: u8 = 0x40;
@@ -25,7 +25,7 @@ pub enum Opcode {
 }
 
 impl Opcode {
-    /// Returns the opcode of the four bits; `None` for reserved values.
+    /// Returns the opcode that the four bits encode, or `None` if the value is reserved.
     #[must_use]
     pub fn from_bits(bits: u8) -> Option<Self> {
         match bits {

@@ -1,13 +1,15 @@
-//! Confirmations by several workers, for which the feed waits.
+//! Confirmations by several workers. The feed waits until all of them have confirmed.
 //!
-//! Shared by the feed and the workers. Each worker confirms once, with a number that is added to a
-//! sum. For a publication with `ack`, this number is the worker's number of subscribers. The feed
-//! confirms, too, when the publication is in the log and posted. The last confirmation completes
-//! the acknowledgement. It consists of two atomic counters, without a lock.
+//! The feed and the workers share a [`WorkerAck`]. Each worker confirms once, with a number that is
+//! added to a sum. For a publication with `ack`, this is the number of subscribers on that worker.
+//! The feed also confirms, after the publication was added to the log and posted. The last
+//! confirmation completes the acknowledgement. A [`WorkerAck`] consists of two atomic counters and
+//! needs no lock.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-/// The number of outstanding confirmations, and the sum of the numbers in those received.
+/// The number of outstanding confirmations, and the sum of the numbers in the received
+/// confirmations.
 #[derive(Debug)]
 pub struct WorkerAck {
     remaining: AtomicU32,
@@ -30,7 +32,8 @@ impl WorkerAck {
         debug_assert!(before > 0, "all confirmations were there already");
     }
 
-    /// Confirms with a number. Returns true for the last confirmation: the feed must then be woken.
+    /// Confirms with a number. Returns true if this was the last confirmation; the feed must then
+    /// be woken.
     pub fn confirm(&self, number: u32) -> bool {
         self.sum.fetch_add(u64::from(number), Ordering::Relaxed);
         // Release: a thread that reads zero also sees the numbers of all workers.
@@ -39,7 +42,7 @@ impl WorkerAck {
         before == 1
     }
 
-    /// Returns the sum of all numbers. `None` before the last confirmation.
+    /// Returns the sum of all numbers, or `None` before the last confirmation.
     #[must_use]
     pub fn sum(&self) -> Option<u64> {
         (self.remaining.load(Ordering::Acquire) == 0).then(|| self.sum.load(Ordering::Relaxed))

@@ -1,5 +1,5 @@
 //! The hub's record of a channel: its newest publication, its subscribers on this worker, and the
-//! walk over them.
+//! walk that visits the subscribers.
 
 use super::subscribers::Subscribers;
 use super::tail::{Served, Tail};
@@ -19,8 +19,8 @@ pub struct Channel {
     pub name: ChannelName,
     /// The channel's key in the log.
     pub key: ChannelKey,
-    /// The rule that sets how much of the channel is kept, and what happens to conns that are
-    /// behind.
+    /// The channel's rule: how much of the channel is kept, and how conns that are behind are
+    /// handled.
     pub rule: RuleIndex,
     /// The number of the channel's newest publication up to the hub's head; zero before the first
     /// publication.
@@ -38,23 +38,24 @@ const _: () = assert!(size_of::<Channel>() == 64);
 /// The delivery of new publications to the subscribers of a channel, one subscriber after another.
 #[derive(Debug, Default)]
 pub struct Walk {
-    /// The channel's newest entries. They include every entry for which a subscriber is still to be
-    /// visited.
+    /// The channel's newest entries. They include every entry because of which a subscriber still
+    /// has to be visited.
     pub tail: Tail,
     /// The channel's total up to the last publication for which all subscribers had been visited
     /// when the current pass began.
     pub floor: Amount,
-    /// The floor of the pass after the current one.
+    /// The value that `floor` gets when the next pass begins.
     pub again_floor: Amount,
     /// The time at which the walk began.
     pub started: Now,
-    /// Whether the hub has the walk in its queue.
+    /// Whether the walk is in the hub's queue.
     pub is_queued: bool,
 }
 
 impl Walk {
-    /// Adds void publications to all totals. The log counts some publications of an earlier epoch
-    /// between the newest entry and the next one. They are not delivered to any subscriber.
+    /// Adds an amount of void publications to all totals. These publications of an earlier epoch
+    /// are between the newest entry and the next entry. The log counts them, but no subscriber
+    /// receives them.
     fn add_before(&mut self, void: Amount) {
         self.tail.add_before(void);
         self.floor = self.floor.plus(void);
@@ -69,7 +70,7 @@ impl Walk {
 }
 
 impl Channel {
-    /// Creates a channel without subscribers, in the state that the log has of it.
+    /// Creates a channel without subscribers. `channel_state` is the channel's state in the log.
     #[must_use]
     pub fn new(name: ChannelName, channel_state: &ChannelState) -> Self {
         Self {
@@ -118,8 +119,8 @@ impl Channel {
         is_to_queue
     }
 
-    /// Accepts the channel's state in the log, if the hub does not hold the channel's entries. In
-    /// other respects it works like [`Self::take`].
+    /// Accepts the channel's state in the log instead of an entry that the hub does not hold. In
+    /// other respects, this function works like [`Self::take`].
     pub fn take_standing(
         &mut self,
         channel_state: &ChannelState,
@@ -157,7 +158,7 @@ impl Channel {
         false
     }
 
-    /// Returns the total that the current walk has yet to deliver to some subscribers.
+    /// Returns the total that the current walk still has to deliver to at least one subscriber.
     #[must_use]
     pub fn walk_debt(&self) -> Amount {
         match &self.walk {

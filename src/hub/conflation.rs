@@ -2,12 +2,13 @@
 //!
 //! In a channel whose policy is to conflate, a publication supersedes the previous publication with
 //! the same key. The log marks the superseded entry with a flag when its successor is appended. A
-//! conn that is behind by more than its quota skips such entries until it has caught up, and a gap
-//! reports them. A conn that keeps up is not affected. A conn that resumes more than its quota
-//! behind is treated the same: it does not need publications that are already superseded.
+//! conn that is behind by more than its quota skips superseded entries until it has caught up, and
+//! receives a gap that reports them. A conn that keeps up is not affected. A conn that resumes from
+//! a position further back than its quota also skips superseded entries, because it does not need
+//! them.
 //!
-//! The log lists the entries that are not superseded; the tail of a walk has marks of its own.
-//! Called by [`super::serve`] and [`super::quota`].
+//! The log lists the entries that are not superseded; the tail of a walk marks its own copies of
+//! the entries. [`super::serve`] and [`super::quota`] call this module.
 
 use super::member::Subscription;
 use super::tail::Tail;
@@ -16,7 +17,8 @@ use crate::config::Overflow;
 use crate::id::Sequence;
 
 impl Hub {
-    /// Returns how many publications all conns have skipped because newer ones superseded them.
+    /// Returns the number of publications that all conns together have skipped because newer
+    /// publications superseded them.
     #[must_use]
     pub fn conflated_total(&self) -> u64 {
         self.conflated_total
@@ -68,7 +70,8 @@ impl Hub {
     }
 
     /// Returns the total of the publications that a subscription still has to receive if its conn
-    /// conflates. Reads each of these publications; a conn within its quota has few.
+    /// conflates. The function reads each of these publications. A conn within its quota has few of
+    /// them.
     pub(super) fn newest_after(&self, subscription: Subscription) -> Amount {
         let position = subscription.position;
         let Some(channel) = self.channel(subscription.channel) else {
@@ -92,8 +95,8 @@ impl Hub {
         overflow == Some(Overflow::Conflate)
     }
 
-    /// Returns the superseded entries directly after a subscription's position: the number of the
-    /// last one, and how many there are.
+    /// Finds the consecutive superseded entries that come next after a subscription's position.
+    /// Returns the number of the last of these entries, and their count.
     fn superseded_run(&self, subscription: Subscription) -> Option<(Sequence, u64)> {
         let channel = self.channel(subscription.channel)?;
         if !self.has_next(subscription) || !self.conflates(subscription.channel) {
@@ -152,7 +155,8 @@ mod tests {
         Node::new(Epoch::new(7), Sequence::ZERO, &config)
     }
 
-    /// Publishes once for each word. The word is the key of the publication; `-` stands for no key.
+    /// Publishes once for each word in `keys`. The word is the key of the publication; `-` stands
+    /// for no key.
     fn publish(hub: &mut Node, channel: &str, keys: &str) {
         for key in keys.split_whitespace() {
             let id = Cursor {
@@ -173,8 +177,8 @@ mod tests {
         let _joined = hub.subscribe(0, &name(channel), since, head);
     }
 
-    /// Returns the gaps and publications that the conn receives until nothing is left, as flush
-    /// sends them.
+    /// Sends everything that is pending to the conn, as a flush does. Returns the gaps and
+    /// publications that the conn receives.
     fn serve(hub: &mut Node) -> (Vec<Gap>, Vec<u64>) {
         let (mut gaps, mut given, mut planned) = (Vec::new(), Vec::new(), Vec::new());
         let kind = FrameKind::WebSocket(Envelope::Data);

@@ -2,12 +2,12 @@
 //!
 //! Up to some number, both epochs have the same publications. A subscription whose position is not
 //! beyond this number continues without a gap. Any other subscription has received void
-//! publications or starts after some of them: it receives a gap and continues after the gap.
+//! publications or starts after some of them. It receives a gap and continues after the gap.
 //! Acknowledgements, history, the quota's exemptions and the walks are cut at the same number.
 //!
-//! Mail of the previous epoch may still be in the inbox. The worker accepts the valid part of this
-//! mail, because the log may have evicted those entries. The worker confirms the rest and ignores
-//! it.
+//! Messages of the previous epoch may still be in the inbox. The worker accepts the entries of
+//! valid messages, because the log may have evicted these entries. The worker confirms void
+//! messages, but ignores their entries.
 //!
 //! The hub must not switch while a planned publication waits to be written. So the worker switches
 //! between its phases and before it subscribes a conn.
@@ -43,7 +43,7 @@ impl Passage {
 }
 
 impl Hub {
-    /// Returns the id up to which everything has been posted. The id is of the hub's epoch.
+    /// Returns the id up to which all publications have been posted, as an id of the hub's epoch.
     #[must_use]
     pub fn posted(&self) -> Cursor {
         self.cursor(self.state.posted())
@@ -83,8 +83,9 @@ impl Hub {
         }
     }
 
-    /// Returns the number up to which a client acknowledges publications with this id. Void ids may
-    /// be in flight when the epoch changes; for a void id, the result is the last valid number.
+    /// Returns the number up to which an acknowledgement with this id counts, or `None` if the id
+    /// is unknown. Clients may still acknowledge void ids when the epoch changes. For a void id,
+    /// the result is the last valid number.
     pub(super) fn acknowledged_by(&self, id: Cursor) -> Option<Sequence> {
         if id.epoch == self.epoch {
             return Some(id.sequence);
@@ -108,7 +109,7 @@ impl Hub {
             valid_until,
             restart: valid_until.unwrap_or_else(|| state.begin()),
         };
-        // The valid part of the mail in the inbox comes after this head.
+        // Valid messages that are still in the inbox have numbers above this head.
         self.head = valid_until.map_or_else(|| state.begin(), |valid| self.head.min(valid));
         self.state = state;
         self.fetched.clear();
@@ -195,7 +196,8 @@ impl Hub {
         }
     }
 
-    /// Changes the end of an unreported gap to the hub's epoch. The position stays the same.
+    /// Changes the epoch of an unreported gap's end to the hub's epoch. The number of the end stays
+    /// the same.
     fn rename_gap(&mut self, key: (u32, ChannelIndex)) {
         let epoch = self.epoch;
         if let Some(gap) = self.gaps.get_mut(&key) {
@@ -205,11 +207,12 @@ impl Hub {
 }
 
 impl Channel {
-    /// Drops the void entries after a number, and takes the channel's state from the log.
+    /// Drops the void entries after a number, and copies the channel's state from the log.
     fn cut(&mut self, channel_state: &ChannelState, kept: Sequence, conflates: bool) {
         (self.last, self.total) = (channel_state.last, channel_state.total);
         if let Some(walk) = &mut self.walk {
-            // If the log has evicted the void entries, it no longer knows what came before them.
+            // If the log has evicted the void entries, it no longer knows the channel's state
+            // before them.
             if let Some(before_void) = walk.tail.cut(kept, conflates) {
                 (self.last, self.total) = before_void;
             }
@@ -291,7 +294,8 @@ mod tests {
         joined
     }
 
-    /// Serves a conn until nothing is left. Returns its gaps, and the ids of its publications.
+    /// Serves a conn until nothing is pending for it. Returns the conn's gaps, and the ids of its
+    /// publications.
     fn serve(node: &mut Node, slot: u32) -> (Vec<Gap>, Vec<Cursor>) {
         let (mut gaps, mut given, mut planned) = (Vec::new(), Vec::new(), Vec::new());
         let kind = FrameKind::WebSocket(Envelope::Full);
@@ -323,7 +327,7 @@ mod tests {
     }
 
     /// Creates a writer, and the hub of a worker that may lag behind the writer. The quota of the
-    /// hub is zero bytes, so it holds no late entries.
+    /// hub is zero bytes, so the hub holds no late entries.
     fn writer_and_hub() -> (Now, Epoch, Writer, Hub) {
         let mut config = Config::default();
         config.quota.behind_bytes = 0;

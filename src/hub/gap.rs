@@ -23,7 +23,7 @@ pub enum GapCause {
     Conflated,
     /// The log no longer has the missing publications.
     Expired,
-    /// The subscriber's position is of another epoch, or publications after it may be lost.
+    /// The subscriber's position belongs to another epoch, or publications after it may be lost.
     Restart,
     /// The subscriber was further behind than its quota.
     Slow,

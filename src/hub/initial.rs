@@ -1,15 +1,16 @@
-//! History: where it begins for a subscriber that requests it, and which publications belong to it.
+//! History: the position at which it begins for a subscription, and the publications that belong to
+//! it.
 //!
-//! A subscriber with `since=first` or `last` starts before the first of the entries that it
-//! requested, as if it resumed from there. In all other respects history is a resume, also for
-//! quota, windows and conflation. The client had no position, so entries that leave the log before
-//! the first delivery do not count as lost. For example, in a full log each publication evicts an
-//! entry, also between subscribing and the first write.
+//! A subscription with `since=first` or `last` starts before the oldest requested entry, as if the
+//! client resumed from there. Quota, windows and conflation treat history like any other resume.
+//! There is one difference: the client had no position, so entries that leave the log before the
+//! first delivery do not count as lost. For example, in a full log each publication evicts an
+//! entry, even between subscribing and the first write.
 //!
 //! Publications that were in the log when the subscription began are *initial*: their frames have a
-//! mark. Few subscribers still have initial publications to receive, so the `Mark`s of their
-//! subscriptions are stored separately, by slot. Called by [`super::membership`] and
-//! [`super::serve`].
+//! mark. At any time, few subscribers still have initial publications to receive. So the `Mark`s of
+//! their subscriptions are stored separately, by slot. [`super::membership`] and [`super::serve`]
+//! call this module.
 
 use super::channel::ChannelIndex;
 use super::{Hub, Map, Member};
@@ -20,7 +21,7 @@ use crate::id::{Sequence, Since};
 #[derive(Clone, Debug, Default)]
 pub(super) struct Initial(Map<u32, Vec<Mark>>);
 
-/// The mark of a subscription: up to which number its publications are initial.
+/// The mark of a subscription, whose publications up to the number `until` are initial.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mark {
     channel: ChannelIndex,
@@ -95,7 +96,7 @@ pub(super) fn kind_of(
 
 impl Hub {
     /// Returns the position before the entries that a subscription requests as its history. Returns
-    /// `None` if it requests no history or the log has none.
+    /// `None` if the subscription requests no history, or if the log has no entries for it.
     pub(super) fn position_before_history(
         &self,
         channel: ChannelIndex,
@@ -110,8 +111,8 @@ impl Hub {
         self.log.position_before_newest(key, count, self.horizon())
     }
 
-    /// Marks the entries that the log has of a channel as initial for the conn in a slot. The conn
-    /// has just subscribed and begins with its history.
+    /// Marks the entries of a channel that are in the log as initial for the conn in a slot. The
+    /// conn has just subscribed and begins with its history.
     pub(super) fn mark_initial(&mut self, slot: u32, channel: ChannelIndex, start: Sequence) {
         if let Some(until) = self.channel(channel).map(|channel| channel.last) {
             let marks = self.initial.0.entry(slot).or_default();
@@ -123,8 +124,8 @@ impl Hub {
         }
     }
 
-    /// Moves a cursor past history that has left the log before any of it was delivered. Returns
-    /// the new position.
+    /// Moves a cursor past the evicted part of the history, if no part of the history has been
+    /// delivered. Returns the new position.
     pub(super) fn pass_evicted_history(
         &mut self,
         slot: u32,
@@ -238,8 +239,8 @@ mod tests {
         hub.release_walked();
     }
 
-    /// Serves the conn until nothing is left. Returns its gaps, and its publications with their
-    /// marks.
+    /// Serves the conn until nothing is pending for it. Returns the conn's gaps, and its
+    /// publications with their marks.
     fn serve(hub: &mut Node, slot: u32) -> (Vec<Gap>, Vec<(u64, bool)>) {
         let (mut gaps, mut given) = (Vec::new(), Vec::new());
         loop {
@@ -506,8 +507,8 @@ mod tests {
         let second = plan(&mut hub, 1, FULL);
         assert!(std::ptr::eq(hub.frame(&first[0]), hub.frame(&second[0])));
         assert_eq!(hub.log().bytes(), held);
-        // A frame with only the payload has no mark, so initial publications have no frame of their
-        // own.
+        // A frame with only the payload has no mark, so initial publications have no separate
+        // frame.
         let bare = FrameKind::WebSocket(Envelope::Data);
         let planned = plan(&mut hub, 1, bare);
         assert_eq!(planned[0].kind, bare);

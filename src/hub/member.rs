@@ -9,8 +9,8 @@ use crate::id::Sequence;
 /// A conn's subscription to a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Subscription {
-    /// The cursor: all publications in the channel up to here were delivered or are reported as a
-    /// gap.
+    /// The cursor: all publications in the channel up to this number were delivered or are reported
+    /// as a gap.
     pub position: Sequence,
     /// The channel.
     pub channel: ChannelIndex,
@@ -92,7 +92,7 @@ impl Member {
         Some(found)
     }
 
-    /// Notes the conn's new index in a channel's list of subscribers.
+    /// Records the conn's new index in a channel's list of subscribers.
     pub fn set_place(&mut self, channel: ChannelIndex, place: u32) {
         for subscription in self.all_mut() {
             if subscription.channel == channel {

@@ -1,13 +1,14 @@
-//! Subscriptions: the conns that have them, and the positions at which they start.
+//! Subscriptions: this module adds and removes them, and decides where each subscription starts.
 //!
 //! A client requests a position. This module decides where the subscription starts, and whether
-//! publications before the start are missing. A position that is of another epoch, beyond the
-//! newest id, or malformed results in a gap, not in an error.
+//! publications before the start are missing. If the position belongs to another epoch, is beyond
+//! the newest id, or is malformed, the result is a gap, not an error.
 //!
-//! Epochs are drawn at random, so the order of two epochs is unknown, unless one replaced the other
-//! while the server ran. Every other epoch counts as earlier than the current one: its end is lost,
-//! and everything that the log has of the current epoch comes after it. A position in an epoch that
-//! the current one has replaced is valid, as far as both have the same publications.
+//! Epochs are random numbers. So the order of two epochs is known only if one epoch replaced the
+//! other while the server ran. An unknown epoch counts as earlier than the current epoch. Its last
+//! publications count as lost, and all entries of the current epoch come after them. A position of
+//! a replaced epoch is valid up to the last number for which both epochs have the same
+//! publications.
 
 use super::member::{Member, Subscription};
 use super::{Channel, ChannelIndex, Gap, GapCause, Hub, Late};
@@ -31,7 +32,8 @@ pub enum JoinOutcome {
 /// The start of a subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Joined {
-    /// The position at which the subscription starts: the subscriber receives everything after it.
+    /// The position at which the subscription starts: the subscriber receives all publications
+    /// after this position.
     pub position: Cursor,
     /// Whether the client requested a position and no publication after it is missing.
     pub is_recovered: bool,
@@ -50,7 +52,8 @@ impl JoinOutcome {
         }
     }
 
-    /// Returns a client's one position for all channels that it joins at once: the lowest start.
+    /// Returns the position of a client that subscribes to several channels with one request: the
+    /// lowest start of these subscriptions.
     #[must_use]
     pub fn position(outcomes: &[Self]) -> Option<Cursor> {
         let joined = outcomes.iter().filter_map(Self::joined);
@@ -112,7 +115,7 @@ impl Hub {
         if let Some(position) = history {
             self.mark_initial(slot, index, position);
         }
-        // Publications that are already in the log do not count for the quota. This includes
+        // Publications that are already in the log do not count towards the quota. These include
         // publications that this worker has yet to accept.
         if self.has_next(subscription) || added > self.head {
             self.replays.insert(slot, added.max(self.head));
@@ -120,7 +123,7 @@ impl Hub {
         JoinOutcome::Joined(start)
     }
 
-    /// Ends a subscription. Returns false if there was none.
+    /// Ends a subscription. Returns false if the conn was not subscribed to the channel.
     pub fn unsubscribe(&mut self, slot: u32, name: &ChannelName) -> bool {
         let Some(index) = self.index_of(name) else {
             return false;
@@ -183,8 +186,8 @@ impl Hub {
             },
             Since::Unrecognised => after_gap(None, self.head(), GapCause::Unknown),
             Since::After(cursor) if !self.has_valid(cursor) => {
-                // Two parts are not missing: what both epochs have in common, and what the log has
-                // of this epoch.
+                // Two kinds of publications are not missing: those that both epochs share, and
+                // those of this epoch that are in the log.
                 let valid = self.state.valid_until(cursor.epoch);
                 let after_valid = valid.map(|valid| valid.max(evicted).max(lost_until));
                 let begin = || self.log.begin(channel_state.key, self.horizon());
@@ -233,8 +236,8 @@ impl Hub {
         self.leave_channel_if_empty(index);
     }
 
-    /// Adds a channel that has no subscribers on this worker yet. Also returns the channel's state,
-    /// and its newest number in the log.
+    /// Adds a channel that has no subscribers on this worker yet. Returns the channel's index and
+    /// state, and the number of its newest publication in the log.
     fn add_channel(
         &mut self,
         name: &ChannelName,
@@ -253,7 +256,8 @@ impl Hub {
             let number = entry.sequence();
             self.late.insert((number, index), Late::Held(entry));
         }
-        // Noted even if the entry has left the log, because then there is a gap to report.
+        // The number is recorded even if the entry has left the log, because then a gap must be
+        // reported.
         self.note_late(index, channel_state.next, last);
         Some((index, channel_state, last))
     }

@@ -1,24 +1,25 @@
-//! The subscribers of one worker, what each still has to receive, and the arithmetic of cursors and
-//! quotas.
+//! The hub: the subscribers of one worker, the publications that each subscriber still has to
+//! receive, and the arithmetic of cursors and quotas.
 //!
-//! **The log is the queue.** A publication is accepted once, and marks the channel's subscribers as
-//! behind. Serving reads the log from a subscriber's cursor on, and moves the cursor. Live
-//! delivery, a slow reader and a resume are the same operation. The lag of a subscriber is a
-//! subtraction. Skipping moves its cursor. If the log has evicted entries after a cursor, that is a
-//! gap, and a gap is always reported.
+//! **The log is the queue.** The hub accepts each publication once, and then marks the channel's
+//! subscribers as behind. Serving reads the log from a subscriber's cursor on, and moves the
+//! cursor. Live delivery, delivery to a slow reader, and a resume are the same operation. The lag
+//! of a subscriber is computed by a subtraction. To skip publications, the hub moves the cursor
+//! past them. If the log has evicted entries after a cursor, the subscriber has a gap. Every gap is
+//! reported.
 //!
-//! The hub reads the log ([`crate::log`]) up to its *head*: the number up to which this worker has
-//! been sent everything. The hub holds the entries that it is about to write. The entries of a walk
-//! are in the channel's [`tail`]; those of a conn that catches up are held until its writes are
-//! noted. So the log may evict entries at any time.
+//! The hub reads the log ([`crate::log`]) up to its *head*: the number up to which all publications
+//! have been sent to this worker. The hub holds references to the entries that it is about to
+//! write. The entries of a walk are in the channel's [`tail`]. The entries for a conn that catches
+//! up are held until the conn's writes are recorded. So the log may evict entries at any time.
 //!
-//! The hub knows conns only by their slot. It knows neither sockets nor transports, and never
-//! imports `conn`. The worker is its only caller: `broadcast` passes publications, `apply`
-//! subscribes, `flush` visits, plans and advances. This file has publications and walks.
-//! [`membership`] has the subscriptions and their starts, [`serve`] the cursors, [`quota`] the
-//! treatment of conns that are behind, [`conflation`] superseded publications. [`poll`] has what
-//! only polls need, [`window`] acknowledgements, [`initial`] the history, [`epoch`] the switch to a
-//! new epoch.
+//! The hub identifies conns only by their slots. It is independent of sockets and transports, and
+//! never imports `conn`. The worker is its only caller: `broadcast` passes publications, `apply`
+//! subscribes, `flush` visits, plans and advances. This file contains publications and walks.
+//! [`membership`] contains the subscriptions and their starts, [`serve`] the cursors, and [`quota`]
+//! the treatment of conns that are behind. [`conflation`] handles superseded publications, [`poll`]
+//! the needs of polls, and [`window`] acknowledgements. [`initial`] handles the history, and
+//! [`epoch`] the switch to a new epoch.
 
 pub mod channel;
 pub mod conflation;
@@ -65,7 +66,7 @@ use window::Windows;
 type Map<K, V> = HashMap<K, V, foldhash::quality::RandomState>;
 type Set<K> = HashSet<K, foldhash::quality::RandomState>;
 
-/// The maximum number of visits in one channel before another channel's walk continues.
+/// The maximum number of consecutive visits in one channel before another channel's walk continues.
 const VISITS_IN_A_ROW_MAX: u32 = 64;
 
 /// The result of one step of the walks.
@@ -89,22 +90,22 @@ pub struct Hub {
     epoch: Epoch,
     /// The state of the hub's epoch.
     state: Arc<EpochState>,
-    /// The number up to which everything has been accepted.
+    /// The number up to which all publications have been accepted.
     head: Sequence,
     quota: Amount,
     channels_per_conn: u32,
     channels: ChunkedSlab<Channel>,
     /// The subscriptions of each conn, by slot.
     members: ChunkedVec<Member>,
-    /// Conns that resumed, each with a number. Publications up to this number do not count for the
-    /// conn's quota.
+    /// Conns that resumed, each with a number. Publications up to this number do not count towards
+    /// the conn's quota.
     replays: Map<u32, Sequence>,
     /// Conns that skip superseded publications until they have caught up.
     conflating: Set<u32>,
     conflated_total: u64,
     /// Gaps that have not been reported yet.
     gaps: Map<(u32, ChannelIndex), Gap>,
-    /// The windows of the subscriptions that requested one.
+    /// The windows of all subscriptions for which a client requested a window.
     windows: Windows,
     /// The marks of subscriptions that requested history and have not received all of it.
     initial: Initial,
@@ -116,27 +117,29 @@ pub struct Hub {
     /// Finished walks, kept for reuse.
     #[expect(clippy::vec_box, reason = "walks move between here and their channels")]
     spare_walks: Vec<Box<Walk>>,
-    /// The bytes of the publications in all tails, and their maximum.
+    /// The total size of the publications in all tails in bytes, and its maximum.
     held_bytes: u64,
     held_bytes_max: u64,
     is_full: bool,
     /// Publications that were in the log before their channel had a subscriber on this worker. The
-    /// feed does not send them to this worker; they are accepted when the head passes them.
+    /// feed does not send these publications to this worker. The hub accepts them when its head
+    /// passes them.
     late: BTreeMap<(Sequence, ChannelIndex), Late>,
-    /// Channels to query again, each up to a number, because the log was already in a newer epoch.
-    /// They are queried after the hub has switched to that epoch.
+    /// Channels that must be queried again, each up to a number, because the log was already in a
+    /// newer epoch. The hub queries them after it has switched to that epoch.
     postponed: Vec<(ChannelIndex, Sequence)>,
     /// The number of subscriptions.
     subscribers: u64,
-    /// Earlier positions of the head, each with its time.
+    /// Earlier positions of the head, each with a time.
     samples: Samples,
     /// A buffer for `serve` while it merges several channels.
     merge: Vec<serve::Source>,
-    /// The last plan, which often fits the next conn. Cleared when a tail or a channel is dropped.
+    /// The last plan, which can often be reused for the next conn. Cleared when a tail or a channel
+    /// is dropped.
     last_plan: Option<serve::LastPlan>,
     /// The entries that were fetched from the log to be written.
     fetched: Vec<tail::Served>,
-    /// The maximum number of entries that the current plan fetches of a channel at a time.
+    /// The maximum number of entries that the current plan fetches from the log in one query.
     fetch_max: usize,
     /// Whether a plan had to leave out entries that the log has evicted.
     has_found_loss: bool,
@@ -152,13 +155,15 @@ enum Late {
     Unheld { until: Sequence },
 }
 
-/// The walks of one worker may hold the log's bound divided by this number.
+/// The walks of one worker may together hold at most the log's maximum bytes, divided by this
+/// number.
 const HELD_SHARE: u64 = 16;
 /// The maximum number of finished walks that are kept for reuse.
 const SPARE_WALKS_MAX: usize = 64;
 
 impl Hub {
-    /// Creates the hub of a worker without conns. The worker has been sent everything up to `head`.
+    /// Creates the hub of a worker without conns. All publications up to `head` count as sent to
+    /// the worker.
     #[must_use]
     pub fn new(log: Arc<Log>, worker: u16, epoch: Epoch, head: Sequence, config: &Config) -> Self {
         Self {
@@ -199,7 +204,7 @@ impl Hub {
         }
     }
 
-    /// Returns the id up to which everything has been accepted.
+    /// Returns the id up to which all publications have been accepted.
     #[must_use]
     pub fn head(&self) -> Cursor {
         self.cursor(self.head)
@@ -223,9 +228,10 @@ impl Hub {
         self.subscribers
     }
 
-    /// Whether an entry can be accepted without a loss for a subscriber that keeps up. The entry
-    /// has to wait in the inbox while the walk over its channel is more than a quota behind. It
-    /// also waits while all walks together hold too much that the log may have evicted.
+    /// Whether an entry can be accepted without a loss for a subscriber that keeps up. If not, the
+    /// entry has to wait in the inbox. This is the case while the walk over its channel is more
+    /// than a quota behind. It is also the case while all walks together hold too many bytes that
+    /// the log may have evicted.
     #[must_use]
     pub fn has_room_for(&mut self, place: u32, key: ChannelKey, entry: &Entry) -> bool {
         let Some(channel) = self.addressed(place, key, entry) else {
@@ -237,7 +243,7 @@ impl Hub {
         is_within_quota && !self.is_full
     }
 
-    /// Whether an entry has to wait until finished walks release the entries that they hold.
+    /// Whether the next entry has to wait in the inbox until finished walks release their entries.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.is_full
@@ -248,7 +254,8 @@ impl Hub {
         debt == Amount::default() || !debt.plus(more).exceeds(self.quota)
     }
 
-    /// Notes that everything up to this id was sent to this worker and accepted. Ignores a void id.
+    /// Records that all publications up to this id were sent to this worker and accepted. Ignores a
+    /// void id.
     pub fn advance_head(&mut self, head: Cursor, now: Now) {
         if head.sequence <= self.head || !self.has_valid(head) {
             return;
@@ -267,8 +274,8 @@ impl Hub {
         }
     }
 
-    /// Notes a channel's next publication above the head, unless the hub holds it or the feed will
-    /// send it.
+    /// Records a channel's next publication above the head as late, unless the hub holds the
+    /// publication or the feed will send it.
     fn note_late(&mut self, index: ChannelIndex, next: Option<Sequence>, until: Sequence) {
         if let Some(next) = next.filter(|next| *next <= until) {
             let unheld = Late::Unheld { until };
@@ -276,7 +283,7 @@ impl Hub {
         }
     }
 
-    /// Whether late entries wait until the head passes them.
+    /// Whether the hub has late entries, which it accepts when the head passes them.
     #[must_use]
     pub fn has_late(&self) -> bool {
         !self.late.is_empty()
@@ -287,8 +294,8 @@ impl Hub {
     /// have lost its last subscriber since then. Returns the number of subscribers.
     pub fn take(&mut self, place: u32, key: ChannelKey, entry: Entry, now: Now) -> u32 {
         let id = entry.publication.id;
-        // Late entries come first. If they have left the log, the channel's state before this entry
-        // is accepted instead.
+        // Late entries are accepted first. If they have left the log, the channel's state before
+        // this entry is accepted instead.
         if !self.late.is_empty() {
             let before = Cursor {
                 sequence: id.sequence.before(),
@@ -343,7 +350,7 @@ impl Hub {
         }
     }
 
-    /// Accepts the state of a channel at the head, and notes when to query the channel again.
+    /// Accepts the state of a channel at the head, and records when to query the channel again.
     fn query_again(&mut self, index: ChannelIndex, until: Sequence, now: Now) {
         let Self {
             channels,
@@ -381,15 +388,15 @@ impl Hub {
         !self.postponed.is_empty()
     }
 
-    /// Returns the channel for which an entry was sent. By now another channel may have the same
-    /// index, and even the same key.
+    /// Returns the channel for which an entry was sent. The name is compared, too, because another
+    /// channel may have got the same index and the same key in the meantime.
     fn addressed(&self, place: u32, key: ChannelKey, entry: &Entry) -> Option<&Channel> {
         let channel = self.channels.get(place as usize)?;
         let is_it = channel.key == key && channel.name == entry.publication.channel;
         is_it.then_some(channel)
     }
 
-    /// Takes the next step of the walks. The channels take turns.
+    /// Performs the next step of the walks. The walks of several channels alternate.
     pub fn visit(&mut self) -> Visit {
         while let Some(index) = self.walks.front().copied() {
             if self.visits_in_a_row >= VISITS_IN_A_ROW_MAX {
@@ -427,8 +434,8 @@ impl Hub {
     }
 
     /// Releases the entries of finished walks. The worker calls this function after it has served
-    /// all conns whose sockets accept more. Until then a conn that keeps up may still need some of
-    /// the entries.
+    /// all conns whose sockets accept more bytes. Until then a conn that keeps up may still need
+    /// some of the entries.
     pub fn release_walked(&mut self) {
         self.last_plan = None;
         for index in self.walked.drain(..) {
@@ -448,7 +455,7 @@ impl Hub {
         }
     }
 
-    /// Releases the planned entries. The worker calls this function when all writes are noted.
+    /// Releases the planned entries. The worker calls this function when all writes are recorded.
     pub fn release_planned(&mut self) {
         self.fetched.clear();
         self.fetched.shrink_to(FETCHED_KEPT);
@@ -477,7 +484,7 @@ impl Hub {
         }
     }
 
-    /// Returns the publications that the hub holds, each with its encodings if there are any. For
+    /// Returns the publications that the hub holds, each with its encodings if they exist. For
     /// tests.
     #[doc(hidden)]
     pub fn held_here(&self) -> Vec<(Arc<Publication>, Option<Arc<Frames>>)> {
@@ -500,7 +507,7 @@ impl Hub {
             .map(|(slot, _)| slot)
     }
 
-    /// Panics if the parts of the hub disagree. For tests.
+    /// Panics if the parts of the hub are inconsistent. For tests.
     #[doc(hidden)]
     pub fn check_invariants(&self) {
         let places: usize = self

@@ -60,8 +60,8 @@ impl Node {
         self.writer.note_lost(until);
     }
 
-    /// Calls [`Writer::change_epoch`]. The hub does not switch to the new epoch until it is asked
-    /// to.
+    /// Calls [`Writer::change_epoch`]. The hub does not switch to the new epoch until
+    /// [`Hub::follow_epoch`] is called.
     pub fn change_epoch(&mut self, change: &EpochChange) {
         self.writer.change_epoch(change);
     }
@@ -82,7 +82,7 @@ impl Node {
         self.writer.next_eviction()
     }
 
-    /// Returns the bytes of memory that count for the log's bound.
+    /// Returns the bytes of memory that count towards the log's bound.
     #[must_use]
     pub fn log_bytes(&self) -> u64 {
         self.writer.bytes()
@@ -94,7 +94,7 @@ impl Node {
         self.writer.shrink_to_fit();
     }
 
-    /// Panics if log and hub disagree. For tests.
+    /// Panics if the log or the hub is inconsistent. For tests.
     #[doc(hidden)]
     pub fn check_invariants(&self) {
         self.writer.check_invariants();

@@ -1,11 +1,11 @@
-//! The parts of the hub that only polls need: gaps that wait for a poll's one answer, and the
-//! position of that answer.
+//! The parts of the hub that only polls need: gaps that are stored until a poll is answered, and
+//! the position of the answer.
 //!
-//! While a poll waits, it is a subscriber like any other; [`super::serve`] decides what it
-//! receives. The answer has one position for all channels of the poll: everything up to it is
-//! delivered or reported, and nothing after it. So a gap that ends later is cut there. The next
-//! poll continues from this position. It finds the rest of the gap, or receives the publications in
-//! it.
+//! A waiting poll is a subscriber like any other, and [`super::serve`] decides what it receives.
+//! The answer has one position for all channels of the poll. All publications up to this position
+//! are delivered or reported, and no publication after it. So a gap that ends after the position is
+//! cut at the position. The next poll continues from there. It finds the rest of the gap, or
+//! receives the publications in that part.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -17,16 +17,16 @@ use crate::log::Rules;
 use crate::time::{Deadline, Now};
 
 impl Hub {
-    /// Keeps a gap that was found on subscribing, to be reported with the gaps that are found
-    /// later. From now on the conn in the slot is behind.
+    /// Stores a gap, so that it is reported together with the gaps that are found later. From now
+    /// on, the conn in the slot counts as behind.
     pub fn keep_gap(&mut self, slot: u32, name: &ChannelName, gap: Gap) {
         if let Some(index) = self.index_of(name) {
             self.gaps.insert((slot, index), gap);
         }
     }
 
-    /// Returns the position of the conn in a slot if the conn has no lag. This is the hub's head,
-    /// or the client's own position if the client came from a worker that was ahead.
+    /// Returns the position that the conn in a slot has if nothing is pending for it. This is the
+    /// hub's head, or the client's own position if the client came from a worker that was ahead.
     #[must_use]
     pub fn caught_up_position(&self, slot: u32) -> Cursor {
         let positions = self.positions(slot);
@@ -34,8 +34,8 @@ impl Hub {
     }
 
     /// Returns the position up to which the conn in a slot has received everything. If a
-    /// publication is pending, this is the position before it. If the log has evicted pending
-    /// entries, this is the position at which the gap begins.
+    /// publication is pending, this is the position before that publication. If the log has evicted
+    /// pending entries, this is the position at which the gap begins.
     #[must_use]
     pub fn reached(&self, slot: u32) -> Cursor {
         let subscriptions = self.subscriptions(slot).iter();
@@ -55,8 +55,9 @@ impl Hub {
         Some(next.map_or(position, |next| next.sequence().before()))
     }
 
-    /// Cuts the gaps of an answer at the answer's position. If nothing is left of a gap, the whole
-    /// gap is kept, because the conn in the slot may continue to wait.
+    /// Cuts the gaps of an answer at the answer's position, and returns the parts to report. If no
+    /// part of a gap is left, the whole gap is stored again, because the conn may continue to wait
+    /// for publications.
     pub fn cut_gaps(
         &mut self,
         slot: u32,
@@ -73,8 +74,8 @@ impl Hub {
         told
     }
 
-    /// Returns the part of a gap up to a position, if publications are or may be missing in that
-    /// part.
+    /// Returns the part of a gap up to a position. Returns `None` if no publication is missing in
+    /// that part.
     fn cut(&self, name: &ChannelName, gap: Gap, until: Cursor) -> Option<Gap> {
         if gap.until.sequence <= until.sequence {
             return Some(gap);
@@ -86,7 +87,8 @@ impl Hub {
         if since >= until.sequence {
             return None;
         }
-        // The part after the cut may be countable even if the part before it has left the log.
+        // The publications after the cut may be countable even if those before the cut have left
+        // the log.
         let rest = || self.count_between(name, until.sequence, gap.until.sequence);
         let missed = gap.missed.and_then(|whole| {
             let before = self.count_between(name, since, until.sequence);
@@ -99,8 +101,8 @@ impl Hub {
         })
     }
 
-    /// Counts the publications of a channel after one position and up to another. Returns `None` if
-    /// the log no longer has all of them.
+    /// Counts the publications of a channel after the number `after`, up to and including `last`.
+    /// Returns `None` if the log no longer has all of them.
     fn count_between(&self, name: &ChannelName, after: Sequence, last: Sequence) -> Option<u64> {
         let channel = self.named(name)?;
         match channel.tail_after(after) {
@@ -118,8 +120,8 @@ impl Hub {
     }
 
     /// Whether a position is in the older half of the log, or no longer in the log. The conn in the
-    /// slot has received everything up to this position. A client that kept the position would soon
-    /// receive a gap, perhaps without need, although nothing is published on its channels.
+    /// slot has received all publications up to this position. If the client kept the position, it
+    /// would soon receive a gap, even if nothing was published on its channels.
     #[must_use]
     pub fn nears_eviction(&self, slot: u32, position: Sequence, now: Now) -> bool {
         if position >= self.head {
@@ -144,10 +146,11 @@ impl Hub {
     }
 }
 
-/// Samples of the head with times. They show the age of a position with sufficient precision.
+/// Samples of the head, each with a time. The age of a position is estimated from these samples.
 #[derive(Debug)]
 pub(super) struct Samples {
-    /// Pairs of a number and a time. Publications after the number came at this time or later.
+    /// Pairs of a number and a time. Publications after the number were accepted at this time or
+    /// later.
     samples: VecDeque<(Sequence, Now)>,
     /// The time between two samples.
     interval: Duration,
@@ -155,9 +158,11 @@ pub(super) struct Samples {
     due: Deadline,
 }
 
-/// The maximum number of samples. They reach back to the oldest publication.
+/// The maximum number of samples. The interval between samples is long enough that they reach back
+/// to the oldest publication.
 const SAMPLES_MAX: u32 = 1024;
-/// The maximum time between two samples, unless `SAMPLES_MAX` of them do not cover the log's age.
+/// The maximum time between two samples. The time is longer if `SAMPLES_MAX` samples would
+/// otherwise not cover the log's age.
 const INTERVAL_MAX: Duration = Duration::from_secs(1);
 /// The number of samples within the shortest age that the log's rules contain.
 const SAMPLES_IN_AN_AGE: u32 = 16;
@@ -173,7 +178,7 @@ impl Samples {
         }
     }
 
-    /// Adds a sample: publications after `head` come now or later.
+    /// Adds a sample if one is due: publications after `head` are accepted at `now` or later.
     pub(super) fn note(&mut self, head: Sequence, now: Now) {
         if now.has_reached(self.due) {
             self.due = now.after(self.interval);
@@ -189,8 +194,8 @@ impl Samples {
         while self.samples.pop_back_if(|(head, _)| *head > kept).is_some() {}
     }
 
-    /// Returns a time at which nothing after a position had been published. Returns `None` if that
-    /// was too long ago.
+    /// Returns a time at which no publication after a position had been accepted. Returns `None` if
+    /// no sample is that old.
     fn after(&self, position: Sequence) -> Option<Now> {
         let after = self.samples.partition_point(|(head, _)| *head <= position);
         let (_, since) = self.samples.get(after.checked_sub(1)?)?;
@@ -351,8 +356,8 @@ mod tests {
     }
 
     /// Creates a hub with the publications 1 to 10. Odd numbers are in a channel that conflates,
-    /// all with the same key; even numbers are not. The conn in slot 3 polls the channel from the
-    /// beginning.
+    /// and have the same key. Even numbers are in another channel. The conn in slot 3 polls the
+    /// first channel from the beginning.
     fn conflating() -> Node {
         let mut config = Config::default();
         config.quota.behind_publications = 2;

@@ -1,9 +1,10 @@
 //! The quota: how far a conn may be behind, and what happens if it is further behind.
 //!
 //! A publication counts until its first byte is written, unless it was in the log when the conn
-//! resumed. A conn's lag is a subtraction. For a conn that conflates, the lag is a sum over the
-//! publications that are not superseded. The quota does not depend on frames or sockets. Called by
-//! `flush` when a conn's socket accepts no more, and by [`super::serve`] and [`super::conflation`].
+//! resumed. The lag of a conn is computed by a subtraction. For a conn that conflates, the lag is a
+//! sum over the publications that are not superseded. The quota does not depend on frames or
+//! sockets. `flush` calls this module when a conn's socket accepts no more bytes. [`super::serve`]
+//! and [`super::conflation`] call it, too.
 
 use super::member::Subscription;
 use super::{Amount, GapCause, Hub};
@@ -24,9 +25,9 @@ pub enum QuotaOutcome {
 }
 
 impl Hub {
-    /// Returns the amount that counts for the quota of the conn in a slot: the publications after
-    /// its resume of which no byte was written. If the amount is over the quota and the conn
-    /// conflates, superseded publications do not count.
+    /// Returns the amount that counts towards the quota of the conn in a slot. A publication counts
+    /// if no byte of it was written, and if it was not in the log when the conn resumed. If the
+    /// amount is over the quota and the conn conflates, superseded publications do not count.
     #[must_use]
     pub fn behind(&self, slot: u32) -> Amount {
         let exempt = self.replays.get(&slot).copied().unwrap_or_default();
@@ -49,23 +50,23 @@ impl Hub {
         newest.fold(Amount::default(), Amount::plus)
     }
 
-    /// Returns the amount of the publications of which the conn in a slot has received no byte,
-    /// whether they count or not.
+    /// Returns the amount of all publications that are pending for the conn in a slot, including
+    /// those that do not count towards its quota.
     pub(super) fn owed(&self, slot: u32) -> Amount {
         let amounts = self.subscriptions(slot).iter();
         let amounts = amounts.map(|subscription| self.amount_after(*subscription));
         amounts.fold(Amount::default(), Amount::plus)
     }
 
-    /// Enforces the quota of the conn in a slot. Skips superseded publications of channels that
-    /// conflate, then the oldest publications until the conn is within its quota. Returns
-    /// [`QuotaOutcome::Overflow`] if the conn must be closed instead.
+    /// Enforces the quota of the conn in a slot. First skips superseded publications of channels
+    /// that conflate. Then skips the oldest publications until the conn is within its quota.
+    /// Returns [`QuotaOutcome::Overflow`] if the conn must be closed instead.
     pub fn enforce(&mut self, slot: u32, now: Now) -> QuotaOutcome {
         let mut behind = self.behind(slot);
         if behind.exceeds(self.quota) && self.begin_conflation(slot) {
             behind = self.behind(slot);
         }
-        // Skipped now, while the log still knows the number of these publications.
+        // Superseded publications are skipped now, while the log can still count them.
         self.skip_superseded(slot);
         if !behind.exceeds(self.quota) {
             return QuotaOutcome::Within;
@@ -113,15 +114,15 @@ impl Hub {
         })
     }
 
-    /// Returns the oldest publication that is pending for the conn in a slot, and the
-    /// subscription's index.
+    /// Returns the oldest publication that is pending for the conn in a slot, with the index of its
+    /// subscription.
     fn oldest_owed(&self, slot: u32) -> Option<(usize, Entry)> {
         let owed = self.subscriptions(slot).iter().enumerate();
         owed.filter_map(|(index, s)| Some((index, self.next_of(*s)?)))
             .min_by_key(|(_, next)| next.sequence())
     }
 
-    /// Ends the exemption of a conn that has received everything for which it resumed.
+    /// Ends the exemption of the conn in a slot if the conn has received all exempt publications.
     pub(super) fn end_replay(&mut self, slot: u32) {
         let Some(until) = self.replays.get(&slot).copied() else {
             return;

@@ -1,11 +1,13 @@
-//! Serving from the log: finds the entries after a cursor, moves the cursor, and reports what it
-//! skips.
+//! Serves conns from the log: finds the entries after a cursor, moves the cursor, and reports
+//! skipped entries as gaps.
 //!
-//! A flush of one conn takes the gaps to report, plans what to write ([`Hub::plan`]), and writes
-//! it. Then it advances by what the socket accepted ([`Hub::advance`]), and enforces the quota on
-//! the rest ([`Hub::enforce`], in [`super::quota`]). The conn itself keeps the rest of a partly
-//! written frame. A channel whose window is closed receives neither publications nor gaps. Its gaps
-//! are reported when the window opens, before the publications that come after them.
+//! A flush of one conn takes the gaps to report, plans the publications to write ([`Hub::plan`]),
+//! and writes them. Then it moves the cursors past the publications that the socket accepted
+//! ([`Hub::advance`]). Finally it enforces the quota on the remaining publications
+//! ([`Hub::enforce`], in [`super::quota`]). The conn itself keeps the rest of a partly written
+//! frame. While the window of a channel is closed, the conn receives neither publications nor gaps
+//! of that channel. These gaps are reported when the window opens, before the publications that
+//! come after them.
 
 use super::initial::{self, Mark};
 use super::{Channel, ChannelIndex, Gap, GapCause, Hub};
@@ -23,17 +25,18 @@ use crate::time::Now;
 pub struct Planned {
     /// The publication's sequence number.
     pub sequence: Sequence,
-    /// The bytes of the publication's frame; zero if the publication has expired and is skipped.
+    /// The length of the publication's frame in bytes; zero if the publication has expired and is
+    /// skipped.
     pub length: usize,
     /// The kind of the publication's frame.
     pub kind: FrameKind,
-    /// The index of the publication's subscription among those of the conn.
+    /// The index of the publication's subscription among the conn's subscriptions.
     pub subscription: u32,
     /// The place where the hub holds the publication's entry.
     pub held: Held,
 }
 
-/// The place where the hub holds a planned entry until its write is noted.
+/// The place where the hub holds a planned entry until the write is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Held {
     /// An index into the entries that were fetched from the log.
@@ -52,7 +55,8 @@ const _: () = assert!(size_of::<Planned>() <= 48);
 /// The last plan, if only one publication was pending. The next conn usually needs the same plan.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LastPlan {
-    /// The conn's position, and the channel's newest publication at that time.
+    /// The conn's position and the number of the channel's newest publication when the plan was
+    /// made.
     position: Sequence,
     last: Sequence,
     now: Now,
@@ -65,7 +69,7 @@ pub(super) struct Source {
     /// The number of the next publication; [`END`] if there is none.
     next: Sequence,
     held: Held,
-    /// The end of the entries that were fetched for this source.
+    /// The index after the last entry that was fetched for this source.
     fetched_end: u32,
     channel: ChannelIndex,
     /// The index of the conn's subscription.
@@ -81,20 +85,21 @@ struct Plan<'a> {
     now: Now,
     /// Whether the conn skips superseded publications.
     conflates: bool,
-    /// The maximum number of bytes of the plan, and the number of bytes so far.
+    /// The maximum size of the plan in bytes, and its size so far.
     budget: usize,
     bytes: usize,
-    /// Whether the plan is complete, so that the rest is for a later plan.
+    /// Whether the plan is complete. The remaining publications are left for a later plan.
     is_full: bool,
     compressor: &'a mut Compressor,
     planned: &'a mut Vec<Planned>,
 }
 
 impl Plan<'_> {
-    /// Adds the current entry of a source, if the plan has room for it. Returns whether the source
-    /// may continue.
+    /// Adds the current entry of a source, if the plan has room for it. Returns whether the next
+    /// entry of the source may be added.
     fn add(&mut self, entry: &mut Served, source: &mut Source, marks: &[Mark]) -> bool {
-        // The gap of superseded publications is sent before the publication after the gap.
+        // The gap that reports superseded publications must be sent before the publication after
+        // it, so the plan ends here.
         let is_after_gap = self.conflates && entry.is_superseded && !self.planned.is_empty();
         self.is_full |= is_after_gap || self.planned.len() >= GATHER_SLICES_MAX;
         if self.is_full {
@@ -133,7 +138,8 @@ impl Plan<'_> {
     }
 }
 
-/// Returns the index of the source with the smallest number, and the second-smallest number.
+/// Returns the index of the source with the smallest next number, and the smallest next number of
+/// all other sources.
 fn next_run(sources: &[Source]) -> Option<(usize, Sequence)> {
     let (mut first, mut second) = ((usize::MAX, END), END);
     for (index, source) in sources.iter().enumerate() {
@@ -156,11 +162,12 @@ pub struct Advanced {
 }
 
 impl Hub {
-    /// Plans what the conn in a slot receives next, in sequence order: at most `budget` bytes and
-    /// [`GATHER_SLICES_MAX`] publications, but at least one publication if any is pending. Encodes
-    /// frames that were not needed before. If the log has evicted entries since the conn's gaps
-    /// were taken, the plan ends before these entries: no id may pass a loss that is not reported.
-    /// [`Self::take_found_loss`] reports such a loss.
+    /// Plans the publications that the conn in a slot receives next, in sequence order. The plan
+    /// has at most `budget` bytes and [`GATHER_SLICES_MAX`] publications, but at least one
+    /// publication if any is pending. Frames that do not exist yet are encoded. If the log has
+    /// evicted pending entries after the conn's gaps were taken, the plan ends before these
+    /// entries. [`Self::take_found_loss`] then returns true. The reason is that a loss must be
+    /// reported before any later id is sent.
     pub fn plan(
         &mut self,
         slot: u32,
@@ -219,7 +226,8 @@ impl Hub {
         }
     }
 
-    /// Whether the position of the conn in a slot is all that determines what the conn receives.
+    /// Whether the publications that the conn in a slot receives depend only on the conn's
+    /// position.
     fn is_plain(&self, slot: u32) -> bool {
         self.windows.of(slot).is_empty() && self.initial.of(slot).is_empty()
     }
@@ -239,8 +247,8 @@ impl Hub {
         is_same.then_some(plan.step)
     }
 
-    /// Returns the plan for reuse, if its only publication is in a tail and is the channel's
-    /// newest.
+    /// Returns the plan for reuse, if its only publication is the channel's newest and is in a
+    /// tail.
     fn to_repeat(&self, only: Subscription, plan: &Plan<'_>) -> Option<LastPlan> {
         let [step] = *plan.planned.as_slice() else {
             return None;
@@ -256,7 +264,7 @@ impl Hub {
         })
     }
 
-    /// Plans the entries of a source before a number.
+    /// Adds the entries of a source whose numbers are below `until` to a plan.
     fn plan_run(&mut self, slot: u32, source: &mut Source, until: Sequence, plan: &mut Plan<'_>) {
         let Self {
             channels,
@@ -304,7 +312,8 @@ impl Hub {
     fn find_sources(&mut self, slot: u32, sources: &mut Vec<Source>) {
         sources.clear();
         let count = self.subscriptions(slot).len();
-        // Several channels are merged, so most of their entries are for later plans.
+        // The plan is shared by several channels, so only a few entries of each channel are
+        // fetched.
         self.fetch_max = (GATHER_SLICES_MAX / count.max(1)).max(1);
         for index in 0..count {
             if let Some(subscription) = self.subscriptions(slot).get(index).copied() {
@@ -328,8 +337,8 @@ impl Hub {
         (!room.is_over()).then(|| self.source_after(start))
     }
 
-    /// Returns the source of the entries after a source's number: the tail if it has all of them,
-    /// or the log.
+    /// Returns the source of the entries after a source's number: the tail if it contains all these
+    /// entries, or else the log.
     fn source_after(&mut self, source: Source) -> Source {
         let end = Source {
             next: END,
@@ -358,8 +367,8 @@ impl Hub {
         })
     }
 
-    /// Fetches the entries after a source's number from the log. Returns `None` if some of them are
-    /// lost.
+    /// Fetches the entries after a source's number from the log. Returns `None` if some of these
+    /// entries have left the log.
     fn fetch_after(&mut self, source: Source) -> Option<Source> {
         let key = self.channel(source.channel)?.key;
         let (index, entries) = (self.fetched.len(), &mut self.fetched);
@@ -375,8 +384,8 @@ impl Hub {
         })
     }
 
-    /// Returns, and clears, whether a plan has found that the log has evicted entries that its conn
-    /// still had to receive. The gap is found when the conn is served again.
+    /// Returns whether a plan has found that the log has evicted entries that were pending for its
+    /// conn, and clears this flag. The gap is created when the conn is served again.
     pub fn take_found_loss(&mut self) -> bool {
         std::mem::take(&mut self.has_found_loss)
     }
@@ -405,7 +414,8 @@ impl Hub {
         self.held(step)?.encoded(step.kind)
     }
 
-    /// Moves the cursors of the conn in a slot past the publications of a plan that were written.
+    /// Moves the cursors of the conn in a slot past the planned publications that were written,
+    /// even if only in part. `written` is the number of bytes that the socket accepted.
     pub fn advance(&mut self, slot: u32, planned: &[Planned], mut written: usize) -> Advanced {
         let mut advanced = Advanced::default();
         let mut begun = None;
@@ -471,8 +481,8 @@ impl Hub {
         channel.is_some_and(|channel| subscription.position < channel.last)
     }
 
-    /// Returns the last number up to which pending entries have left the log and are not held in a
-    /// tail.
+    /// Returns the number up to which pending entries are lost: they have left the log and are not
+    /// in the channel's tail.
     fn loss_before_next(&self, subscription: Subscription) -> Option<Sequence> {
         let position = subscription.position;
         let channel = self.channel(subscription.channel)?;
@@ -493,7 +503,7 @@ impl Hub {
         subscriptions.any(|subscription| self.loss_before_next(*subscription).is_some())
     }
 
-    /// Whether the conn in a slot came with a position that this worker has not reached yet,
+    /// Whether the conn in a slot has resumed at a position that this worker has not reached yet,
     /// because another worker was ahead.
     #[must_use]
     pub fn is_ahead(&self, slot: u32) -> bool {
@@ -501,7 +511,8 @@ impl Hub {
         subscriptions.any(|subscription| subscription.position > self.head)
     }
 
-    /// Takes the next gap to report to the conn in a slot, with the name of its channel.
+    /// Removes and returns the next gap to report to the conn in a slot, with the name of the gap's
+    /// channel.
     pub fn take_gap(&mut self, slot: u32) -> Option<(ChannelName, Gap)> {
         self.note_evicted(slot);
         self.skip_superseded(slot);
@@ -517,7 +528,7 @@ impl Hub {
         Some((self.channel(key.1)?.name.clone(), gap))
     }
 
-    /// Creates gaps for the pending entries of the conn in a slot that the log has evicted.
+    /// Creates gaps for evicted entries that were pending for the conn in a slot.
     pub(super) fn note_evicted(&mut self, slot: u32) {
         if !self.has_loss(slot) {
             return;
@@ -534,7 +545,7 @@ impl Hub {
         }
     }
 
-    /// Moves a cursor without delivering the entries in between, and notes the gap.
+    /// Moves a cursor without delivering the entries in between, and records the gap.
     pub(super) fn skip(
         &mut self,
         slot: u32,
@@ -589,7 +600,8 @@ impl Hub {
             return held;
         }
         let next = self.log.next_after(channel.key, position, self.horizon());
-        // The log may have evicted more entries than those before the tail.
+        // The log may have evicted entries that are still in the tail. If the log is in a newer
+        // epoch, an empty answer does not mean that it has evicted the entries.
         let held = held.filter(|_| next.is_some() || self.is_in_newest_epoch());
         next.into_iter().chain(held).min_by_key(|(next, _)| *next)
     }
@@ -625,5 +637,5 @@ impl Hub {
     }
 }
 
-/// A number after all others. It marks a source that has nothing more to merge.
+/// A number larger than all others. It marks a source without further entries.
 const END: Sequence = Sequence(u64::MAX);

@@ -1,9 +1,10 @@
 //! The subscribers of one channel, and the walk that visits each of them after a publication.
 //!
-//! A walk is a cursor over the list that may pause between turns at any place, which is an index in
-//! the list. Subscribers may join and leave, and publications may arrive, while a walk is in
-//! progress: no subscriber is left out, and none is visited without need. This module knows slots
-//! and places, but neither positions in the log nor quotas or sockets.
+//! A walk is a cursor over the list. It may pause between two turns at any place. A place is an
+//! index in the list. Subscribers may join and leave, and publications may arrive, while a walk is
+//! in progress. No subscriber is then left out, and no subscriber is visited without need. This
+//! module uses only slots and places. It is independent of positions in the log, quotas and
+//! sockets.
 //!
 //! Three marks divide the list into four sections, `again <= next <= end <= len`:
 //!
@@ -34,7 +35,8 @@ const _: () = assert!(size_of::<Subscribers>() == 16);
 #[derive(Clone, Copy, Debug)]
 pub struct One {
     slot: u32,
-    /// The number of marks that have passed the subscriber: first `end`, then `next`, then `again`.
+    /// The number of marks that are after the subscriber: none, only `end`, both `next` and `end`,
+    /// or all three.
     marks: u8,
 }
 
@@ -48,11 +50,11 @@ pub struct Many {
 /// The ends of the sections of the list.
 #[derive(Clone, Copy, Debug, Default)]
 struct Marks {
-    /// The subscribers before this place get another pass.
+    /// The place before which subscribers are visited again in the next pass.
     again: u32,
     /// The next place to visit in this pass.
     next: u32,
-    /// This pass ends before this place.
+    /// The place before which this pass ends.
     end: u32,
 }
 
@@ -103,7 +105,7 @@ impl Subscribers {
         self.marks().are_walking()
     }
 
-    /// Whether the subscribers that were already visited have to be visited once more.
+    /// Whether subscribers that were already visited have to be visited again.
     #[must_use]
     pub fn has_second_pass(&self) -> bool {
         self.marks().again > 0
@@ -205,7 +207,7 @@ impl Marks {
         }
     }
 
-    /// Returns how many marks have passed the only slot of a list.
+    /// Returns the number of marks that are after the only slot of a list.
     fn as_one(self) -> u8 {
         [self.again, self.next, self.end]
             .map(|mark| u8::from(mark > 0))

@@ -17,7 +17,8 @@ use crate::log::{Amount, Entry};
 pub struct Served {
     /// The entry.
     pub entry: Entry,
-    /// The entry's encodings, once the worker has needed one. The log may drop them meanwhile.
+    /// The entry's encodings, if the worker has needed one of them. They stay here even if the log
+    /// drops its reference to them.
     pub frames: Option<Arc<Frames>>,
 }
 
@@ -100,7 +101,8 @@ impl Tail {
         self.entries.get(index)
     }
 
-    /// Counts the entries after a position that the tail covers, up to another position.
+    /// Counts the entries after the number `after`, up to and including `last`. The tail must cover
+    /// `after`.
     #[must_use]
     pub fn count_between(&self, after: Sequence, last: Sequence) -> u64 {
         let index = |position| {
@@ -117,7 +119,7 @@ impl Tail {
         self.entries.get(self.index(sequence, ordinal)?)
     }
 
-    /// Iterates over the entries from this one on, so that their encodings can be noted.
+    /// Iterates over the entries from this number on, so that their encodings can be stored.
     pub fn range_mut(
         &mut self,
         sequence: Sequence,
@@ -129,7 +131,7 @@ impl Tail {
             .range_mut(index.unwrap_or(self.entries.len())..)
     }
 
-    /// Returns the total of the entries after a position that are not superseded.
+    /// Returns the total of the entries that are not superseded, after a position.
     #[must_use]
     pub fn newest_after(&self, position: Sequence) -> Amount {
         let newest = self.from(position).filter(|entry| !entry.is_superseded);
@@ -137,7 +139,8 @@ impl Tail {
         amounts.fold(Amount::default(), Amount::plus)
     }
 
-    /// Returns the superseded entries directly after a position: the last number, and their count.
+    /// Finds the consecutive superseded entries that come next after a position. Returns the number
+    /// of the last of these entries, and their count.
     #[must_use]
     pub fn superseded_run(&self, position: Sequence) -> Option<(Sequence, u64)> {
         let run = self.from(position).take_while(|entry| entry.is_superseded);
@@ -147,8 +150,8 @@ impl Tail {
         Some((last, count))
     }
 
-    /// Marks the entry that a newer entry is about to supersede, in a channel that conflates. The
-    /// log marks its own entry, but the tail has a copy.
+    /// Marks the entry that a newer entry supersedes, in a channel that conflates. The log marks
+    /// only its own entry, and the tail has a copy.
     pub fn supersede(&mut self, newer: &Entry) {
         let Some(key) = newer.publication.key() else {
             return;
@@ -180,10 +183,11 @@ impl Tail {
         self.entries.iter()
     }
 
-    /// Adds the channel's newest entry. If it does not directly follow the tail's last entry, the
-    /// older entries are dropped.
+    /// Adds the channel's newest entry. If entries between the tail's last entry and the new entry
+    /// are missing, the older entries are dropped.
     pub fn push(&mut self, entry: Entry) {
-        // The channel was removed and created again, or it had too many older entries to be held.
+        // Entries are missing if the channel was removed and created again, or if it had too many
+        // older entries to be held.
         let last = self.entries.back();
         if last.is_some_and(|last| last.sequence() != entry.previous) {
             self.clear();
@@ -195,9 +199,9 @@ impl Tail {
         self.entries.push_back(entry.into());
     }
 
-    /// Drops the oldest entries for which all subscribers were visited (the entries before the
-    /// floor), but keeps a quota's worth of them. A conn that was further behind at its visit does
-    /// not receive the dropped entries, or reads them from the log.
+    /// Drops the oldest entries before the floor, for which all subscribers were visited. Keeps as
+    /// many of these entries as the quota allows. A conn that was further behind at its visit reads
+    /// the dropped entries from the log, or does not receive them.
     pub fn forget(&mut self, total: Amount, quota: Amount, floor: Amount) {
         let since = total.minus(floor);
         while let Some(first) = self.entries.front()
@@ -212,9 +216,10 @@ impl Tail {
         }
     }
 
-    /// Drops the entries after a number: they are void, and no longer supersede other entries.
-    /// Returns the channel's last publication up to this number, with the total up to it. Returns
-    /// `None` if no entry is void, or if the last publication before the void entries is not known.
+    /// Drops the entries after a number, because they are void. They then no longer supersede other
+    /// entries. Returns the number of the channel's last publication before the void entries, and
+    /// the total up to that publication. Returns `None` if no entry is void, or if that publication
+    /// is not known.
     pub fn cut(&mut self, kept: Sequence, conflates: bool) -> Option<(Sequence, Amount)> {
         let all = std::mem::take(&mut self.entries);
         self.clear();
@@ -246,8 +251,8 @@ impl Tail {
         self.entries.shrink_to(ROOM_KEPT);
     }
 
-    /// Returns the index of an entry. The index follows from the ordinal, unless the epoch has
-    /// changed: void entries may have used some ordinals.
+    /// Returns the index of an entry. The index is computed from the ordinal. If the epoch has
+    /// changed, void entries may have used some ordinals, so the entry may have to be searched for.
     fn index(&self, sequence: Sequence, ordinal: u64) -> Option<usize> {
         let is_it = |index: &usize| {
             let entry = self.entries.get(*index);
@@ -267,7 +272,8 @@ impl Tail {
     }
 }
 
-/// The maximum number of entries that are held beyond those of the walk. Many may be superseded.
+/// The number of entries above which a tail drops entries that the walk no longer needs. Many of
+/// these entries may be superseded.
 const ENTRIES_MAX: usize = 4096;
 /// The capacity that an empty tail keeps, in entries.
 const ROOM_KEPT: usize = 4;

@@ -1,19 +1,19 @@
-//! Acknowledgement windows: they limit how much a subscription receives before its client
-//! acknowledges.
+//! Acknowledgement windows. A window limits the number of publications that a subscription receives
+//! before its client acknowledges them.
 //!
 //! A window contains the ids that its subscription has received and its client has not
-//! acknowledged. The window is closed while it contains as many ids as it allows. The ids cannot be
-//! computed from the log's ordinals: an acknowledged id may have left the log or be of another
-//! channel, and expired or skipped publications do not count. The cursor moves as without a window.
-//! So publications that a closed window holds back are part of the subscription's lag, and the
-//! quota applies to them.
+//! acknowledged. The window is closed while it contains its maximum number of ids. The ids cannot
+//! be computed from the log's ordinals, because an acknowledged id may have left the log or belong
+//! to another channel. Also, expired and skipped publications do not count. A window does not
+//! change how the cursor moves. So publications that a closed window holds back are part of the
+//! subscription's lag, and the quota applies to them.
 //!
-//! An acknowledgement may exceed what was delivered: a client that resumes may have processed
-//! publications that it is about to receive again. These take no room and need no second
-//! acknowledgement.
+//! An acknowledged id may be beyond the last delivered id, because a resuming client may have
+//! processed publications that it is about to receive again. These publications take no room in the
+//! window and need no second acknowledgement.
 //!
 //! Only subscriptions that requested a window are listed here, by slot. [`super::serve`] checks the
-//! room and notes deliveries; the worker passes acknowledgements on.
+//! room and records deliveries; the worker passes acknowledgements to this module.
 
 use std::collections::VecDeque;
 
@@ -36,11 +36,12 @@ pub enum Acknowledged {
     /// holds back its own publications, so one id for all channels would acknowledge publications
     /// that were never delivered.
     ChannelUnclear,
-    /// The channel has no window. If no channel was named, this is the conn's only channel.
+    /// The channel has no window. If the acknowledgement names no channel, this is the conn's only
+    /// channel.
     NoWindow,
     /// The acknowledgement has opened a closed window.
     Opened,
-    /// The acknowledgement was accepted, or was known before.
+    /// The acknowledgement was accepted or repeated an earlier one, and no window was opened.
     Taken,
 }
 
@@ -53,17 +54,17 @@ pub(super) struct Windows(Map<u32, Vec<ConnWindow>>);
 pub(super) struct ConnWindow {
     channel: ChannelIndex,
     window: Window,
-    /// The ids that were delivered and not acknowledged, in order; never more than the window
-    /// allows.
+    /// The ids that were delivered but not acknowledged, in order. Their number never exceeds the
+    /// limit of the window.
     ids: VecDeque<Sequence>,
-    /// Everything up to this number is acknowledged, whether delivered or not. All of `ids` are
-    /// larger.
+    /// All ids up to this number are acknowledged, whether they were delivered or not. The numbers
+    /// in `ids` are larger.
     acknowledged: Sequence,
 }
 
 const _: () = assert!(size_of::<ConnWindow>() <= 48);
 
-/// How much more a subscription may receive.
+/// The number of further publications that a subscription may receive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct WindowRoom {
     publications: u32,
@@ -93,7 +94,7 @@ impl WindowRoom {
 }
 
 impl ConnWindow {
-    /// Returns how much more may be delivered.
+    /// Returns the room that is left in the window.
     pub(super) fn room(&self) -> WindowRoom {
         let given = u32::try_from(self.ids.len()).unwrap_or(u32::MAX);
         WindowRoom {
@@ -106,7 +107,7 @@ impl ConnWindow {
         self.room().is_over()
     }
 
-    /// Notes the delivery of a publication.
+    /// Records the delivery of a publication.
     pub(super) fn note(&mut self, sequence: Sequence) {
         if sequence <= self.acknowledged {
             return;
@@ -116,7 +117,7 @@ impl ConnWindow {
         self.ids.push_back(sequence);
     }
 
-    /// Acknowledges everything up to an id. Returns whether that opens the window.
+    /// Acknowledges all publications up to an id. Returns whether this opens the window.
     fn acknowledge(&mut self, id: Sequence) -> bool {
         let was_closed = self.is_closed();
         self.acknowledged = self.acknowledged.max(id);
@@ -137,7 +138,7 @@ impl Windows {
         self.0.get(&slot).map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// Returns the windows of the conn in a slot, so that deliveries can be noted.
+    /// Returns the windows of the conn in a slot, so that deliveries can be recorded.
     pub(super) fn of_mut(&mut self, slot: u32) -> &mut [ConnWindow] {
         if self.0.is_empty() {
             return &mut [];
@@ -159,8 +160,8 @@ impl Windows {
         }
     }
 
-    /// Removes the ids after a number, because their publications are void: they need no
-    /// acknowledgement, and earlier acknowledgements of them do not count.
+    /// Removes the ids after a number, because their publications are void. Void publications need
+    /// no acknowledgement, and earlier acknowledgements of them no longer count.
     pub(super) fn cut(&mut self, kept: Sequence) {
         for given in self.0.values_mut().flatten() {
             while given.ids.pop_back_if(|id| *id > kept).is_some() {}
@@ -189,7 +190,7 @@ pub(super) fn find(all: &[ConnWindow], channel: ChannelIndex) -> Option<&ConnWin
     all.get(place.ok()?)
 }
 
-/// Returns the window of a channel, so that deliveries can be noted.
+/// Returns the window of a channel, so that deliveries can be recorded.
 pub(super) fn find_mut(all: &mut [ConnWindow], channel: ChannelIndex) -> Option<&mut ConnWindow> {
     let place = all.binary_search_by_key(&channel, |given| given.channel);
     all.get_mut(place.ok()?)
@@ -201,17 +202,17 @@ pub(super) fn is_closed(all: &[ConnWindow], channel: ChannelIndex) -> bool {
 }
 
 impl Hub {
-    /// Sets a window for the conn in a slot, which has just subscribed. The conn then receives no
-    /// more of the channel than the window allows until it acknowledges publications.
+    /// Sets a window for the conn in a slot, which has just subscribed. From then on, the conn
+    /// receives publications of the channel only while the window is open.
     pub fn set_window(&mut self, slot: u32, name: &ChannelName, window: Window) {
         if let Some(channel) = self.index_of(name) {
             self.windows.add(slot, channel, window);
         }
     }
 
-    /// Acknowledges everything up to an id in a channel. The name may be missing if the conn has
-    /// only one channel. An id is a position in all channels, so it may be the id of another
-    /// channel's publication.
+    /// Acknowledges all publications of a channel up to an id. The name may be missing if the conn
+    /// has only one channel. An id is a position in all channels, so the publication with this id
+    /// may be in another channel.
     pub fn acknowledge(
         &mut self,
         slot: u32,
@@ -240,8 +241,8 @@ impl Hub {
         }
     }
 
-    /// Whether a closed window holds back a publication or a gap of the conn in a slot. If so,
-    /// something is pending although nothing can be written.
+    /// Whether a closed window holds back a publication or a gap of the conn in a slot. If so, the
+    /// conn has pending items, although they cannot be written.
     #[must_use]
     pub fn is_held_back(&self, slot: u32) -> bool {
         let windows = self.windows.of(slot);
@@ -253,8 +254,8 @@ impl Hub {
         })
     }
 
-    /// Returns how many publications the client of a conn has received and not acknowledged, over
-    /// all windows of the conn. For tests.
+    /// Returns the number of publications that the client of a conn has received but not
+    /// acknowledged, in all windows of the conn together. For tests.
     #[doc(hidden)]
     #[must_use]
     pub fn unacknowledged(&self, slot: u32) -> usize {
@@ -306,7 +307,8 @@ mod tests {
         ChannelName::new(text).unwrap()
     }
 
-    /// Creates a hub in which the conn in slot 0 has a window of two on `a` and no window on `b`.
+    /// Creates a hub in which the conn in slot 0 has a window of two publications on channel `a`,
+    /// and no window on channel `b`.
     fn hub(change: impl FnOnce(&mut Config)) -> Node {
         let mut config = Config::default();
         change(&mut config);
@@ -318,8 +320,8 @@ mod tests {
         hub
     }
 
-    /// Publishes once in each of the named channels. A channel in capitals gets a publication that
-    /// expires at once.
+    /// Publishes once in each of the named channels. If the channel's letter is a capital, its
+    /// publication expires immediately.
     fn publish(hub: &mut Node, channels: &str) {
         for channel in channels.chars() {
             let id = cursor(hub.log().sequenced().next().0);
@@ -333,8 +335,8 @@ mod tests {
         }
     }
 
-    /// Returns the gaps and publications that the conn receives until nothing can be written, as
-    /// flush sends them.
+    /// Sends publications to the conn, as a flush does, until nothing more can be written. Returns
+    /// the gaps and publications that the conn receives.
     fn serve(hub: &mut Node) -> (Vec<Gap>, Vec<u64>) {
         let (mut gaps, mut given, mut planned) = (Vec::new(), Vec::new(), Vec::new());
         let kind = FrameKind::WebSocket(Envelope::Full);

@@ -13,9 +13,11 @@ use super::shard::History;
 use super::{Amount, Entry};
 use crate::id::Sequence;
 
-/// Bytes of memory for a sequence number in the list, whose nodes are at least half full.
+/// The memory that is counted for one sequence number in the list, in bytes. The factor is 2
+/// because the list's nodes are at least half full.
 const PLACE_BYTES: u64 = 2 * size_of::<Sequence>() as u64;
-/// Bytes of memory for a key in the table, which doubles as it grows.
+/// The memory that is counted for one key in the table, in bytes. The factor is 2 because the table
+/// doubles when it grows.
 const KEY_BYTES: u64 = 2 * (size_of::<Sequence>() as u64 + 1);
 
 /// The entries of one channel that no later entry supersedes.
@@ -45,7 +47,7 @@ impl Newest {
 }
 
 impl History {
-    /// Lists the newest entry, and marks the entry that it supersedes.
+    /// Adds the channel's newest entry to the list, and marks the entry that it supersedes.
     pub(super) fn note_newest(&mut self, hasher: &impl BuildHasher) {
         let mut newest = self.newest.take().unwrap_or_default();
         let superseded = self.add_newest(&mut newest, hasher);
@@ -77,7 +79,7 @@ impl History {
         }
     }
 
-    /// Removes an entry that has left the log.
+    /// Removes an entry from the list, because the entry has left the log.
     pub(super) fn forget_newest(&mut self, entry: &Entry, hasher: &impl BuildHasher) {
         let Some(newest) = &mut self.newest else {
             return;
@@ -96,9 +98,10 @@ impl History {
         }
     }
 
-    /// Finds the run of superseded entries directly after `position`, up to `until`. Returns the
-    /// sequence number of its last entry, and the number of its entries. Returns `None` if there is
-    /// no such run, or if an entry between `position` and the run has left the log.
+    /// Finds the consecutive superseded entries that come next after `position`, up to and
+    /// including `until`. Returns the sequence number of the last of these entries, and their
+    /// count. Returns `None` if the next entry is not superseded, or if an entry between `position`
+    /// and the next entry has left the log.
     pub(super) fn superseded_run(
         &self,
         position: Sequence,
@@ -121,8 +124,8 @@ impl History {
         Some((end.sequence(), count))
     }
 
-    /// Returns the total of the entries after `position`, up to and including `until`, that are not
-    /// superseded. Visits each of these entries.
+    /// Returns the total of the entries that are not superseded, after `position` and up to and
+    /// including `until`. The function visits each of these entries.
     pub(super) fn newest_after(&self, position: Sequence, until: Sequence) -> Amount {
         let Some(newest) = &self.newest else {
             return Amount::default();

@@ -1,4 +1,4 @@
-//! Idempotency keys in memory, by which repeated publications are recognised.
+//! Idempotency keys in memory. Repeated publications are recognised by these keys.
 //!
 //! A key belongs to one channel. A key is kept for a fixed time after its first use; repetitions do
 //! not extend that time. When there are too many keys, the oldest is removed. The functions receive
@@ -17,7 +17,7 @@ use crate::config::limits::{DEDUPE_KEYS_MAX, DEDUPE_WINDOW_MS};
 use crate::id::{ChannelName, Cursor, Sequence};
 use crate::time::Now;
 
-/// The keys first used within the window, with the id of each key's first publication.
+/// The keys that were first used within the window, each with the id of its first publication.
 #[derive(Debug)]
 pub struct Dedupe {
     first_ids: HashMap<Arc<Key>, Cursor, FixedState>,
@@ -103,7 +103,7 @@ struct Key {
     key: Box<str>,
 }
 
-/// Looks up a [`Key`] without creating one.
+/// A borrowed form of [`Key`], with which a key is looked up without an allocation.
 struct KeyRef<'a> {
     channel: &'a ChannelName,
     key: &'a str,

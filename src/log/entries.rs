@@ -1,13 +1,14 @@
-//! The entries of one channel: a single entry is stored inline, several in a deque.
+//! The entries of one channel. A single entry is stored inline, and several entries are stored in a
+//! deque.
 //!
-//! Most channels of a large log have one entry. Storing it inline saves the memory of an allocation
-//! and a cache miss.
+//! Most channels of a large log have one entry. Storing this entry inline avoids an allocation and
+//! a cache miss.
 
 use std::collections::VecDeque;
 
 use super::Entry;
 
-/// The capacity below which a deque is not shrunk.
+/// A deque with at most this capacity is not shrunk.
 const ROOM_KEPT: usize = 16;
 
 /// The entries of one channel, oldest first.
@@ -15,8 +16,9 @@ const ROOM_KEPT: usize = 16;
 pub(super) enum Entries {
     /// At most one entry.
     One(Option<Entry>),
-    /// Any number of entries. The deque remains until all entries are removed at once, so that a
-    /// channel with one or two entries does not allocate for each publication.
+    /// Any number of entries. The deque is kept when its entries are removed one by one. So a
+    /// channel whose number of entries alternates between one and two does not allocate for each
+    /// publication.
     #[expect(
         clippy::box_collection,
         reason = "the enum keeps the size of one entry"
@@ -69,7 +71,7 @@ impl Entries {
         self.iter_from(0)
     }
 
-    /// Returns the entries from an index on; nothing if there are fewer entries.
+    /// Returns the entries from an index on, or no entries if the index is beyond the end.
     pub(super) fn iter_from(&self, index: usize) -> impl Iterator<Item = &Entry> {
         let (front, back) = self.as_slices();
         let in_back = index.saturating_sub(front.len());

@@ -36,10 +36,10 @@ impl Entry {
     }
 }
 
-/// A number of publications, and the number of their payload bytes.
+/// A number of publications, and the total size of their payloads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Amount {
-    /// The number of payload bytes.
+    /// The total size of the payloads in bytes.
     pub bytes: u64,
     /// The number of publications.
     pub publications: u64,
@@ -73,7 +73,7 @@ impl Amount {
         }
     }
 
-    /// Whether the bytes or the publications exceed their bound.
+    /// Whether the bytes or the publications exceed those of the bound.
     #[must_use]
     pub fn exceeds(self, bound: Self) -> bool {
         self.bytes > bound.bytes || self.publications > bound.publications

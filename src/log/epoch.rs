@@ -1,9 +1,9 @@
 //! The change to another epoch while the server runs, and the state that belongs to one epoch.
 //!
 //! If an engine orders the publications, its stream may be created again or be restored to an older
-//! state. Both begin a new epoch. Up to and including the number `valid_until`, both epochs have
-//! the same publications. Later publications of the old epoch are void, and their numbers may be
-//! assigned again.
+//! state. Either event begins a new epoch. Up to and including the number `valid_until`, both
+//! epochs have the same publications. Later publications of the old epoch are void, and their
+//! numbers may be assigned again.
 //!
 //! The writer's progress belongs to the epoch ([`EpochState`]). A reader keeps the state of its own
 //! epoch, so numbers of two epochs are never compared. An epoch change has three steps:
@@ -15,9 +15,9 @@
 //!
 //! During the change, a reader may query a shard of another generation. If the reader has switched
 //! and the shard still has void entries, the reader sees only the publications that both epochs
-//! share. If the reader has not switched but the shard has, the reader finds nothing, because the
+//! share. If the shard has switched but the reader has not, the reader finds nothing, because the
 //! shard may have entries of the new epoch. The reader does not infer a gap or a loss from an empty
-//! answer. It queries again after it has switched.
+//! answer. The reader queries the shard again after it has switched.
 
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
@@ -38,10 +38,11 @@ pub struct EpochChange {
     pub from: Epoch,
     /// The new epoch.
     pub to: Epoch,
-    /// The numbers of the new epoch begin after this one, which is not below `valid_until`.
+    /// The number after which the numbers of the new epoch begin. It is not below `valid_until`.
     pub head: Sequence,
-    /// The number up to which both epochs have the same publications. `None` if they share none:
-    /// then even a position before all publications is not valid.
+    /// The number up to which both epochs have the same publications. `None` if the epochs share no
+    /// publications. Every position of the old epoch is then invalid, even a position before its
+    /// first publication.
     pub valid_until: Option<Sequence>,
 }
 
@@ -50,24 +51,26 @@ pub struct EpochChange {
 #[derive(Debug)]
 #[repr(align(128))]
 pub struct EpochState {
-    /// The newest number that a reader may find. Stored before the first entry of a batch is added.
+    /// The newest number that a reader may find. The number is stored before the first entry of a
+    /// batch is added.
     sequenced: AtomicU64,
-    /// The number up to which all publications have been posted to the workers. Stored after the
-    /// last message of a batch.
+    /// The number up to which all publications have been posted to the workers. The number is
+    /// stored after the last message of a batch has been posted.
     posted: AtomicU64,
-    /// Numbers up to this one may have been assigned before a restart and are lost. Zero if none
-    /// are.
+    /// Numbers up to this number may have been assigned before a restart, and their publications
+    /// are lost. Zero if no publications are lost.
     lost_until: AtomicU64,
     /// The number of earlier epochs.
     generation: u64,
-    /// The epoch, or `None` for the first epoch, because the log does not need its value.
+    /// The epoch, or `None` for the first epoch, whose value the log does not need.
     epoch: Option<Epoch>,
     /// The number after which this epoch's own numbers begin.
     begin: Sequence,
-    /// The number up to which the publications are those of the previous epoch. Zero if none are.
+    /// The number up to which this epoch and the previous epoch have the same publications. Zero if
+    /// they share no publications.
     kept: Sequence,
-    /// The earlier epochs, oldest first. Entries that stay in the log keep their ids, so ids of
-    /// several epochs may be found.
+    /// The earlier epochs, oldest first. Entries that stay in the log keep their ids, so the log
+    /// may contain ids of several epochs.
     previous: Vec<Previous>,
 }
 
@@ -77,8 +80,8 @@ struct Previous {
     epoch: Epoch,
     /// The newest number that was assigned in this epoch.
     sequenced: Sequence,
-    /// The number up to which this epoch shares its publications with the epoch whose state holds
-    /// this record. `None` if they share none.
+    /// The last number that this epoch shares with the epoch of the [`EpochState`] that contains
+    /// this record. `None` if they share no publications.
     valid_until: Option<Sequence>,
 }
 
@@ -123,21 +126,21 @@ impl EpochState {
         }
     }
 
-    /// Returns the newest number that any client can have seen. No larger number was ever sent.
+    /// Returns the newest number that any client can have seen. No larger number has been sent.
     #[must_use]
     pub fn sequenced(&self) -> Sequence {
         Sequence(self.sequenced.load(Ordering::Acquire))
     }
 
-    /// Returns the number up to which all publications are in the inboxes of the workers concerned,
-    /// or were read from there. If a worker loads this number and then finds its inbox empty, the
-    /// worker has read all messages up to it.
+    /// Returns the number up to which all publications have been posted to the inboxes of the
+    /// workers concerned. If a worker loads this number and then finds its inbox empty, the worker
+    /// has read all messages up to this number.
     #[must_use]
     pub fn posted(&self) -> Sequence {
         Sequence(self.posted.load(Ordering::Acquire))
     }
 
-    /// Returns the number up to which ids may have been assigned before a restart and are lost.
+    /// Returns the number up to which publications may have been lost because of a restart.
     #[must_use]
     pub fn lost_until(&self) -> Sequence {
         Sequence(self.lost_until.load(Ordering::Acquire))
@@ -145,7 +148,8 @@ impl EpochState {
 
     pub(super) fn announce(&self, last: Sequence) {
         debug_assert!(last.0 >= self.sequenced.load(Ordering::Relaxed));
-        // Released before the first entry is added, so that no reader finds a larger number.
+        // The number is stored with release order before the first entry is added, so that no
+        // reader finds a larger number.
         self.sequenced.store(last.0, Ordering::Release);
     }
 
@@ -157,14 +161,14 @@ impl EpochState {
         self.lost_until.store(until.0, Ordering::Release);
     }
 
-    /// Returns the epoch. `None` for the log's first epoch.
+    /// Returns the epoch, or `None` for the log's first epoch.
     #[must_use]
     pub fn epoch(&self) -> Option<Epoch> {
         self.epoch
     }
 
-    /// Returns the number after which this epoch's own numbers begin. All entries up to it are in
-    /// the log.
+    /// Returns the number after which this epoch's own numbers begin. All entries up to this number
+    /// have already been added to the log.
     #[must_use]
     pub fn begin(&self) -> Sequence {
         self.begin
@@ -187,7 +191,7 @@ impl EpochState {
         self.previous(epoch)?.valid_until
     }
 
-    /// Whether the publications that an earlier epoch shares with this one end at `number`.
+    /// Whether `number` is the last number that an earlier epoch shares with this epoch.
     #[must_use]
     pub fn is_end_of_valid(&self, number: Sequence) -> bool {
         let mut ends = self.previous.iter().map(|previous| previous.valid_until);
@@ -224,9 +228,9 @@ pub struct Horizon {
 }
 
 impl Horizon {
-    /// Returns two numbers: the last number that the reader sees of a shard, and the last number of
-    /// the shard's entries that belong to the reader's epoch. The latter is [`ALL`] if the shard
-    /// and the reader are in the same epoch.
+    /// Returns two numbers. The reader sees the shard's entries up to the first number. The shard's
+    /// entries belong to the reader's epoch up to the second number. This number is [`ALL`] if the
+    /// shard and the reader are in the same epoch.
     pub(super) fn within(self, shard: &Shard) -> (Sequence, Sequence) {
         let end = match self.generation.cmp(&shard.generation) {
             std::cmp::Ordering::Equal => ALL,
@@ -270,8 +274,8 @@ impl Log {
         Arc::clone(&state.unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Whether `state` belongs to the newest epoch. Returns `false` to a reader that has seen
-    /// anything of a later epoch, even through a client.
+    /// Whether `state` belongs to the newest epoch. Returns false if the caller has already
+    /// received anything of a later epoch, even through a client.
     #[must_use]
     pub fn is_newest(&self, state: &EpochState) -> bool {
         self.newest.generation.load(Ordering::Acquire) == state.generation
@@ -292,7 +296,7 @@ impl Log {
 
 impl Writer {
     /// Begins a new epoch. All publications of the old epoch must have been posted. Void entries
-    /// are removed from the log; the others keep their ids.
+    /// are removed from the log; the remaining entries keep their ids.
     pub fn change_epoch(&mut self, change: &EpochChange) {
         debug_assert!(change.valid_until.is_none_or(|valid| valid <= change.head));
         debug_assert!(self.state.posted() == self.state.sequenced());
@@ -367,8 +371,8 @@ impl History {
         void
     }
 
-    /// Frees unused capacity, and rebuilds the list of entries that are not superseded. An entry
-    /// that stays is no longer superseded if the superseding entry was void.
+    /// Frees unused capacity, and rebuilds the list of entries that are not superseded. A remaining
+    /// entry is no longer superseded if the entry that superseded it was void.
     fn rebuild(&mut self, conflates: bool, hasher: &impl BuildHasher) {
         self.newest = None;
         for mut entry in self.entries.take_all() {
@@ -410,7 +414,7 @@ mod tests {
         Writer::new(&config, Sequence::ZERO)
     }
 
-    /// Publishes with a key in a channel at the time `second`.
+    /// Publishes in a channel, with a key, at the time `second`.
     fn publish(writer: &mut Writer, epoch: u64, number: u64, channel: &str, second: u64) {
         let (epoch, sequence) = (Epoch::new(epoch), Sequence(number));
         let (id, ledger) = (Cursor { epoch, sequence }, writer.log().ledger());
@@ -449,7 +453,7 @@ mod tests {
     #[test]
     fn void_entries_leave_the_log_and_their_numbers_come_again() {
         let mut writer = writer();
-        // The numbers have holes, like those of an engine.
+        // The numbers have holes, like the numbers that an engine assigns.
         for number in 1..=4 {
             publish(&mut writer, 1, 64 * number, "a", 0);
         }

@@ -9,7 +9,7 @@ pub struct WorkerInterest {
     pub place: u32,
 }
 
-/// The workers that have subscribers of a channel. For most channels there are none or one.
+/// The workers that have subscribers of a channel. Most channels have at most one such worker.
 #[derive(Debug, Default)]
 pub(super) enum Interest {
     /// No worker has subscribers.

@@ -1,14 +1,14 @@
 //! The log: recent publications, by channel and in sequence order, written by one [`Writer`].
 //!
-//! **The log is the queue.** Each channel lists its own entries. Entries are added at the back and
-//! removed at the front. So a position is found by binary search, and a removed entry costs
-//! nothing. An order list across all channels finds the oldest entry. It is used for the bounds of
-//! the whole log and for ages.
+//! **The log is the queue.** Each channel has a list of its own entries. Entries are added at the
+//! back and removed at the front. So a binary search finds a position, and a removed entry leaves
+//! no hole. An order list across all channels finds the oldest entry of the log. The writer needs
+//! this entry to enforce the age limits and the bounds of the whole log.
 //!
 //! Only the writer adds and removes entries. Readers look up a channel, copy references to at most
 //! a few entries, and register interest in a channel. Channels are stored in shards, each with its
-//! own lock. A thread never holds two of these locks. A lock is not held while a thread encodes,
-//! makes a system call, posts to a worker or drops a publication (debug builds assert it).
+//! own lock. A thread never holds two of these locks. A thread that holds a lock does not encode,
+//! make a system call, post to a worker or drop a publication (debug builds assert this).
 //!
 //! A reader sees the log up to its *horizon*: the number up to which all publications have been
 //! sent to the reader. Queries do not find, count or return later publications. A horizon belongs
@@ -59,7 +59,7 @@ pub struct Log {
     rules: Rules,
     /// The memory used by publications and encodings.
     ledger: Arc<Ledger>,
-    /// Figures that the writer publishes, for gauges and for the position of polls.
+    /// Figures that the writer publishes. They are used for gauges and for the positions of polls.
     figures: Figures,
     newest: epoch::Newest,
     subscribed: Subscribed,
@@ -71,13 +71,13 @@ pub struct Log {
 #[derive(Debug)]
 struct Subscribed {
     count: AtomicU64,
-    /// The limit, which `count` never exceeds.
+    /// The maximum of `count`.
     max: u64,
 }
 
 impl Subscribed {
-    /// Counts one more channel. Returns false at the limit. The caller holds the lock of the
-    /// channel's shard, which also guards the channel's interest.
+    /// Counts one more channel. Returns false if the limit is reached. The caller holds the lock of
+    /// the channel's shard, which also guards the channel's interest.
     fn try_add(&self) -> bool {
         let add = |count| (count < self.max).then_some(count + 1);
         let added = self
@@ -97,7 +97,7 @@ struct Figures {
 }
 
 impl Log {
-    /// Creates an empty log whose channels have had no entry above `head`.
+    /// Creates an empty log in which no channel has had an entry above `head`.
     fn new(config: &Config, head: Sequence) -> Self {
         Self {
             shards: Shards::default(),
@@ -137,8 +137,8 @@ impl Log {
         self.state().sequenced()
     }
 
-    /// Returns [`EpochState::posted`] of the newest epoch. Used while the server starts, when there
-    /// is one epoch.
+    /// Returns [`EpochState::posted`] of the newest epoch. Used while the server starts, when only
+    /// one epoch exists.
     #[must_use]
     pub fn posted(&self) -> Sequence {
         self.state().posted()
@@ -156,7 +156,7 @@ impl Log {
         &self.ledger
     }
 
-    /// Whether encodings use more than their part of the log's bound. If so, the writer drops some
+    /// Whether encodings use more than their share of the log's bound. If so, the writer drops some
     /// of them at its next eviction.
     #[must_use]
     pub fn has_too_many_encodings(&self) -> bool {
@@ -164,7 +164,7 @@ impl Log {
     }
 
     /// Returns the bytes of memory that count towards the log's bound: publications, their
-    /// encodings, the channels that have any, the order list, and the index of keys.
+    /// encodings, the channels that have publications, the order list, and the index of keys.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.figures.bytes.load(Ordering::Relaxed) + self.ledger.logged()
@@ -189,8 +189,8 @@ impl Log {
         (oldest > 0).then_some(Sequence(oldest))
     }
 
-    /// Registers a worker as having subscribers of these channels. The slot of each channel is its
-    /// index.
+    /// Registers a worker's interest in these channels. The slot of a channel is the index of its
+    /// name in `names`.
     #[cfg(test)]
     pub(crate) fn enter_all(&self, worker: u16, names: &[&str]) {
         for (place, name) in (0..).zip(names) {
@@ -205,7 +205,7 @@ impl Log {
         }
     }
 
-    /// Returns the number of the shard that has a channel. For the models.
+    /// Returns the number of the shard that contains a channel. For the models.
     #[cfg(all(test, feature = "model"))]
     pub(crate) fn shard_of(&self, name: &ChannelName) -> u32 {
         shard::shard_of(self.hash(name))

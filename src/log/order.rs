@@ -47,10 +47,10 @@ impl Ordered {
     }
 }
 
-/// The order list.
+/// The list of all entries in the order of their numbers.
 #[derive(Debug, Default)]
 pub(super) struct Order {
-    /// Each chunk has a live entry. The first slot of the first chunk is live.
+    /// Each chunk has at least one live entry. The first slot of the first chunk is live.
     chunks: VecDeque<Chunk>,
     len: u64,
     /// The number of slots in all chunks, including dead slots.
@@ -187,7 +187,7 @@ impl Order {
         self.chunks.shrink_to_fit();
     }
 
-    /// Returns the index of the chunk that has a number, or to which the number would belong.
+    /// Returns the index of the chunk that contains a number, or that would contain it.
     fn chunk_of(&self, sequence: Sequence) -> usize {
         let begins_before = |index| {
             let chunk = self.chunks.get(index);
@@ -249,8 +249,8 @@ fn interpolate(first: Sequence, last: Sequence, len: usize, number: Sequence) ->
 }
 
 /// Returns the first index for which `is_before` is false. The search starts at a guess and moves
-/// outwards. With a good guess, it reads one cache line; a binary search reads one for each of its
-/// first steps.
+/// outwards. With a good guess, the search reads one cache line. A binary search would read another
+/// cache line in each of its first steps.
 fn partition_point_near(guess: usize, len: usize, is_before: impl Fn(usize) -> bool) -> usize {
     let guess = guess.min(len);
     let (mut low, mut high, mut step) = (guess, guess, 1);

@@ -1,7 +1,7 @@
 //! The queries of readers.
 //!
-//! Each query locks one shard, to look up a channel or to copy references. Its answer ends at the
-//! reader's horizon.
+//! Each query locks one shard, to look up a channel or to copy references. The answer of a query
+//! ends at the reader's horizon.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,20 +21,20 @@ pub struct ChannelState {
     /// The channel's rule.
     pub rule: RuleIndex,
     /// The number of the channel's newest publication, even if that publication has left the log.
-    /// May be a larger number if the channel has no publication between the two numbers.
+    /// This may also be a larger number, if the channel has no publication between the two numbers.
     pub last: Sequence,
     /// The number of the channel's newest publication that has left the log.
     pub evicted: Sequence,
     /// The total published in the channel up to `last`, from the channel's creation on.
     pub total: Amount,
     /// The lowest number above the horizon at which the channel may have a publication, even one
-    /// that has left the log. At this number a reader must query again.
+    /// that has left the log. When the reader's horizon reaches this number, the reader must query
+    /// again.
     pub next: Option<Sequence>,
 }
 
 impl Channel {
-    /// Returns the state at `horizon`. Entries after `end` belong to another epoch than the
-    /// reader's.
+    /// Returns the state at `horizon`. Entries after `end` do not belong to the reader's epoch.
     fn channel_state(&self, key: ChannelKey, horizon: Sequence, end: Sequence) -> ChannelState {
         let (last, total) = match self.entries().get(self.index_after(horizon)) {
             // The reader does not know later entries yet.
@@ -69,7 +69,8 @@ impl Channel {
 }
 
 impl Log {
-    /// Returns the slot of a channel in a worker's hub, if that worker has subscribers.
+    /// Returns the slot of a channel in a worker's hub, if that worker has subscribers of the
+    /// channel.
     #[must_use]
     pub fn place_in(&self, worker: u16, name: &ChannelName) -> Option<u32> {
         let hash = self.hash(name);
@@ -80,7 +81,7 @@ impl Log {
     }
 
     /// Returns the slot of a channel in a worker's hub and the channel's state at a horizon, if
-    /// that worker has subscribers.
+    /// that worker has subscribers of the channel.
     #[must_use]
     pub fn state_in(
         &self,
@@ -99,12 +100,12 @@ impl Log {
         Some((known, channel_state))
     }
 
-    /// Registers a worker that had no subscribers of a channel. Creates the channel if it does not
-    /// exist. The writer sends to that worker only entries that it adds later. Of the existing
-    /// entries above the horizon, the newest, at most `late_max`, are added to `late`. Returns the
-    /// channel's state at the horizon, and the number of the channel's newest publication, which
-    /// may be above the horizon. Returns `None` if the channel has no subscribers on any worker and
-    /// the limit `limits.channels` is reached.
+    /// Registers the interest of a worker that had no subscribers of a channel. Creates the channel
+    /// if it does not exist. From now on, the writer sends new entries of the channel to the
+    /// worker. Of the existing entries above the horizon, the newest are added to `late`, in total
+    /// at most `late_max`. Returns the channel's state at the horizon, and the number of the
+    /// channel's newest publication, which may be above the horizon. Returns `None` if the limit
+    /// `limits.channels` is reached and the channel has no subscribers on any worker.
     pub fn register_interest(
         &self,
         name: &ChannelName,
@@ -137,8 +138,8 @@ impl Log {
         Some((channel_state, channel.last().min(end)))
     }
 
-    /// Removes a worker that no longer has subscribers of a channel. Removes the channel if it has
-    /// neither entries nor subscribers.
+    /// Removes the interest of a worker that no longer has subscribers of a channel. Removes the
+    /// channel if it has neither entries nor subscribers.
     pub fn leave(&self, key: ChannelKey, worker: u16) {
         let Some(mut shard) = self.shards.write(key) else {
             return;
@@ -153,7 +154,7 @@ impl Log {
     }
 
     /// Returns the position before the channel's oldest publication in the log. Returns the horizon
-    /// if there is no publication up to it.
+    /// if the channel has no publication up to the horizon.
     #[must_use]
     pub fn begin(&self, key: ChannelKey, horizon: Horizon) -> Option<Sequence> {
         let (shard, horizon, _) = self.read_within(key, horizon)?;
@@ -170,9 +171,9 @@ impl Log {
         Some(channel.channel_state(key, horizon, end))
     }
 
-    /// Adds references to at most `max` of a channel's entries after a position, up to a horizon.
-    /// Returns the number of the channel's newest publication that has left the log. The entries
-    /// are complete only if the position is not below that number.
+    /// Appends at most `max` entries of a channel to `entries`: the first entries after a position,
+    /// up to a horizon. Returns the number of the channel's newest publication that has left the
+    /// log. If the position is below that number, entries may be missing.
     pub fn fetch<T: From<Entry>>(
         &self,
         key: ChannelKey,
@@ -193,8 +194,8 @@ impl Log {
         channel.evicted.min(horizon)
     }
 
-    /// Returns the first entry after a position, up to a horizon, and the total published in the
-    /// channel before that entry.
+    /// Finds a channel's first entry after a position, up to a horizon. Returns the entry's number,
+    /// and the total published in the channel before the entry.
     #[must_use]
     pub fn next_after(
         &self,
@@ -208,12 +209,13 @@ impl Log {
         (next.sequence() <= horizon).then(|| (next.sequence(), next.before))
     }
 
-    /// Returns the position before the newest `count` entries of a channel up to a horizon, or
-    /// before all of them if there are fewer. Returns `None` if there are none.
+    /// Returns the position before the newest `count` entries that a channel has up to a horizon.
+    /// If the channel has fewer entries, the position is before all of them. Returns `None` if the
+    /// channel has no entries up to the horizon.
     ///
-    /// The position is the number directly before the oldest of these entries. A client on several
-    /// channels has one position for all of them, and earlier entries of the other channels may
-    /// have left the log.
+    /// The position is the number directly before the oldest of these entries, so it is as late as
+    /// possible. A client on several channels has one position for all of them. With an earlier
+    /// position, entries of the other channels might be missing from the log.
     #[must_use]
     pub fn position_before_newest(
         &self,
@@ -236,15 +238,15 @@ impl Log {
     pub fn count_between(&self, key: ChannelKey, after: Sequence, last: Horizon) -> Option<u64> {
         let (shard, last, end) = self.read_within(key, last)?;
         let channel = shard.get(key.place()).filter(|_| end == ALL)?;
-        // The entries have no holes between them.
+        // No publication is missing between two entries, so the indices can be subtracted.
         let count = channel
             .index_after(last)
             .saturating_sub(channel.index_after(after));
         (channel.evicted <= after).then_some(count as u64)
     }
 
-    /// Finds the run of superseded entries directly after a position, up to a horizon. Returns the
-    /// sequence number of its last entry, and the number of its entries.
+    /// Finds the consecutive superseded entries that come next after a position, up to a horizon.
+    /// Returns the sequence number of the last of these entries, and their count.
     #[must_use]
     pub fn superseded_run(
         &self,
@@ -253,12 +255,13 @@ impl Log {
         horizon: Horizon,
     ) -> Option<(Sequence, u64)> {
         let (shard, horizon, end) = self.read_within(key, horizon)?;
-        // An entry that supersedes another one may be void.
+        // If the shard is in another epoch, a superseding entry may be void.
         let channel = shard.get(key.place()).filter(|_| end == ALL)?;
         channel.history()?.superseded_run(position, horizon)
     }
 
-    /// Returns the total of the entries after a position, up to a horizon, that are not superseded.
+    /// Returns the total of the entries that are not superseded, after a position and up to a
+    /// horizon.
     #[must_use]
     pub fn newest_after(&self, key: ChannelKey, position: Sequence, horizon: Horizon) -> Amount {
         let Some((shard, horizon, _)) = self.read_within(key, horizon) else {
@@ -282,7 +285,7 @@ impl Log {
         Some(Arc::clone(&entry.publication))
     }
 
-    /// Returns an entry of any channel. For tests.
+    /// Returns the entry with this number, whatever its channel. For tests.
     #[doc(hidden)]
     #[must_use]
     pub fn find(&self, sequence: Sequence) -> Option<Entry> {
@@ -348,7 +351,7 @@ impl Log {
         end(channel.entries()).map(Entry::sequence)
     }
 
-    /// Panics if the parts of a channel are inconsistent. For tests.
+    /// Panics if the log is inconsistent. For tests.
     #[doc(hidden)]
     pub fn check_invariants(&self) {
         let (mut channels, mut entries, mut encoded, mut subscribed) = (0, 0, 0, 0);

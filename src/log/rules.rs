@@ -20,8 +20,8 @@ pub struct RuleIndex(u16);
 #[derive(Debug)]
 pub struct Rules {
     namespaces: Vec<Namespace>,
-    /// The rules. The first is for channels outside all namespaces, followed by one rule for each
-    /// namespace.
+    /// The rules. The first rule is for channels outside all namespaces. The other rules are for
+    /// the namespaces, in order.
     table: Vec<Rule>,
     /// The distinct ages that are shorter than the log's age.
     pub(super) ages: Vec<Duration>,
@@ -49,11 +49,11 @@ pub(super) struct Rule {
     pub(super) bound: Amount,
     age: Duration,
     overflow: Overflow,
-    /// The index into [`Rules::ages`]; `None` if the age is the log's.
+    /// The index of the rule's age in [`Rules::ages`], or `None` if the rule has the log's age.
     pub(super) clock: Option<usize>,
     pub(super) class: Class,
-    /// The newest eviction of any removed channel. A channel that is created again may have had
-    /// entries up to this number.
+    /// The highest number that was evicted from any removed channel with this rule. A channel that
+    /// is created again may have had entries up to this number.
     evicted_floor: AtomicU64,
 }
 
@@ -107,14 +107,13 @@ impl Rules {
         }
     }
 
-    /// Returns how a conn is handled when the conn's lag on such a channel exceeds the conn's
-    /// quota.
+    /// Returns the policy for conns that exceed their quota on a channel with this rule.
     #[must_use]
     pub fn overflow(&self, index: RuleIndex) -> Overflow {
         self.get(index).map_or(Overflow::Skip, |rule| rule.overflow)
     }
 
-    /// Returns the time for which a publication of such a channel is kept.
+    /// Returns the time for which a channel with this rule keeps a publication.
     #[must_use]
     pub fn age(&self, index: RuleIndex) -> Duration {
         let age = self.get(index).map(|rule| rule.age);
@@ -155,12 +154,12 @@ impl Rules {
         self.get(index).map_or(Class::Feeders, |rule| rule.class)
     }
 
-    /// Returns the newest eviction of any removed channel with this rule. The caller holds the lock
-    /// of the new channel's shard. [`Self::note_evicted`] is called with the lock of the removed
-    /// channel's shard.
+    /// Returns the highest number that was evicted from any removed channel with this rule. The
+    /// caller holds the lock of the new channel's shard. The caller of [`Self::note_evicted`] holds
+    /// the lock of the removed channel's shard.
     pub(super) fn evicted_floor(&self, index: RuleIndex) -> Sequence {
         let rule = self.get(index);
-        // Loaded before the value that it bounds.
+        // This limit is loaded before the value that it limits.
         let most = self.evicted_floor_max.load(Ordering::Acquire);
         rule.map_or(Sequence::ZERO, |rule| {
             Sequence(rule.evicted_floor.load(Ordering::Relaxed).min(most))
@@ -168,12 +167,13 @@ impl Rules {
     }
 
     /// Sets the number after which evictions are void. Until [`Self::cut_evicted_floor`] is called,
-    /// shards with void entries may still remove channels with later evictions.
+    /// channels with later evictions may still be removed from shards that have void entries.
     pub(super) fn bound_evicted_floor(&self, kept: Sequence) {
         self.evicted_floor_max.store(kept.0, Ordering::Release);
     }
 
-    /// Lowers all stored evictions to `kept`. Called when no shard has void entries any more.
+    /// Lowers the stored number of each rule to at most `kept`. Called after the void entries of
+    /// all shards have been removed.
     pub(super) fn cut_evicted_floor(&self, kept: Sequence) {
         for rule in &self.table {
             rule.evicted_floor.fetch_min(kept.0, Ordering::Relaxed);
@@ -181,7 +181,7 @@ impl Rules {
         self.evicted_floor_max.store(u64::MAX, Ordering::Release);
     }
 
-    /// Notes that a channel with this newest eviction was removed.
+    /// Records that a channel was removed whose newest evicted entry had the number `evicted`.
     pub(super) fn note_evicted(&self, index: RuleIndex, evicted: Sequence) {
         if let Some(rule) = self.get(index) {
             rule.evicted_floor.fetch_max(evicted.0, Ordering::Relaxed);

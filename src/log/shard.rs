@@ -21,10 +21,10 @@ use super::{Amount, ChannelKey, Entry, Log, RuleIndex};
 use crate::chunks::ChunkedSlab;
 use crate::id::{ChannelName, Sequence};
 
-/// Channels per chunk of a shard. Chunks are small because there are many shards.
+/// The number of channels in a chunk of a shard. Chunks are small because there are many shards.
 const CHUNK: usize = 8;
 
-/// The number of bits of a key that are the channel's slot in its shard.
+/// The number of bits of a key that contain the channel's slot in its shard.
 const PLACE_BITS: u32 = u32::BITS - SHARD_BITS;
 
 /// A channel, which exists as long as it has entries or subscribers.
@@ -32,8 +32,8 @@ const PLACE_BITS: u32 = u32::BITS - SHARD_BITS;
 pub(super) struct Channel {
     pub(super) name: ChannelName,
     /// The number of the newest publication that has left the log. A subscriber at an earlier
-    /// position has missed a publication. A new channel may have existed before, with publications
-    /// up to this number.
+    /// position has missed a publication. In a new channel, this is the number up to which an
+    /// earlier channel of the same name may have had publications.
     pub(super) evicted: Sequence,
     /// `None` before the first publication.
     history: Option<Box<History>>,
@@ -46,8 +46,8 @@ pub(super) struct Channel {
 /// The publications of a channel.
 #[derive(Debug)]
 pub(super) struct History {
-    /// The entries, oldest first, with increasing numbers. Each entry's `before` continues the
-    /// previous total.
+    /// The entries, oldest first, with increasing numbers. Each entry's `before` is the total of
+    /// the previous entry.
     pub(super) entries: Entries,
     /// The number of the newest publication, even if it has left the log.
     pub(super) last: Sequence,
@@ -57,8 +57,9 @@ pub(super) struct History {
     pub(super) newest: Option<Box<Newest>>,
 }
 
-/// Bytes of memory for a channel with entries: its slot, its part of the chunk's header, its slot
-/// in a directory that doubles as it grows, and its history without the lists.
+/// The memory of a channel with entries, in bytes. It consists of the channel's slot, its share of
+/// the chunk's header, its slot in the directory, and its history without the lists. The directory
+/// doubles when it grows.
 pub(super) const CHANNEL_BYTES: u64 = (size_of::<Channel>() + 8 + 16 + size_of::<History>()) as u64;
 
 const _: () = assert!(size_of::<Channel>() == 48);
@@ -87,7 +88,8 @@ impl Channel {
         self.history.as_deref_mut()
     }
 
-    /// Returns the history for adding an entry. Creates the history if there is none.
+    /// Returns the history, so that an entry can be added. Creates the history if the channel has
+    /// none.
     pub(super) fn begin_history(&mut self) -> &mut History {
         let last = self.evicted;
         self.history.get_or_insert_with(|| {
@@ -247,7 +249,8 @@ impl Shard {
         Some(place)
     }
 
-    /// Removes a channel that has neither entries nor subscribers. Returns whether it was removed.
+    /// Removes a channel if it has neither entries nor subscribers. Returns whether the channel was
+    /// removed.
     pub(super) fn drop_if_abandoned(&mut self, log: &Log, place: u32) -> bool {
         let channel = self.get(place).filter(|channel| channel.is_abandoned());
         let Some(channel) = channel else {
@@ -302,7 +305,8 @@ impl ChannelKey {
 }
 
 impl Shards {
-    /// Locks the shard of a name's hash for reading. Returns the shard's number, too.
+    /// Locks the shard that belongs to the hash of a name, for reading. Also returns the shard's
+    /// number.
     pub(super) fn read_by_hash(
         &self,
         hash: u64,
@@ -311,7 +315,8 @@ impl Shards {
         (shard, self.read_number(shard))
     }
 
-    /// Locks the shard of a name's hash for writing. Returns the shard's number, too.
+    /// Locks the shard that belongs to the hash of a name, for writing. Also returns the shard's
+    /// number.
     pub(super) fn write_by_hash(
         &self,
         hash: u64,
@@ -328,7 +333,7 @@ impl Shards {
         self.write_number(key.shard())
     }
 
-    /// Locks each shard in turn. For tests.
+    /// Iterates over all shards. Each shard is locked while it is visited. For tests.
     pub(super) fn each(&self) -> impl Iterator<Item = (u32, Guard<RwLockReadGuard<'_, Shard>>)> {
         let numbers = self.numbers();
         numbers.filter_map(|number| Some((number, self.read_number(number)?)))
@@ -354,7 +359,7 @@ impl Shards {
     }
 }
 
-/// Returns the key of a slot in a shard.
+/// Returns the key of the channel in a slot of a shard.
 pub(super) fn key(shard: u32, place: u32) -> ChannelKey {
     ChannelKey(shard << PLACE_BITS | place)
 }

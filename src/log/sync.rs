@@ -11,7 +11,7 @@ mod parts {
 
     pub(in super::super) use foldhash::quality::RandomState as Hasher;
 
-    /// The number of bits of a key that are the shard's number.
+    /// The number of bits of a key that contain the shard's number.
     pub(in super::super) const SHARD_BITS: u32 = 8;
 
     #[cfg(debug_assertions)]
@@ -28,7 +28,7 @@ mod parts {
 
     pub(in super::super) use foldhash::quality::FixedState as Hasher;
 
-    /// The number of bits of a key that are the shard's number.
+    /// The number of bits of a key that contain the shard's number.
     pub(in super::super) const SHARD_BITS: u32 = 1;
 
     #[cfg(debug_assertions)]

@@ -1,4 +1,5 @@
-//! The limit on channels with subscribers, while workers register and leave at the same time.
+//! Tests of the limit on channels with subscribers, while workers register and leave at the same
+//! time.
 
 use std::sync::{Arc, Barrier};
 use std::thread;

@@ -1,9 +1,9 @@
 //! The writer: adds entries to the log and removes them.
 //!
-//! A channel's own bounds remove the channel's oldest entries. The bounds for all channels together
-//! remove the oldest entries of the log. For each age shorter than the log's age, a clock visits
-//! every entry once. Eviction never waits for a reader: a worker keeps references to the entries
-//! that it is about to write.
+//! If a channel exceeds its own bounds, its oldest entries are removed. If all channels together
+//! exceed their bounds, the oldest entries of the log are removed. For each age limit that is
+//! shorter than the log's age, a clock visits every entry once. Eviction never waits for a reader,
+//! because a worker keeps references to the entries that it is about to write.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -37,9 +37,10 @@ pub struct Writer {
     clocks: Vec<Clock>,
     /// The channels that may exceed their bounds.
     over: VecDeque<ChannelKey>,
-    /// Whether the last eviction reached its limit, so that more entries may be due.
+    /// Whether the last eviction removed its maximum number of entries, so that more entries may
+    /// have to be removed.
     is_cut_short: bool,
-    /// The encodings of entries before this number have been considered for dropping.
+    /// The number at which the search for encodings to drop continues.
     swept_until: Sequence,
     /// Entries removed while a shard was locked. They are dropped after the shard is unlocked.
     pub(super) removed: Vec<(Entry, RuleIndex)>,
@@ -114,21 +115,22 @@ impl Writer {
         self.state.announce(last);
     }
 
-    /// Notes that all added entries have been posted to the workers concerned.
+    /// Records that all added entries have been posted to the workers concerned.
     pub fn note_posted(&mut self) {
         self.state.note_posted(self.head);
         self.publish_figures();
     }
 
-    /// Notes that numbers up to `until` may have been assigned before a restart and are lost.
+    /// Records that numbers up to `until` may have been assigned before a restart, and that their
+    /// publications are lost.
     pub fn note_lost(&mut self, until: Sequence) {
         self.state.note_lost(until);
     }
 
-    /// Adds a publication with a number above all others. Removes entries that the channel's bounds
-    /// no longer allow, at most [`TRIMS_PER_PUBLICATION_MAX`]; [`Self::trim`] removes the others.
-    /// Calls `send` for each worker with subscribers of the channel, with a copy of the entry.
-    /// Returns the number of removed entries.
+    /// Adds a publication, whose number must be above all others. Removes at most
+    /// [`TRIMS_PER_PUBLICATION_MAX`] entries that exceed the channel's bounds; [`Self::trim`]
+    /// removes the remaining ones. Calls `send` with a copy of the entry for each worker that has
+    /// subscribers of the channel. Returns the number of removed entries.
     pub fn publish(
         &mut self,
         publication: Arc<Publication>,
@@ -159,8 +161,8 @@ impl Writer {
         let rule = channel.rule;
         let this = Amount::of(&publication);
         let mut removed = 0;
-        // Done before the new entry is added, so that a channel that keeps one entry needs memory
-        // for only one.
+        // Old entries are removed before the new entry is added, so that a channel that keeps one
+        // entry needs memory for only one.
         while removed < TRIMS_PER_PUBLICATION_MAX && self.is_over(channel, this) {
             self.remove_first(channel);
             removed += 1;
@@ -209,13 +211,13 @@ impl Writer {
         part.bytes = part.bytes + channel.bytes_held() - before;
     }
 
-    /// Removes at most `max` entries that are too old or that the bounds for all channels no longer
-    /// allow. Returns the number of removed entries.
+    /// Removes at most `max` entries that are too old or exceed the bounds for all channels.
+    /// Returns the number of removed entries.
     pub fn evict(&mut self, now: Now, max: u32) -> u32 {
         let mut count = 0;
         self.drop_encodings(max);
-        // Entries that exceed their own channel's bounds are removed before entries that other
-        // channels may keep.
+        // Entries that exceed the bounds of their own channel are removed before entries that are
+        // within these bounds.
         while count < max && self.is_full() && self.trim(1) > 0 {
             count += 1;
         }
@@ -241,14 +243,15 @@ impl Writer {
         count
     }
 
-    /// Drops the oldest encodings until the others are within their part of the bound. Visits at
-    /// most `max` entries. A dropped encoding is created again when a late subscriber needs it.
+    /// Drops the oldest encodings until the remaining encodings are within their share of the log's
+    /// bound. Visits at most `max` entries. A dropped encoding is created again when a late
+    /// subscriber needs it.
     fn drop_encodings(&mut self, max: u32) {
         if !self.log.has_too_many_encodings() {
             return;
         }
-        // Late subscribers can cause old entries to be encoded again and again. So half of the
-        // limit is reserved for newer entries.
+        // Late subscribers can cause old entries to be encoded again and again. So half of `max` is
+        // reserved for newer entries.
         let noted = self.log.ledger.take_oldest_encoded();
         let after_noted = self.drop_encodings_from(noted, max / 2);
         let from = self.swept_until.max(after_noted);
@@ -260,7 +263,8 @@ impl Writer {
         self.log.ledger.note_encoded(after_noted);
     }
 
-    /// Returns the number at which the function stopped.
+    /// Drops the encodings of at most `max` entries, from a number on, while encodings use too much
+    /// memory. Returns the number at which the function stopped.
     fn drop_encodings_from(&self, first: Sequence, max: u32) -> Sequence {
         let (mut next, mut left) = (first, max);
         while left > 0 && self.log.has_too_many_encodings() {
@@ -398,7 +402,7 @@ impl Writer {
         entry.published.after(self.log.rules.bounds.age())
     }
 
-    /// Whether a channel would exceed its rule if `more` were added.
+    /// Whether a channel would exceed the bound of its rule if `more` were added.
     fn is_over(&self, channel: &Channel, more: Amount) -> bool {
         let rule = self.log.rules.get(channel.rule);
         let (Some(rule), Some(first)) = (rule, channel.entries().front()) else {
@@ -445,7 +449,7 @@ impl Writer {
         self.drop_removed();
     }
 
-    /// Drops the removed entries. No shard may be locked.
+    /// Drops the removed entries. The caller must not hold the lock of a shard.
     pub(super) fn drop_removed(&mut self) {
         assert_unlocked();
         let mut removed = std::mem::take(&mut self.removed);
@@ -482,8 +486,8 @@ impl Writer {
         found
     }
 
-    /// Adjusts the clocks and lists after all entries after `kept` were removed. Their numbers may
-    /// be assigned again.
+    /// Adjusts the clocks and lists when all entries after `kept` have been removed, because the
+    /// numbers of these entries may be assigned again.
     pub(super) fn rewind(&mut self, kept: Sequence) {
         let begin = self.head.next();
         self.feeders.order.drop_dead_at_end();

@@ -60,7 +60,7 @@ fn namespace(pattern: &str) -> Namespace {
     }
 }
 
-/// Writes up to `bytes` to the conn, in one write that the socket accepts completely.
+/// Writes at most `bytes` bytes to the conn, in one write that the socket accepts completely.
 fn give(hub: &mut Node, slot: u32, bytes: usize, now: Now) -> Vec<u64> {
     let mut planned = Vec::new();
     hub.plan(
@@ -97,7 +97,7 @@ fn give_all(hub: &mut Node, slot: u32) -> Vec<u64> {
     }
 }
 
-/// Returns what is planned for a conn, and where each publication is held.
+/// Returns the publications that are planned for a conn, and where each of them is held.
 fn plan_of(hub: &mut Node, slot: u32, kind: FrameKind) -> Vec<(u64, bool, Vec<u8>)> {
     let (compressor, mut planned) = (&mut Compressor::default(), Vec::new());
     hub.plan(slot, kind, Now(0), 1 << 20, compressor, &mut planned);
@@ -486,7 +486,7 @@ fn frames_count_for_the_log_from_their_first_use_to_their_eviction() {
     assert_eq!(hub.log().bytes(), 0);
 }
 
-/// The record of what a subscriber has received of one channel.
+/// The record of the publications that a subscriber has received from one channel.
 #[derive(Debug, Default)]
 struct Record {
     /// The number up to which every publication is accounted for.
@@ -544,8 +544,8 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
-/// A model that checks that every publication of a channel is delivered once and in order, lies in
-/// a reported gap, or is still pending and within the quota.
+/// A model that checks every publication of a channel. The publication is delivered once and in
+/// order, lies in a reported gap, or is still pending and within the quota.
 struct Model {
     hub: Node,
     quota: Amount,
@@ -746,7 +746,8 @@ fn log_holds_a_compressed_frame_once_and_the_plain_one_for_what_would_not_shrink
     // Quotas count the bytes of payloads, whether they are compressed or not.
     assert_eq!(behind, 1010);
     assert_eq!(plan(1, deflated), (lengths, held, behind));
-    // The plain frame of the long publication is added. The short one already has its plain frame.
+    // The plain frame of the long publication is added. The short publication already has its plain
+    // frame.
     let (lengths, with_plain, _) = plan(2, KIND);
     assert_eq!(lengths, [1004, 12]);
     assert_eq!(with_plain, held + 1004);

@@ -1,4 +1,5 @@
-//! Tests of what the log keeps and what its bounds remove, as seen from a hub.
+//! Tests of the entries that the log keeps, and of the entries that its bounds remove, as seen from
+//! a hub.
 
 use std::sync::Arc;
 
@@ -128,7 +129,7 @@ fn nothing_is_taken_from_subscribers_that_are_still_to_be_visited() {
     publish(&mut hub, "a", 1, 0);
     walk(&mut hub);
     hub.release_walked();
-    // The tail was only for conns whose sockets accept more.
+    // The tail was kept only for conns whose sockets accept more bytes.
     assert_eq!(
         hub.take_gap(0).map(|(_, gap)| gap.cause),
         Some(GapCause::Expired)
@@ -260,7 +261,7 @@ fn encodings_have_a_quarter_of_the_log_and_the_oldest_go_first() {
     assert_eq!(bytes - hub.log_bytes(), 7 * each);
     assert_ne!(hub.next_eviction(), Some(Deadline(0)));
     let resident = hub.log().ledger().resident();
-    // A late subscriber causes encodings to be made again, within the same bound.
+    // A late subscriber causes encodings to be created again, within the same bound.
     let start = Cursor {
         epoch: Epoch::new(7),
         sequence: Sequence(2),
@@ -371,11 +372,11 @@ fn each_of_very_many_channels_keeps_its_one_entry_within_the_bound() {
         assert_eq!(hub.evict(Now(round), u32::MAX), 0, "round {round}");
         assert_eq!(hub.log().len(), CHANNELS);
     }
-    // The name has 6 bytes and the payload has 10. The crate's page makes this calculation for 111
-    // bytes.
+    // The name has 6 bytes and the payload has 10. The crate's documentation makes this calculation
+    // for a total of 111 bytes.
     let each = bound / CHANNELS + 111 - 16;
     assert!(each <= 440, "{each} bytes for a channel with one entry");
-    // The order list may have one dead place for each entry.
+    // The order list may have one dead slot for each entry.
     let most = bound + bound / 10;
     assert!(hub.log_bytes() <= most, "{} of {bound}", hub.log_bytes());
     publish(&mut hub, "one:too:many", 2 * bound as usize, 3);
@@ -383,7 +384,7 @@ fn each_of_very_many_channels_keeps_its_one_entry_within_the_bound() {
     assert!(hub.log_bytes() <= 2 * bound);
 }
 
-/// Numbers as an engine assigns them: each message has 64 numbers, most of them unused.
+/// The numbers are assigned as by an engine: each message has 64 numbers, most of which are unused.
 #[test]
 fn numbers_may_have_holes() {
     let last_two = namespace("a", |n| n.log_entries = Some(2));
