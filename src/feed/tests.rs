@@ -85,7 +85,7 @@ impl Rig {
         stream
     }
 
-    /// Starts to drain the inbox. This ends when the feed has dropped its mailbox.
+    /// Starts a thread that drains the inbox until the feed drops its mailbox.
     fn work(&mut self) -> Worker {
         let inbox = self.inbox.take().unwrap();
         let wake = Arc::clone(&self.feed_wake);

@@ -22,8 +22,8 @@ pub enum ReplayEvent<'a> {
     Epoch(Epoch),
     /// A publication with its sequence number.
     Record(Sequence, Record<'a>),
-    /// Publications may be lost, the last of them with this number. Earlier records stay valid, and
-    /// a gap follows them.
+    /// Publications up to and including this number may be lost. Earlier records stay valid, and a
+    /// gap follows them.
     Lost(Sequence),
 }
 

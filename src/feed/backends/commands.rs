@@ -1,9 +1,9 @@
-//! SHELL: executes the commands of a feeder, and detects stalled consumers.
+//! SHELL: this module executes the commands of a feeder, and detects stalled consumers.
 //!
-//! The part of a [`Feeder`] that concerns conns instead of publications. The sequencer sends
-//! commands to the workers, after all earlier publications. Reports are queued for consumers like
-//! answers, within the same bounds. Notices may use only a part of these bounds. A consumer for
-//! which others wait must read at a minimum rate.
+//! The functions belong to [`Feeder`], but concern conns instead of publications. The sequencer
+//! sends commands to the workers after all earlier publications. Reports for consumers are queued
+//! like answers, within the same limits. Notices may use only a part of these limits. While others
+//! wait for a consumer, the consumer must read at a minimum rate.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,8 +59,8 @@ impl Feeder {
         self.answers.queue_delivery(line, wants_ack, status);
     }
 
-    /// Returns what the feeder consumes. `None` if the feeder is not a consumer or its peer reads
-    /// no more.
+    /// Returns the channels and notices that the feeder consumes. Returns `None` if the feeder is
+    /// not a consumer or if its peer no longer reads.
     pub(crate) fn consume_options(&self) -> Option<&ConsumeOptions> {
         let reads = self.phase != Phase::Closed && !self.socket.is_hung_up;
         self.consume_options.as_ref().filter(|_| reads)
@@ -148,7 +148,7 @@ impl Feeder {
 }
 
 /// Limits how long others wait for a consumer. A little free space in the queue does not stop the
-/// timer: otherwise a consumer could stall forever by reading a line now and then.
+/// timer. Otherwise a consumer that reads a line now and then could delay others forever.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StallTimer {
     until: Deadline,
@@ -170,8 +170,8 @@ pub(crate) enum StallState {
     CutOff,
     /// Others wait for the consumer. It must read enough before this deadline.
     Until(Deadline),
-    /// Others do not wait for the consumer now, but it has not read enough yet.
+    /// No others wait for the consumer now, but the consumer has not read enough yet.
     Open,
-    /// The consumer has read enough, or everything that was sent.
+    /// The consumer has read enough, or has read everything that was sent.
     Settled,
 }
