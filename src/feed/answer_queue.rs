@@ -33,7 +33,7 @@ const SENT_BYTES_KEPT: usize = FEED_ANSWER_BYTES_MAX / 2;
 /// A sequenced publication that may still need the confirmation of workers or of the journal.
 #[derive(Debug)]
 pub(super) struct Ack {
-    /// The id of the publication, or of the publication that it repeats.
+    /// The id of the publication. For a repetition, the id of the original publication.
     pub(super) id: Cursor,
     /// The confirmations, complete when each worker with subscribers has confirmed the publication.
     /// `None` if the publication repeats another publication or needs no acknowledgement.

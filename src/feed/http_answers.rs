@@ -1,4 +1,4 @@
-//! Encodes the feed's HTTP responses. The same functions encode the responses to clients.
+//! Encodes the feed's HTTP responses, with the functions that also encode responses to clients.
 //!
 //! This module performs no I/O. A refusal is a problem document (RFC 9457). The document also has
 //! the member `error`, as refused lines have, and the index of the faulty publication.

@@ -502,8 +502,8 @@ fn queue(feeder: &mut Feeder, slot: usize, ready: &mut Vec<usize>) {
 
 fn refuse(mut stream: UnixStream) {
     let line = answer_queue::error_line(0, "too_many_feeders", "too many feeders are connected");
-    // The send buffer of a new connection has space for the line. If the peer has closed already,
-    // it does not need the line.
+    // The send buffer of a new connection has space for the line. A peer that has already closed
+    // the connection does not need the line.
     let sent = stream
         .set_nonblocking(true)
         .and_then(|()| stream.write_all(&line));

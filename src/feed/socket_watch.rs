@@ -48,7 +48,7 @@ impl SocketPlace {
 #[derive(Debug)]
 struct Fault {
     reason: String,
-    /// The time from which the fault is logged again.
+    /// The time after which the fault is logged again.
     log_again: Deadline,
 }
 

@@ -19,7 +19,7 @@ use crate::worker::mail::upstream::{Bounds, Reported, Upstream, upstream};
 
 const SUBSCRIBERS: u32 = 3;
 
-/// A running feed with the inbox of one worker. The inbox is not drained before [`Rig::work`].
+/// A running feed with the inbox of one worker. Only [`Rig::work`] drains the inbox.
 struct Rig {
     _directory: tempfile::TempDir,
     path: PathBuf,
@@ -30,7 +30,7 @@ struct Rig {
     feed_wake: Arc<Wake>,
 }
 
-/// Confirms all publications until the feed has stopped, and returns the publications in order.
+/// A thread that confirms all publications until the feed stops, and then returns them in order.
 type Worker = JoinHandle<Vec<Arc<Publication>>>;
 
 impl Rig {

@@ -26,7 +26,7 @@ use crate::sys::descriptors;
 /// The configuration of the journal, and the boot id.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// The bounds of the log. Records that exceed these bounds need not be kept.
+    /// The bounds of the log. Records outside these bounds may be removed.
     pub bounds: LogBounds,
     /// The maximum total size of the records in bytes. Above it, the oldest chunks are removed,
     /// whatever records they contain.

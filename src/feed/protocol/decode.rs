@@ -99,7 +99,7 @@ impl Decoder {
     }
 }
 
-/// Whether the connection ends with this item.
+/// Whether the connection is closed after this item.
 fn is_last(item: &Item) -> bool {
     match item {
         Item::Refuse { refusal, .. } => matches!(refusal, Refusal::LineTooLong { .. }),
