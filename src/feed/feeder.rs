@@ -78,8 +78,8 @@ pub(super) struct Feeder {
     /// The channels and notices that the feeder consumes; `None` if the feeder is not a consumer.
     pub(super) consume_options: Option<ConsumeOptions>,
     pub(super) notice_budget: NoticeBudget,
-    /// The stall timer. It starts when others wait for this consumer, and runs until the consumer
-    /// has read enough.
+    /// The stall timer. It starts when clients or other consumers wait for this consumer. It runs
+    /// until this consumer has read enough.
     pub(super) stall_timer: Option<StallTimer>,
     /// Whether the feeder is in the loop's list of ready feeders.
     pub(super) is_queued: bool,

@@ -2,8 +2,8 @@
 //!
 //! While the feed runs, it locks a file in the directory of the socket (`feed.sock.lock`, `flock`).
 //! If two servers start at the same time, only the server with the lock can replace a stale socket.
-//! It removes the socket's file only if a connection attempt to the socket is refused. The lock
-//! file is never removed. Otherwise two servers could lock two files of the same name.
+//! This server removes the socket's file only if a connection attempt to the socket is refused. The
+//! lock file is never removed. Otherwise two servers could lock two files of the same name.
 //!
 //! Programs that clean temporary directories can remove sockets in use. [`SocketFile::restore`]
 //! then creates the socket and the lock file again. It creates the directory again only if the
@@ -38,7 +38,8 @@ pub enum FeedError {
     /// The access mode is not an octal number.
     #[error("`{0}` is not an octal mode such as 0660")]
     BadMode(String),
-    /// A directory is not safe: the private directory under `/tmp`, or one created after the start.
+    /// The directory is not safe. It is the private directory under `/tmp`, or was created after
+    /// the start.
     #[error("{} belongs to another user or is open to others; remove it or set `feed`", path.display())]
     ForeignDirectory {
         /// The directory.

@@ -1,9 +1,9 @@
 //! The interface between the journal and a store, and the errors of a store.
 //!
-//! The interface is small, so that a test store can implement it. Such a store fails, becomes full
-//! and loses data. [`super::lsm`] is the real store. Records are stored in chunks. Each chunk has
-//! its own range of sequence numbers, so old records are removed one chunk at a time. After a
-//! failed write, an engine refuses all operations. The store must then be dropped and reopened.
+//! The interface is small, so that tests can implement it with a store that fails, becomes full and
+//! loses data. [`super::lsm`] is the real store. Records are stored in chunks. Each chunk has its
+//! own range of sequence numbers, so old records are removed one chunk at a time. After a failed
+//! write, an engine refuses all operations. The store must then be dropped and reopened.
 
 use std::fmt::Debug;
 use std::io::{self, ErrorKind};
@@ -242,7 +242,7 @@ pub trait Engine: Debug + Send + Sync {
     fn sync(&self) -> Result<(), EngineError>;
 }
 
-/// Opens a store, and opens it again after an error.
+/// Opens a store, and reopens the store after an error.
 pub trait Opener: Debug + Send {
     /// Opens the store. Creates the store if it does not exist.
     ///

@@ -32,8 +32,8 @@ const STATE: &str = "state";
 const NAMES: &str = "0";
 /// Bytes per data block.
 const BLOCK_BYTES: u32 = 64 * 1024;
-/// Before a new chunk begins, the writer waits until earlier chunks are flushed. It waits in at
-/// most this many steps of this length.
+/// Before a new chunk begins, the writer waits until earlier chunks are flushed. The wait has at
+/// most this many steps, each of this length.
 const FLUSH_WAIT_STEPS: u32 = 1_000;
 const FLUSH_WAIT_STEP: Duration = Duration::from_millis(1);
 

@@ -3,8 +3,8 @@
 //! A report is accepted when each of its consumers has room. Until then, this report and all later
 //! reports wait. If too many reports wait, the conns of the clients that sent the reports are not
 //! read. Notices wait in a separate, smaller queue, and their clients are delayed in the same way.
-//! If others wait for a consumer that reads almost nothing, the consumer is closed. The loop calls
-//! [`ReportRouter::turn`] in each round.
+//! A consumer is closed if it reads almost nothing while clients or other consumers wait for it.
+//! The loop calls [`ReportRouter::turn`] in each round.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -40,8 +40,8 @@ pub(crate) struct ReportRouter {
     /// Whether the first report must wait because a consumer has no room.
     is_report_stuck: bool,
     scan: Scan,
-    /// `waited_for` lists the slots of consumers for which others wait in this turn. `stalled`
-    /// lists the slots of consumers with a running stall timer.
+    /// `waited_for` lists the slots of consumers for which clients or other consumers wait in this
+    /// turn. `stalled` lists the slots of consumers with a running stall timer.
     waited_for: Vec<usize>,
     stalled: Vec<usize>,
     /// The time at which the next stalled consumer is closed, in running time.
@@ -295,7 +295,7 @@ impl ReportRouter {
         }
     }
 
-    /// Closes consumers that read almost nothing while others wait for them.
+    /// Closes consumers that read almost nothing while clients or other consumers wait for them.
     fn check_stall(&mut self, feeders: &mut Slab<Feeder>, running: Now, touched: &mut Vec<usize>) {
         for slot in &self.waited_for {
             if let Some(feeder) = feeders.get_mut(*slot) {

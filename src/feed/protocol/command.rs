@@ -1,8 +1,8 @@
 //! Decodes one JSON object of a feeder: a publication, or a command about connections.
 //!
-//! Performs no I/O. A command is identified by its key: `consume`, `disconnect`, `disconnect_sub`,
-//! `presence` or `send`. This module checks all values of a command; `backends::commands` executes
-//! it.
+//! This module performs no I/O. A command is identified by its key: `consume`, `disconnect`,
+//! `disconnect_sub`, `presence` or `send`. This module checks all values of a command;
+//! `backends::commands` executes the command.
 
 use std::borrow::Cow;
 

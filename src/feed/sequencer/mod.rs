@@ -3,8 +3,9 @@
 //!
 //! The node has one sequence, and only the sequencer assigns its numbers. So all workers receive
 //! publications in the same order. A batch contains the publications from one read of one feeder. A
-//! large batch is posted before all these publications are added. While a worker's inbox is full,
-//! posting blocks the whole feed. During that time the log's bounds are still enforced.
+//! batch that becomes large is posted early, and the other publications form another batch. While a
+//! worker's inbox is full, posting blocks the whole feed. During that time the log's bounds are
+//! still enforced.
 
 use std::sync::Arc;
 
@@ -263,8 +264,8 @@ impl Sequencer {
         }
     }
 
-    /// Returns the reason why the journal refuses publications. `None` if it accepts them or if
-    /// there is no journal.
+    /// Returns the reason why the journal refuses publications. Returns `None` if the journal
+    /// accepts publications or if there is no journal.
     pub(super) fn journal_failure(&self) -> Option<&str> {
         self.journal.as_ref().and_then(Journal::failure)
     }
