@@ -778,7 +778,7 @@ mod tests {
         let metrics = Arc::clone(&sequencer.metrics);
         let waiting = std::thread::spawn(move || sequencer.post());
         // The publication is counted before the sequencer blocks. The inbox is drained only after
-        // the count has reached the limit.
+        // the publication was counted.
         while metrics.publications.value() <= INBOX_BATCHES_MAX as u64 {
             std::thread::yield_now();
         }
