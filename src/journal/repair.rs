@@ -5,8 +5,8 @@
 //! hole if a later page was written and an earlier page was not. This module does not parse the
 //! log. The store opens if the log is truncated before the hole, and refuses a log that is
 //! truncated after the hole. So a binary search finds the hole. During the search, the store's
-//! directory contains a copy of the whole log, so a killed process loses nothing. The mark shows
-//! how many records are lost.
+//! directory contains a copy of the whole log, so a killed process loses nothing. The mark reveals
+//! a loss of records.
 
 use std::fs::{self, File};
 use std::io::Write as _;
