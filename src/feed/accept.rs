@@ -37,8 +37,8 @@ impl FeedLoop {
         }
     }
 
-    /// Pauses after an error. Without the pause, a connection in the backlog would keep the
-    /// listener ready, and the loop would spin.
+    /// Stops accepting feeders for a while after an error. Without this pause, a connection in the
+    /// backlog would keep the listener ready, and the loop would spin.
     fn pause_accepting(&mut self, error: &io::Error) {
         let now = self.clock.now();
         if self.log_pause_at.is_none_or(|due| now.has_reached(due)) {
@@ -79,8 +79,8 @@ impl FeedLoop {
 
 fn refuse(mut stream: UnixStream) {
     let line = answer_queue::error_line(0, "too_many_feeders", "too many feeders are connected");
-    // The send buffer of a new connection has space for the line. If the peer has closed already,
-    // it does not need the line.
+    // The send buffer of a new connection has space for the line. A peer that has already closed
+    // the connection does not need the line.
     let sent = stream
         .set_nonblocking(true)
         .and_then(|()| stream.write_all(&line));

@@ -1,10 +1,10 @@
-//! The queue of answers to one feeder, in the order of its lines and requests, with the unsent
-//! bytes.
+//! The queue of answers to one feeder, in the order of the feeder's lines and requests, and the
+//! bytes that are not sent yet.
 //!
-//! Performs no I/O. An answer is sent when each worker that received the publication has confirmed
-//! the publication. Later answers are not sent before it, so that the order is kept. Unsent bytes
-//! are stored in one buffer, which is freed when it is empty and large. While
-//! [`AnswerQueue::is_congested`] is true, the feeder's socket is not read.
+//! This module performs no I/O. The answer to a publication is sent when each worker that received
+//! the publication has confirmed it. Answers stay in order, so an incomplete answer delays all
+//! later answers. Unsent bytes are stored in one buffer. When the buffer is empty and large, it is
+//! freed. While [`AnswerQueue::is_congested`] is true, the feeder's socket is not read.
 
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
@@ -27,24 +27,24 @@ use crate::journal::commit_state::{Commit, CommitState};
 /// The maximum capacity of an empty buffer that is kept.
 const BUFFER_BYTES_KEPT: usize = 4096;
 
-/// The maximum number of sent bytes before the unsent bytes; above that the buffer is compacted.
+/// The buffer is compacted when this number of sent bytes precedes the unsent bytes.
 const SENT_BYTES_KEPT: usize = FEED_ANSWER_BYTES_MAX / 2;
 
 /// A sequenced publication that may still need the confirmation of workers or of the journal.
 #[derive(Debug)]
 pub(super) struct Ack {
-    /// The id of the publication, or of the publication that it repeats.
+    /// The id of the publication. For a repetition, the id of the original publication.
     pub(super) id: Cursor,
-    /// Complete when each worker with subscribers has confirmed the publication. `None` for a
-    /// repetition.
+    /// The confirmations, complete when each worker with subscribers has confirmed the publication.
+    /// `None` if the publication repeats another publication or needs no acknowledgement.
     pub(super) worker_ack: Option<Arc<WorkerAck>>,
     /// The commit of the publication's batch, if there is a journal.
     pub(super) commit: Option<Arc<Commit>>,
 }
 
 impl Ack {
-    /// Returns the number of subscribers, or the reason why there is no acknowledgement. `None` if
-    /// the outcome is not known yet.
+    /// Returns the number of subscribers, or the reason why there is no acknowledgement. Returns
+    /// `None` if the outcome is not known yet.
     pub(super) fn outcome(&self) -> Option<Result<u64, Refusal>> {
         match self
             .commit
@@ -67,8 +67,8 @@ impl Ack {
 #[derive(Debug, Default)]
 pub(super) struct AnswerQueue {
     unsent: Vec<u8>,
-    /// The number of sent bytes in `unsent`. It is less than the buffer's length, unless both are
-    /// zero.
+    /// The number of bytes in `unsent` that have been sent already. It is less than the length of
+    /// `unsent`, unless both are zero.
     sent: usize,
     /// The number of bytes sent since the feeder connected.
     sent_total: u64,
@@ -106,7 +106,7 @@ enum QueuedAnswer {
     },
     Ready(Box<[u8]>),
     Response(Box<Response>),
-    /// Lines without `ack`. They are answered only if the journal refuses their batch.
+    /// Consecutive lines without `ack`. They are answered only if the journal refuses their batch.
     Silent {
         first: u64,
         last: u64,
@@ -200,7 +200,7 @@ impl AnswerQueue {
         }
     }
 
-    /// Writes complete answers into the buffer, until it finds an incomplete answer.
+    /// Writes the complete answers before the first incomplete answer into the buffer.
     pub(super) fn settle(&mut self, date: SystemTime) {
         while let Some(queued) = self.queued.front() {
             let Some(acks) = push_settled(queued, date, &mut self.unsent) else {
@@ -257,13 +257,13 @@ impl AnswerQueue {
         self.sent_total
     }
 
-    /// Returns the number of bytes that have been sent or are ready.
+    /// Returns the number of bytes that have been sent or are ready to be sent.
     pub(super) fn ready_total(&self) -> u64 {
         self.sent_total + (self.unsent().len() + self.ready_bytes) as u64
     }
 
-    /// Whether an answer is not complete yet, because confirmations of workers or the journal are
-    /// missing.
+    /// Whether an answer is incomplete because it needs further confirmations of workers or of the
+    /// journal.
     pub(super) fn is_waiting(&self) -> bool {
         !self.queued.is_empty()
     }

@@ -1,9 +1,10 @@
-//! SHELL: one connected feeder, with its socket, its undecoded input and its queue of answers.
+//! SHELL: this module handles one connected feeder: its socket, its input and its queue of answers.
 //!
 //! A turn writes answers, reads at most once, handles the input, and writes again. While a feeder
-//! leaves too many answers unread, its socket is not read. After a protocol error the feeder
-//! receives an answer, and its input is discarded until it closes the connection: a close with
-//! unread bytes would destroy the answer. The loop in [`super`] calls [`Feeder::turn`].
+//! leaves too many answers unread, its socket is not read. After a protocol error, the feeder
+//! receives an answer. The server then discards the feeder's input until the feeder closes the
+//! connection. Closing a socket with unread bytes would destroy the answer. The loop in [`super`]
+//! calls [`Feeder::turn`].
 
 use std::io;
 use std::net::Shutdown;
@@ -27,8 +28,8 @@ use crate::http::head::Method;
 use crate::metrics::FeedMetrics;
 use crate::time::{Deadline, Now};
 
-/// The maximum number of reads per feeder after the feed begins to stop. It suffices to drain the
-/// kernel's buffer.
+/// The maximum number of reads per feeder after the feed begins to stop. This number of reads is
+/// enough to drain the kernel's buffer.
 const READS_AT_STOP: u32 = 4;
 
 /// The sequencer and the read buffer, which all feeders share.
@@ -37,7 +38,8 @@ pub(super) struct Intake {
     pub(super) sequencer: Sequencer,
     pub(super) buffer: Vec<u8>,
     pub(super) metrics: Arc<FeedMetrics>,
-    /// Set when a feeder has changed what it consumes. Complete when all workers know the change.
+    /// Set when a feeder has changed its consumed channels or notices. Complete when all workers
+    /// have confirmed the change.
     pub(super) consumers_changed: Option<Arc<WorkerAck>>,
 }
 
@@ -51,8 +53,8 @@ impl Intake {
         }
     }
 
-    /// Notes that a consumer has changed what it consumes. The loop informs the workers in the same
-    /// round.
+    /// Records that a feeder has changed its consumed channels or notices. The loop informs the
+    /// workers in the same round.
     pub(super) fn note_consumers_changed(&mut self) -> Arc<WorkerAck> {
         let worker_ack = || Arc::new(self.sequencer.ack_of_workers());
         Arc::clone(self.consumers_changed.get_or_insert_with(worker_ack))
@@ -65,8 +67,8 @@ pub(super) struct Feeder {
     pub(super) socket: Socket,
     pub(super) phase: Phase,
     decoder: Decoder,
-    /// Bytes that were read and not decoded: a part of a line, or more while the answers are
-    /// congested.
+    /// Bytes that were read but not decoded yet: a part of a line, or more bytes while the answers
+    /// are congested.
     rest: Vec<u8>,
     /// The number of decoded bytes in `rest`. Zero when `rest` is empty.
     rest_start: usize,
@@ -76,11 +78,12 @@ pub(super) struct Feeder {
     /// The channels and notices that the feeder consumes; `None` if the feeder is not a consumer.
     pub(super) consume_options: Option<ConsumeOptions>,
     pub(super) notice_budget: NoticeBudget,
-    /// The stall timer. It runs while others wait for this consumer, and until it has read enough.
+    /// The stall timer. It starts when clients or other consumers wait for this consumer. It runs
+    /// until this consumer has read enough.
     pub(super) stall_timer: Option<StallTimer>,
     /// Whether the feeder is in the loop's list of ready feeders.
     pub(super) is_queued: bool,
-    /// The number of remaining reads; set when the feed stops.
+    /// The number of remaining reads; `None` until the feed begins to stop.
     reads_left: Option<u32>,
     publications: u64,
     errors: u64,
@@ -94,8 +97,8 @@ pub(super) enum Phase {
     InputEnded,
     /// The input is discarded; answers are still sent.
     Closing,
-    /// All answers are sent, and the sending side is shut down. The peer may close the connection
-    /// until the deadline.
+    /// All answers are sent, and the sending side is shut down. The connection is closed at the
+    /// deadline if the peer has not closed it before.
     Lingering { until: Deadline },
     /// The connection is finished.
     Closed,
@@ -142,13 +145,14 @@ impl Feeder {
         Ok(feeder)
     }
 
-    /// Whether an answer needs confirmations of workers or the journal.
+    /// Whether an answer still needs confirmations of workers or of the journal.
     pub(super) fn is_waiting(&self) -> bool {
         self.answers.is_waiting()
     }
 
-    /// Whether the feeder must be notified when its socket has room. This is so if a write would
-    /// have blocked, and for every consumer: its reads decide what it receives next.
+    /// Whether the loop must be notified when the feeder's socket has room. This is necessary after
+    /// a write that would have blocked. It is always necessary for a consumer, because the
+    /// consumer's reads determine which reports it receives next.
     pub(super) fn awaits_room(&self) -> bool {
         !self.socket.is_writable || self.consume_options.is_some()
     }
@@ -161,15 +165,16 @@ impl Feeder {
         }
     }
 
-    /// Begins to stop. From now on only bytes that were already sent are read.
+    /// Begins to stop the feeder. From then on, only bytes that the feeder has already sent are
+    /// read.
     pub(super) fn begin_stop(&mut self) {
         self.reads_left = Some(READS_AT_STOP);
     }
 
     /// Takes one turn: writes answers, reads once, and handles the input.
     pub(super) fn turn(&mut self, intake: &mut Intake, now: Now) -> TurnOutcome {
-        // The wall clock is needed only for `Date` in HTTP responses. Reading it costs no system
-        // call.
+        // The wall clock is needed only for `Date` in HTTP responses. It is read in every turn,
+        // because reading it costs no system call.
         let date = SystemTime::now();
         self.answers.settle(date);
         self.write();
@@ -226,7 +231,8 @@ impl Feeder {
         intake.buffer = buffer;
     }
 
-    /// Decodes directly from the read buffer if `rest` is empty.
+    /// Decodes bytes that were just read. If `rest` is empty, decodes directly from the read
+    /// buffer.
     fn decode_fresh(&mut self, fresh: &[u8], intake: &mut Intake, now: Now, date: SystemTime) {
         if !self.rest.is_empty() {
             self.rest.drain(..self.rest_start);
@@ -411,7 +417,7 @@ impl Feeder {
     }
 
     fn outcome_after_input(&self) -> TurnOutcome {
-        // After its last byte, a consumer still receives reports until it closes the connection.
+        // A consumer that has sent its last byte receives reports until it closes the connection.
         let is_consumer = self.consume_options.is_some() && self.reads_left.is_none();
         let is_done = match is_consumer {
             true => self.socket.is_hung_up,

@@ -1,8 +1,8 @@
-//! SHELL: the non-blocking socket of one feeder.
+//! SHELL: this module reads and writes the non-blocking socket of one feeder.
 //!
-//! Readiness flags stay set until a call would block, because the kernel reports each change once.
-//! The socket reads into the caller's buffer and writes the bytes of an [`AnswerQueue`]. It does
-//! not interpret the bytes.
+//! The kernel reports each change of readiness once, so a readiness flag stays set until a call
+//! would block. The socket reads into the caller's buffer and writes the bytes of an
+//! [`AnswerQueue`]. The socket does not interpret the bytes.
 
 use std::io::{self, ErrorKind, IoSliceMut, Write as _};
 use std::net::Shutdown;
@@ -31,9 +31,10 @@ pub(super) struct Socket {
     pub(super) is_read_closed: bool,
     /// Whether the peer has closed its reading side.
     pub(super) is_hung_up: bool,
-    /// The amount that the peer had not read at the last update, in bytes of kernel memory.
+    /// The amount of data that the peer had not read at the last update, in bytes of kernel memory.
     unread: u32,
-    /// The amount that the peer has read according to all updates, in bytes of kernel memory.
+    /// The total amount of data that the peer has read until the last update, in bytes of kernel
+    /// memory.
     read_by_peer: u64,
 }
 
@@ -82,8 +83,9 @@ impl Socket {
     }
 
     /// Reads once. A read that does not fill the buffer has drained the socket (epoll(7)), and the
-    /// kernel reports later bytes. The exception is a read that ends early at bytes with
-    /// descriptors. The kernel closes the descriptors and sets `MSG_CTRUNC` (recvmsg(2)).
+    /// kernel reports bytes that arrive later. The exception is a read that ends early because the
+    /// bytes carry descriptors. The kernel then closes the descriptors and sets `MSG_CTRUNC`
+    /// (recvmsg(2)).
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> ReadOutcome {
         let room = buffer.len();
         loop {
@@ -110,7 +112,7 @@ impl Socket {
         }
     }
 
-    /// Writes unsent answers until the kernel's buffer is full, `piece_bytes` at a time.
+    /// Writes unsent answers, at most `piece_bytes` per call, until the kernel's buffer is full.
     pub(super) fn write(&mut self, answers: &mut AnswerQueue, piece_bytes: usize) {
         while self.is_writable && !answers.unsent().is_empty() {
             let unsent = answers.unsent();
@@ -120,8 +122,8 @@ impl Socket {
                 Err(error) => match error.kind() {
                     ErrorKind::Interrupted => {}
                     ErrorKind::WouldBlock => self.is_writable = false,
-                    // The peer reads no more answers. Bytes that the peer sent may still be unread
-                    // here.
+                    // The peer reads no more answers. This socket may still have unread bytes from
+                    // the peer.
                     _ => {
                         answers.abandon();
                         self.is_hung_up = true;
@@ -131,7 +133,7 @@ impl Socket {
         }
     }
 
-    /// Writes to a consumer, and updates how much the consumer has read.
+    /// Writes to a consumer, and updates the amount of data that the consumer has read.
     pub(super) fn write_to_consumer(&mut self, answers: &mut AnswerQueue) {
         if answers.unsent().is_empty() {
             return;
@@ -141,19 +143,22 @@ impl Socket {
         self.unread = unacknowledged_bytes(self.stream.as_fd());
     }
 
-    /// Returns how much the peer has not read, in bytes of kernel memory, as the kernel reports it.
+    /// Updates and returns the amount of data that the peer has not read, in bytes of kernel
+    /// memory.
     pub(super) fn update_unread(&mut self) -> u32 {
         let unread = unacknowledged_bytes(self.stream.as_fd());
         if unread < self.unread {
             self.read_by_peer += u64::from(self.unread - unread);
-            // The kernel reports free space only when three quarters of its buffer are free.
+            // The flag is set here, because the kernel reports free space only when three quarters
+            // of its buffer are free.
             self.is_writable = true;
         }
         self.unread = unread;
         unread
     }
 
-    /// Returns how much the peer has read according to all updates, in bytes of kernel memory.
+    /// Returns the total amount of data that the peer has read until the last update, in bytes of
+    /// kernel memory.
     pub(super) fn read_by_peer(&self) -> u64 {
         self.read_by_peer
     }

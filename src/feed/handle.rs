@@ -1,7 +1,8 @@
-//! SHELL: starts and stops the feed.
+//! SHELL: this module starts and stops the feed.
 //!
-//! A [`Feed`] is a bound socket: feeders can connect, and their connections wait in its backlog.
-//! [`Feed::spawn`] starts the thread, and [`FeedHandle`] stops it. The loop itself is in [`super`].
+//! A [`Feed`] is a bound socket: feeders can connect, and their connections wait in the socket's
+//! backlog. [`Feed::spawn`] starts the thread, and [`FeedHandle`] stops it. The loop itself is in
+//! [`super`].
 
 use std::io;
 use std::os::unix::net::UnixListener;
@@ -28,8 +29,8 @@ use crate::worker::mail::upstream::Reports;
 /// A bound socket that does not accept connections yet.
 #[derive(Debug)]
 pub struct Feed {
-    /// Declared before the listener, so that it is dropped first: the file may be removed only
-    /// while the listener is open.
+    /// Declared before the listener, so that this field is dropped first. The socket's file may be
+    /// removed only while the listener is open.
     pub(super) place: SocketPlace,
     pub(super) listener: UnixListener,
     path: PathBuf,
@@ -68,8 +69,8 @@ pub struct FeedHandle {
     thread: JoinHandle<()>,
 }
 
-/// Checks whether the configured path can be bound, even if another server uses it now. Creates
-/// nothing. Returns every reason for which [`bind`] would fail.
+/// Checks whether the configured path can be bound, even if another server uses the path now.
+/// Creates nothing. Returns all reasons why [`bind`] would fail.
 #[must_use]
 pub fn check(config: &Config) -> Vec<FeedError> {
     let access = listener::access(config).err();
@@ -80,8 +81,8 @@ pub fn check(config: &Config) -> Vec<FeedError> {
 /// Binds the configured path.
 ///
 /// # Errors
-/// Returns a [`FeedError`] if another process listens there, if the path is not a socket, or if a
-/// system call fails.
+/// Returns a [`FeedError`] if another process listens on the path, if the path is not a socket, or
+/// if a system call fails.
 pub fn bind(config: &Config) -> Result<Feed, FeedError> {
     let (listener, file) = listener::listen(config)?;
     Ok(Feed {
@@ -132,9 +133,9 @@ impl Feed {
 }
 
 impl FeedHandle {
-    /// Asks the feed to stop, and returns immediately. The feed accepts no new feeders, publishes
-    /// the bytes that it has already received, and sends the answers, within
-    /// [`LINGER_MS`](crate::config::limits::LINGER_MS).
+    /// Requests the feed to stop, and returns immediately. The feed then accepts no new feeders.
+    /// Within [`LINGER_MS`](crate::config::limits::LINGER_MS), it publishes the publications that
+    /// it has already received, and sends the answers.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Release);
         self.wake.wake();

@@ -1,7 +1,7 @@
 //! Encodes the feed's HTTP responses, with the functions that also encode responses to clients.
 //!
-//! Performs no I/O. A refusal is a problem document (RFC 9457). In addition to the usual members,
-//! the document has `error`, like refused lines, and the index of the faulty publication.
+//! This module performs no I/O. A refusal is a problem document (RFC 9457). The document also has
+//! the member `error`, as refused lines have, and the index of the faulty publication.
 
 use std::time::SystemTime;
 

@@ -1,14 +1,15 @@
-//! SHELL: binds the feed's socket in the file system, and removes its file.
+//! SHELL: this module binds the feed's socket in the file system, and removes the socket's file.
 //!
-//! The feed holds a lock on a file beside the socket (`feed.sock.lock`, `flock`) while it runs. If
-//! two servers start together, the lock lets exactly one of them replace a stale socket. Under the
-//! lock, a socket file is removed only if a connect to it is refused. The lock file is never
-//! removed: otherwise two servers could lock two files of the same name.
+//! While the feed runs, it locks a file in the directory of the socket (`feed.sock.lock`, `flock`).
+//! If two servers start at the same time, only the server with the lock can replace a stale socket.
+//! This server removes the socket's file only if a connection attempt to the socket is refused. The
+//! lock file is never removed. Otherwise two servers could lock two files of the same name.
 //!
-//! Cleaners of temporary directories remove sockets in use. [`SocketFile::restore`] creates the
-//! socket and the lock file again, and the directory only if the server had created it. In the
-//! meantime another user may have created a directory or a link of that name. The socket is not
-//! created in a place where another user could replace it.
+//! Programs that clean temporary directories can remove sockets in use. [`SocketFile::restore`]
+//! then creates the socket and the lock file again. It creates the directory again only if the
+//! server created the directory, or if the directory is the default. In the meantime, another user
+//! may have created a directory or a link of that name. The socket is not created in a place where
+//! another user could replace it.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -37,7 +38,8 @@ pub enum FeedError {
     /// The access mode is not an octal number.
     #[error("`{0}` is not an octal mode such as 0660")]
     BadMode(String),
-    /// The private directory under `/tmp`, or a directory created after the start, is not safe.
+    /// The directory is not safe. It is the private directory under `/tmp`, or was created after
+    /// the start.
     #[error("{} belongs to another user or is open to others; remove it or set `feed`", path.display())]
     ForeignDirectory {
         /// The directory.
@@ -49,7 +51,7 @@ pub enum FeedError {
         /// The socket's path.
         path: PathBuf,
     },
-    /// Another process holds the lock.
+    /// Another process has locked the lock file.
     #[error(
         "another process is listening on {} or is about to: it has locked {}",
         path.display(),
@@ -119,8 +121,8 @@ pub(super) struct SocketFile {
     makes_directory: bool,
     /// The socket's directory. Kept open, so that no other directory gets the same inode.
     directory: File,
-    /// Identifies the socket's file, because another file of the same name must not be removed.
-    /// Valid only while the socket is open.
+    /// The inode that identifies the socket's file, because another file of the same name must not
+    /// be removed. The inode is valid only while the socket is open.
     inode: Inode,
     lock: File,
 }
@@ -178,7 +180,8 @@ impl SocketFile {
         Ok(Some(listener))
     }
 
-    /// Ensures that the socket's directory is the original directory or an equally safe one.
+    /// Ensures that the socket's directory is the original directory, or a directory that no other
+    /// user can replace.
     fn restore_directory(&mut self) -> Result<(), FeedError> {
         let directory = parent(&self.path);
         let found = Inode::at(directory).ok();
@@ -230,7 +233,7 @@ pub(super) fn listen(config: &Config) -> Result<(UnixListener, SocketFile), Feed
     let path = config.feed.as_path();
     check_path(path)?;
     let directory = parent(path);
-    // The server may create a directory at the default path again, even if it existed already.
+    // The default directory is created again if it is missing later, even if it exists now.
     let makes_directory = !directory.exists() || is_default_directory(directory);
     make_directory(directory)?;
     let open_directory = open_directory(directory)?;
@@ -257,7 +260,7 @@ fn is_at(path: &Path, inode: Inode) -> bool {
     Inode::at_link(path).is_ok_and(|found| found == inode)
 }
 
-/// Removes a socket's file, unless another file has replaced it. The socket must be open.
+/// Removes a socket's file, unless another file is at its path. The socket must be open.
 fn remove_own(path: &Path, inode: Inode) {
     if is_at(path, inode)
         && let Err(error) = fs::remove_file(path)
@@ -273,8 +276,8 @@ fn parent(path: &Path) -> &Path {
     }
 }
 
-/// Whether the directory is the server's default directory. Under a service manager, the default
-/// directory belongs to the manager.
+/// Whether the directory is the default directory and belongs to the server. Under a service
+/// manager, the default directory belongs to the manager.
 fn is_default_directory(directory: &Path) -> bool {
     std::env::var_os("RUNTIME_DIRECTORY").is_none() && directory == parent(&default_feed_path())
 }
@@ -401,8 +404,8 @@ fn remove_stale(path: &Path) -> Result<(), FeedError> {
 fn is_bound(path: &Path) -> io::Result<bool> {
     let address = SockAddr::unix(path)?;
     // On Linux, connecting a datagram socket to a stream socket fails with `EPROTOTYPE` and does
-    // not occupy the backlog. Other kernels (gVisor) refuse a datagram socket whether or not the
-    // stream socket is bound.
+    // not occupy the backlog. Other kernels (gVisor) always refuse a datagram socket, even if the
+    // stream socket is bound. So a stream socket is tried next.
     for kind in [Type::DGRAM, Type::STREAM] {
         let probe = Socket::new(Domain::UNIX, kind.nonblocking(), None)?;
         let Err(error) = probe.connect(&address) else {
@@ -410,8 +413,8 @@ fn is_bound(path: &Path) -> io::Result<bool> {
         };
         match Errno::from_io_error(&error) {
             Some(Errno::CONNREFUSED) => {}
-            // The cause is a socket of another type, a datagram socket with its own peer, or a full
-            // backlog.
+            // The socket at the path has another type, is a datagram socket with its own peer, or
+            // has a full backlog.
             Some(Errno::PROTOTYPE | Errno::PERM | Errno::AGAIN) => return Ok(true),
             _ => return Err(error),
         }
@@ -432,15 +435,15 @@ fn bind(path: &Path, access: SocketAccess) -> Result<(UnixListener, Inode), Feed
 
 fn make_socket(path: &Path) -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // The file gets the socket's own mode, so no other user can connect before the configured
+    // The file gets the mode of the socket. So no other user can connect before the configured
     // access is set.
     rustix::fs::fchmod(&socket, Mode::from_raw_mode(0o600))?;
     socket.bind(&SockAddr::unix(path)?)?;
     Ok(socket)
 }
 
-/// Opens the file of a socket that was just bound. The mode and the group are then set on this
-/// file, even if another file replaces it.
+/// Opens the file of a socket that was just bound. The mode and the group are then set through this
+/// descriptor, even if another file replaces the socket's file.
 fn open_bound(path: &Path) -> Result<(File, Inode), FeedError> {
     let mut options = OpenOptions::new();
     options.read(true);

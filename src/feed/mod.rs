@@ -1,16 +1,15 @@
-//! SHELL: the feed, the local Unix socket on which publications are received.
+//! SHELL: the feed is the local Unix socket on which publications are received.
 //!
-//! One thread serves all feeders. [`protocol`] performs no I/O: it decodes bytes, split at any
-//! position, into drafts and commands. The other modules are shell: `listener` binds the path,
-//! `feeder` is one connection, `backends` handles consumers and their commands, `sequencer` numbers
-//! publications and posts batches to the workers. This file has the loop, in which each feeder
-//! takes its turns. A ready feeder is read once per round, so that no feeder starves another. If
-//! the inbox of a worker is full, the loop blocks, and all feeders with it, so that memory does not
-//! fill up.
+//! One thread serves all feeders. [`protocol`] performs no I/O. It decodes bytes, which may be
+//! split at any position, into drafts and commands. The other modules are shell: `listener` binds
+//! the path, `feeder` handles one connection, and `backends` handles consumers and their commands.
+//! `sequencer` numbers publications and posts batches to the workers. This file contains the loop.
+//! In each round, the loop reads each ready feeder once, so that no feeder starves another. If the
+//! inbox of a worker is full, the loop blocks and reads no feeder, so that memory does not fill up.
 //!
-//! Bounds: a feeder buffers at most one line or body and the bytes of one read. There are limits on
-//! its answers and acknowledgements, and on the number of feeders and the size of batches and
-//! inboxes.
+//! The feed limits its memory. A feeder buffers at most one line or body and the bytes of one read.
+//! There are limits on the feeder's answers and acknowledgements. There are also limits on the
+//! number of feeders and on the size of batches and inboxes.
 
 mod accept;
 mod answer_queue;
@@ -72,11 +71,11 @@ struct FeedLoop {
     /// Whether the backlog may contain a connection.
     is_acceptable: bool,
     accept_again: Option<Deadline>,
-    /// The time from which a pause in accepting feeders is logged again.
+    /// The time after which a pause in accepting feeders is logged again.
     log_pause_at: Option<Deadline>,
     feeders: Slab<Feeder>,
     feeders_max: usize,
-    /// The slots of feeders with work to do, and the slots of the current round.
+    /// The slots of feeders with work to do: `ready` is for the next round, `round` for this round.
     ready: Vec<usize>,
     round: Vec<usize>,
     intake: Intake,
@@ -213,7 +212,7 @@ impl FeedLoop {
         due.into_iter().chain(stall).min()
     }
 
-    /// Records the readiness that the kernel reports. Other methods act on it later.
+    /// Records the readiness that the kernel reports. Other methods act on the readiness later.
     fn note_readiness(&mut self, readiness: &Events) {
         for event in readiness {
             match event.token() {
@@ -291,7 +290,7 @@ impl FeedLoop {
         }
     }
 
-    /// Lets each feeder with work to do take one turn.
+    /// Runs one turn of each feeder with work to do.
     fn turn_feeders(&mut self) {
         std::mem::swap(&mut self.ready, &mut self.round);
         while let Some(slot) = self.round.pop() {
@@ -311,8 +310,8 @@ impl FeedLoop {
         }
     }
 
-    /// Registers for free space in a feeder's socket only while it is needed. Otherwise each answer
-    /// that a feeder reads would wake the loop needlessly.
+    /// Requests reports of free space in a feeder's socket, but only while the feeder needs these
+    /// reports. Otherwise each answer that a feeder reads would wake the loop needlessly.
     fn watch_for_room(&mut self, slot: usize) {
         let Some(feeder) = self.feeders.get_mut(slot) else {
             return;
@@ -356,8 +355,8 @@ impl FeedLoop {
         }
     }
 
-    /// Informs the workers of the channels for which consumers want notices. Workers report no
-    /// other notices.
+    /// Informs the workers of the channels for which consumers want notices. Workers report notices
+    /// only for these channels.
     fn update_watched_channels(&mut self) {
         let Some(worker_ack) = self.intake.consumers_changed.take() else {
             return;
@@ -379,7 +378,7 @@ impl FeedLoop {
         let Some(feeder) = self.feeders.try_remove(slot) else {
             return;
         };
-        // A close alone is not enough, because other descriptor tables may contain a copy.
+        // Closing the descriptor is not enough, because other descriptor tables may contain a copy.
         let fd = feeder.as_raw_fd();
         if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&fd)) {
             tracing::debug!(%error, "a feeder was not registered");
@@ -395,14 +394,15 @@ impl FeedLoop {
         self.stop_deadline = Some(self.clock.now().after(Duration::from_millis(LINGER_MS)));
         self.is_acceptable = false;
         let is_bound = self.socket.is_bound();
-        // Released before the listener is closed: only until then no other file has the socket's
-        // inode.
+        // The socket's file is removed before the listener is closed. After the close, another file
+        // could have the socket's inode.
         self.socket.release();
         if let Some(listener) = self.listener.take()
             && is_bound
         {
-            // Copies in other descriptor tables must not queue connections that are never accepted.
-            // An inherited listener stays open for the next server.
+            // Other descriptor tables may contain copies of the listener. These copies must not
+            // queue connections that are never accepted. An inherited listener stays open for the
+            // next server.
             if let Err(error) = rustix::net::shutdown(&listener, rustix::net::Shutdown::Both) {
                 tracing::debug!(%error, "the feed's listener cannot be shut down");
             }

@@ -1,9 +1,10 @@
-//! SHELL: checks the path of the feed's socket while the server runs, and reports faults.
+//! SHELL: this module checks the path of the feed's socket while the server runs, and reports
+//! faults.
 //!
-//! A socket whose file was removed still serves connected feeders, but no other feeder can connect.
-//! If the server bound the socket, it creates the socket again. A missing socket of the service
-//! manager is only reported, because the manager would keep listening on the old socket. The feed's
-//! loop calls [`SocketWatch::check`].
+//! If a socket's file is removed, connected feeders are still served, but no other feeder can
+//! connect. If the server bound the socket, the server creates the socket again. If the service
+//! manager opened the socket, the fault is only reported. The reason is that the manager would keep
+//! listening on the old socket. The feed's loop calls [`SocketWatch::check`].
 
 use std::io;
 use std::os::unix::net::UnixListener;
@@ -26,7 +27,7 @@ pub(super) enum SocketPlace {
         path: PathBuf,
         inode: Inode,
     },
-    /// The service manager opened the socket. This process cannot see a file for it.
+    /// The service manager opened the socket. This process finds no file for the socket.
     Unseen,
 }
 
@@ -47,7 +48,7 @@ impl SocketPlace {
 #[derive(Debug)]
 struct Fault {
     reason: String,
-    /// The time from which the fault is logged again.
+    /// The time after which the fault is logged again.
     log_again: Deadline,
 }
 
@@ -78,8 +79,8 @@ impl SocketWatch {
         self.place = SocketPlace::Unseen;
     }
 
-    /// Checks the path. If the socket's file is missing, creates a new listener, prepares it with
-    /// `adopt`, and returns it.
+    /// Checks the path. If the socket's file is missing, creates a new listener, prepares this
+    /// listener with `adopt`, and returns it.
     pub(super) fn check(
         &mut self,
         now: Now,

@@ -21,7 +21,7 @@ use crate::worker::mail::upstream::{Bounds, Reported, Upstream, upstream};
 
 const SUBSCRIBERS: u32 = 3;
 
-/// A running feed with the inbox of one worker. The inbox is not drained before [`Rig::work`].
+/// A running feed with the inbox of one worker. Only [`Rig::work`] drains the inbox.
 struct Rig {
     _directory: tempfile::TempDir,
     path: PathBuf,
@@ -32,7 +32,7 @@ struct Rig {
     feed_wake: Arc<Wake>,
 }
 
-/// Confirms all publications until the feed has stopped, and returns the publications in order.
+/// A thread that confirms all publications until the feed stops, and then returns them in order.
 type Worker = JoinHandle<Vec<Arc<Publication>>>;
 
 impl Rig {
@@ -87,7 +87,7 @@ impl Rig {
         stream
     }
 
-    /// Starts to drain the inbox. This ends when the feed has dropped its mailbox.
+    /// Starts a thread that drains the inbox until the feed drops its mailbox.
     fn work(&mut self) -> Worker {
         let inbox = self.inbox.take().unwrap();
         let wake = Arc::clone(&self.feed_wake);

@@ -1,7 +1,8 @@
 //! Statistics of a chunk, which determine when the chunk can be removed.
 //!
-//! Sums over records, and one test: whether the log or the idempotency keys could still need a
-//! record of the chunk. In doubt the chunk is kept. Performs no I/O.
+//! This module sums up the records of a chunk. It also tests whether the log or the idempotency
+//! keys could still need a record of the chunk. In case of doubt the chunk is kept. The module
+//! performs no I/O.
 
 use super::record::{PayloadRef, Record};
 use crate::config::LogBounds;
@@ -47,8 +48,8 @@ impl ChunkStats {
     }
 }
 
-/// Returns a lower bound of the bytes that the log counts for a publication, without its entry and
-/// frames.
+/// Returns a lower bound of the number of bytes that the log counts for a publication. The bytes of
+/// the publication's entry and frames are not included.
 fn held_bytes(record: &Record<'_>) -> u64 {
     let label = |text: Option<&str>| text.map_or(0, str::len);
     let payload = match record.payload {
@@ -59,8 +60,8 @@ fn held_bytes(record: &Record<'_>) -> u64 {
     (size_of::<Publication>() + record.channel.len() + labels + payload) as u64
 }
 
-/// Whether no record of a chunk can be needed any more. `later` has the statistics of the later
-/// records.
+/// Whether neither the log nor the idempotency keys can need a record of the chunk. `later` has the
+/// statistics of the records after the chunk.
 pub(super) fn is_unneeded(
     stats: ChunkStats,
     later: ChunkStats,

@@ -1,7 +1,7 @@
-//! The outcome of one batch in the journal, for which answers wait.
+//! The outcome of writing one batch to the journal. The batch's answers wait for this outcome.
 //!
-//! The batch's answers, the sequencer and the sync thread share it. The state is an atomic byte
-//! without a lock. Performs no I/O.
+//! The batch's answers, the sequencer and the sync thread share the commit. Its state is an atomic
+//! byte, so no lock is needed. This module performs no I/O.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -16,7 +16,7 @@ pub enum CommitState {
     Committed,
     /// The batch was neither written nor broadcast.
     Refused,
-    /// The batch was broadcast, but no sync has confirmed it.
+    /// The batch was broadcast, but may not be durable, because no sync has succeeded.
     Unsynced,
 }
 

@@ -1,9 +1,9 @@
 //! The interface between the journal and a store, and the errors of a store.
 //!
-//! The interface is small, so that tests can use a store that fails, becomes full and loses data.
-//! [`super::lsm`] is the real store. Records are stored in chunks. Each chunk has its own range of
-//! sequence numbers, so old records are removed one chunk at a time. After a failed write, an
-//! engine refuses all operations until it is dropped and reopened.
+//! The interface is small, so that tests can implement it with a store that fails, becomes full and
+//! loses data. [`super::lsm`] is the real store. Records are stored in chunks. Each chunk has its
+//! own range of sequence numbers, so old records are removed one chunk at a time. After a failed
+//! write, an engine refuses all operations. The store must then be dropped and reopened.
 
 use std::fmt::Debug;
 use std::io::{self, ErrorKind};
@@ -159,7 +159,8 @@ impl Batch {
     }
 }
 
-/// A function that receives one record at a time. An error ends the reading.
+/// A function that is called with one record at a time. If it returns an error, no more records are
+/// read.
 pub type RecordVisitor<'a> = &'a mut dyn FnMut(Sequence, &[u8]) -> Result<(), EngineError>;
 
 /// An open store.
@@ -184,7 +185,7 @@ pub trait Engine: Debug + Send + Sync {
     /// Returns the error of the store.
     fn put_state(&self, state: &[u8]) -> Result<(), EngineError>;
 
-    /// Returns the mark, which is stored separately from the records. The mark has the highest
+    /// Returns the mark, which is stored separately from the records. The mark contains the highest
     /// sequence number known to be assigned.
     ///
     /// # Errors
@@ -236,12 +237,12 @@ pub trait Engine: Debug + Send + Sync {
     /// Makes all writes durable.
     ///
     /// # Errors
-    /// Returns the error of the store. Writes that were not durable before may then never become
-    /// durable.
+    /// Returns the error of the store. After an error, the writes since the last successful sync
+    /// may never become durable.
     fn sync(&self) -> Result<(), EngineError>;
 }
 
-/// Opens a store, and opens it again after an error.
+/// Opens a store, and reopens the store after an error.
 pub trait Opener: Debug + Send {
     /// Opens the store. Creates the store if it does not exist.
     ///

@@ -1,9 +1,9 @@
-//! A store in memory with faults, for the journal's tests.
+//! A store in memory that injects faults, for the journal's tests.
 //!
-//! All faults are drawn from a seed. After a process crash, all writes are still there. After a
-//! power failure, the synced writes and a random part of the other writes are still there. Writes
-//! that a failed sync missed, and all later writes, are lost in a power failure. A refused batch
-//! may appear when the store is closed, as in a store that flushes its buffers on close.
+//! A seed determines all faults. A process crash loses no writes. A power failure keeps the synced
+//! writes and a random part of the other writes. But if a sync has failed, a power failure loses
+//! the writes that the sync missed, and all later writes. A refused batch may appear in the store
+//! when the store is closed, as in a store that flushes its buffers on close.
 
 use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
@@ -39,7 +39,7 @@ impl Written {
     }
 }
 
-/// The condition of the store's files, which a check finds.
+/// The condition of the store's files, as a check finds it.
 #[derive(Clone, Copy, Debug, Default)]
 enum Files {
     #[default]
@@ -61,7 +61,7 @@ struct Inner {
     state: Option<Vec<u8>>,
     mark: Mark,
     mark_kept: Mark,
-    /// A refused batch that may appear later.
+    /// A refused batch that may appear in the store later.
     refused: Option<Written>,
     is_open: bool,
     is_broken: bool,

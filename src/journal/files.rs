@@ -1,8 +1,8 @@
-//! SHELL: the list of files that the store needs.
+//! SHELL: this module lists and checks the files that the store needs.
 //!
-//! The files must exist while the store is open and before it is reopened. If a log is missing, the
-//! store opens without an error, but lacks the log's records. [`super::lsm`] updates the list.
-//! [`super::folder`] owns the list and checks the files.
+//! The files must exist while the store is open and before the store is reopened. If a log is
+//! missing, the store opens without an error, but lacks the log's records. [`super::lsm`] updates
+//! the list. [`super::folder`] owns the list and calls the check.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
@@ -14,8 +14,8 @@ use crate::sys::inode::Inode;
 
 /// The file extension of write-ahead logs. The stem of the file name is a number.
 const LOG: &str = "jnl";
-/// The file with the current version of a keyspace. The store replaces it atomically, so it always
-/// exists.
+/// The file with the current version of a keyspace. The store replaces the file atomically, so the
+/// file always exists.
 const CURRENT: &str = "current";
 /// The directory of a chunk's tables.
 pub(super) const TABLES: &str = "tables";
@@ -25,8 +25,8 @@ pub(super) const TABLES: &str = "tables";
 pub(super) struct StoreFiles {
     /// The write-ahead logs, in ascending order of their numbers.
     logs: Vec<Log>,
-    /// The number of logs of the store. It is greater than `logs.len()` if a log was removed before
-    /// it was listed.
+    /// The number of logs that the store has. The number is greater than `logs.len()` if a log was
+    /// removed before it was added to `logs`.
     pub(super) log_count: usize,
     pub(super) chunks: Vec<ChunkFiles>,
 }
@@ -48,8 +48,8 @@ pub(super) struct ChunkFiles {
 }
 
 impl StoreFiles {
-    /// Adds new logs to the list. Removes the oldest logs above `log_count` from the list, because
-    /// the store removes its oldest logs first.
+    /// Adds new logs to the list. If the list then has more than `log_count` logs, the oldest logs
+    /// are removed from the list. The store also removes its oldest logs first.
     fn update_logs(&mut self, found: Vec<(u64, PathBuf)>) -> io::Result<()> {
         for (number, path) in found {
             if self.logs.iter().any(|log| log.number == number) {
@@ -129,7 +129,7 @@ pub(super) fn find_logs(store: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     Ok(logs)
 }
 
-/// Returns [`EngineError::Removed`] if the path is missing or refers to another file.
+/// Returns [`EngineError::Removed`] if the path is missing or refers to another file or directory.
 pub(super) fn expect_same(path: &Path, inode: Inode) -> Result<(), EngineError> {
     match unless_missing(path, Inode::at(path))? == inode {
         true => Ok(()),
@@ -142,8 +142,8 @@ pub(super) fn expect_present(path: &Path) -> Result<(), EngineError> {
     unless_missing(path, Inode::at(path)).map(drop)
 }
 
-/// Converts an error: only a missing file counts as removed. Other errors do not show whether the
-/// file exists.
+/// Converts an error. Only the error for a missing file means that a file was removed. Other errors
+/// do not show whether the file exists.
 fn unless_missing<T>(path: &Path, outcome: io::Result<T>) -> Result<T, EngineError> {
     outcome.map_err(|error| match error.kind() {
         ErrorKind::NotFound | ErrorKind::NotADirectory => EngineError::Removed(path.to_path_buf()),
@@ -161,7 +161,7 @@ mod tests {
         }
     }
 
-    /// Returns the missing path if the store has `log_count` logs.
+    /// Checks a store that should have `log_count` logs. Returns the path that is missing.
     fn removed(files: &mut StoreFiles, store: &Path, log_count: usize) -> Option<PathBuf> {
         files.log_count = log_count;
         match files.check(store) {
@@ -262,8 +262,8 @@ mod tests {
         fs::write(&path, "").unwrap();
         let inode = Inode::at(&path).unwrap();
         expect_same(&path, inode).unwrap();
-        // The error for a too long name does not show whether the file exists. This holds for any
-        // error except a missing file.
+        // The error for a name that is too long does not show whether the file exists. The same is
+        // true of any error except the error for a missing file.
         let long = folder.path().join("x".repeat(300));
         for outcome in [expect_same(&long, inode), expect_present(&long)] {
             let unknown = outcome.unwrap_err();

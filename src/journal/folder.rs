@@ -1,10 +1,10 @@
-//! SHELL: the journal's directory: its lock, its contents, and the mark.
+//! SHELL: this module manages the journal's directory, with its lock, its contents, and the mark.
 //!
-//! The file `lock` is locked while a [`Folder`] exists, because two servers that append to one
-//! journal would destroy it. `store` is the store's directory. It is created under another name and
-//! renamed when it is complete, so that a killed server cannot leave an incomplete store. A
-//! directory without a store but with other files is foreign, and no new journal is created in it.
-//! [`Folder::check`] checks whether the files still exist.
+//! The file `lock` is locked while a [`Folder`] exists, because two servers that append to the same
+//! journal would destroy the journal. The directory `store` contains the store. It is created under
+//! another name, and is renamed when it is complete. So a killed server cannot leave an incomplete
+//! store. A directory that contains other files but no store is foreign, and no new journal is
+//! created in it. [`Folder::check`] checks whether the files still exist.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::ErrorKind;
@@ -27,9 +27,9 @@ const LOCK: &str = "lock";
 const MARK: &str = "mark";
 /// The store's directory.
 const STORE: &str = "store";
-/// The name of the store's directory until it is complete.
+/// The name of the store's directory while the store is being created.
 const UNFINISHED: &str = "unfinished";
-/// The directory in the root of a new file system.
+/// The directory that a new file system contains in its root.
 const LOST_AND_FOUND: &str = "lost+found";
 /// A file that every store has.
 const VERSION: &str = "version";
@@ -42,7 +42,7 @@ pub struct Folder {
     path: PathBuf,
     inode: Inode,
     mark: File,
-    /// The locked file. Keeps the directory locked.
+    /// The locked file. The directory stays locked while this file is open.
     lock: File,
     /// The inode of the store's directory, set when the store is first opened.
     store: OnceLock<Inode>,
@@ -78,7 +78,7 @@ impl Folder {
         })
     }
 
-    /// Checks whether the directory and its files are the ones that were opened.
+    /// Checks whether the paths still refer to the directory and the files that were opened.
     ///
     /// # Errors
     /// Returns [`EngineError::Removed`] with the first path that is missing or replaced. Returns
@@ -108,8 +108,9 @@ impl Folder {
         Ok(self.files().replace_logs(&self.path.join(STORE))?)
     }
 
-    /// Returns the path of the store's directory. If the directory is missing, `make` creates it,
-    /// but not after it was opened once: a second directory would lack the records of the first.
+    /// Returns the path of the store's directory. If the directory is missing, `make` creates it.
+    /// If the directory was opened before, the function returns an error instead, because a second
+    /// directory would lack the records of the first.
     ///
     /// # Errors
     /// Returns the error of `make` or of a system call.
@@ -159,7 +160,7 @@ impl Folder {
         let mut bytes = [0; Mark::BYTES];
         match self.mark.read_exact_at(&mut bytes, 0) {
             Ok(()) => {}
-            // The mark is written with one call, so a shorter file means that it was never written.
+            // The mark is written with one call, so a shorter file means that no mark was written.
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(Mark::default()),
             Err(error) => return Err(error.into()),
         }

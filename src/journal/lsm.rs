@@ -1,8 +1,8 @@
-//! SHELL: the real store: fjall in the journal's directory.
+//! SHELL: this module implements the real store with fjall, in the journal's directory.
 //!
-//! A batch is one write batch of fjall, so the write-ahead log contains the whole batch or nothing
-//! of it. A chunk is one keyspace of fjall, so that old records are removed with a keyspace instead
-//! of one by one. Records are read only when the server starts, so there is almost no cache, no
+//! Each batch is one write batch of fjall, so the write-ahead log contains the batch as a whole or
+//! not at all. Each chunk is one keyspace of fjall, so that old records are removed one keyspace at
+//! a time. Records are read only when the server starts. So the store needs almost no cache, no
 //! filter and no compaction. This module does not read fjall's files; `repair` truncates a log with
 //! a hole.
 
@@ -26,14 +26,14 @@ use crate::config::limits::{
 };
 use crate::id::Sequence;
 
-/// The name of the keyspace with the state, and the key of the state in it.
+/// The name of the keyspace that contains the state, and the key of the state in this keyspace.
 const STATE: &str = "state";
 /// The directory of the keyspace that contains the names of all keyspaces.
 const NAMES: &str = "0";
 /// Bytes per data block.
 const BLOCK_BYTES: u32 = 64 * 1024;
-/// The number and the length of the steps in which a new chunk waits until earlier chunks are
-/// flushed.
+/// Before a new chunk begins, the writer waits until earlier chunks are flushed. The wait has at
+/// most this many steps, each of this length.
 const FLUSH_WAIT_STEPS: u32 = 1_000;
 const FLUSH_WAIT_STEP: Duration = Duration::from_millis(1);
 
@@ -61,7 +61,7 @@ impl Opener for LsmOpener {
             }
             outcome => Ok(Opened::Whole(outcome.map_err(opening)?)),
         });
-        // The logs existed before the store was opened, but `repair` may have replaced one of them.
+        // `repair` may have replaced a log after the logs were last listed.
         self.0.note_logs()?;
         let (database, state) = opened?;
         Ok(Arc::new(Lsm {
@@ -87,9 +87,9 @@ fn open(path: &Path) -> Result<(Database, Keyspace), fjall::Error> {
     Ok((database, state))
 }
 
-/// Converts an error that occurred while opening a store. In this case a missing or short file is
-/// damage. A directory without its version file is damaged too: the store would try to create a new
-/// store in it.
+/// Converts an error that occurred while a store was opened. A missing or short file then means
+/// that the store is damaged. A store without its version file is also damaged, because fjall would
+/// try to create a new store in the directory.
 fn opening(error: fjall::Error) -> EngineError {
     use std::io::ErrorKind::{AlreadyExists, InvalidData, NotFound, UnexpectedEof};
     match EngineError::from(error) {
@@ -134,7 +134,7 @@ struct Lsm {
 struct Unflushed {
     /// The chunk of the last append, and the number of bytes appended to it.
     current: Option<(Sequence, u64)>,
-    /// Full chunks. Some of them are not in tables yet.
+    /// The full chunks. Some of these chunks may not be in tables yet.
     full: Vec<Keyspace>,
 }
 
@@ -146,8 +146,8 @@ impl std::fmt::Debug for Lsm {
     }
 }
 
-/// Lists the logs that remain after the close, because the store's thread removes logs until it
-/// ends.
+/// On drop, updates the list of logs. This happens after the close, because the store's thread
+/// removes logs until the thread ends.
 struct OnClose {
     folder: Arc<Folder>,
     /// Whether all files existed immediately before the close.
@@ -177,15 +177,15 @@ impl Lsm {
                 .max_memtable_size(JOURNAL_MEMTABLE_BYTES)
                 .data_block_size_policy(BlockSizePolicy::all(BLOCK_BYTES))
                 .filter_policy(FilterPolicy::disabled())
-                // Keys only increase, so nothing needs compaction. Nothing is removed because of
-                // its size.
+                // Keys only increase, so no compaction is needed. The size limit is so high that no
+                // table is removed because of its size.
                 .compaction_strategy(Arc::new(Fifo::new(u64::MAX, None)))
         };
         Ok(self.database.keyspace(&name(first), options)?)
     }
 
-    /// Returns the error of a failed operation. fjall's own thread reports only that it has failed.
-    /// It always fails when there is no free space.
+    /// Returns the cause of a failed operation. If fjall's own thread has failed, fjall does not
+    /// report the cause. A full disk always causes this failure, so the free space is checked.
     fn refine_error(&self, error: fjall::Error) -> EngineError {
         match EngineError::from(error) {
             EngineError::Broken if self.on_close.folder.room() < 2 * JOURNAL_MEMTABLE_BYTES => {
@@ -195,7 +195,7 @@ impl Lsm {
         }
     }
 
-    /// Checks whether all files that the store has now exist.
+    /// Updates the list of the store's files, and checks whether these files exist.
     fn check_files(&self) -> Result<(), EngineError> {
         let state = self.state.path();
         // These keyspaces have no fixed number of tables, because the store compacts them.
@@ -209,7 +209,8 @@ impl Lsm {
         for first in self.chunks()? {
             let chunk = self.chunk(first)?;
             chunks.push(ChunkFiles {
-                // A table is counted when it is complete, and is removed only with its chunk.
+                // A table is counted when it is complete. It is removed only together with its
+                // chunk.
                 table_count: chunk.table_count(),
                 path: chunk.path().to_path_buf(),
             });
@@ -232,8 +233,9 @@ impl Lsm {
         unflushed.current = Some((chunk, before.map_or(0, |(_, bytes)| bytes) + bytes));
     }
 
-    /// Waits while too many chunks are in memory because the disk is slow. The wait is bounded: if
-    /// the store's thread has failed, it flushes nothing, and the next append returns the error.
+    /// Waits while too many chunks are in memory, which happens if the disk is slow. The wait is
+    /// bounded, because a store's thread that has failed flushes nothing. The next append then
+    /// returns the error.
     fn wait_for_flushes(&self) -> Result<(), EngineError> {
         let mut unflushed = self.unflushed();
         if let Some((chunk, bytes)) = unflushed.current.take()
@@ -260,7 +262,7 @@ fn name(first: Sequence) -> String {
 impl Engine for Lsm {
     fn check(&self) -> Result<(), EngineError> {
         match self.check_files() {
-            // The store's thread may have removed an old log after it was counted.
+            // The store's thread may have removed an old log after the log was counted.
             Err(EngineError::Removed(_)) => self.check_files(),
             outcome => outcome,
         }
@@ -311,8 +313,8 @@ impl Engine for Lsm {
     }
 
     fn remove_chunk(&self, first: Sequence) -> Result<(), EngineError> {
-        // The store refers to directories by path. It would recreate removed directories, and would
-        // remove directories of another journal in their place.
+        // The store refers to directories by path. It would recreate removed directories. If
+        // another journal's directories were at these paths, the store would remove them.
         self.check()?;
         if !self.database.keyspace_exists(&name(first)) {
             return Ok(());
@@ -449,7 +451,7 @@ mod tests {
         assert_eq!(found, [(1, "new".to_owned())]);
     }
 
-    /// A truncated log, as after a power failure, contains only whole batches.
+    /// A truncated log, as after a power failure, leaves only whole batches.
     #[test]
     fn truncated_log_leaves_whole_batches() {
         let folder = tempfile::tempdir().unwrap();

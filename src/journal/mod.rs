@@ -1,34 +1,35 @@
-//! SHELL: the journal, which stores publications on disk so that a restart loses none of them.
+//! SHELL: the journal stores publications on disk, so that a restart loses none of them.
 //!
-//! The sequencer stages each publication. It appends each batch to the journal before the batch is
-//! broadcast, and reads the outcome from a [`commit_state::Commit`]. [`replay`] fills the log with
-//! the publications of earlier runs. [`record_writer`] appends records to a store, [`recover`]
-//! opens the store, and `syncer` makes the records durable. [`engine`] is the interface of a store,
-//! [`lsm`] implements it with fjall, and [`folder`] is its directory.
+//! The sequencer stages publications in a batch. It appends the batch to the journal before it
+//! broadcasts the batch, and reads the outcome from a [`commit::Commit`]. [`replay`] fills the log
+//! with the publications of earlier runs. [`record_writer`] appends records to a store, [`recover`]
+//! opens the store, and `syncer` makes the records durable. [`engine`] defines the interface of a
+//! store. [`lsm`] implements this interface with fjall. [`folder`] manages the store's directory.
 //!
 //! `journal.sync` determines what an acknowledgement guarantees. With `always`, a batch is synced
-//! before it is broadcast; with `batch`, before it is acknowledged; with `os`, it is not synced. A
-//! killed process loses nothing in any of these modes, because a batch is written before it is
-//! broadcast. After a failed sync, `always` and `batch` acknowledge nothing more until the system
-//! is restarted. The reason is that the failed sync may have left a hole in the store's log. The
-//! store reads its log only up to the first hole, so later records could be lost in a power
-//! failure.
+//! before it is broadcast. With `batch`, the batch is synced before it is acknowledged. With `os`,
+//! the batch is not synced. In all modes a batch is written before it is broadcast, so a killed
+//! process loses nothing. After a failed sync, `always` and `batch` acknowledge no publications
+//! until the system is restarted. The reason is that the failed sync may have left a hole in the
+//! store's log. The store reads its log only up to the first hole, so a power failure could lose
+//! later records.
 //!
-//! Writing to a removed file succeeds. Therefore [`Journal::check`] compares the files on disk with
-//! the files that were opened. If they differ, the journal refuses publications until the original
-//! files are restored. `files` lists the files that the store needs. The list is kept while the
-//! store is closed, because the store would open even if a log were missing. Meanwhile the server
-//! recreates no file, because a partial journal would prevent the next start from creating a new
-//! journal.
+//! Writing to a removed file succeeds, but the data is lost. Therefore [`Journal::check`] compares
+//! the files on disk with the files that were opened. If these differ, the journal refuses
+//! publications until the original files are restored. `files` lists the files that the store
+//! needs. The list is kept while the store is closed, because the store would open even if a log
+//! were missing. While files are missing, the server recreates none of them. The reason is that a
+//! partial journal would prevent the next start from creating a new journal.
 //!
-//! Reasons for fjall: its write-ahead log contains a batch whole or not at all, is not lost with
-//! the process even without a sync, and is synced on request. In redb, a commit is either synced or
-//! lost with the process, so `batch` could not broadcast before the sync. `benches/load/stores` has
-//! the figures of both. After a disk error, fjall refuses all operations, so `record_writer` drops
-//! and reopens the store. fjall does not open a log with a hole, so `repair` truncates the log at
-//! the hole. The memory required is three times [`JOURNAL_MEMTABLE_BYTES`] and a little more for
-//! records that are not in tables yet, one thread, and, when the server starts, the contents of the
-//! write-ahead log.
+//! The journal uses fjall for three reasons. The write-ahead log contains a batch as a whole or not
+//! at all. A killed process loses nothing of this log, even without a sync. The log is synced only
+//! on request. In redb, a commit is either synced or lost with the process, so `batch` could not
+//! broadcast before the sync. `benches/load/stores` has the figures of both stores. After a disk
+//! error, fjall refuses all operations, so `record_writer` drops and reopens the store. fjall does
+//! not open a log with a hole, so `repair` truncates the log at the hole. For records that are not
+//! in tables yet, the store requires three times [`JOURNAL_MEMTABLE_BYTES`] of memory and a little
+//! more. It also requires one thread. When the server starts, the contents of the write-ahead log
+//! are in memory, too.
 //!
 //! [`JOURNAL_MEMTABLE_BYTES`]: crate::config::limits::JOURNAL_MEMTABLE_BYTES
 
@@ -149,8 +150,8 @@ impl Journal {
         Arc::clone(self.open.insert(Arc::default()))
     }
 
-    /// Returns the commit of the newest batch. The outcomes of all earlier batches are known no
-    /// later than the outcome of this batch.
+    /// Returns the commit of the newest batch. When the outcome of this batch is known, the
+    /// outcomes of all earlier batches are known, too.
     #[must_use]
     pub fn newest(&self) -> Arc<Commit> {
         Arc::clone(self.open.as_ref().unwrap_or(&self.newest))
@@ -174,8 +175,8 @@ impl Journal {
         self.has_oversized |= !is_staged;
     }
 
-    /// Writes the batch. Returns false if the batch must not be broadcast. In this case no part of
-    /// the batch is on disk.
+    /// Writes the batch. Returns false if the write failed, so that the batch must not be
+    /// broadcast.
     #[must_use]
     pub fn append(&mut self) -> bool {
         let Some(commit) = self.open.take() else {
@@ -208,7 +209,7 @@ impl Journal {
         self.record_writer.append()
     }
 
-    /// Sets the commit of a written batch, or passes the commit to the syncer.
+    /// Sets the state of a written batch's commit, or passes the commit to the syncer.
     fn settle_commit(&self, commit: Arc<Commit>) {
         if self.record_writer.settings.sync == JournalSync::Always {
             self.metrics.journal_syncs.increment();
@@ -225,8 +226,8 @@ impl Journal {
         }
     }
 
-    /// Checks whether the files still exist, at most once per [`FILES_CHECK_MS`]. A write to a
-    /// removed file succeeds, but its data is lost.
+    /// Checks whether the files still exist, but at most once per [`FILES_CHECK_MS`]. A write to a
+    /// removed file succeeds, but the data is lost.
     pub fn check(&mut self) {
         if self.checked.elapsed() >= Duration::from_millis(FILES_CHECK_MS) {
             self.check_now();
@@ -235,9 +236,9 @@ impl Journal {
 
     fn check_now(&mut self) {
         self.checked = Instant::now();
-        // After any other failure, the next batch shows whether the journal works, because an open
-        // store may still lack space. If there was no batch for a while, a successful check is
-        // enough.
+        // After a failure other than removed files, a successful check is not enough, because a
+        // store that opens may still lack space. The next batch then shows whether the journal
+        // works. If no batch was refused for a while, a successful check is enough.
         let quiet = Duration::from_millis(JOURNAL_QUIET_MS);
         if let Some(failure) = &self.failure
             && !failure.is_removed
@@ -246,7 +247,7 @@ impl Journal {
             return;
         }
         match self.record_writer.check() {
-            // The store is in the pause after a failure, whose reason is known already.
+            // During the pause after a failure, the reason for the failure is already known.
             Err(EngineError::Broken) => {}
             checked => self.update_failure(checked.err().as_ref()),
         }

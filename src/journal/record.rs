@@ -1,8 +1,8 @@
 //! The encoding of one publication as a value of the store.
 //!
-//! Performs no I/O. A record consists of times, flags, lengths and texts; integers are
-//! little-endian. The sequence number is the key in the store and not part of the value. The store
-//! has checksums, so it usually detects damage first; this module refuses invalid bytes, too. A
+//! This module performs no I/O. A record consists of times, flags, lengths and texts; integers are
+//! little-endian. The store uses the sequence number as the key, so the value does not contain it.
+//! The store's checksums usually detect damage first, but this module also refuses invalid bytes. A
 //! decoded record borrows from its input.
 
 use crate::config::limits::{JOURNAL_RECORD_BYTES_MAX, LABEL_BYTES_MAX};
@@ -124,7 +124,7 @@ fn push_body(record: &Record<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(record.payload.bytes());
 }
 
-/// Decodes a record; `None` if the bytes are invalid.
+/// Decodes a record. Returns `None` if the bytes are invalid.
 #[must_use]
 pub fn decode(mut rest: &[u8]) -> Option<Record<'_>> {
     let published_us = number(&mut rest)?;
@@ -190,7 +190,7 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
     Some(*head)
 }
 
-/// Returns the length of a label as 16 bits. The feed has limited the length.
+/// Returns the length of a label as a 16-bit number. The feed has already limited the length.
 fn short(length: usize) -> u16 {
     debug_assert!(length <= LABEL_BYTES_MAX, "{length}");
     u16::try_from(length).unwrap_or(u16::MAX)

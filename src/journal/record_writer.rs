@@ -1,11 +1,11 @@
-//! SHELL: writes the journal's records: appends batches, begins chunks, removes old chunks, and
-//! reopens the store after an error.
+//! SHELL: this module writes the journal's records. It appends batches, begins chunks, removes old
+//! chunks, and reopens the store after an error.
 //!
-//! Only one thread appends. A batch is stored whole or refused. After any error the store is
-//! released, and reopened after a pause. The reopened store may still contain parts of refused
-//! batches. These parts remain in the old chunk and are ignored, because the new chunk begins with
-//! the number after the last stored batch. [`super::recover`] opens the store when the server
-//! starts.
+//! Only one thread appends records. A batch is stored as a whole or refused. After any error the
+//! store is released, and reopened after a pause. The reopened store may still contain parts of
+//! refused batches. These parts remain in the old chunk. They are ignored, because the new chunk
+//! begins with the number after the last stored batch. [`super::recover`] opens the store when the
+//! server starts.
 
 use std::collections::VecDeque;
 use std::io;
@@ -26,12 +26,12 @@ use crate::sys::descriptors;
 /// The configuration of the journal, and the boot id.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// The bounds of the log. Records that exceed these bounds need not be kept.
+    /// The bounds of the log. Records outside these bounds may be removed.
     pub bounds: LogBounds,
-    /// The number of bytes of records above which the oldest chunks are removed, whatever they
-    /// contain.
+    /// The maximum total size of the records in bytes. Above it, the oldest chunks are removed,
+    /// whatever records they contain.
     pub bytes_max: u64,
-    /// The time at which records are synced.
+    /// The setting that determines when records are synced.
     pub sync: JournalSync,
     /// The kernel's boot id.
     pub boot: BootId,
@@ -148,15 +148,15 @@ impl RecordWriter {
         self.head
     }
 
-    /// Returns the number above which no sequence number is assigned before a higher ceiling is
-    /// stored.
+    /// Returns the ceiling, which is the highest sequence number that may be assigned. A higher
+    /// number is assigned only after a higher ceiling was stored.
     #[must_use]
     pub fn ceiling(&self) -> Sequence {
         self.ceiling
     }
 
-    /// Whether a sync has failed since the system was booted. In this case, later records may be
-    /// lost in a power failure, because the store reads its log only up to the first hole.
+    /// Whether a sync has failed since the system was booted. In this case, a power failure may
+    /// lose later records, because the store reads its log only up to the first hole.
     #[must_use]
     pub fn has_unsynced(&self) -> bool {
         self.has_unsynced
@@ -251,7 +251,8 @@ impl RecordWriter {
         Ok(())
     }
 
-    /// Begins a chunk with the next sequence number. The current chunk may have no records.
+    /// Begins a chunk with the next sequence number. If the current chunk has no records, the new
+    /// chunk replaces it.
     fn begin_chunk(&mut self, engine: &Arc<dyn Engine>) -> Result<(), EngineError> {
         let first = self.head.next();
         engine.begin_chunk(first)?;
@@ -263,8 +264,8 @@ impl RecordWriter {
         Ok(())
     }
 
-    /// Removes the chunks that neither the log nor the idempotency keys can need, and the oldest
-    /// chunks above `bytes_max`.
+    /// Removes the oldest chunks. A chunk is removed if neither the log nor the idempotency keys
+    /// can need its records, or if the total size exceeds `bytes_max`.
     fn remove_old(&mut self, engine: &dyn Engine, now_us: u64) {
         while let Some(oldest) = self.older.front() {
             let later = self.total.minus(oldest.stats);
@@ -273,7 +274,8 @@ impl RecordWriter {
                 return;
             }
             if let Err(error) = engine.remove_chunk(oldest.first) {
-                // This is harmless: the next batch tries again.
+                // A failed removal is harmless, because the next batch tries to remove the chunk
+                // again.
                 tracing::debug!(%error, "cannot remove old records from the journal");
                 return;
             }
@@ -300,8 +302,8 @@ impl RecordWriter {
     }
 
     /// Checks whether the store's files still exist, and releases the store if they do not. A
-    /// released store is reopened if possible. If the check itself fails, for example without a
-    /// free descriptor, the store stays open: the files may still exist.
+    /// released store is reopened if possible. If the check itself fails, for example because no
+    /// descriptor is free, the store stays open. The reason is that the files may still exist.
     ///
     /// # Errors
     /// Returns the reason why the store cannot be written to.
@@ -331,7 +333,8 @@ impl RecordWriter {
     }
 
     /// Records that a sync has failed. The kernel may have dropped pages that it could not write.
-    /// So neither these records nor later records in the same file are safe.
+    /// So a power failure may lose the records in these pages, and all later records in the same
+    /// file.
     pub fn mark_unsynced(&mut self) {
         if let Some(engine) = self.engine() {
             self.write_unsynced_mark(engine.as_ref());
@@ -339,9 +342,9 @@ impl RecordWriter {
         self.release();
     }
 
-    /// Returns the outcome of an operation that may sync, and records a failed sync. Durable data
-    /// is not lost if the disk is full, if files were removed, or if no descriptor was free. Any
-    /// other error may have lost durable data.
+    /// Returns the outcome of an operation that may sync, and records a failed sync. A full disk,
+    /// removed files and a lack of descriptors cause no loss of durable data. Any other error may
+    /// have lost durable data, so it is recorded as a failed sync.
     fn noting_sync_failure(
         &mut self,
         engine: &Arc<dyn Engine>,
@@ -388,7 +391,7 @@ impl RecordWriter {
         }
         let opened = self.opener.open().and_then(|engine| {
             let begun = self.begin_chunk(&engine);
-            // The write also shows whether the store can be written to.
+            // This write also tests whether the store can be written to.
             let ready = begun.and_then(|()| self.put_state(&engine, self.ceiling, None));
             self.noting_sync_failure(&engine, ready)?;
             Ok(engine)
@@ -420,7 +423,8 @@ impl RecordWriter {
     }
 }
 
-/// Whether a file could not be opened because no descriptor was free. This is not a failed sync.
+/// Whether a file could not be opened because no descriptor was free. Such an error does not mean
+/// that a sync failed.
 fn lacks_descriptor(error: &EngineError) -> bool {
     matches!(error, EngineError::Io(error) if descriptors::is_exhausted(error))
 }

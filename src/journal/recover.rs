@@ -1,9 +1,9 @@
-//! SHELL: opens a journal after a clean stop, a crash or a power failure.
+//! SHELL: this module opens a journal after a clean stop, a crash or a power failure.
 //!
-//! The reader reads every chunk in order, and passes its records to the caller. The store truncates
+//! The reader reads every chunk in order, and passes the records to the caller. The store truncates
 //! a torn tail and refuses records with bad checksums. Missing numbers and the mark show whether
-//! the store truncated too much. In this case all numbers that may have been assigned are skipped,
-//! and the loss is reported to the caller, so that resuming clients receive a gap.
+//! the store truncated too much. In this case all numbers that may have been assigned are skipped.
+//! The loss is reported to the caller, so that resuming clients receive a gap.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,14 +15,15 @@ use super::state::{Mark, State};
 use crate::config::limits::JOURNAL_IDS_RESERVED;
 use crate::id::{Epoch, Sequence};
 
-/// An event of a replay. The events are in order.
+/// An event of a replay. Events are passed to the caller in order.
 #[derive(Debug)]
 pub enum ReplayEvent<'a> {
     /// The epoch of all sequence numbers. Always the first event.
     Epoch(Epoch),
     /// A publication with its sequence number.
     Record(Sequence, Record<'a>),
-    /// Publications up to this number may be lost. Earlier records stay valid, followed by a gap.
+    /// Publications up to and including this number may be lost. Earlier records stay valid, and a
+    /// gap follows them.
     Lost(Sequence),
 }
 
@@ -67,7 +68,8 @@ pub fn open(
     Ok(RecordWriter::new(opener, settings, found))
 }
 
-/// Creates the state of a new journal. From now on, chunks without a state are damage.
+/// Creates the state of a new journal. From then on, a store with chunks but without a state is
+/// damaged.
 fn create(
     engine: &dyn Engine,
     settings: Settings,
@@ -96,8 +98,8 @@ fn create(
     Ok((state, Mark::default()))
 }
 
-/// Begins a chunk for this run if the last chunk cannot be continued. Then writes the mark, and the
-/// state after the mark: a new state alone would indicate that nothing was lost.
+/// Begins a chunk for this run if the last chunk cannot be continued. Writes the mark first and the
+/// state last, because a new state without a new mark would indicate that nothing was lost.
 fn prepare(
     engine: Arc<dyn Engine>,
     (state, mark): (&State, Mark),

@@ -1,11 +1,12 @@
-//! SHELL: truncates the store's write-ahead log at a hole that the store does not accept.
+//! SHELL: this module truncates the store's write-ahead log at a hole that the store does not
+//! accept.
 //!
 //! The store accepts a log that ends early, but refuses a log with a hole. A power failure leaves a
-//! hole if a later page was written and an earlier page was not. This file does not know the log's
-//! format. If the log is truncated before the hole, the store opens; if it is truncated after the
-//! hole, the store refuses it. So a binary search finds the place. During the search there is a
-//! copy of the whole log in the store's directory, so a killed process loses nothing. The mark
-//! shows how much is lost.
+//! hole if a later page was written and an earlier page was not. This module does not parse the
+//! log. The store opens if the log is truncated before the hole, and refuses a log that is
+//! truncated after the hole. So a binary search finds the hole. During the search, the store's
+//! directory contains a copy of the whole log, so a killed process loses nothing. The mark reveals
+//! a loss of records.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -64,7 +65,8 @@ fn require_intact<T>(opened: Opened<T>) -> Result<T, EngineError> {
     }
 }
 
-/// Returns the greatest length of the log with which the store opens. `None` if no length succeeds.
+/// Returns the greatest length to which the log can be truncated so that the store opens. Returns
+/// `None` if the store opens with no length.
 fn find_cut<T>(
     log: &Path,
     bytes: &[u8],
@@ -95,7 +97,8 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), EngineError> {
     Ok(file.sync_all()?)
 }
 
-/// Returns the newest log. The store synced all older logs before it began this one.
+/// Returns the newest log. All older logs were synced before the store began the newest log, so
+/// they have no holes.
 fn newest_log(store: &Path) -> Result<Option<PathBuf>, EngineError> {
     let newest = find_logs(store)?
         .into_iter()

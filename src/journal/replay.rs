@@ -1,10 +1,10 @@
-//! SHELL: opens the configured journal, and replays its records into the log and the idempotency
-//! keys.
+//! SHELL: this module opens the configured journal, and replays its records into the log and the
+//! idempotency keys.
 //!
-//! Each record is added to the log as if it were published again. So the rules of its channel
-//! determine what is kept, and gaps report exactly what was evicted. Ages are computed with the
-//! wall clock, because no other clock survives a restart. If the wall clock was set back,
-//! publications appear younger, but their age is never negative.
+//! Each record is added to the log as if it were published again. So the rules of the record's
+//! channel determine whether it is kept, and gaps report exactly the evicted publications. Ages are
+//! computed with the wall clock, because no other clock survives a restart. If the wall clock was
+//! set back, publications appear younger, but their age is never negative.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -139,7 +139,7 @@ pub struct Collector<'a> {
     context: OpenContext<'a>,
     unix_us: u64,
     epoch: Epoch,
-    /// The writer, which the first record or loss creates.
+    /// The writer of the log; `None` before the first record or loss is replayed.
     writer: Option<Writer>,
     dedupe: Dedupe,
 }

@@ -1,11 +1,11 @@
 //! The journal's metadata: the epoch, the highest sequence number that may be assigned, and whether
 //! the last run ended cleanly.
 //!
-//! Performs no I/O. The state is in the store. It is replaced when the server starts, at a clean
-//! stop, and every few billion publications. The mark is in a file outside the store and is
-//! replaced with every batch. The mark reveals missing records that the store truncated because it
-//! mistook damage for a torn tail. `recover` calls [`State::may_have_lost`] to check whether
-//! numbers after the last record may have been assigned.
+//! This module performs no I/O. The store contains the state, which is replaced when the server
+//! starts, at a clean stop, and every few billion publications. The mark is in a file outside the
+//! store and is replaced with every batch. If the store mistook damage for a torn tail and
+//! truncated records, the mark reveals the missing records. `recover` calls
+//! [`State::may_have_lost`] to check whether numbers after the last record may have been assigned.
 
 use crate::config::JournalSync;
 use crate::id::{Epoch, Sequence};
@@ -15,7 +15,7 @@ const BOOT_BYTES: usize = 36;
 /// The version of the encoding of [`State`].
 const FORMAT_VERSION: u8 = 1;
 
-/// The kernel's boot id. While it is unchanged, written data is intact even without a sync.
+/// The kernel's boot id. While the boot id is the same, written data is intact even without a sync.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BootId([u8; BOOT_BYTES]);
 
@@ -36,8 +36,8 @@ impl BootId {
 pub struct Mark {
     /// The last assigned number, or a slightly older number.
     pub sequence: Sequence,
-    /// Whether a sync has failed. In this case, any record may be lost in a power failure, whatever
-    /// the value of `journal.sync`.
+    /// Whether a sync has failed. In this case, a power failure may lose any record, whatever the
+    /// value of `journal.sync`.
     pub has_unsynced: bool,
 }
 
@@ -86,7 +86,7 @@ impl Mark {
 pub struct State {
     /// The epoch of all sequence numbers.
     pub epoch: Epoch,
-    /// The number above which no number was assigned.
+    /// The highest sequence number that may have been assigned.
     pub ceiling: Sequence,
     /// The last assigned number if the last run ended cleanly, else `None`.
     pub clean: Option<Sequence>,
@@ -108,7 +108,8 @@ impl State {
         if let Some(clean) = self.clean {
             return last < clean;
         }
-        // A batch is written before it is broadcast, and written data is not lost with the process.
+        // A batch is written before it is broadcast, and a killed process does not lose written
+        // data.
         let is_unsure = self.sync != JournalSync::Always || mark.has_unsynced;
         is_unsure && self.boot != boot
     }

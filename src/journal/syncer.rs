@@ -1,7 +1,8 @@
-//! SHELL: the thread that syncs the store, for many batches at a time.
+//! SHELL: this module runs the thread that syncs the store. One sync covers many batches.
 //!
-//! New requests are collected during a sync. So a slow disk causes larger groups instead of a
-//! longer queue. After a failed sync, the feed releases the store and reopens it.
+//! Requests that arrive during a sync are collected for the next sync. So a slow disk causes larger
+//! groups of requests instead of a longer queue. After a failed sync, the feed releases the store
+//! and reopens it.
 
 use std::io;
 use std::sync::Arc;
@@ -87,7 +88,8 @@ fn run(receiver: &Receiver<SyncRequest>, parts: &SyncerParts, has_failed: &Atomi
             let state = match outcome {
                 Ok(()) => CommitState::Committed,
                 Err(error) => {
-                    // A full disk loses no durable data, and the next append reports it, too.
+                    // A full disk causes no loss of durable data, and the next append also reports
+                    // it.
                     if !matches!(error, EngineError::Full) {
                         has_failed.store(true, Ordering::Release);
                     }

@@ -135,7 +135,7 @@ fn crash_between_the_steps_of_a_start_reuses_no_number() {
     let ceiling = record_writer.ceiling();
     drop(record_writer);
     store.lose_power();
-    // Two starts without a publication in between.
+    // The journal is started twice, without a publication in between.
     drop(start(&store, settings(JournalSync::Batch, "y")).unwrap());
     let (record_writer, _) = start(&store, settings(JournalSync::Batch, "y")).unwrap();
     assert_eq!(record_writer.head(), ceiling);
@@ -425,7 +425,7 @@ fn full_store_counts_as_failing_until_a_batch_is_written_or_a_quiet_time_passes(
     let mut journal = journal(&store);
     store.set_room(0);
     assert!(!write(&mut journal));
-    // An open store may still lack space.
+    // A store that can be opened may still lack space, so the failure remains.
     journal.check_now();
     assert!(journal.failure().is_some());
     journal.failure.as_mut().unwrap().refused -= Duration::from_millis(JOURNAL_QUIET_MS);
@@ -434,7 +434,7 @@ fn full_store_counts_as_failing_until_a_batch_is_written_or_a_quiet_time_passes(
     assert!(!write(&mut journal) && journal.failure().is_some());
     store.set_room(usize::MAX);
     assert!(write(&mut journal) && journal.failure().is_none());
-    // Removed files are a different failure.
+    // If files are removed during another failure, the reported reason changes.
     store.set_room(0);
     assert!(!write(&mut journal));
     store.set_removed(true);
@@ -486,7 +486,7 @@ fn run(record_writer: &mut RecordWriter, rng: &mut Rng, replay: &Replay, store: 
                 }
             }
         };
-        // Only the fake store knows whether a write is lost. In each such case the record writer
+        // Only the fake store shows whether a write is lost. In each such case the record writer
         // must report a failed sync.
         assert!(record_writer.has_unsynced() || !store.is_doomed());
         if is_synced && !record_writer.has_unsynced() {

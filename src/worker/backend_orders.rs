@@ -1,5 +1,5 @@
-//! deliver: carries out the orders of backends on this worker, and delivers messages of backends to
-//! single conns.
+//! Carries out the orders of backends on this worker, and delivers messages of backends to single
+//! conns.
 //!
 //! A message is passed to the conn's machine if the conn still exists. The status of the message
 //! records the outcome. `broadcast` calls this module, in the order of the inbox.

@@ -1,9 +1,9 @@
-//! SHELL: executes the commands of a feeder, and detects stalled consumers.
+//! SHELL: this module executes the commands of a feeder, and detects stalled consumers.
 //!
-//! The part of a [`Feeder`] that concerns conns instead of publications. The sequencer sends
-//! commands to the workers, after all earlier publications. Reports are queued for consumers like
-//! answers, within the same bounds. Notices may use only a part of these bounds. A consumer for
-//! which others wait must read at a minimum rate.
+//! The functions belong to [`Feeder`], but concern conns instead of publications. The sequencer
+//! sends commands to the workers after all earlier publications. Reports for consumers are queued
+//! like answers, within the same limits. Notices may use only a part of these limits. While clients
+//! or other consumers wait for a consumer, this consumer must read at a minimum rate.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,14 +59,14 @@ impl Feeder {
         self.answers.queue_delivery(line, wants_ack, status);
     }
 
-    /// Returns what the feeder consumes. `None` if the feeder is not a consumer or its peer reads
-    /// no more.
+    /// Returns the channels and notices that the feeder consumes. Returns `None` if the feeder is
+    /// not a consumer or if its peer no longer reads.
     pub(crate) fn consume_options(&self) -> Option<&ConsumeOptions> {
         let reads = self.phase != Phase::Closed && !self.socket.is_hung_up;
         self.consume_options.as_ref().filter(|_| reads)
     }
 
-    /// Whether the feeder has requested to consume, even if it is closed now.
+    /// Whether the feeder is a consumer, even if the feeder is closed now.
     pub(crate) fn is_consumer(&self) -> bool {
         self.consume_options.is_some()
     }
@@ -115,7 +115,7 @@ impl Feeder {
     }
 
     /// Checks how much the consumer has read since the stall timer started. `is_waited_for` is set
-    /// if others wait for the consumer now.
+    /// if clients or other consumers wait for the consumer now.
     pub(crate) fn check_stall(&mut self, is_waited_for: bool, running: Now) -> StallState {
         let Some(stall_timer) = self.stall_timer else {
             return StallState::Settled;
@@ -137,7 +137,8 @@ impl Feeder {
         }
     }
 
-    /// Closes a consumer that has stalled for too long while others waited for it.
+    /// Closes a consumer that has stalled for too long while clients or other consumers waited for
+    /// it.
     fn cut_off(&mut self) {
         tracing::warn!(
             pid = self.socket.peer.pid,
@@ -147,8 +148,9 @@ impl Feeder {
     }
 }
 
-/// Limits how long others wait for a consumer. A little free space in the queue does not stop the
-/// timer: otherwise a consumer could stall forever by reading a line now and then.
+/// Limits how long clients and other consumers wait for a consumer. A little free space in the
+/// queue does not stop the timer. Otherwise a consumer that reads a line now and then could delay
+/// the others forever.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StallTimer {
     until: Deadline,
@@ -163,15 +165,16 @@ impl StallTimer {
     }
 }
 
-/// The state of a consumer for which others have waited.
+/// The state of a consumer for which clients or other consumers have waited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StallState {
     /// The consumer has read too little and was closed.
     CutOff,
-    /// Others wait for the consumer. It must read enough before this deadline.
+    /// Clients or other consumers wait for this consumer, which must read enough before this
+    /// deadline.
     Until(Deadline),
-    /// Others do not wait for the consumer now, but it has not read enough yet.
+    /// No clients or other consumers wait now, but this consumer has not read enough yet.
     Open,
-    /// The consumer has read enough, or everything that was sent.
+    /// The consumer has read enough, or has read everything that was sent.
     Settled,
 }

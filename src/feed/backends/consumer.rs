@@ -1,9 +1,9 @@
 //! The channels and notices that a consumer has requested, and the lines that it receives.
 //!
-//! Performs no I/O. A feeder becomes a consumer with a line `{"consume":[…]}`. From then on it
-//! receives a line of JSON for each publication of a client in these channels. With `notices`, it
-//! also receives a line for the start and the end of each subscription. `reports` decides which
-//! consumer receives which report.
+//! This module performs no I/O. A feeder becomes a consumer with a line `{"consume":[…]}`. From
+//! then on, the consumer receives a line of JSON for each publication of a client in these
+//! channels. With `notices`, the consumer also receives a line for the start and the end of each
+//! subscription. `reports` decides which consumer receives which report.
 
 use crate::backend::{ClientPublication, Notice, Report};
 use crate::config::limits::{NOTICE_BYTES_AT_ONCE, NOTICE_INTERVAL_BYTES, NOTICE_UNREAD_BYTES_MAX};
@@ -36,19 +36,20 @@ impl ConsumeOptions {
 }
 
 /// Limits the number of unread bytes of notices in a consumer's stream. Publications share the
-/// stream, so the limit prevents a publication from waiting behind many notices. Notices that are
-/// still in the workers' table can cancel each other out.
+/// stream, so the limit prevents a publication from waiting behind many notices. The limit also
+/// keeps notices in the workers' table, where they can still cancel each other out.
 #[derive(Debug, Default)]
 pub(crate) struct NoticeBudget {
     /// The end of the last notice, as an offset in the stream since the consumer connected.
     end: u64,
-    /// The number of bytes of the notices up to `end`.
+    /// The total number of bytes of the notices that were queued since all earlier notices were
+    /// sent.
     bytes: usize,
 }
 
 impl NoticeBudget {
-    /// Whether another notice may be queued. `sent` is the number of bytes written so far; `unread`
-    /// returns how many of them the consumer has not read.
+    /// Whether another notice may be queued. `sent` is the number of bytes written so far. `unread`
+    /// returns the number of these bytes that the consumer has not read.
     pub(crate) fn has_room(&self, sent: u64, unread: impl FnOnce() -> u32) -> bool {
         match sent.checked_sub(self.end) {
             None => self.bytes < NOTICE_BYTES_AT_ONCE,
@@ -70,7 +71,7 @@ impl NoticeBudget {
 pub(crate) fn line(report: &Report) -> Vec<u8> {
     let mut out = Vec::with_capacity(128);
     match report {
-        // Consumers do not receive counts; `reports` answers them.
+        // Consumers do not receive requests for counts; `reports` answers these requests.
         Report::Count { .. } => return out,
         Report::Lost(notices) => push_display(
             &format_args!("{{\"type\":\"notices_lost\",\"count\":{notices}"),

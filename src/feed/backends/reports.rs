@@ -1,10 +1,10 @@
-//! SHELL: routes the workers' reports to consumers, and replies to clients.
+//! SHELL: this module routes the workers' reports to consumers, and replies to clients.
 //!
-//! A report is accepted when each of its consumers has room. Until then this report and all later
-//! reports wait, and finally the conns of the clients that sent them are not read. Notices wait
-//! separately, in less space, and their clients are delayed in the same way. A consumer that makes
-//! others wait and reads next to nothing is closed. The loop calls [`ReportRouter::turn`] in each
-//! round.
+//! A report is accepted when each of its consumers has room. Until then, this report and all later
+//! reports wait. If too many reports wait, the conns of the clients that sent the reports are not
+//! read. Notices wait in a separate, smaller queue, and their clients are delayed in the same way.
+//! A consumer is closed if it reads almost nothing while clients or other consumers wait for it.
+//! The loop calls [`ReportRouter::turn`] in each round.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -40,8 +40,8 @@ pub(crate) struct ReportRouter {
     /// Whether the first report must wait because a consumer has no room.
     is_report_stuck: bool,
     scan: Scan,
-    /// The slots of consumers for which others wait in this turn, and of consumers with a running
-    /// stall timer.
+    /// `waited_for` lists the slots of consumers for which clients or other consumers wait in this
+    /// turn. `stalled` lists the slots of consumers with a running stall timer.
     waited_for: Vec<usize>,
     stalled: Vec<usize>,
     /// The time at which the next stalled consumer is closed, in running time.
@@ -51,7 +51,7 @@ pub(crate) struct ReportRouter {
     metrics: Arc<FeedMetrics>,
 }
 
-/// The progress of the scan through the queue of notices, which skips notices that must wait. A
+/// The progress of the scan through the queue of notices. The scan skips notices that must wait. A
 /// consumer without room does not delay the notices for other consumers, with one exception:
 /// notices of one conn stay in order.
 #[derive(Debug, Default)]
@@ -80,7 +80,8 @@ impl Scan {
     }
 }
 
-/// A reply to a client. It is sent when the workers and the journal have confirmed.
+/// A reply to a client. The reply is sent when the workers and the journal have sent all
+/// confirmations.
 #[derive(Debug)]
 struct PendingReply {
     to: ConnName,
@@ -133,14 +134,16 @@ impl ReportRouter {
         self.send_replies(sequencer);
         self.waited_for.clear();
         if self.deadline.is_some_and(|due| running.has_reached(due)) {
-            // The notices for which a stalled consumer has no room may have been cancelled.
+            // The notices for which a stalled consumer has no room may have been cancelled, so the
+            // scan restarts.
             self.rescan();
         }
         self.route_reports(feeders, sequencer, now, touched);
         self.route_notices(feeders, touched);
         self.check_stall(feeders, running, touched);
         sequencer.post();
-        // The journal does not wake the feed when it refuses a batch.
+        // The replies are sent here, because the journal does not wake the feed when it refuses a
+        // batch.
         self.send_replies(sequencer);
         let metrics = &self.metrics;
         let waiting = self.reports.notices_waiting();
@@ -213,12 +216,12 @@ impl ReportRouter {
                 self.scan.next = notice.order + 1;
                 self.deliver_notice(&notice, feeders, touched);
                 if matches!(notice.report, Report::Lost(_)) {
-                    // A new count of lost notices may be in the same place.
+                    // A new count of lost notices may be in the same place, so the scan restarts.
                     self.rescan();
                 }
             }
         }
-        // No stall timer is needed while waiting notices delay neither clients nor other consumers.
+        // A stall timer is needed only if waiting notices delay clients or other consumers.
         if self.reports.has_held() || self.scan.holds_others || self.scan.is_blocked() {
             self.waited_for.extend_from_slice(&self.scan.full);
         }
@@ -245,8 +248,8 @@ impl ReportRouter {
             }
         }
         if has_room && congested.is_empty() {
-            // The small budget for notices protects the publications of one consumer. It must not
-            // delay another consumer.
+            // The small budget for notices protects only publications to the same consumer. A
+            // consumer that exceeds this budget must not delay another consumer.
             full.clear();
         }
         add_slots(&full, &mut self.scan.full);
@@ -292,7 +295,7 @@ impl ReportRouter {
         }
     }
 
-    /// Closes consumers that make others wait and read next to nothing.
+    /// Closes consumers that read almost nothing while clients or other consumers wait for them.
     fn check_stall(&mut self, feeders: &mut Slab<Feeder>, running: Now, touched: &mut Vec<usize>) {
         for slot in &self.waited_for {
             if let Some(feeder) = feeders.get_mut(*slot) {
@@ -389,7 +392,7 @@ impl ReportRouter {
         }
     }
 
-    /// Sends replies to clients in order, until it finds a reply whose outcome is not known yet.
+    /// Sends replies to clients in order. Stops at the first reply whose outcome is not known yet.
     fn send_replies(&mut self, sequencer: &mut Sequencer) {
         while let Some(reply) = self.pending_replies.pop_front() {
             let message = match &reply.result {
@@ -417,7 +420,7 @@ impl ReportRouter {
     }
 }
 
-/// Returns the outcome of a client's publication. `None` if the outcome is not known yet.
+/// Returns the outcome of a client's publication. Returns `None` if the outcome is not known yet.
 fn published(ack: &Ack) -> Option<PublishOutcome> {
     Some(match ack.outcome()? {
         Ok(_) => PublishOutcome::Broadcast(ack.id),
@@ -475,7 +478,7 @@ fn answer(publication: ClientPublication, consumers: usize, sequencer: &mut Sequ
         0 => PublishOutcome::NoConsumer,
         _ => PublishOutcome::Consumed,
     };
-    // A client without a reference expects no reply on success.
+    // A client that sent no reference expects no reply on success.
     if consumers == 0 || publication.reference.is_some() {
         let reference = publication.reference;
         sequencer.send_to_conn(

@@ -1,8 +1,8 @@
 //! Decodes one JSON object of a feeder: a publication, or a command about connections.
 //!
-//! Performs no I/O. A command is identified by its key: `consume`, `disconnect`, `disconnect_sub`,
-//! `presence` or `send`. This module checks all values of a command; `backends::commands` executes
-//! it.
+//! This module performs no I/O. A command is identified by its key: `consume`, `disconnect`,
+//! `disconnect_sub`, `presence` or `send`. This module checks all values of a command;
+//! `backends::commands` executes the command.
 
 use std::borrow::Cow;
 
@@ -19,7 +19,7 @@ use crate::pattern::Pattern;
 /// reconnect.
 const CODE: u16 = 4003;
 
-/// The keys that make a line a command.
+/// The keys that identify a command.
 const COMMANDS: Keys = Keys::of(&[
     Key::Consume,
     Key::Disconnect,
@@ -56,8 +56,9 @@ pub enum Line {
 /// A command of a backend.
 #[derive(Debug, PartialEq)]
 pub enum Command {
-    /// Receive the publications of clients and, with `notices`, the start and the end of their
-    /// subscriptions. Replaces an earlier `consume`. Without patterns, the earlier `consume` ends.
+    /// Receive the publications of clients. With `notices`, also receive the start and the end of
+    /// the clients' subscriptions. The command replaces an earlier `consume`. Without patterns, the
+    /// feeder is no longer a consumer.
     Consume {
         /// The patterns of the channels.
         patterns: Vec<Pattern>,
@@ -168,8 +169,8 @@ impl Command {
     }
 }
 
-/// Decodes a conn's name. Names are opaque: a name of another run, node or version is not an error
-/// of the backend.
+/// Decodes a conn's name. Names are opaque, so a name of another run, node or version is not
+/// refused.
 fn read_conn(key: Key, text: &str) -> Result<Option<ConnName>, Refusal> {
     let is_name = (1..=CONN_NAME_BYTES_MAX).contains(&text.len()) && text.is_ascii();
     let conn = is_name.then(|| text.parse().ok());
@@ -221,7 +222,7 @@ fn read_close_info(fields: &Fields<'_>) -> Result<CloseInfo, Refusal> {
     })
 }
 
-/// Whether a backend may use a close code. Close codes about protocol errors of the client are
+/// Whether a backend may use a close code. The close codes for protocol errors of the client are
 /// reserved for the server.
 fn is_allowed(code: u16) -> bool {
     matches!(code, 1000 | 1001 | 1008 | 1011..=1013 | 3000..=4999)

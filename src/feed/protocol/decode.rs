@@ -1,10 +1,10 @@
-//! PURE: decodes the bytes of one feeder, split at any position, into publications, requests and
-//! errors.
+//! PURE: this module decodes the bytes of one feeder, which may be split at any position, into
+//! publications, commands, requests and errors.
 //!
 //! The first byte determines the framing: an ASCII letter begins an HTTP request, any other byte
-//! begins a line. The caller requests one item at a time, so that it can stop while the feeder
-//! leaves its answers unread. The decoder does not store lines: the caller passes unconsumed bytes
-//! again, with more bytes after them. The decoder has no sockets, sequence numbers or clocks.
+//! begins a line. The caller requests one item at a time, so that it can stop while the feeder does
+//! not read its answers. The decoder does not store lines. Instead, the caller passes unconsumed
+//! bytes again, followed by more bytes. The decoder uses no sockets, sequence numbers or clocks.
 
 use super::command::Line;
 use super::draft::NameCache;
@@ -33,7 +33,7 @@ enum Framing {
 
 #[derive(Debug, Default)]
 struct Lines {
-    /// The number of the last line, counting empty lines. The first line has number 1.
+    /// The number of the last line. Empty lines are counted. The first line has number 1.
     number: u64,
     /// The number of unconsumed bytes that are known to contain no line feed.
     searched: usize,
@@ -74,8 +74,8 @@ impl Decoder {
         step
     }
 
-    /// Returns the item of a last line without a line feed, after the end of the input. The caller
-    /// passes all unconsumed bytes.
+    /// Returns the item of a last line without a line feed. Called at the end of the input with all
+    /// unconsumed bytes.
     pub fn finish(&mut self, input: &[u8]) -> Option<Item> {
         match &mut self.framing {
             Framing::Lines(lines) => lines.line(input, &mut self.names),
@@ -99,7 +99,7 @@ impl Decoder {
     }
 }
 
-/// Whether the connection ends with this item.
+/// Whether the connection is closed after this item.
 fn is_last(item: &Item) -> bool {
     match item {
         Item::Refuse { refusal, .. } => matches!(refusal, Refusal::LineTooLong { .. }),
@@ -237,7 +237,8 @@ pub(super) mod tests {
     fn lines_are_numbered_and_a_bad_one_affects_no_other() {
         let bytes = b"\n{\"channel\":\"a\",\"data\":1}\r\n  \r\nno\xff\n{\"channel\":\"a\"}\n \
             {\"channel\":\"b\",\"text\":\"\"} ";
-        // The first byte of the input must not be a letter, hence the empty first line.
+        // The input begins with an empty line, because a letter as the first byte would begin a
+        // request.
         let items = decode_at_every_cut(bytes);
         assert_eq!(
             outline(&items),

@@ -1,6 +1,6 @@
 //! A checked publication that has no sequence number yet.
 //!
-//! Performs no I/O. This module checks all values of a publication, so a [`Draft`] can always be
+//! This module performs no I/O. It checks all values of a publication, so a [`Draft`] can always be
 //! sequenced. A draft owns its payload and labels, which are copied once, from the read buffer.
 
 use std::borrow::Cow;
@@ -54,7 +54,7 @@ impl Channels {
     }
 }
 
-/// Creates channel names. A name that repeats the previous name shares its text.
+/// Creates channel names. If a name repeats the previous name, both names share one text.
 ///
 /// Feeders often publish to one channel many times. The publications then share one name in memory.
 #[derive(Debug, Default)]
@@ -158,9 +158,9 @@ pub(super) fn payload(fields: &Fields<'_>) -> Result<Payload, Refusal> {
     }
 }
 
-/// Checks a conflation or idempotency key. An empty key is refused: it usually comes from a
-/// template with an unset variable. All publications with an empty key would replace or repeat each
-/// other.
+/// Checks a conflation or idempotency key. An empty key is refused, because it usually comes from a
+/// template with an unset variable. If empty keys were accepted, all publications with an empty key
+/// would replace or repeat each other.
 fn key(key: Key, text: Option<&Cow<'_, str>>) -> Result<Option<Box<str>>, Refusal> {
     if text.is_some_and(|text| text.is_empty()) {
         return Err(Refusal::Empty(key));

@@ -1,9 +1,9 @@
 //! The keys and values of one JSON object or query, borrowed from the input.
 //!
-//! Decodes a JSON object with serde, and stores the current key so that an error can name it.
-//! `null` means that a key is absent; only for `data`, `null` is a value. Strings without escapes
-//! are borrowed, and `data` stays raw text. [`super::draft`] and [`super::command`] check the
-//! values.
+//! This module decodes a JSON object with serde, and stores the current key so that an error can
+//! name the key. A key with the value `null` counts as absent, except for `data`, where `null` is a
+//! value. Strings without escapes are borrowed, and `data` stays raw text. [`super::draft`] and
+//! [`super::command`] check the values.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -74,7 +74,7 @@ impl<'a> Fields<'a> {
 
     fn refusal_of(&self, error: &serde_json::Error, noted: Option<Refusal>) -> Refusal {
         match (error.classify(), self.reading) {
-            // The parser's own message about a wrong type may quote the whole value.
+            // The parser's message is not used, because it may quote the whole value.
             (Category::Data, Some(key)) => noted.unwrap_or_else(|| Refusal::bad_value(key)),
             (Category::Data, None) => Refusal::NotAnObject,
             (Category::Eof | Category::Io | Category::Syntax, _) => {
@@ -119,13 +119,13 @@ impl<'a> Fields<'a> {
         Ok(())
     }
 
-    /// Returns the first of these keys whose value is `null`.
+    /// Returns the first key of this set whose value is `null`.
     pub(super) fn null_of(&self, keys: Keys) -> Option<Key> {
         let mut keys = Key::ALL.into_iter().filter(|key| keys.has(*key));
         keys.find(|key| self.named.has(*key) && !self.keys.has(*key))
     }
 
-    /// Returns an error if any other key has a value.
+    /// Returns an error if any key outside this set has a value.
     pub(super) fn only(&self, keys: Keys) -> Result<(), Refusal> {
         let mut others = Key::ALL.into_iter().filter(|key| !keys.has(*key));
         match others.find(|key| self.keys.has(*key)) {
@@ -258,7 +258,7 @@ impl<'de> Visitor<'de> for NamesVisitor {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
         let mut names = Vec::new();
-        // One name above the limit is kept, so that the excess is detected. Further names are
+        // One name more than the limit is kept, so that the excess is detected. Further names are
         // skipped.
         while names.len() <= CHANNELS_PER_PUBLICATION_MAX {
             match seq.next_element()? {

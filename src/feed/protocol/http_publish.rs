@@ -1,7 +1,8 @@
-//! Converts the query, content type and body of an HTTP request into drafts: all of them or none.
+//! Converts the query, content type and body of an HTTP request into drafts. If one publication is
+//! refused, the whole request is refused.
 //!
-//! Performs no I/O. If the query has a channel, the body is one payload. Otherwise the body is
-//! JSON: a publication or an array of publications, with the same keys as in lines.
+//! This module performs no I/O. If the query has a channel, the body is one payload. Otherwise the
+//! body is JSON: a publication or an array of publications, with the same keys as in lines.
 
 use std::borrow::Cow;
 
@@ -151,8 +152,8 @@ const ACCEPT: (&str, &str) = (
     "application/json, text/*, application/octet-stream",
 );
 
-/// Returns the payload type for a media type (RFC 9110, 8.3.1). Without a media type the payload is
-/// bytes.
+/// Returns the payload type for a media type (RFC 9110, 8.3.1). Without a media type, the payload
+/// consists of bytes.
 fn kind(content_type: Option<&str>) -> Result<PayloadKind, RequestRefusal> {
     let content_type = content_type.unwrap_or_default().trim_ascii();
     let (essence, parameters) = content_type.split_once(';').unwrap_or((content_type, ""));
@@ -160,7 +161,7 @@ fn kind(content_type: Option<&str>) -> Result<PayloadKind, RequestRefusal> {
     let refuse = |detail| Err(RequestRefusal::unsupported(MEDIA_TYPE, detail, ACCEPT));
     let kind = match &*essence {
         "application/json" => PayloadKind::Json,
-        // `curl -d` sends the first of these types by default.
+        // By default, `curl -d` sends the first of these types.
         "application/x-www-form-urlencoded" | "multipart/form-data" => {
             return refuse(
                 "a form is not published: name the body's type, in curl by \
@@ -213,7 +214,8 @@ fn read_query(query: &str) -> Result<Fields<'static>, Refusal> {
                 names.push(Cow::Owned(value));
                 continue;
             }
-            // Programs send this value if a variable is not set.
+            // Some programs send this value if a variable is not set, so the value counts as
+            // absent.
             Key::TtlMs if value == "null" => continue,
             Key::TtlMs => {
                 let ttl = json::whole_number(&value).ok_or_else(|| Refusal::bad_value(key))?;

@@ -1,7 +1,7 @@
 //! The items that a decoder finds in the bytes of one feeder.
 //!
-//! Only data types. [`super::decode`] and [`super::request`] produce items, and the feeder handles
-//! them.
+//! This module contains only data types. [`super::decode`] and [`super::request`] produce items,
+//! and the feeder handles the items.
 
 use super::command::Command;
 use super::draft::Draft;

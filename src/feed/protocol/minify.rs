@@ -1,7 +1,7 @@
 //! Removes the insignificant white space from a JSON text.
 //!
 //! Numbers and strings are kept byte for byte. The caller has checked that the text is JSON. For
-//! other texts the result is unspecified, but the function does not panic.
+//! any other text the result is unspecified, but the function does not panic.
 
 use crate::json::string_end;
 
@@ -30,8 +30,8 @@ fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
 }
 
-/// Returns the position of the first white space outside a string, or the end. `start` is outside a
-/// string.
+/// Returns the position of the first white space outside a string, or the length of the text.
+/// `start` must be outside a string.
 fn run_end(bytes: &[u8], start: usize) -> usize {
     let mut at = start;
     while let Some(&byte) = bytes.get(at) {

@@ -1,9 +1,9 @@
-//! PURE: the feed's protocol, which decodes the bytes of one feeder into publications and commands.
+//! PURE: the feed's protocol decodes the bytes of one feeder into publications and commands.
 //!
-//! The entry point is [`decode`]. It splits the input into lines, or passes HTTP requests to
+//! The entry point is [`decode`], which splits the input into lines or passes HTTP requests to
 //! [`request`]. Each line or request becomes an [`item`]. [`command`] decodes one line, and
-//! [`http_publish`] decodes one request body. Both decode into `fields`, and check the fields to
-//! create a [`draft`]. The protocol has no sockets, sequence numbers or clocks. The feeder is the
+//! [`publish`] decodes one request body. Both modules decode into `fields`, and check the fields to
+//! create a [`draft`]. The protocol uses no sockets, sequence numbers or clocks. The feeder is the
 //! only caller.
 
 pub mod command;

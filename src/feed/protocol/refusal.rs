@@ -1,7 +1,7 @@
-//! The reasons for which a line or a publication is refused, with their error codes.
+//! The reasons why a line or a publication is refused, with their error codes.
 //!
-//! One enum serves lines and requests. The codes are part of the public interface. The messages are
-//! human-readable, and quote at most a short piece of the input.
+//! The same enum is used for lines and requests. The codes are part of the public interface. The
+//! messages are human-readable, and quote at most a short piece of the input.
 
 use crate::config::limits::{CHANNELS_PER_PUBLICATION_MAX, CONSUME_PATTERNS_MAX};
 use crate::id::{CONN_NAME_BYTES_MAX, ChannelNameError};
@@ -96,13 +96,14 @@ pub enum Refusal {
     /// The publication has too many channels.
     #[error("`channel` names at most {CHANNELS_PER_PUBLICATION_MAX} channels")]
     TooManyChannels,
-    /// The key is unknown or does not belong to the command. The value has its first 40 characters.
+    /// The key is unknown or does not belong to the command. The value contains its first 40
+    /// characters.
     #[error("`{0}` is not a key here")]
     UnknownKey(Box<str>),
 }
 
 impl Refusal {
-    /// Returns the error code, for programs.
+    /// Returns the machine-readable error code.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -181,7 +182,7 @@ pub enum Key {
     Ack,
     /// A payload of bytes, as base64.
     Base64,
-    /// The channels.
+    /// The channels to publish to.
     Channel,
     /// The close code of a conn.
     Code,

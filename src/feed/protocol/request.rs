@@ -1,10 +1,10 @@
 //! HTTP/1.1 on the feed (RFC 9112): heads, framing of bodies, and one [`Request`] for each request.
 //!
-//! Performs no I/O. [`http::head`] parses heads, as strictly as for clients. This file has the
-//! parts that only the feed needs: `POST /publish` and request bodies. The head determines whether
-//! a request can be served. The body of a refused request is still skipped, so that the next
-//! request is found. If the end of a body is uncertain, the connection is closed after the
-//! response. [`super::http_publish`] decodes the publications in a body.
+//! This module performs no I/O. [`http::head`] parses heads, as strictly as heads from clients.
+//! This file contains the parts that only the feed needs: `POST /publish` and request bodies. The
+//! head determines whether a request can be served. The body of a refused request is skipped, so
+//! that the next request is found. If the end of a body is uncertain, the connection is closed
+//! after the response. [`super::publish`] decodes the publications in a body.
 
 use super::draft::NameCache;
 use super::http_publish::PublishPlan;
@@ -133,8 +133,8 @@ fn open(
         return Err(http::Refusal::Expectation.into());
     }
     let plan = plan(head, names);
-    // A feeder that expects `100 Continue` receives the refusal instead. The connection is closed,
-    // because the feeder may or may not send the body.
+    // A feeder that expects `100 Continue` receives the refusal instead. The connection is then
+    // closed, because it is unknown whether the feeder will send the body.
     if let (Err(refusal), true) = (&plan, wants_continue(head)) {
         return Err(refusal.clone());
     }
@@ -448,7 +448,8 @@ mod tests {
 
     #[test]
     fn head_over_its_limit_is_too_large_whatever_follows() {
-        // The limit is 300 bytes, and the error in the field comes after them.
+        // The limit is 300 bytes. The error in the field is after the first 300 bytes, so the limit
+        // applies.
         let fields = format!("Host: f\r\nX: {}\u{8}", "y".repeat(300));
         let bytes = format!("POST /publish HTTP/1.1\r\n{fields}\r\n\r\n");
         assert_eq!(status(&bytes), (431, true));

@@ -1,6 +1,7 @@
 //! The reason why an HTTP request on the feed is refused.
 //!
-//! Only a data type. `feed::http_answers` encodes it as a problem document (RFC 9457).
+//! This module contains only a data type. `feed::http_answers` encodes it as a problem document
+//! (RFC 9457).
 
 use super::refusal::Refusal;
 use crate::http;
@@ -11,7 +12,7 @@ use crate::http::response::Status;
 pub struct RequestRefusal {
     /// The status of the response.
     pub status: Status,
-    /// The error code, for programs.
+    /// The machine-readable error code.
     pub error: &'static str,
     /// A human-readable explanation.
     pub detail: Box<str>,
@@ -32,8 +33,8 @@ impl RequestRefusal {
         }
     }
 
-    /// Refuses a media type or content coding. `field` lists the supported values (RFC 9110,
-    /// 15.5.16).
+    /// Creates the refusal of a media type or content coding. `field` lists the supported values
+    /// (RFC 9110, 15.5.16).
     pub(crate) fn unsupported(
         error: &'static str,
         detail: &str,

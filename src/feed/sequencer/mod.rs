@@ -1,10 +1,11 @@
-//! SHELL: numbers publications, adds them to the log, and posts them to the workers that have
-//! subscribers.
+//! SHELL: the sequencer numbers publications, adds them to the log, and posts them to the workers
+//! that have subscribers.
 //!
-//! The node has one sequence, and only the sequencer assigns its numbers, so every worker sees the
-//! same order. A batch has the publications from one read of one feeder. A large batch is posted
-//! early. Posting blocks while a worker's inbox is full, and the whole feed blocks with it. During
-//! that time the log's bounds are still enforced.
+//! The node has one sequence, and only the sequencer assigns its numbers. So all workers receive
+//! publications in the same order. A batch contains the publications from one read of one feeder. A
+//! batch that becomes large is posted early, and the other publications form another batch. While a
+//! worker's inbox is full, posting blocks the whole feed. During that time the log's bounds are
+//! still enforced.
 
 use std::sync::Arc;
 
@@ -42,9 +43,10 @@ pub(super) struct Sequencer {
     batch: Vec<Staged>,
     outgoing: Outgoing,
     clock: Clock,
-    /// The number of bytes that `batch` holds.
+    /// The total number of bytes of the publications in `batch`.
     batch_bytes: u64,
-    /// The journal, to which a batch is written before it is posted; `None` if none is configured.
+    /// The journal; `None` if no journal is configured. A batch is written to the journal before it
+    /// is posted.
     journal: Option<Journal>,
     metrics: Arc<FeedMetrics>,
 }
@@ -69,7 +71,7 @@ pub(super) struct SequencerStart {
 #[must_use]
 enum BatchOutcome {
     Over,
-    /// The journal refused the batch. It was not posted, and its numbers are free again.
+    /// The journal refused the batch. The batch was not posted, and its numbers are free again.
     Refused,
 }
 
@@ -113,7 +115,7 @@ impl Sequencer {
         self.sequence_many(&draft, acknowledge, now)
     }
 
-    /// Sends a message to one conn, after all publications that were sequenced before.
+    /// Sends a message to one conn. The message is sent after all earlier publications.
     pub(super) fn send_to_conn(
         &mut self,
         to: ConnName,
@@ -135,8 +137,8 @@ impl Sequencer {
         }
     }
 
-    /// Closes all conns whose token has a subject, after all publications that were sequenced
-    /// before.
+    /// Closes all conns whose token has this subject. The conns are closed after all earlier
+    /// publications.
     pub(super) fn revoke(&mut self, sub: Box<str>, close_info: CloseInfo) -> Arc<Revocation> {
         self.post();
         let revocation = Arc::new(Revocation {
@@ -147,15 +149,15 @@ impl Sequencer {
         for worker in 0..self.mailboxes.len() {
             let mail = Mail::Revoke(Arc::clone(&revocation));
             if self.send(worker, mail) == Posted::WorkerGone {
-                // The feeder's answer is checked after this, so no wake is needed.
+                // The feeder's answer is checked afterwards, so no wake is needed.
                 let _is_last = revocation.worker_ack.confirm(0);
             }
         }
         revocation
     }
 
-    /// Asks all workers for the number of subscribers of channels, after all publications that were
-    /// sequenced before.
+    /// Asks all workers for the numbers of subscribers of channels. Workers count the subscribers
+    /// after all earlier publications.
     pub(super) fn count(
         &mut self,
         channels: impl IntoIterator<Item = ChannelName>,
@@ -166,7 +168,7 @@ impl Sequencer {
         for worker in 0..self.mailboxes.len() {
             if self.send(worker, Mail::Count(Arc::clone(&counts))) == Posted::WorkerGone {
                 for (_, worker_ack) in counts.iter() {
-                    // The feeder's answer is checked after this, so no wake is needed.
+                    // The feeder's answer is checked afterwards, so no wake is needed.
                     let _is_last = worker_ack.confirm(0);
                 }
             }
@@ -183,8 +185,8 @@ impl Sequencer {
                 worker_ack: Arc::clone(worker_ack),
             };
             if self.send(worker, mail) == Posted::WorkerGone {
-                // A stopped worker has nothing to report. The feeder's answer is checked after
-                // this.
+                // A stopped worker has nothing to report, so its confirmation is added here. The
+                // feeder's answer is checked afterwards, so no wake is needed.
                 let _is_last = worker_ack.confirm(0);
             }
         }
@@ -221,7 +223,7 @@ impl Sequencer {
         if due.is_some_and(|due| now.has_reached(due)) {
             enforce_bounds(&mut self.writer, &self.metrics, now);
         }
-        // Workers may have added encodings, even if no eviction is due.
+        // Workers may have added encodings, so the metrics are updated even if no eviction is due.
         show_log(&self.writer, &self.metrics);
     }
 
@@ -232,14 +234,14 @@ impl Sequencer {
 
     /// Adds the batch to the log and posts it. Blocks while an inbox is full.
     pub(super) fn post(&mut self) {
-        // The feeders receive a refusal through the commit.
+        // The outcome is ignored, because the feeders receive a refusal through the commit.
         let _handed = self.post_batch();
     }
 
     /// Begins a new epoch, whose numbers continue after `head`. Publications of the old epoch up to
     /// `valid_until` remain valid in the new epoch. The current batch belongs to the old epoch.
-    // Only tests call this function: there is no engine yet whose stream could be recreated or
-    // restored.
+    // Only tests call this function, because there is no engine yet whose stream could be recreated
+    // or restored.
     #[cfg(test)]
     pub(super) fn change_epoch(&mut self, head: Cursor, valid_until: Option<Sequence>) {
         self.post();
@@ -262,8 +264,8 @@ impl Sequencer {
         }
     }
 
-    /// Returns the reason why the journal refuses publications. `None` if it accepts them or if
-    /// there is no journal.
+    /// Returns the reason why the journal refuses publications. Returns `None` if the journal
+    /// accepts publications or if there is no journal.
     pub(super) fn journal_failure(&self) -> Option<&str> {
         self.journal.as_ref().and_then(Journal::failure)
     }
@@ -303,7 +305,8 @@ impl Sequencer {
         }
         self.post_outgoing();
         self.writer.note_posted();
-        // From now on, a client that resumes on any worker receives these publications.
+        // From now on, a client that resumes on any worker receives these publications, so they are
+        // confirmed.
         for worker_ack in worker_acks {
             let subscribers = 0;
             // No wake is needed: the feed's thread sends its answers after posting.
@@ -318,7 +321,7 @@ impl Sequencer {
         while let Some((worker, batch)) = self.outgoing.take() {
             let worker_acks: Vec<_> = batch.iter().filter_map(|i| i.worker_ack.clone()).collect();
             if self.send(worker, Mail::Publish(batch)) == Posted::WorkerGone {
-                // A stopped worker has no subscribers.
+                // A stopped worker has no subscribers, so it would confirm zero.
                 worker_acks.iter().for_each(|worker_ack| {
                     let _is_last = worker_ack.confirm(0);
                 });
@@ -341,8 +344,8 @@ impl Sequencer {
         self.journal.as_mut().map(Journal::commit)
     }
 
-    /// Handles the common case of one channel and no idempotency key, in which the payload is
-    /// moved.
+    /// Handles the common case of one channel and no idempotency key. In this case the payload is
+    /// moved instead of cloned.
     fn sequence_one(
         &mut self,
         draft: Draft,
@@ -387,7 +390,7 @@ impl Sequencer {
             0 => None,
             publications => Self::worker_ack(acknowledge, publications),
         };
-        // The commit of the repeated publication may still be pending.
+        // The commit of a repeated publication may still be pending, so the newest commit is used.
         let mut commit = self.journal.as_ref().map(Journal::newest);
         for (id, channel) in fresh {
             let (channel, payload) = (channel.clone(), draft.payload.clone());
@@ -420,8 +423,8 @@ impl Sequencer {
     fn worker_ack(acknowledge: Acknowledge, publications: usize) -> Option<Arc<WorkerAck>> {
         match acknowledge {
             Acknowledge::No => None,
-            // The sequencer confirms each publication once. Each worker to which a publication is
-            // posted adds one expected confirmation.
+            // The sequencer confirms each publication once. For each worker to which a publication
+            // is posted, one more confirmation is expected.
             Acknowledge::Yes => {
                 debug_assert!(
                     publications <= CHANNELS_PER_PUBLICATION_MAX,
@@ -774,8 +777,8 @@ mod tests {
         let _ack = sequencer.sequence(last, Acknowledge::No, Now(0));
         let metrics = Arc::clone(&sequencer.metrics);
         let waiting = std::thread::spawn(move || sequencer.post());
-        // The publication is counted before the sequencer blocks. The inbox is drained only
-        // afterwards.
+        // The publication is counted before the sequencer blocks. The inbox is drained only after
+        // the publication was counted.
         while metrics.publications.value() <= INBOX_BATCHES_MAX as u64 {
             std::thread::yield_now();
         }
