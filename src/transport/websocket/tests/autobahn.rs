@@ -17,7 +17,7 @@ fn check_open(case: &str, input: &[u8], pongs: &[&[u8]]) {
     assert_eq!(outcome.frames, expected, "{case}");
 }
 
-/// Checks that the conn ends with this close code, and that bytes after the fault change nothing.
+/// Checks that the conn ends with this close code, and that bytes after the fault have no effect.
 fn check_failed(case: &str, input: &[u8], pongs: usize, code: u16) {
     let expected_flow = Flow::Ended(match code {
         1002 => CloseReason::ProtocolError,
@@ -39,7 +39,7 @@ fn check_failed(case: &str, input: &[u8], pongs: usize, code: u16) {
     }
 }
 
-/// Checks that the client's close frame is echoed, and that bytes after it change nothing.
+/// Checks that the client's close frame is echoed, and that bytes after this frame have no effect.
 fn check_closed(case: &str, input: &[u8], echo: &[u8]) {
     let outcome = run_every_cut(Envelope::Data, input);
     assert_eq!(outcome.flow, Flow::Ended(CloseReason::Done), "{case}");
