@@ -2,8 +2,8 @@
 //!
 //! The permissions are in a separate table, so that a conn without a token has no entry. An entry
 //! is added when a token is accepted or awaited, and removed when the conn is no longer served. A
-//! token expires by the wall clock, which can be set and advances while the machine is suspended.
-//! Timers run on the worker's clock. [`Calendar`] converts between the clocks, and
+//! token expires by the wall clock. This clock can be set, and it advances while the machine is
+//! suspended. Timers run on the worker's clock. [`Calendar`] converts between the clocks, and
 //! [`Access::renew`] reports whether timers must be set to an earlier time. `http`, the transports
 //! and the machine use the table through their context. They also add entries themselves. So a
 //! command that follows a token in the same packet is checked against this token. The worker
@@ -57,8 +57,8 @@ enum TokenState {
 pub enum Warning {
     /// The client receives a warning, because it can show a new token.
     Ahead,
-    /// The client receives no warning, because the transport has none or the client cannot show a
-    /// new token.
+    /// The client receives no warning, because the transport has no warnings or the client cannot
+    /// show a new token.
     None,
 }
 
@@ -157,8 +157,8 @@ impl Access {
 
     /// Accepts a token that a conn shows in band.
     ///
-    /// # Errors Returns the reason to refuse the token. The conn's previous permissions then stay
-    /// valid.
+    /// # Errors
+    /// Returns the reason to refuse the token. The conn's previous permissions then stay valid.
     pub fn show(&mut self, slot: u32, token: &str, now: Now) -> Result<Shown, ShowError> {
         if !self.is_on() {
             return Err(ShowError::Off);
@@ -453,12 +453,12 @@ mod tests {
         let grant = access.verify(&token("u", 60)).unwrap();
         access.admit(1, grant, Warning::None, at(0));
         assert_eq!(access.sub(1).as_deref(), Some("u"));
-        // If a token is awaited, no command is accepted before it.
+        // If a token is awaited, no command is accepted before the token.
         access.await_token(2, join(), Deadline(10_000_000));
         assert_eq!(access.sub(2), None);
         assert!(access.show(2, &token("v", 60), at(0)).is_ok());
         assert_eq!(access.sub(2).as_deref(), Some("v"));
-        // If no token is awaited, commands before the first token may be unfinished.
+        // If no token is awaited, commands that precede the first token may be unfinished.
         assert!(access.show(3, &token("w", 60), at(0)).is_ok());
         assert_eq!(access.sub(3), None);
         access.start_reporting(3);

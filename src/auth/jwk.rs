@@ -100,8 +100,9 @@ struct Jwk {
 impl KeySet {
     /// Parses a set.
     ///
-    /// # Errors Returns [`KeyError::Jwks`] if the text is not a set, and [`KeyError::InSet`] for
-    /// the first malformed key. Returns [`KeyError::Unusable`] if no usable key is left, and
+    /// # Errors
+    /// Returns [`KeyError::Jwks`] if the text is not a set, and [`KeyError::InSet`] for the first
+    /// malformed key. Returns [`KeyError::Unusable`] if no usable key is left, and
     /// [`KeyError::TooMany`] if there are too many usable keys.
     pub fn parse(json: &[u8]) -> Result<Self, KeyError> {
         #[derive(Deserialize)]

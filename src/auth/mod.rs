@@ -26,8 +26,8 @@
 //!   subscriptions that the new token does not allow end.
 //! - *Take over another user's conn*: a token shown in band must have the same `sub` as the conn's
 //!   previous token.
-//! - *Exhaust the CPU with verifications*: an invalid token ends the conn or request, a conn can
-//!   show a valid token once per second, and at most 64 keys are tried for a token.
+//! - *Exhaust the CPU with verifications*: an invalid token ends the conn or request; a conn can
+//!   show at most one valid token per second; at most 64 keys are tried for a token.
 //! - *Exhaust memory with claims*: a token has at most 64 KiB and must fit within the limit on
 //!   request heads or messages. It has at most 64 patterns, and `sub` has at most 256 bytes.
 //! - *Connect and show no token*: the client must show a token before a deadline, and no channel is

@@ -129,7 +129,8 @@ impl Conn {
         &mut self.outbox
     }
 
-    /// Returns the encoding of publications for this conn; `None` if the conn is not a subscriber.
+    /// Returns the encoding of the publications for this conn; `None` if the conn is not a
+    /// subscriber.
     #[must_use]
     pub fn serving(&self) -> Option<FrameKind> {
         match &self.phase {

@@ -36,8 +36,8 @@ pub(super) enum Phase {
         transport: Transport,
         closing: Option<CloseReason>,
     },
-    /// The conn sends its outbox, then FIN. Then it waits for the peer's FIN, because closing a
-    /// socket with unread input resets the connection, which may destroy the last bytes that were
+    /// The conn sends its outbox, then FIN, and then waits for the peer's FIN. Closing a socket
+    /// with unread input would reset the connection, which may destroy the last bytes that were
     /// sent.
     Ending {
         reason: CloseReason,

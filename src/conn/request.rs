@@ -1,9 +1,9 @@
 //! The request phase: one response at a time, until a request opens a stream.
 //!
 //! A client may pipeline requests. Requests that have to wait for an earlier response are kept
-//! unparsed, within the limit on a request head, and the socket is not read. After the response is
-//! written, the worker passes the kept bytes to the machine instead of new bytes. So one turn
-//! answers one request.
+//! unparsed, within the limit on a request head. Meanwhile, the socket is not read. After the
+//! response is written, the worker passes the kept bytes to the machine instead of new bytes. So
+//! one turn answers one request.
 
 use std::time::Duration;
 

@@ -140,7 +140,7 @@ pub struct Fields<'b> {
     pub host: Field<'b>,
     /// The entity tags in `If-None-Match`.
     pub if_none_match: Validators,
-    /// The value of `Last-Event-ID`; the first value if there are several.
+    /// The value of `Last-Event-ID`; the first value if the field occurs several times.
     pub last_event_id: Option<&'b [u8]>,
     /// The field `Origin`.
     pub origin: Field<'b>,

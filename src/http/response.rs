@@ -2,7 +2,7 @@
 //!
 //! Refusals are problem documents (RFC 9457). Each response to a request has the CORS fields
 //! (Fetch, 3.3) and `Vary: Origin` for caches. The heads of streams have separate functions,
-//! because a transport sends such a head only when it knows whether there is a gap.
+//! because such a head is written later, when it is known whether there is a gap.
 
 use crate::config::limits::DEFLATE_WINDOW_BITS;
 use crate::frame::envelope::{push_display, push_json_string};

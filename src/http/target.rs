@@ -31,9 +31,9 @@ const POSITION_PARAMETERS: [&str; 3] = ["since", "last_event_id", "lastEventId"]
 pub struct Target<'b> {
     /// The host of a target in absolute form. This host replaces `Host` (RFC 9112, 3.2.2).
     pub authority: Option<&'b str>,
-    /// The path, not decoded.
+    /// The path, still percent-encoded.
     pub path: &'b str,
-    /// The query, not decoded.
+    /// The query, still percent-encoded.
     pub query: &'b str,
 }
 

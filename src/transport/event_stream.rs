@@ -1,9 +1,9 @@
 //! Server-sent events (WHATWG HTML, 9.2) as a response body that does not end.
 //!
 //! This transport writes the response head, the reconnection time, the position, gaps, heartbeats
-//! and the end. For HTTP/1.1 clients, the body is chunked (RFC 9112, 7.1). Publications are not
-//! written here, because `frame` encodes them. Bytes that the client sends after its request are
-//! ignored. The caller is the enum `Transport`.
+//! and the end of the body. For HTTP/1.1 clients, the body is chunked (RFC 9112, 7.1). Publications
+//! are not written here, because `frame` encodes them. Bytes that the client sends after its
+//! request are ignored. The caller is the enum `Transport`.
 
 use crate::backend::{BackendMessage, CloseInfo};
 use crate::context::Context;

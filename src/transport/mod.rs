@@ -64,7 +64,7 @@ pub enum Poll {
 const _: () = assert!(size_of::<Poll>() <= 8);
 
 impl Poll {
-    /// Returns the encoding of publications.
+    /// Returns the encoding in which publications are sent.
     #[must_use]
     pub fn frame_kind(&self) -> FrameKind {
         self.terms().frame_kind()
@@ -193,7 +193,7 @@ impl Goodbye<'_> {
 }
 
 impl Transport {
-    /// Returns the encoding of publications.
+    /// Returns the encoding in which publications are sent.
     #[must_use]
     pub fn frame_kind(&self) -> FrameKind {
         match self {

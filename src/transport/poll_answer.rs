@@ -41,7 +41,7 @@ impl News {
     }
 }
 
-/// The properties of a poll's request that determine its answer, apart from the answer's content.
+/// The properties of a poll that determine the form of its answer, but not the answer's content.
 #[derive(Debug)]
 pub(super) struct PollTerms {
     envelope: Envelope,

@@ -1,12 +1,12 @@
 //! WebSocket: the server's side of RFC 6455 after the handshake, and the subprotocol `fanfare.v1`.
 //!
 //! This transport accepts the client's bytes however they are split, and checks every rule of the
-//! protocol. It answers pings and close frames, and turns commands into effects. While no frame is
-//! incomplete, a WebSocket occupies one pointer and four bytes, because complete frames are handled
-//! in place. The worker's inflater inflates compressed messages. Control messages of the server are
-//! short, so they are sent uncompressed. With the data envelope, the client's messages are checked
-//! and ignored. Publications are not written here, because `frame` encodes them. The caller is the
-//! enum `Transport`.
+//! protocol. It answers pings and close frames, and turns commands into effects. While there is no
+//! incomplete input, a WebSocket occupies only one pointer and four bytes, because complete frames
+//! are handled in place. The worker's inflater inflates compressed messages. Control messages of
+//! the server are short, so they are sent uncompressed. With the data envelope, the client's
+//! messages are checked and ignored. Publications are not written here, because `frame` encodes
+//! them. The caller is the enum `Transport`.
 
 pub mod decode;
 pub mod unmask;

@@ -1,10 +1,10 @@
 //! The incomplete frames and messages of a WebSocket, and a postponed pong.
 //!
 //! The WebSocket boxes this state and keeps the box only while the state is not empty. So a client
-//! that sends complete frames occupies no memory between frames. The size of every part is limited:
-//! a header has at most 14 bytes, a control payload has at most 125 bytes, a message has at most
-//! the configured limit, and unhandled input has at most the size of one read. Memory grows with
-//! the received bytes, never with an announced length.
+//! that sends complete frames occupies no memory between frames. The size of every part is limited.
+//! A header has at most 14 bytes, and a control payload has at most 125 bytes. A message has at
+//! most the configured size, and unhandled input has at most the size of one read. Memory grows
+//! with the received bytes, never with an announced length.
 
 use super::decode::{FrameHeader, HeaderError, Rsv1, parse_header};
 use super::utf8::{InvalidUtf8, Utf8Check};
