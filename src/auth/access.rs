@@ -29,8 +29,8 @@ pub struct Access {
     calendar: Calendar,
     /// The worker's time at which tokens are verified.
     now: Now,
-    /// The state of each conn's token. The key is the conn's slot. The states are boxed to keep the
-    /// nodes of the tree small.
+    /// The state of each conn's token. The keys of the map are the conns' slots. The states are
+    /// boxed to keep the nodes of the tree small.
     by_slot: BTreeMap<u32, Box<TokenState>>,
 }
 

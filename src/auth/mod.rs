@@ -22,8 +22,8 @@
 //! - *Use a token of another service*: if `aud` is present, it must name this server; if an issuer
 //!   is configured, `iss` must match.
 //! - *Use a token forever*: `exp` is required, and open conns end when the token expires.
-//! - *Keep permissions that a newer token lacks*: when a client shows a new token, all
-//!   subscriptions that the new token does not allow end.
+//! - *Keep permissions that a newer token lacks*: a client that shows a new token loses all
+//!   subscriptions that the new token does not allow.
 //! - *Take over another user's conn*: a token shown in band must have the same `sub` as the conn's
 //!   previous token.
 //! - *Exhaust the CPU with verifications*: an invalid token ends the conn or request; a conn can

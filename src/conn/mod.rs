@@ -573,9 +573,9 @@ impl Conn {
         self.settle(out, context);
     }
 
-    /// Called when the peer's kernel has acknowledged all sent bytes and no byte from the peer is
-    /// unread. A WebSocket sends FIN only now, so that the peer's close frame has one more round
-    /// trip to arrive.
+    /// Called when the peer's kernel has acknowledged all sent bytes and all received bytes have
+    /// been read. On a WebSocket, FIN is sent now, so that the peer's close frame has one more
+    /// round trip to arrive.
     pub fn handle_goodbye_acknowledged(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
         match self.phase {
             Phase::Stream {
@@ -608,9 +608,9 @@ impl Conn {
         None
     }
 
-    /// Sends a heartbeat, or closes the stream if the peer has been silent for too long. A timer
-    /// for the conn's token fires before the heartbeat is due, so the peer's silence does not count
-    /// in this case.
+    /// Sends a heartbeat, or closes the stream if the peer has been silent for too long. If the
+    /// timer fired for the conn's token, the heartbeat was not due yet, so the peer's silence does
+    /// not count.
     fn check_heartbeat(
         &mut self,
         send_state: SendState,
