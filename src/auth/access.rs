@@ -1,12 +1,13 @@
-//! The permissions of the conns of one worker, and their expiry.
+//! The permissions of one worker's conns, and the expiry of these permissions.
 //!
 //! The permissions are in a separate table, so that a conn without a token has no entry. An entry
 //! is added when a token is accepted or awaited, and removed when the conn is no longer served. A
-//! token expires by the wall clock, which can be set and advances while the machine is suspended.
-//! Timers run on the worker's clock. [`Calendar`] converts between the clocks, and
-//! [`Access::renew`] reports when timers must be set to an earlier time. `http`, the transports and
-//! the machine use the table through their context. They also add entries, so that a command after
-//! a token in the same packet is checked against this token. The worker removes entries.
+//! token expires by the wall clock. This clock can be set, and it advances while the machine is
+//! suspended. Timers run on the worker's clock. [`Calendar`] converts between the clocks, and
+//! [`Access::renew`] reports whether timers must be set to an earlier time. `http`, the transports
+//! and the machine use the table through their context. They also add entries themselves. So a
+//! command that follows a token in the same packet is checked against this token. The worker
+//! removes entries.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,15 +22,15 @@ use crate::effect::Join;
 use crate::id::ChannelName;
 use crate::time::{Deadline, Now};
 
-/// The tokens of one worker's conns. The default has no keys, so it requires no token.
+/// The tokens of one worker's conns. The default value has no keys, so it requires no tokens.
 #[derive(Debug, Default)]
 pub struct Access {
     verifier: Option<Arc<Verifier>>,
     calendar: Calendar,
-    /// The worker's time, used for verification.
+    /// The worker's time at which tokens are verified.
     now: Now,
-    /// The state of each conn's token, by the conn's slot. The states are boxed to keep the nodes
-    /// of the tree small.
+    /// The state of each conn's token. The keys of the map are the conns' slots. The states are
+    /// boxed to keep the nodes of the tree small.
     by_slot: BTreeMap<u32, Box<TokenState>>,
 }
 
@@ -38,13 +39,13 @@ enum TokenState {
     /// The conn's token was accepted.
     Granted {
         grant: Grant,
-        /// The time of the expiry warning, as the time since 1970. `None` after the warning, or if
-        /// the client receives no warning.
+        /// The time of the expiry warning, as the time since 1970. `None` if the warning was
+        /// already sent, or if the client receives no warning.
         warns: Option<Duration>,
         /// The time at which a token was last shown in band.
         refreshed: Option<Now>,
-        /// Whether reports contain the subject. False until all commands that the client sent
-        /// before its first token are done.
+        /// Whether reports about the conn contain the subject. False until all commands that the
+        /// client sent before its first token are done.
         is_reported: bool,
     },
     /// A token is awaited. `join` is the subscription to make after the token is accepted.
@@ -56,28 +57,28 @@ enum TokenState {
 pub enum Warning {
     /// The client receives a warning, because it can show a new token.
     Ahead,
-    /// The client receives no warning, because the transport has none or the client cannot show a
-    /// new token.
+    /// The client receives no warning, because the transport has no warnings or the client cannot
+    /// show a new token.
     None,
 }
 
-/// An event that a token's timer causes.
+/// The event that is due when a token's timer fires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Due {
     /// The client has not shown a token in time.
     Late,
     /// The token has expired.
     Over,
-    /// The token expires after this time.
+    /// The token expires after this duration.
     Soon(Duration),
 }
 
-/// The result of an accepted token that was shown in band.
+/// The result of showing a valid token in band.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Shown {
-    /// The token was awaited. The subscription can be made now.
+    /// The conn was waiting for this token. The subscription can be made now.
     First(Join),
-    /// The token replaces the conn's permissions.
+    /// The conn now has this token's permissions instead of its previous permissions.
     Next,
 }
 
@@ -96,8 +97,8 @@ pub enum ShowError {
 
 impl Access {
     /// Sets the keys and the time for later verifications. Returns true if the wall clock has
-    /// advanced more than the worker's clock. Then deadlines ([`Access::dues`]) are earlier than
-    /// their timers.
+    /// advanced more than the worker's clock. In this case, timers would fire after their deadlines
+    /// ([`Access::dues`]).
     pub fn renew(
         &mut self,
         verifier: Option<Arc<Verifier>>,
@@ -109,18 +110,19 @@ impl Access {
         self.calendar.read(since_1970, now)
     }
 
-    /// Sets the worker's time for verifications.
+    /// Sets the time at which tokens are verified.
     pub fn set_now(&mut self, now: Now) {
         self.now = now;
     }
 
-    /// Whether the table has no entries: no conn has a token or must show one.
+    /// Whether the table has no entries. Each conn that has a token or must show a token has an
+    /// entry.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.by_slot.is_empty()
     }
 
-    /// Returns the next deadline of each token, with the slot of its conn.
+    /// Returns the next deadline of each token, with the slot of the token's conn.
     pub fn dues(&self) -> impl Iterator<Item = (u32, Deadline)> {
         let tokens = self.by_slot.iter();
         tokens.map(|(slot, state)| (*slot, self.due(state)))
@@ -147,7 +149,7 @@ impl Access {
         self.by_slot.insert(slot, Box::new(granted));
     }
 
-    /// Registers that a conn must show a token before its join.
+    /// Registers that a conn must show a token before it subscribes by `join`.
     pub fn await_token(&mut self, slot: u32, join: Join, until: Deadline) {
         let waiting = TokenState::Waiting { join, until };
         self.by_slot.insert(slot, Box::new(waiting));
@@ -156,7 +158,7 @@ impl Access {
     /// Accepts a token that a conn shows in band.
     ///
     /// # Errors
-    /// Returns the reason to refuse the token. The previous permissions stay valid.
+    /// Returns the reason to refuse the token. The conn's previous permissions then stay valid.
     pub fn show(&mut self, slot: u32, token: &str, now: Now) -> Result<Shown, ShowError> {
         if !self.is_on() {
             return Err(ShowError::Off);
@@ -207,8 +209,8 @@ impl Access {
         !self.is_on() || grant.is_some_and(|grant| grant.may_publish(channel))
     }
 
-    /// Includes the subject in reports about a conn from now on. The worker calls this after the
-    /// commands that preceded the conn's first token are done.
+    /// Includes the subject in all further reports about a conn. The worker calls this function
+    /// after the commands that preceded the conn's first token are done.
     pub fn start_reporting(&mut self, slot: u32) {
         let state = self.by_slot.get_mut(&slot).map(|state| &mut **state);
         if let Some(TokenState::Granted { is_reported, .. }) = state {
@@ -216,7 +218,7 @@ impl Access {
         }
     }
 
-    /// Returns the subject for reports about a conn.
+    /// Returns the subject that reports about a conn contain; `None` if they contain no subject.
     #[must_use]
     pub fn sub(&self, slot: u32) -> Option<Arc<str>> {
         match &**self.by_slot.get(&slot)? {
@@ -235,7 +237,7 @@ impl Access {
         self.by_slot.get(&slot).map(|state| self.due(state))
     }
 
-    /// Returns the event of a conn's token that is due now. A warning is returned only once.
+    /// Returns the event that is due now for a conn's token. A warning is returned only once.
     pub fn take_due(&mut self, slot: u32, now: Now) -> Option<Due> {
         let calendar = &self.calendar;
         match &mut **self.by_slot.get_mut(&slot)? {
@@ -284,8 +286,8 @@ impl Access {
         refreshed: Option<Now>,
     ) -> TokenState {
         let left = self.calendar.deadline(grant.ends()).remaining(now);
-        // If the token expires soon, the warning is sent at half of the remaining time, not at
-        // once.
+        // If the token expires soon, the warning is sent after half of the remaining time, not
+        // immediately.
         let ahead = Duration::from_millis(TOKEN_WARNING_MS).min(left / 2);
         let warns = match warning {
             Warning::Ahead => Some(grant.ends().saturating_sub(ahead)),
@@ -451,12 +453,12 @@ mod tests {
         let grant = access.verify(&token("u", 60)).unwrap();
         access.admit(1, grant, Warning::None, at(0));
         assert_eq!(access.sub(1).as_deref(), Some("u"));
-        // If a token is awaited, no command is accepted before it.
+        // If a token is awaited, no command is accepted before the token.
         access.await_token(2, join(), Deadline(10_000_000));
         assert_eq!(access.sub(2), None);
         assert!(access.show(2, &token("v", 60), at(0)).is_ok());
         assert_eq!(access.sub(2).as_deref(), Some("v"));
-        // If no token is awaited, commands before the first token may be unfinished.
+        // If no token is awaited, commands that precede the first token may be unfinished.
         assert!(access.show(3, &token("w", 60), at(0)).is_ok());
         assert_eq!(access.sub(3), None);
         access.start_reporting(3);

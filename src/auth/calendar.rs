@@ -2,16 +2,16 @@
 //!
 //! The worker's clock never jumps. The wall clock (`CLOCK_REALTIME`, here called the calendar)
 //! jumps when it is set, and after a suspension of the machine. A timer for a calendar time is
-//! armed on the worker's clock. If the calendar is set back, the timer fires too early, which the
-//! owner of the timer notices. If the calendar is set ahead, the timer would fire too late, so
+//! armed on the worker's clock. If the calendar is set back, the timer fires too early, and the
+//! owner of the timer detects this. If the calendar is set ahead, the timer would fire too late, so
 //! [`Calendar::read`] reports this case.
 
 use std::time::Duration;
 
 use crate::time::{Deadline, Now};
 
-/// The maximum delay of timers in microseconds, about one tick. Timers that would be later are
-/// armed again.
+/// The maximum tolerated delay of timers in microseconds, about one tick. Timers that would fire
+/// later than this are armed again.
 const LATE_US_MAX: i64 = 100_000;
 
 /// The last reading of both clocks.
@@ -24,8 +24,8 @@ pub(super) struct Calendar {
 }
 
 impl Calendar {
-    /// Stores a reading of both clocks. Returns true if earlier timers may be late and must be
-    /// armed again.
+    /// Stores a reading of both clocks. Returns true if the timers that were armed before may fire
+    /// too late and must be armed again.
     pub(super) fn read(&mut self, since_1970: Duration, now: Now) -> bool {
         self.lead_us = signed(since_1970.as_micros()).saturating_sub(signed(now.0));
         self.armed_us = self.armed_us.min(self.lead_us);
@@ -36,14 +36,13 @@ impl Calendar {
         is_late
     }
 
-    /// Returns the calendar time, in seconds since 1970, for a time of the worker's clock.
+    /// Converts a time of the worker's clock to the calendar time in seconds since 1970.
     pub(super) fn unix_s(&self, now: Now) -> u64 {
         let at_us = signed(now.0).saturating_add(self.lead_us);
         at_us.max(0).unsigned_abs() / 1_000_000
     }
 
-    /// Returns the deadline on the worker's clock for a calendar time, given as the time since
-    /// 1970.
+    /// Converts a calendar time, as the time since 1970, to a deadline on the worker's clock.
     pub(super) fn deadline(&self, since_1970: Duration) -> Deadline {
         let at_us = signed(since_1970.as_micros()).saturating_sub(self.lead_us);
         Deadline(at_us.max(0).unsigned_abs())

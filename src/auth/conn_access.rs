@@ -1,8 +1,8 @@
 //! Access of a conn's machine to the permissions of this conn, during one call.
 //!
 //! The machine may accept a token in the middle of a call. A later command in the same packet must
-//! be checked against this token. So the machine changes the entry of its conn at once. It cannot
-//! change the entry of another conn.
+//! be checked against this token. So the machine changes the entry of its conn immediately. The
+//! machine cannot change the entry of another conn.
 
 use super::access::{Access, Due, ShowError, Shown, Warning};
 use super::grant::Grant;
@@ -35,7 +35,8 @@ impl<'a> ConnAccess<'a> {
         self.table.admit(self.slot, grant, warning, now);
     }
 
-    /// Requires a token before the join. See [`Access::await_token`].
+    /// Registers that the conn must show a token before it subscribes by `join`. See
+    /// [`Access::await_token`].
     pub fn await_token(&mut self, join: Join, until: Deadline) {
         self.table.await_token(self.slot, join, until);
     }
@@ -66,7 +67,7 @@ impl<'a> ConnAccess<'a> {
         self.table.may_publish(self.slot, channel)
     }
 
-    /// Returns the event of the conn's token that is due now. See [`Access::take_due`].
+    /// Returns the event that is due now for the conn's token. See [`Access::take_due`].
     pub fn take_due(&mut self, now: Now) -> Option<Due> {
         self.table.take_due(self.slot, now)
     }

@@ -1,8 +1,8 @@
 //! Checks whether 32 bytes are a public key of Ed25519 (RFC 8032, 5.1.3 and 5.1.7).
 //!
 //! The library decodes the point only during verification, where an invalid key looks like an
-//! invalid signature. This check runs once for each key and handles no secret. So it has short code
-//! rather than speed and constant time: about 200,000 additions modulo 2^255 - 19 per key.
+//! invalid signature. This check runs once for each key and handles no secret. So its code is short
+//! rather than fast or constant-time: it does about 200,000 additions modulo 2^255 - 19 per key.
 
 /// A number below the prime 2^255 - 19, in two halves. The high half is first, so that the derived
 /// comparison is numeric.
@@ -41,7 +41,7 @@ impl Element {
         if sum < PRIME { sum } else { sum.less(PRIME) }
     }
 
-    /// Returns the difference. `other` must not be greater.
+    /// Returns `self` minus `other`. `other` must not be greater than `self`.
     fn less(self, other: Self) -> Self {
         let (low, borrow) = self.low.overflowing_sub(other.low);
         Self {
@@ -64,16 +64,16 @@ impl Element {
         })
     }
 
-    /// Returns the bits, highest first.
+    /// Returns the bits of the number, the highest bit first.
     fn bits(self) -> impl Iterator<Item = bool> {
         let halves = [self.high, self.low].into_iter();
         halves.flat_map(|half| (0..128).rev().map(move |bit| half >> bit & 1 == 1))
     }
 }
 
-/// Whether the bytes are the canonical encoding of a point of the curve that is not one of the
-/// eight points of small order. For a point of small order, signatures can be forged without a
-/// private key.
+/// Whether the bytes are the canonical encoding of a point of the curve, but not of one of the
+/// eight points of small order. If a key is a point of small order, signatures can be forged
+/// without a private key.
 pub(super) fn is_public_key(bytes: [u8; 32]) -> bool {
     let number = bytes.iter().rev().fold(ZERO, |number, byte| Element {
         high: number.high << 8 | number.low >> 120,
@@ -90,10 +90,11 @@ pub(super) fn is_public_key(bytes: [u8; 32]) -> bool {
     let y2 = y.times(y);
     let numerator = y2.plus(PRIME.less(ONE));
     let dy2 = D.times(y2);
-    // x^2 = (y^2 - 1) / (d y^2 + 1), which is a square if the product of the two is one.
+    // x^2 = (y^2 - 1) / (d y^2 + 1). This quotient is a square if numerator times denominator is a
+    // square.
     let is_on_curve = numerator.times(dy2.plus(ONE)).to_the(HALF) == ONE;
-    // The points of order 1 and 2 have x = 0 and fail the check above. This line checks orders 4
-    // and 8.
+    // The points of order 1 and 2 have x = 0 and fail the check above. The next line finds the
+    // points of order 4 and 8.
     let has_small_order = y == ZERO || dy2.times(y2).plus(y2).plus(y2) == ONE;
     is_on_curve && !has_small_order
 }
@@ -141,9 +142,9 @@ mod tests {
     #[test]
     fn encodings_of_no_point_are_refused() {
         for key in [
-            // For y = 2 there is no x.
+            // The curve has no point with y = 2.
             "0200000000000000000000000000000000000000000000000000000000000000",
-            // These numbers are the prime and greater numbers.
+            // These are the prime itself and two numbers above the prime, which are not canonical.
             "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
             "f0ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
             "ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",

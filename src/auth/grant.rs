@@ -15,9 +15,10 @@ pub struct Grant {
     /// The token's subject. Reports to backends contain the subject, and a backend may close all
     /// conns with a given subject.
     pub sub: Option<Arc<str>>,
-    /// The channels to which the client may subscribe.
+    /// The patterns of the channels to which the client may subscribe.
     pub subscribe: Box<[Pattern]>,
-    /// The channels to which the client may publish, if the namespace allows clients to publish.
+    /// The patterns of the channels to which the client may publish, if the namespace allows
+    /// clients to publish.
     pub publish: Box<[Pattern]>,
     /// The expiry in seconds since 1970, including the leeway.
     pub ends_s: u64,

@@ -1,8 +1,9 @@
 //! Parses sets of keys in JSON (JWK sets, RFC 7517).
 //!
 //! An issuer's set often contains keys for several uses. A key for another use or of an unknown
-//! kind is ignored and reported (RFC 7517, 5). A key of a known kind that is malformed or cannot
-//! verify tokens is an error, because all tokens with this key would be refused.
+//! kind is ignored and reported (RFC 7517, 5). A key of a known kind is an error if the key is
+//! malformed or cannot verify tokens. If such a key were ignored, all tokens with this key would be
+//! refused.
 
 use std::fmt;
 
@@ -27,13 +28,13 @@ const UNCOMPRESSED: u8 = 4;
 /// A parsed JWK set.
 #[derive(Debug)]
 pub struct KeySet {
-    /// The keys that verify tokens, in order.
+    /// The keys that can verify tokens, in the order of the set.
     pub keys: Vec<Key>,
-    /// The keys that are ignored.
+    /// The ignored keys, in the order of the set.
     pub ignored: Vec<Ignored>,
 }
 
-/// A key of a set that is ignored.
+/// An ignored key of a set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ignored {
     /// The name of the key.
@@ -54,8 +55,8 @@ pub enum Reason {
     /// The key's `kty` or `crv` is not supported.
     #[error("is of the kind {0:?}")]
     OtherKind(Box<str>),
-    /// The key is a secret without `alg`. It could be for several algorithms, but a key must be for
-    /// one.
+    /// The key is a secret without `alg`. Such a secret fits several algorithms, but each key must
+    /// be for one algorithm.
     #[error("is a secret without `alg`")]
     UnnamedAlgorithm,
 }
@@ -102,7 +103,7 @@ impl KeySet {
     /// # Errors
     /// Returns [`KeyError::Jwks`] if the text is not a set, and [`KeyError::InSet`] for the first
     /// malformed key. Returns [`KeyError::Unusable`] if no usable key is left, and
-    /// [`KeyError::TooMany`] if there are too many.
+    /// [`KeyError::TooMany`] if there are too many usable keys.
     pub fn parse(json: &[u8]) -> Result<Self, KeyError> {
         #[derive(Deserialize)]
         struct Set<'a> {
@@ -132,9 +133,10 @@ impl KeySet {
     }
 }
 
-/// Parses one key. The `kid` is stored first, so that later errors can name the key.
+/// Parses one key. Stores the `kid` in `id` first, so that a message about a later error can name
+/// the key.
 fn read(json: &str, id: &mut Option<Box<str>>) -> Result<Result<Key, Reason>, KeyError> {
-    // Checked because serde would also accept an array of the values instead of an object.
+    // The first character is checked because serde would also accept an array of the values.
     if !json.starts_with('{') {
         return Err(KeyError::Jwk("not an object".into()));
     }

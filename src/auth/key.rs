@@ -2,7 +2,7 @@
 //!
 //! Keys are made from the content of a file: a secret, a public key in PEM (RFC 7468), or a JWK set
 //! ([`super::jwk`]). A key that is weak or private, or cannot verify tokens, is refused when it is
-//! read. So the operator notices a mistake at the start of the server, before clients are refused.
+//! read. So the operator notices a mistake when the server starts, before clients are refused.
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ParsedPublicKey};
 use jsonwebtoken::DecodingKey;
@@ -25,8 +25,8 @@ pub struct Key {
     pub(super) key: DecodingKey,
 }
 
-/// The reason for which a key is refused. Each text is the end of a sentence that begins with the
-/// name of the file or the key.
+/// The reason for which a key is refused. The message of each variant completes a sentence that
+/// begins with the name of the file or the key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// The key is not a valid public key of Ed25519.
@@ -44,7 +44,7 @@ pub enum KeyError {
     /// The RSA exponent is 1. With this exponent, each message is its own signature.
     #[error("has the RSA exponent (e) 1")]
     ExponentOne,
-    /// The RSA exponent is too large to verify signatures quickly.
+    /// The RSA exponent is so large that verifying a signature would take too long.
     #[error("has an RSA exponent (e) of {got} bits; at most {EXPONENT_BITS_MAX} are accepted")]
     ExponentSize {
         /// The size in bits.
@@ -94,13 +94,13 @@ pub enum KeyError {
     /// The `alg` of a JWK is for another kind of key.
     #[error("has the `alg` {0}, which is for another `kty` or `crv`")]
     OtherKind(Algorithm),
-    /// The key is of another kind or malformed.
+    /// The key is malformed, or is not a public key for the algorithm.
     #[error("is not a public key for {0} in PEM (-----BEGIN PUBLIC KEY-----)")]
     Pem(Algorithm),
     /// The key is private. Only the issuer needs a private key.
     #[error("is a private key; only the public one belongs here")]
     Private,
-    /// The file contains a PEM text instead of a secret.
+    /// The file for a secret contains a PEM text.
     #[error("is a PEM text; a secret for {0} must be known to issuer and server only")]
     PemAsSecret(Algorithm),
     /// The PEM text contains more than one key.
@@ -116,7 +116,7 @@ pub enum KeyError {
         /// The minimum length in bytes.
         least: usize,
     },
-    /// There are too many keys.
+    /// The number of keys exceeds the limit.
     #[error("has more than {TOKEN_KEYS_MAX} keys")]
     TooMany,
     /// There is no usable key.
@@ -175,8 +175,8 @@ pub(super) fn ed25519(point: &[u8]) -> Result<DecodingKey, KeyError> {
     }
 }
 
-/// Returns the secret in a file's content. A line end is removed from text, but not from random
-/// bytes, because they may end in any byte.
+/// Returns the secret in a file's content. If the content is text, the line end is removed. Other
+/// content is returned unchanged, because its last bytes may be random.
 pub(super) fn without_line_end(content: &[u8]) -> &[u8] {
     let line = content.strip_suffix(b"\n").unwrap_or(content);
     let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -213,7 +213,7 @@ fn public(algorithm: Algorithm, content: &[u8]) -> Result<DecodingKey, KeyError>
 }
 
 /// Returns the bytes that the library has extracted from a PEM text. The library does not check
-/// these bytes, and accepts other kinds of keys as RSA keys.
+/// these bytes, and it accepts keys of other kinds as RSA keys.
 fn bytes(found: jsonwebtoken::errors::Result<DecodingKey>) -> Option<Vec<u8>> {
     found.ok()?.try_get_as_bytes().ok().map(<[u8]>::to_vec)
 }

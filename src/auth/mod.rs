@@ -1,4 +1,4 @@
-//! Authorization: verifies JSON Web Tokens (RFC 7519) and turns each into a [`Grant`].
+//! Authorization: verifies JSON Web Tokens (RFC 7519) and turns each token into a [`Grant`].
 //!
 //! This module is pure: its inputs are keys ([`Key`]) as bytes, the time as seconds since 1970, and
 //! a token as the peer sent it. Each key is for one algorithm. A token whose header names another
@@ -12,8 +12,8 @@
 //!
 //! Each item names an attack and then the defence:
 //!
-//! - *Sign with the public key as if it were a secret*: a key is for one algorithm, which the
-//!   operator or the key's JWK names; a secret is never PEM.
+//! - *Sign with the public key as if it were a secret*: each key is for one algorithm, which the
+//!   operator or the key's JWK names; a PEM text is refused as a secret.
 //! - *Use `none`, or an algorithm without a key*: a token is refused if its algorithm is unknown or
 //!   no key is for this algorithm.
 //! - *Bring a key in the header (`jwk`, `jku`, `x5c`)*: these members are ignored, and a header
@@ -22,20 +22,20 @@
 //! - *Use a token of another service*: if `aud` is present, it must name this server; if an issuer
 //!   is configured, `iss` must match.
 //! - *Use a token forever*: `exp` is required, and open conns end when the token expires.
-//! - *Keep permissions that a newer token lacks*: showing a new token ends all subscriptions that
-//!   this token does not allow.
+//! - *Keep permissions that a newer token lacks*: a client that shows a new token loses all
+//!   subscriptions that the new token does not allow.
 //! - *Take over another user's conn*: a token shown in band must have the same `sub` as the conn's
 //!   previous token.
-//! - *Exhaust the CPU with verifications*: an invalid token ends the conn or request, a conn can
-//!   show a valid token once per second, and at most 64 keys are tried.
-//! - *Exhaust memory with claims*: a token has at most 64 KiB, and is bounded by the limit on
+//! - *Exhaust the CPU with verifications*: an invalid token ends the conn or request; a conn can
+//!   show at most one valid token per second; at most 64 keys are tried for a token.
+//! - *Exhaust memory with claims*: a token has at most 64 KiB and must fit within the limit on
 //!   request heads or messages. It has at most 64 patterns, and `sub` has at most 256 bytes.
-//! - *Connect and show no token*: there is a deadline, and no channel is served before a token is
-//!   shown.
+//! - *Connect and show no token*: the client must show a token before a deadline, and no channel is
+//!   served until then.
 //! - *Read tokens from logs, metrics or responses*: no error contains a byte of a token; the
 //!   subprotocol is not echoed; the query parameter is off by default.
-//! - *Send a request from a foreign page with the user's cookie*: tokens do not help; `SameSite`
-//!   cookies and the check of origins do.
+//! - *Send a request from a foreign page with the user's cookie*: tokens do not prevent this
+//!   attack; `SameSite` cookies and the check of origins prevent it.
 //! - *Use a stolen token*: tokens should have short lifetimes, and `disconnect_sub` closes open
 //!   conns; there is no list of revoked tokens.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]

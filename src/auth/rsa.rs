@@ -41,7 +41,8 @@ pub(super) fn of_numbers(n: &[u8], e: &[u8]) -> Result<DecodingKey, KeyError> {
     Ok(DecodingKey::from_rsa_raw_components(n, e))
 }
 
-/// Makes a key from an `RSAPublicKey` in DER (RFC 8017, A.1.1). Returns `None` for other data.
+/// Makes a key from an `RSAPublicKey` in DER (RFC 8017, A.1.1). Returns `None` for data of another
+/// form.
 pub(super) fn of_der(der: &[u8]) -> Option<Result<DecodingKey, KeyError>> {
     let (numbers, []) = value(SEQUENCE, der)? else {
         return None;
@@ -57,8 +58,8 @@ pub(super) fn of_der(der: &[u8]) -> Option<Result<DecodingKey, KeyError>> {
     Some(of_numbers(n, e))
 }
 
-/// Returns the value of the first element, which must have this tag, and the bytes after the
-/// element.
+/// Returns the value of the first DER element and the bytes after this element. The element must
+/// have this tag.
 fn value(tag: u8, der: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = match der {
         [first, 0x82, high, low, rest @ ..] if *first == tag => {

@@ -1,9 +1,10 @@
 //! Verifies one token: its form, its key, its signature and its claims, in that order.
 //!
 //! Two members of the header are used: the key's name (`kid`) and the algorithm (`alg`). The
-//! algorithm must equal that of the key (RFC 8725, 3.1 and 3.2). Keys that a header contains or
-//! refers to (`jwk`, `jku`, `x5c`) are ignored, and a header with `crit` is refused (RFC 7515,
-//! 4.1.11). The work for a token is bounded by the token's length and the number of keys.
+//! algorithm must equal the algorithm of the key (RFC 8725, 3.1 and 3.2). Keys that a header
+//! contains or refers to (`jwk`, `jku`, `x5c`) are ignored, and a header with `crit` is refused
+//! (RFC 7515, 4.1.11). The work for a token is bounded by the token's length and the number of
+//! keys.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -19,7 +20,8 @@ use crate::config::{Algorithm, TokenRules};
 /// The reason for which a token is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// No matching key is for the token's algorithm, or the token is unsigned.
+    /// None of the keys that match the token's `kid` is for the token's algorithm, or the token is
+    /// unsigned.
     #[error("no key of this server is for the token's algorithm")]
     Algorithm,
     /// The claim `aud` does not name this server.
@@ -159,7 +161,7 @@ impl Verifier {
 
 fn read_header(text: &str) -> Result<Header, TokenError> {
     let json = decode(text)?;
-    // Checked because serde would also accept an array of the values instead of an object.
+    // The first character is checked because serde would also accept an array of the values.
     if !json.trim_ascii_start().starts_with(b"{") {
         return Err(TokenError::Malformed);
     }

@@ -1,5 +1,5 @@
-//! The state machine of one connection. A connection serves requests and polls, then possibly a
-//! stream, and then ends.
+//! The state machine of one connection. A connection first serves requests and polls, then possibly
+//! one stream, and then ends.
 //!
 //! The machine combines `http` and `transport`. Its inputs are bytes, the time and the outcomes of
 //! effects. It writes bytes for the peer to the [`Outbox`]; every other action is an effect. The
@@ -67,15 +67,15 @@ enum Ping {
     Sent,
 }
 
-/// Whether bytes are still to be sent when a conn's timer fires.
+/// The state of a conn's unsent bytes and publications when the conn's timer fires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SendState {
-    /// Bytes or publications wait, and the socket would block.
+    /// Bytes or publications wait to be sent, and the socket would block.
     Blocked,
     /// Nothing waits to be sent, and the client's position is the log's head.
     CaughtUp,
-    /// Publications wait for the next flush or for the client's window, or the client's position is
-    /// after the log's head.
+    /// Publications wait for the next flush or for room in the client's window, or the client's
+    /// position is after the log's head.
     Pending,
 }
 
@@ -124,12 +124,13 @@ impl Conn {
         &self.outbox
     }
 
-    /// Returns the bytes that wait to be written, so that flush can remove the written bytes.
+    /// Returns the outbox, so that the flush can remove the bytes that it has written.
     pub fn outbox_mut(&mut self) -> &mut Outbox {
         &mut self.outbox
     }
 
-    /// Returns the encoding of publications for this conn; `None` if the conn is not a subscriber.
+    /// Returns the encoding of the publications for this conn; `None` if the conn is not a
+    /// subscriber.
     #[must_use]
     pub fn serving(&self) -> Option<FrameKind> {
         match &self.phase {
@@ -165,7 +166,7 @@ impl Conn {
         }
     }
 
-    /// Whether the conn's class matches its phase. Only for assertions.
+    /// Whether the conn's class matches its phase. Only assertions call this function.
     fn is_class_right(&self) -> bool {
         match &self.phase {
             Phase::ProxyHeader { .. } | Phase::Request { is_first: true, .. } => {
@@ -183,7 +184,7 @@ impl Conn {
     }
 
     /// Whether the conn is a stream whose peer has sent FIN and whose outbox is empty. Such a
-    /// stream ends as soon as all publications due to it have been sent.
+    /// stream ends as soon as all its pending publications have been sent.
     #[must_use]
     pub fn ends_when_served(&self) -> bool {
         let is_open = matches!(self.phase, Phase::Stream { closing: None, .. });
@@ -199,7 +200,7 @@ impl Conn {
         )
     }
 
-    /// Whether a PROXY header is not complete yet.
+    /// Whether the conn is still in the phase of its PROXY header.
     #[must_use]
     pub fn is_proxied(&self) -> bool {
         matches!(self.phase, Phase::ProxyHeader { .. })
@@ -221,8 +222,8 @@ impl Conn {
     }
 
     /// Returns the maximum number of bytes to read from the socket now. The number is zero while
-    /// responses wait in the outbox: as long as a client does not read, the server does not read
-    /// from it.
+    /// responses wait in the outbox. So the server does not read from a client that does not read
+    /// its responses.
     #[must_use]
     pub fn read_bytes_max(&self, request_head_bytes: u32) -> usize {
         match &self.phase {
@@ -245,8 +246,8 @@ impl Conn {
         }
     }
 
-    /// Whether bytes that were read earlier wait in the machine and can be handled now. The worker
-    /// then calls [`Conn::handle_bytes`] without bytes.
+    /// Whether the machine holds bytes that were read earlier and can be handled now. If so, the
+    /// worker calls [`Conn::handle_bytes`] without new bytes.
     #[must_use]
     pub fn has_unhandled(&self) -> bool {
         match &self.phase {
@@ -261,9 +262,9 @@ impl Conn {
         }
     }
 
-    /// Handles the event that the socket has accepted bytes. On a WebSocket, this is a sign of life
-    /// only if the socket had been full, because then the peer must have read. On other conns, it
-    /// is always a sign of life.
+    /// Called when the socket has accepted bytes. On a WebSocket, this is a sign of life only if
+    /// the socket was full before, because then the peer must have read bytes. On other conns,
+    /// accepted bytes are always a sign of life.
     pub fn handle_written(&mut self, now: Now, was_blocked: bool) {
         let is_life = match &self.phase {
             Phase::Stream { transport, .. } => was_blocked || !transport.expects_pong(),
@@ -277,14 +278,14 @@ impl Conn {
         }
     }
 
-    /// Handles the end of a pause in which the worker did not read from the conn. The pause does
-    /// not count as silence of the peer.
+    /// Called after a pause in which the worker did not read from the conn. The pause does not
+    /// count as silence of the peer.
     pub fn handle_resumed(&mut self, now: Now) {
         self.note_life(now);
     }
 
-    /// Notes a sign of life, unless a poll's answer or the conn's last bytes are being sent. Then
-    /// only write progress is a sign of life.
+    /// Records a sign of life, unless a poll's answer or the conn's last bytes are being sent.
+    /// During that time, only write progress is a sign of life.
     fn note_life(&mut self, now: Now) {
         let is_over = matches!(self.phase, Phase::Ending { .. });
         if !is_over && !self.outbox.has_answer() {
@@ -293,8 +294,8 @@ impl Conn {
         }
     }
 
-    /// Handles the end of a round that began after the conn was accepted, if the first request head
-    /// is not complete.
+    /// Called at the end of a round that began after the conn was accepted. If the first request
+    /// head is still incomplete, the conn's class becomes [`ConnClass::Silent`].
     pub fn handle_silent(&mut self, context: &mut Context<'_>) {
         if self.class == ConnClass::Arriving {
             self.set_class(ConnClass::Silent, context);
@@ -302,7 +303,8 @@ impl Conn {
     }
 
     /// Handles bytes from the peer. Bytes that already wait in the machine are handled first.
-    /// Payloads are unmasked in place. Bytes beyond the work budget wait in the machine.
+    /// Payloads are unmasked in place. Bytes that exceed the work budget wait in the machine for a
+    /// later call.
     pub fn handle_bytes(&mut self, bytes: &mut [u8], out: &mut Vec<u8>, context: &mut Context<'_>) {
         self.note_life(context.now);
         match &mut self.phase {
@@ -332,16 +334,16 @@ impl Conn {
     }
 
     /// Handles the end of the peer's input. The peer may still read, so its requests are answered
-    /// (RFC 9112, 9.6). Returns true if this function must be called again after the answer to a
-    /// poll, because further requests may wait.
+    /// (RFC 9112, 9.6). Returns true if the conn serves a poll. Further requests may wait for its
+    /// answer, so this function must be called again after the answer.
     ///
-    /// A stream does not end here, because publications from the log may still be due to it. See
-    /// [`Conn::ends_when_served`].
+    /// A stream does not end here, because publications from the log may still have to be sent on
+    /// it. See [`Conn::ends_when_served`].
     pub fn handle_eof(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) -> bool {
         let is_met_again = matches!(self.phase, Phase::Poll { .. });
         self.is_peer_done = true;
         match &mut self.phase {
-            // A response still waits in the outbox. It is sent before the conn ends.
+            // The response that waits in the outbox is sent before the conn ends.
             Phase::Request { .. } if !self.outbox.is_empty() => {
                 self.end(CloseReason::Done, context);
             }
@@ -354,7 +356,7 @@ impl Conn {
             Phase::ProxyHeader { .. } | Phase::Request { .. } => {
                 context.ask(Effect::Close(CloseReason::PeerGone));
             }
-            // The peer has sent its last request, so the poll is answered at once.
+            // The peer has sent its last request, so the poll is answered immediately.
             Phase::Poll { poll, partial } => {
                 let reason = partial.is_none().then_some(CloseReason::Done);
                 poll.handle_end(reason, context);
@@ -378,7 +380,7 @@ impl Conn {
         is_met_again
     }
 
-    /// Handles the timer that the conn has set.
+    /// Called when the conn's timer fires.
     pub fn handle_timeout(
         &mut self,
         send_state: SendState,
@@ -391,8 +393,8 @@ impl Conn {
         match &mut self.phase {
             Phase::Request { .. } if !self.outbox.is_empty() => match send_state {
                 SendState::Blocked => context.ask(Effect::Close(CloseReason::Idle)),
-                // The socket has accepted all written bytes, so the delay is the server's, not the
-                // client's.
+                // The socket has accepted all written bytes, so the server causes the delay, not
+                // the client.
                 SendState::CaughtUp | SendState::Pending => {
                     let deadline = context.now.after(context.config.limits.request_head());
                     context.ask(Effect::SetTimer(deadline));
@@ -430,11 +432,11 @@ impl Conn {
         self.settle(out, context);
     }
 
-    /// Handles the event that everything in the outbox has been written.
+    /// Called when everything in the outbox has been written.
     pub fn handle_drained(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
         match &mut self.phase {
             Phase::Request { .. } => {
-                // The limit on the time for the next request head starts now.
+                // The time limit for the next request head starts now.
                 let deadline = context.now.after(context.config.limits.request_head());
                 context.ask(Effect::SetTimer(deadline));
             }
@@ -490,7 +492,7 @@ impl Conn {
         self.settle(out, context);
     }
 
-    /// Passes an event to the stream, if it is open.
+    /// Passes an event to the stream, if the stream is open.
     pub fn handle_event(
         &mut self,
         event: StreamEvent<'_>,
@@ -525,8 +527,8 @@ impl Conn {
         Delivery::Done
     }
 
-    /// Ends a stream, or answers a poll now and closes its conn. For a shutdown, the worker calls
-    /// [`Conn::handle_shutdown`], which ends a conn in any phase.
+    /// Ends a stream, or answers a poll immediately and then closes its conn. For a shutdown, the
+    /// worker calls [`Conn::handle_shutdown`], which ends a conn in any phase.
     pub fn handle_goodbye(
         &mut self,
         goodbye: Goodbye<'_>,
@@ -571,9 +573,9 @@ impl Conn {
         self.settle(out, context);
     }
 
-    /// Handles the event that the peer's kernel has acknowledged all sent bytes, and no byte from
-    /// the peer is unread. FIN is now sent to a WebSocket, so that the peer's close frame has one
-    /// more round trip to arrive.
+    /// Called when the peer's kernel has acknowledged all sent bytes and all received bytes have
+    /// been read. On a WebSocket, FIN is sent now, so that the peer's close frame has one more
+    /// round trip to arrive.
     pub fn handle_goodbye_acknowledged(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
         match self.phase {
             Phase::Stream {
@@ -607,8 +609,8 @@ impl Conn {
     }
 
     /// Sends a heartbeat, or closes the stream if the peer has been silent for too long. If the
-    /// timer fired for the token, it fired before the heartbeat was due, and the peer's silence
-    /// does not count.
+    /// timer fired for the conn's token, the heartbeat was not due yet, so the peer's silence does
+    /// not count.
     fn check_heartbeat(
         &mut self,
         send_state: SendState,
@@ -669,7 +671,8 @@ impl Conn {
         }
     }
 
-    /// Ends the conn for a reason. Publications are no longer sent, but the rest of the outbox is.
+    /// Ends the conn for a reason. The rest of the outbox is still sent. Further publications are
+    /// not sent.
     fn end(&mut self, reason: CloseReason, context: &mut Context<'_>) {
         if let Some(gauge) = self.phase.gauge(context.metrics) {
             gauge.decrement();
@@ -690,7 +693,7 @@ impl Conn {
         context.ask(Effect::SetTimer(deadline));
     }
 
-    /// Finishes every call of the machine. Moves `out` to the outbox, and sends FIN if the conn is
+    /// Completes a call of the machine: moves `out` to the outbox, and sends FIN if the conn is
     /// ending and its outbox is empty.
     fn settle(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
         self.outbox.append(out);

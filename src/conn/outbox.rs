@@ -1,11 +1,11 @@
-//! The unsent bytes of one conn: control bytes, the rest of a frame, and the publications of a
-//! poll's answer.
+//! The unsent bytes of one conn: control bytes, the rest of a partly written frame, and the
+//! publications of a poll's answer.
 //!
-//! An outbox allocates memory only while something is pending. The rest of a partly written frame
-//! is sent first, then control bytes, then publications from the log. Control bytes are appended as
+//! An outbox allocates memory only while it has unsent bytes. The rest of a partly written frame is
+//! sent first, then control bytes, then publications from the log. Control bytes are appended as
 //! complete messages, so they can be sent between any two frames. A poll's answer is the last part
-//! of the outbox: the response head is control bytes, and the answer's publications are sent after
-//! it.
+//! of the outbox: its response head is part of the control bytes, and its publications are sent
+//! after the control bytes.
 //!
 //! Encodings are shared with the log and with all other conns. An encoding stays in memory while a
 //! conn holds it, even after the log has evicted it. A conn that needs only a small rest of a large
@@ -26,7 +26,7 @@ pub struct Outbox(Option<Box<Pending>>);
 struct Pending {
     rest: Option<Rest>,
     control: Vec<u8>,
-    /// The number of bytes of `control` that have been written; at most its length.
+    /// The number of bytes of `control` that have been written; at most the length of `control`.
     control_written: usize,
     answer: Option<Answer>,
 }
@@ -35,7 +35,7 @@ struct Pending {
 #[derive(Debug)]
 struct Rest {
     frame: Held,
-    /// The number of bytes of the frame that have been written; less than its length.
+    /// The number of bytes of the frame that have been written; less than the frame's length.
     written: usize,
 }
 
@@ -46,8 +46,8 @@ struct Answer {
     frames: VecDeque<Held>,
     /// The bytes to send after the last frame.
     tail: &'static [u8],
-    /// The number of bytes of the first frame that are written or omitted. If no frame is left, the
-    /// number of written bytes of the tail.
+    /// The number of bytes of the first frame that are written or omitted. If no frame is left,
+    /// this is the number of written bytes of the tail.
     offset: usize,
 }
 
@@ -60,8 +60,8 @@ struct Held {
 
 #[derive(Debug)]
 enum Bytes {
-    /// A frame of an answer in the answer's first turn. Most frames are written in that turn, so
-    /// these frames do not count as held.
+    /// A frame of an answer, during the turn in which the answer was appended. Most frames are
+    /// written in that turn, so such a frame does not count as held.
     Given(Arc<Frames>, FrameKind),
     Shared(Hold, FrameKind),
     /// A copy of the frame's unwritten rest.
@@ -108,8 +108,9 @@ impl Outbox {
         }
         let pending = self.0.get_or_insert_default();
         debug_assert!(pending.answer.is_none(), "an answer is the last thing");
-        // Written bytes must be removed even if the queue is never empty. They are removed only
-        // when they fill at least half of the queue, so on average each byte moves at most once.
+        // Written bytes must be removed even if the queue is never empty. The written bytes are
+        // removed only when they fill at least half of the queue. So each byte is moved at most
+        // once on average.
         if pending.control_written * 2 >= pending.control.len() {
             pending.control.drain(..pending.control_written);
             pending.control_written = 0;
@@ -117,9 +118,9 @@ impl Outbox {
         pending.control.extend_from_slice(bytes);
     }
 
-    /// Appends an answer's encoded publications as one list, and the end of the list. The first
-    /// publication is written without its separator. The publications count as held after a call of
-    /// [`Self::hold`].
+    /// Appends an answer's encoded publications as one list, and then the end of the list. The
+    /// first publication is written without its separator. The publications count as held only
+    /// after a call of [`Self::hold`].
     pub fn append_answer(&mut self, publications: Vec<Encoded>, tail: &'static [u8]) {
         let pending = self.0.get_or_insert_default();
         debug_assert!(pending.answer.is_none());
@@ -143,7 +144,8 @@ impl Outbox {
             .for_each(Held::hold);
     }
 
-    /// Keeps the rest of a frame of which the socket has accepted only a part.
+    /// Keeps the rest of a frame. The socket has accepted only the first `written` bytes of the
+    /// frame.
     pub fn keep_rest(&mut self, publication: Encoded, written: usize) {
         let pending = self.0.get_or_insert_default();
         debug_assert!(pending.rest.is_none());
@@ -153,7 +155,7 @@ impl Outbox {
         });
     }
 
-    /// Returns the number of the oldest publication that the outbox holds.
+    /// Returns the sequence number of the oldest publication that the outbox holds.
     #[must_use]
     pub fn oldest_held(&self) -> Option<Sequence> {
         self.held().map(|held| held.sequence).min()
@@ -165,9 +167,9 @@ impl Outbox {
         self.held().any(Held::is_pinned)
     }
 
-    /// Copies the unwritten rest of each evicted frame, if the rest is at most half of this conn's
-    /// share in the frame's encodings. If all holders of a frame copy their rests, at least half of
-    /// the frame's memory is freed.
+    /// Copies the unwritten rest of each evicted frame, if the rest has at most half the size of
+    /// this conn's share of the frame's memory. If all holders of a frame copy their rests, at
+    /// least half of the frame's memory is freed.
     pub fn copy_rests(&mut self) {
         let Some(pending) = &mut self.0 else { return };
         if let Some(rest) = &mut pending.rest {
@@ -205,8 +207,8 @@ impl Outbox {
         })
     }
 
-    /// Returns the bytes to write, in order: the rest of a frame, control bytes, an answer. No
-    /// slice is empty.
+    /// Returns the bytes to write, in order: the rest of a frame, then control bytes, then an
+    /// answer. No slice is empty.
     pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
         let pending = self.0.iter();
         let slices = pending.flat_map(|pending| {
@@ -224,7 +226,7 @@ impl Outbox {
         self.slices().map(<[u8]>::len).sum()
     }
 
-    /// Removes `written` bytes, or all bytes if the outbox has fewer.
+    /// Removes `written` bytes, or all bytes if the outbox has fewer bytes.
     pub fn drain(&mut self, written: usize) -> Drained {
         let mut drained = Drained {
             left: written,
@@ -242,7 +244,7 @@ impl Outbox {
 }
 
 impl Pending {
-    /// Removes written bytes. Returns true if nothing is left.
+    /// Removes written bytes. Returns true if no unwritten bytes are left.
     fn drain(&mut self, drained: &mut Drained) -> bool {
         if let Some(rest) = &mut self.rest {
             let length = rest.bytes().len();
@@ -283,7 +285,7 @@ impl Answer {
         })
     }
 
-    /// Removes written bytes. Returns true if the tail has been written.
+    /// Removes written bytes. Returns true if the whole tail has been written.
     fn drain(&mut self, drained: &mut Drained) -> bool {
         while let Some(frame) = self.frames.front() {
             let left = frame.bytes().len().saturating_sub(self.offset);
@@ -340,7 +342,8 @@ impl Held {
         }
     }
 
-    /// Copies the bytes after `done`, if the copy frees memory, and sets `done` to zero then.
+    /// If a copy frees memory, copies the bytes after the first `done` bytes and sets `done` to
+    /// zero.
     fn copy(&mut self, done: &mut usize) {
         if let Bytes::Shared(frames, kind) = &self.bytes
             && !frames.is_logged()
@@ -374,7 +377,8 @@ mod tests {
         logged(payload, kind, &Arc::default()).1
     }
 
-    /// Encodes a publication. Until the returned publication is dropped, it counts as in the log.
+    /// Encodes a publication. The encoding counts as part of the log until the returned publication
+    /// is dropped.
     fn logged(payload: Payload, kind: FrameKind, ledger: &Arc<Ledger>) -> (Publication, Encoded) {
         let id = Cursor {
             epoch: Epoch::new(1),

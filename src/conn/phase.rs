@@ -21,7 +21,7 @@ pub(super) enum Phase {
     Request {
         /// A partial head, or requests that wait until the outbox is empty.
         partial: Option<Box<Partial>>,
-        /// Whether no request has been answered yet.
+        /// True until the first request has been answered.
         is_first: bool,
     },
     /// The conn serves a poll whose answer is not written yet.
@@ -36,8 +36,9 @@ pub(super) enum Phase {
         transport: Transport,
         closing: Option<CloseReason>,
     },
-    /// The conn sends its outbox, then FIN. Then it waits for the peer's FIN, because closing a
-    /// socket with unread input resets the connection and may destroy the last bytes.
+    /// The conn sends its outbox, then FIN, and then waits for the peer's FIN. Closing a socket
+    /// with unread input would reset the connection, which may destroy the last bytes that were
+    /// sent.
     Ending {
         reason: CloseReason,
         has_sent_fin: bool,
@@ -45,8 +46,8 @@ pub(super) enum Phase {
 }
 
 impl Phase {
-    /// Returns the gauge that counts conns in this phase. A short poll has no gauge, because it is
-    /// answered in the same turn.
+    /// Returns the gauge that counts conns in this phase. A short poll has no gauge, because a
+    /// short poll is answered in the turn in which it arrives.
     pub(super) fn gauge<'a>(&self, metrics: &'a WorkerMetrics) -> Option<&'a Counter> {
         match self {
             Self::Stream {
@@ -79,11 +80,11 @@ impl Phase {
     }
 }
 
-/// Bytes of an incomplete head, or of requests that have to wait.
+/// The bytes of an incomplete head, or of requests that wait for an earlier response.
 #[derive(Debug)]
 pub(super) struct Partial {
     pub(super) bytes: Vec<u8>,
-    /// Whether the bytes had to wait for a response, so that they may contain a complete request.
+    /// Set if the bytes had to wait for a response. Such bytes may contain a complete request.
     pub(super) is_unhandled: bool,
 }
 

@@ -1,8 +1,8 @@
 //! The poll phase: the conn is a subscriber until its poll is answered.
 //!
-//! Later requests wait, within the limit on a request head. The outbox holds the answer's
-//! publications by reference, so a conn with a slow reader pins them. Such a conn is closed after
-//! two heartbeats without write progress.
+//! Later requests wait for the answer, within the limit on a request head. The outbox holds the
+//! answer's publications by reference, so a conn whose peer reads slowly keeps these publications
+//! in memory. Such a conn is closed after two heartbeat intervals without write progress.
 
 use std::time::Duration;
 
@@ -97,8 +97,8 @@ impl Conn {
         context.now.after(self.patience(context))
     }
 
-    /// Returns the time for which the peer may still be silent. The limit is two heartbeat
-    /// intervals after its last sign of life.
+    /// Returns how long the peer may still be silent. The limit is two heartbeat intervals after
+    /// the peer's last sign of life.
     fn patience(&self, context: &Context<'_>) -> Duration {
         let silent = u64::from(millis(context.now).wrapping_sub(self.life_ms));
         let limit = context.config.heartbeat.interval() * 2;

@@ -2,9 +2,9 @@
 //!
 //! The part of the header that names the client is kept like a partial request. The header's
 //! extensions are only counted and dropped, so a header of any length occupies a few dozen bytes.
-//! No byte after the header is read together with the header, because TLS may follow. The worker
-//! counts the conn for the client and reports whether the client is admitted. Until then the
-//! request waits.
+//! Bytes after the header are never read together with the header, because they may belong to TLS.
+//! The worker counts the conn for the client and reports whether the client is admitted. The conn's
+//! request waits for this report.
 
 use super::phase::{Partial, Phase};
 use super::{Conn, TooMany};
@@ -48,8 +48,8 @@ impl Conn {
         }
     }
 
-    /// Drops extensions of the header. After the last extension, asks the worker to count the
-    /// client.
+    /// Drops extensions of the header. After the last extension, asks the worker to count the conn
+    /// for the client.
     pub(super) fn skip_extensions(&mut self, bytes: &[u8], context: &mut Context<'_>) {
         let Phase::ProxyHeader {
             partial,
@@ -84,8 +84,8 @@ impl Conn {
         context.ask(Effect::IdentifyByProxyHeader(client));
     }
 
-    /// Handles the worker's decision about the client that the PROXY header names. The worker has
-    /// counted the conn for this client, or refuses the client.
+    /// Handles the worker's decision about the client that the PROXY header names. If the client is
+    /// admitted, the worker has counted the conn for this client.
     pub fn handle_proxy_client(
         &mut self,
         admitted: Result<(), TooMany>,

@@ -1,9 +1,9 @@
 //! The request phase: one response at a time, until a request opens a stream.
 //!
 //! A client may pipeline requests. Requests that have to wait for an earlier response are kept
-//! unparsed, within the limit on a request head, and the socket is not read. After the response is
-//! written, the worker lets the machine handle the kept bytes instead of new ones. So a turn
-//! answers one request.
+//! unparsed, within the limit on a request head. Meanwhile, the socket is not read. After the
+//! response is written, the worker passes the kept bytes to the machine instead of new bytes. So
+//! one turn answers one request.
 
 use std::time::Duration;
 
@@ -72,7 +72,7 @@ impl Conn {
         }
     }
 
-    /// Ends the conn after a response, or waits for the next request.
+    /// Ends the conn after a response, or prepares the conn for the next request.
     fn finish_response(&mut self, response: &Response, rest: &[u8], context: &mut Context<'_>) {
         match response.then {
             After::Close if response.status.code() < 400 => self.end(CloseReason::Done, context),
@@ -109,7 +109,7 @@ impl Conn {
         self.open_stream(Transport::WebSocket(socket), join, context);
     }
 
-    /// Passes bytes to the stream that were read together with the handshake.
+    /// Passes the bytes that were read together with the handshake to the stream.
     fn handle_early_bytes(
         &mut self,
         bytes: &mut [u8],
@@ -177,8 +177,8 @@ impl Conn {
     }
 
     /// Enters the phase and subscribes. `first` is the first deadline. The timer is set before the
-    /// join, because joining may answer a poll at once. If `join` is `None`, the conn waits for a
-    /// token before it subscribes.
+    /// join, because the join may cause an immediate answer to a poll. If `join` is `None`, the
+    /// conn waits for a token before it subscribes.
     pub(super) fn open(
         &mut self,
         phase: Phase,

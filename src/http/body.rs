@@ -2,7 +2,7 @@
 //! body may arrive in any number of parts.
 //!
 //! Bytes are consumed as they arrive, so chunk sizes and extensions are never stored. At most
-//! `bytes_max` bytes of content are stored, and none of a skipped body.
+//! `bytes_max` bytes of content are stored. The content of a skipped body is not stored.
 
 use super::chunked::{ChunkError, Chunks, Step};
 
@@ -36,7 +36,7 @@ enum Framing {
 pub(crate) enum Progress {
     /// The body ended after this many bytes.
     Complete(usize),
-    /// This many bytes were consumed, and more are needed.
+    /// This many bytes were consumed, and more bytes are needed.
     More(usize),
 }
 
@@ -69,12 +69,12 @@ impl Body {
         }
     }
 
-    /// Returns the content that was received until now.
+    /// Returns the content that has been received so far.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// Consumes bytes of `input`, up to the end of the body.
+    /// Consumes bytes of `input`, but none after the end of the body.
     pub(crate) fn take(&mut self, input: &[u8]) -> Result<Progress, BodyError> {
         let mut used = 0;
         loop {

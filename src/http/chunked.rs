@@ -41,7 +41,7 @@ pub enum Step {
     Partial,
 }
 
-/// The reason for which the chunks cannot be read. The end of the body is unknown then.
+/// The reason for which the chunks cannot be read. In this case, the end of the body is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChunkError {
     /// There is no CR LF after the content of a chunk.
@@ -72,7 +72,7 @@ impl Chunks {
     }
 
     /// Returns the part of the body with which the input begins, and moves past this part. The
-    /// caller must remove its bytes from the input.
+    /// caller must remove the bytes of this part from the input.
     ///
     /// # Errors
     /// Returns a [`ChunkError`] if the framing is broken.
@@ -147,7 +147,7 @@ fn take_trailer(bytes: &mut usize, input: &[u8]) -> Result<Step, ChunkError> {
         return Ok(Step::Partial);
     };
     *bytes += line;
-    // As in a head, a line does not end in a bare LF.
+    // As in a head, a line that ends in a bare LF is refused.
     match input.get(..end) {
         Some([b'\r']) => Ok(Step::End(end + 1)),
         Some([.., b'\r']) => Ok(Step::Line(end + 1)),

@@ -2,8 +2,8 @@
 //!
 //! A token is read from the first of these places that contains a token: `Authorization: Bearer`
 //! (RFC 6750, 2.1), a second offered subprotocol, the configured cookie, the configured query
-//! parameter. An invalid token is refused even if no token is needed, so that its owner notices the
-//! fault.
+//! parameter. An invalid token is refused even if no token is needed, so that the token's owner
+//! notices the fault.
 
 use std::borrow::Cow;
 
@@ -149,8 +149,8 @@ fn text(token: &[u8]) -> Result<Option<Cow<'_, str>>, Refusal> {
     Ok(Some(Cow::Borrowed(text)))
 }
 
-/// Returns the token of the scheme `Bearer`. Other schemes, for example those that a proxy uses,
-/// are ignored.
+/// Returns the token of the scheme `Bearer`. Other schemes are ignored, for example a scheme that a
+/// proxy uses.
 fn bearer(value: &[u8]) -> Option<&[u8]> {
     let (scheme, token) = value.split_at_checked(b"Bearer ".len())?;
     let is_bearer = scheme.eq_ignore_ascii_case(b"Bearer ");

@@ -2,11 +2,11 @@
 //! permessage-deflate (RFC 7692, 5.1 and 7.1).
 //!
 //! An offer with an unknown, repeated, invalid or unsupported parameter is declined, and the next
-//! offer is examined. Other extensions are ignored. A field that is not a list of extensions ends
-//! the handshake. The answer excludes context takeover on both sides. So all subscribers share one
-//! compressed frame, and no conn owns a compressor. For the same reason the window is always
-//! [`DEFLATE_WINDOW_BITS`], and an offer that demands a smaller window is declined. The parser
-//! borrows the field and allocates nothing.
+//! offer is examined. Other extensions are ignored. If the field is not a list of extensions, the
+//! handshake is refused. The answer excludes context takeover on both sides. So all subscribers
+//! share one compressed frame, and no conn owns a compressor. For the same reason the window is
+//! always [`DEFLATE_WINDOW_BITS`], and an offer that demands a smaller window is declined. The
+//! parser borrows the field and allocates nothing.
 
 use super::framing::is_token_byte;
 use crate::config::limits::DEFLATE_WINDOW_BITS;
@@ -27,7 +27,7 @@ pub struct Deflate {
 pub struct Offers {
     /// The first suitable offer of permessage-deflate.
     pub deflate: Option<Deflate>,
-    /// Whether a line was not a list of extensions.
+    /// Set if a line was not a valid list of extensions.
     pub is_malformed: bool,
 }
 
@@ -102,7 +102,8 @@ impl Offer {
 #[derive(Debug, Default)]
 struct Digits {
     count: usize,
-    /// The number; `None` after a byte that is not a digit, a leading zero or a third byte.
+    /// The number. `None` if a byte is not a digit, if the first of two digits is zero, or if there
+    /// are more than two bytes.
     number: Option<u8>,
 }
 
@@ -208,8 +209,8 @@ impl<'b> Parser<'b> {
         Ok(*byte)
     }
 
-    /// Skips white space. If `byte` is next, skips it and the white space after it, and returns
-    /// true.
+    /// Skips white space. If the next byte is `byte`, also skips this byte and the white space
+    /// after this byte, and returns true.
     fn skip(&mut self, byte: u8) -> bool {
         self.skip_space();
         match self.rest.split_first() {
@@ -262,8 +263,8 @@ mod tests {
     #[test]
     fn offers_of_clients_in_the_field_are_accepted() {
         for (line, expected) in [
-            // These are the offers of browsers, Node and Python, then those of embedded clients,
-            // then those of Go and .NET.
+            // These are the offers of browsers, Node and Python, then the offers of embedded
+            // clients, then the offers of Go and .NET.
             ("permessage-deflate; client_max_window_bits", ACCEPTED),
             (
                 "permessage-deflate; server_max_window_bits=12; client_max_window_bits=12",

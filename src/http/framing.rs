@@ -66,9 +66,9 @@ fn length(value: &[u8]) -> Result<u64, Refusal> {
     })
 }
 
-/// Accepts `chunked` as the only transfer coding. If a list does not end in `chunked` or has it
-/// twice, the end of the content is unknown (RFC 9112, 6.3). Other codings before `chunked` are
-/// valid, but not implemented.
+/// Accepts `chunked` as the only transfer coding. If a list does not end in `chunked` or contains
+/// `chunked` twice, the end of the content is unknown (RFC 9112, 6.3). Other codings before
+/// `chunked` are valid, but not implemented.
 fn chunked_only(codings: &[u8]) -> Result<Framing, Refusal> {
     let mut from_last = codings.split(|byte| *byte == b',').rev();
     let is_chunked = |coding: &[u8]| coding.trim_ascii().eq_ignore_ascii_case(b"chunked");

@@ -1,9 +1,9 @@
 //! The response to an HTTP/2 connection preface (RFC 9113, 3.4).
 //!
-//! An HTTP/2 client would parse an HTTP/1.1 response as broken frames and not show it; curl, for
-//! example, prints "Empty reply from server". Clients do report a GOAWAY frame with the error code
-//! for this case. The debug data of the frame is the problem document. [`super::response`] is the
-//! caller.
+//! An HTTP/2 client would parse an HTTP/1.1 response as broken frames and would not show the
+//! response; curl, for example, prints "Empty reply from server". But clients report a GOAWAY frame
+//! with the error code for this case. The debug data of the frame is the problem document.
+//! [`super::response`] is the caller.
 
 /// An empty SETTINGS frame, which must come first (RFC 9113, 3.4).
 const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];

@@ -1,12 +1,12 @@
 //! Parses a request head (RFC 9112, 2 to 6) and checks everything that determines the end of the
 //! request.
 //!
-//! A head is parsed once, when it is complete; before that, a call costs one search for an empty
-//! line. Bytes that can never become a request are refused at once. Field values are borrowed and
-//! collected in one pass; only the ids of `If-None-Match` are allocated. A head with a framing
-//! fault is returned with the fault and with [`After::Close`], so that its method is known. All
-//! listeners use this parser. The client and admin listeners, whose requests have no content, call
-//! [`read_head`]. The feed reads content and calls [`read_message_head`].
+//! A head is parsed once, when it is complete; before that, each call costs one search for an empty
+//! line. Bytes that can never become a request are refused immediately. Field values are borrowed
+//! and collected in one pass; only the ids of `If-None-Match` need an allocation. A head with a
+//! framing fault is returned with the fault and with [`After::Close`], so that the caller knows the
+//! method. All listeners use this parser. The client and admin listeners, whose requests have no
+//! content, call [`read_head`]. The feed reads content and calls [`read_message_head`].
 
 use crate::config::limits::{REQUEST_HEADERS_MAX, REQUEST_TARGET_BYTES_MAX};
 
@@ -36,7 +36,7 @@ pub enum HeadRead<'b> {
     Incomplete,
     /// A complete head was read.
     Complete {
-        /// The length of the head in bytes, including empty lines before it.
+        /// The length of the head in bytes, including the empty lines before the head.
         length: usize,
         /// The parsed head.
         head: Head<'b>,
@@ -140,7 +140,7 @@ pub struct Fields<'b> {
     pub host: Field<'b>,
     /// The entity tags in `If-None-Match`.
     pub if_none_match: Validators,
-    /// The value of `Last-Event-ID`; the first value if there are several.
+    /// The value of `Last-Event-ID`; the first value if the field occurs several times.
     pub last_event_id: Option<&'b [u8]>,
     /// The field `Origin`.
     pub origin: Field<'b>,
@@ -255,8 +255,8 @@ impl<'b> Head<'b> {
     }
 
     /// Adds a fault if the request has content, for listeners that do not accept content. The
-    /// content is never read, so that no second request can be smuggled in it. `100 Continue` is
-    /// never sent.
+    /// content is never read, so that no second request can be smuggled in the content. `100
+    /// Continue` is never sent.
     fn without_content(mut self) -> Self {
         let content = match self.framing {
             Framing::Absent | Framing::Counted(0) => None,
@@ -281,7 +281,7 @@ impl<'b> Head<'b> {
     }
 }
 
-/// Reads the head of a request that must not have content from the front of `bytes`. At most
+/// Reads a request head from the front of `bytes`. The request must not have content. At most
 /// `head_bytes_max` bytes are examined.
 pub fn read_head(bytes: &[u8], head_bytes_max: usize) -> HeadRead<'_> {
     match read_message_head(bytes, head_bytes_max) {
@@ -293,7 +293,7 @@ pub fn read_head(bytes: &[u8], head_bytes_max: usize) -> HeadRead<'_> {
     }
 }
 
-/// Reads the head of a request that may have content from the front of `bytes`. The caller checks
+/// Reads a request head from the front of `bytes`. The request may have content. The caller checks
 /// the method and the expectation.
 pub fn read_message_head(bytes: &[u8], head_bytes_max: usize) -> HeadRead<'_> {
     match find(bytes, head_bytes_max) {

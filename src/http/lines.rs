@@ -3,9 +3,9 @@
 //!
 //! A line ends in CR LF. RFC 9112, 2.2 lets a recipient accept a bare LF, too. But if a server
 //! accepts a bare LF and a proxy does not, they see two different heads, which allows request
-//! smuggling. No known client sends a bare LF, so it is refused, like a bare CR. A refusal depends
-//! only on the bytes before it, not on how the bytes are split into reads. [`super::head`] is the
-//! caller.
+//! smuggling. No known client sends a bare LF, so a bare LF is refused, like a bare CR. A refusal
+//! depends only on the received bytes, not on how these bytes are split into reads. [`super::head`]
+//! is the caller.
 
 use super::Refusal;
 use super::framing::is_token_byte;
@@ -62,8 +62,8 @@ fn without_empty_lines(mut bytes: &[u8]) -> &[u8] {
     bytes
 }
 
-/// Whether the bytes are a method and a space, or the beginning of such. Most binary protocols are
-/// refused at the first byte, without waiting for more bytes.
+/// Whether the bytes begin with a method and a space, or may be the incomplete beginning of a
+/// request. Most binary protocols are refused at the first byte, without waiting for more bytes.
 fn may_be_request(bytes: &[u8]) -> bool {
     if matches!(bytes, [] | [b'\r']) {
         return true;
@@ -104,8 +104,8 @@ fn next_line(bytes: &[u8]) -> Result<Option<&[u8]>, Refusal> {
 }
 
 /// Checks only the version at the end of the request line. A request of HTTP/0.9 has no version and
-/// no fields, so it is refused without waiting for fields. Other versions are refused because they
-/// have different rules (RFC 9112, 2.3).
+/// no fields, so such a request is refused without waiting for fields. Other versions are refused
+/// because they have different rules (RFC 9112, 2.3).
 fn check_request_line(line: &[u8]) -> Result<(), Refusal> {
     if line == b"PRI * HTTP/2.0" {
         return Err(Refusal::Http2);

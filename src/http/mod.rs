@@ -1,15 +1,15 @@
-//! PURE: the HTTP/1.1 request side of the client listener (RFC 9110, RFC 9112).
+//! PURE: this module answers the HTTP/1.1 requests of the client listener (RFC 9110, RFC 9112).
 //!
 //! This module turns the bytes of a request into an answer: a complete response, a stream of
 //! server-sent events, a WebSocket, or a poll. A call reads one request from the front of the
-//! conn's bytes. So keep-alive and pipelining are a loop in the caller. `lines` finds the head and
-//! `head` parses it. `framing` determines the end of a request and its host. `route` chooses the
-//! answer. `target`, `upgrade`, `extensions` and `validators` check the parameters. `origin` checks
-//! the page that sent the request, and `entry` checks the request's token. `refusal` lists all
-//! refusals, and `response` writes responses. Requests must not have content: a request with
-//! content is refused and the conn closed, so that no second request can be smuggled in the content
-//! of the first. The caller is `conn`. The transports call `response` for heads that they send
-//! later, and the feed uses this parser for its heads.
+//! conn's bytes. So the caller implements keep-alive and pipelining with a loop. `lines` finds the
+//! head and `head` parses it. `framing` determines the end of a request and its host. `route`
+//! chooses the answer. `target`, `upgrade`, `extensions` and `validators` check the parameters.
+//! `origin` checks the page that sent the request, and `entry` checks the request's token.
+//! `refusal` lists all refusals, and `response` writes responses. Requests must not have content: a
+//! request with content is refused and the conn is closed, so that no second request can be
+//! smuggled in the content of the first. The caller is `conn`. The transports call `response` for
+//! heads that they send later, and the feed parses the heads of its requests with this parser.
 #![doc = include_str!("strictness.md")]
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 #![warn(clippy::wildcard_enum_match_arm)]
@@ -76,7 +76,7 @@ pub enum RequestRead {
 pub enum Answer {
     /// A stream of server-sent events.
     EventStream(EventStreamRequest),
-    /// A poll: one answer, at once or when there are publications or gaps.
+    /// A poll, which is answered immediately, or when there are publications or gaps.
     Poll(PollRequest),
     /// A complete response.
     Respond(Response),
@@ -121,7 +121,7 @@ pub struct PollRequest {
     pub envelope: Envelope,
     /// The maximum time that the poll waits, within the server's limit. Zero for a short poll.
     pub timeout: Duration,
-    /// The answers that the client already has.
+    /// The ids of the answers that the client already has.
     pub validators: Validators,
     /// The origins whose pages may read the answer.
     pub sharing: Sharing,
@@ -138,7 +138,7 @@ pub struct WebSocketRequest {
     pub channels: Vec<ChannelName>,
     /// The position at which the subscription starts.
     pub since: Since,
-    /// The window of each of these channels, if the query has one.
+    /// The window of each of these channels, if the query has a window.
     pub window: Option<Window>,
     /// The format of each publication.
     pub envelope: Envelope,
@@ -182,8 +182,8 @@ pub fn read_request(
 
 /// Reads one request from the front of `bytes`. This is the entry point of the module.
 ///
-/// At most `config.limits.request_head_bytes` bytes are examined. If they contain no complete head,
-/// the request is refused. `date` is the value of the `Date` field.
+/// At most `config.limits.request_head_bytes` bytes are examined. If this many bytes contain no
+/// complete head, the request is refused. `date` is the value of the `Date` field.
 pub fn read_guarded_request(
     bytes: &[u8],
     access: &Access,

@@ -17,7 +17,7 @@ use super::target::Target;
 /// The kind of page that sent a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
-    /// A page of another origin that is not configured.
+    /// A page of another host, whose origin is not configured.
     Foreign,
     /// A page of a configured origin, given as an index into the configured list.
     Listed(u8),
@@ -66,7 +66,7 @@ fn host<'b>(head: &Head<'b>) -> Option<&'b [u8]> {
 }
 
 /// Whether an origin and a host have equal names and ports. The scheme is not compared, because a
-/// proxy may terminate TLS. It only determines the default port.
+/// proxy may terminate TLS. The scheme only determines the default port.
 fn is_same_host(origin: &[u8], host: &[u8]) -> bool {
     let (origin, port) = match (
         origin.strip_prefix(b"https://"),
@@ -85,8 +85,8 @@ fn is_same_host(origin: &[u8], host: &[u8]) -> bool {
     !origin.is_empty() && without_port(origin).eq_ignore_ascii_case(without_port(host))
 }
 
-/// The origins whose pages may read a later response. Stored as an index into the configured list,
-/// so that a waiting conn holds no text.
+/// The origins whose pages may read a later response. The origin is stored as an index into the
+/// configured list, so that a waiting conn holds no text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sharing(Option<u8>);
 
@@ -114,7 +114,7 @@ pub enum Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Appends the CORS fields, and `Vary`, because the response depends on the origin.
+    /// Appends the CORS fields. Also appends `Vary`, because the response depends on the origin.
     pub(super) fn push_fields(self, out: &mut Vec<u8>) {
         push_field("Vary", "Origin", out);
         match self {

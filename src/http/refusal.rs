@@ -16,13 +16,13 @@ pub enum Refusal {
     /// A `channel` parameter of the query is not a valid channel name.
     #[error("channel: {0}")]
     ChannelName(ChannelNameError),
-    /// The request names no channel, but needs one.
+    /// The request names no channel, but must name at least one channel.
     #[error("name at least one channel: ?channel=NAME")]
     ChannelMissing,
     /// The query names more channels than a conn may subscribe to.
     #[error("at most {limit} channels per connection, not {got}")]
     ChannelsTooMany {
-        /// The maximum number.
+        /// The maximum number of channels.
         limit: usize,
         /// The number of channels in the query.
         got: usize,
@@ -40,7 +40,7 @@ pub enum Refusal {
     /// The query has a percent sign without two hexadecimal digits, or a value that is not UTF-8.
     #[error("the query is not percent-encoded UTF-8")]
     Encoding,
-    /// The request is not admitted because of its token, or because it has none.
+    /// The request is not admitted, because its token is refused or missing.
     #[error(transparent)]
     Entry(#[from] EntryError),
     /// The parameter `envelope` is neither `full` nor `data`.
@@ -55,13 +55,13 @@ pub enum Refusal {
     /// The head has too many field lines.
     #[error("at most {limit} header fields")]
     FieldsTooMany {
-        /// The maximum number.
+        /// The maximum number of field lines.
         limit: usize,
     },
     /// The request head is longer than the limit.
     #[error("a request head has at most {limit} bytes")]
     HeadTooLarge {
-        /// The maximum number of bytes.
+        /// The maximum number of bytes of the request head.
         limit: usize,
     },
     /// The request head was not complete in time.
@@ -94,7 +94,7 @@ pub enum Refusal {
     /// The client sent plaintext HTTP to a TLS listener.
     #[error("plain HTTP was sent to a port that speaks TLS: use https:// or wss://")]
     PlainOnTls,
-    /// The server drains, and the request head was not complete.
+    /// The server started to drain before the request head was complete.
     #[error("the server is restarting")]
     Restarting,
     /// The server has reached its limit on channels.
@@ -109,7 +109,7 @@ pub enum Refusal {
     /// The request target is too long.
     #[error("the request target is too long: at most {limit} bytes with all of the head")]
     TargetTooLong {
-        /// The maximum number of bytes.
+        /// The maximum number of bytes of the request head.
         limit: usize,
     },
     /// The parameter `timeout` is not a number of seconds.
@@ -124,8 +124,8 @@ pub enum Refusal {
     /// The content has an unsupported transfer coding.
     #[error("this transfer coding is not implemented")]
     TransferCoding,
-    /// `Transfer-Encoding` occurs on several lines, or has `chunked` twice or not at its end (RFC
-    /// 9112, 6.3).
+    /// `Transfer-Encoding` occurs on several lines, contains `chunked` twice, or does not end in
+    /// `chunked` (RFC 9112, 6.3).
     #[error("Transfer-Encoding must end in chunked and contain it once")]
     TransferEncoding,
     /// The field `Connection` does not list `Upgrade`.
@@ -262,7 +262,8 @@ mod tests {
     use crate::auth::TokenError;
 
     impl Refusal {
-        /// Returns one value of each variant, and of each inner error that determines the code.
+        /// Returns one value of each variant, and one value of each inner error that determines the
+        /// code.
         pub(in crate::http) fn one_of_each() -> Vec<Self> {
             let mut all = vec![Self::ChannelMissing];
             while let Some(next) = all.last().and_then(|last| last.next()) {
@@ -341,8 +342,8 @@ mod tests {
             );
         }
         let codes: BTreeSet<_> = all.iter().map(|refusal| refusal.code()).collect();
-        // Some refusals share a code: two for the HTTP version, two for a full server, three each
-        // for a bad upgrade and a bad window.
+        // Some refusals share a code: two refusals for the HTTP version, two for a full server,
+        // three for a bad upgrade, and three for a bad window.
         assert_eq!(codes.len(), all.len() - 6);
     }
 }

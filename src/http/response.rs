@@ -2,7 +2,7 @@
 //!
 //! Refusals are problem documents (RFC 9457). Each response to a request has the CORS fields
 //! (Fetch, 3.3) and `Vary: Origin` for caches. The heads of streams have separate functions,
-//! because a transport sends such a head only when it knows whether there is a gap.
+//! because such a head is written later, when it is known whether there is a gap.
 
 use crate::config::limits::DEFLATE_WINDOW_BITS;
 use crate::frame::envelope::{push_display, push_json_string};
@@ -19,7 +19,7 @@ use super::{After, Refusal, WebSocketRequest};
 const PAGE: &[u8] = include_bytes!("page.html");
 
 /// The content security policy of the live page. It allows the page's inline script and style,
-/// images from data URLs and connections to the page's origin, or to any origin by WebSocket.
+/// images from data URLs, connections to the page's origin, and WebSockets to any origin.
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; \
     style-src 'unsafe-inline'; connect-src 'self' ws: wss:; img-src data:; base-uri 'none'; \
     form-action 'none'; frame-ancestors 'none'";
@@ -83,8 +83,8 @@ pub struct PollHead<'a> {
     pub has_gap: bool,
     /// Whether the conn persists after the response.
     pub then: After,
-    /// The time that the client waits before its next request, in seconds. `None` unless the server
-    /// drains.
+    /// The time that the client waits before its next request, in seconds. `None` if the server is
+    /// not draining.
     pub retry_after_s: Option<u64>,
     /// The pages that may read the answer.
     pub reader: Reader<'a>,
@@ -105,7 +105,7 @@ pub fn push_poll_head(head: PollHead<'_>, content_bytes: usize, out: &mut Vec<u8
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends the answer 304 to a client that has the current answer (RFC 9110, 15.4.5).
+/// Appends the answer 304, for a client that already has the current answer (RFC 9110, 15.4.5).
 pub fn push_not_modified(head: PollHead<'_>, out: &mut Vec<u8>) {
     push_poll_answer(Status::NotModified, head, out);
     push_entity_tag(head.id, out);
@@ -159,8 +159,9 @@ fn push_extension(deflate: Deflate, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Returns a temporary refusal with `Retry-After`. The caller draws the delay at random, so that
-/// clients that are refused together do not return together. The conn is closed after the response.
+/// Returns a temporary refusal with `Retry-After`. The caller chooses a random delay, so that
+/// clients that are refused at the same time reconnect at different times. The conn is closed after
+/// the response.
 #[must_use]
 pub fn refuse_for_now(
     refusal: Refusal,
@@ -383,7 +384,8 @@ pub fn push_field(name: &str, value: &str, out: &mut Vec<u8>) {
     }
 }
 
-/// Appends the last fields of a head, the empty line, and the content unless the method is HEAD.
+/// Appends the last fields of a head and the empty line. Then appends the content, unless the
+/// method is HEAD.
 pub fn push_content(
     content_type: &str,
     content: &[u8],
@@ -401,7 +403,7 @@ pub fn push_content(
 }
 
 /// Appends the field `Connection`. HTTP/1.0 clients need the option `keep-alive`, and HTTP/1.1
-/// clients the option `close`, so one of them is always written.
+/// clients need the option `close`. So one of the two options is always written.
 fn push_connection(then: After, out: &mut Vec<u8>) {
     let option = match then {
         After::Close => "close",

@@ -1,7 +1,7 @@
 //! Chooses the answer to a request by its path and method.
 //!
-//! This module checks everything on which later steps rely. In an [`Answer`], the channels have
-//! valid names, the answer to the WebSocket key is computed, and the limits are respected.
+//! Later steps rely on the checks of this module: in an [`Answer`], the channels have valid names,
+//! the answer to the WebSocket key is computed, and the limits are respected.
 
 use std::time::Duration;
 

@@ -18,8 +18,8 @@ use crate::json;
 use super::Refusal;
 use super::framing::is_authority;
 
-/// The parameters that may contain a position. If several contain a position, the first in this
-/// list is used.
+/// The parameters that may contain a position. If several parameters contain a position, the first
+/// of them in this list is used.
 ///
 /// `since=first` and `last` request history only if no parameter contains a position. A client that
 /// reconnects repeats its query and adds its position. Such a client must not receive the history
@@ -31,9 +31,9 @@ const POSITION_PARAMETERS: [&str; 3] = ["since", "last_event_id", "lastEventId"]
 pub struct Target<'b> {
     /// The host of a target in absolute form. This host replaces `Host` (RFC 9112, 3.2.2).
     pub authority: Option<&'b str>,
-    /// The path, not decoded.
+    /// The path, still percent-encoded.
     pub path: &'b str,
-    /// The query, not decoded.
+    /// The query, still percent-encoded.
     pub query: &'b str,
 }
 
@@ -102,8 +102,8 @@ impl Query {
             if name == "channel" {
                 channels.push(ChannelName::new(&value).map_err(Refusal::ChannelName)?);
             } else if value == "null" {
-                // Programs write `null` for an unset variable. It is not a valid value of any other
-                // parameter.
+                // A `null` value is ignored, because programs write `null` for an unset variable.
+                // `null` is a valid value only for `channel`.
             } else if name == "envelope" {
                 envelope = envelope.or(Some(envelope_named(&value)?));
             } else if name == "timeout" {
@@ -161,8 +161,8 @@ fn envelope_named(name: &str) -> Result<Envelope, Refusal> {
     }
 }
 
-/// Parses a number of seconds. A number beyond 64 bits becomes the maximum; the limit on timeouts
-/// is applied later.
+/// Parses a number of seconds. A number beyond 64 bits becomes the maximum number. The limit on
+/// timeouts is applied later.
 fn seconds(text: &str) -> Result<Duration, Refusal> {
     let is_endless = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     match json::whole_number(text) {
@@ -212,15 +212,15 @@ fn pairs(query: &str) -> impl Iterator<Item = &str> {
     std::iter::from_fn(next).filter(|pair| !pair.is_empty())
 }
 
-/// Splits a text at the first such ASCII byte. For short texts it is faster than
-/// `str::split_once`, and each poll has a query.
+/// Splits a text at the first occurrence of an ASCII byte. For short texts, this function is faster
+/// than `str::split_once`. The speed matters because each poll has a query.
 fn split_at_byte(text: &str, ascii: u8) -> Option<(&str, &str)> {
     debug_assert!(ascii.is_ascii());
     let at = memchr(ascii, text.as_bytes())?;
     Some((text.get(..at)?, text.get(at + 1..)?))
 }
 
-/// Decodes percent-encoding, and `+` as a space.
+/// Decodes percent-encoding, and replaces `+` with a space.
 fn decode(text: &str) -> Result<Cow<'_, str>, Refusal> {
     if memchr2(b'%', b'+', text.as_bytes()).is_none() {
         return Ok(Cow::Borrowed(text));
@@ -353,7 +353,7 @@ mod tests {
         assert_eq!(since("last=0"), Some(Since::Now));
         assert_eq!(since("last=null"), None);
         assert_eq!(since("last=5&since=first"), Some(Since::First));
-        // A client that reconnects adds its position. Such a position has priority over `first` and
+        // A client that reconnects adds its position. This position has priority over `first` and
         // `last`.
         assert_eq!(since("last=5&since=000000000001-1"), position);
         assert_eq!(since("since=first&lastEventId=000000000001-1"), position);

@@ -37,7 +37,7 @@ pub(super) fn accept(head: &Head<'_>) -> Result<String, Refusal> {
 }
 
 /// Whether `key` is 16 bytes in base64. The four unused bits of the last digit are not checked,
-/// because the example in RFC 6455, 4.1 has some of them set.
+/// because some of these bits are set in the example in RFC 6455, 4.1.
 fn is_key(key: &[u8]) -> bool {
     let Some(digits) = key.strip_suffix(b"==") else {
         return false;

@@ -1,9 +1,9 @@
 //! Server-sent events (WHATWG HTML, 9.2) as a response body that does not end.
 //!
 //! This transport writes the response head, the reconnection time, the position, gaps, heartbeats
-//! and the end. For HTTP/1.1 clients, the body is chunked (RFC 9112, 7.1). Publications are not
-//! written here: `frame` encodes them. Bytes that the client sends after its request are ignored.
-//! The caller is the transports' enum.
+//! and the end of the body. For HTTP/1.1 clients, the body is chunked (RFC 9112, 7.1). Publications
+//! are not written here, because `frame` encodes them. Bytes that the client sends after its
+//! request are ignored. The caller is the enum `Transport`.
 
 use crate::backend::{BackendMessage, CloseInfo};
 use crate::context::Context;
@@ -35,7 +35,7 @@ pub struct EventStream {
 /// The state of the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// The head is not written yet, because a header field reports whether there is a gap.
+    /// The head is not written yet, because one of its fields must report whether there is a gap.
     Opening,
     /// The head is written, and events can be written.
     Streaming,
@@ -108,9 +108,10 @@ impl EventStream {
     /// Handles an event: writes a gap, or the position after all gaps.
     ///
     /// A gap does not change the client's position, because publications of other channels before
-    /// the gap's end may still be due. A client that resumes from an older position receives the
-    /// log's publications after this position, or the gap again. The position after all gaps
-    /// prevents this repetition if the stream has no further publication for a long time.
+    /// the gap's end may still be pending. A client that resumes from an older position receives
+    /// the log's publications after this position, or receives the gap again. The position that is
+    /// written after all gaps prevents this repetition, even if no publication is sent for a long
+    /// time.
     pub(super) fn handle_event(
         &self,
         event: StreamEvent<'_>,
@@ -127,16 +128,16 @@ impl EventStream {
                 context.metrics.gaps.increment();
             }
             StreamEvent::GapsSent(reached) => push_position_event(Some(reached), &mut block),
-            // The client of an event stream sends no commands, so no answer is due.
+            // The client of an event stream sends no commands, so no answer is needed.
             StreamEvent::Acknowledged(..) | StreamEvent::Left(..) => return,
         }
         self.push_body(&block, out);
     }
 
-    /// Writes a heartbeat. If the client is up to date, the heartbeat is its position. So the
-    /// client does not resume from an old position after a long silence of its channels. If the
-    /// client is behind, the heartbeat is a comment line. No empty line is written after the
-    /// comment, because some clients dispatch an event at every empty line.
+    /// Writes a heartbeat. If the client is up to date, the heartbeat contains the client's
+    /// position. So the client does not resume from an old position after a long time without
+    /// publications. If the client is behind, the heartbeat is a comment line. No empty line is
+    /// written after the comment, because some clients dispatch an event at every empty line.
     pub(super) fn handle_heartbeat(
         &self,
         is_caught_up: bool,
@@ -173,8 +174,8 @@ impl EventStream {
         self.flow()
     }
 
-    /// Ends the body. The client reconnects without being asked. When the server stops, the last
-    /// block contains the reconnection delay.
+    /// Ends the body. The client then reconnects by itself. When the server stops, the last block
+    /// contains the reconnection delay.
     pub(super) fn handle_goodbye(
         &mut self,
         goodbye: Goodbye<'_>,
@@ -275,13 +276,12 @@ fn push_disconnect_event(close_info: &CloseInfo, event: &mut Vec<u8>) {
     event.extend_from_slice(b"}\n\n");
 }
 
-/// Ends a block that has no data. If a position is given, the block moves the client to this
-/// position.
+/// Ends a block that has no data. If `position` is set, it becomes the client's position.
 ///
-/// A client that follows the standard does not dispatch an event without data. Some libraries do,
-/// so an event type distinguishes the block from publications. The type is written without the
-/// optional space after the colon (WHATWG HTML, 9.2.6). So `event: fanfare.` always starts an event
-/// with data.
+/// A client that follows the standard does not dispatch an event without data. Some libraries
+/// dispatch such an event, so an event type distinguishes the block from publications. The type is
+/// written without the optional space after the colon (WHATWG HTML, 9.2.6). So `event: fanfare.`
+/// always starts an event with data.
 fn push_position_event(position: Option<Cursor>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"event:fanfare.position\n");
     if let Some(position) = position {

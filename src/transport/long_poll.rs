@@ -1,9 +1,9 @@
-//! Long poll: one answer, as soon as there is a publication or a gap, or after a timeout.
+//! A long poll is answered once: as soon as there is a publication or a gap, or after a timeout.
 //!
 //! While a long poll waits, its conn is a normal subscriber. The worker answers when a publication
-//! or a gap is due. A poll without a position is answered at once, with the current position. A
-//! poll that asks for history waits if the log has no history of its channels. The deadline is on
-//! the worker's timer wheel. The caller is the enum over the polls.
+//! or a gap is due. A poll without a position is answered immediately, with the current position. A
+//! poll that asks for history waits if the log has no history of its channels. The worker's timer
+//! wheel contains the deadline. The caller is the enum `Poll`.
 
 use crate::context::Context;
 use crate::effect::{Effect, Join};

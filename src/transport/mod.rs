@@ -1,11 +1,12 @@
-//! The transports. Each has its own file; one enum contains the streams, another the polls.
+//! The transports. Each transport has its own file. One enum contains the transports of streams,
+//! and another enum contains the polls.
 //!
 //! A transport handles events of a conn: bytes from the client, the outcome of a subscription, a
 //! gap, a heartbeat, the end. Its results are bytes in the conn's control queue and effects for the
-//! worker. It owns only the state of its protocol. Transports do not handle publications: `frame`
-//! encodes them, and they are sent from the log. Transports do not use sockets, timers or the hub.
-//! No transport imports another, so a transport can be removed by deleting its file. The conn's
-//! machine is the only caller.
+//! worker. A transport owns only the state of its protocol. Transports do not handle publications:
+//! `frame` encodes them, and they are sent from the log. Transports do not use sockets, timers or
+//! the hub. No transport imports another, so a transport can be removed by deleting its file. The
+//! conn's machine is the only caller.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 #![warn(clippy::wildcard_enum_match_arm)]
 
@@ -35,7 +36,7 @@ use poll_answer::{News, PollTerms};
 /// The transport of a stream.
 ///
 /// In all functions, `out` is the conn's control queue. Bytes are appended in order and never
-/// changed. After the end of the stream, no call appends anything.
+/// changed. After the end of the stream, no function appends bytes.
 #[derive(Debug)]
 pub enum Transport {
     /// The transport is a stream of server-sent events.
@@ -45,25 +46,25 @@ pub enum Transport {
 }
 
 // The size matters because each conn's slot contains a transport. Larger state is boxed and exists
-// only while needed.
+// only while it is needed.
 const _: () = assert!(size_of::<Transport>() <= 16);
 
 /// The transport of a poll.
 ///
-/// Polls have their own enum because a poll has only one answer: no heartbeats, no gap events and
-/// no closing handshake.
+/// Polls have their own enum because a poll has only one answer. A poll has no heartbeats, no gap
+/// events and no closing handshake.
 #[derive(Debug)]
 pub enum Poll {
     /// A poll that is answered when a publication or gap is due, or after a timeout.
     Long(LongPoll),
-    /// A poll that is answered at once.
+    /// A poll that is answered immediately.
     Short(ShortPoll),
 }
 
 const _: () = assert!(size_of::<Poll>() <= 8);
 
 impl Poll {
-    /// Returns the encoding of publications.
+    /// Returns the encoding in which publications are sent.
     #[must_use]
     pub fn frame_kind(&self) -> FrameKind {
         self.terms().frame_kind()
@@ -75,7 +76,8 @@ impl Poll {
         self.terms().sharing()
     }
 
-    /// Handles the subscription of the conn. Its outcome becomes part of the answer.
+    /// Called when the conn has subscribed. The outcome of the subscription becomes part of the
+    /// answer.
     pub fn handle_joined(&self, join: &Join, context: &mut Context<'_>) {
         match self {
             Self::Long(_) => LongPoll::handle_joined(join, context),
@@ -83,8 +85,8 @@ impl Poll {
         }
     }
 
-    /// Asks for the answer now, even if there are no publications or gaps. If `reason` is set, the
-    /// conn is closed after the answer, even if keep-alive was possible.
+    /// Asks the worker for the answer now, even if there are no publications or gaps. If `reason`
+    /// is set, the conn is closed after the answer, even if keep-alive was possible.
     pub fn handle_end(&mut self, reason: Option<CloseReason>, context: &mut Context<'_>) {
         self.terms_mut().end_with(reason);
         context.ask(Effect::Answer {
@@ -129,9 +131,10 @@ pub enum Flow {
     /// The stream stays open.
     Open,
     /// The server's close frame is in `out`, and the peer's close frame is awaited until a
-    /// deadline. The machine still passes bytes from the peer.
+    /// deadline. Until then, the machine still passes the peer's bytes to the transport.
     Closing(CloseReason),
-    /// The stream is over: the conn sends `out`, then FIN. The machine passes no further bytes.
+    /// The stream is over: the conn sends `out`, then FIN. The machine passes no further bytes to
+    /// the transport.
     Ended(CloseReason),
 }
 
@@ -146,7 +149,7 @@ pub enum Goodbye<'a> {
     NoSubscription,
     /// The client is behind by more than its quota.
     Overflow,
-    /// The peer has sent FIN, and all publications due to it have been sent.
+    /// The peer has sent FIN, and all its pending publications have been sent.
     PeerDone,
     /// The server stops.
     Shutdown,
@@ -164,10 +167,11 @@ pub enum StreamEvent<'a> {
     /// A gap was found while the conn was served. The gap precedes all later publications of the
     /// channel.
     Gap(&'a ChannelName, &'a Gap),
-    /// All known gaps have been sent. Together with the publications, they cover everything up to
-    /// this position.
+    /// All known gaps have been sent. The gaps and publications that were sent cover everything up
+    /// to and including this position.
     GapsSent(Cursor),
-    /// The conn has been unsubscribed. The flag is false if the conn was not subscribed.
+    /// The conn has been unsubscribed from a channel. The flag is false if the conn was not
+    /// subscribed to the channel.
     Left(&'a Leave, bool),
 }
 
@@ -189,7 +193,7 @@ impl Goodbye<'_> {
 }
 
 impl Transport {
-    /// Returns the encoding of publications.
+    /// Returns the encoding in which publications are sent.
     #[must_use]
     pub fn frame_kind(&self) -> FrameKind {
         match self {
@@ -198,7 +202,8 @@ impl Transport {
         }
     }
 
-    /// Whether unhandled bytes from the client wait, because the work budget was used up.
+    /// Whether the transport holds unhandled bytes from the client, because the work budget was
+    /// used up.
     #[must_use]
     pub fn has_unhandled(&self) -> bool {
         match self {
@@ -273,8 +278,8 @@ impl Transport {
         }
     }
 
-    /// Handles the event that the control queue has become empty. A pong that was postponed to keep
-    /// the queue short is sent now.
+    /// Called when the control queue has become empty. Sends the pong that was postponed to keep
+    /// the queue short.
     pub fn handle_drained(&mut self, out: &mut Vec<u8>) {
         match self {
             Self::EventStream(_) => {}
@@ -311,8 +316,8 @@ impl Transport {
         }
     }
 
-    /// Whether the client must answer pings. The silence of such a client means that the client is
-    /// gone.
+    /// Whether the client must answer pings. If such a client is silent for too long, its
+    /// connection is considered lost.
     #[must_use]
     pub fn expects_pong(&self) -> bool {
         match self {

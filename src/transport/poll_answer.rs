@@ -3,7 +3,7 @@
 //! An answer cannot change after its head is written, because the head contains the length and the
 //! entity tag. This module writes everything that precedes the publications. The publications are
 //! then sent from the conn's outbox, as frames that all conns share. The callers are the two
-//! polling transports and the enum over them.
+//! polling transports and the enum `Poll`.
 
 use crate::context::Context;
 use crate::effect::CloseReason;
@@ -28,19 +28,20 @@ pub struct News {
     pub publications: Vec<Encoded>,
     /// The client's position after the answer.
     pub position: Cursor,
-    /// Whether there is neither gap nor publication, and the client's position stays the same.
+    /// Whether the answer has no gaps and no publications, and the client's position stays the
+    /// same.
     pub is_unmoved: bool,
 }
 
 impl News {
-    /// Whether there is neither gap nor publication.
+    /// Whether the answer has no gaps and no publications.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.gaps.is_empty() && self.publications.is_empty()
     }
 }
 
-/// The properties of a poll's request that determine its answer, apart from the answer's content.
+/// The properties of a poll that determine the form of its answer, but not the answer's content.
 #[derive(Debug)]
 pub(super) struct PollTerms {
     envelope: Envelope,
@@ -73,8 +74,8 @@ impl PollTerms {
         self.end = reason.or(self.end);
     }
 
-    /// Writes everything that precedes the publications. If there are no publications, writes the
-    /// whole answer.
+    /// Writes the part of the answer that precedes the publications. If there are no publications,
+    /// writes the whole answer.
     pub(super) fn answer(
         &self,
         news: &News,

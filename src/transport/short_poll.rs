@@ -1,7 +1,7 @@
-//! Short poll: one answer at once, even without publications and gaps.
+//! A short poll is answered once and immediately, even if there are no publications and no gaps.
 //!
-//! If there are no publications or gaps, the position does not change. Then the entity tag stays
-//! the same, and the answer can be 304 (RFC 9110, 13.1.2). The caller is the enum over the polls.
+//! If there are no publications or gaps, the position does not change. In this case, the entity tag
+//! stays the same, and the answer can be 304 (RFC 9110, 13.1.2). The caller is the enum `Poll`.
 
 use crate::context::Context;
 use crate::effect::{CloseReason, Effect, Join};
@@ -14,7 +14,7 @@ use crate::transport::poll_answer::{News, PollTerms};
 #[derive(Debug)]
 pub struct ShortPoll {
     terms: PollTerms,
-    /// Whether the client's validators match the answer without publications and gaps.
+    /// Whether the client's validators match an answer that has no publications and no gaps.
     has_answer: bool,
 }
 
@@ -46,7 +46,7 @@ impl ShortPoll {
 
     pub(super) fn handle_joined(join: &Join, context: &mut Context<'_>) {
         let since = position(join.since, context.head);
-        // No publications are due to a poll without a position.
+        // A poll without a position receives no publications.
         let is_up_to_date = join.since != Since::Now;
         context.ask(Effect::Answer {
             since,
@@ -68,8 +68,8 @@ impl ShortPoll {
     }
 }
 
-/// Returns the position of an answer without publications and gaps. `None` stands for the log's
-/// head at the time of the answer.
+/// Returns the position of an answer that has no publications and no gaps. `None` stands for the
+/// log's head at the time of the answer.
 fn position(since: Since, head: Cursor) -> Option<Cursor> {
     match since {
         Since::After(cursor) => Some(cursor),

@@ -1,4 +1,4 @@
-//! Tests with tokens of other implementations, and of all refusals.
+//! Tests that verify tokens of other implementations, and tests of all refusals.
 
 mod keys;
 
@@ -129,7 +129,8 @@ fn minted_token_is_valid_for_every_secret() {
 
 #[test]
 fn public_key_is_never_used_as_a_secret() {
-    // An attacker knows the public key, and can sign a token with it as if it were a secret.
+    // An attacker knows the public key, and can sign a token with this key as if the key were a
+    // secret.
     let claims = json!({"exp": NOW_S + 60, "fanfare": {"subscribe": ["*"]}});
     for (algorithm, key) in [
         (Algorithm::Rs256, RS256_KEY),

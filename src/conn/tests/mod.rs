@@ -1,4 +1,4 @@
-//! Tests of the machine with bytes and times as input. The tests do the worker's work.
+//! Tests of the machine with bytes and times as input. The tests take the role of the worker.
 
 mod polls;
 mod proxied;
@@ -595,7 +595,7 @@ fn commands_beyond_the_budget_wait_and_are_answered_in_order() {
     let at_once = answered(&rig.conn.outbox().slices().collect::<Vec<_>>().concat());
     let at_once_max = (WORK_AT_ONCE_MAX / COMMAND_WORK) as usize;
     assert!(at_once > 0 && at_once <= at_once_max, "{at_once}");
-    // New input is handled after waiting input.
+    // Waiting input is handled before new input.
     let last = client_frame(1, command(300).as_bytes());
     rig.feed(&last);
     let mut out = Vec::new();
@@ -689,7 +689,7 @@ fn backend_cannot_overflow_a_client_that_does_not_read() {
     assert!(done >= 10, "{done}");
     assert!(rig.conn.outbox().control_bytes() <= DIRECT_BYTES_MAX);
     assert_eq!(rig.closed(), None);
-    // Messages are accepted again as soon as there is room.
+    // Messages are accepted again as soon as the outbox has room.
     rig.drain();
     let sent =
         rig.call(|conn, out, context| conn.handle_backend_message(&message(1), out, context));

@@ -1,4 +1,4 @@
-//! Tests of polls with bytes and times as input. The tests do the worker's work.
+//! Tests of polls with bytes and times as input. The tests take the role of the worker.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,8 +58,8 @@ impl Rig {
         rig
     }
 
-    /// Removes the effect that asks for an answer, and returns its position. Returns `None` if
-    /// there is no such effect.
+    /// Removes the effect that asks for an answer, and returns the position in this effect. Returns
+    /// `None` if there is no such effect.
     fn take_answer(&mut self) -> Option<Option<Cursor>> {
         let found = self.effects.iter().find_map(|effect| {
             if let Effect::Answer { since, .. } = effect {

@@ -1,6 +1,6 @@
 //! Close frames: the codes, the parser and the writer (RFC 6455, 5.5.1 and 7.4).
 //!
-//! The machine decides what a close frame does to the conn.
+//! The machine decides how a close frame changes the state of the conn.
 
 use std::fmt::Display;
 
@@ -8,7 +8,7 @@ use crate::config::limits::CONTROL_PAYLOAD_BYTES_MAX;
 use crate::frame::envelope::push_display;
 use crate::frame::websocket::{Opcode, push_frame};
 
-/// The client has sent FIN, and all publications due to it have been sent.
+/// The client has sent FIN, and all its pending publications have been sent.
 pub(super) const NORMAL: u16 = 1000;
 /// The client violated the protocol.
 pub(super) const PROTOCOL_ERROR: u16 = 1002;
@@ -60,13 +60,14 @@ pub(super) fn parse(body: &[u8]) -> Result<Option<u16>, CloseError> {
     Ok(Some(code))
 }
 
-/// Whether an endpoint may send a close code. Allowed are the codes of RFC 6455, 7.4.1, codes that
-/// were registered later, and the ranges for frameworks and applications.
+/// Whether an endpoint may send a close code. The codes of RFC 6455, 7.4.1, codes that were
+/// registered later, and the ranges for frameworks and applications are allowed.
 fn is_sendable(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
 
-/// Appends the answer to a client's close frame, with the same code if there is one.
+/// Appends the answer to a client's close frame, with the client's close code if its frame contains
+/// a code.
 pub(super) fn push_echo(code: Option<u16>, out: &mut Vec<u8>) {
     match code {
         Some(code) => push_frame(Opcode::Close, &code.to_be_bytes(), out),
@@ -74,8 +75,8 @@ pub(super) fn push_echo(code: Option<u16>, out: &mut Vec<u8>) {
     }
 }
 
-/// Appends a close frame. A reason that is too long is truncated; the server's reasons are short
-/// ASCII texts.
+/// Appends a close frame. A reason that is too long is truncated. The server's own reasons are
+/// short ASCII texts.
 pub(super) fn push_close(code: u16, reason: impl Display, out: &mut Vec<u8>) {
     let mut body = Vec::with_capacity(CONTROL_PAYLOAD_BYTES_MAX);
     body.extend_from_slice(&code.to_be_bytes());
@@ -93,7 +94,7 @@ mod tests {
     #[test]
     fn close_codes_are_those_that_tungstenite_allows() {
         for code in 0..=u16::MAX {
-            // Code 1014 (Bad Gateway) is registered, but tungstenite does not know it.
+            // Code 1014 (Bad Gateway) is registered, but tungstenite does not accept this code.
             let is_newer = code == 1014;
             let expected = CloseCode::from(code).is_allowed() || is_newer;
             assert_eq!(is_sendable(code), expected, "{code}");

@@ -1,9 +1,9 @@
 //! Parses the header of a client's frame (RFC 6455, 5.2) and checks the rules that concern the
 //! header alone.
 //!
-//! The machine checks whether the frame fits the message in progress and the size limit. A broken
-//! rule is reported at the first byte that breaks it. So the result depends on the bytes only, not
-//! on how they are split into reads. Tests compare the results with tungstenite's parser.
+//! The machine checks whether the frame fits the message in progress and the size limit. A
+//! violation is reported at the first byte that breaks a rule. So the result does not depend on how
+//! the bytes are split into reads. Tests compare the results with tungstenite's parser.
 
 use crate::config::limits::CONTROL_PAYLOAD_BYTES_MAX;
 use crate::frame::websocket::{FIN, Opcode, RSV1};
@@ -99,7 +99,7 @@ fn parse_first_byte(byte: u8, rsv1: Rsv1) -> Result<(bool, Opcode), HeaderError>
     }
     let is_final = byte & FIN != 0;
     let opcode = Opcode::from_bits(byte & 0x0f);
-    // Only the first frame of a message has this bit. Control frames are never compressed.
+    // Only the first frame of a message may have this bit. Control frames are never compressed.
     if byte & RSV1 != 0 && !matches!(opcode, Some(Opcode::Text | Opcode::Binary)) {
         return Err(HeaderError::ReservedBits);
     }
@@ -121,7 +121,8 @@ fn parse_second_byte(byte: u8, opcode: Opcode) -> Result<u8, HeaderError> {
     Ok(short_length)
 }
 
-/// Parses the length of the payload. Returns it with the bytes after the length.
+/// Parses the length of the payload. Returns the payload's length and the bytes after the length
+/// field.
 fn parse_length(short_length: u8, rest: &[u8]) -> Result<Option<(u64, &[u8])>, HeaderError> {
     match short_length {
         126 => {
@@ -295,7 +296,7 @@ mod tests {
                 let part = &bytes[..cut];
                 let parsed = parse_header(part, Rsv1::Reserved);
                 prop_assert!(agrees_with_oracle(part, parsed), "{:?} {:x?}", parsed, part);
-                // With the extension, one more bit is allowed. Nothing else changes.
+                // With the extension, one more bit is allowed. All other results are the same.
                 let with = parse_header(part, Rsv1::Compressed);
                 let [first @ (0x41 | 0x42 | 0xc1 | 0xc2), ref rest @ ..] = *part else {
                     prop_assert_eq!(with, parsed);

@@ -1,5 +1,5 @@
-//! The faults of a client that end its conn. Each has a close code and a close reason for the
-//! metrics.
+//! The faults of a client that end its conn. Each fault has a close code, and a close reason for
+//! the metrics.
 //!
 //! The decoder and the machine detect faults; only the machine acts on them. The text of a fault is
 //! the reason in the close frame, for the client's developer.

@@ -22,7 +22,7 @@ use crate::id::{ChannelName, ChannelNameError, Cursor, SINCE_FIRST, Since};
 use crate::json::{self, LimitError};
 use crate::transport::push_gap_fields;
 
-/// A parsed command, with the client's reference if there is one.
+/// A parsed command, with the client's reference if the command contains a reference.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Command {
     pub(super) action: Action,
@@ -34,8 +34,8 @@ pub(super) struct Command {
 pub(super) enum Action {
     /// Show a token.
     Authenticate { token: Box<str> },
-    /// Acknowledge all publications of a channel up to and including an id. Without a channel, the
-    /// conn's only channel is meant.
+    /// Acknowledge all publications of a channel up to and including an id. If `channel` is `None`,
+    /// the conn's only channel is meant.
     Acknowledge {
         channel: Option<ChannelName>,
         id: Cursor,
@@ -305,8 +305,8 @@ pub(super) fn push_subscribed(
     });
 }
 
-/// Appends the message that a command has succeeded, with an id if there is one. Appends nothing
-/// for a command without a reference, because the client could not match the answer to its command.
+/// Appends the message that a command has succeeded, with `id` if it is set. Appends nothing for a
+/// command without a reference, because the client could not match the answer to its command.
 pub(super) fn push_ok(id: Option<Cursor>, reference: Option<&Reference>, out: &mut Vec<u8>) {
     if reference.is_none() {
         return;
@@ -326,7 +326,7 @@ pub(super) fn push_direct(payload: &Payload, out: &mut Vec<u8>) {
     });
 }
 
-/// Appends the number of subscribers of a channel.
+/// Appends the message with the number of subscribers of a channel.
 pub(super) fn push_presence(
     channel: &ChannelName,
     subscribers: u64,
@@ -417,7 +417,7 @@ fn push_message(
 }
 
 /// Turns the bytes of `out` after `start` into a text frame. The length of the header depends on
-/// the length of the payload. So the header is appended last and then rotated to the front, which
+/// the length of the payload. So the header is appended last and then rotated to the front. This
 /// needs no second buffer.
 fn frame_from(start: usize, out: &mut Vec<u8>) {
     let payload_end = out.len();

@@ -1,12 +1,12 @@
 //! WebSocket: the server's side of RFC 6455 after the handshake, and the subprotocol `fanfare.v1`.
 //!
 //! This transport accepts the client's bytes however they are split, and checks every rule of the
-//! protocol. It answers pings and close frames, and turns commands into effects. While no frame is
-//! incomplete, a WebSocket occupies one pointer and four bytes, because complete frames are handled
-//! in place. The worker's inflater inflates compressed messages. Control messages of the server are
-//! short, so they are sent uncompressed. With the data envelope, the client's messages are checked
-//! and ignored. Publications are not written here: `frame` encodes them. The caller is the
-//! transports' enum.
+//! protocol. It answers pings and close frames, and turns commands into effects. While there is no
+//! incomplete input, a WebSocket occupies only one pointer and four bytes, because complete frames
+//! are handled in place. The worker's inflater inflates compressed messages. Control messages of
+//! the server are short, so they are sent uncompressed. With the data envelope, the client's
+//! messages are checked and ignored. Publications are not written here, because `frame` encodes
+//! them. The caller is the enum `Transport`.
 
 pub mod decode;
 pub mod unmask;
@@ -35,7 +35,8 @@ use pending::Pending;
 /// The state of a WebSocket.
 #[derive(Debug)]
 pub struct WebSocket {
-    /// Incomplete or unhandled input, and a postponed pong; `None` while there is neither.
+    /// Incomplete or unhandled input, and a postponed pong; `None` while there is no such input and
+    /// no postponed pong.
     pending: Option<Box<Pending>>,
     envelope: Envelope,
     compression: Compression,
@@ -148,8 +149,8 @@ impl WebSocket {
                 message::push_gap(channel, gap, out);
                 context.metrics.gaps.increment();
             }
-            // No message is needed, because the client keeps a position for each channel: the end
-            // of the channel's gap.
+            // No message is needed, because the client keeps a position for each channel. After a
+            // gap, this position is the end of the gap.
             StreamEvent::GapsSent(_) => {}
             StreamEvent::Left(leave, true) => {
                 message::push_unsubscribed(&leave.channel, leave.reference.as_ref(), out);

@@ -1,9 +1,10 @@
 //! The incomplete frames and messages of a WebSocket, and a postponed pong.
 //!
-//! The WebSocket boxes this state and keeps it only while it is not empty. So a client that sends
-//! complete frames uses no memory between them. Every part is bounded: a header to 14 bytes, a
-//! control payload to 125, a message to the configured limit, unhandled input to one read. Memory
-//! grows with the received bytes, never with an announced length.
+//! The WebSocket boxes this state and keeps the box only while the state is not empty. So a client
+//! that sends complete frames occupies no memory between frames. The size of every part is limited.
+//! A header has at most 14 bytes, and a control payload has at most 125 bytes. A message has at
+//! most the configured size, and unhandled input has at most the size of one read. Memory grows
+//! with the received bytes, never with an announced length.
 
 use super::decode::{FrameHeader, HeaderError, Rsv1, parse_header};
 use super::utf8::{InvalidUtf8, Utf8Check};
@@ -21,8 +22,8 @@ pub(super) struct Pending {
     pub(super) control: Vec<u8>,
     /// The message that the next data frame continues.
     pub(super) message: Option<PartialMessage>,
-    /// Unparsed input beyond the work budget. This input begins with a header, so `header` and
-    /// `frame` are empty while there is unhandled input.
+    /// Unparsed input that exceeds the work budget. This input begins with a header, so `header`
+    /// and `frame` are empty while there is unhandled input.
     pub(super) unhandled: Vec<u8>,
     /// The payload of the newest ping, if its pong is postponed.
     pub(super) pong: Option<Vec<u8>>,
@@ -151,7 +152,7 @@ impl PartialMessage {
         }
     }
 
-    /// Adds the next part, unmasked.
+    /// Adds the next part of the payload, which is already unmasked.
     pub(super) fn push(&mut self, part: &[u8]) -> Result<(), InvalidUtf8> {
         self.received += part.len() as u64;
         if self.kind == MessageKind::Text && !self.is_compressed() {
@@ -160,8 +161,8 @@ impl PartialMessage {
         if let Keep::Compressed { bytes_max } | Keep::Payload { bytes_max } = self.keep {
             let needed = self.payload.len() + part.len();
             if needed > self.payload.capacity() {
-                // The capacity is doubled, as a vector does, but not beyond the limit of the
-                // message.
+                // The capacity is doubled, as in a growing vector, but does not exceed the limit on
+                // the message.
                 let target = needed.max((needed * 2).min(bytes_max));
                 self.payload.reserve_exact(target - self.payload.len());
             }

@@ -27,9 +27,9 @@ use crate::frame::websocket::{Opcode, push_frame};
 use crate::id::ChannelName;
 use crate::transport::Flow;
 
-/// Pings are answered at once while the control queue has fewer bytes than this. Otherwise only the
-/// newest ping is answered, when there is room again (RFC 6455, 5.5.3, allows this). Without this
-/// rule, a client that sends pings and does not read could fill the queue.
+/// A ping is answered immediately if the control queue has fewer bytes than this. Otherwise, only
+/// the newest ping is answered, when the queue has room again (RFC 6455, 5.5.3, allows this).
+/// Without this rule, a client that sends pings and does not read could fill the queue.
 const PONG_BACKLOG_BYTES: usize = 4096;
 
 impl WebSocket {
@@ -56,7 +56,8 @@ impl WebSocket {
         (!unhandled.is_empty()).then(|| std::mem::take(unhandled))
     }
 
-    /// Handles parts of the input until the work budget is used up. The rest of the input waits.
+    /// Handles parts of the input until the work budget is used up. The rest of the input waits for
+    /// a later call.
     fn take_parts(&mut self, bytes: &mut [u8], out: &mut Vec<u8>, context: &mut Context<'_>) {
         let mut rest = bytes;
         while !rest.is_empty() && !matches!(self.state, State::Ended(_)) {
@@ -332,7 +333,8 @@ impl WebSocket {
         }
     }
 
-    /// Inflates a complete message, up to the limit on messages, and handles the inflated message.
+    /// Inflates a complete message and handles the inflated message. An inflated message that
+    /// exceeds the limit on messages is a fault.
     fn inflate_message(
         &self,
         kind: MessageKind,

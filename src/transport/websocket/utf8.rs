@@ -1,19 +1,19 @@
 //! An incremental check for UTF-8 (RFC 3629; RFC 6455, 8.1).
 //!
 //! The check keeps only the bytes of an incomplete character, at most three. It reports an error at
-//! the first byte that cannot continue the text, so a client that sends invalid text slowly is
-//! closed at once. It is used for text messages that arrive in parts. A complete message is checked
-//! in one call, without this state.
+//! the first byte that cannot continue the text, so a client that slowly sends invalid text is
+//! closed immediately. The check is used for text messages that arrive in parts. A complete message
+//! is checked in one call, without this state.
 
 /// The error for a text that is not UTF-8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("text is not UTF-8")]
 pub struct InvalidUtf8;
 
-/// The state of the check after the parts so far.
+/// The state of the check after the parts that were checked so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Utf8Check {
-    /// The bytes of an incomplete character. Between two calls there are at most three.
+    /// The bytes of an incomplete character. Between two calls, there are at most three such bytes.
     carry: [u8; 4],
     carry_bytes: u8,
 }
@@ -37,7 +37,7 @@ impl Utf8Check {
         }
     }
 
-    /// Whether the text may end here.
+    /// Whether the text may end after the parts that were checked so far.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.carry_bytes == 0

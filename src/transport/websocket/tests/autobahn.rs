@@ -17,7 +17,7 @@ fn check_open(case: &str, input: &[u8], pongs: &[&[u8]]) {
     assert_eq!(outcome.frames, expected, "{case}");
 }
 
-/// Checks that the conn ends with this close code, and that bytes after the fault change nothing.
+/// Checks that the conn ends with this close code, and that bytes after the fault have no effect.
 fn check_failed(case: &str, input: &[u8], pongs: usize, code: u16) {
     let expected_flow = Flow::Ended(match code {
         1002 => CloseReason::ProtocolError,
@@ -39,7 +39,7 @@ fn check_failed(case: &str, input: &[u8], pongs: usize, code: u16) {
     }
 }
 
-/// Checks that the client's close frame is echoed, and that bytes after it change nothing.
+/// Checks that the client's close frame is echoed, and that bytes after this frame have no effect.
 fn check_closed(case: &str, input: &[u8], echo: &[u8]) {
     let outcome = run_every_cut(Envelope::Data, input);
     assert_eq!(outcome.flow, Flow::Ended(CloseReason::Done), "{case}");
@@ -230,23 +230,23 @@ fn case_6_invalid_sequences_fail() {
         b"\xfb\xbf\xbf\xbf\xbf",
         b"\xfd\xbf\xbf\xbf\xbf\xbf",
         b"\xf4\x90\x80\x80",
-        // 6.12: continuation bytes alone.
+        // 6.12: continuation bytes without a leading byte.
         b"\x80",
         b"\xbf",
         b"\x80\xbf",
         b"\x80\xbf\x80\xbf\x80\xbf",
-        // 6.13: leading bytes alone.
+        // 6.13: leading bytes without continuation bytes.
         b"\xc0 \xc1 ",
         b"\xe0 \xe1 ",
         b"\xf0 \xf1 ",
         b"\xf8 ",
         b"\xfc ",
-        // 6.14, 6.15: the last byte is missing.
+        // 6.14, 6.15: sequences whose last byte is missing.
         b"\xdf",
         b"\xef\xbf",
         b"\xf7\xbf\xbf",
         b"\xc0\xe0\x80\xf0\x80\x80",
-        // 6.16: impossible bytes.
+        // 6.16: bytes that never occur in UTF-8.
         b"\xfe",
         b"\xff",
         b"\xfe\xfe\xff\xff",

@@ -92,7 +92,7 @@ pub(super) fn run_with(compression: Compression, envelope: Envelope, parts: &[&[
 }
 
 /// Processes the input in one piece, byte by byte, and in two pieces. All positions of the split
-/// are tried, or only some if the input is long.
+/// are tried for a short input, and some positions for a long input.
 pub(super) fn run_every_cut(envelope: Envelope, input: &[u8]) -> Outcome {
     run_every_cut_with(Compression::None, envelope, input)
 }
@@ -725,7 +725,7 @@ impl ClientInput {
     }
 }
 
-/// Splits the input at these positions, modulo its length plus one.
+/// Splits the input at these positions. Each position is taken modulo the input's length plus one.
 pub(super) fn cut_at<'a>(input: &'a [u8], places: &[usize]) -> Vec<&'a [u8]> {
     let mut ends: Vec<usize> = places.iter().map(|at| at % (input.len() + 1)).collect();
     ends.push(input.len());

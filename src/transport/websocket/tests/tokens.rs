@@ -1,4 +1,5 @@
-//! Tests of commands on a server with keys: permissions, order, and ends of the conn.
+//! Tests of commands on a server with keys: permissions, the order of commands, and the end of the
+//! conn.
 
 use std::sync::Arc;
 
