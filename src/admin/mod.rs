@@ -1,4 +1,4 @@
-//! SHELL: the admin listener, with metrics, liveness and readiness.
+//! SHELL: the admin listener serves metrics, liveness and readiness.
 //!
 //! One thread runs one loop over non-blocking sockets. The loop polls, advances the connections
 //! that are ready, ends connections whose deadline has passed, and accepts new connections. It
@@ -7,8 +7,9 @@
 //! connection is closed for it. So neither silent clients nor clients that do not read block a
 //! health check.
 //!
-//! Reads the counters that workers and feed write, and writes no counters. The main thread binds
-//! the listener, starts its thread and sets its [`Readiness`]. The thread ends with the process.
+//! This module reads the counters of workers and feed, and writes no counters. The main thread
+//! binds the listener, starts its thread and sets its [`Readiness`]. The thread ends with the
+//! process.
 
 mod connection;
 mod endpoints;
@@ -95,9 +96,9 @@ pub struct FigureSources {
     pub workers: Vec<Arc<WorkerMetrics>>,
     /// The metrics of the feed.
     pub feed: Arc<FeedMetrics>,
-    /// The admission control. It has the number of client addresses that are counted.
+    /// The admission control. Its number of counted client addresses is a metric.
     pub guard: Guard,
-    /// The log. It counts channels, and bytes of publications.
+    /// The log. Its number of channels and its bytes of publications are metrics.
     pub log: Arc<Log>,
     /// The meter of the memory that has a limit.
     pub meter: Meter,
@@ -250,8 +251,8 @@ impl AdminLoop<'_> {
     fn accept(&mut self) {
         for accepted in 0..ADMIN_ACCEPTS_PER_TURN_MAX {
             let outcome = match self.listener.accept() {
-                // Linux allocates the descriptor before it looks for a connection. So this error
-                // does not mean that another connection is pending.
+                // Linux allocates the descriptor before it checks whether a connection is pending.
+                // So this error does not mean that another connection is pending.
                 Err(error) if descriptors::is_exhausted(&error) && accepted > 0 => return,
                 Err(error) if descriptors::is_exhausted(&error) => return self.accept_last(&error),
                 outcome => outcome,
@@ -556,8 +557,8 @@ mod tests {
         let mut stream = server.connect();
         let mut dripping = stream.try_clone().unwrap();
         let drips = thread::spawn(move || {
-            // Each byte arrives in time, but the whole head does not. The loop ends when the server
-            // has closed the connection.
+            // Each byte arrives in time, but the complete head does not arrive in time. The loop
+            // ends when the server has closed the connection.
             for byte in b"GET /healthz HTTP/1.1".iter().cycle().take(200) {
                 thread::sleep(Duration::from_millis(20));
                 if dripping.write_all(&[*byte]).is_err() {
