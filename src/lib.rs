@@ -18,10 +18,11 @@
 //!    effects. Sockets, clocks, threads and randomness are in the shell, behind
 //!    [`worker::wire::net::Net`]. So the simulation in `tests/sim` runs whole workers with a seeded
 //!    network and clock.
+//! 3. **An idle socket owns only its slot.** Read buffers belong to the worker. Further state of a
 //!    conn (a partial head, a partial frame, unsent bytes) is boxed and exists only while needed.
-//! 4. **A descriptor table per worker.** Each worker thread leaves the process's table at start
 //! 4. **A descriptor table per worker.** At its start, each worker thread separates from the
 //!    process's table ([`sys::descriptors`]), so `RLIMIT_NOFILE` applies per worker.
+//!
 //! # Data path
 //!
 //! ```text
@@ -51,10 +52,10 @@
 //! - *TLS* is a filter between the socket and the machine (`worker/wire/tls.rs`, [`tls`]). Frames
 //!   are shared as plaintext; flush encrypts them just before the write.
 //! - *Upstream.* A client's publication leaves its worker as a report (`worker/mail/upstream`). The
-//! - *Upstream.* A client's publication leaves its worker as a report (`worker/mail/upstream`). The
 //!   feed passes the report to consumers or assigns it a number (`feed/backends`). While a report
 //!   is pending, the worker does not read from the report's conn. Messages from a backend to one
 //!   conn ([`backend`]) arrive through the worker's inbox.
+//!
 //! # One log, many readers
 //!
 //! The writer locks the shard once to add an entry and to read which workers have subscribers. A
@@ -65,6 +66,7 @@
 //! evict entries without asking a worker, and a live walk takes no lock. A publication is
 //! acknowledged after the workers to which it was sent have received it. A short poll on any worker
 //! is answered only after the worker has received everything that was posted before the request.
+//!
 //! # The turn
 //!
 //! [`worker::Worker::turn`] runs the phases poll, read, accept, broadcast, expire, flush and reap.
@@ -75,6 +77,7 @@
 //! workers walk at the same time ([`worker::wire::fanout_limiter`]). Bytes are written only in
 //! `worker/flush.rs`, conns are freed only in `worker/reap.rs`, and effects are applied only in
 //! `worker/apply.rs`. The one exception is the refusal of a connection that never got a slot.
+//!
 //! # Admission and access
 //!
 //! - `worker/admission` decides which connections get a slot: by room, memory ([`sys::pressure`])

@@ -1,4 +1,5 @@
-//! SHELL: the only module with unsafe code: system calls that the standard library lacks.
+//! SHELL: this is the only module with unsafe code. It makes system calls that the standard library
+//! lacks.
 //!
 //! Each file wraps one task in a safe function, for example waking a thread, a descriptor table for
 //! each worker, pinning or limits. Nothing here depends on conns.
