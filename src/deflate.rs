@@ -98,8 +98,8 @@ pub struct Inflater {
 }
 
 impl Inflater {
-    /// Inflates the payload of one message. Memory grows with the output, up to `bytes_max`. The
-    /// caller should return the buffer with [`Inflater::recycle`].
+    /// Inflates the payload of one message. Memory grows with the output and is limited by
+    /// `bytes_max`. The caller should return the buffer with [`Inflater::recycle`].
     ///
     /// # Errors
     /// Returns [`InflateError::Broken`] if the payload is not a whole DEFLATE message, or

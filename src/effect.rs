@@ -221,7 +221,7 @@ pub enum CloseReason {
     TlsError,
     /// The token has expired and was not replaced (4002).
     TokenExpired,
-    /// The client showed no token in time, or an invalid token (4001).
+    /// The client sent no token in time, or it sent an invalid token (4001).
     Unauthorized,
     /// The client read too slowly. The conn exceeded its quota with the policy `close` (4100), or
     /// too many control bytes were unread. Or conns held too many publications that the log had

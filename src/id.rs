@@ -49,8 +49,9 @@ impl ConnId {
     /// this generation.
     ///
     /// If the worker accepts 4,294,967,295 more conns while a conn is open, the result becomes
-    /// larger than the true serial. The conn's name changes then. No other conn has the new name,
-    /// because the slot is still in use and the next conn in the slot gets a larger serial.
+    /// larger than the true serial. In this case, the conn's name changes. No other conn has the
+    /// new name, because the slot is still in use and the next conn in the slot gets a larger
+    /// serial.
     #[must_use]
     pub fn serial(self, accepted: u64) -> u64 {
         let newest = accepted.saturating_sub(1);

@@ -59,8 +59,8 @@
 //! # One log, many readers
 //!
 //! The writer locks the shard once to add an entry and to read which workers have subscribers. A
-//! worker's *head* is the number up to which the worker has received all entries that concern it.
-//! The worker reads the log as if the log ended at this head: no later entry is delivered, reported
+//! worker's *head* is the number up to which the worker has received all entries that concern this
+//! worker. It reads the log as if the log ended at this head: no later entry is delivered, reported
 //! or named as a position. So one id is a position in all channels, even while messages wait in the
 //! inbox. A worker keeps the entries that it is about to write ([`hub::tail`]). So the writer can
 //! evict entries without asking a worker, and a live walk takes no lock. A publication is

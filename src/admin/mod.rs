@@ -222,8 +222,8 @@ impl AdminLoop<'_> {
         }
     }
 
-    /// Waits for a socket or for the next deadline. The result is true for each socket that is
-    /// ready: first the listener, then each connection.
+    /// Waits for a socket or for the next deadline. Returns one boolean per socket: first for the
+    /// listener, then for each connection. It is true if the socket is ready.
     fn poll(&self, begun: Instant) -> io::Result<Vec<bool>> {
         let listens = match self.paused_until {
             Some(_) => PollFlags::empty(),
@@ -289,7 +289,8 @@ impl AdminLoop<'_> {
         self.paused_until = Some(Instant::now() + pause);
     }
 
-    /// Serves a new connection. It is read at once, because its request has often already arrived.
+    /// Serves a new connection. It is read immediately, because its request has often already
+    /// arrived.
     fn admit(&mut self, conn: io::Result<AdminConn>) {
         if self.conns.len() >= ADMIN_CONNS_MAX {
             self.make_room();

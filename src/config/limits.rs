@@ -18,8 +18,8 @@ pub const FEED_LINE_BYTES_MAX: u32 = 64 * 1024 * KIB;
 
 // -- Bounds on one turn of a worker.
 
-/// The maximum sleep of a worker that has conns, in milliseconds. If the process or the machine is
-/// paused, the worker notices it by a turn that is later than this.
+/// The maximum sleep of a worker that has conns, in milliseconds. A turn that takes much longer
+/// shows that the process or the machine was paused.
 pub const SLEEP_MS_MAX: u64 = 1_000;
 /// The maximum running time of a turn without its sleep, in milliseconds. Time beyond this maximum
 /// is counted as the server's own delay and not against peers ([`crate::time::running`]).
@@ -116,8 +116,8 @@ pub const DESCRIPTORS_KEPT: u64 = 64;
 pub const LISTEN_BACKLOG: i32 = 4096;
 /// The number of parts of the table of client sources. Each part has its own lock.
 pub const SOURCE_TABLE_PARTS: usize = 64;
-/// The burst of the limit on connects, in seconds: a source may open the number of connections that
-/// is allowed for this time in one burst.
+/// The burst that the limit on connects allows, in seconds. In one burst, a source may open as many
+/// connections as its rate allows in this time.
 pub const CONNECTS_AT_ONCE_S: u64 = 5;
 /// The time between two measurements of memory, in milliseconds.
 pub const WATCH_MS: u64 = 1_000;
@@ -283,7 +283,7 @@ pub const BATCH_BYTES_MAX: u64 = 1024 * KIB as u64;
 /// full.
 pub const INBOX_BATCHES_MAX: usize = 64;
 /// The time that the feed waits until a full inbox has room, in milliseconds. After this time, the
-/// feed enforces the log's bounds.
+/// feed enforces the log's bounds and waits again.
 pub const INBOX_WAIT_MS: u64 = 10;
 /// The time after which a due poll is checked again, in milliseconds. Such a poll waits until its
 /// worker has processed all publications that the answer needs.
@@ -319,7 +319,7 @@ pub const UPSTREAM_BYTES_MAX: usize = 4096 * KIB as usize;
 /// are counted as lost.
 pub const NOTICES_MAX: usize = 65_536;
 /// The number of waiting notices of one conn above which the worker stops reading from the conn.
-/// The worker reads again when half as many notices wait.
+/// The worker reads again when only half of this number of notices wait.
 pub const NOTICES_PER_CONN_MAX: usize = 32;
 /// The maximum number of notices that are skipped because their consumers have no room. When this
 /// number is reached, all later notices wait, even if their consumers have room.

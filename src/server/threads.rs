@@ -1,5 +1,5 @@
-//! A worker's thread: sets up the worker's descriptor table, processor and listeners, then takes
-//! turns until the worker is drained.
+//! The thread of a worker. It sets up the worker's descriptor table, processor and listeners, then
+//! takes turns until the worker is drained.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};

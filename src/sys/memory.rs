@@ -1,7 +1,7 @@
 //! Returns freed memory to the system, and turns off huge pages.
 
 /// Turns off transparent huge pages for the whole process. A slot has a hundred bytes, and the
-/// tables of one worker rarely fill a huge page. On average, half of each huge page would be empty.
+/// tables of one worker rarely fill a huge page. So half of each huge page would be empty.
 ///
 /// Returns whether huge pages are off. If they stay on, the process only uses more memory.
 #[must_use]

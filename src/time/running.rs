@@ -2,8 +2,8 @@
 //!
 //! While a process is stopped, a virtual machine is paused or a thread gets no processor, no bytes
 //! of a peer are read. So the time that counts for one turn has a maximum: the turn's sleep plus a
-//! limit on its work. If a turn takes longer, only this limit counts. All deadlines of conns use
-//! this clock. Ages of publications and dates do not use it.
+//! limit on its work. If a turn takes longer, only the limit on its work counts. All deadlines of
+//! conns use this clock. Ages of publications and dates do not use it.
 
 use std::time::Duration;
 

@@ -183,8 +183,8 @@ impl Filter {
             }
             _ => Ok(None),
         });
-        // A failure is ignored. After an error or during the handshake, `close_notify` can neither
-        // be written nor is it needed.
+        // A failure is ignored. After an error and during the handshake, `close_notify` cannot be
+        // written and is not needed.
         drop(written);
     }
 

@@ -27,7 +27,7 @@ use fanfare::config::limits::DEDUPE_WINDOW_MS;
 
 /// The maximum time for which the feed may be unreachable.
 pub(super) const RECONNECT_TIME: Duration = Duration::from_secs(60);
-/// The maximum time after the first attempt in which a line is sent again. Later, the feed may have
+/// A line is sent again only within this time after it was first sent. Later, the feed may have
 /// forgotten the line's key.
 const RESEND_MAX: Duration = Duration::from_millis(DEDUPE_WINDOW_MS - 10_000);
 /// The shortest and the longest pause between two connection attempts. The pause doubles each time.
