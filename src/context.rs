@@ -51,7 +51,7 @@ pub struct Context<'a> {
     /// Access to the conn's token and its permissions.
     pub access: ConnAccess<'a>,
     /// The number of frames that began in the client's input during this call. The machine counts
-    /// them.
+    /// these frames.
     pub frames: u32,
     /// The effects of this call, in order.
     pub effects: &'a mut Vec<Effect>,

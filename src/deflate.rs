@@ -335,7 +335,7 @@ mod tests {
         let compressed = [deflater.deflate(&message).unwrap(), &FLUSH_TAIL].concat();
         let mut engine = Decompress::new_with_window_bits(false, DEFLATE_WINDOW_BITS);
         let mut out = Vec::new();
-        // The pieces are small, so that the inflater finds every reference in its window only.
+        // The pieces are small, so that the inflater must find every reference in its own window.
         for piece in compressed.chunks(100) {
             out.reserve(110_000);
             let progress = engine.decompress_vec(piece, &mut out, FlushDecompress::Sync);

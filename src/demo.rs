@@ -237,14 +237,14 @@ impl CpuTime {
 
 fn parse_cpu(text: &str) -> Option<CpuTime> {
     let line = text.lines().find_map(|line| line.strip_prefix("cpu "))?;
-    // The ninth and tenth number are guest time, which is already included in user time.
+    // The ninth and tenth numbers are guest time, which is already included in user time.
     let times: Vec<u64> = line
         .split_ascii_whitespace()
         .take(8)
         .map(|word| word.parse().ok())
         .collect::<Option<_>>()?;
     let all = times.iter().sum();
-    // The fourth and fifth number are idle time and I/O wait.
+    // The fourth and fifth numbers are idle time and I/O wait.
     let resting: u64 = times.get(3..5)?.iter().sum();
     Some(CpuTime {
         busy: all - resting,

@@ -148,9 +148,9 @@ const RESERVED_CHANNELS: &str = "fanfare:";
 
 /// A channel's name: 1 to 200 bytes of UTF-8 without control characters, spaces or `*`.
 ///
-/// Names that begin with `fanfare:` are reserved for the server. A `*` is allowed in patterns only,
-/// because a client that subscribed to a channel named `prices:*` would never receive anything.
-/// Clones share the text.
+/// Names that begin with `fanfare:` are reserved for the server. A `*` is allowed only in patterns.
+/// Otherwise a client could subscribe to a channel named `prices:*`, from which it would never
+/// receive anything. Clones share the text.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChannelName(ArcStr);
 

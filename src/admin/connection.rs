@@ -22,10 +22,10 @@ const READ_BYTES: usize = 2 * ADMIN_HEAD_BYTES_MAX;
 
 #[derive(Debug)]
 enum Step {
-    /// The head is incomplete. Contains the bytes that have arrived.
+    /// The head is incomplete. The value contains the bytes that have arrived.
     Reading(Vec<u8>),
-    /// The response is being sent. Contains the response and the number of bytes that the socket
-    /// has accepted.
+    /// The response is being sent. The values are the response and the number of bytes that the
+    /// socket has accepted.
     Writing(Vec<u8>, usize),
     /// The response was sent, but the client has not closed the connection. A close with unread
     /// bytes would reset the connection, and the client might lose the response.

@@ -198,8 +198,8 @@ fn push_process(figures: &FigureSources, out: &mut String) {
     }
 }
 
-/// Returns the help text of `fanfare_memory_bytes`. It names the memory that is limited by
-/// `limits.memory_bytes` or by the system.
+/// Returns the help text of `fanfare_memory_bytes`. The text names the memory that
+/// `limits.memory_bytes` or the system limits.
 fn memory_help(meter: &Meter) -> &'static str {
     match meter {
         Meter::Cgroup { .. } => {

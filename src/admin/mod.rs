@@ -1,11 +1,11 @@
 //! SHELL: the admin listener serves metrics, liveness and readiness.
 //!
 //! One thread runs one loop over non-blocking sockets. The loop polls, advances the connections
-//! that are ready, ends connections whose deadline has passed, and accepts new connections. It
-//! never waits for a worker, and no worker waits for it. At most `ADMIN_CONNS_MAX` connections are
-//! open, each for one request. A new connection is always accepted; if necessary, the oldest silent
-//! connection is closed for it. So neither silent clients nor clients that do not read block a
-//! health check.
+//! that are ready, ends connections whose deadline has passed, and accepts new connections. The
+//! loop never waits for a worker, and no worker waits for the loop. At most `ADMIN_CONNS_MAX`
+//! connections are open, each for one request. A new connection is always accepted; if necessary,
+//! the oldest silent connection is closed to make room. So neither silent clients nor clients that
+//! do not read block a health check.
 //!
 //! This module reads the counters of workers and feed, and writes no counters. The main thread
 //! binds the listener, starts its thread and sets its [`Readiness`]. The thread ends with the
@@ -35,8 +35,8 @@ use crate::sys::pressure::Meter;
 use crate::worker::admission::guard::Guard;
 use connection::{AdminConn, Priority};
 
-/// Stack size of the admin thread, in bytes. Its largest frame is the parser's table of header
-/// fields.
+/// The stack size of the admin thread, in bytes. The thread's largest stack frame contains the
+/// parser's table of header fields.
 const STACK_BYTES: usize = 256 * 1024;
 
 /// The stage of the server between its start and its end.
@@ -246,8 +246,8 @@ impl AdminLoop<'_> {
         Ok(reports.map(|socket| !socket.revents().is_empty()).collect())
     }
 
-    /// Accepts connections while descriptors are free. If no descriptor is free, accepts one
-    /// connection. Called when the listener is ready.
+    /// Called when the listener is ready. Accepts connections while descriptors are free. If no
+    /// descriptor is free, accepts one connection.
     fn accept(&mut self) {
         for accepted in 0..ADMIN_ACCEPTS_PER_TURN_MAX {
             let outcome = match self.listener.accept() {
@@ -305,9 +305,9 @@ impl AdminLoop<'_> {
         }
     }
 
-    /// Closes the oldest silent connection. If there is none, closes the oldest connection of the
-    /// lowest [`Priority`]. If a silent connection's request has arrived meanwhile, the connection
-    /// is answered instead. Returns false if there is no connection.
+    /// Closes the oldest silent connection. If no connection is silent, closes the oldest
+    /// connection of the lowest [`Priority`]. If a silent connection's request has arrived
+    /// meanwhile, the connection is answered instead. Returns false if no connection is open.
     fn make_room(&mut self) -> bool {
         for index in 0..self.conns.len() {
             let silent = self.conns.get_mut(index);

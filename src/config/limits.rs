@@ -348,7 +348,7 @@ pub const CONSUMER_PIECE_BYTES: usize = 1_728;
 pub const DEDUPE_KEYS_MAX: usize = 65_536;
 /// The time for which an idempotency key is remembered, in milliseconds.
 pub const DEDUPE_WINDOW_MS: u64 = 120_000;
-/// The maximum length of an idempotency key, a conflation key and an event type, in bytes.
+/// The maximum length of each idempotency key, conflation key and event type, in bytes.
 pub const LABEL_BYTES_MAX: usize = 256;
 /// The maximum depth of arrays and objects in a JSON payload from a feeder or a client.
 pub const JSON_LEVELS_MAX: usize = 128;
@@ -362,12 +362,12 @@ pub const CHANNELS_PER_PUBLICATION_MAX: usize = 1024;
 /// The total size of records that the journal's store keeps in memory before it writes a table, in
 /// bytes.
 pub const JOURNAL_MEMTABLE_BYTES: u64 = 16 * 1024 * KIB as u64;
-/// The total size of the records in a chunk, in bytes. A chunk is deleted as a whole. A chunk is at
-/// least as large as the store's memory table. So a full chunk is soon written to tables and not
+/// The minimum size of a full chunk, in bytes of records. A chunk is deleted as a whole. A full
+/// chunk is at least as large as the store's memory table, so it is soon written to tables and not
 /// only to the store's write-ahead log.
 pub const JOURNAL_CHUNK_BYTES: u64 = JOURNAL_MEMTABLE_BYTES;
-/// The number of chunks into which `journal.bytes` is divided, unless the chunks would be too
-/// small.
+/// The maximum number of chunks into which `journal.bytes` is divided. If `journal.bytes` is small,
+/// there are fewer chunks, because the minimum size of a chunk is [`JOURNAL_CHUNK_BYTES`].
 pub const JOURNAL_CHUNKS_MAX: u64 = 64;
 /// The number of full chunks not yet written to tables at which the creation of a new chunk is
 /// delayed by at most a second.

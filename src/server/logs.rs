@@ -130,8 +130,8 @@ pub fn start(logging: &Logging) -> (Logs, Arc<dyn Fn() -> u64 + Send + Sync>) {
     let builder = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(queue);
-    // If a program that embeds the server has already installed a subscriber, this subscriber
-    // stays.
+    // If a program that embeds the server has already installed a subscriber, the program's
+    // subscriber stays in use.
     let _installed = match logging.format {
         LogFormat::Json => builder.json().try_init(),
         LogFormat::Text => builder

@@ -464,8 +464,8 @@ impl WorkerSpawner {
         })
     }
 
-    /// Creates the state for admission control in workers. Clones share the counts that limit all
-    /// workers together.
+    /// Creates the state for admission control in workers. Clones of this state share the counts
+    /// that limit all workers together.
     fn guard(&self, workers: usize) -> Guard {
         let workers = u32::try_from(workers).unwrap_or(u32::MAX);
         let limits = &self.config.limits;

@@ -3,7 +3,7 @@
 /// Turns off transparent huge pages for the whole process. A slot has a hundred bytes, and the
 /// tables of one worker rarely fill a huge page. So half of each huge page would be empty.
 ///
-/// Returns whether huge pages are off. If they stay on, the process only uses more memory.
+/// Returns whether huge pages are off. If they stay on, the only effect is a higher use of memory.
 #[must_use]
 pub fn refuse_huge_pages() -> bool {
     rustix::thread::disable_transparent_huge_pages(true).is_ok()

@@ -201,8 +201,8 @@ impl Wheel {
         None
     }
 
-    /// Fires the slots of one bucket that are due. Returns false if `left` became zero and a due
-    /// slot is left.
+    /// Fires the due slots of one bucket. Returns false if `left` became zero and a due slot is
+    /// left.
     fn expire_tick(&mut self, due: u32, left: &mut u32, fired: &mut Vec<u32>) -> bool {
         let mut slot = self.heads.get(bucket_of(due)).copied().unwrap_or(NONE);
         while let Some(link) = self.links.get(slot as usize) {

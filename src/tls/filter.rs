@@ -101,7 +101,7 @@ impl Filter {
     }
 
     /// Processes received bytes. After the call, [`Filter::take_plain`] returns the plaintext, and
-    /// [`Filter::unsent`] the records that answer the received bytes.
+    /// [`Filter::unsent`] returns the records that answer the received bytes.
     ///
     /// # Errors
     /// Returns the library's error if the peer violates the protocol or its certificate is refused.

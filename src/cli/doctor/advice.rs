@@ -163,7 +163,7 @@ fn idle_conntrack(facts: &Facts, conns: u64) -> Option<Advice> {
     Some(advice("nf_conntrack_max", why, Some(&line)))
 }
 
-/// Gives advice on orphans: closed sockets with unacknowledged bytes, which the kernel keeps.
+/// Gives advice on orphans: closed sockets that the kernel keeps because of unacknowledged bytes.
 fn orphans(facts: &Facts, plan: &Plan, conns: u64) -> Option<Advice> {
     let most = facts.orphans_max?;
     let stalled = conns.saturating_mul(plan.stalled_percent.into()) / 100;

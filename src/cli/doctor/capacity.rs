@@ -64,7 +64,8 @@ impl Plan {
         }
     }
 
-    /// Returns the send-buffer bytes of the stalled conns, divided by the number of all conns.
+    /// Returns the total size of the stalled conns' send buffers, divided by the number of all
+    /// conns.
     pub(super) fn buffer_bytes_per_conn(&self, facts: &Facts) -> u64 {
         let requested = u64::from(self.send_buffer_bytes);
         let granted = facts

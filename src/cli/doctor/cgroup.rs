@@ -180,7 +180,7 @@ fn level(
     }
 }
 
-/// Returns the used bytes without inactive pages of the page cache, which the kernel reclaims
+/// Returns the used bytes without inactive pages of the page cache. The kernel reclaims these pages
 /// first.
 fn working_set(tree: &Tree, folder: &str, usage: &str, cache: &str) -> Option<u64> {
     let used = parse::number(&tree.text(&format!("{folder}/{usage}"))?)?;

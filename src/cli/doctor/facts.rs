@@ -111,7 +111,7 @@ pub(super) struct Facts {
 }
 
 impl Facts {
-    /// Reads all facts of a host. Records the values that were read in the tree's notes.
+    /// Reads all facts of a host. Adds a note to the tree for each value that was read.
     pub(super) fn gather(tree: &Tree) -> Self {
         let mut facts = Self {
             kernel: tree.expect("proc/sys/kernel/osrelease", |text| {

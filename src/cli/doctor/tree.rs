@@ -111,8 +111,8 @@ impl Tree {
         self.notes.into_inner()
     }
 
-    /// Copies the files that were read to another directory, which can be examined on another
-    /// machine.
+    /// Copies all files that have been read to another directory. This directory can be examined on
+    /// another machine.
     pub(super) fn record(&self, folder: &Path) -> io::Result<()> {
         let own = format!("proc/{}/", self.process);
         for (path, text) in self.read.borrow().iter() {

@@ -285,7 +285,8 @@ impl Exchange {
         }
     }
 
-    /// Returns the input's line number of the `sent`th line that was sent. Zero means no line.
+    /// Returns the input's line number of the line that was sent as number `sent`. Zero means no
+    /// line.
     fn input_line(&self, sent: u64) -> u64 {
         if sent == 0 {
             return 0;

@@ -186,7 +186,7 @@ fn take_text(
     Ok(())
 }
 
-/// Returns the end for a read error, or for the close frame if a close frame was received.
+/// Returns the end for the close frame, or for the read error if no close frame was received.
 fn ended(error: Error, close: Option<Option<CloseFrame>>, subscriber: &Subscriber<'_>) -> End {
     match (error, close) {
         (_, Some(Some(frame))) => End::of_close(frame.code.into(), frame.reason.as_str()),
