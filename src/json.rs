@@ -36,7 +36,7 @@ pub fn check_envelope(json: &str) -> Result<(), LimitError> {
 
 fn check(json: &str, levels_max: usize) -> Result<(), LimitError> {
     let bytes = json.as_bytes();
-    // Most texts need no full check: they are too short to exceed the limit on digits, and have too
+    // Most texts need no full check. They are too short to exceed the limit on digits, and have too
     // few brackets to exceed the limit on levels.
     let is_short = bytes.len() <= JSON_DIGITS_MAX;
     if is_short && memchr::memchr2_iter(b'[', b'{', bytes).count() <= levels_max {

@@ -249,10 +249,10 @@ pub const PREVIOUS_EPOCHS_MAX: usize = 16;
 pub const DEFLATE_LEVEL: u32 = 3;
 /// The size of the window in which publications are compressed, as a power of two. One frame serves
 /// all subscribers, so all subscribers have the same window. A client that offers a smaller window
-/// receives uncompressed messages. Few clients offer less than 4 KiB. The cost of a small window is
-/// low: with 32 KiB, documents of 13 KiB would be 0 to 4 percent smaller, and short documents would
-/// not shrink. With 2 KiB, the size would grow by 3 to 6 percent and the time would fall by a
-/// tenth.
+/// receives uncompressed messages. Few clients offer less than 4 KiB. The cost of the small window
+/// is low. With 32 KiB, documents of 13 KiB would be 0 to 4 percent smaller, and short documents
+/// would not be smaller. With 2 KiB, the size would grow by 3 to 6 percent and the time would fall
+/// by a tenth.
 pub const DEFLATE_WINDOW_BITS: u8 = 12;
 /// The minimum length of a message that is compressed, in bytes. Compressing a shorter message
 /// would save only a few dozen bytes of a segment that is sent anyway. But every client would have
@@ -363,8 +363,8 @@ pub const CHANNELS_PER_PUBLICATION_MAX: usize = 1024;
 /// bytes.
 pub const JOURNAL_MEMTABLE_BYTES: u64 = 16 * 1024 * KIB as u64;
 /// The minimum size of a full chunk, in bytes of records. A chunk is deleted as a whole. A full
-/// chunk is at least as large as the store's memory table, so it is soon written to tables and not
-/// only to the store's write-ahead log.
+/// chunk is at least as large as the store's memory table. So its data is soon written to tables
+/// and not only to the store's write-ahead log.
 pub const JOURNAL_CHUNK_BYTES: u64 = JOURNAL_MEMTABLE_BYTES;
 /// The maximum number of chunks into which `journal.bytes` is divided. If `journal.bytes` is small,
 /// there are fewer chunks, because the minimum size of a chunk is [`JOURNAL_CHUNK_BYTES`].
