@@ -1,4 +1,4 @@
-//! The messages other than publications between a backend and one client.
+//! The messages between a backend and one client, except delivered publications.
 //!
 //! Downstream, the feed posts a [`DirectMessage`] to the one worker that has the conn, and the
 //! message's [`DeliveryStatus`] records the outcome. Upstream, a worker sends [`Report`]s to the
@@ -66,8 +66,8 @@ pub struct Revocation {
     pub sub: Box<str>,
     /// The close code and reason that the clients receive.
     pub close_info: CloseInfo,
-    /// Confirmed by each worker after it has closed its conns. The sum is the number of closed
-    /// conns.
+    /// The acknowledgement of each worker, given after the worker has closed its conns. The sum is
+    /// the number of closed conns.
     pub worker_ack: WorkerAck,
 }
 
@@ -84,7 +84,7 @@ pub enum PublishOutcome {
     NoConsumer,
     /// The feed refused the publication and dropped it.
     Refused,
-    /// The publication is in the log, but may not be safely on disk.
+    /// The publication is in the log, but it may be missing from the disk after a crash.
     Unsynced,
 }
 
@@ -157,8 +157,8 @@ pub struct ClientPublication {
     pub channel: ChannelName,
     /// The publication's JSON text as the client sent it.
     pub data: Box<str>,
-    /// The reference of the client's command. A client whose command has no reference receives
-    /// failures only.
+    /// The reference of the client's command. If the command has no reference, the client is
+    /// notified of failures only.
     pub reference: Option<Reference>,
     /// The receivers of the publication.
     pub audience: Audience,
@@ -177,8 +177,8 @@ pub struct Notice {
     pub has_subscribed: bool,
 }
 
-/// Channels whose subscribers all workers count. The sum of a channel's [`WorkerAck`] is its number
-/// of subscribers.
+/// Channels whose subscribers are counted by all workers. The sum in a channel's [`WorkerAck`] is
+/// the channel's number of subscribers.
 pub type SubscriberCounts = Arc<[(ChannelName, WorkerAck)]>;
 
 /// The channels for which consumers want notices.

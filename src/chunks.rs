@@ -1,8 +1,8 @@
 //! Tables that grow without moving their entries.
 //!
-//! A vector that doubles its capacity copies all entries. This takes long for a million conns, and
-//! leaves unused memory. These tables consist of chunks of a fixed size instead. Room in a chunk
-//! that was never written to occupies no memory. An empty chunk is freed at once.
+//! A vector that doubles its capacity copies all entries. The copy takes long for a million conns
+//! and leaves unused memory. These tables consist of chunks of a fixed size instead. Room in a
+//! chunk that was never written to occupies no memory. An empty chunk is freed immediately.
 
 use slab::Slab;
 

@@ -16,9 +16,9 @@ use crate::id::{ConnName, Cursor};
 use crate::metrics::WorkerMetrics;
 use crate::time::Now;
 
-/// How long a client waits after it has lost its connection, in milliseconds. The delay is random,
-/// so that the clients of a killed server do not all return at once. The upper bound is short,
-/// because most connections are lost alone.
+/// The time that a client waits after it has lost its connection, in milliseconds. The delay is
+/// random, so that the clients of a killed server do not all return at the same time. The upper
+/// bound is short, because usually only a single connection is lost.
 const AFTER_LOSS_MS: RangeInclusive<u64> = 1_000..=5_000;
 /// The minimum time that a refused client waits, in milliseconds.
 const AFTER_REFUSAL_MS: u64 = 5_000;
@@ -51,14 +51,14 @@ pub struct Context<'a> {
     /// Access to the conn's token and its permissions.
     pub access: ConnAccess<'a>,
     /// The number of frames that began in the client's input during this call. The machine counts
-    /// them.
+    /// these frames.
     pub frames: u32,
     /// The effects of this call, in order.
     pub effects: &'a mut Vec<Effect>,
 }
 
 impl Context<'_> {
-    /// Adds an effect. For a join, also spends work for each of its channels.
+    /// Adds an effect. If the effect is a join, also subtracts work for each of its channels.
     pub fn ask(&mut self, effect: Effect) {
         if let Effect::Join(join) = &effect {
             let channels = u32::try_from(join.channels.len()).unwrap_or(u32::MAX);
@@ -67,7 +67,8 @@ impl Context<'_> {
         self.effects.push(effect);
     }
 
-    /// Draws the time that a client waits after the end of its stream or poll, in milliseconds.
+    /// Returns a random time that a client waits after its stream or poll has ended, in
+    /// milliseconds.
     #[must_use]
     pub fn reconnect_ms(&self) -> u64 {
         let delay = self.drain;
@@ -75,7 +76,7 @@ impl Context<'_> {
         delay.draw_ms(self.draw)
     }
 
-    /// Draws the time that a client waits after a temporary refusal, in seconds.
+    /// Returns a random time that a client waits after a temporary refusal, in seconds.
     #[must_use]
     pub fn retry_after_s(&self) -> u64 {
         let delay = self.drain;
@@ -85,8 +86,8 @@ impl Context<'_> {
 }
 
 /// The work that the input of one conn may still cause in this turn, in the units of
-/// [`WORK_AT_ONCE_MAX`]. The last command may exceed the budget. Further input waits in the
-/// machine.
+/// [`WORK_AT_ONCE_MAX`]. The last command may exceed the budget. The input after this command waits
+/// in the machine.
 #[derive(Clone, Copy, Debug)]
 pub struct WorkBudget(u32);
 
@@ -154,13 +155,13 @@ impl ReconnectDelay {
         }
     }
 
-    /// Draws the delay, in milliseconds.
+    /// Returns a random delay, in milliseconds.
     #[must_use]
     pub fn draw_ms(self, draw: Draw) -> u64 {
         self.least_ms + draw.below(self.spread_ms + 1)
     }
 
-    /// Draws the delay, in whole seconds for `Retry-After` (RFC 9110, 10.2.3).
+    /// Returns a random delay, in whole seconds for `Retry-After` (RFC 9110, 10.2.3).
     #[must_use]
     pub fn draw_s(self, draw: Draw) -> u64 {
         self.draw_ms(draw).div_ceil(1000)

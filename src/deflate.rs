@@ -20,7 +20,8 @@ use crate::config::limits::{
 const FLUSH_TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 
 /// [`FLUSH_TAIL`], followed by an empty last block. The inflater reads these bytes after the
-/// message. If it does not reach the end of the stream then, the message is truncated.
+/// message. If the inflater has not reached the end of the stream after these bytes, the message is
+/// truncated.
 const TAIL_AND_END: [u8; 9] = [0, 0, 0xff, 0xff, 1, 0, 0, 0xff, 0xff];
 
 /// Output room beyond the length of the message. Output that fills this room is not shorter than
@@ -30,8 +31,8 @@ const SLACK_BYTES: usize = 16;
 /// The size of the first allocation for an inflated message, in bytes.
 const FIRST_ROOM_BYTES: usize = 512;
 
-/// Returns the maximum deflated length of a message with any compressor. It is nine bits for each
-/// byte, plus the headers of blocks.
+/// Returns the maximum deflated length of a message with any compressor: nine bits for each byte,
+/// plus the headers of blocks.
 #[must_use]
 pub fn deflated_bytes_max(message_bytes: u32) -> u64 {
     let bytes = u64::from(message_bytes);
@@ -97,8 +98,8 @@ pub struct Inflater {
 }
 
 impl Inflater {
-    /// Inflates the payload of one message. Memory grows with the output, up to `bytes_max`. The
-    /// caller should return the buffer with [`Inflater::recycle`].
+    /// Inflates the payload of one message. Memory grows with the output and is limited by
+    /// `bytes_max`. The caller should return the buffer with [`Inflater::recycle`].
     ///
     /// # Errors
     /// Returns [`InflateError::Broken`] if the payload is not a whole DEFLATE message, or
@@ -334,7 +335,7 @@ mod tests {
         let compressed = [deflater.deflate(&message).unwrap(), &FLUSH_TAIL].concat();
         let mut engine = Decompress::new_with_window_bits(false, DEFLATE_WINDOW_BITS);
         let mut out = Vec::new();
-        // The pieces are small, so that the inflater finds every reference in its window only.
+        // The pieces are small, so that the inflater must find every reference in its own window.
         for piece in compressed.chunks(100) {
             out.reserve(110_000);
             let progress = engine.decompress_vec(piece, &mut out, FlushDecompress::Sync);

@@ -1,5 +1,5 @@
-//! SHELL: publishes load, memory and network figures of this machine, so that a new user sees real
-//! data.
+//! SHELL: the demo publishes load, memory and network figures of this machine, so that a new user
+//! sees real data.
 //!
 //! Once a second, the demo reads load, memory and network figures from `/proc` and writes them to
 //! the feed's Unix socket, like any feeder. The demo does not depend on workers, hub or frames. If
@@ -19,7 +19,7 @@ use serde::Serialize;
 /// The time between two sets of figures.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// The maximum time for a write to a feed that does not read. It delays the end of the thread.
+/// The maximum time for a write to a feed that does not read. Such a write delays the thread's end.
 const WRITE_WAIT: Duration = Duration::from_millis(50);
 
 /// Starts a thread that publishes to the feed at this path. The thread ends after a message on
@@ -95,7 +95,7 @@ fn unix_ms() -> u64 {
         .map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// One line for the feed.
+/// A publication as one line for the feed.
 #[derive(Debug, Serialize)]
 struct Line<T> {
     channel: &'static str,
@@ -131,7 +131,7 @@ struct NetworkFigures {
     loopback_bytes_per_s: u64,
 }
 
-/// Returns the publications that follow from two consecutive samples.
+/// Returns the publications computed from two consecutive samples.
 fn lines(before: &Sample, now: &Sample) -> Vec<u8> {
     let unix_ms = now.unix_ms;
     let mut out = Vec::new();
@@ -237,14 +237,14 @@ impl CpuTime {
 
 fn parse_cpu(text: &str) -> Option<CpuTime> {
     let line = text.lines().find_map(|line| line.strip_prefix("cpu "))?;
-    // The ninth and tenth number are guest time, which is already included in user time.
+    // The ninth and tenth numbers are guest time, which is already included in user time.
     let times: Vec<u64> = line
         .split_ascii_whitespace()
         .take(8)
         .map(|word| word.parse().ok())
         .collect::<Option<_>>()?;
     let all = times.iter().sum();
-    // The fourth and fifth number are idle time and I/O wait.
+    // The fourth and fifth numbers are idle time and I/O wait.
     let resting: u64 = times.get(3..5)?.iter().sum();
     Some(CpuTime {
         busy: all - resting,

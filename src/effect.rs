@@ -16,7 +16,7 @@ pub enum Effect {
     /// Register a client's acknowledgement of publications, then report the outcome with
     /// `handle_event`.
     Acknowledge(Acknowledgement),
-    /// Gather the publications and gaps that are due to a poll, and call `handle_answer` with them,
+    /// Gather the publications and gaps for a poll's answer. Then call `handle_answer` with them,
     /// even if there are none.
     Answer {
         /// The position of an answer without publications and gaps. `None` stands for the log's
@@ -40,8 +40,8 @@ pub enum Effect {
     /// Switch to the conn's new token. From now on, report the conn with the new token's subject.
     /// Unsubscribe the conn from the channels that the new token does not allow.
     DropUnauthorized,
-    /// Count the conn for the client that an HTTP proxy has named in a header field, if any. Then
-    /// call `handle_forwarded_client`.
+    /// Count the conn for the client whose address an HTTP proxy has sent in a header field, if
+    /// any. Then call `handle_forwarded_client`.
     IdentifyByForwardedHeader(Option<IpAddr>),
     /// Count the conn for the client that the PROXY header names, if any. Then call
     /// `handle_proxy_client`.
@@ -221,11 +221,11 @@ pub enum CloseReason {
     TlsError,
     /// The token has expired and was not replaced (4002).
     TokenExpired,
-    /// The client showed no token in time, or an invalid token (4001).
+    /// The client sent no token in time, or it sent an invalid token (4001).
     Unauthorized,
     /// The client read too slowly. The conn exceeded its quota with the policy `close` (4100), or
-    /// too many control bytes were unread. Or the conn held the oldest publications when conns held
-    /// too many that the log had evicted.
+    /// too many control bytes were unread. Or conns held too many publications that the log had
+    /// evicted, and this conn held the oldest of them.
     Overflow,
     // Ends by the server.
     /// Too many conns had not completed a request head, and this conn was the oldest of them.

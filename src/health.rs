@@ -1,8 +1,8 @@
-//! SHELL: the parts of a running server that have failed, for `/readyz`.
+//! SHELL: this module records the parts of a running server that have failed, for `/readyz`.
 //!
-//! Each part that can fail while the server runs records the reason here, and clears it when the
-//! part works again. Reasons are written a few times in the life of a process and read once for
-//! each probe.
+//! Each part that can fail while the server runs records the reason here, and clears the reason
+//! when the part works again. Reasons are written a few times in the life of a process and read
+//! once for each probe.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -23,7 +23,7 @@ pub enum Part {
 pub struct Health(Mutex<BTreeMap<Part, String>>);
 
 impl Health {
-    /// Sets the reason of a part. `None` means that the part works.
+    /// Sets the reason why a part has failed. `None` means that the part works.
     pub fn set(&self, part: Part, reason: Option<&str>) {
         let mut reasons = self.reasons_mut();
         match reason {

@@ -34,8 +34,8 @@ pub struct ConnId {
 const GENERATIONS: u64 = u32::MAX as u64;
 
 impl ConnId {
-    /// Makes the id of a conn. The serial is the number of conns that its worker accepted before
-    /// it.
+    /// Makes the id of a conn. The serial is the number of conns that the worker accepted before
+    /// this conn.
     #[must_use]
     pub fn new(slot: u32, serial: u64) -> Self {
         Self {
@@ -49,8 +49,9 @@ impl ConnId {
     /// this generation.
     ///
     /// If the worker accepts 4,294,967,295 more conns while a conn is open, the result becomes
-    /// larger than the true serial. The conn's name changes then. No other conn has the new name,
-    /// because the slot is still in use and the next conn in the slot gets a larger serial.
+    /// larger than the true serial. In this case, the conn's name changes. No other conn has the
+    /// new name, because the slot is still in use and the next conn in the slot gets a larger
+    /// serial.
     #[must_use]
     pub fn serial(self, accepted: u64) -> u64 {
         let newest = accepted.saturating_sub(1);
@@ -90,7 +91,7 @@ pub struct RunId(pub u64);
 /// connections a second uses up its serials in nine years.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnName {
-    /// The run of the node, from its start on.
+    /// The run of the node.
     pub run: RunId,
     /// The worker's number.
     pub worker: u16,
@@ -147,9 +148,9 @@ const RESERVED_CHANNELS: &str = "fanfare:";
 
 /// A channel's name: 1 to 200 bytes of UTF-8 without control characters, spaces or `*`.
 ///
-/// Names that begin with `fanfare:` are reserved for the server. A `*` is allowed in patterns only,
-/// because a client that subscribed to a channel named `prices:*` would never receive anything.
-/// Clones share the text.
+/// Names that begin with `fanfare:` are reserved for the server. A `*` is allowed only in patterns.
+/// Otherwise a client could subscribe to a channel named `prices:*`, from which it would never
+/// receive anything. Clones share the text.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChannelName(ArcStr);
 
@@ -244,7 +245,7 @@ impl std::borrow::Borrow<str> for ChannelName {
 }
 
 /// Identifies a period in which the sequence is continuous. Whenever continuity is lost, a new
-/// epoch is drawn at random.
+/// epoch with a random value begins.
 ///
 /// An epoch has 48 bits, shown as twelve hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -257,7 +258,7 @@ impl Epoch {
         Self(random & 0xffff_ffff_ffff)
     }
 
-    /// Returns the 48 bits.
+    /// Returns the epoch's 48 bits.
     #[must_use]
     pub fn bits(self) -> u64 {
         self.0
@@ -266,8 +267,8 @@ impl Epoch {
 
 impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Formatted by hand, because every frame and response has an id and `{:012x}` takes ten
-        // times as long.
+        // Formatted by hand, because every frame and response has an id and `{:012x}` is ten times
+        // slower.
         let mut text = [0; 12];
         for (place, digit) in text.iter_mut().rev().enumerate() {
             let value = (self.0 >> (4 * place)) & 0xf;
@@ -280,7 +281,7 @@ impl fmt::Display for Epoch {
 const HEX_DIGITS: &[u8; 16] = b"0123456789abcdef";
 
 /// A publication's number in the node's sequence of publications. The first publication of an epoch
-/// has number 1; 0 is the position before it.
+/// has number 1. The number 0 stands for the position before the first publication.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Sequence(pub u64);
 
@@ -379,9 +380,9 @@ impl Since {
         text.parse().map_or(Self::Unrecognised, Self::After)
     }
 
-    /// Returns the position for a request for the last publications of a channel. Zero publications
-    /// are [`Since::Now`]. Returns `None` if the number exceeds 32 bits, because no log holds as
-    /// many publications.
+    /// Returns the position for a request for the last publications of a channel. A request for
+    /// zero publications is [`Since::Now`]. Returns `None` if the number exceeds 32 bits, because
+    /// no log holds that many publications.
     #[must_use]
     pub fn last(publications: u64) -> Option<Self> {
         let publications = u32::try_from(publications).ok()?;

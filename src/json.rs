@@ -36,8 +36,8 @@ pub fn check_envelope(json: &str) -> Result<(), LimitError> {
 
 fn check(json: &str, levels_max: usize) -> Result<(), LimitError> {
     let bytes = json.as_bytes();
-    // Most texts are too short to exceed the limit on digits, and have too few brackets to exceed
-    // the limit on levels.
+    // Most texts need no full check. They are too short to exceed the limit on digits, and have too
+    // few brackets to exceed the limit on levels.
     let is_short = bytes.len() <= JSON_DIGITS_MAX;
     if is_short && memchr::memchr2_iter(b'[', b'{', bytes).count() <= levels_max {
         return Ok(());
@@ -51,7 +51,7 @@ fn check(json: &str, levels_max: usize) -> Result<(), LimitError> {
             b']' | b'}' => levels = levels.saturating_sub(1),
             b'0'..=b'9' => digits += 1,
             b'+' | b'-' | b'.' | b'E' | b'e' => {}
-            // White space, a comma or a colon ends a number.
+            // A number ends at white space, a comma or a colon.
             _ => digits = 0,
         }
         if levels > levels_max {
@@ -84,12 +84,12 @@ pub fn string_end(bytes: &[u8], start: usize) -> usize {
 }
 
 /// Returns the value of a whole JSON number in any notation: `5000.0` and `5e3` are 5000 (RFC 8259,
-/// 6). Returns `None` if the text is not a number, or the number has a fraction, is negative or
-/// exceeds `u64::MAX`.
+/// 6). Returns `None` if the text is not a number. Also returns `None` if the number has a
+/// fraction, is negative or exceeds `u64::MAX`.
 #[must_use]
 pub fn whole_number(json: &str) -> Option<u64> {
-    // The usual notation is tried first. Rust's parser also accepts a plus sign, which JSON does
-    // not.
+    // The usual notation is tried first. Rust's parser also accepts a plus sign, but JSON does not
+    // allow it.
     if let Ok(number) = json.parse()
         && !json.starts_with('+')
     {
@@ -113,7 +113,7 @@ pub fn whole_number(json: &str) -> Option<u64> {
     if digits().all(|digit| digit == b'0') {
         return Some(0);
     }
-    // With an exponent beyond the range of `i64`, the number exceeds `u64` or has a fraction.
+    // If the exponent is beyond the range of `i64`, the number exceeds `u64` or has a fraction.
     let exponent = exponent.parse().unwrap_or(i64::MAX);
     let zeros = exponent.checked_sub(i64::try_from(fraction.len()).ok()?)?;
     let ends = digits()
@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     fn nested(levels: usize) -> String {
-        // Levels are arrays and objects in turn.
+        // The levels are alternately arrays and objects.
         let open: String = (0..levels)
             .map(|level| if level % 2 == 0 { "[" } else { "{\"]\":" })
             .collect();

@@ -8,19 +8,20 @@
 //! # Four ideas
 //!
 //! 1. **The log is the queue.** The node keeps one [`log`](mod@log) of recent publications. Only
-//!    the sequencer writes the log; all workers read it. A subscriber owns no queue. It owns a
+//!    the sequencer writes the log; all workers read it. A subscriber owns no queue, only a
 //!    *cursor*: the number of the last publication that the subscriber received. Live delivery, a
 //!    slow reader, a resume and a poll are the same operation: read the channel's entries after the
-//!    cursor. Checking a quota is a subtraction. Skipping moves the cursor; conflation moves the
-//!    cursor past superseded entries. If the log has evicted entries after a cursor, the subscriber
-//!    has a *gap*, and every gap is reported.
-//! 2. **Sans-io core, thin shell.** Bytes and the time are arguments; effects are return values.
-//!    Sockets, clocks, threads and randomness are in the shell, behind [`worker::wire::net::Net`].
-//!    So the simulation in `tests/sim` runs whole workers with a seeded network and clock.
+//!    cursor. A quota is checked with one subtraction. Skipping moves the cursor; conflation moves
+//!    the cursor past superseded entries. If the log has evicted entries after a cursor, the
+//!    subscriber has a *gap*, and every gap is reported.
+//! 2. **Sans-io core, thin shell.** The core receives bytes and the time as arguments and returns
+//!    effects. Sockets, clocks, threads and randomness are in the shell, behind
+//!    [`worker::wire::net::Net`]. So the simulation in `tests/sim` runs whole workers with a seeded
+//!    network and clock.
 //! 3. **An idle socket owns only its slot.** Read buffers belong to the worker. Further state of a
 //!    conn (a partial head, a partial frame, unsent bytes) is boxed and exists only while needed.
-//! 4. **A descriptor table per worker.** Each worker thread leaves the process's table at start
-//!    ([`sys::descriptors`]), so `RLIMIT_NOFILE` applies per worker.
+//! 4. **A descriptor table per worker.** At its start, each worker thread separates from the
+//!    process's table ([`sys::descriptors`]), so `RLIMIT_NOFILE` applies per worker.
 //!
 //! # Data path
 //!
@@ -51,37 +52,37 @@
 //! - *TLS* is a filter between the socket and the machine (`worker/wire/tls.rs`, [`tls`]). Frames
 //!   are shared as plaintext; flush encrypts them just before the write.
 //! - *Upstream.* A client's publication leaves its worker as a report (`worker/mail/upstream`). The
-//!   feed passes the report to consumers or assigns it a number (`feed/backends`). A conn is not
-//!   read while its report waits. Messages from a backend to one conn ([`backend`]) arrive through
-//!   the worker's inbox.
+//!   feed passes the report to consumers or assigns it a number (`feed/backends`). While a report
+//!   is pending, the worker does not read from the report's conn. Messages from a backend to one
+//!   conn ([`backend`]) arrive through the worker's inbox.
 //!
 //! # One log, many readers
 //!
 //! The writer locks the shard once to add an entry and to read which workers have subscribers. A
-//! worker's *head* is the number up to which the worker has received all entries that concern it.
-//! The worker reads the log as if the log ended at this head: no later entry is delivered, reported
+//! worker's *head* is the number up to which the worker has received all entries that concern this
+//! worker. It reads the log as if the log ended at this head: no later entry is delivered, reported
 //! or named as a position. So one id is a position in all channels, even while messages wait in the
-//! inbox. A worker holds the entries that it is about to write ([`hub::tail`]). So the writer
-//! evicts without asking a worker, and a live walk takes no lock. A publication is acknowledged
-//! after the workers to which it was sent have received it. A short poll, on any worker, waits for
-//! everything that was posted before its request.
+//! inbox. A worker keeps the entries that it is about to write ([`hub::tail`]). So the writer can
+//! evict entries without asking a worker, and a live walk takes no lock. A publication is
+//! acknowledged after the workers to which it was sent have received it. A short poll on any worker
+//! is answered only after the worker has received everything that was posted before the request.
 //!
 //! # The turn
 //!
 //! [`worker::Worker::turn`] runs the phases poll, read, accept, broadcast, expire, flush and reap.
-//! Each has a budget in [`config::limits`]. Work beyond a budget stays on a list, and the next poll
-//! does not block then. Commands have a budget of work too ([`context::WorkBudget`]), because a few
-//! bytes can cause much work. Flush stops in the middle of a walk and resumes it in the next turn.
-//! With many more workers than processors, only a few workers walk at the same time
-//! ([`worker::wire::fanout_limiter`]). Bytes are written only in `worker/flush.rs`, conns are freed
-//! only in `worker/reap.rs`, and effects are applied only in `worker/apply.rs`. The one exception
-//! is the refusal of a connection that never got a slot.
+//! Each phase has a budget in [`config::limits`]. Work beyond a budget stays on a list, and the
+//! next poll then returns without blocking. Commands have a budget of work too
+//! ([`context::WorkBudget`]), because a few bytes can cause much work. Flush stops in the middle of
+//! a walk and resumes the walk in the next turn. With many more workers than processors, only a few
+//! workers walk at the same time ([`worker::wire::fanout_limiter`]). Bytes are written only in
+//! `worker/flush.rs`, conns are freed only in `worker/reap.rs`, and effects are applied only in
+//! `worker/apply.rs`. The one exception is the refusal of a connection that never got a slot.
 //!
 //! # Admission and access
 //!
 //! - `worker/admission` decides which connections get a slot: by room, memory ([`sys::pressure`])
 //!   and source. It decides again after a proxy has named the client ([`proxy`]). It also counts
-//!   silent connections and limits the rate at which a client sends.
+//!   silent connections and limits the rate at which each client sends.
 //! - One parser reads every request head, including those for the feed, and refuses ambiguous heads
 //!   ([`http`]). `http/origin.rs` checks the origin of the page that sends a request, and
 //!   `http/entry.rs` checks the request's token.
@@ -90,11 +91,11 @@
 //!
 //! # Deadlines measure the peer
 //!
-//! A client misses a deadline only if it had the chance to meet the deadline. A timer that fires
-//! waits for a *round*: one complete poll and one read of all sockets that the poll reported
-//! (`worker/round.rs`). The timer wheel runs on [`time::running`], a clock that stops while the
-//! worker does not run (SIGSTOP, a paused machine, no processor). While the server chooses not to
-//! read a conn, the conn's silence does not count.
+//! A client misses a deadline only if it had the chance to meet the deadline. After a timer has
+//! fired, the worker first completes a *round*: one complete poll and one read of all sockets that
+//! the poll reported (`worker/round.rs`). The timer wheel runs on [`time::running`], a clock that
+//! stops while the worker does not run (SIGSTOP, a paused machine, no processor). While the server
+//! chooses not to read a conn, the conn's silence does not count.
 //!
 //! # Code map
 //!
@@ -134,9 +135,9 @@
 //!
 //! # Memory of a channel
 //!
-//! A channel exists while it has subscribers or entries. The log stores the channel once for all
-//! workers, and counts it in the log's bound while it has entries. For one entry with a payload of
-//! P bytes, a name of N bytes and no encoding:
+//! A channel exists while it has subscribers or entries. The log stores a channel once for all
+//! workers. While the channel has entries, its memory counts towards the log's limit. For one entry
+//! with a payload of P bytes, a name of N bytes and no encoding:
 //!
 //! | what | bytes | where |
 //! |---|---|---|
@@ -170,29 +171,31 @@
 //!   evicted. Beyond that, the conns with the oldest publications are closed (`worker/pinned.rs`).
 //!   Encodings use at most a quarter of `log.bytes`.
 //! - *Quotas.* After a flush, no conn is behind by more than its quota. Publications that were in
-//!   the log at a resume do not count, nor does a publication whose first byte is written. The
-//!   number of unacknowledged publications never exceeds the window. A poll's answer is fixed
-//!   before its first byte is written.
+//!   the log at a resume do not count. A publication whose first byte has been written does not
+//!   count either. The number of unacknowledged publications never exceeds the window. A poll's
+//!   answer is fixed before its first byte is written.
 //! - *Fast readers lose nothing.* A subscriber whose socket accepts everything is never skipped. A
-//!   publication beyond the walk's quota waits in the inbox, and then the feed waits, too.
+//!   publication beyond the walk's quota waits in the inbox; the feed then waits until the inbox
+//!   has room.
 //! - *Exact readiness.* A readiness bit is cleared only on `WouldBlock`. Each conn that can make
 //!   progress is on the list of the phase that serves it, and each conn has a deadline.
 //!
 //! # Design notes
 //!
-//! - *permessage-deflate* is negotiated without context takeover and with one window for all, so
-//!   that one compressor serves a worker and compressed frames are shared.
+//! - *permessage-deflate* is negotiated without context takeover and with the same window for all
+//!   conns. So one compressor serves a worker, and compressed frames are shared.
 //! - *A poll is subscribed only while it waits.* A channel may be dropped between two polls. So a
 //!   poll that times out receives the worker's head as its new position.
-//! - *A drain waits for kernels, not for clients.* A conn is closed when its peer's kernel has
-//!   acknowledged the close frame (`worker/drain.rs`).
+//! - *A drain waits for kernels, not for client programs.* A conn is closed when its peer's kernel
+//!   has acknowledged the close frame (`worker/drain.rs`).
 //! - *Encrypted bytes count as written*, because TLS cannot undo the encryption. At most one
 //!   write's budget is encrypted ahead of the socket. TLS is not part of the machine, because only
 //!   flush has the frames.
 //! - *Kernel TLS was tried and removed*: 12 KB more kernel memory per connection (both ends) and
 //!   twice the CPU for a delivery of 1,400 bytes (Linux 6.1, a virtual machine without AES).
-//! - *Heartbeats of event streams* carry the position if the client has been sent everything. Their
-//!   event type is `fanfare.position`, because some clients dispatch a message at each empty line.
+//! - *Heartbeats of event streams* carry the position if everything has been sent to the client.
+//!   Their event type is `fanfare.position`, because some clients dispatch a message at each empty
+//!   line.
 //!
 //! # Words
 //!

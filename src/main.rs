@@ -1,8 +1,8 @@
 //! The program `fanfare`: selects an allocator and runs the command line.
 //!
 //! The library contains the server. The command line is in this program, because it also calls the
-//! load generator. The process ends by returning from `main` and never by `exit`, so that the
-//! owners of sockets and files close them.
+//! load generator. The process always ends by returning from `main`, so that the owners of sockets
+//! and files close them. It never calls `exit`.
 #![cfg_attr(
     test,
     allow(
@@ -20,8 +20,8 @@ mod cli;
 
 use std::process::ExitCode;
 
-/// mimalloc is fast for many small objects of one size on few threads. This is what a server with
-/// idle connections allocates.
+/// mimalloc is fast for many small objects of the same size on few threads. A server with idle
+/// connections allocates such objects.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -20,7 +20,7 @@ impl Pattern {
     ///
     /// # Errors
     /// Returns [`ChannelNameError::Wildcard`] if a `*` is not at the end. Returns another variant
-    /// if the text without the `*` cannot be a channel name or a prefix of one.
+    /// if the text without the `*` can be neither a channel name nor a prefix of a channel name.
     pub fn new(text: &str) -> Result<Self, ChannelNameError> {
         let prefix = text.strip_suffix('*');
         if let Some(at) = prefix.unwrap_or(text).find('*') {

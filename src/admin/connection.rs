@@ -1,11 +1,11 @@
-//! One connection of the admin listener: one request and its response. The close of the connection
-//! loses neither of them.
+//! One connection of the admin listener: one request and its response. Closing the connection loses
+//! neither the request nor the response.
 //!
-//! A state machine over a non-blocking socket. [`AdminConn::advance`] performs the steps that the
-//! socket allows and never waits. A deadline applies to a whole step and not to each read. So a
-//! client that sends a byte now and then gets no more time than a silent client. The loop in the
-//! parent module is the only caller. It decides when a deadline has passed and which connection is
-//! closed for a new one.
+//! [`AdminConn`] is a state machine over a non-blocking socket. [`AdminConn::advance`] performs the
+//! steps that the socket allows and never waits. A deadline applies to a whole step and not to each
+//! read. So a client that sends a byte now and then gets no more time than a silent client. The
+//! loop in the parent module is the only caller. The loop decides when a deadline has passed and
+//! which connection is closed for a new one.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
@@ -22,10 +22,10 @@ const READ_BYTES: usize = 2 * ADMIN_HEAD_BYTES_MAX;
 
 #[derive(Debug)]
 enum Step {
-    /// The head is incomplete. Contains the bytes that have arrived.
+    /// The head is incomplete. The value contains the bytes that have arrived.
     Reading(Vec<u8>),
-    /// The response is being sent. Contains the response and the number of bytes that the socket
-    /// has accepted.
+    /// The response is being sent. The values are the response and the number of bytes that the
+    /// socket has accepted.
     Writing(Vec<u8>, usize),
     /// The response was sent, but the client has not closed the connection. A close with unread
     /// bytes would reset the connection, and the client might lose the response.

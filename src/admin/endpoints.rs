@@ -2,7 +2,7 @@
 //!
 //! Responses are plain text; refusals are problem documents (RFC 9457). No response has CORS
 //! fields: a browser on this machine can reach the listener, but pages of other origins must not
-//! read it. Reads counters and `/proc/self`; owns no data.
+//! read it. The module reads counters and `/proc/self`, and owns no data.
 
 use std::time::SystemTime;
 
@@ -108,7 +108,7 @@ fn no_descriptor(figures: &FigureSources) -> Option<String> {
         figures.workers.iter().map(|worker| read(worker)).sum()
     };
     let is_blocked = sum(|worker| worker.accept_blocked.value()) > 0;
-    // If workers share a descriptor table, one worker may use the descriptors of all.
+    // If workers share a descriptor table, one worker may use all descriptors of the table.
     let is_empty = sum(|worker| worker.conns_open.value()) == 0;
     (is_blocked && is_empty).then(|| {
         format!(
@@ -198,8 +198,8 @@ fn push_process(figures: &FigureSources, out: &mut String) {
     }
 }
 
-/// Returns the help text of `fanfare_memory_bytes`. It names the memory that is limited by
-/// `limits.memory_bytes` or by the system.
+/// Returns the help text of `fanfare_memory_bytes`. The text names the memory that
+/// `limits.memory_bytes` or the system limits.
 fn memory_help(meter: &Meter) -> &'static str {
     match meter {
         Meter::Cgroup { .. } => {

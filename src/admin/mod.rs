@@ -1,14 +1,15 @@
-//! SHELL: the admin listener, with metrics, liveness and readiness.
+//! SHELL: the admin listener serves metrics, liveness and readiness.
 //!
 //! One thread runs one loop over non-blocking sockets. The loop polls, advances the connections
-//! that are ready, ends connections whose deadline has passed, and accepts new connections. It
-//! never waits for a worker, and no worker waits for it. At most `ADMIN_CONNS_MAX` connections are
-//! open, each for one request. A new connection is always accepted; if necessary, the oldest silent
-//! connection is closed for it. So neither silent clients nor clients that do not read block a
-//! health check.
+//! that are ready, ends connections whose deadline has passed, and accepts new connections. The
+//! loop never waits for a worker, and no worker waits for the loop. At most `ADMIN_CONNS_MAX`
+//! connections are open, each for one request. A new connection is always accepted; if necessary,
+//! the oldest silent connection is closed to make room. So neither silent clients nor clients that
+//! do not read block a health check.
 //!
-//! Reads the counters that workers and feed write, and writes no counters. The main thread binds
-//! the listener, starts its thread and sets its [`Readiness`]. The thread ends with the process.
+//! This module reads the counters of workers and feed, and writes no counters. The main thread
+//! binds the listener, starts its thread and sets its [`Readiness`]. The thread ends with the
+//! process.
 
 mod connection;
 mod endpoints;
@@ -34,8 +35,8 @@ use crate::sys::pressure::Meter;
 use crate::worker::admission::guard::Guard;
 use connection::{AdminConn, Priority};
 
-/// Stack size of the admin thread, in bytes. Its largest frame is the parser's table of header
-/// fields.
+/// The stack size of the admin thread, in bytes. The thread's largest stack frame contains the
+/// parser's table of header fields.
 const STACK_BYTES: usize = 256 * 1024;
 
 /// The stage of the server between its start and its end.
@@ -95,9 +96,9 @@ pub struct FigureSources {
     pub workers: Vec<Arc<WorkerMetrics>>,
     /// The metrics of the feed.
     pub feed: Arc<FeedMetrics>,
-    /// The admission control. It has the number of client addresses that are counted.
+    /// The admission control. Its number of counted client addresses is a metric.
     pub guard: Guard,
-    /// The log. It counts channels, and bytes of publications.
+    /// The log. Its number of channels and its bytes of publications are metrics.
     pub log: Arc<Log>,
     /// The meter of the memory that has a limit.
     pub meter: Meter,
@@ -221,8 +222,8 @@ impl AdminLoop<'_> {
         }
     }
 
-    /// Waits for a socket or for the next deadline. The result is true for each socket that is
-    /// ready: first the listener, then each connection.
+    /// Waits for a socket or for the next deadline. Returns one boolean per socket: first for the
+    /// listener, then for each connection. It is true if the socket is ready.
     fn poll(&self, begun: Instant) -> io::Result<Vec<bool>> {
         let listens = match self.paused_until {
             Some(_) => PollFlags::empty(),
@@ -245,13 +246,13 @@ impl AdminLoop<'_> {
         Ok(reports.map(|socket| !socket.revents().is_empty()).collect())
     }
 
-    /// Accepts connections while descriptors are free. If no descriptor is free, accepts one
-    /// connection. Called when the listener is ready.
+    /// Called when the listener is ready. Accepts connections while descriptors are free. If no
+    /// descriptor is free, accepts one connection.
     fn accept(&mut self) {
         for accepted in 0..ADMIN_ACCEPTS_PER_TURN_MAX {
             let outcome = match self.listener.accept() {
-                // Linux allocates the descriptor before it looks for a connection. So this error
-                // does not mean that another connection is pending.
+                // Linux allocates the descriptor before it checks whether a connection is pending.
+                // So this error does not mean that another connection is pending.
                 Err(error) if descriptors::is_exhausted(&error) && accepted > 0 => return,
                 Err(error) if descriptors::is_exhausted(&error) => return self.accept_last(&error),
                 outcome => outcome,
@@ -288,7 +289,8 @@ impl AdminLoop<'_> {
         self.paused_until = Some(Instant::now() + pause);
     }
 
-    /// Serves a new connection. It is read at once, because its request has often already arrived.
+    /// Serves a new connection. It is read immediately, because its request has often already
+    /// arrived.
     fn admit(&mut self, conn: io::Result<AdminConn>) {
         if self.conns.len() >= ADMIN_CONNS_MAX {
             self.make_room();
@@ -303,9 +305,9 @@ impl AdminLoop<'_> {
         }
     }
 
-    /// Closes the oldest silent connection. If there is none, closes the oldest connection of the
-    /// lowest [`Priority`]. If a silent connection's request has arrived meanwhile, the connection
-    /// is answered instead. Returns false if there is no connection.
+    /// Closes the oldest silent connection. If no connection is silent, closes the oldest
+    /// connection of the lowest [`Priority`]. If a silent connection's request has arrived
+    /// meanwhile, the connection is answered instead. Returns false if no connection is open.
     fn make_room(&mut self) -> bool {
         for index in 0..self.conns.len() {
             let silent = self.conns.get_mut(index);
@@ -556,8 +558,8 @@ mod tests {
         let mut stream = server.connect();
         let mut dripping = stream.try_clone().unwrap();
         let drips = thread::spawn(move || {
-            // Each byte arrives in time, but the whole head does not. The loop ends when the server
-            // has closed the connection.
+            // Each byte arrives in time, but the complete head does not arrive in time. The loop
+            // ends when the server has closed the connection.
             for byte in b"GET /healthz HTTP/1.1".iter().cycle().take(200) {
                 thread::sleep(Duration::from_millis(20));
                 if dripping.write_all(&[*byte]).is_err() {

@@ -1,7 +1,7 @@
 //! The subcommands, their flags and the help texts.
 //!
-//! Contains only data: the file of each subcommand reads the struct of its flags. `serve` flags
-//! that set configuration keys declare no environment variable here, because
+//! This module contains only data: the file of each subcommand reads the struct of its flags. The
+//! `serve` flags that set configuration keys declare no environment variable here, because
 //! [`fanfare::config::file`] has one for every key. The help texts of these flags name the variable
 //! in clap's form.
 //!

@@ -1,8 +1,8 @@
 //! `fanfare check`: validates a configuration, and the files and directories that it names.
 //!
-//! A file is checked without the environment: a variable of this machine could hide a problem of
-//! the file that appears on another machine. Without a file, the environment is checked on top of
-//! the defaults. Nothing is changed.
+//! A file is checked without the environment, because a variable of this machine could hide a
+//! problem that the file has on another machine. Without a file, the environment is checked on top
+//! of the defaults. The check changes nothing.
 
 use std::io::Write;
 

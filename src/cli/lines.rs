@@ -1,8 +1,8 @@
 //! Reads lines of bounded length.
 //!
-//! PURE except for the reader that is passed in. A line that is too long is skipped to its end and
-//! not stored, so that the next read begins with the next line. Used for standard input and for the
-//! answers of the feed.
+//! PURE: the code has no state, and the reader is an argument. A line that is too long is skipped
+//! to its end and not stored, so that the next read begins with the next line. The module is used
+//! for standard input and for the answers of the feed.
 
 use std::io::{self, BufRead};
 

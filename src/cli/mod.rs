@@ -1,8 +1,8 @@
-//! SHELL: the command line, one file per subcommand.
+//! SHELL: this module is the command line, with one file per subcommand.
 //!
-//! Parses the arguments, runs the subcommand and returns an exit status: 0 success, 1 failure while
-//! running, 2 bad usage or configuration. The only module of the crate that writes to standard
-//! output and standard error. `main` is the only caller.
+//! It parses the arguments, runs the subcommand and returns an exit status: 0 success, 1 failure
+//! while running, 2 bad usage or configuration. It is the only module of the crate that writes to
+//! standard output and standard error. `main` is the only caller.
 
 pub(crate) mod args;
 mod bench;
@@ -23,7 +23,7 @@ use args::{Arguments, Command};
 use fanfare::config::file::ConfigError;
 use fanfare::sys::signals;
 
-/// Why a subcommand ended early.
+/// The reason why a subcommand ended early.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
     /// The configuration is invalid: status 2.
@@ -44,7 +44,7 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    /// Converts an error of standard output.
+    /// Converts an error of a write to standard output.
     fn of_output(error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe {
             return Self::OutputClosed;

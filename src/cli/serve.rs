@@ -1,7 +1,8 @@
 //! `fanfare serve`: runs the server until a signal.
 //!
-//! Loads the configuration, starts the server, prints a line when the server is ready, and waits
-//! for a signal. The first signal starts a drain; the second ends the process at once.
+//! The command loads the configuration, starts the server, prints a line when the server is ready,
+//! and waits for a signal. The first signal starts a drain; the second signal ends the process
+//! immediately.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -23,11 +24,12 @@ use fanfare::server::service::{self, ServiceManager};
 use fanfare::server::{Server, StartError, certificates, logs};
 use fanfare::sys::{activation, memory, signals};
 
-/// Interval between checks of the workers if the service manager sets no watchdog.
+/// The interval between checks of the workers if the service manager sets no watchdog.
 const WORKER_CHECK_INTERVAL: Duration = Duration::from_secs(5);
-/// The maximum time by which the ready line is delayed until earlier log lines are written.
+/// The maximum time for which the ready line is delayed, so that earlier log lines are written
+/// first.
 const START_LINES_WAIT: Duration = Duration::from_secs(1);
-/// Interval between checks of whether a drain has ended.
+/// The interval between checks whether a drain has ended.
 const DRAIN_CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Signals that would end the process by default and have no meaning for the server. Scripts that
@@ -41,7 +43,7 @@ const UNUSED_SIGNALS: [i32; 7] = [
     SIGIO,
     libc::SIGPWR,
 ];
-/// Signals that are ignored. SIGTTIN and SIGTTOU of the terminal would stop the process. With
+/// Signals that are ignored. The terminal's SIGTTIN and SIGTTOU would stop the process. With
 /// SIGXFSZ ignored, a write above the limit on file sizes returns an error.
 const SILENT_SIGNALS: [i32; 3] = [SIGTTIN, SIGTTOU, libc::SIGXFSZ];
 
@@ -72,7 +74,8 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
         .then(|| Demo::start(server.feed_path()))
         .transpose()?;
     let mut manager = ServiceManager::from_environment();
-    // A program that has read the ready line can rely on finding the start's warnings in the log.
+    // A program that has read the ready line can rely on finding the warnings of the start in the
+    // log.
     logs.wait_until_written(START_LINES_WAIT);
     announce(&server, &mut manager)?;
     serve(server, &Start { args, file }, manager, &signals, demo);
@@ -119,7 +122,7 @@ impl Demo {
     }
 }
 
-/// Receives signals as messages, so that the wait for a signal can have a timeout.
+/// Starts to receive signals as messages, so that the wait for a signal can have a timeout.
 fn catch_signals() -> std::io::Result<Receiver<i32>> {
     signals::ignore(&SILENT_SIGNALS)?;
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM].iter().chain(&UNUSED_SIGNALS))?;
@@ -160,8 +163,8 @@ fn announce(server: &Server, manager: &mut ServiceManager) -> Result<(), Failure
         .map_err(Failure::of_output)
 }
 
-/// Reads the configuration, certificates and keys again. If any of them has a problem, the server
-/// keeps its current values.
+/// Reads the configuration, certificates and keys again. If there is a problem with any of these
+/// files, the server keeps its current values.
 fn reload(server: &Server, start: &Start<'_>, manager: &mut ServiceManager) {
     manager.notify_reloading();
     let reloaded = load(start.args).and_then(|loaded| {
@@ -194,7 +197,7 @@ fn reload(server: &Server, start: &Start<'_>, manager: &mut ServiceManager) {
     manager.notify_reloaded();
 }
 
-/// Checks the workers until a signal arrives. Then drains the server.
+/// Checks the workers until a signal arrives, then drains the server.
 fn serve(
     mut server: Server,
     start: &Start<'_>,

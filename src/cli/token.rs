@@ -1,7 +1,7 @@
 //! `fanfare token`: prints a signed token for testing.
 //!
-//! Signs with a secret of the server, so no token issuer is needed. Reads the key file and the
-//! clock; no server needs to run.
+//! The command signs with a secret of the server, so no token issuer is needed. It reads the key
+//! file and the clock; no server needs to run.
 
 use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -32,8 +32,8 @@ pub struct Auth {
     pub cookie: String,
     /// The name of the query parameter that may contain a token. Empty means no parameter.
     pub query: String,
-    /// The maximum time until the `auth` command of a WebSocket whose handshake had no token, in
-    /// milliseconds.
+    /// The maximum time that a WebSocket without a token in its handshake may take to send an
+    /// `auth` command, in milliseconds.
     pub deadline_ms: u64,
 }
 

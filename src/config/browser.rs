@@ -1,9 +1,9 @@
 //! The origins of web pages that may connect.
 //!
-//! Contains data and its checks. A browser sends the origin of the page in `Origin`. It lets the
-//! page read a response only if the response allows this origin. For a WebSocket, browsers have no
-//! such rule, so the server refuses the handshake. [`crate::http::origin`] compares requests with
-//! this list.
+//! The module contains data and its checks. A browser sends the origin of the page in `Origin`. The
+//! browser lets the page read a response only if the response allows this origin. For a WebSocket,
+//! browsers have no such rule, so the server itself refuses the handshake. [`crate::http::origin`]
+//! compares requests with this list.
 
 use serde::{Deserialize, Serialize};
 
@@ -44,7 +44,7 @@ impl Browser {
         self.origins.get(usize::from(place)).map(String::as_str)
     }
 
-    /// Whether an entry matches every origin. Such an entry must not be combined with cookies.
+    /// Whether an entry matches every origin. Such an entry must not be used together with cookies.
     #[must_use]
     pub fn is_any(origin: &str) -> bool {
         origin == ANY

@@ -1,6 +1,8 @@
-//! PURE: the keys of a configuration, and the keys in which two configurations differ.
+//! PURE: this module lists the keys of a configuration, and the keys in which two configurations
+//! differ.
 //!
-//! Both are derived from the serialised [`Config`], so the keys are not listed a second time.
+//! Both lists are derived from the serialised [`Config`], so the keys are not written down a second
+//! time.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -52,7 +54,7 @@ impl Config {
 mod tests {
     use super::*;
 
-    /// Sample values. Each key with a text, or with a list of texts, accepts at least two of them.
+    /// Sample values. Each key with a text or a list of texts accepts at least two of these values.
     const TEXTS: [&str; 14] = [
         "always",
         "os",

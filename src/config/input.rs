@@ -1,7 +1,8 @@
-//! SHELL: reads a file that the operator names: a configuration, a certificate, a key.
+//! SHELL: this module reads a file that the operator names: a configuration, a certificate, a key.
 //!
-//! A FIFO works like a file, so that a secret need not be stored on a disk. A silent FIFO times
-//! out, and an endless device exceeds the size limit. So neither can block a start or a reload.
+//! A FIFO works like a file, so that a secret does not need to be stored on a disk. A silent FIFO
+//! times out, and an endless device exceeds the size limit. So neither can block a start or a
+//! reload.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read as _};
@@ -45,8 +46,8 @@ fn read_within(path: &Path, pause: Duration) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
     let mut buffer = vec![0; READ_BYTES];
     loop {
-        // A FIFO without a writer appears to be empty. So a poll waits until a writer has opened
-        // it.
+        // A FIFO without a writer appears to be empty. So the poll waits until a writer has opened
+        // the FIFO.
         await_input(&file, pause)?;
         match file.read(&mut buffer) {
             Ok(0) => return Ok(content),
@@ -126,7 +127,7 @@ mod tests {
         });
         assert!(read(&path).unwrap() == content);
         writer.join().unwrap();
-        // The shell's process substitution passes such a path.
+        // The path is like a path that the shell's process substitution passes.
         let (reader, mut writer) = io::pipe().unwrap();
         writer.write_all(b"secret").unwrap();
         drop(writer);

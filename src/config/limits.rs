@@ -1,7 +1,7 @@
 //! Every fixed bound of the server, with its unit in its name.
 //!
-//! An operator changes [`super::Config`]. The bounds here follow from a protocol or from a
-//! measurement, so changing a bound means changing the program. Relations between bounds are
+//! An operator changes the values of [`super::Config`]. The bounds here result from a protocol or
+//! from a measurement, so they can be changed only in the program. Relations between bounds are
 //! asserted at the end of the file, at compile time.
 
 /// Bytes in a kibibyte.
@@ -18,30 +18,30 @@ pub const FEED_LINE_BYTES_MAX: u32 = 64 * 1024 * KIB;
 
 // -- Bounds on one turn of a worker.
 
-/// The maximum sleep of a worker that has conns, in milliseconds. A pause of the process or of the
-/// machine then shows as a late turn.
+/// The maximum sleep of a worker that has conns, in milliseconds. A turn that takes much longer
+/// shows that the process or the machine was paused.
 pub const SLEEP_MS_MAX: u64 = 1_000;
-/// The maximum running time of a turn without its sleep, in milliseconds. More time is counted as
-/// the server's own delay and not against peers ([`crate::time::running`]).
+/// The maximum running time of a turn without its sleep, in milliseconds. Time beyond this maximum
+/// is counted as the server's own delay and not against peers ([`crate::time::running`]).
 pub const TURN_RUNNING_MS_MAX: u64 = 100;
 /// The maximum number of attempts to repeat an interrupted read.
 pub const INTERRUPTED_READS_MAX: u32 = 64;
 /// The maximum number of readiness reports that one poll reads from the kernel.
 pub const POLL_READINESS_MAX: u32 = 1024;
-/// The size of a worker's only read buffer, in bytes. It limits the size of one read.
+/// The size of a worker's only read buffer, in bytes. This is also the maximum size of one read.
 pub const READ_BUFFER_BYTES: u32 = 64 * KIB;
 /// The maximum number of bytes that are read from one conn in one turn.
 pub const READ_BYTES_PER_CONN_TURN_MAX: u32 = 128 * KIB;
 /// The maximum size of one read from a conn that streams, in bytes. The answers to commands of this
-/// total size fit in [`CONTROL_BYTES_MAX`]. So a burst of commands never causes the close of a
-/// client that reads its answers.
+/// total size fit in [`CONTROL_BYTES_MAX`]. So a client that reads its answers is never closed
+/// because of a burst of commands.
 pub const STREAM_READ_BYTES: u32 = 16 * KIB;
 /// The maximum work that the input of one conn may cause between two reads of the clock. One unit
-/// is the header of a frame, about 30 ns. Work is counted because reading the clock costs as much
-/// as a frame.
+/// is the work for the header of a frame, about 30 ns. Work is counted in units because reading the
+/// clock costs as much as a frame.
 pub const WORK_AT_ONCE_MAX: u32 = 512;
-/// The maximum work that one conn may cause in one turn, in multiples of [`WORK_AT_ONCE_MAX`]. It
-/// is enough for a client that subscribes to 128 channels at once.
+/// The maximum work that one conn may cause in one turn, in multiples of [`WORK_AT_ONCE_MAX`]. This
+/// is enough for a client that subscribes to 128 channels in one turn.
 pub const WORKS_PER_CONN_TURN_MAX: u32 = 16;
 /// The maximum time for the work of one conn in one turn, in microseconds. This limit applies if
 /// commands take longer than their units of work suggest.
@@ -55,10 +55,10 @@ pub const JOIN_WORK: u32 = 32;
 /// The maximum number of conns from which a worker reads in one turn.
 pub const READ_CONNS_PER_TURN_MAX: u32 = 1024;
 /// The maximum time of the read phase in one turn, in microseconds. Without this limit, the phase
-/// would take a second if all conns used their whole budget.
+/// would take a second if all conns used their full budgets.
 pub const READ_SLICE_US_MAX: u64 = 10_000;
-/// The maximum number of reads in one turn from conns that are in their TLS handshake. One such
-/// read takes up to a millisecond with an RSA key, and a tenth of a millisecond with other keys.
+/// The maximum number of reads per turn from conns that are in their TLS handshake. One such read
+/// takes at most a millisecond with an RSA key, and a tenth of a millisecond with other keys.
 pub const HANDSHAKES_PER_TURN_MAX: u32 = 16;
 /// The maximum plaintext in a TLS record, in bytes (RFC 8446, 5.1).
 pub const TLS_RECORD_BYTES: usize = 16_384;
@@ -74,21 +74,21 @@ pub const PUBLICATIONS_PER_TURN_MAX: u32 = 1024;
 pub const EXPIRES_PER_TURN_MAX: u32 = 2048;
 /// The maximum number of publications that are evicted from the log in one turn.
 pub const EVICTIONS_PER_TURN_MAX: u32 = 4096;
-/// The maximum number of publications that a new publication evicts from its channel while it holds
-/// the channel's lock.
+/// The maximum number of publications that a new publication evicts from its channel under the
+/// channel's lock.
 pub const TRIMS_PER_PUBLICATION_MAX: u32 = 64;
 /// The maximum number of conns that are checked for pinned publications in one turn. The check runs
 /// only while too many bytes are pinned.
 pub const HOLDERS_PER_TURN_MAX: usize = 4096;
 /// The maximum age of a worker's report on the oldest publication that its conns pin, in
-/// milliseconds. If a report is older, the worker counts as asleep, and other workers close their
-/// own oldest holders.
+/// milliseconds. A worker with an older report is considered asleep, and the other workers close
+/// those of their own conns that pin the oldest publications.
 pub const PINNED_STALE_MS: u64 = 100;
 /// The maximum time of the flush phase in one turn, in microseconds.
 pub const FLUSH_SLICE_US_MAX: u64 = 2_000;
-/// The maximum number of workers that iterate over their subscribers at the same time, for each
-/// processor. With a limit of one, a processor is idle while a permit passes to the next worker.
-/// The last subscriber is then reached 10 percent later.
+/// The maximum number of workers per processor that iterate over their subscribers at the same
+/// time. With a limit of one, a processor is idle while a permit passes to the next worker. The
+/// last subscriber is then reached 10 percent later.
 pub const WALKERS_PER_PROCESSOR: usize = 2;
 /// The time for which a worker keeps its permit to iterate while other workers wait for a permit,
 /// in microseconds.
@@ -96,14 +96,14 @@ pub const FANOUT_PERMIT_US: u64 = 4_000;
 /// The number of subscribers visited between two reads of the clock in the flush phase.
 pub const FLUSH_VISITS_PER_CLOCK: usize = 16;
 /// The maximum number of writes in one batch of the ring. Larger batches would cost slightly less
-/// per write. But the clock is not read before a whole batch is done, which already takes one to
-/// two milliseconds.
+/// per write. But the clock is read only after a whole batch, which already takes one to two
+/// milliseconds.
 pub const RING_WRITES_MAX: u16 = 256;
-/// The number of bytes of frames after which a batch of writes is submitted, whatever its number of
-/// writes. The kernel needs longer to copy large frames.
+/// The number of bytes of frames after which a batch of writes is submitted, whatever the number of
+/// writes in the batch. The kernel needs longer to copy large frames.
 pub const BATCH_WRITE_BYTES_MAX: usize = 256 * KIB as usize;
 /// The maximum number of slices in one vectored write. The kernel accepts 1024, but more than 64
-/// bring no gain.
+/// are not faster.
 pub const GATHER_SLICES_MAX: usize = 64;
 
 // -- Accepting and admission control.
@@ -112,19 +112,19 @@ pub const GATHER_SLICES_MAX: usize = 64;
 /// spare descriptor, standard streams, and a reserve. The eventfds of all workers are not included.
 pub const DESCRIPTORS_KEPT: u64 = 64;
 /// The maximum number of connections of one listener that the kernel queues until they are
-/// accepted. `net.core.somaxconn` can lower it.
+/// accepted. A smaller value of `net.core.somaxconn` takes precedence.
 pub const LISTEN_BACKLOG: i32 = 4096;
 /// The number of parts of the table of client sources. Each part has its own lock.
 pub const SOURCE_TABLE_PARTS: usize = 64;
-/// The burst of the limit on connects, in seconds: a source may open the connections of this time
-/// at once.
+/// The burst that the limit on connects allows, in seconds. In one burst, a source may open as many
+/// connections as its rate allows in this time.
 pub const CONNECTS_AT_ONCE_S: u64 = 5;
-/// Time between two measurements of memory, in milliseconds.
+/// The time between two measurements of memory, in milliseconds.
 pub const WATCH_MS: u64 = 1_000;
-/// Time between two checks of whether the feed's socket and the journal's files still exist, in
+/// The time between two checks whether the feed's socket and the journal's files still exist, in
 /// milliseconds.
 pub const FILES_CHECK_MS: u64 = 500;
-/// The maximum time for which a configured FIFO may be silent, in milliseconds. It is shorter than
+/// The maximum time for which a configured FIFO may be silent, in milliseconds. This is less than
 /// the watchdog interval of the service, because a reload waits for the FIFO.
 pub const INPUT_PAUSE_MS: u64 = 10_000;
 /// The maximum size of a configuration file, a certificate or a key, in bytes.
@@ -138,8 +138,8 @@ pub const ACCEPT_PAUSE_MS: u64 = 250;
 
 // -- Memory.
 
-/// The number of opened and closed conns, counted together, after which a worker returns memory to
-/// the system.
+/// The number of conns that have been opened or closed, counted together, after which a worker
+/// returns memory to the system.
 pub const MEMORY_TRIM_CONNS: u32 = 1024;
 /// The time without an opened or closed conn after which memory is returned, in milliseconds.
 pub const MEMORY_TRIM_QUIET_MS: u64 = 1_000;
@@ -149,45 +149,46 @@ pub const MEMORY_TRIM_DELAY_MS_MAX: u64 = 10_000;
 
 // -- Namespaces.
 
-/// The maximum number of configured namespaces. All namespaces are compared when a channel is
-/// created.
+/// The maximum number of configured namespaces. When a channel is created, its name is compared
+/// with all namespaces.
 pub const NAMESPACES_MAX: usize = 256;
 
 // -- Draining.
 
-/// Time between two closes, counted over all workers, in microseconds. The time is shorter if
-/// `drain.window_ms` is short.
+/// The time between two closes of a drain, counted over all workers, in microseconds. The time is
+/// shorter if `drain.window_ms` is short.
 pub const DRAIN_SPACING_US: u64 = 200;
-/// The time that the last closes of a drain have to reach their clients, in milliseconds.
+/// The time in which the last closes of a drain can reach their clients, in milliseconds.
 pub const DRAIN_ARRIVAL_MS: u64 = 1_000;
 /// The time from the end of a drain until the first clients return, in milliseconds. Without a
-/// socket unit, nothing listens until the next server has started.
+/// socket unit, no process listens until the next server has started.
 pub const RESTART_MS: u64 = 1_000;
-/// The minimum time over which the returns of clients are spread after a drain, in milliseconds. It
-/// applies even to a few clients.
+/// The minimum time over which the returns of clients are spread after a drain, in milliseconds.
+/// This minimum applies even if there are few clients.
 pub const RECONNECTS_MS_MIN: u64 = 500;
 /// The maximum time for which a drain waits for the request of a conn that was just accepted, in
 /// milliseconds.
 pub const DRAIN_PENDING_MS: u64 = 50;
-/// Time between two checks of whether the peers have acknowledged their closes, in milliseconds.
+/// The time between two checks whether the peers have acknowledged their closes, in milliseconds.
 pub const DRAIN_CHECK_MS: u64 = 10;
-/// The maximum number of conns in one such check.
+/// The maximum number of conns in one check whether the peers have acknowledged their closes.
 pub const DRAIN_CHECKS_MAX: usize = 1_024;
 
 // -- HTTP on the client side.
 
 /// The maximum number of header fields in a request head.
 pub const REQUEST_HEADERS_MAX: usize = 64;
-/// The maximum length of a request target, in bytes. With default settings, the limit on the head
-/// is lower.
+/// The maximum length of a request target, in bytes. With default settings, the limit on the
+/// request head is lower.
 pub const REQUEST_TARGET_BYTES_MAX: usize = 64 * KIB as usize;
 /// The number of unsent response bytes at which the server stops reading from a client.
 pub const ANSWER_BYTES_PAUSE: usize = 16 * KIB as usize;
 /// The duration of a long poll if the client requests no duration, in milliseconds. A lower
 /// `limits.poll_timeout_ms` takes precedence.
 pub const POLL_TIMEOUT_MS: u64 = 30_000;
-/// The maximum number of plans that one poll makes to find a publication that has not expired.
-/// After that, the response contains the position reached so far, and the client polls again.
+/// The maximum number of plans that are made for one poll to find a publication that has not
+/// expired. If none is found, the response contains the position reached so far, and the client
+/// polls again.
 pub const POLL_PLANS_MAX: u32 = 64;
 /// The maximum time for which a closed conn waits for the peer's close, in milliseconds.
 pub const LINGER_MS: u64 = 2_000;
@@ -196,27 +197,27 @@ pub const LINGER_MS: u64 = 2_000;
 
 /// The maximum length of a token that is verified, in bytes. It equals the maximum configurable
 /// request head, so `limits.request_head_bytes` is reached first. It also limits the cost of the
-/// `auth` command, whose messages may be longer. A signature over this many bytes takes about 50 us
-/// more.
+/// `auth` command, because messages may be longer. A signature over this many bytes takes about 50
+/// us more.
 pub const TOKEN_BYTES_MAX: usize = REQUEST_HEAD_BYTES_MAX as usize;
-/// The maximum number of a token's patterns to subscribe. The same maximum applies to patterns to
-/// publish.
+/// The maximum number of patterns to subscribe in a token. The same maximum applies to the patterns
+/// to publish.
 pub const TOKEN_PATTERNS_MAX: usize = 64;
 /// The maximum length of a token's `sub`, in bytes.
 pub const TOKEN_SUB_BYTES_MAX: usize = 256;
 /// The maximum number of keys that verify tokens. A token is checked with every key that matches
-/// its algorithm and `kid`. Without a `kid`, at most this number of signatures is checked, 20 to 60
-/// us each.
+/// its algorithm and `kid`. Without a `kid`, the token's signature is checked with at most this
+/// number of keys. Each check takes 20 to 60 us.
 pub const TOKEN_KEYS_MAX: usize = 64;
 /// The time between the warning to a WebSocket client and the expiry of its token, in milliseconds.
-/// If the remaining lifetime is short, half of that lifetime is used instead.
+/// If the remaining lifetime is short, the warning is sent after half of that lifetime.
 pub const TOKEN_WARNING_MS: u64 = 30_000;
 /// The maximum age of a worker's date, in milliseconds. While a conn has a token, the worker wakes
-/// at least this often. To be notified of a clock step or a suspension, each worker would need a
-/// timer descriptor. A wake costs only about 10 us.
+/// at least this often. Notifications of a clock step or a suspension would need a timer descriptor
+/// for each worker. A wake costs only about 10 us.
 pub const CALENDAR_REFRESH_MS: u64 = 500;
-/// The minimum time between two tokens of one WebSocket, in milliseconds. A verification costs as
-/// much as a hundred other commands.
+/// The minimum time between two tokens of one WebSocket, in milliseconds. The verification of a
+/// token costs as much as a hundred other commands.
 pub const TOKEN_REFRESH_MS_MIN: u64 = 1_000;
 
 // -- WebSocket (RFC 6455).
@@ -225,48 +226,52 @@ pub const TOKEN_REFRESH_MS_MIN: u64 = 1_000;
 pub const CONTROL_PAYLOAD_BYTES_MAX: usize = 125;
 /// The maximum length of a frame's header, in bytes (RFC 6455, 5.2).
 pub const FRAME_HEADER_BYTES_MAX: usize = 14;
-/// The maximum size of answers that a client may leave unread while it sends more, in bytes,
-/// whatever its quota. It is twice the answer to a request of 128 channels with a gap in each.
+/// The maximum total size of unread answers to a client that still sends commands, in bytes. This
+/// maximum does not depend on the client's quota. It is twice the size of the answer to a request
+/// of 128 channels with a gap in each.
 pub const CONTROL_BYTES_MAX: usize = 256 * KIB as usize;
 
 /// The maximum window: the number of publications that a client may leave unacknowledged. The
-/// worker stores an id of 8 bytes for each. So a conn with a window on each of 128 channels uses at
-/// most 1 MiB.
+/// worker stores an id of 8 bytes for each unacknowledged publication. So a conn with a window on
+/// each of 128 channels uses at most 1 MiB for ids.
 pub const WINDOW_PUBLICATIONS_MAX: u32 = 1024;
 
-/// The maximum number of earlier epochs whose positions are recognised. Epochs change with faults
-/// of the storage engine, and few clients return with a position from before the last change.
+/// The maximum number of earlier epochs whose positions are recognised. The epoch changes only
+/// after a fault of the storage engine, and few clients return with a position from before the last
+/// change.
 pub const PREVIOUS_EPOCHS_MAX: usize = 16;
 
 // -- Compression (RFC 7692).
 
 /// The level at which publications are compressed. Each publication is compressed once for all
-/// subscribers, so size matters more than time. Compared with level 1, level 3 saves a fourth to a
-/// third of the size and takes two to three times as long. Level 6 saves one percent more.
+/// subscribers, so size matters more than time. Compared with level 1, level 3 reduces the size by
+/// a fourth to a third and takes two to three times as long. Level 6 saves one percent more.
 pub const DEFLATE_LEVEL: u32 = 3;
 /// The size of the window in which publications are compressed, as a power of two. One frame serves
-/// all subscribers, so all of them have the same window. A client that offers a smaller window is
-/// served uncompressed. Few clients offer less than 4 KiB, and the price is small: with 32 KiB,
-/// documents of 13 KiB would be 0 to 4 percent smaller, and short documents would not shrink. With
-/// 2 KiB, the size would grow by 3 to 6 percent and the time would fall by a tenth.
+/// all subscribers, so all subscribers have the same window. A client that offers a smaller window
+/// receives uncompressed messages. Few clients offer less than 4 KiB. The cost of the small window
+/// is low. With 32 KiB, documents of 13 KiB would be 0 to 4 percent smaller, and short documents
+/// would not be smaller. With 2 KiB, the size would grow by 3 to 6 percent and the time would fall
+/// by a tenth.
 pub const DEFLATE_WINDOW_BITS: u8 = 12;
 /// The minimum length of a message that is compressed, in bytes. Compressing a shorter message
-/// would save a few dozen bytes of a segment that is sent anyway. Every client would have to
-/// inflate the message.
+/// would save only a few dozen bytes of a segment that is sent anyway. But every client would have
+/// to inflate the message.
 pub const DEFLATE_BYTES_MIN: usize = 256;
-/// The maximum length of a message that is compressed, in bytes. At 8 ms for each MiB, longer
-/// messages would delay all other conns of the worker. With default settings, no publication is
-/// longer.
+/// The maximum length of a message that is compressed, in bytes. Compression takes 8 ms for each
+/// MiB, so longer messages would delay all other conns of the worker. With default settings, no
+/// publication is longer.
 pub const DEFLATE_BYTES_MAX: usize = 2048 * KIB as usize;
 /// The number of bytes inflated for clients in one turn after which the read phase ends. One byte
-/// on the wire can inflate to a thousand, so the number of bytes read does not measure the work.
+/// on the wire can inflate to a thousand bytes, so the number of bytes read does not measure the
+/// work.
 pub const INFLATED_BYTES_PER_TURN_MAX: u64 = 4096 * KIB as u64;
 /// The maximum size of a buffer that is kept for the next compressed message, in bytes.
 pub const DEFLATE_BUFFER_BYTES_KEPT: usize = 64 * KIB as usize;
 
 // -- The feed.
 
-/// The size of one read from a feeder, in bytes. It is also the approximate size of a batch.
+/// The size of one read from a feeder, in bytes. A batch has about this size, too.
 pub const FEED_READ_BYTES: usize = 64 * KIB as usize;
 /// The number of publications after which a batch is posted, even if more publications were read.
 /// The limit is needed because one line may name a thousand channels.
@@ -277,14 +282,14 @@ pub const BATCH_BYTES_MAX: u64 = 1024 * KIB as u64;
 /// The maximum number of batches in a worker's inbox. The feed does not read while an inbox is
 /// full.
 pub const INBOX_BATCHES_MAX: usize = 64;
-/// The time for which the feed waits for a full inbox before it enforces the log's bounds, in
-/// milliseconds.
+/// The time that the feed waits until a full inbox has room, in milliseconds. After this time, the
+/// feed enforces the log's bounds and waits again.
 pub const INBOX_WAIT_MS: u64 = 10;
-/// The time after which a due poll is checked again, in milliseconds. Such a poll waits for
-/// publications that its worker has not yet processed.
+/// The time after which a due poll is checked again, in milliseconds. Such a poll waits until its
+/// worker has processed all publications that the answer needs.
 pub const ANSWER_WAIT_MS: u64 = 1_000;
-/// The maximum sleep of a worker that has late entries, in milliseconds. Late entries may be
-/// delivered only after earlier entries are posted.
+/// The maximum sleep of a worker that has late entries, in milliseconds. Late entries must not be
+/// delivered before all earlier entries are posted.
 pub const LATE_ENTRIES_WAIT_MS: u64 = 1;
 /// The maximum number of feeders that are connected at the same time.
 pub const FEEDERS_MAX: usize = 1024;
@@ -297,50 +302,53 @@ pub const CONSUME_PATTERNS_MAX: usize = 256;
 /// The maximum length of a close frame's reason, in bytes: the payload of a control frame without
 /// the code.
 pub const CLOSE_REASON_BYTES_MAX: usize = CONTROL_PAYLOAD_BYTES_MAX - 2;
-/// The number of a conn's unsent control bytes above which a backend cannot send to the conn. It is
-/// also the maximum length of a message from a backend to one conn. It is below
+/// The number of a conn's unsent control bytes above which a backend cannot send to the conn. The
+/// same number is the maximum length of a message from a backend to one conn. It is below
 /// [`CONTROL_BYTES_MAX`], so that no backend can cause the close of a client.
 pub const DIRECT_BYTES_MAX: usize = 128 * KIB as usize;
-/// The maximum number of workers' reports that wait for the feed. Together with
-/// `limits.client_message_bytes`, it limits the size of client publications that no consumer has
-/// received yet.
+/// The maximum number of reports from workers that wait for the feed. Together with
+/// `limits.client_message_bytes`, it limits the total size of client publications that no consumer
+/// has received yet.
 pub const REPORTS_MAX: usize = 256;
 /// The maximum number of reports that the feed reads before it serves its feeders again.
 pub const REPORTS_PER_ROUND_MAX: u32 = 256;
-/// The maximum size of client publications that one worker stores until the feed has room, in
-/// bytes. Further publications are refused.
+/// The maximum total size of the client publications that one worker stores until the feed has
+/// room, in bytes. Further publications are refused.
 pub const UPSTREAM_BYTES_MAX: usize = 4096 * KIB as usize;
-/// The maximum number of notices of all workers that wait for consumers. Further notices are
-/// counted as lost.
+/// The maximum number of notices that wait for consumers, counted over all workers. Further notices
+/// are counted as lost.
 pub const NOTICES_MAX: usize = 65_536;
 /// The number of waiting notices of one conn above which the worker stops reading from the conn.
-/// The worker reads again when half as many notices wait.
+/// The worker reads again when only half of this number of notices wait.
 pub const NOTICES_PER_CONN_MAX: usize = 32;
-/// The maximum number of notices that are skipped because their consumers have no room. When it is
-/// reached, all later notices wait, even if their consumers have room.
+/// The maximum number of notices that are skipped because their consumers have no room. When this
+/// number is reached, all later notices wait, even if their consumers have room.
 pub const NOTICES_PASSED_MAX: usize = 4_096;
 /// The maximum number of bytes of notices in the write buffer of one consumer.
 pub const NOTICE_BYTES_AT_ONCE: usize = 4 * KIB as usize;
 /// The number of a consumer's unread bytes, as the kernel accounts them, above which the consumer
-/// receives no more notices. So a publication has few notices in front of it, however slowly the
-/// consumer reads.
+/// receives no more notices. So few notices are queued before a publication, even if the consumer
+/// reads slowly.
 pub const NOTICE_UNREAD_BYTES_MAX: u32 = 8 * KIB;
-/// The number of bytes of publications and answers after which a consumer receives notices even if
-/// it has more unread bytes. So a steady flow of publications does not starve notices.
+/// The number of bytes of publications and answers after which a consumer receives notices again,
+/// even if the consumer's unread bytes exceed [`NOTICE_UNREAD_BYTES_MAX`]. So a steady flow of
+/// publications does not starve notices.
 pub const NOTICE_INTERVAL_BYTES: u64 = 64 * KIB as u64;
 /// The maximum time for which a consumer that delays others may read less than
-/// [`CONSUMER_READ_BYTES_MIN`], in milliseconds of running time. Then the consumer is closed.
+/// [`CONSUMER_READ_BYTES_MIN`], in milliseconds of running time. After this time, the consumer is
+/// closed.
 pub const CONSUMER_STALL_MS: u64 = 10_000;
-/// The minimum that such a consumer must read in this time, in bytes as the kernel accounts them.
+/// The minimum amount that such a consumer must read in this time, in bytes as the kernel accounts
+/// them.
 pub const CONSUMER_READ_BYTES_MIN: u64 = 2 * KIB as u64;
 /// The maximum size of one write to a consumer, in bytes. The kernel counts a write as unread until
-/// its last byte is read. Together with the kernel's own data, this size fills 2 KiB.
+/// its last byte is read. A write of this size and the kernel's own data fill 2 KiB.
 pub const CONSUMER_PIECE_BYTES: usize = 1_728;
 /// The maximum number of idempotency keys that are remembered.
 pub const DEDUPE_KEYS_MAX: usize = 65_536;
 /// The time for which an idempotency key is remembered, in milliseconds.
 pub const DEDUPE_WINDOW_MS: u64 = 120_000;
-/// The maximum length of an idempotency key, a conflation key and an event type, in bytes.
+/// The maximum length of each idempotency key, conflation key and event type, in bytes.
 pub const LABEL_BYTES_MAX: usize = 256;
 /// The maximum depth of arrays and objects in a JSON payload from a feeder or a client.
 pub const JSON_LEVELS_MAX: usize = 128;
@@ -351,43 +359,45 @@ pub const CHANNELS_PER_PUBLICATION_MAX: usize = 1024;
 
 // -- The journal.
 
-/// The size of records that the journal's store keeps in memory before it writes a table, in bytes.
+/// The total size of records that the journal's store keeps in memory before it writes a table, in
+/// bytes.
 pub const JOURNAL_MEMTABLE_BYTES: u64 = 16 * 1024 * KIB as u64;
-/// The size of a chunk, in bytes of records. A chunk is deleted as a whole. It is at least as large
-/// as the store's memory table. So a full chunk is soon written to tables and not only to the
-/// store's write-ahead log.
+/// The minimum size of a full chunk, in bytes of records. A chunk is deleted as a whole. A full
+/// chunk is at least as large as the store's memory table. So its data is soon written to tables
+/// and not only to the store's write-ahead log.
 pub const JOURNAL_CHUNK_BYTES: u64 = JOURNAL_MEMTABLE_BYTES;
-/// The number of chunks into which `journal.bytes` is divided, unless the chunks would be too
-/// small.
+/// The maximum number of chunks into which `journal.bytes` is divided. If `journal.bytes` is small,
+/// there are fewer chunks, because the minimum size of a chunk is [`JOURNAL_CHUNK_BYTES`].
 pub const JOURNAL_CHUNKS_MAX: u64 = 64;
-/// If this number of full chunks is not yet written to tables, a new chunk waits for at most a
-/// second.
+/// The number of full chunks not yet written to tables at which the creation of a new chunk is
+/// delayed by at most a second.
 pub const JOURNAL_CHUNKS_UNFLUSHED_MAX: usize = 3;
-/// The size of the store's block cache, in bytes. Records are read only once, at a start.
+/// The size of the store's block cache, in bytes. It can be small, because records are read only
+/// once, at a start.
 pub const JOURNAL_CACHE_BYTES: u64 = 1024 * KIB as u64;
 /// The maximum number of files that the store keeps open.
 pub const JOURNAL_FILES_MAX: usize = 64;
-/// The size of full write-ahead logs above which the store flushes the data of the oldest log, in
-/// bytes. It is the minimum that the store allows.
+/// The total size of filled write-ahead logs above which the store flushes the data of the oldest
+/// log, in bytes. This value is the minimum that the store allows.
 pub const JOURNAL_LOG_BYTES: u64 = 64 * 1024 * KIB as u64;
-/// The time from a failure of the store until the attempt to open it again, in milliseconds.
+/// The time between a failure of the store and the attempt to open it again, in milliseconds.
 pub const JOURNAL_PAUSE_MS: u64 = 1_000;
-/// The time without batches after which a failed store is opened again even without a new batch, in
-/// milliseconds.
+/// The time without batches after which a failed store is opened again, in milliseconds. Earlier,
+/// the store is opened again only for a new batch.
 pub const JOURNAL_QUIET_MS: u64 = 5_000;
 /// The maximum length of a record, in bytes: the maximum line or body of the feed, with a reserve.
 pub const JOURNAL_RECORD_BYTES_MAX: u64 = 65 * 1024 * KIB as u64;
-/// The number of sequence numbers that are reserved at a time. After a start that cannot know which
-/// of these numbers were used, all of them are skipped.
+/// The number of sequence numbers that are reserved at a time. If a start cannot find out which of
+/// these numbers were used, it skips all of them.
 pub const JOURNAL_IDS_RESERVED: u64 = 1 << 32;
 /// The maximum number of appends that wait for a sync before the feed waits for the disk.
 pub const JOURNAL_SYNCS_WAITING_MAX: usize = 1024;
 
 // -- The admin listener.
 
-/// The maximum number of connections of the admin listener. If there are more, the oldest silent
-/// connection is closed for a new one. At 50 new connections a second, a silent connection stays
-/// open for longer than [`ADMIN_STEP_MS`].
+/// The maximum number of connections of the admin listener. At this number, the oldest silent
+/// connection is closed for a new connection. At 50 new connections a second, a silent connection
+/// stays open for longer than [`ADMIN_STEP_MS`].
 pub const ADMIN_CONNS_MAX: usize = 128;
 /// The maximum number of connections that the admin listener accepts before it serves the open
 /// connections again.

@@ -1,7 +1,7 @@
 //! Addresses for clients, and the protocols on each of them.
 //!
-//! Contains only data. An entry of the file is a text or a table. The text is an address followed
-//! by words; the command line and the environment use the same form.
+//! This module contains only data. An entry of the file is a text or a table. The text is an
+//! address followed by words; the command line and the environment use the same form.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -126,8 +126,8 @@ struct Entry {
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Tls {
-    /// Files with certificate chains in PEM. The server name that a client requests (SNI) selects
-    /// the chain. The first chain is the default.
+    /// The files with certificate chains in PEM. The server name that a client requests (SNI)
+    /// selects a chain. The first chain is the default.
     pub certificates: Vec<PathBuf>,
     /// Files with the private keys of the certificates, in the same order.
     pub keys: Vec<PathBuf>,

@@ -43,7 +43,8 @@ pub struct Config {
     pub feed: PathBuf,
     /// Access mode of the feed's socket, as an octal text such as `"0660"`.
     pub feed_mode: String,
-    /// Group that owns the feed's socket, by name or number. If empty, the process's own group.
+    /// The group that owns the feed's socket, by name or number. If empty, the group of the process
+    /// owns the socket.
     pub feed_group: String,
     /// Address for metrics and health checks; `None` if they are turned off.
     #[serde(with = "optional_address")]
@@ -115,8 +116,8 @@ impl Default for Config {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Heartbeat {
-    /// Milliseconds between two heartbeats to one conn. A conn that is silent for two intervals is
-    /// closed.
+    /// The time between two heartbeats to one conn, in milliseconds. A conn that is silent for two
+    /// intervals is closed.
     pub interval_ms: u64,
 }
 
@@ -142,8 +143,8 @@ impl Heartbeat {
 pub struct Limits {
     /// The maximum length of a request head in bytes, from the request line to the empty line.
     pub request_head_bytes: u32,
-    /// The maximum time for a request head to arrive, in milliseconds. It starts at the accept or
-    /// at the end of the previous request.
+    /// The maximum time for a request head to arrive, in milliseconds. The time begins when the
+    /// conn is accepted or when the previous request ends.
     pub request_head_ms: u64,
     /// The maximum length of a message or frame from a WebSocket client, in bytes.
     pub client_message_bytes: u32,
@@ -153,28 +154,29 @@ pub struct Limits {
     pub channels_per_conn: u32,
     /// The maximum duration of a long poll in milliseconds, whatever the client requests.
     pub poll_timeout_ms: u64,
-    /// The maximum number of conns of the whole server, divided evenly among the workers and
-    /// rounded up. 0 means as many as there are descriptors. A worker that has its share refuses
-    /// new clients.
+    /// The maximum number of conns of the whole server. The number is divided evenly among the
+    /// workers and rounded up. 0 means that only the number of descriptors limits conns. A worker
+    /// that has its share of conns refuses new clients.
     pub conns: u32,
     /// The maximum number of conns whose first request head is incomplete although all received
-    /// bytes are read. It applies to the whole server; 0 means no limit. Above it, the oldest of
-    /// these conns is closed.
+    /// bytes have been read. The maximum applies to the whole server; 0 means no limit. If there
+    /// are more such conns, the oldest of them is closed.
     pub pending_conns: u32,
     /// The maximum number of conns from one source: an IPv4 address or an IPv6 /64. 0 means no
-    /// limit. A conn that a trusted proxy reuses counts for the client of its latest request.
+    /// limit. If a trusted proxy reuses a conn, the conn counts for the client of its latest
+    /// request.
     pub conns_per_source: u32,
-    /// The maximum number of new conns per second from one source; 0 means no limit. A conn that a
-    /// trusted proxy reuses counts once, for the first client that is named on it.
+    /// The maximum number of new conns per second from one source; 0 means no limit. If a trusted
+    /// proxy reuses a conn, the conn counts once, for the first client that the proxy names.
     pub connects_per_second_per_source: u32,
-    /// The time after which a WebSocket that has not subscribed to any channel is closed, in
-    /// milliseconds; 0 means never.
+    /// The time after which a WebSocket without a subscription is closed, in milliseconds. 0 means
+    /// that such a WebSocket stays open.
     pub first_subscribe_ms: u64,
     /// The maximum number of channels with subscribers on the whole server; 0 means no limit. At
     /// the limit, subscriptions to channels without subscribers are refused.
     pub channels: u32,
     /// The maximum number of frames that a WebSocket client may send per second; 0 means no limit.
-    /// A client that sends more is read more slowly.
+    /// If a client sends more, the server reads from the client more slowly.
     pub client_frames_per_second: u32,
     /// The maximum number of bytes that a WebSocket client may send per second; 0 means no limit.
     pub client_bytes_per_second: u32,
@@ -245,7 +247,7 @@ pub struct Quota {
     pub overflow: Overflow,
     /// The maximum number of bytes written to one conn in one turn.
     pub write_bytes_per_turn: u32,
-    /// The size of the kernel's send buffer of a conn in bytes (`SO_SNDBUF`, which the kernel
+    /// The size of a conn's send buffer in the kernel, in bytes (`SO_SNDBUF`, which the kernel
     /// doubles).
     pub send_buffer_bytes: u32,
     /// The number of unsent bytes above which a socket is not writable (`TCP_NOTSENT_LOWAT`).
@@ -312,18 +314,19 @@ impl TryFrom<String> for Overflow {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogBounds {
-    /// The maximum size of the stored publications and their encoded frames, in bytes.
+    /// The maximum total size of the stored publications and their encoded frames, in bytes.
     pub bytes: u64,
     /// The maximum number of stored publications.
     pub entries: u64,
     /// The time for which a publication is stored, in milliseconds.
     pub age_ms: u64,
-    /// The maximum size of publications that have left the log but that conns still pin, in bytes;
-    /// 0 means a quarter of `bytes`. A client that reads a publication in parts pins both its text
-    /// and a frame. So a publication larger than half of this limit may never reach such a client.
+    /// The maximum total size of publications that have left the log but that conns still pin, in
+    /// bytes; 0 means a quarter of `bytes`. While a client reads a publication in parts, both the
+    /// publication's text and a frame are pinned. So a publication larger than half of this limit
+    /// may never reach such a client.
     pub pinned_bytes: u64,
-    /// The fraction of `bytes` and `entries` for channels whose namespace allows clients to
-    /// broadcast.
+    /// The fraction of `bytes` and `entries` that is available to channels whose namespace allows
+    /// clients to broadcast.
     pub client_share: Share,
 }
 
@@ -340,8 +343,8 @@ impl Default for LogBounds {
 }
 
 impl LogBounds {
-    /// Returns the maximum size of publications that have left the log but that conns still pin, in
-    /// bytes.
+    /// Returns the maximum total size of publications that have left the log but that conns still
+    /// pin, in bytes.
     #[must_use]
     pub fn pinned_bytes(&self) -> u64 {
         match self.pinned_bytes {
@@ -350,8 +353,8 @@ impl LogBounds {
         }
     }
 
-    /// Returns the part of `bytes` that is reserved for encodings. Above it, the oldest encodings
-    /// are dropped and encoded again on demand.
+    /// Returns the part of `bytes` that encodings may use. If encodings need more, the oldest
+    /// encodings are dropped and encoded again on demand.
     #[must_use]
     pub fn encodings_bytes(&self) -> u64 {
         self.bytes / 4
@@ -370,10 +373,11 @@ impl LogBounds {
 pub struct Journal {
     /// The journal's directory. If empty, there is no journal.
     pub path: PathBuf,
-    /// The maximum size of the journal's records on disk, in bytes. Older records are deleted, even
-    /// if the log or the table of idempotency keys would still contain them after a restart.
+    /// The maximum total size of the journal's records on disk, in bytes. Above this size, the
+    /// oldest records are deleted, even if a restart would restore them to the log or to the table
+    /// of idempotency keys.
     pub bytes: u64,
-    /// When records are synced to the disk.
+    /// The time at which records are synced to the disk.
     pub sync: JournalSync,
 }
 
@@ -387,19 +391,19 @@ impl Default for Journal {
     }
 }
 
-/// When records are synced to the disk. This decides what an acknowledgement guarantees.
+/// The time at which records are synced to the disk. It decides what an acknowledgement guarantees.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum JournalSync {
     /// Records are synced before their batch is broadcast. Every publication that a subscriber has
     /// received survives a power failure.
     Always,
-    /// Records are synced after their batch is broadcast and before it is acknowledged, several
-    /// batches at a time. Every acknowledged publication survives a power failure.
+    /// Records are synced after their batch is broadcast and before the batch is acknowledged. One
+    /// sync covers several batches. Every acknowledged publication survives a power failure.
     #[default]
     Batch,
-    /// Syncs are left to the system. Publications survive the end of the process, but perhaps not a
-    /// power failure.
+    /// The system decides when records are synced. Publications survive the end of the process, but
+    /// perhaps not a power failure.
     Os,
 }
 
@@ -441,7 +445,7 @@ pub struct Io {
     pub ring: KernelFeature,
 }
 
-/// Whether a kernel feature is used that is not available in every kernel.
+/// The use of a kernel feature that some kernels do not have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KernelFeature {
@@ -457,7 +461,8 @@ pub enum KernelFeature {
 #[serde(deny_unknown_fields, default)]
 pub struct Deflate {
     /// Whether the extension is accepted if a client offers it. Level, window and minimum length
-    /// are constants in [`limits`], found by measurement, because one frame serves all subscribers.
+    /// cannot be configured, because one frame serves all subscribers. They are constants in
+    /// [`limits`], found by measurement.
     pub enabled: bool,
 }
 
@@ -486,7 +491,7 @@ impl Default for Logging {
 pub enum LogFormat {
     /// Each line is a JSON object.
     Json,
-    /// Each line is a text for people.
+    /// Each line is a human-readable text.
     Text,
 }
 

@@ -1,9 +1,10 @@
 //! Namespaces: groups of channels that have their own rules.
 //!
-//! A namespace matches channels by a pattern: a name, or a prefix followed by one `*`. The exact
-//! name takes precedence, then the longest prefix. Keys that the namespace does not set have their
-//! global value. This file contains only data, which [`super::validate`] checks. The hub looks up a
-//! channel's namespace once, when the channel is created.
+//! A namespace matches channels by a pattern: a name, or a prefix followed by one `*`. The
+//! namespace with the exact name takes precedence, then the namespace with the longest prefix. Keys
+//! that the namespace does not set have their global value. This file contains only data, which
+//! [`super::validate`] checks. The hub looks up a channel's namespace once, when the channel is
+//! created.
 
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +21,8 @@ pub struct Namespace {
     /// The maximum number of stored publications of each channel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_entries: Option<u64>,
-    /// The maximum payload bytes stored of each channel. The newest publication is always stored.
+    /// The maximum total payload stored for each channel, in bytes. The newest publication is
+    /// always stored.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_bytes: Option<u64>,
     /// The time for which a publication is stored, in milliseconds.
@@ -29,19 +31,19 @@ pub struct Namespace {
     /// The policy for a subscriber that is further behind than its quota allows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub overflow: Option<Overflow>,
-    /// Where publications of clients are sent.
+    /// The destination of publications from clients.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_publish: Option<ClientPublish>,
     /// Whether clients may request the number of a channel's subscribers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_presence: Option<bool>,
-    /// Whether clients may subscribe without a token. If absent, clients may do so only if no keys
-    /// are configured.
+    /// Whether clients may subscribe without a token. If absent, clients without a token may
+    /// subscribe only if no keys are configured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub anonymous_subscribe: Option<bool>,
 }
 
-/// Where publications of clients are sent.
+/// The destination of publications from clients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ClientPublish {
@@ -57,7 +59,7 @@ pub enum ClientPublish {
 /// The actions that clients may take in a channel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClientRules {
-    /// Where publications of clients are sent.
+    /// The destination of publications from clients.
     pub publish: ClientPublish,
     /// Whether clients may request the number of subscribers.
     pub presence: bool,
@@ -70,7 +72,7 @@ pub struct ClientRules {
 pub struct Retention {
     /// The maximum number of stored publications.
     pub entries: u64,
-    /// The maximum payload bytes that are stored.
+    /// The maximum total payload that is stored, in bytes.
     pub bytes: u64,
     /// The time for which a publication is stored, in milliseconds.
     pub age_ms: u64,
@@ -91,7 +93,7 @@ impl Namespace {
         "anonymous_subscribe",
     ];
 
-    /// Returns the prefix, or `None` if the pattern is a whole name.
+    /// Returns the pattern's prefix, or `None` if the pattern is a whole name.
     #[must_use]
     pub fn prefix(&self) -> Option<&str> {
         self.pattern.strip_suffix('*')

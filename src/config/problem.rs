@@ -1,8 +1,8 @@
 //! Problems of a configuration, and the origin of each value.
 //!
-//! PURE: [`super::file`] creates the values here, and the command line prints them, one line per
-//! problem. Editors understand the format: `fanfare.toml:12: quota.overflow: …`. If a value is not
-//! from the file, the line begins with its environment variable or flag.
+//! PURE: [`super::file`] creates the values of this module, and the command line prints them, one
+//! line per problem. Editors understand the format: `fanfare.toml:12: quota.overflow: …`. If a
+//! value is not from the file, the line begins with the value's environment variable or flag.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use super::validate::Invalid;
 
-/// Why a configuration cannot be used.
+/// The reason why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// At least one value is invalid. The list contains all problems.
@@ -61,8 +61,8 @@ pub enum Origin {
 pub struct Origins(pub(super) BTreeMap<String, Origin>);
 
 impl Origins {
-    /// Adds the origin to each problem. If a problem concerns several keys, the origin is that of
-    /// the first key that the user has set.
+    /// Adds the origin to each problem. If a problem concerns several keys, its origin is the
+    /// origin of the first key that the user has set.
     #[must_use]
     pub fn locate(&self, found: Vec<Invalid>) -> ConfigError {
         let located = found.into_iter().map(|invalid| {

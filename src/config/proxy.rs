@@ -1,7 +1,8 @@
 //! The proxies whose client addresses are accepted.
 //!
-//! Contains only data: the networks of trusted proxies, and the header field in which HTTP proxies
-//! name their clients. [`super::Listen`] defines whether a listener expects the PROXY protocol.
+//! This module contains only data: the networks of trusted proxies, and the header field in which
+//! HTTP proxies name their clients. [`super::Listen`] defines whether a listener expects the PROXY
+//! protocol.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,8 +1,8 @@
 //! Checks the ranges of single keys, and the relations between keys.
 //!
-//! PURE: lists all problems of a [`Config`], so that an operator can fix all of them at once. Types
-//! are checked earlier. The origin of a value is not known here: a message names keys, and
-//! [`super::file`] adds the file and line.
+//! PURE: this module lists all problems of a [`Config`], so that an operator can fix all of them at
+//! the same time. Types are checked earlier. The module does not know the origin of a value: a
+//! message names keys, and [`super::file`] adds the file and line.
 
 use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStrExt as _;
@@ -40,7 +40,7 @@ const PINNED_BYTES_MIN: u64 = 65_536;
 /// One problem of a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invalid {
-    /// The key with the problem, then the keys that it must agree with. The form is `section.key`,
+    /// The key with the problem, then the keys with which it must agree. The form is `section.key`,
     /// or `namespace[0].key` for a table in a list.
     pub keys: Vec<String>,
     /// The value, and the values that are allowed.
@@ -283,7 +283,7 @@ impl Config {
         }
     }
 
-    /// Checks the limits that zero turns off.
+    /// Checks the limits for which zero means no limit.
     fn check_rates(&self, found: &mut Vec<Invalid>) {
         let limits = &self.limits;
         for (key, value, most) in [
@@ -365,7 +365,7 @@ impl Config {
                 push(found, &[&key("anonymous_subscribe"), "auth.keys"], message);
             }
             let log = &self.log;
-            // A namespace's bound above the global bound would have no effect.
+            // A bound of a namespace that exceeds the global bound would have no effect.
             for (name, value, global, most) in [
                 (
                     "log_entries",

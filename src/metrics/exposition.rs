@@ -7,8 +7,8 @@ use super::{Across, Kind, Metric};
 /// The media type of the text that [`push`] writes.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Appends a table. For each metric, the numbers of all owners become one number. The lines with
-/// help and type precede the first line of each name.
+/// Appends a table. For each metric, the numbers of all owners are combined into one number. The
+/// help and type lines are written before the first line of each name.
 pub fn push<T>(table: &[Metric<T>], owners: &[&T], out: &mut String) {
     let mut last_name = "";
     for metric in table {
@@ -36,8 +36,8 @@ pub fn push_header(name: &str, kind: Kind, help: &str, out: &mut String) {
     debug_assert!(written.is_ok());
 }
 
-/// Appends one value, which is `number` divided by `per_unit`. `per_unit` is 1, or 1,000,000 if the
-/// number is in microseconds and shown in seconds.
+/// Appends one value: `number` divided by `per_unit`. `per_unit` is 1, or 1,000,000 if the number
+/// is in microseconds and is shown in seconds.
 pub fn push_value(name: &str, labels: &str, number: u64, per_unit: u32, out: &mut String) {
     let per_unit = u64::from(per_unit.max(1));
     let (whole, rest) = (number / per_unit, number % per_unit);

@@ -1,10 +1,10 @@
 //! Counters and gauges, and their names in the exposition for Prometheus.
 //!
 //! Each worker writes its own [`WorkerMetrics`]. The admin thread reads the metrics of all workers
-//! and shows one number for each metric. Most numbers are sums; [`Across`] describes the exception.
-//! Counting is a relaxed load and store, which takes half a nanosecond and needs no locked
-//! instruction. The names of all metrics are in the two tables below. Only the metrics of the
-//! process are in `admin`.
+//! and shows one number for each metric. Most of these numbers are sums; [`Across`] describes the
+//! exception. Counting is a relaxed load and store, which takes half a nanosecond and needs no
+//! locked instruction. The two tables below contain the names of all metrics except those of the
+//! process, which are in `admin`.
 
 pub mod exposition;
 
@@ -31,7 +31,7 @@ impl Counter {
         );
     }
 
-    /// Subtracts one. Only for gauges.
+    /// Subtracts one. Used only for gauges.
     pub fn decrement(&self) {
         self.0.store(
             self.0.load(Ordering::Relaxed).saturating_sub(1),
@@ -39,7 +39,7 @@ impl Counter {
         );
     }
 
-    /// Replaces the number. Only for gauges.
+    /// Replaces the number. Used only for gauges.
     pub fn set(&self, value: u64) {
         self.0.store(value, Ordering::Relaxed);
     }
@@ -60,7 +60,7 @@ pub enum Kind {
     Gauge,
 }
 
-/// The way in which the numbers of all workers become one number.
+/// The way in which the numbers of all workers are combined into one number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Across {
     /// The numbers are added.
@@ -87,10 +87,10 @@ pub struct Metric<T> {
     pub labels: &'static str,
     /// Whether the number is a counter or a gauge.
     pub kind: Kind,
-    /// The way in which the numbers of all workers become one number.
+    /// The way in which the numbers of all workers are combined into one number.
     pub across: Across,
-    /// The divisor that converts the stored unit to the shown unit: 1, or 1,000,000 from
-    /// microseconds to seconds.
+    /// The divisor that converts the stored unit to the shown unit. It is 1, or 1,000,000 to
+    /// convert microseconds to seconds.
     pub per_unit: u32,
     /// The meaning of the number, in one sentence.
     pub help: &'static str,

@@ -1,12 +1,12 @@
 //! Reads the fields in which HTTP proxies name their clients: `X-Forwarded-For` and `Forwarded`
 //! (RFC 7239).
 //!
-//! Both fields are lists. Each proxy appends an element, so all elements before an element of a
-//! trusted proxy may be forged. The lists are read from the right: the first address that is not a
-//! trusted proxy is the client's address. The configuration selects the field, because a proxy that
-//! writes one field forwards the other field as the client sent it. Quotes are also matched from
-//! the right, so that an unclosed quote of the client does not include the element that the proxy
-//! appended.
+//! Both fields are lists. Each proxy appends an element, so all elements before the element that a
+//! trusted proxy appended may be forged. The lists are read from the right: the first address that
+//! is not a trusted proxy is the client's address. The configuration selects the field, because a
+//! proxy that writes one field forwards the other field as the client sent it. Quotes are also
+//! matched from the right. So an unclosed quote from the client does not include the element that
+//! the proxy appended.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -21,10 +21,10 @@ pub enum List {
     XForwardedFor,
 }
 
-/// Returns the client's address. This is the last address that is not a trusted proxy, or the first
-/// address if all are trusted proxies. Returns `None` if there is no element, or an element has no
-/// address. Some proxies extend a field line and others add a line, so all lines are needed, the
-/// last line first.
+/// Returns the client's address: the last address that is not a trusted proxy, or the first address
+/// if all addresses are trusted proxies. Returns `None` if there is no element, or if an element
+/// has no address. Some proxies extend a field line and others add a line. So all lines are needed,
+/// beginning with the last line.
 #[must_use]
 pub fn client(
     newest_first: impl Iterator<Item: AsRef<[u8]>>,
@@ -54,7 +54,7 @@ pub fn client(
     first
 }
 
-/// Returns the list without its last element, and the last element.
+/// Returns the list without its last element, and this last element.
 fn take_last(list: &[u8]) -> Option<(&[u8], &[u8])> {
     if list.is_empty() {
         return None;
@@ -80,8 +80,8 @@ fn take_last(list: &[u8]) -> Option<(&[u8], &[u8])> {
 /// Returns the value of `for` in an element of `Forwarded` (RFC 7239, 4), without quotes.
 fn named_for(element: &[u8]) -> Option<&[u8]> {
     let mut is_quoted = false;
-    // Escapes need no handling. An escaped quote can end a pair too early, but then the value is
-    // not an address.
+    // Escapes need no special treatment. An escaped quote can end a pair too early, but then the
+    // value is not an address.
     let pairs = element.split(|byte| {
         is_quoted ^= *byte == b'"';
         *byte == b';' && !is_quoted

@@ -1,13 +1,13 @@
-//! The PROXY protocol, versions 1 and 2. In this protocol, a proxy sends a header that names its
-//! client before any other byte.
+//! The PROXY protocol, versions 1 and 2. With this protocol, a proxy sends a header that names the
+//! proxy's client. The header precedes all other bytes.
 //!
 //! [`read_header`] reads one header from the start of the received bytes. For an incomplete header,
 //! it returns the number of further bytes that certainly belong to the header. So the caller reads
-//! no byte after the header, where TLS may begin. Bytes that cannot become a header are refused at
-//! once. A header of version 1 has at most 107 bytes. In a header of version 2, only the addresses
-//! are read. The caller skips the extensions after the addresses, up to 65,535 bytes, so that it
-//! holds at most [`HEADER_BYTES_MAX`] bytes. Extensions and the checksum are ignored. This module
-//! does not allocate.
+//! no byte after the header, where TLS may begin. Bytes that cannot become a header are refused
+//! immediately. A header of version 1 has at most 107 bytes. In a header of version 2, only the
+//! addresses are read. The caller skips the extensions after the addresses, at most 65,535 bytes,
+//! so that it stores at most [`HEADER_BYTES_MAX`] bytes. Extensions and the checksum are ignored.
+//! This module does not allocate.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -85,7 +85,7 @@ fn begins_like(bytes: &[u8], start: &[u8]) -> bool {
 }
 
 fn read_v1(bytes: &[u8]) -> Result<HeaderRead, HeaderError> {
-    // The minimum length of a header of each kind, with the shortest addresses.
+    // The minimum length of each kind of header, with the shortest addresses.
     const LEAST: [(&[u8], usize); 3] = [
         (b"PROXY TCP4 ", 32),
         (b"PROXY TCP6 ", 22),
@@ -155,7 +155,7 @@ fn parse_v1(line: &[u8]) -> Result<Option<IpAddr>, HeaderError> {
     }
 }
 
-/// Returns the client's address, if both addresses are of the family `A`.
+/// Returns the client's address if both addresses are of the family `A`.
 fn v1_address<A: std::str::FromStr + Into<IpAddr>>(client: &str, server: &str) -> Option<IpAddr> {
     let _server: A = server.parse().ok()?;
     client.parse::<A>().ok().map(Into::into)
@@ -218,7 +218,8 @@ enum Family {
 
 impl Family {
     /// Parses the byte with the family in the upper half, and stream or datagram in the lower half.
-    /// If either half is unspecified, the addresses must be ignored. Undefined values are errors.
+    /// If one of the halves is unspecified, the addresses must be ignored. Undefined values are
+    /// errors.
     fn parse(byte: u8) -> Result<Self, HeaderError> {
         match (byte >> 4, byte & 0x0f) {
             (0, 0..=2) | (1..=3, 0) => Ok(Self::Unspecified),
@@ -229,7 +230,7 @@ impl Family {
         }
     }
 
-    /// Returns the number of bytes of both addresses and ports.
+    /// Returns the total number of bytes of both addresses and ports.
     fn bytes(self) -> u16 {
         match self {
             Self::Unix => 216,
@@ -265,7 +266,8 @@ mod tests {
         [V2_START, &[command, family], &length, rest].concat()
     }
 
-    /// Checks that the header names this client, and that its last `skip` bytes are not read.
+    /// Checks that the header names this client, and that the last `skip` bytes of the header are
+    /// not read.
     fn complete(header: &[u8], skip: u16, client: Option<&str>) {
         let length = header.len() - usize::from(skip);
         assert!(length <= HEADER_BYTES_MAX);
@@ -274,7 +276,8 @@ mod tests {
             skip,
             client: client.map(|text| text.parse().unwrap()),
         };
-        // Bytes after the header do not change the result. Skipped bytes need not be received yet.
+        // Bytes after the header do not change the result. Bytes that will be skipped do not need
+        // to be received yet.
         for next in [&b""[..], b"GET / HTTP/1.1\r\n", b"\r\n", b"\0\xff"] {
             for header in [header, &header[..length]] {
                 let longer = [header, next].concat();
@@ -286,7 +289,8 @@ mod tests {
                 );
             }
         }
-        // Every incomplete header needs more bytes, but never more than the complete header has.
+        // The result for an incomplete header requests more bytes, but never more than the complete
+        // header has.
         for cut in 0..length {
             match read_header(&header[..cut]) {
                 Ok(HeaderRead::Incomplete { more }) => {

@@ -1,6 +1,6 @@
 //! Reads the client addresses that proxies report.
 //!
-//! PURE: only texts, bytes and addresses are used. [`header`] reads the header of the PROXY
+//! PURE: this module uses only texts, bytes and addresses. [`header`] reads the header of the PROXY
 //! protocol, which TCP proxies send before any other byte. [`forwarded`] reads the fields that HTTP
 //! proxies add to a request. [`network`] determines whether a proxy is trusted. The limits per
 //! source count conns by their [`Source`]. The callers are the conn's machine and `http`; the

@@ -68,8 +68,8 @@ pub(super) fn load(
 }
 
 /// Converts an error to a problem of the configuration that names the file. All pairs are checked
-/// earlier, so a whole identity can fail only for three reasons: the client authorities, a missing
-/// pair, or the TLS library.
+/// earlier. So the creation of an identity can fail only because of the client authorities, a
+/// missing pair, or the TLS library.
 fn invalid(error: IdentityError, chain: &Path, key: &Path) -> Invalid {
     let at =
         |name, path: &Path, reason| Invalid::new(name, format!("{}: {reason}", path.display()));

@@ -51,7 +51,7 @@ pub(super) struct Credentials {
 }
 
 impl Credentials {
-    /// Prepares the material for sharing. Certificates are dropped if no listener has TLS.
+    /// Prepares the material for sharing. The certificates are dropped if no listener has TLS.
     pub(super) fn new(material: Material, listen: &[Listen]) -> Self {
         let listeners = certificates::secure_listeners(listen);
         let identity = material.identity.filter(|_| listeners != 0);
@@ -66,8 +66,8 @@ impl Credentials {
         }
     }
 
-    /// Reads the files again, for new connections and tokens. If any file has a problem, nothing is
-    /// replaced.
+    /// Reads the files again. The new content is used for new connections and tokens. If there is a
+    /// problem with any file, nothing is replaced.
     pub(super) fn reload(&self, config: &Config) -> Result<(), Vec<Invalid>> {
         let mut found = Vec::new();
         let current = self.secure.as_ref().map(|secure| &secure.identity);

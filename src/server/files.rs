@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::config::input;
 
-/// Reads a file. An error is a message that names the file and the cause.
+/// Reads a file. The error is a message that names the file and the cause.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
     input::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
 }

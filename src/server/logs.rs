@@ -25,8 +25,9 @@ pub struct Logs {
 }
 
 impl Logs {
-    /// Waits until all lines that were logged before the call are written. The wait has a maximum,
-    /// because a full pipe may never be read. Returns false if some lines are not written yet.
+    /// Waits until all lines that were logged before the call are written. The wait ends after
+    /// `most`, because a full pipe may never be read. Returns false if some lines are not written
+    /// yet.
     pub fn wait_until_written(&self, most: Duration) -> bool {
         let queued = self.progress.queued.load(Ordering::Acquire);
         let written = self.progress.written.lock();
@@ -41,8 +42,8 @@ impl Logs {
     }
 }
 
-/// The number of bytes that were queued, and the number that were written. A dropped line is never
-/// counted as written.
+/// The number of queued bytes and the number of written bytes. A dropped line is never counted as
+/// written.
 #[derive(Debug, Default)]
 struct Progress {
     queued: AtomicU64,
@@ -77,7 +78,7 @@ impl<'a> MakeWriter<'a> for Queue {
     }
 }
 
-/// The receiving end of the queue. Writes lines and counts their bytes.
+/// The receiving end of the queue. It writes lines and counts their bytes.
 struct Counted<W> {
     inner: W,
     progress: Arc<Progress>,
@@ -86,7 +87,7 @@ struct Counted<W> {
 impl<W: Write> Write for Counted<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let result = self.inner.write(bytes);
-        // Bytes that cannot be written count as written, so that no call waits for them.
+        // Bytes that cannot be written count as written, so that no call waits for these bytes.
         let done = result.as_ref().map_or(bytes.len(), |count| *count) as u64;
         let written = self.progress.written.lock();
         *written.unwrap_or_else(PoisonError::into_inner) += done;
@@ -129,8 +130,8 @@ pub fn start(logging: &Logging) -> (Logs, Arc<dyn Fn() -> u64 + Send + Sync>) {
     let builder = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(queue);
-    // If a program that embeds the server has already installed a subscriber, this subscriber
-    // stays.
+    // If a program that embeds the server has already installed a subscriber, the program's
+    // subscriber stays in use.
     let _installed = match logging.format {
         LogFormat::Json => builder.json().try_init(),
         LogFormat::Text => builder

@@ -1,8 +1,8 @@
 //! A thread that measures memory once a second, for all workers.
 //!
-//! A worker must not read files, and a memory shortage affects all workers at once, so one thread
-//! measures. The thread also removes idle entries from the table of sources. It ends when the
-//! server is dropped.
+//! A worker must not read files, and a memory shortage affects all workers at the same time, so one
+//! thread measures for all. The thread also removes idle entries from the table of sources. It ends
+//! when the server is dropped.
 
 use std::io;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub(super) struct MemoryWatch {
 }
 
 impl MemoryWatch {
-    /// Measures once, and starts the thread that repeats the measurement.
+    /// Measures memory once, and starts the thread that repeats the measurement.
     ///
     /// # Errors
     /// Returns the system's error if the thread cannot be started.

@@ -1,8 +1,9 @@
-//! SHELL: the whole server: binds the sockets, starts the threads, and stops them in order.
+//! SHELL: this module is the whole server. It binds the sockets, starts the threads and stops them
+//! in order.
 //!
-//! [`Server::start`] returns when clients and feeders can connect. If they cannot connect, it
-//! returns the reason and leaves nothing running. The threads are one per worker, `fanfare-feed`,
-//! `fanfare-admin`, `fanfare-watch` and the caller's thread. Used by `fanfare serve`, and by
+//! [`Server::start`] returns when clients and feeders can connect. If the start fails, it returns
+//! the reason and leaves no thread running. The threads are one per worker, `fanfare-feed`,
+//! `fanfare-admin`, `fanfare-watch` and the caller's thread. The users are `fanfare serve` and
 //! programs that embed a server.
 
 pub mod certificates;
@@ -57,7 +58,7 @@ use memory_watch::MemoryWatch;
 use prepare::prepare;
 use threads::{Listeners, Preparation};
 
-/// Why the server did not start.
+/// The reason why the server did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// Files or directories that the configuration names cannot be used.
@@ -133,7 +134,7 @@ pub struct Server {
     metrics: Vec<Arc<WorkerMetrics>>,
     feed: FeedHandle,
     readiness: Arc<Readiness>,
-    /// The thread that measures memory ends when this field is dropped.
+    /// The handle of the thread that measures memory. The thread ends when this field is dropped.
     _memory_watch: MemoryWatch,
 }
 
@@ -231,8 +232,9 @@ impl Server {
     }
 
     /// Reads the certificates and keys of the running configuration again, for new connections and
-    /// tokens. If any file has a problem, nothing is replaced. Returns the keys whose values differ
-    /// in the `latest` configuration. These changes need a restart.
+    /// tokens. If there is a problem with any file, nothing is replaced. Returns the keys whose
+    /// values in the `latest` configuration differ from the running configuration. Changes of these
+    /// values need a restart.
     ///
     /// # Errors
     /// Returns an entry for each file that cannot be read or used.
@@ -260,8 +262,8 @@ impl Server {
         self.workers.len()
     }
 
-    /// Whether every worker has begun a turn after the previous call. Wakes all workers, so that an
-    /// idle worker also takes a turn before the next call.
+    /// Whether every worker has begun a turn after the previous call. Wakes all workers, so that
+    /// even an idle worker takes a turn before the next call.
     pub fn is_alive(&mut self) -> bool {
         let mut is_alive = true;
         for worker in &mut self.workers {
@@ -273,7 +275,8 @@ impl Server {
         is_alive
     }
 
-    /// Stops accepting connections and starts to close the open connections. Returns at once.
+    /// Stops accepting connections and starts to close the open connections. Returns without
+    /// waiting.
     pub fn drain(&self) {
         self.readiness.set(ServerStage::Draining);
         let conns = self
@@ -297,7 +300,7 @@ impl Server {
             .all(|worker| worker.thread.is_finished())
     }
 
-    /// Stops the feed and waits for all threads. Call it after the drain has ended.
+    /// Stops the feed and waits until all threads have ended. Call it after the drain has ended.
     pub fn join(self) {
         self.feed.stop();
         self.feed.join();
@@ -309,7 +312,8 @@ impl Server {
     }
 }
 
-/// Creates the state for admission control, and starts the thread that measures memory for it.
+/// Creates the state for admission control, and starts the thread that measures memory for
+/// admission control.
 fn guard(
     config: &Config,
     listen: &[Listen],
@@ -326,7 +330,7 @@ fn guard(
     Ok((guard, watch))
 }
 
-/// Starts the workers. Has the values that all workers share.
+/// Starts the workers. The struct has the values that all workers share.
 struct WorkerSpawner {
     config: Arc<Config>,
     run: RunId,
@@ -367,8 +371,8 @@ impl StartedWorkers {
 }
 
 impl WorkerSpawner {
-    /// Starts the workers one after the other. All eventfds are created before the first worker
-    /// leaves the common descriptor table. So each eventfd has the same number in every table.
+    /// Starts the workers one by one. All eventfds are created before the first worker leaves the
+    /// common descriptor table. So each eventfd has the same number in every table.
     fn start(self, listeners: &mut Listeners) -> Result<StartedWorkers, StartError> {
         let cpus = cpu::allowed();
         let count = match self.config.workers {
@@ -380,8 +384,8 @@ impl WorkerSpawner {
             .collect::<io::Result<_>>()
             .map_err(StartError::system("create the workers' eventfds"))?;
         self.report_limit(count);
-        // Workers are pinned only if each has its own processor. A pinned worker that shares its
-        // processor could not move to an idle one.
+        // Workers are pinned only if each worker has its own processor. A pinned worker that shares
+        // its processor could not move to an idle processor.
         let pins = (count == cpus.len() && count > 1).then_some(&cpus);
         let permits = cpus.len() * WALKERS_PER_PROCESSOR;
         let limiter =
@@ -460,8 +464,8 @@ impl WorkerSpawner {
         })
     }
 
-    /// Creates the state for admission control in workers. Clones share the counts that limit all
-    /// workers together.
+    /// Creates the state for admission control in workers. Clones of this state share the counts
+    /// that limit all workers together.
     fn guard(&self, workers: usize) -> Guard {
         let workers = u32::try_from(workers).unwrap_or(u32::MAX);
         let limits = &self.config.limits;
@@ -475,8 +479,8 @@ impl WorkerSpawner {
     fn report_limit(&self, workers: usize) {
         let RaisedLimit { in_force, refused } = &self.descriptor_limit;
         let Some(error) = refused else { return };
-        // A worker's table starts as a copy of this thread's table, so it has the same number of
-        // free descriptors.
+        // A worker's table starts as a copy of this thread's table, so both tables have the same
+        // number of free descriptors.
         let free = in_force.saturating_sub(descriptors::open_count());
         let each = u64::from(self.conns_max(workers)).min(free);
         let connections = each.saturating_mul(workers as u64);
@@ -493,8 +497,8 @@ impl WorkerSpawner {
         let workers = u32::try_from(workers).unwrap_or(u32::MAX);
         match self.config.limits.conns {
             0 => {
-                // At most half of a small table is reserved, so that a few clients fit under any
-                // limit.
+                // At most half of a small table is reserved, so that a few conns fit even with a
+                // very low limit.
                 let limit = self.descriptor_limit.in_force;
                 let kept = (DESCRIPTORS_KEPT + u64::from(workers)).min(limit / 2);
                 u32::try_from(limit - kept).unwrap_or(u32::MAX)
@@ -504,8 +508,8 @@ impl WorkerSpawner {
     }
 }
 
-/// Starts the clock. With a journal the clock starts above zero: its publications are older than
-/// the start of the server, and their times must not be negative.
+/// Starts the clock. With a journal, the clock starts above zero. The journal's publications are
+/// older than the start of the server, and their times must not be negative.
 fn start_clock(config: &Config) -> Clock {
     if config.journal.path.as_os_str().is_empty() {
         return Clock::start();
@@ -514,7 +518,7 @@ fn start_clock(config: &Config) -> Clock {
     Clock::start_at(Now(oldest_ms.saturating_mul(2000)))
 }
 
-/// The log and the epoch that a server starts with.
+/// The log and the epoch with which a server starts.
 struct InitialState {
     epoch: Epoch,
     writer: Writer,
@@ -553,7 +557,8 @@ impl InitialState {
     }
 }
 
-/// Returns the feed's inherited socket or binds the configured one. Also returns the path.
+/// Returns the inherited socket of the feed, or else binds the configured socket. Also returns the
+/// socket's path.
 fn bind_feed(config: &Config, inherited: Vec<UnixListener>) -> Result<(Feed, PathBuf), StartError> {
     let count = inherited.len();
     let feed = match inherited.into_iter().next() {

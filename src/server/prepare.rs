@@ -1,9 +1,9 @@
 //! Checks the files and directories that the configuration names, before anything is bound or
 //! created.
 //!
-//! `fanfare check` does only this check, and each start does it first. So `check` and a start
-//! report the same problems in the same words. Addresses and locks are not checked here, because
-//! another process may hold them during `check`.
+//! `fanfare check` performs only this check, and each start performs it first. So `check` and a
+//! start report the same problems in the same words. Addresses and locks are not checked here,
+//! because another process may use them during `check`.
 
 use super::credentials::Material;
 use crate::config::Config;

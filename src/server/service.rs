@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-/// The service manager that started this process, if there is a service manager.
+/// The service manager that started this process. The address is `None` if there is no service
+/// manager.
 #[derive(Debug, Default)]
 pub struct ServiceManager {
     address: Option<SocketAddr>,
@@ -50,7 +51,7 @@ impl ServiceManager {
         }
     }
 
-    /// Reports that the reload has ended, whether it succeeded or not.
+    /// Reports that the reload has ended, successfully or not.
     pub fn notify_reloaded(&mut self) {
         self.notify(&[NotifyState::Ready]);
     }

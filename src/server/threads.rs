@@ -1,5 +1,5 @@
-//! A worker's thread: sets up the worker's descriptor table, processor and listeners, then takes
-//! turns until the worker is drained.
+//! The thread of a worker. It sets up the worker's descriptor table, processor and listeners, then
+//! takes turns until the worker is drained.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -30,8 +30,8 @@ pub(super) struct Listeners {
 }
 
 impl Listeners {
-    /// Uses the inherited listeners if there are any, otherwise the configured addresses. The
-    /// configured addresses must be free.
+    /// Uses the inherited listeners if there are any. Otherwise uses the configured addresses,
+    /// which must be free.
     pub(super) fn new(
         config: &Config,
         inherited: Vec<InheritedListener>,
@@ -81,8 +81,8 @@ impl Listeners {
     }
 }
 
-/// Warns about configured addresses that no inherited socket covers. Inherited sockets replace
-/// `listen`, so a client of such an address is refused without a visible reason.
+/// Logs a warning for each configured address that no inherited socket covers. Inherited sockets
+/// replace `listen`, so a client of such an address is refused without a visible reason.
 fn warn_of_unserved(listen: &[Listen], inherited: &[InheritedListener]) {
     let is_served = |wanted: &&Listen| inherited.iter().any(|one| one.covers(wanted));
     let unserved = listen.iter().filter(|wanted| !is_served(wanted));
@@ -111,7 +111,7 @@ pub(super) fn start_worker(
         .spawn(move || {
             let bound = preparation.prepare(adopted, &addresses);
             let is_ready = bound.is_ok();
-            // This cannot fail, because the receiver lives until it has received this message.
+            // The call cannot fail, because the receiver exists until it has received this message.
             let _reported = report.send(bound);
             if is_ready {
                 preparation.into_worker().run();
@@ -185,8 +185,8 @@ impl Preparation {
         Ok(bound)
     }
 
-    /// Creates the `io_uring`. Only the thread that creates it can use it, and only with
-    /// descriptors of the thread's own table.
+    /// Creates the `io_uring`. Only this thread can use it, and only with descriptors of the
+    /// thread's own table.
     fn set_up_ring(&mut self) {
         if self.parts.config.io.ring == KernelFeature::Off {
             return;
@@ -201,8 +201,8 @@ impl Preparation {
         }
     }
 
-    /// Leaves the common descriptor table. Closes the descriptors of the copy that this worker does
-    /// not use.
+    /// Leaves the common descriptor table. In the thread's copy of the table, closes the
+    /// descriptors that this worker does not use.
     fn unshare_descriptors(&mut self, adopted: &[TcpListener]) {
         match unshare_table() {
             Ok(table) => {

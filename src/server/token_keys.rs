@@ -52,8 +52,9 @@ fn refused(path: &Path, error: &KeyError) -> String {
     format!("{} {error}", path.display())
 }
 
-/// Logs the keys of a set that are ignored. A key for encryption is normal in a set. An unsupported
-/// signature key causes a warning, because the server will refuse tokens signed with it.
+/// Logs the ignored keys of a set. A key for encryption is normal in a set. An unsupported
+/// signature key causes a warning, because the server will refuse tokens that are signed with the
+/// key.
 fn report_ignored(path: &Path, set: &KeySet) {
     let path = path.display();
     for Ignored { name, reason } in &set.ignored {

@@ -1,9 +1,9 @@
 //! Sockets that the service manager has opened for this process (socket activation,
 //! `sd_listen_fds(3)`).
 //!
-//! TCP sockets are listeners for clients, and a Unix socket is the feed. A TCP socket is for TLS if
-//! its name in the unit is `tls` or `tls-proxy` (`FileDescriptorName=`). Its connections begin with
-//! a PROXY header if the name is `proxy` or `tls-proxy`.
+//! TCP sockets are listeners for clients, and a Unix socket is the feed. The name of a TCP socket
+//! in the unit (`FileDescriptorName=`) selects the protocols. The names `tls` and `tls-proxy`
+//! select TLS. With the names `proxy` and `tls-proxy`, connections begin with a PROXY header.
 
 use std::io;
 use std::net::TcpListener;
@@ -37,7 +37,7 @@ pub struct InheritedListener {
 }
 
 impl InheritedListener {
-    /// Whether connections to a configured address reach this socket, with the configured
+    /// Whether connections to a configured address reach this socket and use the configured
     /// protocols.
     #[must_use]
     pub fn covers(&self, wanted: &Listen) -> bool {
@@ -63,14 +63,15 @@ impl InheritedListener {
 const TLS_NAMES: [&str; 2] = ["tls", "tls-proxy"];
 const PROXIED_NAMES: [&str; 2] = ["proxy", "tls-proxy"];
 
-/// Returns the inherited sockets, if any. Call it once, before anything else is opened.
+/// Returns the inherited sockets, if any. Call it once, before any other descriptor is opened.
 ///
 /// # Errors
 /// Returns an error if `LISTEN_FDS` or `LISTEN_FDNAMES` do not describe open sockets, or if one of
 /// the sockets is neither TCP nor Unix.
 pub fn inherited() -> io::Result<Inherited> {
     let mut inherited = Inherited::default();
-    // An empty variable counts as unset. The library would return an error for it.
+    // An empty variable counts as unset, because the library would return an error for an empty
+    // variable.
     if ["LISTEN_PID", "LISTEN_FDS"]
         .iter()
         .any(|name| variable(name).is_none())
@@ -113,8 +114,8 @@ fn variable(name: &str) -> Option<String> {
 }
 
 fn take(fd: RawFd) -> io::Result<(OwnedFd, AddressFamily)> {
-    // SAFETY: the service manager opened the descriptor, nothing has closed the descriptor, and it
-    // is borrowed for one call only.
+    // SAFETY: the service manager opened the descriptor, and nothing has closed the descriptor. The
+    // descriptor is borrowed for one call only.
     let family = socket_domain(unsafe { BorrowedFd::borrow_raw(fd) })?;
     // SAFETY: this process inherited the descriptor, and `inherited` is called once, so the
     // descriptor has no other owner.

@@ -1,4 +1,4 @@
-//! The only clock of the process. It measures the time from its start on, as a [`Now`].
+//! The only clock of the process. The clock measures the time after its start, as a [`Now`].
 //!
 //! The main thread creates the clock once and copies it to every thread. So a [`Now`] of the feed
 //! can be compared with a [`Now`] of a worker. Only SHELL code reads the clock.
@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crate::time::Now;
 
-/// Measures the time from [`Clock::start`] on.
+/// Measures the time after [`Clock::start`].
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     started: Instant,

@@ -18,7 +18,7 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 pub struct RaisedLimit {
     /// The maximum number of descriptors in each table.
     pub in_force: u64,
-    /// The error, if the soft limit could not be raised to the hard limit.
+    /// The error if the soft limit could not be raised to the hard limit.
     pub refused: Option<io::Error>,
 }
 
@@ -54,20 +54,19 @@ pub fn limit() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// Returns the number of open descriptors in the calling thread's table, or zero if `/proc` is not
-/// readable.
+/// Returns the number of open descriptors in the calling thread's table. Returns zero if `/proc` is
+/// not readable.
 #[must_use]
 pub fn open_count() -> u64 {
     std::fs::read_dir("/proc/thread-self/fd").map_or(0, |entries| entries.count() as u64)
 }
 
-/// A descriptor in reserve. It allows one more connection when the limit is reached.
+/// A descriptor in reserve. When it is released, one more connection can be accepted at the limit.
 #[derive(Debug, Default)]
 pub struct Spare(Option<File>);
 
 impl Spare {
-    /// Opens a descriptor if there is none in reserve. Returns whether there is a descriptor in
-    /// reserve now.
+    /// Opens the descriptor in reserve if it is not open. Returns whether it is open now.
     pub fn reserve(&mut self) -> bool {
         if self.0.is_none() {
             self.0 = File::open("/dev/null").ok();
@@ -75,19 +74,19 @@ impl Spare {
         self.0.is_some()
     }
 
-    /// Closes the descriptor in reserve. Returns whether there was one.
+    /// Closes the descriptor in reserve. Returns whether it was open.
     pub fn release(&mut self) -> bool {
         self.0.take().is_some()
     }
 
-    /// Whether the table has a free descriptor in addition to the one in reserve.
+    /// Whether the table has a free descriptor in addition to the descriptor in reserve.
     pub fn has_another(&mut self) -> bool {
         self.reserve() && Self::default().reserve()
     }
 }
 
-/// Gives the calling thread its own descriptor table: a copy of the shared table. From then on, the
-/// thread blocks all signals.
+/// Gives the calling thread its own descriptor table: a copy of the shared table. From this call
+/// on, the thread blocks all signals.
 ///
 /// # Errors
 /// Returns the error of `pthread_sigmask(3)` or `unshare(2)`. After an error, the table is still
@@ -103,12 +102,12 @@ pub fn unshare_table() -> io::Result<OwnTable> {
 /// Blocks all signals in the calling thread, so that the system delivers them to other threads.
 ///
 /// A signal handler writes to a descriptor by its number. In this thread's table, the number may
-/// belong to a client's socket. Then the client would receive a stray byte, and the signal would be
+/// belong to a client's socket. The client would then receive a stray byte, and the signal would be
 /// lost.
 fn block_signals() -> io::Result<()> {
     let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: the pointer is to a set, which the call writes completely; the call cannot fail for
-    // it.
+    // SAFETY: the pointer is valid, and the call writes the set completely. The call cannot fail
+    // for a valid pointer.
     let _always_zero = unsafe { libc::sigfillset(all.as_mut_ptr()) };
     // SAFETY: the set was written above; the previous mask is not requested.
     let refused =
@@ -128,7 +127,7 @@ impl OwnTable {
     /// descriptors in `keep`.
     ///
     /// Without this call, a listener or feed that another thread closes would stay open in the
-    /// copies.
+    /// copied tables.
     pub fn keep_only(&self, keep: &[RawFd]) {
         let mut keep: Vec<u32> = keep
             .iter()
@@ -152,7 +151,8 @@ fn close_range(first: u32, last: u32) {
     // SAFETY: the table belongs only to this thread, so owners on other threads keep their copies
     // of these descriptors. Nothing on this thread uses the closed descriptors.
     let closed = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
-    // Linux before 5.9 lacks the call. Then the copies stay open, which only uses up descriptors.
+    // Linux before 5.9 does not have the call. The descriptors then stay open, which only uses up
+    // descriptors.
     debug_assert!(closed == 0 || io::Error::last_os_error().raw_os_error() == Some(libc::ENOSYS));
 }
 

@@ -1,5 +1,5 @@
-//! SHELL: checks whether a directory exists or can be created, and whether another user could
-//! replace it.
+//! SHELL: this module checks whether a directory exists or can be created, and whether another user
+//! could replace it.
 //!
 //! The checks run before anything is created. So `fanfare check` finds every problem that would
 //! prevent a start, and changes nothing.
@@ -27,7 +27,7 @@ pub(crate) fn check(path: &Path) -> io::Result<()> {
                 return Ok(accessat(CWD, place, access, AtFlags::EACCESS)?);
             }
             Ok(_) => return Err(io::Error::from(rustix::io::Errno::NOTDIR)),
-            // A directory cannot be created at the path of a link whose target is missing.
+            // If a link's target is missing, no directory can be created at the link's path.
             Err(error) if error.kind() != ErrorKind::NotFound || place.is_symlink() => {
                 return Err(error);
             }
@@ -36,11 +36,11 @@ pub(crate) fn check(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Returns the first part of a directory's path that another user owns or can replace. `None` if
-/// only this user and root can replace parts of the path. Missing parts are ignored.
+/// Returns the first part of a directory's path that another user owns or can replace. Returns
+/// `None` if only this user and root can replace parts of the path. Missing parts are ignored.
 pub(crate) fn replaceable_part(path: &Path) -> io::Result<Option<PathBuf>> {
     let absolute = std::path::absolute(path)?;
-    // The first path contains the links. The second path contains the targets of the links.
+    // The first path contains the links; the second path contains the links' targets.
     let real = match fs::canonicalize(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => absolute.clone(),
         outcome => outcome?,
@@ -98,7 +98,7 @@ mod tests {
         assert!(is_safe(&found, uid));
         let link = fs::symlink_metadata(&link).unwrap();
         assert!(is_safe(&link, uid));
-        // For a different user, a directory is not safe if neither that user nor root owns it.
+        // For a different user, a directory is not safe unless this user or root owns it.
         assert_eq!(
             is_safe(&found, uid + 1) || is_safe(&link, uid + 1),
             uid == 0

@@ -1,15 +1,15 @@
 //! Looks up a group by its name in the system's databases.
 //!
-//! Called once at the start, for the feed's socket. The call blocks, because the database may be a
-//! directory service.
+//! The module is used once at the start, for the feed's socket. The call blocks, because the
+//! database may be a directory service.
 
 use std::io;
 
 use nix::errno::Errno;
 use nix::unistd::Group;
 
-/// Returns the id of the group with this name. A decimal number is used as the id itself. `None` if
-/// there is no such group.
+/// Returns the id of the group with this name. A decimal number is used as the id itself. Returns
+/// `None` if the group does not exist.
 ///
 /// # Errors
 /// Returns the error of `getgrnam_r(3)` if the database cannot be read.

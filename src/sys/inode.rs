@@ -1,12 +1,12 @@
-//! Identity of files: if a path later names another file, the inode differs.
+//! The identity of files. If another file replaces the file at a path, the inode differs.
 
 use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-/// Device and inode number of a file. No other file has the same numbers while this file is open or
-/// bound.
+/// The device and inode numbers of a file. While this file is open or bound, no other file has the
+/// same numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Inode {
     device: u64,

@@ -44,7 +44,7 @@ impl SocketOptions {
 }
 
 /// Checks that an address is free. With `SO_REUSEPORT`, a listener would share the address with
-/// another process without an error. So the socket of this check does not set the option.
+/// another process without an error. So the socket for this check does not set this option.
 ///
 /// # Errors
 /// Returns `AddrInUse` if another socket listens on the address, or another error of `bind(2)`.
@@ -56,11 +56,11 @@ pub fn probe(address: SocketAddr) -> io::Result<()> {
     )?;
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
-    // With `SO_REUSEADDR` two sockets can bind an address, but only one can listen.
+    // With `SO_REUSEADDR`, two sockets can bind an address, but only one of them can listen.
     socket.listen(1)
 }
 
-/// Binds a listener to an address that several listeners share.
+/// Binds a listener to an address. Several listeners can share the address.
 ///
 /// # Errors
 /// Returns the error of `setsockopt(2)`, `bind(2)` or `listen(2)`.

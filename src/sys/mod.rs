@@ -1,7 +1,8 @@
-//! SHELL: the only module with unsafe code: system calls that the standard library lacks.
+//! SHELL: this is the only module with unsafe code. It makes system calls that the standard library
+//! lacks.
 //!
-//! Each file wraps one task in a safe function, for example waking a thread, a descriptor table for
-//! each worker, pinning or limits. Nothing here depends on conns.
+//! Each file wraps one task in safe functions, for example waking a thread, unsharing a descriptor
+//! table, pinning a thread or raising limits. Nothing here depends on conns.
 #![expect(unsafe_code, reason = "the only module that may use unsafe code")]
 
 pub mod activation;

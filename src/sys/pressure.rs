@@ -1,11 +1,11 @@
-//! Measures the use of memory against its limit.
+//! Measures the memory in use and compares it with its limit.
 //!
 //! The limit determines which memory is measured:
 //! - `limits.memory_bytes`, if it is set, limits the resident memory of this process.
-//! - Otherwise the cgroup's limit applies to the cgroup's memory without inactive file pages.
-//! - Without such a limit, the machine's memory is the limit on memory that is not available.
+//! - Otherwise the cgroup's limit applies to the memory of the cgroup, without inactive file pages.
+//! - If the cgroup has no limit, the machine's memory is the limit on memory that is not available.
 //!
-//! One thread measures; workers read a flag.
+//! One thread measures; the workers read a flag.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,8 @@ pub struct Pressure {
 }
 
 impl Pressure {
-    /// Whether more memory is used than the limit allows. Then new connections are refused.
+    /// Whether more memory is used than the limit allows. While this is true, new connections are
+    /// refused.
     #[must_use]
     pub fn is_short(&self) -> bool {
         self.is_short.load(Ordering::Relaxed)
@@ -77,8 +78,8 @@ pub enum Meter {
 }
 
 impl Meter {
-    /// Chooses the memory to measure. If `memory_bytes` is not zero, it limits this process. If it
-    /// is zero, the cgroup or the machine is limited, whichever has less memory.
+    /// Selects the memory to measure. If `memory_bytes` is not zero, it limits this process. If it
+    /// is zero, the cgroup or the machine is limited, depending on which has less memory.
     #[must_use]
     pub fn new(memory_bytes: u64) -> Self {
         if memory_bytes > 0 {
@@ -166,7 +167,8 @@ fn parse_machine(text: &str) -> Option<Machine> {
     Some(Machine { total, available })
 }
 
-/// Returns the lowest `memory.max` of this process's cgroup and its ancestors, with the directory.
+/// Returns the lowest `memory.max` of this process's cgroup and its ancestors, with the directory
+/// of that cgroup.
 fn own_cgroup() -> Option<(PathBuf, u64)> {
     let text = fs::read_to_string("/proc/self/cgroup").ok()?;
     let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;

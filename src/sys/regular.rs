@@ -1,6 +1,7 @@
 //! Opens files that must be regular files, such as locks.
 //!
-//! Opening a FIFO would wait for its other end, and opening a device may have side effects.
+//! Without this module, opening a FIFO would block until its other end is open, and opening a
+//! device could have side effects.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -17,7 +18,8 @@ pub fn open(path: &Path, options: &mut OpenOptions) -> io::Result<Option<File>> 
     if found.is_ok_and(|found| !found.is_file() && !found.is_dir()) {
         return Ok(None);
     }
-    // The path may name a different file after the check, so these flags make the open safe.
+    // The path may name a different file after the check. These flags make it safe to open that
+    // file.
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
     let file = options.custom_flags(flags).open(path)?;
     Ok(file.metadata()?.is_file().then_some(file))

@@ -1,9 +1,10 @@
 //! Makes many sends with one system call: a ring shared with the kernel (`io_uring(7)`).
 //!
-//! Owns the ring of one thread; no other thread may use it. A send never waits: it has the result
-//! of a non-blocking `sendmsg(2)`. [`Ring::send`] returns only after the kernel has completed every
-//! entry that it has accepted. So the buffers only have to live until the call returns. Does not
-//! depend on conns and keeps no data between two calls. The worker's network is the only caller.
+//! A [`Ring`] belongs to one thread; no other thread may use it. A send never blocks: it has the
+//! result of a non-blocking `sendmsg(2)`. [`Ring::send`] returns only after the kernel has
+//! completed every entry that it has accepted. So the buffers only need to live until the call
+//! returns. The module does not depend on conns and keeps no data between two calls. The worker's
+//! network is the only caller.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -90,9 +91,9 @@ impl Ring {
         };
         for (number, send) in sends.iter().enumerate() {
             let entry = entry(send, headers.get(number)).user_data(number as u64);
-            // SAFETY: socket, slices and headers outlive this call. `complete` does not return
-            // until the kernel has completed all entries that it has accepted. The other entries
-            // exist only in the ring, which the caller drops after an error.
+            // SAFETY: socket, slices and headers outlive this call. `complete` returns only after
+            // the kernel has completed all entries that it has accepted. The other entries exist
+            // only in the ring, which the caller drops after an error.
             let pushed = unsafe { self.ring.submission().push(&entry) };
             debug_assert!(pushed.is_ok(), "a part is no longer than the ring");
         }
@@ -137,7 +138,7 @@ fn header(slices: &[IoSlice<'_>]) -> libc::msghdr {
         msg_name: std::ptr::null_mut(),
         msg_namelen: 0,
         // An `IoSlice` has the layout of an `iovec`, as its documentation guarantees. The kernel
-        // only reads it.
+        // only reads the slices.
         msg_iov: slices.as_ptr().cast::<libc::iovec>().cast_mut(),
         msg_iovlen: slices.len(),
         msg_control: std::ptr::null_mut(),
@@ -150,8 +151,8 @@ fn entry(send: &Send<'_>, header: Option<&libc::msghdr>) -> Entry {
     let socket = types::Fd(send.socket.as_raw_fd());
     match (send.slices, header) {
         ([slice], _) => {
-            // If a slice is longer, only a part is sent. The caller sends the rest with its next
-            // send.
+            // If a slice is longer, only a part of the slice is sent. The caller sends the rest
+            // with its next send.
             let length = u32::try_from(slice.len()).unwrap_or(u32::MAX);
             let send = opcode::Send::new(socket, slice.as_ptr(), length);
             send.flags(FLAGS).build()

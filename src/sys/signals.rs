@@ -1,8 +1,8 @@
 //! Ignores signals.
 //!
-//! `signal_hook` installs handlers, which is not enough for the signals of terminals. While SIGTTOU
-//! has a handler, the kernel restarts the write that caused the signal. The write succeeds only if
-//! the signal is ignored (setpgid(2), termios(3)).
+//! Handlers, such as those of `signal_hook`, are not enough for the signals of terminals. While
+//! SIGTTOU has a handler, the kernel restarts the write that caused the signal. The write succeeds
+//! only if the signal is ignored (setpgid(2), termios(3)).
 
 /// Ignores signals in the whole process. A handler that is installed later replaces this setting.
 ///

@@ -3,8 +3,8 @@
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// Returns the number of unacknowledged bytes. For TCP, these are the written bytes that the peer
-/// has not acknowledged. For a Unix socket, it is the kernel memory of writes that the peer has not
-/// read; a write counts in full until its last byte is read.
+/// has not acknowledged. For a Unix socket, the number is the kernel memory of writes that the peer
+/// has not read. Such a write counts in full until its last byte is read.
 pub fn unacknowledged_bytes(socket: BorrowedFd<'_>) -> u32 {
     let mut bytes: libc::c_int = 0;
     // SAFETY: the kernel writes one int through the pointer (tcp(7), unix(7): SIOCOUTQ).

@@ -1,9 +1,9 @@
-//! Wakes a thread that sleeps in a poll. Any thread can wake it.
+//! Wakes a thread that sleeps in a poll. Any thread can wake the sleeper.
 //!
-//! Uses an eventfd. It is created before the threads unshare their descriptor tables, so that it
-//! has the same number in every table. If the sleeper has not acknowledged a wake yet, another wake
-//! costs one atomic swap and no system call. The eventfd is never read, because polls are
-//! edge-triggered and each write is an edge (epoll(7)).
+//! A [`Wake`] uses an eventfd. The eventfd is created before the threads unshare their descriptor
+//! tables, so that it has the same number in every table. If the sleeper has not acknowledged a
+//! wake yet, another wake costs one atomic swap and no system call. The eventfd is never read,
+//! because polls are edge-triggered and each write is an edge (epoll(7)).
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -38,7 +38,8 @@ impl Wake {
     pub fn wake(&self) {
         if !self.is_pending.swap(true, Ordering::AcqRel) {
             self.writes.fetch_add(1, Ordering::Relaxed);
-            // This fails only if the counter is at its maximum. Then the sleeper is already awake.
+            // The write fails only if the counter is at its maximum. In this case the sleeper is
+            // already awake.
             let written = rustix::io::write(&self.fd, &1u64.to_ne_bytes());
             debug_assert!(written.is_ok());
         }
@@ -51,11 +52,12 @@ impl Wake {
     }
 
     /// Acknowledges a wake, so that the next wake writes to the eventfd again. The sleeper calls
-    /// this after its poll has returned and before it reads its mailbox.
+    /// this function after its poll has returned and before it reads its mailbox.
     pub fn acknowledge(&self) {
-        // This is a swap and not a store. If a waker finds `is_pending` set, its swap came before
-        // this swap, so the sleeper sees its message. A store could be reordered after the
-        // sleeper's read of the mailbox. Then a message could stay there without a wake.
+        // This is a swap and not a store. If a waker finds `is_pending` set, the waker's swap came
+        // before this swap, so the sleeper sees the waker's message. A store could be reordered
+        // after the sleeper's read of the mailbox. A message could then stay in the mailbox without
+        // a wake.
         self.is_pending.swap(false, Ordering::AcqRel);
     }
 }

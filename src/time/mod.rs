@@ -1,7 +1,8 @@
 //! Types for time. The pure modules receive the time as an argument and never read a clock.
 //!
 //! A [`Now`] is a number of microseconds after the start of the server's clock. A [`Deadline`] is a
-//! later moment on the same clock. The shell reads the clock once per turn; the simulation sets it.
+//! later moment on the same clock. The shell reads the clock once per turn; the simulation sets the
+//! time.
 
 pub mod running;
 pub mod wheel;
@@ -14,7 +15,7 @@ use std::time::Duration;
 pub struct Now(pub u64);
 
 impl Now {
-    /// Returns the moment `wait` after this one.
+    /// Returns the moment that is `wait` after this moment.
     #[must_use]
     pub fn after(self, wait: Duration) -> Deadline {
         Deadline(self.0.saturating_add(micros(wait)))
@@ -33,7 +34,7 @@ impl Now {
     }
 }
 
-/// A moment at which something is due, on the same clock as [`Now`].
+/// A moment at which an action is due, on the same clock as [`Now`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Deadline(pub u64);
 

@@ -1,9 +1,9 @@
 //! A clock for deadlines that a peer must meet. The clock stops while its thread does not run.
 //!
 //! While a process is stopped, a virtual machine is paused or a thread gets no processor, no bytes
-//! of a peer are read. So a turn that takes longer than its sleep plus a limit on its work counts
-//! only as this limit. All deadlines of conns use this clock. Ages of publications and dates do
-//! not.
+//! of a peer are read. So the time that counts for one turn has a maximum: the turn's sleep plus a
+//! limit on its work. If a turn takes longer, only the limit on its work counts. All deadlines of
+//! conns use this clock. Ages of publications and dates do not use it.
 
 use std::time::Duration;
 
@@ -42,9 +42,9 @@ impl Running {
         Now(self.now.after(now.since(self.seen)).0)
     }
 
-    /// Ends a turn in which the thread asked to sleep for at most `sleep`; `None` stands for no
-    /// limit. Returns whether the turn was late. The duration of the sleep in a late turn is
-    /// unknown, so no sleep is counted for a late turn.
+    /// Ends a turn in which the thread asked to sleep for at most `sleep`; `None` stands for an
+    /// unlimited sleep. Returns whether the turn was late. The true duration of the sleep in a late
+    /// turn is unknown, so no sleep is counted for a late turn.
     pub fn advance(&mut self, now: Now, sleep: Option<Duration>) -> bool {
         let elapsed = now.since(self.seen);
         let work = Duration::from_millis(TURN_RUNNING_MS_MAX);
@@ -56,8 +56,8 @@ impl Running {
         is_late
     }
 
-    /// Returns the maximum sleep for the next turn. The sleep is short after a late turn, so that
-    /// most of the time still counts in a thread that is always late.
+    /// Returns the maximum sleep for the next turn. After a late turn, the maximum is low. So most
+    /// of the time still counts even if all turns of a thread are late.
     #[must_use]
     pub fn sleep_max(self) -> Duration {
         Duration::from_millis(match self.is_late {

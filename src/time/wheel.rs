@@ -3,14 +3,14 @@
 //! The links of all slots are in a vector parallel to the slab (twelve bytes per conn). The slots
 //! of one bucket form a doubly linked list. Arming and disarming need only a few stores; an empty
 //! tick needs one lookup. Deadlines are rounded up to a tick, so no slot fires early. A deadline
-//! that is more than one revolution of the wheel ahead stays in its bucket and is skipped until it
-//! is due. The wheel is pure: the worker's expire phase passes the time.
+//! may be more than one revolution of the wheel ahead. Its slot then stays in the bucket and is
+//! skipped until the deadline is due. The wheel is pure: the worker's expire phase passes the time.
 
 use super::{Deadline, Now};
 use crate::chunks::ChunkedVec;
 
-/// The length of a tick in microseconds (65.5 ms). It is a power of two, so that a division is a
-/// shift.
+/// The length of a tick in microseconds (65.5 ms). The length is a power of two, so that a division
+/// is a shift.
 pub const TICK_US: u64 = 1 << 16;
 
 const BUCKETS: usize = 1024;
@@ -106,7 +106,7 @@ impl Wheel {
         self.armed += 1;
     }
 
-    /// Sets the deadline of a slot, if the slot has a later deadline.
+    /// Sets the deadline of a slot if the slot has a later deadline.
     pub fn bring_forward(&mut self, slot: u32, deadline: Deadline) {
         let tick = deadline.0.div_ceil(TICK_US);
         let link = self.links.get(slot as usize);
@@ -115,7 +115,7 @@ impl Wheel {
         }
     }
 
-    /// Removes the deadline of a slot, if it has one.
+    /// Removes the deadline of a slot if the slot has a deadline.
     pub fn disarm(&mut self, slot: u32) {
         let Some(link) = self.links.get_mut(slot as usize) else {
             return;
@@ -152,8 +152,8 @@ impl Wheel {
         }
     }
 
-    /// Disarms slots whose deadline has passed and adds them to `fired`, at most `max` of them.
-    /// Returns false if some of these slots are left for the next call.
+    /// Disarms slots whose deadline has passed and adds at most `max` of them to `fired`. Returns
+    /// false if some of these slots are left for the next call.
     pub fn expire(&mut self, now: Now, max: u32, fired: &mut Vec<u32>) -> bool {
         let target = now.0 / TICK_US;
         let mut left = max;
@@ -171,7 +171,8 @@ impl Wheel {
         true
     }
 
-    /// Frees the memory for the slots from `slots` on. None of these slots may have a deadline.
+    /// Frees the memory of the slots with the index `slots` and higher. None of these slots may
+    /// have a deadline.
     pub fn shrink_to(&mut self, slots: usize) {
         debug_assert!(self.links.iter().skip(slots).all(|link| link.due == NEVER));
         self.links.truncate(slots);
@@ -200,8 +201,8 @@ impl Wheel {
         None
     }
 
-    /// Fires the slots of one bucket that are due. Returns false if `left` became zero and a due
-    /// slot is left.
+    /// Fires the due slots of one bucket. Returns false if `left` became zero and a due slot is
+    /// left.
     fn expire_tick(&mut self, due: u32, left: &mut u32, fired: &mut Vec<u32>) -> bool {
         let mut slot = self.heads.get(bucket_of(due)).copied().unwrap_or(NONE);
         while let Some(link) = self.links.get(slot as usize) {

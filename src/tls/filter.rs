@@ -1,4 +1,4 @@
-//! The TLS state of one conn: an incomplete record, plaintext that was not read, and unsent
+//! The TLS state of one conn: an incomplete record, plaintext that has not been read, and unsent
 //! records.
 //!
 //! An idle filter has no buffers, because empty buffers are freed. Encrypted bytes cannot be
@@ -35,12 +35,14 @@ pub struct Filter {
     plain: Vec<u8>,
     /// Encrypted records to send.
     sealed: Vec<u8>,
-    /// The number of bytes of `sealed` that were sent. Less than its length, unless both are zero.
+    /// The number of bytes of `sealed` that were sent. Always less than the length of `sealed`,
+    /// unless both numbers are zero.
     sent: usize,
     /// Whether any bytes have been received.
     has_begun: bool,
     is_peer_done: bool,
-    /// Whether the library has returned a fatal error. It must not be called again then.
+    /// Whether the library has returned a fatal error. After such an error, the library must not be
+    /// called again.
     is_broken: bool,
 }
 
@@ -99,7 +101,7 @@ impl Filter {
     }
 
     /// Processes received bytes. After the call, [`Filter::take_plain`] returns the plaintext, and
-    /// [`Filter::unsent`] the records that answer the received bytes.
+    /// [`Filter::unsent`] returns the records that answer the received bytes.
     ///
     /// # Errors
     /// Returns the library's error if the peer violates the protocol or its certificate is refused.
@@ -129,13 +131,14 @@ impl Filter {
         Ok(())
     }
 
-    /// Takes the received plaintext. The caller may put back plaintext that it cannot use yet.
+    /// Returns the received plaintext and removes it from the filter. The caller may put back
+    /// plaintext that it cannot use yet.
     #[must_use]
     pub fn take_plain(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.plain)
     }
 
-    /// Puts back plaintext that was taken. No bytes may have been received in between.
+    /// Puts back plaintext that was taken. No bytes may have been received since it was taken.
     pub fn put_back(&mut self, plain: Vec<u8>) {
         debug_assert!(self.plain.is_empty());
         self.plain = plain;
@@ -148,8 +151,8 @@ impl Filter {
     }
 
     /// Encrypts plaintext and appends the records to the unsent records. Returns the number of
-    /// encrypted bytes, which is zero during the handshake or after an error. Otherwise all bytes
-    /// are encrypted.
+    /// encrypted bytes. The number is zero during the handshake and after an error; otherwise all
+    /// bytes are encrypted.
     ///
     /// # Errors
     /// Returns the library's error if the keys have reached their limit on records.
@@ -180,8 +183,8 @@ impl Filter {
             }
             _ => Ok(None),
         });
-        // A failure is ignored. `close_notify` cannot be written after an error or during the
-        // handshake, and is not needed then.
+        // A failure is ignored. After an error and during the handshake, `close_notify` cannot be
+        // written and is not needed.
         drop(written);
     }
 
@@ -207,7 +210,7 @@ impl Filter {
         self.partial.capacity() + self.plain.capacity() + self.sealed.capacity()
     }
 
-    /// Lets the library append to the unsent records.
+    /// Calls the library so that it appends to the unsent records.
     fn write(
         &mut self,
         room: usize,
@@ -219,8 +222,8 @@ impl Filter {
         let begin = self.sealed.len();
         self.sealed.resize(begin + room, 0);
         let space = self.sealed.get_mut(begin..).unwrap_or_default();
-        // The library stores offsets into an incomplete message, so each call must pass the kept
-        // bytes.
+        // The library stores offsets into an incomplete message, so each call must pass the bytes
+        // of the incomplete message again.
         let status = self.library.process_tls_records(&mut self.partial);
         let discard = status.discard;
         let written = match status.state {
@@ -277,8 +280,8 @@ impl Filter {
         }
     }
 
-    /// Appends the alert that the library sends to the peer after an error. The library must not be
-    /// called again when it has nothing more to write.
+    /// Appends the alert that the library sends to the peer after an error. When the library has
+    /// nothing more to write, it must not be called again.
     fn collect_alerts(&mut self, bytes: &mut [u8]) {
         while self.library.wants_write() {
             let state = self.library.process_tls_records(bytes).state;

@@ -79,8 +79,8 @@ impl fmt::Debug for Identity {
 }
 
 impl Identity {
-    /// Makes an identity from PEM texts. If it replaces the identity `former`, tickets that
-    /// `former` has issued stay valid.
+    /// Makes an identity from PEM texts. If the new identity replaces the identity `former`,
+    /// tickets that `former` has issued stay valid.
     ///
     /// # Errors
     /// Returns an [`IdentityError`] if a text cannot be parsed, if a key does not belong to its
@@ -144,7 +144,7 @@ fn authorities(pem: &[u8]) -> Result<RootCertStore, IdentityError> {
 struct Names {
     first: Arc<CertifiedKey>,
     /// The certificate for each name in lower case. A name that begins with a dot is a wildcard for
-    /// one more label.
+    /// exactly one label before the dot.
     by_name: BTreeMap<String, Arc<CertifiedKey>>,
 }
 
@@ -155,7 +155,7 @@ impl Names {
         for (index, (chain, key)) in pairs.iter().enumerate() {
             let certified = Arc::new(certified(index, chain, key)?);
             for name in names(index, &certified)? {
-                // If two certificates have the same name, the earlier one is used.
+                // If two certificates have the same name, the earlier certificate is used.
                 by_name
                     .entry(name)
                     .or_insert_with(|| Arc::clone(&certified));

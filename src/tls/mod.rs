@@ -6,7 +6,8 @@
 //! and sends the records that the filter has encrypted. Requests, frames and the log are plaintext.
 //! Conns with and without TLS share the same frames.
 //!
-//! The unbuffered interface of rustls is used, so that an idle conn holds only keys and no buffers.
+//! The unbuffered interface of rustls is used, so that an idle conn stores only keys and no
+//! buffers.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 mod filter;

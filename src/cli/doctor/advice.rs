@@ -1,7 +1,8 @@
-//! PURE: advice on settings that do not limit the number of conns, but matter for many of them.
+//! PURE: this module gives advice on settings that do not limit the number of conns but affect
+//! servers with many conns.
 //!
 //! The subjects are backlogs in a connect storm, ports of a proxy and processor time, among others.
-//! Each piece of advice has the numbers and, where possible, a line to copy. There is no advice on
+//! Each piece of advice has the numbers and, where possible, a line to copy. No advice is given on
 //! unknown values.
 
 use serde::Serialize;
@@ -16,9 +17,9 @@ use fanfare::config::limits::LISTEN_BACKLOG;
 
 /// The first kernel version whose rings have the modes that a worker uses.
 const RING_KERNEL: (u32, u32) = (6, 1);
-/// Memory maps of a thread: its stack, the guard page and the maps of the allocator.
+/// The number of memory maps of a thread: its stack, the guard page and the maps of the allocator.
 const MAPS_PER_THREAD: u64 = 16;
-/// Memory maps of the program, rounded up.
+/// The number of memory maps of the program, rounded up.
 const MAPS_OF_PROGRAM: u64 = 512;
 
 /// One piece of advice.
@@ -162,7 +163,7 @@ fn idle_conntrack(facts: &Facts, conns: u64) -> Option<Advice> {
     Some(advice("nf_conntrack_max", why, Some(&line)))
 }
 
-/// Gives advice on orphans: closed sockets with unacknowledged bytes, which the kernel keeps.
+/// Gives advice on orphans: closed sockets that the kernel keeps because of unacknowledged bytes.
 fn orphans(facts: &Facts, plan: &Plan, conns: u64) -> Option<Advice> {
     let most = facts.orphans_max?;
     let stalled = conns.saturating_mul(plan.stalled_percent.into()) / 100;
@@ -235,11 +236,12 @@ fn devices(facts: &Facts) -> Vec<Advice> {
 /// Kernel features that the server uses if they are available.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Features {
-    /// State of `io_uring(7)` with the modes that workers use: `available`, `for_privileged`,
-    /// `disabled`, `too_old` or `unknown`. A container's seccomp filter may still forbid it.
+    /// The state of `io_uring(7)` with the modes that workers use: `available`, `for_privileged`,
+    /// `disabled`, `too_old` or `unknown`. A container's seccomp filter may still forbid
+    /// `io_uring`.
     pub(super) io_uring: &'static str,
-    /// State of the limit on locked memory: `enough`, `little` or `unknown`. Before Linux 5.12, the
-    /// memory of rings counts as locked memory.
+    /// The state of the limit on locked memory: `enough`, `little` or `unknown`. Before Linux 5.12,
+    /// the memory of rings counts as locked memory.
     pub(super) locked_memory: &'static str,
 }
 
@@ -254,8 +256,8 @@ pub(super) fn features(facts: &Facts) -> Features {
         (Some(0), _) => "available",
         (Some(1), _) => "for_privileged",
         (Some(2), _) => "disabled",
-        // The sysctl exists in Linux 6.6 and later. Before, only the kernel's build configuration
-        // decides.
+        // The sysctl exists in Linux 6.6 and later. In earlier versions, only the kernel's build
+        // configuration decides whether `io_uring` is available.
         (None, Some(version)) if (RING_KERNEL..(6, 6)).contains(&version) => "available",
         (None, Some(version)) if version < RING_KERNEL => "too_old",
         (Some(_) | None, _) => "unknown",

@@ -1,9 +1,9 @@
-//! PURE: how many conns each limit allows.
+//! PURE: this module computes how many conns each limit allows.
 //!
-//! Takes facts and a plan, and returns a list of limits. The limit that allows the fewest conns
-//! decides how many fit. A limit without a known fact is [`Allows::Unknown`] and is ignored. The
-//! costs of a conn are here, with their sources. [`super::remedies`] computes the inverse, so that
-//! its values are large enough.
+//! The input is facts and a plan; the result is a list of limits. The limit that allows the fewest
+//! conns decides how many conns fit. A limit without a known fact is [`Allows::Unknown`] and is
+//! ignored. The costs of a conn are defined here, with their sources. [`super::remedies`] computes
+//! the inverse: values of the limits that are large enough.
 
 use super::cgroup::Tightest;
 use super::facts::{Conntrack, Facts, Files};
@@ -15,7 +15,8 @@ use fanfare::config::limits::{BATCH_BYTES_MAX, DESCRIPTORS_KEPT, INBOX_BATCHES_M
 /// (TCP), 832 (socket inode), 192 (file), 192 (dentry) and 128 bytes (epoll item) add up to 3712,
 /// by `/proc/slabinfo` of Linux 6.18 on x86-64. The item's entry in the socket's wait queue has 56
 /// bytes. Unused space in the slabs, a memory-cgroup pointer per object and the entry in the
-/// descriptor table raise the sum to 4010. It is rounded up to a page for other kernels.
+/// descriptor table raise the sum to 4010. The constant is rounded up to a page, to allow for other
+/// kernels.
 pub(super) const KERNEL_BYTES_PER_CONN: u64 = 4096;
 /// User-space memory of one idle conn with one subscription, in bytes. Memory tests enforce this
 /// bound.
@@ -28,8 +29,9 @@ const WORKER_BYTES: u64 = 1 << 20;
 const DESCRIPTORS_SHARED: u64 = 64;
 /// The number of threads that are not workers: main, signals, feed, admin, log, demo.
 pub(super) const OTHER_THREADS: u64 = 6;
-/// Extra room in each descriptor table, as a fraction. The kernel distributes clients over workers
-/// by a hash, so unevenly: a table whose share is ten conns needs room for eleven.
+/// The extra room in each descriptor table, as a fraction. The kernel distributes clients over
+/// workers by a hash, so the shares are uneven: a table whose share is ten conns needs room for
+/// eleven.
 const SPREAD: (u64, u64) = (11, 10);
 
 /// The configuration values of the planned server that affect its capacity.
@@ -62,7 +64,8 @@ impl Plan {
         }
     }
 
-    /// Returns the send-buffer bytes of the stalled conns, divided by the number of all conns.
+    /// Returns the total size of the stalled conns' send buffers, divided by the number of all
+    /// conns.
     pub(super) fn buffer_bytes_per_conn(&self, facts: &Facts) -> u64 {
         let requested = u64::from(self.send_buffer_bytes);
         let granted = facts
@@ -77,7 +80,8 @@ impl Plan {
         KERNEL_BYTES_PER_CONN + USER_BYTES_PER_CONN + self.buffer_bytes_per_conn(facts)
     }
 
-    /// Returns the memory of a server without conns, in bytes. All workers share one log.
+    /// Returns the memory of a server without conns, in bytes. The log counts once, because all
+    /// workers share one log.
     pub(super) fn fixed_bytes(&self) -> u64 {
         let inbox = BATCH_BYTES_MAX.saturating_mul(INBOX_BATCHES_MAX as u64);
         PROCESS_BYTES
@@ -92,7 +96,7 @@ impl Plan {
         u64::from(self.workers) + OTHER_THREADS
     }
 
-    /// Returns the number of conns that all tables hold together, for this size of each table.
+    /// Returns the number of conns that all tables hold together if each table has this size.
     pub(super) fn conns_in_tables(&self, descriptors: u64) -> u64 {
         let usable = usable(descriptors, self.workers.into());
         if self.workers == 1 {
@@ -127,16 +131,17 @@ impl Plan {
     }
 
     fn files_kept(&self) -> u64 {
-        // The tables contain mostly copies of the same descriptors, which count as one open file
-        // each.
+        // The tables contain mostly copies of the same descriptors. All copies of one descriptor
+        // count as one open file.
         DESCRIPTORS_SHARED + DESCRIPTORS_KEPT / 4 * u64::from(self.workers)
     }
 }
 
-/// Returns the fewest workers whose tables of this size together hold this number of conns.
+/// Returns the minimum number of workers whose tables of this size together hold this number of
+/// conns.
 pub(super) fn workers_for(conns: u64, descriptors: u64) -> u64 {
     let mut workers = 1;
-    // The count is found by repetition, because each worker needs a descriptor in every table.
+    // The number is found by iteration, because each worker needs a descriptor in every table.
     loop {
         let usable = usable(descriptors, workers);
         let needed = if conns <= usable {
@@ -205,7 +210,7 @@ pub(super) enum Allows {
 }
 
 impl Allows {
-    /// Whether the limit is known to allow fewer than `conns`.
+    /// Whether the limit is known and allows fewer than `conns`.
     pub(super) fn refuses(self, conns: u64) -> bool {
         matches!(self, Self::Conns(most) if most < conns)
     }
@@ -264,7 +269,7 @@ pub(super) fn limits(facts: &Facts, plan: &Plan) -> Vec<Limit> {
     table.map(|(id, allows)| Limit { id, allows }).into()
 }
 
-/// Returns the limit that allows the fewest conns, with this number.
+/// Returns the limit that allows the fewest conns, and the number of conns that it allows.
 pub(super) fn binding(limits: &[Limit]) -> Option<(LimitId, u64)> {
     limits
         .iter()
@@ -321,7 +326,7 @@ fn group_memory(facts: &Facts, plan: &Plan) -> Allows {
     }
 }
 
-/// Sockets use pages of `tcp_mem` only for full send buffers.
+/// The pages of `tcp_mem` limit only sockets with full send buffers.
 fn tcp_mem(facts: &Facts, plan: &Plan) -> Allows {
     let Some([_, pressure, _]) = facts.tcp_mem_pages else {
         return Allows::Unknown;
@@ -332,7 +337,8 @@ fn tcp_mem(facts: &Facts, plan: &Plan) -> Allows {
         .map_or(Allows::AnyNumber, Allows::Conns)
 }
 
-/// A tracking table without entries is assumed to be unused, so it sets no limit.
+/// A tracking table without entries is assumed to be unused, so it does not limit the number of
+/// conns.
 fn conntrack(facts: &Facts) -> Allows {
     match facts.conntrack {
         None | Some(Some(Conntrack { count: 0, .. })) => Allows::AnyNumber,
@@ -357,7 +363,8 @@ fn user_threads(facts: &Facts, plan: &Plan) -> Allows {
     }
 }
 
-/// The number of threads does not limit conns, but the server cannot start without one per worker.
+/// The number of threads does not limit conns, but the server cannot start without one thread per
+/// worker.
 fn threads(plan: &Plan, most: u64) -> Allows {
     if most < plan.threads() {
         return Allows::Conns(0);

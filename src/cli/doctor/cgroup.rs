@@ -1,9 +1,9 @@
 //! The limits of a process's cgroups: memory, tasks and processor time.
 //!
-//! Supports both hierarchies: v2 with one tree, and v1 with a tree for each controller. The limits
-//! of all ancestors apply too, so all visible levels are read and the tightest limit is kept. A
-//! level without the limit's file has no limit. Inside a container, the paths may belong to another
-//! namespace; paths that do not exist below `/sys/fs/cgroup` are ignored.
+//! Both hierarchies are supported: v2 with one tree, and v1 with a tree for each controller. The
+//! limits of all ancestors apply too, so all visible levels are read and the tightest limit is
+//! kept. A level without the limit's file has no limit. Inside a container, the paths may belong to
+//! another namespace; paths that do not exist below `/sys/fs/cgroup` are ignored.
 
 use super::parse::{self, Ceiling};
 use super::tree::Tree;
@@ -15,12 +15,12 @@ pub(super) struct Level {
     pub(super) path: String,
     /// The value of the limit.
     pub(super) limit: u64,
-    /// The amount in use.
+    /// The amount of the resource in use.
     pub(super) used: u64,
 }
 
 impl Level {
-    /// Returns the amount that is still free.
+    /// Returns the amount of the resource that is still free.
     pub(super) fn room(&self) -> u64 {
         self.limit.saturating_sub(self.used)
     }
@@ -34,7 +34,7 @@ pub(super) enum Tightest {
     /// No level has a limit.
     #[default]
     None,
-    /// A limit exists, but it cannot be parsed.
+    /// A limit exists, but its value cannot be parsed.
     Unknown,
 }
 
@@ -180,7 +180,7 @@ fn level(
     }
 }
 
-/// Returns the used bytes without inactive pages of the page cache, which the kernel reclaims
+/// Returns the used bytes without inactive pages of the page cache. The kernel reclaims these pages
 /// first.
 fn working_set(tree: &Tree, folder: &str, usage: &str, cache: &str) -> Option<u64> {
     let used = parse::number(&tree.text(&format!("{folder}/{usage}"))?)?;
@@ -191,8 +191,8 @@ fn working_set(tree: &Tree, folder: &str, usage: &str, cache: &str) -> Option<u6
     Some(used.saturating_sub(cached))
 }
 
-/// Returns the directories from the root of a hierarchy down to the cgroup. A path that contains
-/// `..` is outside the namespace: then only the root is visible.
+/// Returns the directories from the root of a hierarchy down to the cgroup. If the path contains
+/// `..`, the cgroup is outside the namespace and only the root is returned.
 fn levels(mount: &str, path: &str) -> Vec<String> {
     let mut folders = vec![mount.to_owned()];
     if path.split('/').any(|part| part == "..") {

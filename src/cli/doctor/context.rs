@@ -2,7 +2,7 @@
 //! depends on the environment.
 //!
 //! The environment is detected by the files of container runtimes and by the name of the process's
-//! cgroup. Only a fanfare unit counts as a unit: a shell below `ssh.service` is a shell.
+//! cgroup. Only a fanfare unit counts as a unit: a process below `ssh.service` counts as a shell.
 
 use super::tree::Tree;
 
@@ -61,7 +61,8 @@ impl Context {
         Self::Shell { has_systemd }
     }
 
-    /// Whether settings of the whole kernel must be made on the host, outside the container.
+    /// Whether the process is in a container, so that settings of the whole kernel must be made on
+    /// the host.
     pub(super) fn is_container(&self) -> bool {
         matches!(
             self,

@@ -1,8 +1,8 @@
 //! The known limits of a host.
 //!
-//! [`Facts::gather`] reads files of a [`Tree`] and stores their numbers. Nothing is computed here,
-//! so that [`super::capacity`] can be tested with facts alone. `None` always means "not known". "No
-//! limit" is expressed by a separate type.
+//! [`Facts::gather`] reads files of a [`Tree`] and stores their numbers. This module computes
+//! nothing, so that [`super::capacity`] can be tested with facts alone. `None` always means "not
+//! known". "No limit" is expressed by a separate type.
 
 use super::cgroup::{self, Groups};
 use super::context::Context;
@@ -11,7 +11,7 @@ use super::tree::{Note, Tree};
 
 /// The capability that allows a process to raise hard limits (capabilities(7)).
 const CAP_SYS_RESOURCE: u32 = 24;
-/// The assumed page size if the host does not report it, in bytes.
+/// The page size in bytes that is assumed if the host does not report its page size.
 const PAGE_BYTES: u64 = 4096;
 
 /// Fill level of the `nf_conntrack` table.
@@ -33,7 +33,7 @@ pub(super) struct Files {
 }
 
 impl Files {
-    /// Values of `fs.file-max` from this one on mean that there is no limit.
+    /// If `fs.file-max` has this value or a larger value, there is no limit.
     pub(super) const UNLIMITED: u64 = 1 << 62;
 }
 
@@ -59,9 +59,9 @@ pub(super) struct Facts {
     pub(super) processors: Option<u32>,
     /// Whether the process may raise hard limits.
     pub(super) may_raise: Option<bool>,
-    /// Hard limit on descriptors. The server raises its soft limit to this value.
+    /// The hard limit on descriptors. The server raises its soft limit to this value.
     pub(super) descriptors_hard: Option<Ceiling>,
-    /// Soft limit on the user's threads. It does not apply to root.
+    /// The soft limit on the number of the user's threads. The limit does not apply to root.
     pub(super) user_threads: Option<Ceiling>,
     /// Hard limit on locked memory, in bytes.
     pub(super) locked_bytes: Option<Ceiling>,
@@ -77,7 +77,7 @@ pub(super) struct Facts {
     pub(super) page_bytes: u64,
     /// `MemAvailable` of `/proc/meminfo`, in bytes.
     pub(super) memory_available_bytes: Option<u64>,
-    /// Bytes that can still be committed. Unlimited if the host over-commits memory.
+    /// The number of bytes that can still be committed; unlimited if the host over-commits memory.
     pub(super) commit_room_bytes: Option<Ceiling>,
     /// Limits of the process's cgroups.
     pub(super) groups: Groups,
@@ -87,8 +87,8 @@ pub(super) struct Facts {
     pub(super) epoll_watches: Option<u64>,
     /// The value of `kernel.threads-max`.
     pub(super) threads_max: Option<u64>,
-    /// The `nf_conntrack` table; `None` if the module is not loaded. `Some(None)` means that the
-    /// table exists but cannot be read.
+    /// The `nf_conntrack` table. `None` means that the module is not loaded. `Some(None)` means
+    /// that the table exists but cannot be read.
     pub(super) conntrack: Option<Option<Conntrack>>,
     /// `net.core.wmem_max`: the maximum size of a send buffer.
     pub(super) send_buffer_bytes_max: Option<u64>,
@@ -111,7 +111,7 @@ pub(super) struct Facts {
 }
 
 impl Facts {
-    /// Reads all facts of a host. Records the values that were read in the tree's notes.
+    /// Reads all facts of a host. Adds a note to the tree for each value that was read.
     pub(super) fn gather(tree: &Tree) -> Self {
         let mut facts = Self {
             kernel: tree.expect("proc/sys/kernel/osrelease", |text| {
@@ -165,8 +165,8 @@ impl Facts {
     fn take_files(&mut self, tree: &Tree) {
         self.nr_open = tree.expect("proc/sys/fs/nr_open", parse::number);
         let max = tree.expect("proc/sys/fs/file-max", parse::number);
-        // The file has three numbers: allocated, unused, maximum. Since Linux 2.6, the second is
-        // always zero.
+        // The file has three numbers: allocated, unused, maximum. Since Linux 2.6, the second
+        // number is always zero.
         let open = tree.expect("proc/sys/fs/file-nr", |text| {
             let [allocated, unused, _] = parse::numbers(text)?;
             allocated.checked_sub(unused)
@@ -246,7 +246,8 @@ fn devices(tree: &Tree) -> Vec<Device> {
             .into_iter()
             .filter(|queue| queue.starts_with("rx-"))
             .collect();
-        // A bridge, a tunnel or a bond forwards packets that a hardware device has received.
+        // Virtual devices, such as a bridge, a tunnel or a bond, only forward packets that a
+        // hardware device has received.
         if receive.is_empty() || !tree.exists(&format!("{FOLDER}/{name}/device/uevent")) {
             continue;
         }

@@ -1,4 +1,5 @@
-//! PURE: texts about limits: names, values and effects. Also formats numbers.
+//! PURE: this module has the texts about limits: names, values and effects. It also formats
+//! numbers.
 //!
 //! The names are stable, because scripts read them from the JSON. [`super::report`] is the main
 //! caller.
@@ -51,7 +52,7 @@ pub(super) fn effect(id: LimitId) -> &'static str {
     }
 }
 
-/// Formats the value of a limit, and the amount in use if it is known.
+/// Formats the value of a limit. Adds the amount in use if this amount is known.
 pub(super) fn value(id: LimitId, facts: &Facts, plan: &Plan) -> String {
     known_value(id, facts, plan).unwrap_or_else(|| String::from("not known"))
 }

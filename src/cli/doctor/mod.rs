@@ -1,10 +1,10 @@
 //! `fanfare doctor`: how many connections this machine can hold, which limit binds first, and how
 //! to raise it.
 //!
-//! Reads the limits ([`tree`], [`facts`], [`cgroup`], [`context`]), computes how many connections
-//! each limit allows ([`capacity`]), finds remedies ([`remedies`], [`advice`]) and writes the
-//! report ([`report`], [`limit_texts`]). Changes nothing on the machine; only [`tree`] accesses
-//! files. A value that cannot be read is reported as unknown and never guessed.
+//! The command reads the limits ([`tree`], [`facts`], [`cgroup`], [`context`]) and computes how
+//! many connections each limit allows ([`capacity`]). It finds remedies ([`remedies`], [`advice`])
+//! and writes the report ([`report`], [`limit_texts`]). It changes nothing on the machine; only
+//! [`tree`] accesses files. A value that cannot be read is reported as unknown and never guessed.
 
 mod advice;
 mod capacity;
@@ -30,7 +30,7 @@ use fanfare::config::file::{self, Overrides};
 use report::Report;
 use tree::Tree;
 
-/// Prints the report. Fails if the target does not fit.
+/// Prints the report. Fails if the machine cannot hold the target number of connections.
 pub(super) fn run(args: &DoctorArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let flags = Overrides {
         workers: args.workers,

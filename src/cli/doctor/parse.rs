@@ -1,6 +1,6 @@
-//! PURE: parsers of the kernel's text formats.
+//! PURE: this module parses the kernel's text formats.
 //!
-//! Each function takes the text of one file and returns `None` if it cannot parse the text. An
+//! Each function receives the text of one file and returns `None` if it cannot parse the text. An
 //! unknown number is better than a guessed number. The formats are described in proc(5) and in the
 //! kernel's cgroup documentation. [`super::facts`] and [`super::cgroup`] are the callers.
 

@@ -1,8 +1,8 @@
-//! PURE: how to raise each limit: a line to copy, and the place where it belongs.
+//! PURE: this module finds ways to raise each limit: a line to copy, and the place of the line.
 //!
-//! The inverse of [`super::capacity`]: finds the value of a limit that allows a given number of
-//! conns. The line suits the environment of the server: a unit, a container, a pod or a shell.
-//! Settings of the whole kernel belong to the host.
+//! The module is the inverse of [`super::capacity`]: it finds the value of a limit that allows a
+//! given number of conns. The line suits the environment of the server: a unit, a container, a pod
+//! or a shell. Settings of the whole kernel are made on the host.
 
 use super::capacity::{LimitId, OTHER_THREADS, Plan, USER_BYTES_PER_CONN, workers_for};
 use super::cgroup::Tightest;
@@ -116,7 +116,8 @@ pub(super) fn remedies(id: LimitId, facts: &Facts, plan: &Plan, conns: u64) -> V
     }
 }
 
-/// Returns the fewest workers whose tables, with the current limit, hold this number of conns.
+/// Returns the minimum number of workers whose tables, with the current limit, hold this number of
+/// conns.
 pub(super) fn enough_workers(facts: &Facts, conns: u64) -> Option<u32> {
     let table = [
         facts.descriptors_hard.and_then(Ceiling::bound),
@@ -204,8 +205,8 @@ fn group_memory(facts: &Facts, plan: &Plan, conns: u64) -> Vec<Remedy> {
     };
     let needed = memory_needed(facts, plan, conns).saturating_add(level.used);
     let mebibytes = needed.div_ceil(MIB);
-    // Above `memory.high` the kernel slows down the processes of the group. Above `memory.max` it
-    // kills a process.
+    // Above `memory.high`, the kernel slows down the processes of the group. Above `memory.max`,
+    // the kernel kills a process of the group.
     let (property, file) = if level.path.ends_with("memory.high") {
         ("MemoryHigh", "memory.high")
     } else {
@@ -230,7 +231,7 @@ fn group_memory(facts: &Facts, plan: &Plan, conns: u64) -> Vec<Remedy> {
     }
 }
 
-/// Returns the remedy for a limit of a cgroup, which systemd or another program manages.
+/// Returns the remedy for a limit of a cgroup that systemd or another program manages.
 fn group(path: &str, property: &str, amount: &str, number: u64, file: &str) -> Remedy {
     let folder = path.rsplit_once('/').map_or(path, |(folder, _)| folder);
     let name = folder.rsplit('/').next().unwrap_or(folder);
@@ -256,7 +257,7 @@ fn tcp_mem(facts: &Facts, plan: &Plan, conns: u64) -> Vec<Remedy> {
         .div_ceil(facts.page_bytes.max(1))
         .saturating_add(used)
         .saturating_add(1);
-    // The values are in the kernel's default proportions.
+    // The three values have the same proportions as the kernel's defaults.
     let (low, high) = (pressure / 4 * 3, pressure.saturating_add(pressure / 2));
     let value = format!("{low} {pressure} {high}");
     vec![sysctl(&facts.context, "net.ipv4.tcp_mem", &value)]
@@ -306,7 +307,7 @@ fn user_threads(facts: &Facts, plan: &Plan) -> Vec<Remedy> {
     ways
 }
 
-/// Suggests as many workers as the limit on threads allows.
+/// Suggests the largest number of workers that the limit on threads allows.
 fn fewer_workers(threads: u64) -> Option<Remedy> {
     let workers = threads
         .checked_sub(OTHER_THREADS)

@@ -2,8 +2,8 @@
 //!
 //! [`Report::new`] computes the number of connections that fit, the limit that binds first, and
 //! remedies for limits below the goal. The report is serialised as one JSON object;
-//! [`Report::write`] prints the same content as text. Reads no files. `fanfare doctor` is the only
-//! caller.
+//! [`Report::write`] prints the same content as text. The module reads no files. `fanfare doctor`
+//! is the only caller.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -30,23 +30,24 @@ struct BytesPerConn {
 struct Row {
     name: &'static str,
     read: String,
-    /// The number of conns that the limit allows. Null if any number is allowed, or if it is
-    /// unknown.
+    /// The number of conns that the limit allows. Null if the limit allows any number, or if the
+    /// number is unknown.
     conns: Option<u64>,
     known: bool,
     effect: &'static str,
-    /// Ways to raise the limit; empty if it is high enough.
+    /// Ways to raise the limit; empty if the limit is high enough.
     lift: Vec<Remedy>,
 }
 
-/// The requested number of conns, and whether it fits.
+/// The requested number of conns, and whether the machine can hold this number.
 #[derive(Clone, Debug, Serialize)]
 struct Target {
     conns: u64,
     fits: bool,
     /// Names of the limits that are too low.
     too_low: Vec<&'static str>,
-    /// The number of workers with which the target fits without another change, if any.
+    /// The number of workers with which the target fits without another change; null if there is no
+    /// such number.
     fits_with_workers: Option<u32>,
 }
 
@@ -64,7 +65,7 @@ pub(super) struct Report {
     /// The number of conns that fit; null if no limit is known.
     conns: Option<u64>,
     binds_first: Option<&'static str>,
-    /// The number of conns that the remedies aim for.
+    /// The number of conns that the remedies make possible.
     goal: u64,
     target: Option<Target>,
     limits: Vec<Row>,
@@ -128,7 +129,7 @@ impl Report {
         }
     }
 
-    /// Whether the target fits. True if there is no target.
+    /// Whether the machine can hold the target. True if there is no target.
     pub(super) fn fits(&self) -> bool {
         self.target.as_ref().is_none_or(|target| target.fits)
     }
@@ -247,7 +248,7 @@ impl Report {
         Ok(())
     }
 
-    /// Writes the sysctls as lines of a file, so that they can be applied at each boot.
+    /// Writes the sysctls as lines of a file that is applied at each boot.
     fn write_sysctls(&self, out: &mut dyn Write) -> io::Result<()> {
         let mut lines: Vec<&str> = self
             .limits
@@ -334,7 +335,8 @@ fn write_wrapped(out: &mut dyn Write, text: &str) -> io::Result<()> {
     writeln!(out, "{line}")
 }
 
-/// Returns the number of conns that fit after the first limit is raised: the second limit's number.
+/// Returns the number of conns that fit after the first limit has been raised. The second limit
+/// allows this number.
 fn next_goal(limits: &[capacity::Limit]) -> u64 {
     let mut numbers: Vec<u64> = limits
         .iter()

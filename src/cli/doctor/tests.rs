@@ -1,5 +1,5 @@
 //! Tests of capacities and remedies. They check that the smallest limit binds, that raising a limit
-//! never lowers the result, and that each remedy is large enough.
+//! never lowers the result, and that each remedy raises its limit enough.
 
 use proptest::prelude::*;
 
@@ -19,7 +19,7 @@ fn plan(workers: u32) -> Plan {
     Plan::new(&Config::default(), workers, 1)
 }
 
-/// Creates a host whose limits have the numbers of the list.
+/// Creates a host whose limits have these numbers, in the order of the list.
 fn host(numbers: [u64; SCALED]) -> Facts {
     let [
         nofile,
@@ -307,7 +307,8 @@ proptest! {
         };
         if let Some(workers) = remedies::enough_workers(&facts, conns) {
             prop_assert!(bound(&facts, &plan(workers)) >= conns);
-            // Two or more workers need room for an uneven distribution; one worker does not.
+            // Two or more workers need room for an uneven distribution, but one worker does not. So
+            // the step from one to two workers is not checked.
             if workers > 2 {
                 prop_assert!(bound(&facts, &plan(workers - 1)) < conns);
             }

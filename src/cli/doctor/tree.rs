@@ -1,9 +1,10 @@
-//! SHELL: a host's `/proc` and `/sys` below a root directory.
+//! SHELL: this module reads a host's `/proc` and `/sys` below a root directory.
 //!
 //! Only this file of `doctor` accesses the file system, so a recorded tree is read exactly like the
-//! live one. Owns the notes for the report: the name and value of each read, without a value if the
-//! read failed. No read fails with an error: a file that is missing or cannot be parsed is an
-//! unknown value. The callers are [`super::facts`], [`super::cgroup`] and [`super::context`].
+//! live tree. [`Tree`] owns the notes for the report. A note is the name and value of a read,
+//! without a value if the read failed. No read fails with an error: a file that is missing or
+//! cannot be parsed is an unknown value. The callers are [`super::facts`], [`super::cgroup`] and
+//! [`super::context`].
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -11,14 +12,15 @@ use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-/// The maximum number of bytes read from a file. `smaps` is longer, but only its first entry is
-/// used.
+/// The maximum number of bytes read from a file. `smaps` is longer than this, but only its first
+/// entry is used.
 const FILE_BYTES_MAX: u64 = 16 * 1024;
 
-/// A value that was read, or that could not be read.
+/// The name and value of a read. The read may have failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Note {
-    /// Path below the root. For one line of a file, a colon and the line's name follow the path.
+    /// The path below the root. If the note is about one line of the file, a colon and the line's
+    /// name follow the path.
     pub(super) name: String,
     /// The content; `None` if the value could not be read.
     pub(super) value: Option<String>,
@@ -45,7 +47,7 @@ impl Tree {
         }
     }
 
-    /// Reads a file, without a note.
+    /// Reads a file without adding a note.
     pub(super) fn text(&self, path: &str) -> Option<String> {
         let mut bytes = Vec::new();
         let file = File::open(self.root.join(path)).ok()?;
@@ -55,7 +57,7 @@ impl Tree {
         Some(text)
     }
 
-    /// Reads a file of the examined process, without a note.
+    /// Reads a file of the examined process without adding a note.
     pub(super) fn process_text(&self, name: &str) -> Option<String> {
         self.text(&format!("proc/{}/{name}", self.process))
     }
@@ -74,7 +76,7 @@ impl Tree {
         self.exists(path).then(|| self.expect(path, parse))?
     }
 
-    /// Adds a note: a value under a name.
+    /// Adds a note with this name and value.
     pub(super) fn note(&self, name: &str, value: Option<&str>) {
         let value = value.map(|text| text.split_whitespace().collect::<Vec<_>>().join(" "));
         let name = name.to_owned();
@@ -92,7 +94,7 @@ impl Tree {
         there
     }
 
-    /// Returns the names in a directory, sorted. Empty if there is no such directory.
+    /// Returns the names in a directory, sorted. The list is empty if the directory does not exist.
     pub(super) fn names(&self, path: &str) -> Vec<String> {
         let Ok(entries) = fs::read_dir(self.root.join(path)) else {
             return Vec::new();
@@ -109,8 +111,8 @@ impl Tree {
         self.notes.into_inner()
     }
 
-    /// Copies the files that were read to another directory, which can be examined on another
-    /// machine.
+    /// Copies all files that have been read to another directory. This directory can be examined on
+    /// another machine.
     pub(super) fn record(&self, folder: &Path) -> io::Result<()> {
         let own = format!("proc/{}/", self.process);
         for (path, text) in self.read.borrow().iter() {

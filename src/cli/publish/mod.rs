@@ -1,10 +1,10 @@
 //! `fanfare publish`: sends one publication, or each line of standard input, to the feed.
 //!
-//! Uses blocking calls in two threads: this thread writes lines, the other reads the answers. So
+//! Two threads use blocking calls: this thread writes lines, the other thread reads the answers. So
 //! there is no deadlock with a feed that stops reading until its answers are read. A line that
 //! cannot be sent is reported and skipped. After the last line, the write direction is shut down.
 //! Answers are read until the feed closes the connection, so that late errors are reported too.
-//! With `--ack`, [`resend`] does the same and sends unacknowledged lines again after a reconnect.
+//! With `--ack`, [`resend`] does the same, and sends unacknowledged lines again after a reconnect.
 
 mod resend;
 mod send_window;
@@ -106,8 +106,8 @@ fn connect(path: &Path) -> Result<UnixStream, Failure> {
     })
 }
 
-/// Creates a progress bar for a file, or a counter for a pipe. Hidden for a single publication, for
-/// typed input, and if acknowledgements are printed on the terminal.
+/// Creates a progress bar for a file, or a counter for a pipe. The bar is hidden for a single
+/// publication, for typed input, and if acknowledgements are printed on the terminal.
 fn progress(args: &PublishArgs) -> ProgressBar {
     let prints_here = args.ack && io::stdout().is_terminal();
     if args.data.is_some() || prints_here || io::stdin().is_terminal() {
@@ -175,8 +175,8 @@ struct Sent {
 /// State that the two threads of a connection to the feed share.
 struct Exchange {
     template: Template,
-    /// Numbers of the input lines that were not sent. They map the feed's line numbers to line
-    /// numbers of the input.
+    /// The numbers of the input lines that were not sent. With them, the feed's line numbers are
+    /// mapped to line numbers of the input.
     skipped: Mutex<Vec<u64>>,
     bar: ProgressBar,
 }
@@ -200,7 +200,8 @@ impl Exchange {
         let (sent, refused) = std::thread::scope(|scope| {
             let reader = scope.spawn(|| self.read_refusals(stream));
             let sent = write_lines(stream, input);
-            // This fails if the feed has already closed the connection; then no shutdown is needed.
+            // The call fails if the feed has already closed the connection. No shutdown is needed
+            // in this case.
             let _ended = stream.shutdown(Shutdown::Write);
             (sent, reader.join())
         });
@@ -245,7 +246,8 @@ impl Exchange {
                 self.print_error(&format!("line {number}: {error}"));
                 continue;
             }
-            // With slow input, a line is sent as soon as it is complete.
+            // If no further line is buffered, this line is sent immediately, because the input may
+            // be slow.
             match put(number, &wire, !input.buffer().contains(&b'\n')) {
                 Ok(()) => sent.lines += 1,
                 Err(error) => return cut(sent, error),
@@ -261,7 +263,8 @@ impl Exchange {
         loop {
             match lines::read(&mut reader, ANSWER_BYTES_MAX, &mut line) {
                 Ok(LineRead::Line) => {}
-                // A feed that closes with unread lines resets the connection after its last answer.
+                // If the feed closes the connection before it has read all lines, the connection is
+                // reset after the last answer.
                 Ok(LineRead::End) | Err(_) => return refused,
                 Ok(LineRead::TooLong) => line.clear(),
             }
@@ -282,7 +285,8 @@ impl Exchange {
         }
     }
 
-    /// Returns the input's line number of the `sent`th line that was sent. Zero means no line.
+    /// Returns the input's line number of the line that was sent as number `sent`. Zero means no
+    /// line.
     fn input_line(&self, sent: u64) -> u64 {
         if sent == 0 {
             return 0;
@@ -327,7 +331,8 @@ fn write_lines(
     }
 }
 
-/// Marks a closed connection as cut, not as failed: the feed's last answer usually has the reason.
+/// Returns a closed connection as cut, not as an error, because the feed's last answer usually has
+/// the reason.
 fn cut(sent: Sent, error: io::Error) -> Result<Sent, Failure> {
     match error.kind() {
         io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Ok(Sent {
@@ -360,8 +365,8 @@ pub(super) mod tests {
         }
     }
 
-    /// Starts a feed that accepts one connection and answers each line by `answer`. Returns the
-    /// received lines.
+    /// Starts a feed that accepts one connection and answers each line with the result of `answer`.
+    /// Returns the received lines.
     fn feed(
         path: &Path,
         answer: impl Fn(usize) -> Option<&'static str> + Send + 'static,

@@ -1,12 +1,13 @@
 //! `fanfare publish --ack`: publishes each line of the input once, over several connections if
 //! necessary.
 //!
-//! SHELL. Each line has an idempotency key and stays in the [`SendWindow`] until the feed answers
-//! it. If the connection ends before the answer, the unanswered lines are sent again on the next
-//! connection. If the feed has already published such a line, it answers with the same id and does
-//! not publish twice. This holds while the feed remembers the key; with a journal, also after a
-//! restart. One thread reads the input, one writes and one reads answers. A sender that gives up
-//! does not wait for the input.
+//! SHELL: the code runs threads and connections. Each line has an idempotency key and stays in the
+//! [`SendWindow`] until the feed has answered the line. If the connection ends before the answer,
+//! the unanswered lines are sent again on the next connection. If the feed has already published
+//! such a line, the feed answers with the same id and does not publish the line twice. This holds
+//! while the feed remembers the key; with a journal, also after a restart. One thread reads the
+//! input, one thread writes and one thread reads answers. A sender that gives up does not wait for
+//! the input.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::Shutdown;
@@ -26,12 +27,12 @@ use fanfare::config::limits::DEDUPE_WINDOW_MS;
 
 /// The maximum time for which the feed may be unreachable.
 pub(super) const RECONNECT_TIME: Duration = Duration::from_secs(60);
-/// A line that was first sent longer ago is not sent again, because the feed may have forgotten its
-/// key.
+/// A line is sent again only within this time after it was first sent. Later, the feed may have
+/// forgotten the line's key.
 const RESEND_MAX: Duration = Duration::from_millis(DEDUPE_WINDOW_MS - 10_000);
-/// The shortest and the longest pause between attempts to connect. The pause doubles each time.
+/// The shortest and the longest pause between two connection attempts. The pause doubles each time.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
-/// A connection that lasts this long counts as working, even if no answer arrived on it.
+/// A connection that lasts this long counts as working, even if no answer has arrived.
 const STEADY: Duration = Duration::from_secs(5);
 
 /// A line of output: the acknowledgement of one publication.
@@ -71,8 +72,7 @@ pub(super) fn run(
     let refused = resender.refused;
     window.abandon();
     exchange.bar.finish_and_clear();
-    // After a failure, the reader thread may block on the input for ever. So it is joined only
-    // after success.
+    // The thread is joined only after success. After a failure, it may block on the input for ever.
     ended?;
     let sent = reader
         .join()
@@ -83,7 +83,7 @@ pub(super) fn run(
     Ok(())
 }
 
-/// The path of the feed's socket, and the time after which reconnecting is given up.
+/// The path of the feed's socket, and the time after which reconnect attempts end.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FeedAddress<'a> {
     pub(super) path: &'a Path,
@@ -96,7 +96,7 @@ struct Resender<'a, W> {
     feed: FeedAddress<'a>,
     out: &'a mut W,
     refused: u64,
-    /// The start of the current outage, and the pause before the next attempt.
+    /// The start of the current outage, and the pause before the next connection attempt.
     outage: Option<(Instant, Duration)>,
 }
 
@@ -125,7 +125,8 @@ impl<W: Write> Resender<'_, W> {
             let writer = scope.spawn(|| write_lines(window, stream));
             let answers = self.read_answers(stream);
             window.hang_up();
-            // This fails if the feed has already closed the connection; then no shutdown is needed.
+            // The call fails if the feed has already closed the connection. No shutdown is needed
+            // in this case.
             let _ended = stream.shutdown(Shutdown::Both);
             let written = writer.join();
             written.map_err(|_panic| anyhow::anyhow!("the thread that sends lines panicked"))?;
@@ -145,7 +146,7 @@ impl<W: Write> Resender<'_, W> {
             }
             let answer = serde_json::from_slice::<Answer<'_>>(&line);
             match answer {
-                // The answer is not about a line: the feed refuses the connection.
+                // The answer does not concern a line: the feed refuses the connection.
                 Ok(answer) if !answer.ok && answer.line == 0 => {
                     self.exchange.print_error(&answer.refusal(0));
                     return Ok(answers);
@@ -214,7 +215,7 @@ impl<W: Write> Resender<'_, W> {
         }
     }
 
-    /// Fails if the feed may have forgotten the key of the oldest line.
+    /// Returns an error if the feed may have forgotten the key of the oldest line.
     fn check_age(&self) -> Result<(), Failure> {
         let oldest = self.window.oldest().and_then(|(_, first_sent)| first_sent);
         if oldest.is_some_and(|first_sent| first_sent.elapsed() > RESEND_MAX) {
@@ -246,7 +247,8 @@ fn unexpected(line: &[u8]) -> Failure {
     Failure::Running(anyhow::anyhow!("unexpected answer of the feed: {line}"))
 }
 
-/// Sends the lines of the window. A write error needs no report, because the answers end as well.
+/// Sends the lines of the window. A write error needs no report, because the thread that reads the
+/// answers notices the end of the connection.
 fn write_lines(window: &SendWindow, mut stream: &UnixStream) {
     let mut wire = Vec::new();
     loop {
@@ -273,8 +275,9 @@ mod tests {
     use super::super::{Template, connect};
     use super::*;
 
-    /// Starts a feed that accepts connections one after the other and answers each line by
-    /// `answer`. `None` closes the connection. Returns the lines of each connection.
+    /// Starts a feed that accepts consecutive connections and answers each line with the result of
+    /// `answer`. If the result is `None`, the feed closes the connection. Returns the lines of each
+    /// connection.
     fn feed(
         path: &Path,
         conns: usize,
@@ -410,7 +413,7 @@ mod tests {
 
     #[test]
     fn publish_reads_answers_while_it_writes() {
-        // The lines and the answers are larger than the buffers of a socket.
+        // The total sizes of the lines and of the answers exceed the buffers of a socket.
         let input: &'static str = Box::leak("12345678\n".repeat(50_000).into_boxed_str());
         let (ended, out, lines) = publish(input, 1, |_, line| ok(line));
         assert!(ended.is_ok());

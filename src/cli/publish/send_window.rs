@@ -1,8 +1,10 @@
-//! Unacknowledged lines, between the thread that reads the input and the thread that sends.
+//! The window of unacknowledged lines, between the thread that reads the input and the thread that
+//! sends.
 //!
-//! SHELL: one lock and one condition variable. The window is bounded, so that input is read no
-//! faster than the feed acknowledges it. A line stays here until its answer arrives. After a
-//! reconnect, the unacknowledged lines are sent again in the same order. `resend` is the only user.
+//! SHELL: the window uses one lock and one condition variable. The window is bounded, so that the
+//! input is read no faster than the feed acknowledges its lines. A line stays in the window until
+//! its answer arrives. After a reconnect, the unacknowledged lines are sent again in the same
+//! order. `resend` is the only user.
 
 use std::collections::VecDeque;
 use std::io;
@@ -15,7 +17,7 @@ use fanfare::config::limits::DEDUPE_KEYS_MAX;
 const LINES_MAX: usize = 4096;
 // The feed still remembers the keys of all these lines, even if other feeders publish as well.
 const _: () = assert!(LINES_MAX <= DEDUPE_KEYS_MAX / 16);
-/// The maximum size of all unacknowledged lines, in bytes. A single line may be larger.
+/// The maximum total size of the unacknowledged lines, in bytes. A single line may be larger.
 const BYTES_MAX: usize = 4 * 1024 * 1024;
 /// The number of bytes after which no further line is added to a write.
 const SEND_BYTES: usize = 64 * 1024;
@@ -60,7 +62,7 @@ struct PendingLine {
     /// The number of the line in the input.
     number: u64,
     wire: Box<[u8]>,
-    /// The time of the first send, on any connection.
+    /// The time at which the line was first sent, on any connection.
     first_sent: Option<Instant>,
 }
 
@@ -93,7 +95,7 @@ impl SendWindow {
         self.changed.notify_all();
     }
 
-    /// Ends all calls of [`SendWindow::push`] with an error, because the sender has given up.
+    /// Makes all calls of [`SendWindow::push`] return an error, because the sender has given up.
     pub(super) fn abandon(&self) {
         self.lock().is_abandoned = true;
         self.changed.notify_all();
@@ -155,7 +157,8 @@ impl SendWindow {
         inner.is_finished && inner.pending.is_empty()
     }
 
-    /// Returns the number of the oldest unanswered line, and the time of its first send.
+    /// Returns the number of the oldest unanswered line and the time at which this line was first
+    /// sent.
     pub(super) fn oldest(&self) -> Option<(u64, Option<Instant>)> {
         let inner = self.lock();
         inner
@@ -198,7 +201,7 @@ mod tests {
         window.hang_up();
         assert_eq!(window.take(&mut wire), Taken::HungUp);
         window.rewind();
-        // An answer belongs to no line if no line was sent on this connection.
+        // No line was sent on this connection, so the answer belongs to no line.
         assert_eq!(window.answered(), None);
         wire.clear();
         assert_eq!(window.take(&mut wire), Taken::Lines);

@@ -1,7 +1,8 @@
 //! A line for the feed: one publication as a JSON object.
 //!
-//! PURE. Everything except the payload is the same for every line and is built once. A payload that
-//! is not valid JSON is refused here, because unchecked text could change the object around it.
+//! PURE: the code only builds bytes. Everything except the payload is the same for every line and
+//! is built once. A payload that is not valid JSON is refused here, because unchecked text could
+//! change the object around it.
 
 use serde_json::value::RawValue;
 
@@ -12,7 +13,7 @@ use fanfare::frame::envelope::push_json_string;
 /// The maximum length of a line of standard input. No feed accepts a longer line.
 pub(super) const LINE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// Why a payload cannot be sent.
+/// The reason why a payload cannot be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum PayloadError {
     #[error("the data is not JSON; use --text to send it as text")]

@@ -1,7 +1,8 @@
-//! Why a stream ended, and what happens next: success, failure, or a reconnect after a delay.
+//! The reason why a stream ended, and the next step: success, failure, or a reconnect after a
+//! delay.
 //!
-//! PURE: classifies close codes, statuses and lost connections. Every transport returns an [`End`],
-//! and the loop in the parent module acts on it.
+//! PURE: this module classifies close codes, statuses and lost connections. Every transport returns
+//! an [`End`], and the loop in the parent module acts on it.
 
 use std::time::Duration;
 
@@ -9,16 +10,16 @@ use serde::Deserialize;
 
 use crate::cli::Failure;
 
-/// The upper bound of the first random delay.
+/// The upper bound of the random delay before the first reconnect.
 const BASE: Duration = Duration::from_secs(1);
-/// The maximum upper bound of the random delay.
+/// The largest value to which the upper bound of the random delay grows.
 const CEILING: Duration = Duration::from_secs(30);
 /// The minimum delay. It prevents a busy loop if the server closes every connection.
 const FLOOR: Duration = Duration::from_millis(50);
 /// The maximum delay that a server can request.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 
-/// Why a stream ended.
+/// The reason why a stream ended.
 #[derive(Debug)]
 pub(super) enum End {
     /// The number of publications that `--count` requests has been printed.
@@ -159,7 +160,7 @@ pub(super) struct Backoff {
 
 impl Backoff {
     /// Returns the delay before the next attempt. `random` is between 0 and 1. A delay that the
-    /// server requests is not changed, because the server has already made it random.
+    /// server requests is not changed, because the server has already made this delay random.
     pub(super) fn delay(&mut self, lost: &Lost, random: f64) -> Duration {
         if lost.was_subscribed {
             self.failures = 0;

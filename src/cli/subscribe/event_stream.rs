@@ -1,7 +1,7 @@
 //! Follows a stream of server-sent events over HTTP/1.1.
 //!
-//! Sends one request. The pure modules decode and parse the body. A reconnect waits for the
-//! reconnection time of the stream (`retry`).
+//! The module sends one request. The pure modules decode and parse the body. A reconnect waits for
+//! the reconnection time of the stream (`retry`).
 
 use std::convert::Infallible;
 use std::io::{Read as _, Write as _};
@@ -137,7 +137,8 @@ fn handle(
     }
 }
 
-/// Returns the end for a disconnect event. It is the same as for a close frame with this code.
+/// Returns the end for a disconnect event. The result is the same as for a close frame with this
+/// code.
 fn disconnected(data: &str) -> End {
     #[derive(Deserialize)]
     struct Disconnect {

@@ -1,7 +1,8 @@
 //! One request and the head of its response, over HTTP/1.1.
 //!
-//! Shared by event streams and polls. A request resumes by means of the `Last-Event-ID` field. The
-//! httparse crate parses the head of the response. A refusal is reported with the server's text.
+//! Event streams and polls share this module. A request uses the `Last-Event-ID` field to resume.
+//! The httparse crate parses the head of the response. A refusal is reported with the server's
+//! text.
 
 use std::io::{self, Read as _};
 use std::time::Duration;

@@ -3,8 +3,8 @@
 //!
 //! The `timeout` parameter of the URL decides between long and short polls. Responses are printed
 //! like messages of a WebSocket: publications unchanged, gaps on standard error. If a response
-//! contains nothing new, the next request is sent at least a second after the last. So a short poll
-//! is not a busy loop.
+//! contains nothing new, the next request is sent at least a second after the previous request. So
+//! a short poll does not cause a busy loop.
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -122,7 +122,7 @@ fn read_content(
     }
 }
 
-/// Prints a response and stores its id. Returns false if there was nothing to print.
+/// Prints a response and stores its id. Returns false if the response contained nothing to print.
 fn print(content: &[u8], subscriber: &mut Subscriber<'_>) -> Result<bool, End> {
     let content: PollContent<'_> = serde_json::from_slice(content)
         .map_err(|error| End::Failed(format!("the response is not that of a poll: {error}")))?;

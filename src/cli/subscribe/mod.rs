@@ -1,9 +1,9 @@
 //! `fanfare subscribe`: prints the publications of a subscription and keeps the subscription alive.
 //!
-//! One loop receives a stream until it ends, and then acts on its [`End`]. Each transport has a
-//! file. The [`Subscriber`] has the state that outlives a connection: the last id, the count, the
-//! deadline. Publications are written to standard output, flushed line by line; everything else is
-//! written to standard error.
+//! One loop receives a stream until the stream ends, and then acts on the [`End`]. Each transport
+//! has a file. The [`Subscriber`] has the state that outlives a connection: the last id, the count,
+//! the deadline. Publications are written to standard output, which is flushed after each line.
+//! Everything else is written to standard error.
 
 mod end;
 mod event_stream;
@@ -24,7 +24,7 @@ use end::{Backoff, End, Lost};
 use fanfare::id::SINCE_FIRST;
 use target::{Scheme, Target};
 
-/// The maximum time to connect and to receive the response.
+/// The maximum total time to connect and to receive the response.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Subscribes until the count or timeout is reached, the server ends the stream, or `out` is
@@ -136,14 +136,15 @@ impl Subscriber<'_> {
             .is_some_and(|deadline| Instant::now() >= deadline)
     }
 
-    /// Returns the end for an error before the response.
+    /// Returns the end for an error that occurred before the response.
     fn unreached(&self, error: &io::Error) -> End {
         if self.is_over() {
             return End::TimedOut;
         }
         let authority = &self.target.authority;
         match error.kind() {
-            // An unknown host is an error in the URL, unless the host was reached before.
+            // An unknown host is treated as an error in the URL, unless the host was reached
+            // before.
             io::ErrorKind::NotFound if !self.was_subscribed => {
                 End::Failed(format!("cannot reach {authority}: {error}"))
             }
@@ -152,7 +153,7 @@ impl Subscriber<'_> {
         }
     }
 
-    /// Returns the end for an error after the stream has begun.
+    /// Returns the end for an error that occurred after the stream had begun.
     fn broken(&self, error: &io::Error, retry_after: Option<Duration>) -> End {
         if self.is_over() {
             return End::TimedOut;
@@ -161,8 +162,8 @@ impl Subscriber<'_> {
     }
 
     fn finished(&self, cause: &str) -> Result<(), Failure> {
-        // With `--count`, this end is a failure: fewer publications were printed than requested,
-        // because otherwise the stream would have ended with `End::Enough`.
+        // With `--count`, this end is a failure: fewer publications than requested were printed.
+        // Otherwise the stream would already have ended with `End::Enough`.
         if self.args.count.is_some() {
             return Err(failed(cause));
         }

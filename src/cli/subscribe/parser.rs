@@ -1,8 +1,9 @@
 //! Parser of an event stream (WHATWG HTML, 9.2.6): bytes in, events out.
 //!
-//! PURE. Takes the stream in pieces of any size. The events do not depend on the positions of the
-//! cuts. Owns the last event id, from which the parser of the next connection starts. A line or an
-//! event above its limit is an error, so that a server cannot make memory grow without bound.
+//! PURE: the parser does no I/O. It accepts the stream in pieces of any size. The events do not
+//! depend on how the stream is split. The parser owns the last event id, with which the parser of
+//! the next connection starts. A line or an event above its limit is an error, so that a server
+//! cannot make memory grow without bound.
 
 /// The maximum length of a line and of an event, in bytes.
 const EVENT_BYTES_MAX: usize = 128 * 1024 * 1024;
@@ -34,7 +35,8 @@ pub(super) struct TooLong;
 #[derive(Debug)]
 pub(super) struct Parser {
     line: Vec<u8>,
-    /// Whether the last byte was a CR. Then an LF that follows belongs to the same line end.
+    /// Whether the last byte was a CR. If it was, an LF as the next byte belongs to the same line
+    /// end.
     is_after_cr: bool,
     /// Whether no line is complete yet. The first line may begin with a byte order mark.
     is_at_start: bool,
@@ -94,8 +96,8 @@ impl Parser {
             bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
             self.is_at_start = false;
         }
-        // The standard decodes the whole stream, with replacement characters. Decoding line by line
-        // gives the same result, because line ends are ASCII.
+        // The standard decodes the stream as a whole, with replacement characters. Decoding each
+        // line separately gives the same result, because line ends are ASCII.
         let text = String::from_utf8_lossy(bytes);
         if text.is_empty() {
             self.dispatch(items);
@@ -108,7 +110,7 @@ impl Parser {
     }
 
     fn take_field(&mut self, line: &str, items: &mut Vec<Item>) {
-        // A comment begins with a colon. So its field name is empty, and it is ignored like an
+        // A comment begins with a colon, so its field name is empty. The comment is ignored like an
         // unknown field.
         let (name, value) = line.split_once(':').unwrap_or((line, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
@@ -174,8 +176,8 @@ mod tests {
         }
     }
 
-    /// Parses the text as a whole, byte by byte, and in two pieces for every cut. All results must
-    /// be equal.
+    /// Parses the text as a whole, byte by byte, and split into two pieces at every position.
+    /// Checks that all results are equal.
     fn at_every_cut(text: &[u8]) -> Vec<Item> {
         let whole = items(&[text]);
         let bytes: Vec<&[u8]> = text.chunks(1).collect();

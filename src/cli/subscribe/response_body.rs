@@ -1,13 +1,15 @@
-//! The body of a response (RFC 9112, 6): in chunks, with a length, or until the connection closes.
+//! The body of a response (RFC 9112, 6): in chunks, with a length, or ended by the close of the
+//! connection.
 //!
-//! PURE: takes the bytes in pieces of any size. The content does not depend on the positions of the
-//! cuts. Chunk extensions and trailers are skipped; both are bounded. The caller handles errors.
+//! PURE: the decoder does no I/O. It accepts the bytes in pieces of any size. The content does not
+//! depend on how the bytes are split. Chunk extensions and trailers are skipped; both are bounded.
+//! The caller handles errors.
 
 /// The maximum length of a line that is not content: a chunk size with extensions, or a trailer
 /// field.
 const LINE_BYTES_MAX: usize = 8 * 1024;
 
-/// How the end of a body is found.
+/// The way in which the end of a body is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Framing {
     /// The body consists of chunks (RFC 9112, 7.1).
@@ -31,9 +33,9 @@ pub(super) enum BodyError {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Inside content; the number of bytes that are left.
+    /// The decoder is inside content. The value is the number of bytes that are left.
     Content(u64),
-    /// Before the line end that follows the content of a chunk.
+    /// The decoder is before the line end that follows the content of a chunk.
     ChunkEnd,
     Done,
     Size,
@@ -68,7 +70,7 @@ impl Body {
         self.state == State::Done
     }
 
-    /// Whether the body may validly end if the connection closes here.
+    /// Whether the body is valid if the connection closes now.
     pub(super) fn may_end(&self) -> bool {
         self.is_done() || self.framing == Framing::UntilClose
     }

@@ -1,8 +1,8 @@
 //! A TCP socket whose reads and writes fail after a deadline.
 //!
-//! Blocking, like the whole command line. All reads share one deadline, so that a server cannot
-//! extend it by sending a byte now and then. TCP keep-alive detects that the peer has vanished,
-//! even if the server sends no heartbeats.
+//! The socket blocks, like everything in the command line. All reads share one deadline, so that a
+//! server cannot extend the deadline by sending a byte now and then. TCP keep-alive detects that
+//! the peer has vanished, even if the server sends no heartbeats.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs as _};
@@ -18,8 +18,8 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    /// Connects to the first address of the host that accepts. Returns `NotFound` if the host is
-    /// unknown.
+    /// Connects to the first address of the host that accepts the connection. Returns `NotFound` if
+    /// the host is unknown.
     pub(super) fn connect(host: &str, port: u16, deadline: Instant) -> io::Result<Self> {
         let mut failure = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
         for address in (host, port).to_socket_addrs().map_err(unresolved)? {
@@ -71,8 +71,8 @@ const UNKNOWN_HOST: [&str; 3] = [
     "Name does not resolve",
 ];
 
-/// Converts the resolver's error for an unknown host to `NotFound`. Other errors, such as a
-/// resolver that does not respond, stay.
+/// Converts the resolver's error for an unknown host to `NotFound`. Returns other errors unchanged,
+/// for example if the resolver does not respond.
 fn unresolved(error: io::Error) -> io::Error {
     let text = error.to_string();
     match UNKNOWN_HOST.iter().find(|known| text.contains(**known)) {
@@ -81,7 +81,8 @@ fn unresolved(error: io::Error) -> io::Error {
     }
 }
 
-/// Converts `WouldBlock`, which the kernel reports if a blocking socket times out, to `TimedOut`.
+/// Converts `WouldBlock` to `TimedOut`. The kernel reports `WouldBlock` if a blocking socket times
+/// out.
 fn timed_out(error: io::Error) -> io::Error {
     match error.kind() {
         io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),

@@ -1,8 +1,8 @@
 //! The URL to subscribe to, parsed.
 //!
-//! PURE. Selects the transport, and adds the position to the query of a WebSocket URL. The position
-//! is a query parameter because browsers cannot set header fields on a WebSocket. It replaces the
-//! previous position.
+//! PURE: the code parses and builds texts. It selects the transport, and adds the position to the
+//! query of a WebSocket URL. The position is a query parameter because browsers cannot set header
+//! fields on a WebSocket. The position replaces any earlier position in the query.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tungstenite::http::Uri;
@@ -103,8 +103,8 @@ impl Target {
         format!("{}?{}", self.path, self.query_with(&since))
     }
 
-    /// Adds `since=first` or `last=N` to the query. It sets the start position until there is an
-    /// id.
+    /// Adds `since=first` or `last=N` to the query. The parameter sets the start position until an
+    /// id has been received.
     pub(super) fn begin_with(&mut self, history: &str) {
         self.query = Some(self.query_with(history));
     }

@@ -158,8 +158,8 @@ fn broken_event_stream_fails_without_reconnect_and_an_ended_one_succeeds() {
     assert!(subscribe(&url, "--no-reconnect").0.is_ok());
 }
 
-/// Responds with each content to one request on the same connection. Returns the heads of the
-/// requests.
+/// Responds to consecutive requests on one connection, one content for each request. Returns the
+/// heads of the requests.
 fn answers(contents: &'static [&'static str]) -> impl FnOnce(TcpStream) -> String + Send {
     move |stream| {
         let mut heads = String::new();

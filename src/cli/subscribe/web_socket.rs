@@ -1,8 +1,9 @@
 //! Receives publications over a WebSocket (RFC 6455), with tungstenite as the client.
 //!
-//! Prints publications unchanged. Messages with a `type` are control messages. Gaps and errors are
-//! printed on standard error, the others only with `--verbose`. A reconnect resumes with `since` in
-//! the query. With `envelope=data`, publications have no ids, so a reconnect cannot resume.
+//! Publications are printed unchanged. Messages with a `type` are control messages. Gaps and errors
+//! are printed on standard error; other control messages are printed only with `--verbose`. A
+//! reconnect resumes with `since` in the query. With `envelope=data`, publications have no ids, so
+//! a reconnect cannot resume.
 //!
 //! A server that needs a token accepts the WebSocket and waits for an `auth` command, which this
 //! client never sends. The client detects this state when a pong arrives before a welcome.
@@ -79,7 +80,8 @@ fn attempt(subscriber: &mut Subscriber<'_>) -> Result<Infallible, End> {
     }
     let end = read_messages(&mut conn, subscriber);
     if matches!(end, Err(End::Enough)) {
-        // After a close frame, the server counts the connection as ended normally and not as lost.
+        // If the server receives a close frame, it counts the connection as ended normally and not
+        // as lost.
         let _closed = conn.close(None);
         let _flushed = conn.flush();
     }
@@ -166,8 +168,8 @@ fn take_text(
         return subscriber.publication(id, text);
     };
     match kind {
-        // The id is the position before the first publication. A resumed stream keeps its own
-        // position, which is earlier, because publications after that position may still arrive.
+        // The id is the position before the first publication. A resumed stream keeps its own,
+        // earlier position, because publications after that position may still arrive.
         "subscribed" if subscriber.last_id.is_none() && !id.is_empty() => {
             subscriber.last_id = Some(String::from(id));
             subscriber.note(text);
@@ -184,7 +186,7 @@ fn take_text(
     Ok(())
 }
 
-/// Returns the end for a read error, or for the close frame if a close frame was received.
+/// Returns the end for the close frame, or for the read error if no close frame was received.
 fn ended(error: Error, close: Option<Option<CloseFrame>>, subscriber: &Subscriber<'_>) -> End {
     match (error, close) {
         (_, Some(Some(frame))) => End::of_close(frame.code.into(), frame.reason.as_str()),

@@ -1,10 +1,10 @@
-//! SHELL: combines flags, environment and file into one checked [`Config`].
+//! SHELL: this module combines flags, environment and file into one checked [`Config`].
 //!
 //! The first source that has a value decides, in this order: flag, environment, file, default. The
 //! list of keys is derived from the default [`Config`]. So each field of the struct has a key in
-//! the file and a `FANFARE_*` variable without a second list. Reads only the file that is named.
-//! Every error names the origin of the value: file and line, variable, or flag. The command line is
-//! the only caller.
+//! the file and a `FANFARE_*` variable without a second list. The module reads only the file that
+//! is named. Every error names the origin of the value: file and line, variable, or flag. The
+//! command line is the only caller.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -21,7 +21,7 @@ use crate::config::input;
 
 /// The prefix of the server's environment variables.
 const PREFIX: &str = "FANFARE_";
-/// Prefixes of variables that set no key of [`Config`]: the variable of `--config`, and the
+/// The prefixes of variables that set no key of [`Config`]: the variable of `--config`, and the
 /// variables of the simulation tests.
 const PREFIXES_OF_OTHERS: [&str; 2] = ["FANFARE_CONFIG", "FANFARE_SIM_"];
 
@@ -76,8 +76,9 @@ impl Loaded {
         self
     }
 
-    /// Returns the keys whose new value in the file has no effect, because a flag or a variable
-    /// sets them. `earlier` is the previous file. Each text has the form `workers (--workers)`.
+    /// Returns the keys whose values in the file have changed without effect, because a flag or a
+    /// variable sets these keys. `earlier` is the previous file. Each text has the form `workers
+    /// (--workers)`.
     #[must_use]
     pub fn overridden_since(&self, earlier: &Table) -> Vec<String> {
         let changed = changes::between(earlier, &self.file).into_iter();
@@ -90,7 +91,7 @@ impl Loaded {
     }
 }
 
-/// Reads the file if `path` names a file, then the environment, then the flags.
+/// Reads the sources: first the file, if `path` names one, then the environment, then the flags.
 ///
 /// # Errors
 /// Returns [`ConfigError::Read`] if the file cannot be read. Returns [`ConfigError::Invalid`] with
@@ -140,8 +141,8 @@ pub fn process_environment() -> impl Iterator<Item = (String, String)> {
     })
 }
 
-/// Returns the feed's path if no path is configured. The first usable directory is chosen:
-/// `RUNTIME_DIRECTORY`, which the service manager sets, the user's runtime directory, or a
+/// Returns the feed's path that is used if no path is configured. The first usable directory is
+/// chosen: `RUNTIME_DIRECTORY`, which the service manager sets, the user's runtime directory, or a
 /// directory of the user below `/tmp`.
 #[must_use]
 pub fn default_feed_path() -> PathBuf {
@@ -157,7 +158,7 @@ pub fn default_feed_path() -> PathBuf {
 
 fn feed_path(runtime: Option<&OsStr>, user_directory: Option<&Path>, uid: u32) -> PathBuf {
     use std::os::unix::ffi::OsStrExt as _;
-    // The service manager separates several directories by colons. The first directory is used.
+    // The service manager separates multiple directories by colons. The first directory is used.
     let runtime = runtime.and_then(|list| list.as_bytes().split(|b| *b == b':').next());
     match (runtime, user_directory) {
         (Some(first), _) if !first.is_empty() => {
@@ -171,7 +172,7 @@ fn feed_path(runtime: Option<&OsStr>, user_directory: Option<&Path>, uid: u32) -
 /// A configuration under construction, with the origins of its values and the problems found so
 /// far.
 struct Draft {
-    /// The defaults as a table. It serves as the list of all keys and their types.
+    /// The defaults as a table. This table is also the list of all keys and their types.
     defaults: Table,
     values: Table,
     origins: Origins,
@@ -240,7 +241,7 @@ impl Draft {
         }
     }
 
-    /// Reads the tables of `[[namespace]]` and the line of each key.
+    /// Reads the tables of `[[namespace]]`, and the line number of each key.
     fn take_namespaces(
         &mut self,
         value: &Value,
@@ -284,8 +285,8 @@ impl Draft {
                 self.problem(origin, &indexed, message);
                 continue;
             }
-            // The table contains only this key and an empty pattern, so that an error is about this
-            // key.
+            // The table contains only this key and an empty pattern, so that every error concerns
+            // this key.
             let alone = Table::from_iter([
                 (String::from(MATCH), Value::String(String::new())),
                 (key.clone(), value.clone()),
@@ -305,7 +306,7 @@ impl Draft {
         }
     }
 
-    /// Reads the variables of all keys. Returns a warning for each variable that has no key.
+    /// Reads the variables of all keys. Returns a warning for each variable that matches no key.
     fn take_environment(
         &mut self,
         environment: impl Iterator<Item = (String, String)>,
@@ -410,7 +411,7 @@ impl Draft {
     }
 
     /// Sets one value. The type of the value is checked in a configuration that contains only this
-    /// key. So an error is about this key.
+    /// key, so that every error concerns this key.
     fn take_value(&mut self, key: &str, value: Value, origin: Origin) {
         let (section, name) = match key.split_once('.') {
             Some((section, name)) => (Some(section), name),
@@ -445,8 +446,8 @@ impl Draft {
     }
 
     fn finish(mut self) -> Result<(Config, Origins), ConfigError> {
-        // A value that could not be parsed still has its default here. So a check of relations
-        // between keys could report keys that the user has not set.
+        // A value that could not be parsed still has its default here. A check of relations between
+        // keys could therefore report keys that the user has not set. So these checks are skipped.
         if !self.problems.is_empty() {
             return Err(ConfigError::Invalid(self.problems));
         }
@@ -506,7 +507,7 @@ fn environment_name(key: &str) -> String {
     format!("{PREFIX}{}", key.replace('.', "_").to_ascii_uppercase())
 }
 
-/// Returns the key of the line with a syntax error. Empty if the line has no key.
+/// Returns the key of the line with a syntax error. The result is empty if the line has no key.
 fn key_around(text: &str, at: usize) -> String {
     let before = text.get(..at).unwrap_or(text);
     let start = before.rfind('\n').map_or(0, |end| end + 1);
