@@ -1,9 +1,9 @@
 //! History: the earlier publications at the start of a subscription, and their initial mark.
 //!
 //! The worker processed the client's request at an unknown time between the sending of the request
-//! and the reading of the answer. The worker's heads at these two times are recorded here. A
-//! publication is allowed if the newer head allows it. A publication that is too old by either head
-//! is not required.
+//! and the reading of the answer. The worker's heads at these two times are recorded here. The
+//! checks allow each publication that at least one of the heads allows. They require only
+//! publications that both heads require.
 
 use fanfare::config::Overflow;
 

@@ -184,7 +184,7 @@ fn show(seeds: u64, total: &Outcome) {
 fn untested_counters(total: &Outcome) -> Vec<&'static str> {
     // Some of these counters need thousands of conns or publications in one turn, or a limit on
     // memory or channels. Other counters need a client without a sufficient token, a failed or
-    // resumed TLS session, or an invalid PROXY header. Runs have none of these, or too rarely.
+    // resumed TLS session, or an invalid PROXY header. Few or no runs have any of these.
     const OUT_OF_REACH: [&str; 14] = [
         // Needs many handshakes in one turn, which happens once in hundreds of runs.
         "phase=\"handshake\"",

@@ -46,7 +46,7 @@ impl LogFacts {
 /// All publications of the run, and the progress of the workers.
 #[derive(Debug)]
 pub(crate) struct Facts {
-    /// The first epoch.
+    /// The first epoch of the run.
     pub(crate) epoch: Epoch,
     pub(crate) epochs: Epochs,
     pub(crate) names: Vec<String>,
@@ -628,8 +628,8 @@ impl ExpectedDeliveries {
         assert!(since < gap.until, "{gap:?} is empty");
         gap.check_void(None, facts);
         let missing = gap.missing(since, facts);
-        // If a worker has only just created a channel, it does not know the last lost publication
-        // of that channel.
+        // If a channel is new to the worker, the worker does not know which publication of the
+        // channel was lost last.
         let is_vague = gap.cause == "expired" && gap.missed.is_none()
             || gap.cause == "restart"
             || facts.epochs.is_beginning(gap.until);
