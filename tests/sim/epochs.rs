@@ -14,7 +14,7 @@ use fanfare::log::EpochChange;
 #[derive(Debug)]
 pub(crate) struct Epochs(Vec<EpochSpan>);
 
-/// One epoch. Its numbers are `begin + 1` and so on. `start` is the serial of the position `begin`.
+/// One epoch. Its own numbers start at `begin + 1`. `start` is the serial of the position `begin`.
 #[derive(Debug)]
 struct EpochSpan {
     epoch: Epoch,
@@ -135,8 +135,8 @@ impl Epochs {
         self.0.iter().fold(serial, next)
     }
 
-    /// If an epoch begins at `serial`, returns the last serial that this epoch keeps. Otherwise
-    /// returns `serial`.
+    /// If an epoch begins at `serial` and keeps earlier serials, returns the last kept serial.
+    /// Otherwise returns `serial`.
     pub(crate) fn last_before(&self, serial: u64) -> u64 {
         let before = |serial, one: &EpochSpan| match one.start == serial {
             true => one.kept.unwrap_or(serial),

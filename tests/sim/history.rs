@@ -113,7 +113,7 @@ impl History {
     }
 
     /// Checks a gap. Publications that left the log before the first delivery are not a loss, so a
-    /// gap of them must not have the cause `expired`. A conflating channel is exempt: superseded
+    /// gap over them must not have the cause `expired`. A conflating channel is exempt: superseded
     /// publications and a later real loss form one gap, and the real loss determines its cause.
     pub(crate) fn note_gap(&mut self, gap: &ReportedGap, facts: &Facts) {
         let newest = facts.between(self.channel, 0, self.requested_at).last();

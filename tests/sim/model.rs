@@ -273,8 +273,8 @@ impl Facts {
             && later.any(|later| self.publication(*later).key() == key)
     }
 
-    /// Returns the first publication in a range of a channel that is neither expired nor superseded
-    /// by a later publication.
+    /// Searches a range of a channel. Returns the first publication that has not expired and that
+    /// no later publication supersedes.
     pub(crate) fn first_newest(
         &self,
         log: &LogFacts,
@@ -296,8 +296,8 @@ impl Facts {
         within(&self.ever[channel], after, last)
     }
 
-    /// Returns the first unexpired publication in a range of a channel. The subscriber must receive
-    /// this publication, whenever the worker served the subscription.
+    /// Searches a range of a channel. Returns the first publication that has not expired. The
+    /// subscriber must receive this publication, whenever the worker served the subscription.
     pub(crate) fn first_owed(&self, channel: usize, after: u64, last: u64) -> Option<u64> {
         let mut between = self.between(channel, after, last).iter().copied();
         between.find(|sequence| !self.publication(*sequence).has_expired(self.now))
@@ -318,7 +318,7 @@ pub(crate) enum Requested {
     First,
     /// A position of another epoch.
     OtherEpoch,
-    /// The position before the newest publications in the log. Their maximum number is the value.
+    /// The position before the newest publications in the log. The value is their maximum number.
     Last(u32),
     /// An id after the head, or text that is not an id.
     Invalid,
@@ -368,7 +368,8 @@ pub(crate) enum Observation {
 
 #[derive(Debug)]
 struct Subscription {
-    /// The position: each publication up to this serial was delivered, is in a gap or had expired.
+    /// The subscription's position. Each publication up to this serial was delivered, is in a gap
+    /// or had expired.
     last: u64,
     /// Publications up to this serial may be delivered after a newer id on the same connection.
     catch_up: u64,

@@ -60,7 +60,7 @@ impl PeerEnd {
         self.0.is_handshaking()
     }
 
-    /// Accepts plaintext, which is sent now or when the handshake is done.
+    /// Accepts plaintext. The plaintext is sent now, or when the handshake is done.
     pub(crate) fn send(&mut self, plaintext: &[u8]) {
         self.0.writer().write_all(plaintext).expect("room");
     }

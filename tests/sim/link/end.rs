@@ -64,8 +64,9 @@ impl Link {
             _ => false,
         };
         assert!(has_end, "no end in {:?}: {:?}", self.stage, self.goodbye);
-        // Streams with windows and polls are exempt. The publications that a window withholds are
-        // no longer delivered, and one answer need not contain all publications.
+        // Polls are exempt, because one answer need not contain all publications. Streams with
+        // windows are exempt, because the publications that a window withholds are no longer
+        // delivered.
         if self.window.is_none() && !matches!(self.service, Service::Poll { .. }) {
             let owed = self.expected.owed_until(self.requested_at, facts);
             assert_eq!(owed, None, "not delivered before the end");

@@ -280,7 +280,7 @@ impl Link {
             let bytes: Vec<u8> = self.outgoing.drain(..count).collect();
             net.send(&self.pipe, &bytes);
         }
-        // After FIN the peer sends nothing more, but still reads the answers.
+        // After the FIN the peer sends nothing more, but still reads the answers.
         let is_handshaking = self.pipe.borrow().is_handshaking();
         let is_done = self.is_half_closing && self.outgoing.is_empty() && !is_handshaking;
         if is_done && !self.has_fin {

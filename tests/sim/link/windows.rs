@@ -1,7 +1,8 @@
 //! The acknowledgements of a peer with windows, and the answers that the server may send.
 //!
-//! The peer acknowledges everything, a part, an old id, an id that it did not receive, an invalid
-//! id, or an id for another channel. [`crate::model::ExpectedDeliveries`] records the result.
+//! The peer acknowledges all deliveries, some of them, an old id, an id that it did not receive, an
+//! invalid id, or an id for another channel. [`crate::model::ExpectedDeliveries`] records the
+//! result.
 
 use std::fmt::Write as _;
 
@@ -10,9 +11,9 @@ use super::{Command, Link};
 use crate::model::{Facts, Requested};
 
 impl Link {
-    /// Returns the position at which the client would resume in each channel, if the client resumes
-    /// from its acknowledgements. This is the case if its request had a window and every channel
-    /// has a window. Otherwise the client resumes from its deliveries.
+    /// If the client resumes from its acknowledgements, returns the position at which it would
+    /// resume in each channel. A client resumes from its acknowledgements if its request had a
+    /// window and every channel has a window. Otherwise the client resumes from its deliveries.
     pub(crate) fn acknowledged(&self) -> Option<Vec<(usize, u64)>> {
         let is_whole = self.window.is_some() && self.unconfirmed.is_empty();
         let acknowledged = self.expected.acknowledged();
@@ -20,7 +21,7 @@ impl Link {
         Some(acknowledged).filter(|all| is_whole && !all.is_empty())
     }
 
-    /// Adds to the number of filled windows if this publication has filled its window.
+    /// Counts the window as filled if this publication has filled it.
     pub(super) fn count_full_window(&self, sequence: u64, facts: &mut Facts) {
         let channel = facts.channel(facts.publication(sequence).channel.as_str());
         facts.windows_filled += u64::from(self.expected.is_full(channel));
@@ -34,7 +35,7 @@ impl Link {
     }
 
     /// Whether the peer may send an acknowledgement. While a subscription begins or ends, it is
-    /// uncertain which subscription an acknowledgement concerns.
+    /// uncertain to which subscription an acknowledgement applies.
     fn may_acknowledge(&self) -> bool {
         let mut commands = self.commands.values();
         let is_settled = !commands.any(|command| {

@@ -103,7 +103,7 @@ pub(crate) struct Pipe {
     registered_us: u64,
     /// Whether the worker has closed the connection because the peer was silent.
     is_closed_as_idle: bool,
-    /// Whether the server closed the connection before it had sent everything.
+    /// Whether the server closed the connection before it had sent all bytes.
     pub(crate) is_cut_off: bool,
     /// The earliest time at which a poll may report the unread bytes.
     unread_us: Option<u64>,
@@ -209,7 +209,7 @@ pub(crate) struct FakeNet {
     starved_us: u64,
     /// The total time of the pauses and stops after the last poll returned.
     noted_us: u64,
-    /// Whether the worker still had work at the last poll, so that this poll did not sleep.
+    /// Whether the worker still had work at its last poll. If so, that poll did not sleep.
     was_busy: bool,
     /// Whether the process has just been stopped. If so, its poll is interrupted.
     was_stopped: bool,
@@ -449,8 +449,8 @@ impl FakeNet {
         }
         drop(open);
         if self.happens(self.faults.stale) {
-            // Schedules a second report of the same readiness. When it is due, the conn may have
-            // ended.
+            // Schedules a second report of the same readiness. When the second report is due, the
+            // conn may have ended.
             self.order += 1;
             let due = self.now_us() + self.random.u64(0..2_000_000);
             let echo = Readiness::Conn {

@@ -51,8 +51,8 @@ impl FakeNet {
     }
 
     /// Records how long the worker waited for the turns of other workers before its own turn. At
-    /// most `TURN_RUNNING_MS_MAX` of the time from its last turn on counts as its running time. The
-    /// worker itself may count more.
+    /// most `TURN_RUNNING_MS_MAX` of the time after its last turn counts as the worker's running
+    /// time. The worker itself may count more running time.
     pub(super) fn note_starved(&mut self) {
         let us = self.now_us() - self.turn_us;
         let most = TURN_RUNNING_MS_MAX * 1000;
@@ -73,8 +73,8 @@ impl FakeNet {
         self.note("stopped", us, 0);
     }
 
-    /// Records a time of `us` in which the worker did not run. At most `TURN_RUNNING_MS_MAX` of it
-    /// counts as running time of the worker.
+    /// Records a time of `us` in which the worker did not run. At most `TURN_RUNNING_MS_MAX` of
+    /// that time counts as the worker's running time.
     fn note_pause(&mut self, us: u64) {
         self.paused_us += us.saturating_sub(TURN_RUNNING_MS_MAX * 1000);
         self.noted_us += us;
@@ -87,9 +87,9 @@ impl FakeNet {
         self.partial.clear();
     }
 
-    /// Records a poll that has filled its list. If consecutive lists together have as many reports
-    /// as there are sockets, they contain every socket that was ready before the first of those
-    /// polls.
+    /// Records a poll that has filled its list. If the lists of consecutive polls together have as
+    /// many reports as there are sockets, the lists contain every socket that was ready before
+    /// these polls.
     pub(super) fn note_partial(&mut self, begin_us: u64, ready: &[Readiness]) {
         let is_open = |pipe: &&PipeRef| !pipe.borrow().is_closed;
         let open = self
@@ -137,7 +137,7 @@ impl FakeNet {
         self.check_read(&pipe, reason);
     }
 
-    /// Records that the worker closes a conn to which it has not sent everything.
+    /// Records that the worker closes a conn before all bytes for this conn were sent.
     pub(crate) fn note_cut_off(&self, id: ConnId) {
         let pipe = self.pipes.iter().find(|pipe| pipe.borrow().id == Some(id));
         pipe.expect("a conn has a pipe").borrow_mut().is_cut_off = true;

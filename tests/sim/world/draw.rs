@@ -1,4 +1,5 @@
-//! Draws the settings of a run before it begins: the configuration, its limits, and the faults.
+//! The random settings of a run, drawn before the run begins: the configuration, its limits, and
+//! the faults.
 
 use fanfare::config::{ClientPublish, Config, Namespace, Overflow};
 

@@ -11,8 +11,8 @@ use crate::feed::LAST_BYTES;
 use crate::net::Faults;
 use crate::peer::Peer;
 
-/// The maximum number of turns per worker in one wait or in a drain. A worker that takes more does
-/// not sleep.
+/// The maximum number of turns per worker in one wait or in a drain. A worker that takes more turns
+/// does not sleep.
 const TURNS_MAX: u64 = 40_000;
 /// The number of heartbeat intervals until the server closes a conn of a peer that is gone. Silence
 /// is checked at heartbeats and ends the conn after two intervals, so up to a third interval
