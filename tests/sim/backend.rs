@@ -1,12 +1,13 @@
-//! The feed's side of the dialogue: accepts reports late, answers them, and sends messages to
+//! The feed's side of the dialogue: it accepts reports late, answers them, and sends messages to
 //! conns.
 //!
-//! Simulates the feed and a backend behind it. The checks: a conn joins a channel before it leaves
-//! it, and has left all channels when it ends. Every delivery has a status. Messages to conns of an
-//! earlier start reach no conn. Each report has the subject of the conn's token. When no notice
-//! waits, the backend knows every subscription, except for the number reported as lost. Notices
-//! that the backend does not accept delay no publication, and at most the configured number of them
-//! wait.
+//! This module simulates the feed and a backend behind it. It checks the following rules. A conn
+//! joins a channel before it leaves the channel, and has left all channels when the conn ends.
+//! Every delivery has a status. Messages to conns of an earlier start reach no conn. Each report
+//! has the subject of the conn's token. When no notice is waiting, the subscriptions that the
+//! backend knows differ from the real ones by at most the number of lost notices. Notices that the
+//! backend does not accept delay no publication. The number of waiting notices stays within the
+//! configured limit.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -38,12 +39,12 @@ pub(crate) struct Backend {
     subs: BTreeMap<ConnName, Option<Arc<str>>>,
     has_tokens: bool,
     is_watching: bool,
-    /// Whether the backend accepts no reports at all for a while. `takes_no_notices` concerns
-    /// notices only.
+    /// Whether the backend accepts no reports at all for a while. `takes_no_notices` is the same
+    /// for notices only.
     takes_nothing: bool,
     takes_no_notices: bool,
     bounds: Bounds,
-    /// A generator of its own, so that the values of the other generators do not change.
+    /// A separate generator, so that the values of the other generators do not change.
     random: fastrand::Rng,
     counts: VecDeque<(ConnName, Option<Reference>, SubscriberCounts)>,
     statuses: Vec<Arc<DeliveryStatus>>,
@@ -53,7 +54,7 @@ pub(crate) struct Backend {
     notices_lost: u64,
 }
 
-/// Bounds so small that some runs reach both of them.
+/// Returns random bounds that are so small that some runs reach both of them.
 pub(crate) fn draw_bounds(random: &mut fastrand::Rng) -> Bounds {
     Bounds {
         notices: [4, 1000][random.usize(0..2)],
@@ -99,7 +100,7 @@ impl Backend {
         }
     }
 
-    /// Adopts the conn names that the backend of the previous start knew, as stale names.
+    /// Adds the conn names that the backend of the previous start knew to the stale names.
     pub(crate) fn take_over_names(&mut self, before: Self) {
         self.stale = before.stale;
         self.stale.extend(before.known);
@@ -171,7 +172,7 @@ impl Backend {
         }
     }
 
-    /// Accepts one notice, if any is due. Sometimes it skips the notices of some conns.
+    /// Accepts one notice if any notice is due. At random, skips the notices of some conns.
     fn take_notice(&mut self) -> bool {
         let mut passed = BTreeSet::new();
         let mut next = 0;
@@ -186,7 +187,7 @@ impl Backend {
                 return true;
             }
         }
-        // If it has skipped all of them, it accepts the first.
+        // If all notices were skipped, accepts the first notice.
         let first = self.reports.notice(0).filter(|notice| notice.is_due);
         let first = first.filter(|notice| self.reports.take_notice(notice));
         first.map(|notice| self.note(notice.report)).is_some()
@@ -203,7 +204,7 @@ impl Backend {
     /// Runs the checks that are due after a worker's turn.
     pub(crate) fn check(&self, workers: &[NodeWorker]) {
         let waiting = self.reports.notices_waiting();
-        // The report of the number of lost notices waits in addition to the bound.
+        // One more notice may wait: the report of the number of lost notices.
         assert!(waiting <= self.bounds.notices + 1, "{waiting} notices wait");
         if !self.is_watching || waiting > 0 {
             return;
@@ -307,7 +308,8 @@ impl Backend {
         post_message(to, message, Some(status), mailboxes);
     }
 
-    /// Checks the backend after all workers have ended. `has_sent_all`: they have sent all reports.
+    /// Checks the backend after all workers have ended. `has_sent_all` means that the workers have
+    /// sent all reports.
     pub(crate) fn check_end(&mut self, has_sent_all: bool) {
         while self.reports.take().is_some() {}
         while self.take_notice() {}

@@ -15,8 +15,8 @@ use crate::tokens;
 use crate::world::node::Node;
 
 const TOKEN_S: u64 = 600;
-/// How late a stream may end, and how early. It may end early because the calendar has whole
-/// seconds.
+/// The maximum time by which a stream may end late. `EARLY_US_MAX` is the maximum time by which it
+/// may end early, because the calendar has whole seconds.
 const LATE_US_MAX: u64 = 1_800_000;
 const EARLY_US_MAX: u64 = 1_000_000;
 
@@ -63,7 +63,7 @@ impl Stream {
         self.net().now_us()
     }
 
-    /// Runs turns until the client's unread bytes satisfy `is_done`. Returns the time.
+    /// Runs turns until the client's unread bytes satisfy `is_done`. Returns the time of the clock.
     fn turn_until(&mut self, is_done: impl Fn(&str) -> bool) -> u64 {
         for _ in 0..20_000 {
             let unread = self.pipe.borrow().to_peer.clone();
@@ -76,7 +76,8 @@ impl Stream {
         panic!("the client has nothing of it to read");
     }
 
-    /// Returns the time from the opening of the stream to its end because of its token.
+    /// Returns the time from the start of the stream until the server ended it because its token
+    /// ended.
     fn ended_us(&mut self) -> u64 {
         let at_us = self.turn_until(|read| read.contains("\"code\":4002"));
         at_us - self.opened_us

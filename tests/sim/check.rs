@@ -1,7 +1,8 @@
-//! Checks of each worker and of all workers together, after each turn and at the end.
+//! Checks of each worker and of all workers together. The checks run after each turn and at the
+//! end.
 //!
-//! A worker's parts agree (`check_invariants`), its counters count what happened, the log keeps its
-//! bounds, and every acknowledgement is confirmed. A panic is a finding.
+//! The parts of a worker must agree (`check_invariants`), its counters must match the events, the
+//! log must keep its bounds, and every acknowledgement must be confirmed. A failed check panics.
 
 use std::time::Duration;
 
@@ -19,13 +20,14 @@ use crate::model::Facts;
 use crate::net::FakeNet;
 use crate::world::node::NodeWorker;
 
-/// How far conns lag, sampled after each flush of a conn.
+/// Statistics of the lag of conns. Each flush of a conn adds one sample.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LagStats {
     pub(crate) samples: u64,
-    /// The greatest lag, as a percentage of the bound of the quota that the conn is closest to.
+    /// The maximum lag as a percentage of the quota. The quota limits bytes and publications, and
+    /// the higher of the two percentages counts.
     pub(crate) percent_max: u64,
-    /// The number of bytes by which the greatest lag exceeded the quota.
+    /// The maximum number of bytes by which a conn's lag exceeded the quota.
     pub(crate) bytes_over: u64,
     pub(crate) publications_over: u64,
 }
@@ -57,7 +59,7 @@ impl LagStats {
     }
 }
 
-/// The checks of one worker, and their measurements.
+/// The checks of one worker, and the lag that they measure.
 #[derive(Debug, Default)]
 pub(crate) struct Checker {
     pub(crate) lag: LagStats,
@@ -95,8 +97,9 @@ impl Checker {
     }
 }
 
-/// Checks the counters of channels. `subscribed` counts a channel once, even if it has subscribers
-/// on several workers. The log knows the subscribed channels and the channels with entries.
+/// Checks the log's counts of channels. `subscribed` counts each channel once, even if the channel
+/// has subscribers on several workers. `channel_count` counts the channels that have subscribers or
+/// entries.
 pub(crate) fn check_channel_counts(workers: &[NodeWorker], writer: &Writer, facts: &Facts) {
     writer.check_invariants();
     let log = writer.log();
@@ -116,8 +119,9 @@ pub(crate) fn check_channel_counts(workers: &[NodeWorker], writer: &Writer, fact
     assert_eq!(log.channel_count(), known, "channels of the log");
 }
 
-/// Checks that an acknowledgement is complete exactly when its publication was posted and every
-/// worker concerned has processed it. Returns the newest complete acknowledgement.
+/// Checks that an acknowledgement is complete if and only if its publication was posted and each
+/// worker concerned has processed the publication. Returns the serial of the newest publication
+/// whose acknowledgement is complete.
 pub(crate) fn check_worker_acks(
     worker_acks: &mut Vec<PendingAck>,
     workers: &[NodeWorker],
@@ -130,8 +134,9 @@ pub(crate) fn check_worker_acks(
             let head = facts.position(node_worker.worker.hub().head());
             node_worker.has_ended || head >= pending.sequence
         };
-        // A worker also confirms publications of an earlier epoch. A void publication does not move
-        // the worker's head, so only the worker's epoch shows that the worker has processed it.
+        // A worker also confirms publications of an earlier epoch. A void publication does not
+        // change the worker's head, so only the worker's epoch shows that the worker has processed
+        // the publication.
         let is_over = facts.epochs.has_one_after(pending.sequence);
         let may_wait = is_over && concerned().any(|node_worker| node_worker.worker.has_mail());
         let is_void = facts.epochs.restart(pending.sequence).is_some();
@@ -155,7 +160,7 @@ pub(crate) fn check_worker_acks(
     acknowledged
 }
 
-/// Records which publications have left the log, and checks that each of them had to leave.
+/// Records which publications have left the log, and checks that each eviction was necessary.
 pub(crate) fn check_evictions(writer: &Writer, now: Now, facts: &mut Facts) {
     let log = writer.log();
     let serial = |number: Sequence| facts.epochs.published(number.0);
@@ -199,8 +204,8 @@ pub(crate) fn check_evictions(writer: &Writer, now: Now, facts: &mut Facts) {
     }
 }
 
-/// Checks that no channel has more in the log than its bounds allow, once all publications are
-/// posted.
+/// Checks that the entries of each channel are within the bounds of that channel. Called when all
+/// publications are posted.
 pub(crate) fn check_channel_bounds(facts: &Facts) {
     for (channel, name) in facts.names.iter().enumerate() {
         let all = &facts.by_channel[channel];

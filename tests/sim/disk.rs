@@ -1,9 +1,10 @@
-//! A journal on a disk in memory. The contents survive when the server is killed.
+//! A journal on a simulated disk in memory. The contents of the disk survive when the server is
+//! killed.
 //!
-//! The real record writer and the real recovery run over a store that sometimes refuses a batch.
-//! The store must be opened again after that. An accepted batch survives the process. The batch
-//! that was refused last may exist after the process is killed, as with a store that writes its
-//! buffers on exit. When the same process opens the store again, a refused batch never exists.
+//! The real record writer and the real recovery use a store that sometimes refuses a batch. After a
+//! refusal, the store must be opened again. An accepted batch survives the end of the process.
+//! After the process is killed, the batch that was refused last may exist, as with a store that
+//! writes its buffers on exit. If the same process opens the store again, no refused batch exists.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -82,7 +83,7 @@ impl Disk {
         self.0.lock().unwrap().is_moved = false;
     }
 
-    /// Moves the directory away or puts it back, at random. Returns whether it is away.
+    /// Moves the directory away or puts it back, at random. Returns whether the directory is away.
     fn move_at_random(&self) -> bool {
         let mut inner = self.0.lock().unwrap();
         let likely = match inner.is_moved {
@@ -176,7 +177,7 @@ impl Engine for OpenDisk {
     }
 
     fn put_mark(&self, mark: Mark) -> Result<(), EngineError> {
-        // The mark is not part of the store and survives its errors.
+        // The mark is not part of the store, so errors of the store do not affect the mark.
         self.0.0.lock().unwrap().mark = mark;
         Ok(())
     }
@@ -228,20 +229,20 @@ impl Engine for OpenDisk {
 
     fn sync(&self) -> Result<(), EngineError> {
         self.with(|inner| {
-            // A batch that a failed sync did not confirm counts as refused, but exists.
+            // If a sync fails, the batch counts as refused, although the batch exists.
             inner.may_fail()
         })
     }
 }
 
-/// The journal of a server over all its starts.
+/// The journal of a run, which all starts of the server use.
 #[derive(Debug)]
 pub(crate) struct Journal {
     pub(crate) disk: Disk,
     records: Option<RecordWriter>,
     settings: Settings,
-    /// The first publication refused since the last accepted one. It may exist after the server is
-    /// killed.
+    /// The publication that the store refused last, unless a publication was accepted after it. The
+    /// refused publication may exist after the server is killed.
     refused: Option<Arc<Publication>>,
     /// Whether a check has detected that the directory is away.
     has_noticed: bool,
@@ -274,8 +275,8 @@ impl Journal {
         }
     }
 
-    /// Returns whether the disk accepts a publication. A refused publication counts as not
-    /// published.
+    /// Writes a publication. Returns whether the disk has accepted it. A refused publication counts
+    /// as not published.
     pub(crate) fn take(&mut self, publication: &Arc<Publication>) -> bool {
         self.move_at_random();
         let records = self.records.as_mut().expect("it is open");
@@ -293,7 +294,7 @@ impl Journal {
         assert!(is_staged, "a short record");
         match records.append() {
             Ok(_) => self.refused = None,
-            // The disk was not tried, so `refused` remains the publication that may exist.
+            // No write was tried, so `refused` still is the publication that may exist.
             Err(EngineError::Removed(_)) => return false,
             Err(_) => {
                 self.refused = Some(Arc::clone(publication));
@@ -304,7 +305,7 @@ impl Journal {
         true
     }
 
-    /// Moves the directory away or back at random, and checks it at random.
+    /// Moves the directory away or puts it back at random. Also checks the directory at random.
     fn move_at_random(&mut self) {
         let is_away = self.disk.move_at_random();
         self.has_noticed &= is_away;
@@ -317,8 +318,8 @@ impl Journal {
         }
     }
 
-    /// Kills the server and opens the journal for the next one. Returns the writer of the log, and
-    /// the refused publication if it exists.
+    /// Kills the server and opens the journal for the next server. Returns the writer of the log,
+    /// and the refused publication if the journal contains it.
     pub(crate) fn kill(
         &mut self,
         epoch: Epoch,

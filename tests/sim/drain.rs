@@ -1,7 +1,7 @@
-//! Tests the order to drain when the inbox is full of publications that wait for fan-outs.
+//! Tests a drain that is ordered while the inbox is full of publications that wait for fan-outs.
 //!
 //! In the runs of [`crate::world`] an inbox is rarely full enough to delay a drain. Here each
-//! publication waits for a fan-out, which itself waits for a permit.
+//! publication waits for a fan-out, and that fan-out waits for a permit.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::net::{FakeNet, Machine};
 use crate::world::node::Node;
 
 const PUBLICATIONS: u64 = 500;
-/// The limit for one conn whose peer acknowledges the goodbye.
+/// The maximum duration of the drain of one conn whose peer acknowledges the goodbye.
 const DRAIN_US_MAX: u64 = 500_000;
 
 #[test]

@@ -1,10 +1,11 @@
-//! The epochs of a run: which publication each number means, and which publications are void.
+//! The epochs of a run: the publication that each number identifies, and the publications that are
+//! void.
 //!
 //! Two epochs may use the same numbers, so the model counts in *serials*. Serials increase over all
 //! epochs: each publication has a serial, and so has the position where an epoch begins. An id from
-//! the wire is translated once. An epoch keeps the numbers of the previous epoch up to a limit. A
-//! number between that limit and the epoch's own first number means the position where the epoch
-//! begins.
+//! the wire is translated into a serial once. An epoch keeps the numbers of the previous epoch up
+//! to a limit. A number between that limit and the epoch's own first number identifies the position
+//! where the epoch begins.
 
 use fanfare::id::{Cursor, Epoch, Sequence};
 use fanfare::log::EpochChange;
@@ -13,7 +14,7 @@ use fanfare::log::EpochChange;
 #[derive(Debug)]
 pub(crate) struct Epochs(Vec<EpochSpan>);
 
-/// One epoch. Its numbers are `begin + 1` and so on. `start` is the serial of the position `begin`.
+/// One epoch. Its own numbers start at `begin + 1`. `start` is the serial of the position `begin`.
 #[derive(Debug)]
 struct EpochSpan {
     epoch: Epoch,
@@ -134,7 +135,8 @@ impl Epochs {
         self.0.iter().fold(serial, next)
     }
 
-    /// Returns the last valid serial before `serial` if an epoch begins there, otherwise `serial`.
+    /// If an epoch begins at `serial` and keeps earlier serials, returns the last kept serial.
+    /// Otherwise returns `serial`.
     pub(crate) fn last_before(&self, serial: u64) -> u64 {
         let before = |serial, one: &EpochSpan| match one.start == serial {
             true => one.kept.unwrap_or(serial),

@@ -1,9 +1,10 @@
-//! The feed's side of publications: numbers them, adds them to the log and posts them to workers.
+//! The feed's side of publications: it numbers them, adds them to the log and posts them to
+//! workers.
 //!
 //! The real sequencer does all [`Step`]s in one pass. Here each step may be late: adding a
-//! publication, posting mail to a worker, noting the batch as posted, confirming it, and evicting
-//! from the log. The world runs steps between turns. A worker's network runs them in the middle of
-//! a turn, because the feed's thread may act at any time.
+//! publication, posting a message to a worker, marking the batch as posted, confirming the batch,
+//! and evicting from the log. The world runs steps between turns. A worker's network runs steps in
+//! the middle of a turn, because the feed's thread may act at any time.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,11 +21,11 @@ use crate::disk::Journal;
 use crate::net::MidTurn;
 use crate::world::node::NodeWorker;
 
-/// The maximum number of batches in an inbox. It is below an inbox's capacity, so posting never
-/// waits.
+/// The maximum number of batches in an inbox. It is below an inbox's capacity, so posting never has
+/// to wait for room.
 const BATCHES_MAX: usize = 50;
-/// If an inbox has this many messages, the backend sends nothing. The number is below an inbox's
-/// capacity.
+/// If an inbox has this many messages, the backend sends no more messages. The number is below an
+/// inbox's capacity.
 const MAILS_MAX: usize = 55;
 /// The maximum number of publications in a fault phase.
 const PUBLICATIONS_MAX: u64 = 800;
@@ -84,7 +85,7 @@ impl Mailboxes {
     }
 }
 
-/// The sequencer's next step with a batch.
+/// A step of the sequencer with a batch.
 #[derive(Debug)]
 enum Step {
     /// Adds a publication to the log.
@@ -111,7 +112,7 @@ pub(crate) struct PendingAck {
     pub(crate) worker_ack: Arc<WorkerAck>,
     /// The workers to which the publication was posted, or is about to be posted.
     pub(crate) workers: Vec<usize>,
-    /// Whether the feed has confirmed its own part.
+    /// Whether the feed has confirmed its own part of the acknowledgement.
     pub(crate) is_posted: bool,
 }
 
@@ -121,14 +122,14 @@ pub(crate) struct Feed {
     epoch: Epoch,
     channels: Vec<ChannelName>,
     pub(crate) size_max: usize,
-    /// The last number that was assigned.
+    /// The last number that was assigned to a publication.
     head: u64,
     /// The last serial: the number of publications and epoch changes so far.
     serial: u64,
-    /// For each epoch, the number at which it begins, and the last number that it keeps of the
-    /// previous epoch.
+    /// For each epoch, the number at which the epoch begins, and the last number of the previous
+    /// epoch that the epoch keeps.
     spans: Vec<(u64, u64)>,
-    /// How many epoch changes may still happen.
+    /// The maximum number of further epoch changes.
     changes: u32,
     chances: fastrand::Rng,
     pub(crate) writer: Writer,
@@ -185,8 +186,8 @@ impl Feed {
         }
     }
 
-    /// Prepares for a start of the server with these workers. The last publication so far is
-    /// `head`.
+    /// Prepares for a start of the server. `mailboxes` are the mailboxes of its workers, and `head`
+    /// is the number of the last publication so far.
     pub(crate) fn begin(&mut self, mailboxes: Mailboxes, writer: Writer, head: u64) {
         self.outgoing = Outgoing::new(mailboxes.0.len());
         self.mailboxes = mailboxes;
@@ -197,13 +198,13 @@ impl Feed {
         self.worker_acks.clear();
     }
 
-    /// Returns the events since the last call.
+    /// Returns the events that were added after the last call.
     pub(crate) fn take_events(&mut self) -> Vec<LogEvent> {
         std::mem::take(&mut self.events)
     }
 
-    /// Begins or ends, at random, a delay of one worker's messages. All later steps wait for that
-    /// worker.
+    /// Begins or ends, at random, a delay of one worker's messages. All later steps wait until the
+    /// delay ends.
     pub(crate) fn draw_late_worker(&mut self) {
         if self.random.u32(0..50) == 0 {
             let workers = self.mailboxes.0.len();
@@ -218,7 +219,7 @@ impl Feed {
         self.late = None;
     }
 
-    /// Draws whether the epoch changes in this run.
+    /// Decides at random whether the epoch changes in this run.
     pub(crate) fn draw_changes(&mut self, mut chances: fastrand::Rng) {
         if chances.bool() {
             self.changes = chances.u32(1..=4);
@@ -226,8 +227,8 @@ impl Feed {
         self.chances = chances;
     }
 
-    /// Begins a new epoch with a chance of `likely` thousandths, if everything before it can be
-    /// posted. Returns whether an epoch began.
+    /// If all earlier publications can be posted, begins a new epoch with a chance of `likely`
+    /// thousandths. Returns whether an epoch began.
     pub(crate) fn change_epoch_at_random(&mut self, likely: u32, now: Now) -> bool {
         if self.changes == 0 || self.chances.u32(0..1000) >= likely {
             return false;
@@ -388,7 +389,8 @@ impl Feed {
         self.steps.extend(rest);
     }
 
-    /// Does the next step. Returns false if no step is left, or if the step waits for an inbox.
+    /// Does the next step. Returns false if no step is left, or if the step waits for room in an
+    /// inbox.
     fn step(&mut self, now: Now) -> bool {
         if self.steps.is_empty() && !self.staged.is_empty() {
             self.make_batch();
@@ -457,7 +459,8 @@ impl Feed {
         true
     }
 
-    /// Notes that a worker has ended. It has confirmed everything that was posted to it.
+    /// Records that a worker has ended. The worker has confirmed all messages that were posted to
+    /// it.
     pub(crate) fn note_ended(&mut self, worker: usize) {
         self.mailboxes.0[worker] = None;
     }
@@ -470,7 +473,7 @@ impl MidTurn for Feed {
             return false;
         }
         if self.change_epoch_at_random(CHANGES_PER_ACT, now) {
-            // The new epoch assigns numbers again that the worker knows from the previous epoch.
+            // The new epoch reuses numbers that the worker knows from the previous epoch.
             for _ in 0..self.chances.u32(0..12) {
                 self.publish_at_random(now);
             }

@@ -24,15 +24,16 @@ impl ReportedGap {
         facts.epochs.position(since?)
     }
 
-    /// Returns the serials in the gap, without void publications directly before an epoch change.
+    /// Returns the serials of the publications in the gap. If the gap ends where an epoch begins,
+    /// the void publications directly before that position are left out.
     pub(crate) fn missing<'f>(&self, since: u64, facts: &'f Facts) -> &'f [u64] {
         let until = facts.epochs.last_before(self.until);
         facts.ever_between(self.channel, since, until)
     }
 
     /// Checks the cause of a gap at an epoch change. A gap that begins at a void position has the
-    /// cause `restart` and ends where the next epoch begins, or later. No other gap has that cause.
-    /// A gap in a poll's answer may be cut at the answer's position.
+    /// cause `restart` and ends at the beginning of the next epoch, or later. Other gaps do not
+    /// have that cause. A gap in a poll's answer may be cut at the answer's position.
     pub(crate) fn check_void(&self, answer: Option<u64>, facts: &Facts) {
         let Some(since) = self.begins(facts) else {
             return;
@@ -60,8 +61,9 @@ impl ReportedGap {
         }
     }
 
-    /// Checks the end of a gap whose requested position was invalid or of another epoch. A client
-    /// from another epoch must not miss any publication that the log still has of this epoch.
+    /// Checks the end of a gap that was reported because the requested position was invalid or of
+    /// another epoch. A client from another epoch must receive all publications of this epoch that
+    /// the log still has.
     pub(crate) fn check_unusable_end(&self, at: u64, log: &LogFacts, facts: &Facts) {
         match self.cause.as_str() {
             "restart" if facts.epochs.have_changed() => assert!(self.until <= log.head, "{self:?}"),
@@ -124,7 +126,8 @@ pub(crate) fn check_start(
             }
         }
         Requested::Invalid if gap.cause == "restart" => {
-            // When the client asked, the position was in the newest epoch.
+            // The position was in the newest epoch when the client sent its request, so the epoch
+            // must have changed afterwards.
             assert!(facts.epochs.have_changed(), "{at:?}");
         }
         Requested::OtherEpoch | Requested::Invalid => {

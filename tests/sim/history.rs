@@ -1,9 +1,9 @@
 //! History: the earlier publications at the start of a subscription, and their initial mark.
 //!
-//! The client does not know when the worker processed its request: it was after the request was
-//! sent and before the answer was read. The worker's head was between the two heads that are
-//! recorded here. The checks allow every publication that the newer head allows, and require no
-//! publication that is too old by the older head.
+//! The worker processed the client's request at an unknown time between the sending of the request
+//! and the reading of the answer. The worker's heads at these two times are recorded here. The
+//! checks allow each publication that at least one of the heads allows. They require only
+//! publications that both heads require.
 
 use fanfare::config::Overflow;
 
@@ -17,8 +17,8 @@ pub(crate) struct History {
     channel: usize,
     /// The maximum number of publications in the history.
     count: usize,
-    /// The worker's head when the client sent its request, and when the client read the
-    /// confirmation.
+    /// The worker's head when the client sent its request. `read_at` is the worker's head when the
+    /// client read the confirmation.
     requested_at: u64,
     read_at: u64,
     /// Whether the client has received neither a publication nor a gap.
@@ -59,7 +59,7 @@ impl History {
         self.has_not_begun
     }
 
-    /// Returns the serial up to which nothing has to be delivered. Publications up to there are
+    /// Returns the serial up to which no publication has to be delivered. These publications are
     /// older than the requested count, or left the log before the first delivery.
     pub(crate) fn not_owed_until(&self, facts: &Facts) -> u64 {
         // The epoch has changed after the request, so the first publications of the history may be
@@ -87,7 +87,8 @@ impl History {
         );
     }
 
-    /// Checks a delivered publication and its initial mark, if the client can see marks.
+    /// Checks a delivered publication and its initial mark. `mark` is `None` if the client cannot
+    /// see marks.
     pub(crate) fn deliver(&mut self, sequence: u64, mark: Option<bool>, facts: &Facts) {
         let newer = facts
             .between(self.channel, sequence, self.requested_at)
@@ -111,9 +112,9 @@ impl History {
         self.is_over |= !mark;
     }
 
-    /// Checks a gap. Publications that left the log before the first delivery are no loss, so such
-    /// a gap must not have the cause `expired`. With conflation that cause is allowed: superseded
-    /// publications and a later real loss join into one gap, and the real loss decides the cause.
+    /// Checks a gap. Publications that left the log before the first delivery are not a loss, so a
+    /// gap over them must not have the cause `expired`. A conflating channel is exempt: superseded
+    /// publications and a later real loss form one gap, and the real loss determines its cause.
     pub(crate) fn note_gap(&mut self, gap: &ReportedGap, facts: &Facts) {
         let newest = facts.between(self.channel, 0, self.requested_at).last();
         let conflates = facts.rules[self.channel].overflow == Overflow::Conflate;

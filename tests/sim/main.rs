@@ -1,32 +1,31 @@
-//! The deterministic simulation: one to four real workers over simulated networks, all drawn from a
-//! seed.
+//! The deterministic simulation: one to four real workers run over simulated networks. The seed
+//! determines every random choice of a run.
 //!
 //! `cargo test --test sim` runs 300 seeds. `FANFARE_SIM_SEEDS=20000 cargo test --release --test
-//! sim` runs many. `FANFARE_SIM_SEED=7` runs one seed and prints its trace. A failure names its
-//! seed.
+//! sim` runs 20,000 seeds. `FANFARE_SIM_SEED=7` runs only seed 7 and prints its trace. The message
+//! of a failure names the seed that failed.
 //!
 //! # Glossary
 //!
 //! - *Run*: the simulation of one seed. It has a *fault phase* (the network, the disk, the peers
 //!   and the schedule misbehave), then a *quiet phase* (no faults; every client must be served
 //!   completely), then a drain. Some runs drain in the fault phase. [`world`] controls the run.
-//! - *Start*: one server process, from its start to its end; `RunId` is its number. A run with a
-//!   journal may have several starts: the server is killed and started again.
+//! - *Start*: the lifetime of one server process; `RunId` is its number. A run with a journal may
+//!   have several starts: the server is killed and started again.
 //! - *Peer*: a simulated client ([`peer`]). *Link*: one connection of a peer ([`link`]). *Pipe*:
 //!   the kernel buffers of that connection ([`net`]).
-//! - *Facts*: what was published, and how far each worker is ([`model`]).
-//! - *Serial*: the number of a publication over all epochs ([`epochs`]). *Void*: discarded by an
-//!   epoch change.
-//! - *Owed*: a publication after a subscription's position that is neither void, expired nor in a
-//!   gap. The client must still receive it, or a gap that includes it.
-//! - *Expected deliveries*: per connection, the position of each subscription and the publications
-//!   that are still to be delivered ([`model::ExpectedDeliveries`]). *Progress*: the same per
-//!   client, over all its connections ([`progress`]).
+//! - *Facts*: the record of all publications and of the progress of each worker ([`model`]).
+//! - *Serial*: the number of a publication over all epochs ([`epochs`]). An epoch change makes the
+//!   publications and positions that it discards *void*.
+//! - *Owed* publication: a publication after a subscription's position that is not void, has not
+//!   expired and is in no gap. The client must still receive it, or a gap that includes it.
+//! - *Expected deliveries*: the position of each subscription of one connection, and the
+//!   publications that the connection must still receive ([`model::ExpectedDeliveries`]).
+//!   *Progress*: the same record for one client, over all its connections ([`progress`]).
 //! - *Reported gap*: a gap as the client read it ([`gap`]). *History*: the earlier publications at
 //!   the start of a subscription, if the client requested them ([`history`]).
 //! - *Tracked client*: a client that keeps its channels and always resumes at its last id. Its
 //!   progress is checked over all its connections.
-//!
 //! The other modules: [`feed`] simulates the sequencer, and [`backend`] simulates the rest of the
 //! feed. [`disk`] simulates the storage that survives the server. [`wire`] parses the bytes that
 //! clients read, [`check`] checks the workers, [`tokens`] and [`secure`] provide tokens and TLS.
@@ -80,7 +79,7 @@ fn env_number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// Runs one seed. If the run failed, returns the state at the failure.
+/// Runs one seed. Returns the outcome, or a description of the state at which the run failed.
 fn run_seed(seed: u64, sabotage: Option<Sabotage>, is_shown: bool) -> Result<Outcome, String> {
     let mut world = World::new(seed, sabotage, is_shown);
     catch_unwind(AssertUnwindSafe(|| world.run())).map_err(|_panic| world.describe())
@@ -180,15 +179,16 @@ fn show(seeds: u64, total: &Outcome) {
     );
 }
 
-/// Returns the counters that no run has incremented. The simulation does not test what they count.
+/// Returns the names of the counters that no run has incremented. The events that these counters
+/// count have not been tested.
 fn untested_counters(total: &Outcome) -> Vec<&'static str> {
     // Some of these counters need thousands of conns or publications in one turn, or a limit on
-    // memory or channels. Others need a client without a token or with too narrow a token, a TLS
-    // session that fails or is resumed, or a bad PROXY header. Peers do none of that.
+    // memory or channels. Other counters need a client without a sufficient token, a failed or
+    // resumed TLS session, or an invalid PROXY header. Few or no runs have any of these.
     const OUT_OF_REACH: [&str; 14] = [
-        // Needs many handshakes in one turn. That happens once in hundreds of runs.
+        // Needs many handshakes in one turn, which happens once in hundreds of runs.
         "phase=\"handshake\"",
-        // Needs a WebSocket that never subscribes. That happens once in thousands of runs.
+        // Needs a WebSocket that never subscribes, which happens once in thousands of runs.
         "reason=\"no_subscription\"",
         "limit=\"memory\"",
         "limit=\"proxy\"",

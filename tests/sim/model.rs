@@ -1,9 +1,10 @@
-//! The model of what each subscriber must receive. The messages on the wire are compared with it.
+//! The model of the messages that each subscriber must receive. The messages on the wire are
+//! compared with this model.
 //!
-//! [`Facts`] has everything that was published. [`ExpectedDeliveries`] has the position of each
-//! subscription of one connection. Every publication after a subscription's start is delivered once
-//! and in order, or is in a gap with the right ends and count, or has expired. A panic is a
-//! finding. The model knows neither bytes nor sockets.
+//! [`Facts`] has all publications. [`ExpectedDeliveries`] has the position of each subscription of
+//! one connection. Every publication after the start of a subscription must be delivered once and
+//! in order, be in a gap with the right ends and count, or have expired. A failed check panics. The
+//! model does not depend on bytes or sockets.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -21,36 +22,38 @@ use crate::feed::LogEvent;
 pub(crate) use crate::gap::{ReportedGap, check_start};
 use crate::history::History;
 
-/// How far one worker is, and which publications have left the log.
+/// The progress of one worker, and the publications that have left the log.
 #[derive(Clone, Debug)]
 pub(crate) struct LogFacts {
-    /// The worker has processed everything up to this serial.
+    /// The last serial that the worker has processed.
     pub(crate) head: u64,
-    /// The newest publication in the log. The worker may not know it yet.
+    /// The serial of the newest publication in the log. The worker may not know this publication
+    /// yet.
     pub(crate) added: u64,
-    /// The newest publication of each channel that has left the log.
+    /// For each channel, the serial of the newest publication that has left the log.
     pub(crate) evicted: Vec<u64>,
-    /// All publications up to this serial have left the log.
+    /// The serial up to which all publications have left the log.
     pub(crate) tail: u64,
 }
 
 impl LogFacts {
-    /// Returns the newest publication of any channel that has left the log.
+    /// Returns the serial of the newest publication that has left the log, over all channels.
     pub(crate) fn evicted_of_any(&self) -> u64 {
         self.evicted.iter().copied().max().unwrap_or_default()
     }
 }
 
-/// Everything that was published, and how far the workers are.
+/// All publications of the run, and the progress of the workers.
 #[derive(Debug)]
 pub(crate) struct Facts {
-    /// The first epoch.
+    /// The first epoch of the run.
     pub(crate) epoch: Epoch,
     pub(crate) epochs: Epochs,
     pub(crate) names: Vec<String>,
     /// The names of the same channels, in the server's type.
     pub(crate) channels: Vec<ChannelName>,
-    /// The publications by serial, from 1. `None` where an epoch begins.
+    /// The publications in the order of their serials, from serial 1 on. An entry is `None` if an
+    /// epoch begins at its serial.
     pub(crate) publications: Vec<Option<Arc<Publication>>>,
     /// For each channel, the serials of the publications that are not void.
     pub(crate) by_channel: Vec<Vec<u64>>,
@@ -58,13 +61,14 @@ pub(crate) struct Facts {
     ever: Vec<Vec<u64>>,
     /// Whether the epoch has changed after the last check of the log.
     pub(crate) has_new_epoch: bool,
-    /// The facts of each worker.
+    /// The progress of each worker, by worker number.
     pub(crate) logs: Vec<LogFacts>,
-    /// All publications up to this serial were acknowledged to their feeders, so every worker has
-    /// them.
+    /// The serial of the newest publication that was acknowledged to its feeder. Every worker has
+    /// all publications up to this serial.
     pub(crate) acknowledged: u64,
     pub(crate) now: Now,
-    /// Whether the log's bounds over all channels are small enough to evict.
+    /// Whether the total bounds of the log, over all channels, are so small that they cause
+    /// evictions.
     pub(crate) is_tight: bool,
     /// The log's bounds for each channel.
     pub(crate) rules: Vec<Retention>,
@@ -75,9 +79,9 @@ pub(crate) struct Facts {
     pub(crate) has_deflate: bool,
     /// Whether the fault phase is over.
     pub(crate) is_quiet: bool,
-    /// Whether the workers drain, so that an answer is no longer guaranteed.
+    /// Whether the workers drain. If so, an answer is no longer guaranteed.
     pub(crate) is_draining: bool,
-    /// The return delays in the goodbyes of the drain.
+    /// The return delays that the goodbyes of the drain contained.
     pub(crate) delays: Vec<Delay>,
     /// The turns of the workers during the drain.
     pub(crate) work: Vec<Work>,
@@ -86,23 +90,24 @@ pub(crate) struct Facts {
     /// The number of publications that peers have read.
     pub(crate) deliveries: u64,
     pub(crate) gaps: u64,
-    /// The number of times that a client had as many unacknowledged publications as its window
-    /// allows.
+    /// The number of deliveries after which a subscription's window was full.
     pub(crate) windows_filled: u64,
-    /// The number of connections that began at a position that their worker had not reached.
+    /// The number of connections that were at a position that their worker had not reached.
     pub(crate) ahead: u64,
 }
 
-/// The time that a client must wait before it reconnects.
+/// A return delay in a goodbye: the time that the client must wait before it reconnects.
 #[derive(Debug)]
 pub(crate) struct Delay {
     pub(crate) worker: usize,
-    /// The time of the worker's last write. The delay was written then or earlier.
+    /// The time of the worker's last write to the connection. The delay was written at that time or
+    /// earlier.
     pub(crate) written_us: u64,
     pub(crate) retry_ms: u64,
 }
 
-/// One turn of a worker, without the wait of its poll. Only one worker runs at a time.
+/// The period of one turn of a worker, without the wait of its poll. Only one worker runs at a
+/// time.
 #[derive(Debug)]
 pub(crate) struct Work {
     pub(crate) worker: usize,
@@ -220,7 +225,8 @@ impl Facts {
         found.unwrap_or_else(|| panic!("{sequence} was never published"))
     }
 
-    /// Returns the newest publication of a channel up to a serial, or zero.
+    /// Returns the serial of a channel's newest publication up to the serial `last`, or zero if the
+    /// channel has none.
     pub(crate) fn newest(&self, channel: usize, last: u64) -> u64 {
         let all = &self.by_channel[channel];
         let count = all.partition_point(|sequence| *sequence <= last);
@@ -235,7 +241,8 @@ impl Facts {
         channels
     }
 
-    /// Whether a channel's newest publication up to a serial is older than the channel's age bound.
+    /// Whether a channel's newest publication up to the serial `sequence` is older than the
+    /// channel's age bound.
     pub(crate) fn is_too_old(&self, channel: usize, sequence: u64) -> bool {
         let age = Duration::from_millis(self.rules[channel].age_ms);
         let newest = within(&self.ever[channel], 0, sequence).last();
@@ -245,8 +252,8 @@ impl Facts {
         })
     }
 
-    /// Whether a gap begins with a publication that the age bound removed. With conflation such a
-    /// gap may also contain superseded publications, but the real loss decides the cause.
+    /// Whether a gap of a conflating channel begins with a publication that the age bound removed.
+    /// Such a gap may also contain superseded publications, but the real loss determines its cause.
     pub(crate) fn begins_too_old(&self, gap: &ReportedGap) -> bool {
         let since = gap.since.as_deref().map_or(0, |id| self.sequence(id));
         let first = self.between(gap.channel, since, gap.until).first();
@@ -254,10 +261,11 @@ impl Facts {
             && first.is_some_and(|first| self.is_too_old(gap.channel, *first))
     }
 
-    /// Whether a later publication in the log supersedes this one.
+    /// Whether a later publication in the log supersedes the publication `sequence`.
     fn is_superseded(&self, log: &LogFacts, channel: usize, sequence: u64) -> bool {
         let key = self.publication(sequence).key();
-        // If the later publication becomes void afterwards, a gap over this one is still right.
+        // Void publications are included, because a gap over a superseded publication stays right
+        // when the later publication becomes void.
         let later = within(&self.ever[channel], sequence, log.added);
         let mut later = later.iter();
         self.rules[channel].overflow == Overflow::Conflate
@@ -265,8 +273,8 @@ impl Facts {
             && later.any(|later| self.publication(*later).key() == key)
     }
 
-    /// Returns the first unexpired publication of a channel in a range that no later one
-    /// supersedes.
+    /// Searches a range of a channel. Returns the first publication that has not expired and that
+    /// no later publication supersedes.
     pub(crate) fn first_newest(
         &self,
         log: &LogFacts,
@@ -288,8 +296,8 @@ impl Facts {
         within(&self.ever[channel], after, last)
     }
 
-    /// Returns the first publication of a channel in a range that has not expired yet. The
-    /// subscriber must receive it, no matter when the worker served the subscription.
+    /// Searches a range of a channel. Returns the first publication that has not expired. The
+    /// subscriber must receive this publication, whenever the worker served the subscription.
     pub(crate) fn first_owed(&self, channel: usize, after: u64, last: u64) -> Option<u64> {
         let mut between = self.between(channel, after, last).iter().copied();
         between.find(|sequence| !self.publication(*sequence).has_expired(self.now))
@@ -302,15 +310,15 @@ fn within(all: &[u64], after: u64, last: u64) -> &[u64] {
     all.get(from..to).unwrap_or_default()
 }
 
-/// The position from which a subscriber asked to be served.
+/// The start position that a client requests for a subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Requested {
     After(u64),
-    /// Everything in the log.
+    /// The position before all publications in the log.
     First,
     /// A position of another epoch.
     OtherEpoch,
-    /// At most this number of the newest publications in the log.
+    /// The position before the newest publications in the log. The value is their maximum number.
     Last(u32),
     /// An id after the head, or text that is not an id.
     Invalid,
@@ -318,7 +326,8 @@ pub(crate) enum Requested {
 }
 
 impl Requested {
-    /// Returns the cause of the gap that the server reports for a position that it cannot use.
+    /// If the server cannot use the requested position, returns the cause of the gap that it
+    /// reports.
     pub(crate) fn unusable_cause(self) -> Option<&'static str> {
         match self {
             Self::OtherEpoch => Some("restart"),
@@ -327,7 +336,8 @@ impl Requested {
         }
     }
 
-    /// Draws a request for history. It asks for more or fewer publications than most channels have.
+    /// Returns a random request for history: for all publications, for a few, or for more than most
+    /// channels have.
     pub(crate) fn draw_history(random: &mut fastrand::Rng) -> Self {
         match random.u32(0..6) {
             0..3 => Self::First,
@@ -345,11 +355,11 @@ pub(crate) enum Observation {
         since: Option<u64>,
         until: u64,
     },
-    /// Everything up to this serial has been delivered.
+    /// The position of a client that has received everything up to this serial.
     Position(u64),
     Publication(u64),
-    /// A subscription begins at this position. If the subscription begins with a gap, the gap ends
-    /// here.
+    /// A subscription begins at this position. If the subscription begins with a gap, that gap ends
+    /// at this position.
     Start {
         channel: usize,
         position: u64,
@@ -358,20 +368,21 @@ pub(crate) enum Observation {
 
 #[derive(Debug)]
 struct Subscription {
-    /// Everything up to this serial was delivered, is in a gap or had expired.
+    /// The subscription's position. Each publication up to this serial was delivered, is in a gap
+    /// or had expired.
     last: u64,
-    /// Publications up to this serial may be older than the connection's newest.
+    /// Publications up to this serial may be delivered after a newer id on the same connection.
     catch_up: u64,
     /// The newest publication in the log when the subscription began.
     newest_at_start: u64,
     window: Option<Window>,
-    /// The expected history, if the subscription asked for one.
+    /// The expected history, if the client requested one.
     history: Option<History>,
 }
 
 impl Subscription {
-    /// For a void position, returns the first serial of the epoch that made it void. Returns `None`
-    /// for a subscription with history that has no position yet.
+    /// If the subscription's position is void, returns the first serial of the epoch that made the
+    /// position void. Returns `None` while a subscription with history has no position.
     fn restart(&self, facts: &Facts) -> Option<u64> {
         let restart = facts.epochs.restart(self.last);
         restart.filter(|_| self.last > 0)
@@ -395,14 +406,15 @@ impl Subscription {
     }
 }
 
-/// A subscription's window: the deliveries that are not acknowledged.
+/// A subscription's window, and the deliveries that the client has not acknowledged.
 #[derive(Debug)]
 struct Window {
     size: usize,
     unacknowledged: VecDeque<u64>,
     /// The newest id that the client has acknowledged.
     last_ack: u64,
-    /// Where the client would resume: the newest delivered publication up to `last_ack`.
+    /// The position at which the client would resume: the newest delivered publication up to
+    /// `last_ack`.
     acknowledged: u64,
 }
 
@@ -466,7 +478,8 @@ impl ExpectedDeliveries {
         subscription.history = history;
     }
 
-    /// Whether a channel's subscription still waits for the first publication of its history.
+    /// Whether a channel's subscription has history and has received neither a publication nor a
+    /// gap.
     pub(crate) fn has_not_begun(&self, channel: usize) -> bool {
         let subscription = self.subscriptions.get(&channel);
         let history = subscription.and_then(|of| of.history.as_ref());
@@ -510,13 +523,14 @@ impl ExpectedDeliveries {
         windows.any(|(of, window)| of == channel && window.unacknowledged.len() == window.size)
     }
 
-    /// Returns the channel that an acknowledgement without a channel concerns.
+    /// Returns the channel to which an acknowledgement without a channel applies: the only
+    /// subscribed channel.
     pub(crate) fn only_channel(&self) -> Option<usize> {
         let only = self.subscriptions.keys().next();
         only.copied().filter(|_| self.len() == 1)
     }
 
-    /// Records that the client acknowledges everything up to an id of a channel.
+    /// Records that the client has acknowledged all publications of a channel up to `id`.
     pub(crate) fn acknowledge(&mut self, channel: usize, id: u64) {
         if let Some(subscription) = self.subscriptions.get_mut(&channel)
             && let Some(window) = &mut subscription.window
@@ -527,7 +541,8 @@ impl ExpectedDeliveries {
         }
     }
 
-    /// Returns where a client would resume in each channel that has a window.
+    /// Returns each channel that has a window, and the position at which a client would resume in
+    /// it.
     pub(crate) fn acknowledged(&self) -> Vec<(usize, u64)> {
         let windows = self.windows();
         windows
@@ -545,7 +560,8 @@ impl ExpectedDeliveries {
         found.unwrap_or_else(|| panic!("channel {channel} is not subscribed"))
     }
 
-    /// Checks a publication that was read. `mark` is its initial mark, if the client can see marks.
+    /// Checks a publication that the client has read. `mark` is its initial mark, or `None` if the
+    /// client cannot see marks.
     pub(crate) fn deliver(&mut self, sequence: u64, mark: Option<bool>, facts: &Facts) {
         let name = facts.publication(sequence).channel.as_str();
         let channel = facts.channel(name);
@@ -613,8 +629,8 @@ impl ExpectedDeliveries {
         assert!(since < gap.until, "{gap:?} is empty");
         gap.check_void(None, facts);
         let missing = gap.missing(since, facts);
-        // A worker that has only just learned of a channel does not know where the loss of that
-        // channel ends.
+        // If a channel is new to the worker, the worker does not know which publication of the
+        // channel was lost last.
         let is_vague = gap.cause == "expired" && gap.missed.is_none()
             || gap.cause == "restart"
             || facts.epochs.is_beginning(gap.until);
@@ -644,8 +660,8 @@ impl ExpectedDeliveries {
                 assert!(evicted > since, "{gap:?}: nothing was evicted");
             }
             ("expired", None) => {
-                // For a channel that was dropped and created again, only the log's evictions are
-                // known.
+                // If a channel was dropped and created again, only the evictions over all channels
+                // are known.
                 let evicted = log.evicted_of_any();
                 assert!(evicted > since, "{gap:?}: nothing was evicted");
                 let newest = facts.first_newest(log, gap.channel, evicted, gap.until);
@@ -660,7 +676,8 @@ impl ExpectedDeliveries {
         subscription.last = gap.until;
     }
 
-    /// Checks a gap in a poll's answer. The worker found the gap when the poll began or later.
+    /// Checks a gap in the answer to a poll. The worker found the gap when the poll began, or
+    /// later.
     pub(crate) fn note_gap_of_answer(
         &mut self,
         gap: &ReportedGap,
@@ -695,9 +712,11 @@ impl ExpectedDeliveries {
                 let newest = facts.first_newest(log, gap.channel, since, gap.until);
                 assert_eq!(newest, None, "{gap:?}: no publication supersedes it");
                 let missing = gap.missing(since, facts);
-                // The log may have evicted the counted part before the gap was cut.
+                // A gap that was cut may have no count, because the log had already evicted the
+                // counted publications.
                 let is_lost = gap.missed.is_none() && log.evicted[gap.channel] > gap.until;
-                // Void publications count only if the gap was found before the epoch changed.
+                // The count of a gap that was found before an epoch change may include publications
+                // that are void now.
                 let valid = facts.between(gap.channel, since, gap.until).len() as u64;
                 let range = valid..=missing.len() as u64;
                 let is_exact = gap.missed.is_some_and(|missed| range.contains(&missed));
@@ -714,8 +733,8 @@ impl ExpectedDeliveries {
                 assert!(since >= asked && since < gap.until, "{gap:?}");
                 let lost = facts.first_owed(gap.channel, subscription.owed_after(facts), since);
                 assert_eq!(lost, None, "{gap:?}: a loss before it");
-                // For a channel that was dropped and created again, only the log's evictions are
-                // known.
+                // If a channel was dropped and created again, only the evictions over all channels
+                // are known.
                 let evicted = log.evicted_of_any();
                 let newest = facts.first_newest(log, gap.channel, evicted, gap.until);
                 assert!(
@@ -731,12 +750,13 @@ impl ExpectedDeliveries {
         subscription.last = gap.until;
     }
 
-    /// Checks a position that the server sent: the connection has received everything up to it.
-    /// `since` is the position that the client had from another worker, which may have been ahead.
+    /// Checks a position that the server sent. The connection must have received everything up to
+    /// that position. `since` is the position that the client received from another worker. That
+    /// worker may have been ahead.
     pub(crate) fn caught_up_position(&mut self, head: u64, since: u64, facts: &Facts) {
         let published = facts.logs[self.worker].head;
-        // After an epoch change, the gap may end after the head of this worker, because another
-        // worker was ahead.
+        // After an epoch change, a reported gap may end after the head of this worker, because
+        // another worker was ahead.
         let reported = self.subscriptions.values().map(|one| one.last).max();
         let reported = reported.filter(|_| facts.epochs.have_changed());
         let most = published.max(since).max(reported.unwrap_or(0));
@@ -759,13 +779,13 @@ impl ExpectedDeliveries {
         self.newest = head;
     }
 
-    /// Returns a channel with an undelivered publication, the subscription's position and the first
-    /// such publication.
+    /// Returns a channel with an undelivered publication, the subscription's position, and the
+    /// serial of the first undelivered publication.
     pub(crate) fn owed(&self, facts: &Facts) -> Option<(usize, u64, u64)> {
         self.owed_until(facts.logs[self.worker].head, facts)
     }
 
-    /// Like `owed`, for publications up to a serial.
+    /// Like `owed`, but considers only publications up to the serial `last`.
     pub(crate) fn owed_until(&self, last: u64, facts: &Facts) -> Option<(usize, u64, u64)> {
         if self.gets_no_gaps {
             return None;
@@ -778,8 +798,8 @@ impl ExpectedDeliveries {
             })
     }
 
-    /// Checks that every publication was delivered, is in a gap or has expired. Nothing is in
-    /// transit when this is called.
+    /// Checks that every publication was delivered, is in a gap or has expired. Called when no
+    /// bytes are in transit.
     pub(crate) fn check_complete(&self, facts: &Facts, pipe: u32) {
         if let Some((channel, last, owed)) = self.owed(facts) {
             panic!("pipe {pipe}: channel {channel} is at {last} and {owed} is owed");

@@ -1,8 +1,8 @@
 //! A simulated client: it connects, subscribes, reads, misbehaves, disconnects and reconnects.
 //!
-//! A peer remembers its last id over all its connections. A [`Link`] has everything about one
-//! connection. Each connection goes to a random worker. The behavior is drawn once and changes in
-//! the quiet phase: then the peer reads everything, answers everything and stays connected.
+//! A peer remembers its last id over all its connections. A [`Link`] has the state of one
+//! connection. A random worker accepts each connection. The behavior is drawn once and changes in
+//! the quiet phase: from then on the peer reads everything, answers everything and stays connected.
 
 use crate::link::{Link, Service, Stage};
 use crate::model::{Facts, Requested};
@@ -17,7 +17,7 @@ pub(crate) struct Behavior {
     read_max: usize,
     /// The maximum number of bytes per write.
     send_max: usize,
-    /// The longest pause between two acts.
+    /// The maximum pause between two acts.
     pause_us: u64,
     /// Whether the peer answers pings and close frames.
     sends_replies: bool,
@@ -60,7 +60,7 @@ pub(crate) struct Peer {
     progress: Option<Progress>,
     /// The time of the next act.
     pub(crate) next_us: u64,
-    /// The pause after the next acknowledgement. It doubles each time.
+    /// The pause after the next acknowledgement. The pause doubles with each acknowledgement.
     ack_pause_us: u64,
     is_quiet: bool,
     is_tracked: bool,
@@ -71,8 +71,8 @@ pub(crate) struct Peer {
     keeps_stream: bool,
     /// Whether the peer connects again after its connection has ended.
     may_connect: bool,
-    /// Whether the server closed one of its connections in the quiet phase because the conn pinned
-    /// too many bytes.
+    /// Whether the server closed one of the peer's connections in the quiet phase because the conn
+    /// pinned too many bytes.
     was_cut_off: bool,
     /// Whether the peer is connected and does not act.
     pub(crate) is_paused: bool,
@@ -98,8 +98,9 @@ impl Peer {
         }
     }
 
-    /// Stops the peer's misbehavior. Resets a connection on which the peer broke a rule, or which
-    /// would end by itself. An abandoned connection stays open, because the server has to close it.
+    /// Stops the peer's misbehavior. Resets the connection if the peer broke a rule on it, or if
+    /// the connection would end by itself. An abandoned connection stays open, because the server
+    /// has to close it.
     pub(crate) fn stop_misbehaving(&mut self, node: &mut Node, pause_us: u64) {
         self.is_quiet = true;
         self.behavior = Behavior::quiet(pause_us);
@@ -141,7 +142,7 @@ impl Peer {
         self.may_connect || self.link.is_some()
     }
 
-    /// Acts once, if the time has come. A new connection goes to a random worker.
+    /// Acts once if the time of the next act has come. A random worker accepts a new connection.
     pub(crate) fn act(&mut self, node: &mut Node, facts: &mut Facts, random: &mut fastrand::Rng) {
         if self.next_us > node.now_us() {
             return;
@@ -182,7 +183,8 @@ impl Peer {
         if link.acknowledge(self.is_quiet, facts, random) {
             self.ack_pause_us = 500;
         }
-        // A window of one needs many acts, and the next publication may need a few turns to arrive.
+        // The pause is short, because a window of one needs many acts. The pause grows, because the
+        // next publication may need a few turns to arrive.
         if self.is_quiet && self.ack_pause_us < pause_us {
             self.ack_pause_us *= 2;
             self.next_us = net.now_us() + self.ack_pause_us.min(pause_us);
@@ -200,7 +202,8 @@ impl Peer {
         }
     }
 
-    /// Ends a connection. Bytes that were written and not yet read must be right, too.
+    /// Ends the connection. Bytes that the server wrote and the peer has not read yet must also be
+    /// right.
     pub(crate) fn end(&mut self, facts: &mut Facts) {
         if let Some(mut link) = self.link.take() {
             self.was_cut_off |= self.is_quiet && link.pipe.borrow().is_cut_off;
@@ -265,7 +268,7 @@ impl Peer {
         }
     }
 
-    /// Draws a position: usually the last id, sometimes another one.
+    /// Returns a random position: usually the last id, sometimes another position.
     fn draw_requested(&self, facts: &Facts, random: &mut fastrand::Rng) -> Requested {
         match (random.u32(0..20), self.last_id) {
             (0, _) => [Requested::OtherEpoch, Requested::Invalid][random.usize(0..2)],
@@ -289,8 +292,8 @@ impl Peer {
     }
 
     /// Checks the peer's final state: a stream without lag is open, and every answer was received.
-    /// If conns may pin less than one publication and its frame, a slow client may be closed
-    /// repeatedly. A peer that was closed for that reason is excused.
+    /// If conns may pin less than one publication and its frame, the server may close a slow client
+    /// repeatedly. A peer whose connection was closed for that reason is excused.
     pub(crate) fn check_settled(&self, may_starve: bool, facts: &Facts) {
         let may_starve = may_starve && self.was_cut_off;
         let Some(link) = &self.link else {

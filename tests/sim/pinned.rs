@@ -1,5 +1,5 @@
-//! The memory of publications and encodings: every byte of it must be counted in a place that the
-//! world can see.
+//! Checks of the memory of publications and encodings. The server's count of these bytes must match
+//! the bytes that the world finds.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,15 +10,15 @@ use fanfare::log::Log;
 
 use crate::world::node::NodeWorker;
 
-/// Draws the bound on pinned bytes. In half of the runs a few conns exceed it.
+/// Sets a random bound on pinned bytes. In half of the runs a few conns exceed the bound.
 pub(crate) fn draw_bound(config: &mut Config, seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed ^ 0x5eed);
     config.log.pinned_bytes = [0, 0, 1, 2_000][random.usize(0..4)];
 }
 
-/// Checks the pinned bytes after a worker's turn: all of them are in outboxes. They are within the
-/// bound, unless conns of other workers pin some. Those workers close such conns in their own
-/// turns.
+/// Checks the pinned bytes after a worker's turn. All of them must be in outboxes. They must be
+/// within the bound, unless conns of other workers pin bytes. Those workers close such conns in
+/// their own turns.
 pub(crate) fn check_turn(workers: &[NodeWorker], turned: usize, log: &Log, config: &Config) {
     workers[turned].worker.check_holders();
     let pinned = log.ledger().pinned();
@@ -31,8 +31,8 @@ pub(crate) fn check_turn(workers: &[NodeWorker], turned: usize, log: &Log, confi
     assert!(is_within || do_others_pin, "{pinned} bytes pinned");
 }
 
-/// Checks the bytes in memory: they are in the log, in the hubs' tails, or pinned. The feed must
-/// have nothing left to post.
+/// Checks the bytes in memory: they are in the log, in the hubs' tails, or pinned. Called when the
+/// feed has nothing left to post.
 pub(crate) fn check_all(workers: &[NodeWorker], log: &Log) {
     let mut all = pinned_by_conns(workers);
     for publication in log.publications() {
@@ -42,7 +42,7 @@ pub(crate) fn check_all(workers: &[NodeWorker], log: &Log) {
     for node_worker in workers {
         for (publication, frames) in node_worker.worker.hub().held_here() {
             note(&mut all, &publication, frames.as_ref());
-            // The encodings that other workers made.
+            // Adds the encodings that other workers made.
             note(&mut all, &publication, publication.made_frames().as_ref());
         }
     }

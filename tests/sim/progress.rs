@@ -1,8 +1,8 @@
 //! The progress of a tracked client over all its connections and transports.
 //!
-//! The client keeps its channels and always resumes at its last id. So it must receive every
-//! publication once and in order, or in a gap. The transport and the end of the previous connection
-//! do not matter. [`crate::model::ExpectedDeliveries`] has the rules for one connection.
+//! The client keeps its channels and always resumes at its last id. So each publication must be
+//! delivered once and in order, or be in a gap. The transport and the end of the previous
+//! connection do not matter. [`crate::model::ExpectedDeliveries`] has the rules for one connection.
 
 use std::collections::BTreeMap;
 
@@ -11,23 +11,23 @@ use crate::model::{Facts, Observation};
 /// The progress of one client.
 #[derive(Debug)]
 pub(crate) struct Progress {
-    /// The progress per channel. `None` until the channel is served for the first time.
+    /// The progress per channel. A value is `None` until the channel is served for the first time.
     channels: BTreeMap<usize, Option<ChannelProgress>>,
 }
 
-/// How far the client is in one channel.
+/// The progress of the client in one channel.
 #[derive(Clone, Debug, Default)]
 struct ChannelProgress {
     /// The newest delivered publication, or the start of the first subscription.
     delivered: u64,
-    /// The end of the newest gap. A client that resumes before it may receive publications of the
-    /// gap.
+    /// The end of the newest gap. A client that resumes before this end may receive publications of
+    /// the gap.
     gap_end: u64,
     /// Publications up to this serial may be delivered again, because the client resumes at the
     /// lowest position that it has acknowledged in any channel.
     redelivered_until: u64,
-    /// The gaps as pairs of serials: after the first serial, up to and including the second. A
-    /// publication in a gap was not delivered and is not in another gap.
+    /// The gaps as pairs of serials. A gap begins after the first serial and includes the second
+    /// serial. A publication in a gap was not delivered and is not in another gap.
     missing: Vec<(u64, u64)>,
 }
 
@@ -135,7 +135,7 @@ impl Progress {
         }
     }
 
-    /// Whether everything up to `position` was delivered or is in a gap.
+    /// Whether each publication up to `position` was delivered, is in a gap or has expired.
     pub(crate) fn is_complete(&self, position: u64, facts: &Facts) -> bool {
         let mut channels = self.channels.iter();
         channels.all(|(channel, reached)| {
@@ -145,7 +145,7 @@ impl Progress {
         })
     }
 
-    /// Checks that everything up to `position` was delivered or is in a gap.
+    /// Checks that each publication up to `position` was delivered, is in a gap or has expired.
     pub(crate) fn check_complete(&self, position: u64, facts: &Facts) {
         for (channel, reached) in &self.channels {
             let last = reached.as_ref().map(ChannelProgress::last);

@@ -1,7 +1,7 @@
 //! TLS of the simulated network: the worker's identity, and the peer's end of a pipe.
 //!
 //! The key and the certificate are fixed, and all their signatures have the same length. So the
-//! same seed has the same outcome, although every handshake draws different keys.
+//! same seed has the same outcome, although every handshake uses different random keys.
 
 use std::io::{Read as _, Write as _};
 use std::sync::{Arc, LazyLock};
@@ -60,12 +60,12 @@ impl PeerEnd {
         self.0.is_handshaking()
     }
 
-    /// Accepts plaintext, which is sent now or when the handshake is done.
+    /// Accepts plaintext. The plaintext is sent now, or when the handshake is done.
     pub(crate) fn send(&mut self, plaintext: &[u8]) {
         self.0.writer().write_all(plaintext).expect("room");
     }
 
-    /// Updates the peer's key and asks the server to do the same, if the handshake is done.
+    /// If the handshake is done, updates the peer's key and requests a key update from the server.
     pub(crate) fn change_keys(&mut self) {
         drop(self.0.refresh_traffic_keys());
     }

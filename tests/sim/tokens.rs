@@ -1,8 +1,9 @@
-//! Tokens in a run that requires them: one secret, tokens that last, and tokens that end soon.
+//! Tokens in a run that requires them: one secret, tokens that outlast the run, and tokens that end
+//! soon.
 //!
 //! In such a run every stream and poll has a token. Tokens that end soon are only for streams of
 //! the fault phase, because in the quiet phase every stream must be served. In the fault phase the
-//! calendar is changed at random. A token ends by the calendar, whatever the clock shows.
+//! calendar is changed at random. The end of a token depends on the calendar, not on the clock.
 
 use std::sync::Arc;
 
@@ -34,19 +35,20 @@ pub(crate) struct ShownToken {
     ended_us: Option<u64>,
 }
 
-/// How long a conn may be served after the end of its token. Half a second passes until the
-/// calendar is read, its rounding adds a second, and the rest is for timers and turns.
+/// The maximum time for which a conn may be served after the end of its token. The worker reads the
+/// calendar up to half a second later, rounding adds a second, and the rest is for timers and
+/// turns.
 const LATE_US_MAX: u64 = 1_800_000;
-/// The changes of the calendar, in seconds.
+/// The possible changes of the calendar, in seconds.
 const STEPS_S: [i64; 8] = [-3600, -30, -1, 1, 2, 30, 3600, 40_000];
 
-/// Requires tokens of all clients.
+/// Configures the server to require a token from each client.
 pub(crate) fn require(config: &mut Config) {
     config.auth.jwks = "jwks.json".into();
     config.auth.leeway_ms = 0;
     config.auth.deadline_ms = 60_000;
-    // Each heartbeat sets the timer for the token's end again. Short heartbeats would hide a missed
-    // change.
+    // Each heartbeat sets the timer for the token's end again. Short heartbeat intervals would hide
+    // that a worker has missed a change of the calendar.
     config.heartbeat.interval_ms *= 4;
 }
 
@@ -58,12 +60,12 @@ pub(crate) fn keys(config: &Config) -> Option<Arc<Reloadable<Arc<Verifier>>>> {
     config.auth.is_on().then_some(keys)
 }
 
-/// Draws a change of the calendar.
+/// Returns a random change of the calendar, in seconds.
 pub(crate) fn draw_step_s(random: &mut fastrand::Rng) -> i64 {
     STEPS_S[random.usize(0..STEPS_S.len())]
 }
 
-/// Draws a token that ends soon, or one that outlasts the run.
+/// Returns a random token, which ends soon or outlasts the run.
 fn draw(may_end: bool, unix_s: u64, random: &mut fastrand::Rng) -> ShownToken {
     let ends_soon = may_end && random.bool();
     let lasts_s = if ends_soon {
@@ -95,7 +97,7 @@ pub(crate) fn token(sub: u32, ends_s: u64) -> String {
 }
 
 impl Link {
-    /// Draws a token if the configuration requires one.
+    /// Sets a random token if the configuration requires a token.
     pub(crate) fn draw_token(&mut self, net: &FakeNet, facts: &Facts, random: &mut fastrand::Rng) {
         if facts.config.auth.is_on() && self.is_stream() {
             let is_poll = matches!(self.service, Service::Poll { .. });
@@ -108,15 +110,15 @@ impl Link {
         }
     }
 
-    /// Records the time of the calendar. Runs after each turn.
+    /// Records the time of the calendar. Called after each turn.
     pub(crate) fn note_calendar(&mut self, machine: &Machine) {
         if let Some(shown_token) = &mut self.shown_token {
             shown_token.latest_s = shown_token.latest_s.max(machine.unix_seconds_believed());
         }
     }
 
-    /// Checks that the conn is not subscribed long after the end of its token. Runs after each turn
-    /// of its worker. Pauses of the server do not count.
+    /// Checks that the conn is not subscribed long after the end of its token. Called after each
+    /// turn of its worker. Pauses of the server do not count.
     pub(crate) fn check_token(&mut self, net: &FakeNet, hub: &Hub) {
         let (unix_s, running_us) = (net.machine.unix_seconds(), net.running_us());
         let Some(shown_token) = &mut self.shown_token else {
@@ -136,7 +138,7 @@ impl Link {
         );
     }
 
-    /// Whether the calendar has ever been after the token's end.
+    /// Whether the worker may have seen a calendar time at or after the token's end.
     pub(crate) fn has_ended(&self) -> bool {
         let shown_token = self.shown_token.as_ref();
         shown_token.is_some_and(|shown_token| shown_token.latest_s >= shown_token.ends_s)

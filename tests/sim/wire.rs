@@ -2,8 +2,8 @@
 //! frames, with or without compression.
 //!
 //! The parsers were written for this test only and are stricter than a client, so that they agree
-//! with the server only if both are right. A panic is a finding. The parsers know bytes, not their
-//! meaning.
+//! with the server only if both are right. Invalid bytes cause a panic. The parsers do not
+//! interpret the contents of messages.
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 
@@ -24,7 +24,7 @@ impl Head {
     }
 }
 
-/// Parses the head at the front, once it is complete.
+/// Parses the head at the start of `bytes`. Returns `None` until the head is complete.
 pub(crate) fn take_head(bytes: &[u8]) -> Option<Head> {
     let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
     let text = str::from_utf8(&bytes[..end]).expect("a head is text");
@@ -45,7 +45,8 @@ pub(crate) fn take_head(bytes: &[u8]) -> Option<Head> {
     })
 }
 
-/// Returns the content of the chunk at the front, and the length of the chunk with its framing.
+/// Returns the content of the chunk at the start of `bytes`, and the length of the chunk with its
+/// framing.
 pub(crate) fn take_chunk(bytes: &[u8]) -> Option<(&[u8], usize)> {
     let line_end = bytes.windows(2).position(|window| window == b"\r\n");
     let Some(line_end) = line_end else {
@@ -61,13 +62,13 @@ pub(crate) fn take_chunk(bytes: &[u8]) -> Option<(&[u8], usize)> {
     Some((&whole[..size], start + size + 2))
 }
 
-/// Returns the event block at the front, with the empty line that ends it.
+/// Returns the event block at the start of `bytes`, with the empty line that ends the block.
 pub(crate) fn take_block(bytes: &[u8]) -> Option<&[u8]> {
     let end = bytes.windows(2).position(|window| window == b"\n\n")?;
     bytes.get(..end + 2)
 }
 
-/// Skips the comment lines that a stream that lags receives as heartbeats.
+/// Skips comment lines. A stream that lags receives them as heartbeats.
 pub(crate) fn after_comments(mut bytes: &[u8]) -> &[u8] {
     while let Some(rest) = bytes.strip_prefix(b":\n") {
         bytes = rest;
@@ -92,7 +93,7 @@ pub(crate) struct Frame<'b> {
     pub(crate) whole: &'b [u8],
 }
 
-/// Parses the frame at the front, once it is complete.
+/// Parses the frame at the start of `bytes`. Returns `None` until the frame is complete.
 pub(crate) fn take_frame(bytes: &[u8]) -> Option<Frame<'_>> {
     let first = *bytes.first()?;
     assert_eq!(first & 0xb0, 0x80, "a final frame without reserved bits");
@@ -129,7 +130,7 @@ pub(crate) fn take_frame(bytes: &[u8]) -> Option<Frame<'_>> {
     })
 }
 
-/// Inflates a message. The message must not depend on earlier ones and must fit a window of 4 KiB.
+/// Inflates a message. The message must not refer to earlier messages or need a window above 4 KiB.
 pub(crate) fn inflate(compressed: &[u8]) -> Vec<u8> {
     let whole = [compressed, &[0, 0, 0xff, 0xff]].concat();
     let mut engine = Decompress::new_with_window_bits(false, 12);
@@ -171,7 +172,8 @@ pub(crate) fn server_frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// Returns a masked frame, as a client sends it. `first` has the opcode and the bits before it.
+/// Returns a masked frame, as a client sends it. `first` is the first byte: the opcode and the bits
+/// before it.
 pub(crate) fn client_frame(first: u8, payload: &[u8], key: [u8; 4]) -> Vec<u8> {
     let mut frame = vec![first];
     match payload.len() {

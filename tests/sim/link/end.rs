@@ -6,7 +6,8 @@ use super::{Goodbye, Link, Service, Stage};
 use crate::model::Facts;
 
 impl Link {
-    /// Checks that every command and request has its answer, unless the connection ended before.
+    /// Checks that every command and request was answered, unless the connection ended before the
+    /// answer.
     pub(crate) fn check_answers(&self, facts: &Facts) {
         let pipe = self.pipe.borrow();
         let is_cut_off = self.has_broken_protocol
@@ -43,8 +44,8 @@ impl Link {
         is_asked && is_served && can_receive && !self.pipe.borrow().is_reset
     }
 
-    /// Checks a stream whose client has sent FIN. The stream must deliver everything that the log
-    /// had for the request, and then end cleanly.
+    /// Checks a stream whose client has sent FIN. The stream must deliver all publications that the
+    /// log had at the time of the request, and then end cleanly.
     fn check_served(&self, facts: &Facts) {
         let has_end = match (&self.stage, self.service) {
             (Stage::WebSocket, _) => {
@@ -63,15 +64,16 @@ impl Link {
             _ => false,
         };
         assert!(has_end, "no end in {:?}: {:?}", self.stage, self.goodbye);
-        // Publications that a window withholds are no longer delivered, and one answer need not
-        // contain everything.
+        // Polls are exempt, because one answer need not contain all publications. Streams with
+        // windows are exempt, because the publications that a window withholds are no longer
+        // delivered.
         if self.window.is_none() && !matches!(self.service, Service::Poll { .. }) {
             let owed = self.expected.owed_until(self.requested_at, facts);
             assert_eq!(owed, None, "not delivered before the end");
         }
     }
 
-    /// Checks the goodbye: each client that is served when the server drains receives one with a
+    /// Checks that a client that was served when the drain began has received a goodbye with a
     /// return delay.
     pub(crate) fn check_goodbye(&self) {
         let has_goodbye = match (&self.stage, self.service) {
@@ -84,7 +86,8 @@ impl Link {
             }
             _ => self.has_due_answers(),
         };
-        // The bound on pinned bytes also holds during a drain.
+        // The bound on pinned bytes also holds during a drain, so a conn may be closed without a
+        // goodbye.
         let is_cut_off = self.pipe.borrow().is_cut_off;
         assert!(
             has_goodbye || is_cut_off || !self.must_get_goodbye,

@@ -110,14 +110,13 @@ impl Link {
                 self.expected.caught_up_position(id, 0, facts);
                 self.observations.push(Observation::Position(id));
             }
-            // The block only has the return delay.
+            // The block contains only the return delay.
             None => return,
         }
         self.last_id = id;
     }
 
-    /// Ends the opening: all gaps of the request were read. Channels without a gap start at the
-    /// position.
+    /// Called when all gaps of the request were read. Channels without a gap start at `position`.
     fn finish_opening(&mut self, position: u64, facts: &Facts) {
         self.is_opened = true;
         for channel in self.channels.clone() {

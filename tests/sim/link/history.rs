@@ -10,8 +10,8 @@ use crate::history::History;
 use crate::model::{Facts, Observation, Requested};
 
 impl Link {
-    /// Returns whether a publication is marked as initial, or `None` where clients cannot see the
-    /// mark. The bytes must be those of the plain or of the marked form.
+    /// Returns whether a publication is marked as initial, or `None` if clients cannot see the
+    /// mark. `whole` must have the bytes of the plain or of the marked form.
     pub(super) fn read_mark(&mut self, sequence: u64, whole: &[u8], facts: &Facts) -> Option<bool> {
         let channel = facts.channel(facts.publication(sequence).channel.as_str());
         // The first publication shows where the history begins.

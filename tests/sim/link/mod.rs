@@ -1,8 +1,8 @@
 //! One connection from the peer's side: the peer's requests, and the messages that it has received.
 //!
-//! Sends bytes, reads bytes, parses them, and compares every message with [`ExpectedDeliveries`]
-//! and with the exact wire bytes of the publications. [`requests`] has everything that a peer
-//! sends. A panic is a finding. Only the peer uses this module.
+//! A link sends bytes, reads bytes, parses them, and compares every message with
+//! [`ExpectedDeliveries`] and with the exact wire bytes of the publications. [`requests`] has
+//! everything that a peer sends. A failed check panics. Only the peer uses this module.
 
 mod end;
 mod event_stream;
@@ -68,7 +68,7 @@ enum Command {
     Publish {
         channel: usize,
     },
-    /// An acknowledgement. `is_right`: its id is valid.
+    /// An acknowledgement. `is_right` means that its id is valid.
     Acknowledge {
         channel: Option<usize>,
         is_right: bool,
@@ -103,7 +103,7 @@ pub(crate) struct Link {
     pub(crate) stage: Stage,
     pub(crate) expected: ExpectedDeliveries,
     pub(crate) last_id: Option<u64>,
-    /// The observations since the last call of `take_observations`.
+    /// The observations that `take_observations` has not returned yet.
     observations: Vec<Observation>,
     /// Whether at least one publication has been delivered.
     has_delivery: bool,
@@ -124,9 +124,11 @@ pub(crate) struct Link {
     pub(crate) goodbye: Option<Goodbye>,
     /// Whether the connection once was at a position that its worker had not reached.
     was_ahead: bool,
-    /// Whether the connection is served, and the server is about to drain.
+    /// Whether the connection was served when the server was about to drain. If so, the connection
+    /// must receive a goodbye.
     pub(crate) must_get_goodbye: bool,
-    /// The number of `retry` fields in an event stream: one at its start, one at its end.
+    /// The number of `retry` fields in an event stream. A complete stream has one field at its
+    /// start and one at its end.
     retries: u32,
     channels: Vec<usize>,
     requested: Requested,
@@ -155,15 +157,15 @@ pub(crate) struct Link {
     last_direct: u64,
     pings: VecDeque<Vec<u8>>,
     responses_awaited: u32,
-    /// The last client for which the peer forwards, if the peer is a proxy.
+    /// The number of the last client for which the peer forwards, if the peer is a proxy.
     client: u32,
     has_response: bool,
     polls: poll::Polls,
-    /// The offer of permessage-deflate in the request, if there was one.
+    /// The offer of permessage-deflate in the request, if the request had an offer.
     offer: Option<requests::Offer>,
     /// Whether the server has accepted the offer of permessage-deflate.
     is_deflated: bool,
-    /// The token that the peer sends, where tokens are required.
+    /// The token that the peer sends, if tokens are required.
     pub(crate) shown_token: Option<ShownToken>,
     key: [u8; 4],
 }
@@ -233,8 +235,8 @@ impl Link {
         link
     }
 
-    /// Decides whether the peer sends FIN directly after its request. In the quiet phase it does so
-    /// on every stream that it does not keep open.
+    /// Decides whether the peer sends FIN directly after its request. In the quiet phase, the peer
+    /// does so on every stream that it does not keep open.
     pub(crate) fn decide_half_closing(&mut self, is_quiet: bool, is_kept_open: bool) {
         self.is_half_closing = match (self.service, is_quiet) {
             (Service::Garbage, _) => false,
@@ -251,8 +253,8 @@ impl Link {
         )
     }
 
-    /// Returns the observations since the last call. A client discards an answer that is not
-    /// complete.
+    /// Returns the observations that were added after the last call. Returns none while an answer
+    /// is incomplete, because a client discards an incomplete answer.
     pub(crate) fn take_observations(&mut self) -> Vec<Observation> {
         match self.stage {
             Stage::Answer => Vec::new(),
@@ -262,7 +264,7 @@ impl Link {
         }
     }
 
-    /// Counts the connection once if it is ahead of its worker. Runs after each turn of that
+    /// Counts the connection once if it is ahead of its worker. Called after each turn of that
     /// worker.
     pub(crate) fn count_ahead(&mut self, hub: &Hub, facts: &mut Facts) {
         let slot = self.pipe.borrow().slot();
@@ -278,7 +280,7 @@ impl Link {
             let bytes: Vec<u8> = self.outgoing.drain(..count).collect();
             net.send(&self.pipe, &bytes);
         }
-        // The peer sends nothing more, but reads the answers.
+        // After the FIN the peer sends nothing more, but still reads the answers.
         let is_handshaking = self.pipe.borrow().is_handshaking();
         let is_done = self.is_half_closing && self.outgoing.is_empty() && !is_handshaking;
         if is_done && !self.has_fin {
@@ -297,7 +299,8 @@ impl Link {
         }
     }
 
-    /// Parses all bytes that the server wrote before the end, even if the peer has not read them.
+    /// Parses all bytes that the server wrote before the connection ended, even if the peer has not
+    /// read them.
     pub(crate) fn parse_rest(&mut self, facts: &mut Facts) {
         let before = self.last_id;
         let mut pipe = self.pipe.borrow_mut();
@@ -307,8 +310,8 @@ impl Link {
         self.last_id = before;
     }
 
-    /// Whether the connection can bring nothing more. A peer that reads must have read everything
-    /// first.
+    /// Whether nothing more can arrive on the connection. If `reads` is set, the peer must have
+    /// read everything first.
     pub(crate) fn is_over(&self, reads: bool) -> bool {
         let pipe = self.pipe.borrow();
         pipe.is_closed && (pipe.is_reset || !reads || pipe.to_peer.is_empty())
@@ -347,8 +350,8 @@ impl Link {
                 if self.expected.gets_no_gaps {
                     let position = match self.requested {
                         Requested::After(since) => since,
-                        // The client receives the publications in the log. It receives no gaps for
-                        // missing ones.
+                        // The client receives the publications in the log, but no gaps for missing
+                        // publications.
                         Requested::First | Requested::Last(_) | Requested::OtherEpoch => 0,
                         Requested::Invalid | Requested::Now => self.requested_at,
                     };
@@ -389,7 +392,7 @@ impl Link {
     }
 
     /// Checks a refused client. Only the first client of a connection can exceed the rate of
-    /// connects, because a further client of a proxy does not connect.
+    /// connects, because the other clients of a proxy do not open a connection.
     fn check_refused_client(&self, status: u16, facts: &Facts) {
         let limits = &facts.config.limits;
         if status == 429 && limits.conns_per_source == 0 {
@@ -418,8 +421,8 @@ impl Link {
         }
     }
 
-    /// Checks a publication that was read: its bytes must be right, and it must be the next one to
-    /// deliver.
+    /// Checks a publication that was read. Its bytes must be right, and it must be the next
+    /// publication to deliver.
     fn deliver(&mut self, sequence: u64, whole: &[u8], facts: &mut Facts) {
         let mark = self.read_mark(sequence, whole, facts);
         self.expected.deliver(sequence, mark, facts);
@@ -642,15 +645,15 @@ impl Link {
         facts.gaps += 1;
     }
 
-    /// Checks a gap that is reported after the subscription began. While the log has room, a client
-    /// that reads everything loses nothing to a channel's own bounds. There are two exceptions:
-    /// publications that were in the log when the client subscribed, and gaps before the first
-    /// delivery. Until the first delivery the server does not know that the client reads.
+    /// Checks a gap that is reported after the subscription began. While the log has room, a
+    /// channel's own bounds must not cause a loss for a client that reads everything. There are two
+    /// exceptions: publications that were in the log when the client subscribed, and gaps before
+    /// the first delivery. Until the first delivery the server does not know that the client reads.
     fn live_gap(&mut self, gap: &ReportedGap, facts: &Facts) {
         if gap.cause == "restart" {
             return self.expected.note_gap(gap, facts);
         }
-        // A gap may end after its last publication.
+        // A gap may end after the last publication in it.
         let last = facts.newest(gap.channel, gap.until);
         let is_excused = self.pipe.borrow().has_blocked
             || facts.is_tight
@@ -672,7 +675,7 @@ impl Link {
     }
 
     /// Whether a gap begins with publications that were in the log when the subscription started,
-    /// and then contains only superseded ones.
+    /// and otherwise contains only superseded publications.
     fn is_superseded_after_start(&self, gap: &ReportedGap, facts: &Facts) -> bool {
         let newest_at_start = self.expected.newest_at_start(gap.channel);
         let log = &facts.logs[self.worker];

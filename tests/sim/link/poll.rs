@@ -1,8 +1,10 @@
-//! A peer that polls: one request after another, sometimes before the previous answer has arrived.
+//! A peer that polls: it sends one request after another, sometimes before the previous answer has
+//! arrived.
 //!
-//! Each answer has its own expected deliveries. They begin at the position of its request. The
-//! answer's id must cover every publication and gap in the answer, and the next request begins at
-//! that id. Publications are counted as they are read, so those of an incomplete answer count too.
+//! Each answer has its own expected deliveries, which begin at the position of the poll's request.
+//! The answer's id must cover every publication and gap in the answer, and the next request begins
+//! at that id. A publication counts as delivered when the peer has read it, even if the answer
+//! stays incomplete.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -17,19 +19,20 @@ use super::{Link, Service, Stage, parse_gap};
 use crate::model::{ExpectedDeliveries, Facts, Observation, Requested};
 use crate::wire::Head;
 
-/// The maximum number of polls without an answer.
+/// The maximum number of unanswered polls of a connection.
 const AHEAD_MAX: usize = 3;
 
 /// The polls of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Polls {
-    /// The polls without an answer, in order.
+    /// The unanswered polls, in the order in which they were sent.
     asked: VecDeque<PendingPoll>,
     answer: Option<Answer>,
     answered: u64,
-    /// The number of answers that must arrive before the end.
+    /// The number of answers that must have arrived before the end of the connection.
     due: u64,
-    /// Whether the server or the client has announced that the connection closes after this answer.
+    /// Whether the server or the client has announced that the connection closes after the current
+    /// answer.
     is_last: bool,
     has_asked_to_close: bool,
 }
@@ -38,11 +41,13 @@ pub(super) struct Polls {
 struct PendingPoll {
     requested: Requested,
     at: u64,
-    /// Every worker had processed all publications up to this serial when the poll was sent.
+    /// When the poll was sent, every worker had processed all publications up to this serial.
     acknowledged: u64,
-    /// The newest publication of each channel that had left the log when the poll was sent.
+    /// For each channel, the serial of the newest publication that had left the log when the poll
+    /// was sent.
     evicted: Vec<u64>,
-    /// Whether the `If-None-Match` field of the poll has the position that the poll asks from.
+    /// Whether the `If-None-Match` field of the poll contains the position from which the poll
+    /// asks.
     has_answer: bool,
 }
 
@@ -52,14 +57,14 @@ struct Answer {
     left: usize,
     id: u64,
     has_gap: bool,
-    /// Whether the publications of the answer come next.
+    /// Whether the beginning of the answer was parsed, so that the publications come next.
     is_open: bool,
     is_first: bool,
 }
 
 impl Link {
-    /// Sends the next poll from the end of the last answer, sometimes before that answer has
-    /// arrived.
+    /// Sends the next poll from the end of the last answer. At random, sends it before that answer
+    /// has arrived.
     pub(crate) fn poll_again(&mut self, is_quiet: bool, facts: &Facts, random: &mut fastrand::Rng) {
         let polls = &self.polls;
         let is_open = !self.has_fin && !polls.is_last && !polls.has_asked_to_close;
@@ -138,8 +143,8 @@ impl Link {
         assert!(unanswered.is_empty(), "without an answer: {unanswered:?}");
     }
 
-    /// Checks a poll that waits: the log has nothing for it, unless its answer is being sent in
-    /// pieces.
+    /// Checks a poll without an answer. The log must have nothing for the poll, unless the answer
+    /// is being sent in pieces.
     pub(crate) fn check_waiting(&self, facts: &Facts) {
         let pipe = self.pipe.borrow();
         let is_asked = self.outgoing.is_empty() && pipe.is_read() && pipe.to_peer.is_empty();
@@ -228,7 +233,7 @@ impl Link {
         taken
     }
 
-    /// Parses everything before the first publication.
+    /// Parses the part of an answer before the first publication.
     fn take_opening(&mut self, answer: &mut Answer, bytes: &[u8], facts: &mut Facts) -> usize {
         let mark = b"\"publications\":[";
         let Some(at) = bytes.windows(mark.len()).position(|window| window == mark) else {
@@ -353,9 +358,8 @@ impl Link {
 
 impl Link {
     /// Checks the id of an answer without publications. The id must cover every publication
-    /// acknowledged to its feeder before the poll was sent. If an answer has publications, the
-    /// expected deliveries detect missing ones. Acknowledged publications may have expired in the
-    /// meantime.
+    /// acknowledged to its feeder before the poll was sent, unless that publication has expired in
+    /// the meantime. If an answer has publications, the expected deliveries detect missing ones.
     fn check_acknowledged(&self, asked: &PendingPoll, id: u64, facts: &Facts) {
         let owed = self.channels.iter().filter_map(|channel| {
             let since = match asked.requested {
@@ -373,7 +377,7 @@ impl Link {
     }
 }
 
-/// Returns the publication of an element, as soon as enough bytes have arrived.
+/// Returns the serial of the publication in an element, or `None` until enough bytes have arrived.
 fn sequence_of(element: &[u8], is_full: bool, facts: &Facts) -> Option<u64> {
     if is_full {
         let mark = b"\"id\":\"";

@@ -124,7 +124,8 @@ impl Link {
         if let Some(window) = self.window {
             write!(target, "&window={window}").unwrap();
         }
-        // The parameters below are sent alone or with a position. A position takes precedence.
+        // The parameters below are sent alone or with a position. A position takes precedence over
+        // them.
         match requested {
             Requested::First => target.push_str("&since=first"),
             Requested::Last(count) => write!(target, "&last={count}").unwrap(),
@@ -176,7 +177,7 @@ impl Link {
         text
     }
 
-    /// Sends a command, or something else that the protocol allows.
+    /// Queues a random command or another message that the protocol allows.
     pub(crate) fn send_at_random(
         &mut self,
         net: &FakeNet,
@@ -242,8 +243,8 @@ impl Link {
         self.outgoing.extend(client_frame(first, payload, self.key));
     }
 
-    /// Returns a message's first byte and payload. If compression was agreed, half of the messages
-    /// are compressed.
+    /// Returns the first byte and the payload of a message's frame. If compression was agreed, half
+    /// of the messages are compressed.
     fn code(&self, first: u8, message: &[u8], random: &mut fastrand::Rng) -> (u8, Vec<u8>) {
         if self.is_deflated && random.bool() {
             (first | 0x40, deflate(message))
@@ -359,8 +360,8 @@ impl Link {
             }
             7..11 if self.stage == Stage::WebSocket => {
                 self.has_broken_protocol = true;
-                // Above any limit on messages. Listed four times, because few connections get that
-                // far.
+                // This message is larger than any limit on messages. It is listed four times,
+                // because few connections reach this point.
                 let too_big: &[u8] = &[0x82, 0xff, 0, 0, 0, 0, 0, 0x1f, 0, 0, 1, 2, 3, 4];
                 let wrong: [&[u8]; 9] = [
                     too_big,
@@ -385,7 +386,7 @@ impl Link {
                 let cut = client_frame(0x81, facts.names[0].as_bytes(), self.key);
                 self.outgoing.extend(&cut[..cut.len() - 1]);
             }
-            // Payloads that cannot be inflated, and one that is too large when inflated.
+            // Two payloads that cannot be inflated, and a payload that is too large when inflated.
             16..22 if self.stage == Stage::WebSocket && self.is_deflated => {
                 self.has_broken_protocol = true;
                 let bomb = deflate(&b" ".repeat(70_000));

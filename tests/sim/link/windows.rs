@@ -1,7 +1,8 @@
 //! The acknowledgements of a peer with windows, and the answers that the server may send.
 //!
-//! The peer acknowledges everything, a part, an old id, an id that it did not receive, an invalid
-//! id, or an id for another channel. [`crate::model::ExpectedDeliveries`] records the result.
+//! The peer acknowledges all deliveries, some of them, an old id, an id that it did not receive, an
+//! invalid id, or an id for another channel. [`crate::model::ExpectedDeliveries`] records the
+//! result.
 
 use std::fmt::Write as _;
 
@@ -10,9 +11,9 @@ use super::{Command, Link};
 use crate::model::{Facts, Requested};
 
 impl Link {
-    /// Returns where the client would resume in each channel, if it resumes from its
-    /// acknowledgements and not from its deliveries. A client does that if its request had a window
-    /// and every channel has one.
+    /// If the client resumes from its acknowledgements, returns the position at which it would
+    /// resume in each channel. A client resumes from its acknowledgements if its request had a
+    /// window and every channel has a window. Otherwise the client resumes from its deliveries.
     pub(crate) fn acknowledged(&self) -> Option<Vec<(usize, u64)>> {
         let is_whole = self.window.is_some() && self.unconfirmed.is_empty();
         let acknowledged = self.expected.acknowledged();
@@ -20,7 +21,7 @@ impl Link {
         Some(acknowledged).filter(|all| is_whole && !all.is_empty())
     }
 
-    /// Counts the window if this publication has filled it.
+    /// Counts the window as filled if this publication has filled it.
     pub(super) fn count_full_window(&self, sequence: u64, facts: &mut Facts) {
         let channel = facts.channel(facts.publication(sequence).channel.as_str());
         facts.windows_filled += u64::from(self.expected.is_full(channel));
@@ -33,8 +34,8 @@ impl Link {
         channel.is_some_and(|channel| self.expected.has_window(channel))
     }
 
-    /// Whether the peer may acknowledge. While a subscription begins or ends, it is uncertain which
-    /// subscription an acknowledgement concerns.
+    /// Whether the peer may send an acknowledgement. While a subscription begins or ends, it is
+    /// uncertain to which subscription an acknowledgement applies.
     fn may_acknowledge(&self) -> bool {
         let mut commands = self.commands.values();
         let is_settled = !commands.any(|command| {
@@ -46,9 +47,9 @@ impl Link {
         self.may_send() && is_settled && self.unconfirmed.is_empty()
     }
 
-    /// Acknowledges deliveries of the windows. In the quiet phase it acknowledges all of them.
-    /// Otherwise it acknowledges at random: a part, something old, or something invalid. Returns
-    /// whether it acknowledged all of them, so that the windows have room.
+    /// Acknowledges deliveries of the windows. In the quiet phase the peer acknowledges all of
+    /// them. Otherwise the peer acknowledges a random part of them, an old id, or an invalid id.
+    /// Returns whether the peer has acknowledged all of them, so that the windows have room.
     pub(crate) fn acknowledge(
         &mut self,
         is_quiet: bool,
@@ -74,7 +75,7 @@ impl Link {
         let named = random.bool().then_some(channel);
         match (random.u32(0..8), given.last()) {
             (0, _) => self.queue_invalid_acknowledgement(named, facts, random),
-            // Another channel, which may have no window or no subscription.
+            // Acknowledges another channel, which may have no window or no subscription.
             (1, _) => {
                 let other = random.usize(0..facts.names.len());
                 let head = facts.logs[self.worker].head;
@@ -94,8 +95,8 @@ impl Link {
         false
     }
 
-    /// Queues an acknowledgement. Only a valid one may have no reference, because the server does
-    /// not answer it.
+    /// Queues an acknowledgement. Only a valid acknowledgement may have no reference, because the
+    /// server does not answer valid acknowledgements.
     fn queue_acknowledgement(
         &mut self,
         channel: Option<usize>,
@@ -135,7 +136,7 @@ impl Link {
         self.queue_command(&head, Command::Acknowledge { channel, is_right }, random);
     }
 
-    /// Checks that the error is right for a refused acknowledgement.
+    /// Checks that the error code of a refused acknowledgement is right.
     pub(super) fn check_refused(&self, code: &str, channel: Option<usize>, is_right: bool) {
         let is_so = match code {
             "bad_id" => !is_right,

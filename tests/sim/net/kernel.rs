@@ -1,4 +1,4 @@
-//! The worker's side of the network: the operations of a kernel, with the faults that were drawn.
+//! The worker's side of the network: the operations of a kernel, with random faults.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
@@ -110,7 +110,7 @@ impl Net for FakeNet {
             return ReadOutcome::Interrupted;
         }
         if self.happens(self.faults.read_blocks) {
-            // Treats the bytes as if they arrived after this read.
+            // The bytes count as if they arrived after this read.
             pipe.borrow_mut().unread_us = None;
             self.pass(1);
             if waiting > 0 || has_fin {
@@ -136,7 +136,7 @@ impl Net for FakeNet {
         let is_drained = open.to_server.is_empty() && count < into.len();
         open.unanswered_us = None;
         open.read_turn_us = self.turn_us;
-        // Bytes left by a short read count as if they arrived after this read.
+        // Bytes that a short read leaves unread count as if they arrived after this read.
         open.unread_us = (!open.to_server.is_empty()).then_some(self.now_us() + 1);
         self.note("read", open.number.into(), count as u64);
         ReadOutcome::Bytes { count, is_drained }
@@ -205,7 +205,8 @@ impl Net for FakeNet {
         self.batch_writes_max
     }
 
-    /// Writes in random order, because the worker must not depend on the order.
+    /// Does the writes of a batch in random order, because the worker must not depend on their
+    /// order.
     fn write_batch(&mut self, writes: &[Write<'_, Socket>], outcomes: &mut Vec<WriteOutcome>) {
         let mut order: Vec<usize> = (0..writes.len()).collect();
         self.random.shuffle(&mut order);

@@ -10,13 +10,15 @@ use std::time::Duration;
 
 use fanfare::time::Now;
 
-/// The part of the node that acts while a worker runs. The network calls it in the middle of turns.
+/// The part of the node that acts while a worker runs. The network calls `act` in the middle of
+/// turns.
 pub(crate) trait MidTurn: fmt::Debug {
-    /// May act. Returns whether it may have woken the worker.
+    /// Acts or does nothing. Returns whether an action may have woken the worker.
     fn act(&mut self, now: Now) -> bool;
 }
 
-/// The trace of events: all events so far, folded into one hash. Events are printed on request.
+/// The trace of events: a hash of all events so far. If `is_shown` is set, each event is also
+/// printed.
 #[derive(Debug)]
 struct Trace {
     hash: u64,
@@ -27,7 +29,7 @@ struct Trace {
 pub(crate) struct Machine {
     clock_us: Cell<u64>,
     calendar_s: Cell<u64>,
-    /// The calendar's time before the last change, and the clock's time of that change.
+    /// The calendar's time before the last change, and the time of that change by the clock.
     calendar_before: Cell<Option<(Duration, u64)>>,
     /// The number of connections so far.
     pipes: Cell<u32>,
@@ -86,7 +88,7 @@ impl Machine {
         Duration::from_secs(self.calendar_s.get()) + Duration::from_micros(self.now_us())
     }
 
-    /// Sets the calendar forward or back, as an operator or a suspended machine does.
+    /// Sets the calendar forward or back, as an operator or the resume of a suspended machine does.
     pub(crate) fn step_calendar(&self, seconds: i64) {
         let before = self.unix_time_believed();
         self.calendar_before.set(Some((before, self.now_us())));
@@ -100,8 +102,9 @@ impl Machine {
         self.unix_time().as_secs()
     }
 
-    /// Returns the latest second of the calendar that a worker may still use. A worker reads the
-    /// calendar every half second and counts the time since then.
+    /// Returns the latest calendar second that a worker may still use. A worker reads the calendar
+    /// every half second. Between two reads it adds the elapsed time to the second that it has
+    /// read.
     pub(crate) fn unix_seconds_believed(&self) -> u64 {
         self.unix_time_believed().as_secs()
     }

@@ -1,11 +1,12 @@
-//! A faulty network: each worker's `Net` over pipes in memory and a simulated clock.
+//! A faulty network: an implementation of `Net` for each worker, with pipes in memory and a
+//! simulated clock.
 //!
 //! The workers of a node share one [`Machine`]: its clock, its calendar and the trace of events.
 //! This module simulates the kernel buffers of both ends, pending readiness, and every fault. The
 //! faults are short reads and writes, writes that block at any byte, interruptions, resets, late,
-//! spurious and stale readiness, and accepts and registrations that fail. All faults are drawn from
-//! the seed. As in a kernel, a socket that has blocked is reported ready sooner or later. The peers
-//! have the other ends.
+//! spurious and stale readiness reports, and failures of accepts and registrations. All faults are
+//! drawn from the seed. As in a kernel, a blocked socket is reported as ready at some later time.
+//! The peers use the other ends of the pipes.
 
 mod kernel;
 mod machine;
@@ -27,7 +28,8 @@ use pause::PartialPoll;
 /// One connection, shared by both ends.
 pub(crate) type PipeRef = Rc<RefCell<Pipe>>;
 
-/// The chance of each fault in thousandths, or the fault's size.
+/// The faults of a network: durations in microseconds (`_us`), and the chances of the other faults
+/// in thousandths.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Faults {
     pub(crate) read_short: u32,
@@ -42,23 +44,24 @@ pub(crate) struct Faults {
     pub(crate) register_failed: u32,
     /// The maximum delay of a readiness report.
     pub(crate) delay_us: u64,
-    /// The duration of the longest write. `read_us` is the duration of the longest read.
+    /// The maximum duration of a write. `read_us` is the maximum duration of a read.
     pub(crate) write_us: u64,
     pub(crate) read_us: u64,
-    /// A fan-out must wait for its permit.
+    /// The chance that a fan-out must wait for its permit.
     pub(crate) walk_waits: u32,
-    /// The machine is paused in the middle of a turn, together with its peers.
+    /// The chance that the machine is paused in the middle of a turn, together with its peers.
     pub(crate) pause: u32,
-    /// The process is stopped between two turns. Its peers continue.
+    /// The chance that the process is stopped between two turns. Its peers continue.
     pub(crate) stop: u32,
-    /// A write stays unacknowledged until the next write.
+    /// The chance that a write stays unacknowledged until the next write.
     pub(crate) unacknowledged: u32,
 }
 
-/// The longest time until an acknowledgement, in microseconds.
+/// The maximum time until the peer's kernel acknowledges a write, in microseconds.
 pub(crate) const ACKNOWLEDGED_US_MAX: u64 = 60_000;
 
-/// An injected bug of the network or the disk. It proves that the checks detect such a bug.
+/// A bug that a test injects into the network or the disk, to prove that the checks detect such
+/// bugs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sabotage {
     /// Some writes lose a byte.
@@ -100,7 +103,7 @@ pub(crate) struct Pipe {
     registered_us: u64,
     /// Whether the worker has closed the connection because the peer was silent.
     is_closed_as_idle: bool,
-    /// Whether the server closed the connection before it had sent everything.
+    /// Whether the server closed the connection before it had sent all bytes.
     pub(crate) is_cut_off: bool,
     /// The earliest time at which a poll may report the unread bytes.
     unread_us: Option<u64>,
@@ -110,7 +113,7 @@ pub(crate) struct Pipe {
     read_turn_us: u64,
     /// The time of the worker's last write.
     pub(crate) written_us: u64,
-    /// The time at which the peer's kernel has acknowledged everything.
+    /// The time at which the peer's kernel has acknowledged all written bytes.
     acknowledged_us: u64,
     /// Whether a write of the worker was cut short at least once.
     pub(crate) has_blocked: bool,
@@ -126,7 +129,8 @@ impl Pipe {
         self.to_server.is_empty() && !self.is_handshaking()
     }
 
-    /// Returns the slot of the conn, unless the worker has closed the conn or it was reset.
+    /// Returns the slot of the conn, or `None` if the worker has closed the conn or the conn was
+    /// reset.
     pub(crate) fn slot(&self) -> Option<u32> {
         let id = self.id.filter(|_| !self.is_closed && !self.is_reset);
         id.map(|id| id.slot)
@@ -137,13 +141,15 @@ impl Pipe {
         self.has_server_fin && self.to_peer.is_empty()
     }
 
-    /// Whether the TLS handshake is unfinished. Until it is finished, the peer's data is not sent.
+    /// Whether the TLS handshake is unfinished. Until the handshake ends, the peer's data is not
+    /// sent.
     pub(crate) fn is_handshaking(&self) -> bool {
         let end = self.secure.as_deref();
         end.is_some_and(PeerEnd::is_handshaking)
     }
 
-    /// Reads bytes, and decrypts them if there is TLS. Returns whether TLS had to send an answer.
+    /// Reads at most `max` bytes, and decrypts them if the pipe has TLS. Returns whether TLS has
+    /// sent bytes in response.
     pub(crate) fn take(&mut self, max: usize, into: &mut Vec<u8>) -> bool {
         let count = max.min(self.to_peer.len());
         let taken = self.to_peer.drain(..count);
@@ -175,8 +181,8 @@ pub(crate) struct FakeNet {
     pub(crate) worker: usize,
     /// The rest of the node. It acts while the worker is in the middle of a turn.
     pub(crate) mid_turn: Option<Rc<RefCell<dyn MidTurn>>>,
-    /// The rest of the node has acted and may have woken the worker, so the next poll does not
-    /// sleep.
+    /// Whether the rest of the node has acted and may have woken the worker. If so, the next poll
+    /// does not sleep.
     is_woken: Cell<bool>,
     pub(crate) random: fastrand::Rng,
     pub(crate) faults: Faults,
@@ -199,23 +205,23 @@ pub(crate) struct FakeNet {
     pub(crate) heartbeat_us: u64,
     /// The sum of all pauses and stops.
     paused_us: u64,
-    /// The total time in which the worker had no turn while other workers had one.
+    /// The total time in which this worker had no turn while other workers had turns.
     starved_us: u64,
-    /// The sum of pauses and stops after the last poll returned.
+    /// The total time of the pauses and stops after the last poll returned.
     noted_us: u64,
-    /// Whether the worker still had work, so that the last poll did not sleep.
+    /// Whether the worker still had work at its last poll. If so, that poll did not sleep.
     was_busy: bool,
     /// Whether the process has just been stopped. If so, its poll is interrupted.
     was_stopped: bool,
-    /// The time at which the last complete poll began. `complete_running_us` is the same without
-    /// pauses.
+    /// The time at which the last complete poll began. `complete_running_us` is the same time
+    /// without pauses.
     complete_us: u64,
     complete_running_us: u64,
     /// The incomplete polls after the last complete poll.
     partial: Vec<PartialPoll>,
     pub(crate) head_us: u64,
-    /// The time at which the last poll ended. It is the worker's time during the turn.
-    /// `turn_running_us` is the same without pauses.
+    /// The time at which the last poll ended. The worker uses this time during the whole turn.
+    /// `turn_running_us` is the same time without pauses.
     turn_us: u64,
     turn_running_us: u64,
 }
@@ -270,7 +276,7 @@ impl FakeNet {
         self.machine.note(self.worker, what, a, b);
     }
 
-    /// Lets the rest of the node act, as other threads may at any time.
+    /// Gives the rest of the node a chance to act, because other threads may act at any time.
     fn let_others_act(&self) {
         if let Some(others) = &self.mid_turn {
             let has_acted = others.borrow_mut().act(self.machine.now());
@@ -278,7 +284,7 @@ impl FakeNet {
         }
     }
 
-    /// Whether the worker has something to do now, as far as the network knows.
+    /// Whether the worker still has work, or a readiness report is due.
     pub(crate) fn is_due(&self) -> bool {
         let next = self.reports.first_key_value();
         self.was_busy || next.is_some_and(|((due, _), _)| *due <= self.now_us())
@@ -298,7 +304,7 @@ impl FakeNet {
         self.machine.pass(us);
     }
 
-    /// Connects a peer.
+    /// Connects a new peer. `room` is the capacity of the peer's receive buffer.
     pub(crate) fn connect(&mut self, room: usize) -> PipeRef {
         let number = self.machine.next_pipe();
         let pipe = Rc::new(RefCell::new(Pipe {
@@ -443,7 +449,8 @@ impl FakeNet {
         }
         drop(open);
         if self.happens(self.faults.stale) {
-            // Reports the same readiness again later, perhaps when the conn no longer exists.
+            // Schedules a second report of the same readiness. When the second report is due, the
+            // conn may have ended.
             self.order += 1;
             let due = self.now_us() + self.random.u64(0..2_000_000);
             let echo = Readiness::Conn {
@@ -468,7 +475,7 @@ impl FakeNet {
         due
     }
 
-    /// Reports the readiness that is due, until the list is full.
+    /// Adds the due readiness reports to `ready`, until that list is full.
     fn take_due(&mut self, ready: &mut Vec<Readiness>) -> Polled {
         let max = self.random.usize(1..=64);
         let begin_us = self.now_us();
@@ -547,8 +554,8 @@ impl FakeNet {
         }
     }
 
-    /// Draws the time at which a write is acknowledged. Returns `u64::MAX` if the peer's network is
-    /// down.
+    /// Returns a random time at which a write is acknowledged, or `u64::MAX` if the peer's network
+    /// is down.
     fn acknowledgement_us(&mut self) -> u64 {
         if self.happens(self.faults.unacknowledged) {
             return u64::MAX;

@@ -1,7 +1,8 @@
-//! Pauses of the server, and checks of the closes after a pause.
+//! Pauses of the server, and checks of the conns that the server closes after a pause.
 //!
 //! Either the machine is paused with its peers, or the process is stopped and the peers continue.
-//! In both cases the server must not close a conn because of bytes that it had no chance to read.
+//! In both cases the server must not close a conn as late or silent if the server had no chance to
+//! read the peer's bytes.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +12,7 @@ use fanfare::id::ConnId;
 
 use super::{FakeNet, Pipe, PipeRef, Readiness};
 
-/// A poll that has filled its list, so that more sockets may be ready.
+/// A poll that has filled its list of reports. More sockets may have been ready.
 #[derive(Debug)]
 pub(super) struct PartialPoll {
     begin_us: u64,
@@ -22,7 +23,7 @@ pub(super) struct PartialPoll {
 /// The close frame that the server writes to a silent WebSocket.
 pub(super) const CLOSE_AS_IDLE: &[u8] = b"\x88\x06\x03\xe9idle";
 
-/// A write this soon after a socket has room again may belong to an earlier decision.
+/// If a socket has had room again for at most this time, a write may belong to an earlier decision.
 const WRITTEN_US: u64 = 100_000;
 /// The start of the response to a late request head.
 pub(super) const HEAD_TIMEOUT: &[u8] = b"HTTP/1.1 408";
@@ -38,8 +39,8 @@ impl FakeNet {
         }
     }
 
-    /// Returns the time in which the worker could run: without pauses and without other workers'
-    /// turns.
+    /// Returns the total time in which the worker could run, without pauses and without the turns
+    /// of other workers.
     pub(crate) fn running_us(&self) -> u64 {
         self.now_us() - self.paused_us - self.starved_us
     }
@@ -49,16 +50,17 @@ impl FakeNet {
         self.turn_us
     }
 
-    /// Records the time before a turn in which the worker waited for the turns of other workers. Up
-    /// to `TURN_RUNNING_MS_MAX` of the time since its last turn counts as the worker's own. The
-    /// worker itself may count more.
+    /// Records how long the worker waited for the turns of other workers before its own turn. At
+    /// most `TURN_RUNNING_MS_MAX` of the time after its last turn counts as the worker's running
+    /// time. The worker itself may count more running time.
     pub(super) fn note_starved(&mut self) {
         let us = self.now_us() - self.turn_us;
         let most = TURN_RUNNING_MS_MAX * 1000;
         self.starved_us += us.saturating_sub(self.noted_us.max(most));
     }
 
-    /// Draws whether the process is stopped now. Returns the duration of the stop.
+    /// Decides at random whether the process is stopped now. If so, returns the duration of the
+    /// stop.
     pub(crate) fn draw_stop(&mut self) -> Option<u64> {
         let stops = self.happens(self.faults.stop);
         stops.then(|| draw_pause(&mut self.random))
@@ -71,8 +73,8 @@ impl FakeNet {
         self.note("stopped", us, 0);
     }
 
-    /// Records that the worker did not run for `us`. Up to `TURN_RUNNING_MS_MAX` of that time
-    /// counts as the worker's own.
+    /// Records a time of `us` in which the worker did not run. At most `TURN_RUNNING_MS_MAX` of
+    /// that time counts as the worker's running time.
     fn note_pause(&mut self, us: u64) {
         self.paused_us += us.saturating_sub(TURN_RUNNING_MS_MAX * 1000);
         self.noted_us += us;
@@ -85,8 +87,9 @@ impl FakeNet {
         self.partial.clear();
     }
 
-    /// Records a poll that has filled its list. Consecutive lists with as many reports as there are
-    /// sockets contain everything that was ready before the first of those polls.
+    /// Records a poll that has filled its list. If the lists of consecutive polls together have as
+    /// many reports as there are sockets, the lists contain every socket that was ready before
+    /// these polls.
     pub(super) fn note_partial(&mut self, begin_us: u64, ready: &[Readiness]) {
         let is_open = |pipe: &&PipeRef| !pipe.borrow().is_closed;
         let open = self
@@ -116,12 +119,13 @@ impl FakeNet {
         }
     }
 
-    /// Checks that the worker polled and read before it closed a conn for its peer's silence.
-    /// Panics if it did not.
+    /// Checks that the worker polled and read before it closed a conn because its peer was late or
+    /// silent.
     pub(crate) fn check_silent(&self, id: ConnId, reason: CloseReason) {
         let pipe = self.pipes.iter().find(|pipe| pipe.borrow().id == Some(id));
         let pipe = pipe.expect("a conn has a pipe").borrow();
-        // The decision was earlier: the response was written, and the client had time to read it.
+        // The conns that are skipped here were closed by an earlier decision: the response was
+        // written, and the client had time to read it.
         let is_seen = pipe.secure.is_none();
         if pipe.has_server_fin
             || pipe.is_closed_as_idle
@@ -133,7 +137,7 @@ impl FakeNet {
         self.check_read(&pipe, reason);
     }
 
-    /// Records that the worker closes a conn before it has sent everything.
+    /// Records that the worker closes a conn before all bytes for this conn were sent.
     pub(crate) fn note_cut_off(&self, id: ConnId) {
         let pipe = self.pipes.iter().find(|pipe| pipe.borrow().id == Some(id));
         pipe.expect("a conn has a pipe").borrow_mut().is_cut_off = true;
@@ -154,11 +158,11 @@ impl FakeNet {
         );
     }
 
-    /// Checks that the worker has read the bytes that the complete poll reported.
+    /// Checks that the worker has read the bytes that the last complete poll reported.
     fn check_read(&self, pipe: &Pipe, reason: CloseReason) {
         let is_unread = pipe.unread_us.is_some_and(|due| due <= self.complete_us);
-        // The server does not read from a client that does not read its answers. Only the client's
-        // reading counts.
+        // The server does not read from a client that does not read its answers. Unread bytes of
+        // such a client are therefore allowed.
         assert!(
             !is_unread || !pipe.to_peer.is_empty() || pipe.is_full,
             "pipe {} is closed ({}) with {} bytes unread since {:?}",
@@ -169,11 +173,11 @@ impl FakeNet {
         );
     }
 
-    /// Checks a conn that the worker closes for silence. Panics if the peer had less than one
-    /// heartbeat interval of the server's running time to answer.
+    /// Checks a conn that the worker closes because its peer was silent. The peer must have had at
+    /// least one heartbeat interval of the server's running time to answer.
     pub(super) fn check_idle(&self, pipe: &Pipe) {
-        // The decision may be older than the write, because the socket was full or a flush was cut
-        // short.
+        // The check is skipped if the decision may be older than the write, because the socket was
+        // full or a flush was cut short.
         let has_waited = pipe.freed_us + WRITTEN_US >= self.turn_us && pipe.freed_us > 0;
         if has_waited || pipe.read_turn_us == self.turn_us {
             return;
@@ -194,8 +198,8 @@ impl FakeNet {
     }
 }
 
-/// Draws the length of a pause: at least the time slice of a scheduler, at most the migration of a
-/// virtual machine.
+/// Returns a random length of a pause: at least the time slice of a scheduler, at most the
+/// migration time of a virtual machine.
 fn draw_pause(random: &mut fastrand::Rng) -> u64 {
     let most = [10_000, 300_000, 5_000_000, 60_000_000][random.usize(0..4)];
     random.u64(10_000..=most)

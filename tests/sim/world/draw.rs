@@ -1,22 +1,24 @@
-//! Draws the settings of a run before it begins: the configuration, its limits, and the faults.
+//! The random settings of a run, drawn before the run begins: the configuration, its limits, and
+//! the faults.
 
 use fanfare::config::{ClientPublish, Config, Namespace, Overflow};
 
 use crate::net::Faults;
 use crate::tokens;
 
-/// Draws the number of workers. It is one in half of the runs.
+/// Returns a random number of workers. The number is one in half of the runs.
 pub(super) fn draw_workers(random: &mut fastrand::Rng) -> usize {
     [1, 1, 1, 2, 3, 4][random.usize(0..6)]
 }
 
-/// Draws the chance that the feed acts at each point in the middle of a turn, in thousandths.
+/// Returns a random chance that the feed acts at each point in the middle of a turn, in
+/// thousandths.
 pub(super) fn draw_acts_in_turns(random: &mut fastrand::Rng) -> u32 {
     [0, 1, 10, 100][random.usize(0..4)]
 }
 
-/// Returns the pause between two acts of a quiet peer. Several acts fit in a heartbeat interval and
-/// in the shortest poll.
+/// Returns the pause between two acts of a quiet peer. The pause is so short that several acts fit
+/// in a heartbeat interval and in the shortest poll.
 pub(super) fn quiet_pause_us(config: &Config) -> u64 {
     (config.heartbeat.interval_ms * 100).min(200_000)
 }
@@ -49,8 +51,8 @@ pub(super) fn draw_config(random: &mut fastrand::Rng) -> Config {
     config
 }
 
-/// Draws limits that a well-behaved peer reaches only in a crowded run. Also draws whether the
-/// peers are trusted proxies with several clients each.
+/// Sets random limits that a well-behaved peer reaches only in a crowded run. Also decides at
+/// random whether the peers are trusted proxies with several clients each.
 pub(super) fn draw_limits(config: &mut Config, is_crowded: bool, random: &mut fastrand::Rng) {
     let limits = &mut config.limits;
     match (random.u32(0..6), is_crowded) {
@@ -71,7 +73,7 @@ pub(super) fn draw_limits(config: &mut Config, is_crowded: bool, random: &mut fa
     }
 }
 
-/// Draws namespaces with bounds of their own. Most of these bounds are tiny.
+/// Sets random namespaces with bounds of their own. Most of these bounds are tiny.
 fn draw_namespaces(config: &mut Config, random: &mut fastrand::Rng) {
     let mut patterns = ["*", "c*", "c0", "c1", "c1*", "c2", "c3"];
     random.shuffle(&mut patterns);

@@ -1,11 +1,11 @@
 //! One run of a node: the fault phase, the quiet phase, and a drain.
 //!
-//! In the fault phase everything fails that may fail. In the quiet phase the network is perfect,
-//! peers behave and time passes, so that each client must receive the last publication. At the end
-//! the workers drain. Some runs drain in the fault phase. Everything is drawn from the seed,
-//! including the number of workers and the order of their turns. This file has the start, the fault
-//! phase and the step. [`settle`] has the rest, [`node`] the workers, and [`draw`] the
-//! configuration.
+//! In the fault phase every kind of fault may happen. In the quiet phase the network is perfect,
+//! the peers behave well and time passes, so that each client must receive the last publication. At
+//! the end the workers drain. Some runs drain in the fault phase instead. Everything is drawn from
+//! the seed, including the number of workers and the order of their turns. This file has the start
+//! of a run, the fault phase and the step. [`settle`] has the later phases, [`node`] has the
+//! workers, and [`draw`] has the configuration.
 
 mod draw;
 pub(crate) mod node;
@@ -33,14 +33,13 @@ use crate::tokens;
 use draw::{draw_acts_in_turns, draw_config, draw_faults, draw_limits, draw_workers};
 use node::{Node, NodeWorker};
 
-/// The number of rounds of peers' acts while the process is stopped.
+/// The number of times that each peer may act while the process is stopped.
 const ACTS_PER_STOP: u64 = 8;
-/// The longest time between two turns of a worker, with punctual turns. A turn counts as late after
+/// The maximum time between two turns of a worker in a punctual run. A turn counts as late after
 /// 100 ms.
 const PUNCTUAL_US: u64 = 90_000;
 
-/// The chance of an epoch change between two turns, in thousandths. It applies to runs with epoch
-/// changes.
+/// The chance of an epoch change between two turns in a run with epoch changes, in thousandths.
 const CHANGES_PER_STEP: u32 = 4;
 
 /// The number of turns between two counts of channels. Counting channels is slow.
@@ -55,7 +54,7 @@ pub(crate) struct Outcome {
     pub(crate) deliveries: u64,
     pub(crate) gaps: u64,
     pub(crate) windows_filled: u64,
-    /// The number of connections that began at a position that their worker had not reached.
+    /// The number of connections that were at a position that their worker had not reached.
     pub(crate) ahead: u64,
     pub(crate) restarts: u64,
     /// The number of epoch changes.
@@ -76,7 +75,7 @@ pub(crate) struct World {
     turns: u64,
     /// Whether the server has too little room for all clients.
     is_crowded: bool,
-    /// Whether every worker gets its turns early enough that no turn counts as late.
+    /// Whether every worker has its turns early enough that no turn counts as late.
     is_punctual: bool,
     /// The counters of the servers that were killed.
     counts_before: Vec<u64>,
@@ -195,7 +194,8 @@ impl World {
     }
 
     /// Publishes at random, and posts to workers. While one worker's messages are delayed, the
-    /// other workers are ahead of it, and so are clients that come from them.
+    /// other workers are ahead of that worker. Clients that reconnect from those workers to the
+    /// delayed worker are then also ahead.
     fn feed_at_random(&mut self, busy: u32) {
         let mut feed = self.feed.borrow_mut();
         feed.draw_late_worker();
@@ -220,8 +220,8 @@ impl World {
         }
     }
 
-    /// Kills the server between two turns and starts another one from its journal, if it has a
-    /// journal.
+    /// If the run has a journal, kills the server between two turns and starts another server from
+    /// the journal.
     fn restart(&mut self) {
         let now = self.machine.now();
         let (writer, recovered) = {
@@ -258,8 +258,8 @@ impl World {
         for worker in 0..self.node.workers.len() {
             self.note_log(worker);
         }
-        // Everything that the killed server wrote must be right, whether its client has read it or
-        // not.
+        // All bytes that the killed server wrote must be right, even bytes that the client has not
+        // read.
         for peer in &mut self.peers {
             peer.end(&mut self.facts);
         }
@@ -292,8 +292,9 @@ impl World {
         self.facts.add_all(feed.take_events());
     }
 
-    /// Draws the next worker to run, among the workers that are not starved. With punctual turns,
-    /// it is the worker that would otherwise be late, or one that has something to do.
+    /// Returns a random worker to run next, among the workers that are not starved. In a punctual
+    /// run, returns the worker that would otherwise be late, or else a worker that has something to
+    /// do.
     fn draw_next(&mut self) -> usize {
         let now_us = self.machine.now_us();
         let workers = &self.node.workers;
@@ -363,7 +364,7 @@ impl World {
         self.check_turn(worker);
     }
 
-    /// Records how far a worker is and which publications have left the log.
+    /// Records the head of a worker and the publications that have left the log.
     fn note_log(&mut self, worker: usize) {
         let hub = self.node.workers[worker].worker.hub();
         self.facts.logs[worker].head = self.facts.position(hub.head());
@@ -419,7 +420,7 @@ impl World {
         self.node.nets().for_each(|net| net.note_stop(us));
     }
 
-    /// Returns the state of the run, for the message of a failure.
+    /// Returns a description of the run's state for the message of a failure.
     pub(crate) fn describe(&self) -> String {
         let heads: Vec<u64> = self.facts.logs.iter().map(|log| log.head).collect();
         format!(
@@ -435,7 +436,8 @@ impl World {
     }
 }
 
-/// Checks that the worker polled and read before it closed a conn for its peer's silence.
+/// Checks that the worker polled and read before it closed a conn because its peer was late or
+/// silent.
 fn check_reaped(worker: &mut Worker<FakeNet>) {
     let reaped = worker.reaped().to_vec();
     for (id, reason) in reaped {
@@ -448,7 +450,8 @@ fn check_reaped(worker: &mut Worker<FakeNet>) {
     }
 }
 
-/// Draws the networks of the workers, with the same listeners and the same rates of faults.
+/// Creates the networks of the workers, with the same listeners and the same random rates of
+/// faults.
 fn draw_nets(
     machine: &Rc<Machine>,
     workers: usize,
@@ -488,7 +491,8 @@ fn draw_feed(facts: &Facts, random: &mut fastrand::Rng) -> Rc<RefCell<Feed>> {
         random.fork(),
     );
     feed.acts_in_turns = draw_acts_in_turns(random);
-    // A journal has only one epoch. The generator is cloned, so that later values do not change.
+    // A journal has only one epoch. The generator is cloned, so that the values drawn later do not
+    // change.
     if feed.journal.is_none() {
         feed.draw_changes(random.clone());
     }

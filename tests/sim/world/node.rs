@@ -1,7 +1,7 @@
 //! The workers of one server, and the parts that they share.
 //!
-//! They are built as the real server builds them: one log, one table of sources, one queue of
-//! reports. The world runs one turn of one worker at a time.
+//! As in the real server, the workers share one log, one table of sources and one queue of reports.
+//! The world runs one turn of one worker at a time.
 
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ use crate::tokens;
 const CROWDED_CONNS: u32 = 3;
 const CROWDED_SILENT: u32 = 2;
 
-/// One worker, with the world's records about it.
+/// One worker, and the state that the world keeps for that worker.
 pub(crate) struct NodeWorker {
     pub(crate) worker: Worker<FakeNet>,
     pub(crate) metrics: Arc<WorkerMetrics>,
@@ -97,8 +97,8 @@ impl Node {
             };
             let hub = Hub::new(Arc::clone(log), number, epoch, log.posted(), config);
             let mut worker = Worker::new(net, hub, parts);
-            // From 1 to 512 parts of a command at a time. The generator is cloned, so that later
-            // values do not change.
+            // The worker does 1 to 512 parts of a command at a time. The generator is cloned, so
+            // that the values drawn later do not change.
             worker.set_work_at_once(1 << random.clone().u32(0..10));
             workers.push(NodeWorker {
                 worker,
@@ -130,7 +130,8 @@ impl Node {
         self.workers[0].worker.net().now_us()
     }
 
-    /// Takes the networks, which outlive the server. The networks that replace them are never used.
+    /// Returns the networks, because they outlive the server. The networks that replace them are
+    /// never used.
     pub(crate) fn take_nets(&mut self, random: &mut fastrand::Rng) -> Vec<FakeNet> {
         let nets = self.nets().map(|net| {
             let idle = FakeNet::new(&net.machine, net.worker, random.fork(), 1);
@@ -163,7 +164,7 @@ impl Node {
         all
     }
 
-    /// Adds the workers' counters, in the order of the table of metrics.
+    /// Adds the workers' counters to `sums`, in the order of the table of metrics.
     pub(crate) fn add_counts(&self, kind: Option<Kind>, sums: &mut [u64]) {
         for (line, sum) in WorkerMetrics::TABLE.iter().zip(sums) {
             if kind.is_none_or(|kind| line.kind == kind) {
@@ -173,7 +174,7 @@ impl Node {
         }
     }
 
-    /// Checks that no source has conns. All workers have ended when this is called.
+    /// Checks that no source has conns. Called after all workers have ended.
     pub(crate) fn check_sources(&self) {
         if let Some(sources) = &self.sources {
             sources.sweep(Now(u64::MAX / 2));
@@ -182,7 +183,8 @@ impl Node {
     }
 }
 
-/// Returns the limits on conns. Clones share the counts that apply to all workers together.
+/// Returns the limits on conns. Clones of the limits share the counts that apply to all workers
+/// together.
 fn guard(workers: u32, config: &Config, is_crowded: bool) -> Guard {
     let silent = if is_crowded { CROWDED_SILENT } else { 500 };
     Guard {

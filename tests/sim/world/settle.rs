@@ -11,31 +11,32 @@ use crate::feed::LAST_BYTES;
 use crate::net::Faults;
 use crate::peer::Peer;
 
-/// The maximum number of turns per worker in one wait or in a drain. A worker that takes more does
-/// not sleep.
+/// The maximum number of turns per worker in one wait or in a drain. A worker that takes more turns
+/// does not sleep.
 const TURNS_MAX: u64 = 40_000;
 /// The number of heartbeat intervals until the server closes a conn of a peer that is gone. Silence
 /// is checked at heartbeats and ends the conn after two intervals, so up to a third interval
-/// passes. A heartbeat that has to warn about a token does not check silence, which adds a fourth.
+/// passes. A heartbeat that has to warn about a token does not check silence, which adds a fourth
+/// interval.
 const SILENT_INTERVALS: u64 = 4;
-/// The time that the clients need after that, and slack. The clients read the close and act (200 ms
-/// apart), connect and catch up. Readiness may have been delayed in the fault phase (400 ms), and
-/// up to ten timers are rounded up to a tick of 65.5 ms.
+/// The time that the clients need after those intervals, with slack. The clients read the close and
+/// act (200 ms apart), connect and catch up. Readiness may have been delayed in the fault phase
+/// (400 ms), and up to ten timers are rounded up to a tick of 65.5 ms.
 const RECOVERY_US: u64 = 2_500_000;
-/// How long commands that exceed a client's rate stay unread: the usual time, and the maximum. A
-/// client sends at most one command at each of the up to 1,200 steps of a fault phase. A command
-/// has up to three frames, and ten frames are read per second.
+/// The usual time for which commands that exceed a client's rate stay unread. `RATE_BACKLOG_US_MAX`
+/// is the maximum: a fault phase has up to 1,200 steps, and a client sends at most one command in
+/// each step. A command has up to three frames, and ten frames are read per second.
 const RATE_BACKLOG_US: u64 = 20_000_000;
 const RATE_BACKLOG_US_MAX: u64 = 360_000_000;
-/// The last turn of a drain: a slice of reads and one more read.
+/// The duration of the last turn of a drain: a slice of reads and one more read.
 const LAST_TURN_US: u64 = 20_000;
 /// Slack for the rounding of timers and for the turns themselves.
 const SLACK_US: u64 = 400_000;
 
-/// The longest drain of a few conns whose peers neither read nor close. It consists of one timer
-/// tick for the goodbye, two round trips, and the turns.
+/// The maximum duration of a drain of a few conns whose peers neither read nor close. It consists
+/// of one timer tick for the goodbye, two round trips, and the turns.
 const SILENT_DRAIN_US: u64 = 500_000;
-/// The longest return delay for few conns, without the drain's window.
+/// The maximum return delay for a few conns, without the window of the drain.
 const MOST_DELAY_MS: u64 = RESTART_MS + RECONNECTS_MS_MIN + 1;
 
 impl World {
@@ -70,7 +71,8 @@ impl World {
         let handshake_us = self.config.tls.handshake_ms * 1000;
         let silent_us = SILENT_INTERVALS * interval_us;
         let phases_us = handshake_us + head_us + poll_us + silent_us + LINGER_MS * 1000;
-        // Commands that exceed a client's rate are read later.
+        // The wait is longer with a rate limit, because commands that exceed the limit are read
+        // later.
         let is_limited = self.config.limits.client_frames_per_second > 0;
         let backlog_us = if is_limited { RATE_BACKLOG_US } else { 0 };
         let until = self.machine.now_us() + phases_us + RECOVERY_US + backlog_us;
@@ -123,14 +125,14 @@ impl World {
             let until = self.machine.now_us() + interval_us / 2;
             self.step_until(until, |_| true);
         }
-        // The acknowledgement that opens a window may exceed its client's rate, and is then read
-        // later.
+        // If the acknowledgement that opens a window exceeds its client's rate, the server reads
+        // the acknowledgement later.
         if self.config.limits.client_frames_per_second > 0 {
             self.step_while_owed(RATE_BACKLOG_US);
         }
     }
 
-    /// Checks that every worker has processed everything and every client has received it.
+    /// Checks that every worker has processed all publications and every client has received them.
     pub(super) fn check_settled(&self) {
         for log in &self.facts.logs {
             assert_eq!(log.head, self.facts.publications.len() as u64);
@@ -139,7 +141,7 @@ impl World {
         assert!(self.feed.borrow().is_done());
         let worker_acks = &self.feed.borrow().worker_acks;
         assert!(worker_acks.is_empty(), "not confirmed: {worker_acks:?}");
-        // A conn may pin a publication and its frame.
+        // A conn may have to pin both a publication and its frame.
         let longest = 2 * self.feed.borrow().size_max as u64;
         let may_starve = self.config.log.pinned_bytes() < longest;
         for peer in &self.peers {
@@ -182,8 +184,8 @@ impl World {
         self.facts.ended_us = self.machine.now_us();
     }
 
-    /// Drains a node without faults. Each served conn receives its goodbye, even a conn that opens
-    /// late.
+    /// Drains a node without faults. Each served conn must receive a goodbye, even a conn that
+    /// opens late.
     pub(super) fn drain_quiet_node(&mut self) {
         for _ in 0..3 {
             let now_us = self.machine.now_us();
@@ -219,8 +221,8 @@ impl World {
         assert!(took_us <= SILENT_DRAIN_US, "drained for {took_us} us");
     }
 
-    /// Checks that nothing is left and that the counters match what the peers have read. The
-    /// workers have ended.
+    /// Checks that no state is left and that the counters match the publications that the peers
+    /// have read. Called after the workers have ended.
     pub(super) fn check_end(&mut self) {
         let mut is_behind = false;
         for node_worker in &self.node.workers {
@@ -235,8 +237,8 @@ impl World {
         self.check_delays();
         let counted = self.deliveries_before + self.node.deliveries();
         let read = self.facts.deliveries;
-        // With TLS, an encrypted publication counts as delivered, but its conn may end before it is
-        // sent.
+        // With TLS, an encrypted publication counts as delivered, but its conn may end before the
+        // publication is sent.
         let may_differ = self.node.net(0).secure_listeners != 0;
         assert!(
             counted == read || (may_differ && counted > read),
