@@ -80,7 +80,7 @@ fn simultaneous_signals_reach_the_server_and_disturb_no_client() {
     }
 }
 
-/// Drains a server whose clients never close. Returns the duration.
+/// Drains a server whose clients never close. Returns the duration of the drain.
 fn drain_with_silent_clients() -> Duration {
     let mut server = Server::start();
     let mut socket = Socket::subscribed(server.addr, "channel=a");

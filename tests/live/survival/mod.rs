@@ -11,6 +11,6 @@ pub(crate) mod record;
 pub(crate) mod subscriber;
 pub(crate) mod transport;
 
-/// The number of the last publication of each channel. A subscriber that has received it has
-/// received everything.
+/// The number in the last publication of each channel. A subscriber that receives this number has
+/// received everything of that channel.
 pub(crate) const END: u64 = u64::MAX;
