@@ -77,7 +77,7 @@ fn run(command: &mut Command) -> Output {
 const TLS: &str = "listen = [\"127.0.0.1:0 tls\"]\nadmin = \"off\"\nfeed = \"@/feed.sock\"\n";
 const PLAIN: &str = "listen = [\"127.0.0.1:0\"]\nadmin = \"off\"\nfeed = \"@/feed.sock\"\n";
 
-/// A faulty configuration, and the key and a part of the message of each error.
+/// A faulty configuration and its errors. Each error is a key and a part of a message.
 type Case = (String, &'static [(&'static str, &'static str)]);
 
 /// Returns the cases of certificates, keys and secrets.
