@@ -24,8 +24,8 @@ def report(**fields):
 
 
 def httpx_events(url, headers, opened):
-    # The test's server sends heartbeats every 100 ms. With a default server the timeout must exceed
-    # 25 s.
+    # The server in the tests sends heartbeats every 100 ms. With a default server the timeout must
+    # exceed 25 s.
     with httpx.Client(timeout=10) as client:
         with httpx_sse.connect_sse(client, "GET", url, headers=headers) as source:
             source.response.raise_for_status()
