@@ -436,7 +436,7 @@ fn pair_of_notices_cancels_out_while_no_consumer_has_the_first() {
     let query: String = (0..120)
         .map(|number| format!("&channel=chat:{number}-{long}"))
         .collect();
-    // One connection per channel, because long queries are refused.
+    // Each channel has a connection of its own, because long queries are refused.
     let _crowd: Vec<_> = query
         .split_inclusive(&long)
         .map(|channel| Socket::subscribed(server.addr, channel.trim_start_matches('&')))

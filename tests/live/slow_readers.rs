@@ -425,7 +425,7 @@ fn heartbeats_of_simultaneous_conns_are_spread() {
             .take_while(|arrival| **arrival - *first < interval / 10)
             .count();
         // If heartbeats are spread evenly over half the interval, forty of them arrive in a tenth
-        // of it.
+        // of the interval.
         assert!(
             together < 100,
             "{together} of 200 in a tenth of the interval"

@@ -2,7 +2,7 @@
 
 usage: activation.py [--again] FOLDER PROGRAM ARGUMENT...
 
-ACTIVATION_NAMES in the environment has the names of the two sockets, by default `a:b`.
+The environment variable ACTIVATION_NAMES has the names of the two sockets, by default `a:b`.
 
 Binds a TCP port of 127.0.0.1 and the Unix socket FOLDER/handed.sock, prints one JSON line with
 `pid` and `tcp`, and executes the program with the sockets as descriptors 3 and 4.

@@ -1,6 +1,6 @@
 """Checks fanfare's unit files as shipped. Runs as root, as a service of the container's systemd.
 
-Each check begins with a fresh service. If a check needs it, a drop-in shortens times or makes the
+Each check begins with a fresh service. For some checks, a drop-in shortens times or makes the
 sandbox stricter. Prints PASS or FAIL with the measured values, and a summary as the last line.
 """
 
@@ -24,7 +24,7 @@ CHECKS = []
 
 
 def check(function):
-    """Registers a check. Its report consists of its name and its return value."""
+    """Registers a check. The report has the name and the return value of the check."""
     CHECKS.append(function)
     return function
 
