@@ -126,8 +126,8 @@ fn oldest_of_too_many_pending_conns_is_closed() {
         .collect();
     server.await_metric("fanfare_conns_pending", 20.0);
     for gone in 1..=30 {
-        // A client that sends its request is served, and the server closes no other connection to
-        // make room.
+        // A client that sends its request is served. The server closes no other connection to make
+        // room for this client.
         assert_eq!(Raw::get(server.addr, "/").status, 200);
         silent.push(connect(server.addr));
         assert_ends_silently(silent.remove(0));

@@ -1,5 +1,5 @@
-//! Backends and clients: clients publish upstream. Backends consume these publications, send to one
-//! connection, disconnect it, and count presence.
+//! Backends and clients. Clients publish upstream. Backends consume these publications, send to one
+//! connection, disconnect a connection, and count presence.
 
 use std::collections::BTreeSet;
 use std::net::Shutdown;

@@ -1,5 +1,5 @@
 //! `fanfare bench` as users run it: with its own server, against a running server, and against a
-//! server that breaks the protocol. The command must detect the violations.
+//! server that breaks the protocol. The command must detect each violation.
 //!
 //! The tests check counts and the exit status, not figures of time and memory.
 

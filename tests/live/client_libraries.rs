@@ -1,5 +1,5 @@
 //! Independent client libraries: Python `websockets`, `httpx-sse` and `sseclient-py`; Node `ws`,
-//! `eventsource` and `@microsoft/fetch-event-source`. `FANFARE_LONG` adds ten more, which
+//! `eventsource` and `@microsoft/fetch-event-source`. `FANFARE_LONG` adds ten more libraries, which
 //! `tests/long/run` installs.
 
 use std::panic::catch_unwind;

@@ -1,5 +1,5 @@
-//! Readers that stop in the middle of a publication, or near its end. The configuration bounds the
-//! log memory that they pin, on every transport.
+//! Readers that stop in the middle of a publication, or near its end. On every transport, the
+//! configuration bounds the log memory that such readers pin.
 
 use std::io::{Read, Write as _};
 use std::net::TcpStream;

@@ -337,13 +337,14 @@ fn publish(feeder: &mut Feeder) -> Value {
     feeder.answer()
 }
 
-/// Publishes until a publication is refused, within [`NOTICED_WITHIN`]. Checks that readiness, log
-/// and metrics report the refusal, and that no publication is accepted afterwards.
+/// Publishes until a publication is refused, which must happen within [`NOTICED_WITHIN`]. Checks
+/// that readiness, log and metrics report the refusal, and that no publication is accepted
+/// afterwards.
 fn await_refusal(server: &Server, feeder: &mut Feeder, removed: &Path) {
     let begun = Instant::now();
     loop {
-        // The time is measured when the publication is sent, not when it is answered, because the
-        // disk may be slow.
+        // The time is measured when the publication is sent, because a slow disk may delay the
+        // answer.
         let sent_after = begun.elapsed();
         let answer = publish(feeder);
         if answer["ok"] != true {

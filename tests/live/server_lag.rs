@@ -1,5 +1,6 @@
-//! Deadlines and limits measure the peer, not the server's own lag. The server lags after SIGSTOP
-//! and SIGCONT, because of a slow consumer, and during many simultaneous connects.
+//! Deadlines and limits measure the peer, not the server's own lag. In these tests the server lags
+//! after SIGSTOP and SIGCONT, because of a slow consumer, or during many simultaneous connection
+//! attempts.
 
 use std::io::{BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};

@@ -72,8 +72,8 @@ enum Given {
     Id(String),
 }
 
-/// Checks that publications and gaps cover these ids, each once and in order, and that a gap starts
-/// at the last delivered id. Returns the number of publications after the last gap.
+/// Checks that publications and gaps cover each of these ids once and in order, and that a gap
+/// starts at the last delivered id. Returns the number of publications after the last gap.
 fn covered(ids: &[String], given: &[Given]) -> usize {
     let (mut next, mut tail) = (0, 0);
     for given in given {

@@ -203,8 +203,8 @@ fn values() -> Vec<Case> {
     ]
 }
 
-/// Returns the longest part between separators that occurs twice in a line and has at least 12
-/// bytes.
+/// Returns the longest text between separators that occurs twice in a line. Ignores texts of fewer
+/// than 12 bytes.
 fn repeated(line: &str) -> Option<&str> {
     let parts: Vec<&str> = line.split([':', '(', ')', ';']).map(str::trim).collect();
     let long = parts.iter().filter(|part| part.len() >= 12);

@@ -74,8 +74,7 @@ fn next_json(socket: &mut WebSocket<Secured>) -> Value {
     }
 }
 
-/// Publishes as many publications as the client waits for, and checks that the client receives
-/// them.
+/// Publishes as many publications as the client expects, and checks that the client receives them.
 fn check_peer(server: &Server, peer: &mut Lines) {
     assert_eq!(peer.json()["protocol"], "fanfare.v1");
     assert_eq!(peer.json()["type"], "welcome");

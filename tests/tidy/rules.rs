@@ -2,13 +2,12 @@
 
 use crate::source::{GENERATOR, Source, Token, imports, module_of, tokens};
 
-/// The maximum width of a comment line, in columns. The next constant is the maximum of other
-/// lines.
+/// The maximum width of a comment line, in columns. Other lines may be wider.
 const COMMENT_COLUMNS_MAX: usize = 100;
 const COLUMNS_MAX: usize = 120;
 const FUNCTION_LINES_MAX: usize = 70;
-/// The maximum length of a test. It is longer than other functions because it may be a table of
-/// cases.
+/// The maximum length of a test. Tests may be longer than other functions, because a test may be a
+/// table of cases.
 const TEST_LINES_MAX: usize = 100;
 const FILE_LINES_MAX: usize = 800;
 
@@ -39,7 +38,7 @@ const SHELL: &[&str] = &[
 const TRANSPORTS: &[&str] = &["event_stream", "long_poll", "short_poll", "websocket"];
 
 /// Returns the layer of a file, by its top module. `config`, `feed` and `journal` have both pure
-/// and shell files; the first line of a shell file says so.
+/// files and shell files. The first line of a shell file names its layer.
 pub(crate) fn layer(source: &Source) -> Option<Layer> {
     let module = module_of(&source.path);
     let top = module.first().map_or("lib", String::as_str);

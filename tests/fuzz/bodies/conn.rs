@@ -117,7 +117,7 @@ struct Harness<'c> {
     is_read_closed: bool,
     has_fin: bool,
     class: ConnClass,
-    /// The number of nested calls. A nested call is made while the effects of the outer one are
+    /// The number of nested calls. A nested call is made while the effects of the outer call are
     /// applied.
     depth: u32,
     closed: Option<CloseReason>,
@@ -648,7 +648,7 @@ fn run_pieces(pieces: &[&[u8]], config: &Config) -> Option<Output> {
 }
 
 /// Splits the written bytes into responses and frames, and checks their form. The last response or
-/// frame may be incomplete. Returns the length of the responses and the frames.
+/// frame may be incomplete. Returns the total length of the responses, and the frames.
 fn split_written(written: &[u8]) -> (usize, Vec<Vec<u8>>) {
     let mut at = 0;
     while let Some(head) = wire::take_head(&written[at..]) {

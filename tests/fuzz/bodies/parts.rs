@@ -3,7 +3,7 @@
 
 use fastrand::Rng;
 
-/// The maximum length of an input that is cut into single bytes. Many parsers start again with each
+/// The maximum length of an input that is cut into single bytes. Many parsers restart for each
 /// piece, so longer inputs would take too long.
 const SINGLE_BYTES_MAX: usize = 200;
 /// The maximum length of an input that is cut in two at every position.

@@ -158,8 +158,7 @@ fn short_conns_leave_nothing() {
     let flood = |octet: u8| {
         thread::spawn(move || {
             for number in 0..count / 2 {
-                // The connections come from many addresses, because the ports of one address are
-                // limited.
+                // The connections come from many addresses, because one address has too few ports.
                 let source = octet + u8::try_from(number % 100).unwrap();
                 let mut stream = connect_from(source, addr);
                 match number % 4 {

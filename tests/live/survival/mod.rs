@@ -1,5 +1,5 @@
-//! Subscribers and a feeder that reconnect to a server that is killed repeatedly. Their records are
-//! checked afterwards.
+//! Subscribers and a feeder that reconnect to a server that is killed repeatedly. Afterwards the
+//! messages of the subscribers are checked.
 //!
 //! [`subscriber`] is a client that resumes from its last id over any transport ([`transport`]).
 //! [`feeder`] repeats publications that were not acknowledged. [`record`] compares the messages of
