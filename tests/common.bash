@@ -1,5 +1,6 @@
-# Shared by tests/run, tests/long/run and .ci/run: numbered steps with their times, packages,
-# cargo's tests and the summary. Sourced, with the root of the repository as the working directory.
+# Code that tests/run, tests/long/run and .ci/run share: numbered steps with their times, packages,
+# cargo's tests and the summary. This file is sourced with the repository's root as the working
+# directory.
 #
 # A step prints one line, and a line below it for each test binary. Only failures show their output.
 
@@ -16,7 +17,7 @@ clean_up() {
   policy=
 }
 trap clean_up EXIT
-# The output of a step goes to the log; descriptor 3 is the terminal.
+# The output of a step is written to the log; descriptor 3 is the terminal.
 exec 3>&1
 
 # Some servers are in folders that are not in every user's PATH.
@@ -147,7 +148,7 @@ test_step() {
     cargo test --no-fail-fast "$@" 2>&1 </dev/null 3>&-
     printf 'cargo ended with status %d\n' "$?"
   )
-  # If the build failed, no binary has counted a failure.
+  # If the build failed, no test binary ran, so the failure must be counted here.
   if ((code != 0 && failed == failed_before)); then
     failed=$((failed + 1))
     cat "$log"
@@ -159,8 +160,8 @@ test_step() {
   ((failed == failed_before))
 }
 
-# Reads one line of cargo's output; sets the caller's `code`. The log has the lines of the current
-# binary until its result is printed, without the lines of tests that passed.
+# Reads one line of cargo's output, and sets the caller's `code`. Until the current binary's result
+# is printed, the log keeps the binary's lines, except those of tests that passed.
 binary=
 is_running=
 read_test_line() {

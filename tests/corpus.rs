@@ -1,10 +1,10 @@
 //! Runs the fuzz targets on stable Rust, with every file of `tests/corpus` and mutations of these
 //! files.
 //!
-//! The bodies are those of `tests/fuzz`. Each file is run unchanged; then each target runs random
+//! The bodies are those of `tests/fuzz`. Each file is run unchanged. Then each target runs random
 //! mutations for about a second. `FANFARE_FUZZ_SEED=7` repeats the mutations of a printed seed, and
-//! `FANFARE_FUZZ_MS=60000` runs longer. A failing input is written to a file. After finding the
-//! fault, add the file to the corpus under a name that describes it.
+//! `FANFARE_FUZZ_MS=60000` runs each target for a minute. A failing input is written to a file.
+//! After finding the fault, add the file to the corpus under a name that describes the fault.
 #![allow(
     clippy::expect_used,
     clippy::panic,
@@ -71,7 +71,7 @@ fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
     seeds
 }
 
-/// Runs a body on bytes. If the body panics, reports this, writes the bytes to a file and returns
+/// Runs a body on bytes. If the body panics, reports the input, writes it to a file and returns
 /// false.
 fn survives(target: &str, body: Body, bytes: &[u8], whence: &str) -> bool {
     let has_survived = catch_unwind(AssertUnwindSafe(|| body(bytes))).is_ok();
@@ -86,7 +86,7 @@ fn survives(target: &str, body: Body, bytes: &[u8], whence: &str) -> bool {
     has_survived
 }
 
-/// Runs every target in a thread of its own, and reports the names of those that fail.
+/// Runs every target in a thread of its own, and reports the names of the targets that fail.
 fn attack_all(attack: impl Fn(&'static str, Body) -> bool + Sync) {
     let failed = Mutex::new(Vec::new());
     std::thread::scope(|scope| {

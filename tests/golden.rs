@@ -1,8 +1,8 @@
 //! Compares encoded frames of each kind byte by byte with committed files, the golden wire bytes.
 //!
-//! If the wire format changes, a file changes. `FANFARE_GOLDEN=write` writes the files again;
-//! review the difference before you commit it. The files do not contain long filler payloads: the
-//! test compares the header, both ends, and the uniform middle.
+//! If the wire format changes, the comparison fails, and `FANFARE_GOLDEN=write` writes the files
+//! again. Review the difference before you commit it. The files do not contain long filler
+//! payloads. Instead the test compares the header, both ends, and the uniform middle.
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -158,8 +158,8 @@ fn compressed_message_is_marked_and_an_incompressible_one_is_plain() {
             FrameKind::WebSocketDeflated(envelope),
         );
         let compressed = wire(&long, deflated);
-        // Another version of the compressor may produce other bytes. These must be marked as
-        // compressed and must inflate to the message.
+        // Another version of the compressor may produce other bytes. Write the files again if the
+        // new bytes are marked as compressed and inflate to the message.
         compare(&format!("rows.ws-deflated-{name}"), &compressed);
         assert_eq!(wire(&short, deflated), wire(&short, plain));
     }

@@ -1,9 +1,9 @@
 # Varnish 6 or later in front of fanfare: /etc/varnish/default.vcl.
 #
 # Nothing is cached. WebSockets are piped. Start varnishd with -p pipe_timeout=130, so that it
-# closes no quiet WebSocket before its heartbeat. The backend's timeouts are longer than the longest
-# poll (limits.poll_timeout_ms) and than the heartbeat. Each client occupies one thread: see
-# thread_pool_max.
+# closes no quiet WebSocket before the WebSocket's heartbeat. The backend's timeouts are longer than
+# the longest poll (limits.poll_timeout_ms) and than the heartbeat. Each client occupies one thread:
+# see thread_pool_max.
 
 vcl 4.1;
 

@@ -15,10 +15,10 @@ use crate::support::raw::connect;
 use crate::support::secure::{Certificate, secured, tls_addr};
 use crate::support::{Feeder, Raw, Server, Socket, within};
 
-/// The longest time to the answer to a health check, whatever load other clients cause.
+/// The maximum time from a health check to its answer, whatever load other clients cause.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(2);
-/// The maximum number of descriptors: those of the admin listener, plus the other ones of the
-/// process.
+/// The maximum number of descriptors in one table: descriptors of the admin listener and all
+/// others.
 const DESCRIPTORS_MAX: usize = 200;
 
 /// Requests `/healthz` continuously while `disturb` is repeated.
@@ -149,7 +149,7 @@ fn request_sent_while_the_server_was_stopped_is_answered() {
     late.write_all(b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")
         .unwrap();
     let silent: Vec<TcpStream> = (0..60).map(|_| connect(server.admin)).collect();
-    // This sleep is the tested condition: it is longer than the deadline of a request head.
+    // This sleep is longer than the deadline of a request head, which is the condition to test.
     thread::sleep(Duration::from_millis(2_500));
     server.signal("CONT");
     for stream in [early, late] {
@@ -319,7 +319,7 @@ fn delivery_is_counted_once_per_subscriber() {
     assert!((0.000_001..5.0).contains(&walk), "{walk}");
 }
 
-/// Returns a field of a procfs file that is in kibibytes.
+/// Returns a field of a procfs file in bytes. The file contains the field in kibibytes.
 fn kibibytes(path: &str, key: &str) -> f64 {
     let text = fs::read_to_string(path).unwrap();
     let line = text
@@ -330,7 +330,7 @@ fn kibibytes(path: &str, key: &str) -> f64 {
     number.parse::<f64>().unwrap() * 1024.0
 }
 
-/// The help text of a metric.
+/// Returns the help text of a metric.
 fn help(server: &Server, name: &str) -> String {
     let response = Raw::get(server.admin, "/metrics");
     let mark = format!("# HELP {name} ");

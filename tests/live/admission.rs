@@ -1,5 +1,5 @@
-//! Admission control: limits on sources, on connections that have not sent a request, on channels,
-//! on client messages, and on memory.
+//! Admission control: limits on connections from one source, on connections that have not sent a
+//! request, on channels, on client messages, and on memory.
 //!
 //! In each test one client exceeds a limit, while another subscriber must miss nothing.
 
@@ -126,8 +126,8 @@ fn oldest_of_too_many_pending_conns_is_closed() {
         .collect();
     server.await_metric("fanfare_conns_pending", 20.0);
     for gone in 1..=30 {
-        // A client that sends its request is served, and the server closes no other connection to
-        // make room.
+        // A client that sends its request is served. The server closes no other connection to make
+        // room for this client.
         assert_eq!(Raw::get(server.addr, "/").status, 200);
         silent.push(connect(server.addr));
         assert_ends_silently(silent.remove(0));
@@ -174,8 +174,8 @@ fn websocket_without_a_subscription_in_time_is_closed() {
     assert_eq!(late.json()["type"], "subscribed");
     late.send(&json!({"type": "unsubscribe", "channel": "a"}));
     assert_eq!(late.json()["type"], "unsubscribed");
-    // The deadline of another connection passes. `late` has met its deadline, which does not start
-    // again.
+    // Waits until the deadline of another connection has passed. `late` subscribed in time, and its
+    // deadline does not start again.
     let mut silent = Socket::open(server.addr, "");
     assert_eq!(silent.closed(), (1008, String::from("no subscription")));
     neighbour.check();
@@ -345,7 +345,7 @@ fn commands_sent_at_once_are_answered_in_order_with_others_served_between() {
             neighbour.check();
         }
     });
-    // Pipelined polls are also answered one after another.
+    // Pipelined polls are also answered in the order of the requests.
     let mut polls = BufReader::new(connect(server.addr));
     let poll = format!("GET /poll?channel=big&since={since}&timeout=0 HTTP/1.1\r\nHost: a\r\n\r\n");
     let stream = polls.get_mut();
@@ -379,7 +379,8 @@ fn client_paused_for_longer_than_its_heartbeats_is_not_closed() {
     let config = "[limits]\nclient_frames_per_second = 1\n[heartbeat]\ninterval_ms = 300\n";
     let server = Server::with(config, &["--workers", "1"]);
     let mut socket = Socket::subscribed(server.addr, "channel=a");
-    // One read returns two messages, so each pause is longer than the deadline of a silent peer.
+    // The server reads two messages at a time. The pause after two messages is longer than the time
+    // after which a silent peer is closed.
     socket.send_raw(&frame(0x81, br#"{"type":"ping","ref":1}"#).repeat(6));
     let start = Instant::now();
     for _ in 0..6 {

@@ -1,5 +1,5 @@
-//! Backends and clients: clients publish upstream. Backends consume these publications, send to one
-//! connection, disconnect it, and count presence.
+//! Backends and clients. Clients publish upstream. Backends consume these publications, send to one
+//! connection, disconnect a connection, and count presence.
 
 use std::collections::BTreeSet;
 use std::net::Shutdown;
@@ -22,7 +22,7 @@ fn consumer(server: &Server, patterns: &Value, notices: bool) -> Feeder {
     backend
 }
 
-/// Opens a WebSocket. Returns it with the name of its connection.
+/// Opens a WebSocket. Returns the socket and the name of its connection.
 fn welcomed(server: &Server, query: &str) -> (Socket, String) {
     let mut socket = Socket::open(server.addr, query);
     let conn = socket.json()["conn"].as_str().unwrap().to_owned();
@@ -90,7 +90,8 @@ fn name_of_a_conn_of_an_earlier_process_matches_no_conn() {
     let second = start();
     let mut backend = Feeder::connect(&second.feed);
     let mut clients = Vec::new();
-    // As many connections on each worker as before, so that slots and generations are the same.
+    // The second server gets as many connections on each worker as the first server had. Therefore
+    // the slots and generations are the same.
     for name in names.clone() {
         assert!(name.len() <= 40 && name.is_ascii(), "{name}");
         let (client, conn) = welcomed(&second, "channel=a");
@@ -105,7 +106,7 @@ fn name_of_a_conn_of_an_earlier_process_matches_no_conn() {
             assert_eq!(backend.answer()["error"], "no_conn", "{line}");
         }
     }
-    // Names in the formats of other versions.
+    // These names have the formats of other versions.
     for (name, error) in [("1-0-0", "no_conn"), ("x", "no_conn"), ("", "bad_value")] {
         backend.send(&json!({"send": name, "data": 1}));
         assert_eq!(backend.answer()["error"], error, "{name:?}");
@@ -169,7 +170,7 @@ fn backend_receives_the_subject_of_the_clients_token() {
         let found = (&line["type"], &line["sub"], &line["channel"]);
         assert_eq!(found, (&json!(kind), &sub, &json!(channel)), "{line}");
     };
-    // The token is in the request of a WebSocket, and its `sub` needs JSON escapes.
+    // Each WebSocket sends its token in the request. The first `sub` needs JSON escapes.
     let query = |sub: Option<&str>, seconds| {
         let token = token(folder.path(), sub, seconds);
         format!("channel=chat:1&token={token}")
@@ -180,17 +181,17 @@ fn backend_receives_the_subject_of_the_clients_token() {
     expect("publish", json!("a\"l\\é"), "chat:1");
     client.send(&json!({"type": "unsubscribe", "channel": "chat:1"}));
     expect("unsubscribed", json!("a\"l\\é"), "chat:1");
-    // A token without a subject.
+    // This token has no subject.
     let (client, _) = welcomed(&server, &query(None, 60));
     expect("subscribed", Value::Null, "chat:1");
     drop(client);
     expect("unsubscribed", Value::Null, "chat:1");
-    // A token that expires.
+    // This token expires while the client is subscribed.
     let (mut client, _) = welcomed(&server, &query(Some("brief"), 1));
     expect("subscribed", json!("brief"), "chat:1");
     assert_eq!(client.closed().0, 4002);
     expect("unsubscribed", json!("brief"), "chat:1");
-    // An event stream, which a backend disconnects by the subject of its token.
+    // A backend disconnects this event stream by the subject of its token.
     let target = format!("/sse?{}", query(Some("bob"), 60));
     let mut stream = Lines::curl([&server.url(&target)]);
     stream.until("id:");
@@ -210,7 +211,7 @@ fn backend_receives_the_subject_after_a_token_in_band() {
     let notice_of = |kind: &str, sub: &Value, channel: &str| notice(kind, &conn, sub, channel);
     let (none, carol) = (Value::Null, json!("carol"));
     assert_eq!(backend.answer(), notice_of("subscribed", &none, "open"));
-    // All commands are sent in one write. Commands before the token have no subject.
+    // All commands are sent in one write. Notices of commands before the token contain no subject.
     let token = token(folder.path(), Some("carol"), 60);
     let commands = [
         json!({"type": "unsubscribe", "channel": "open"}),
@@ -335,7 +336,7 @@ fn consumer_that_stops_reading_delays_clients_and_loses_nothing() {
     let server = Server::with(OPEN, &[]);
     let mut backend = consumer(&server, &json!(["chat:*"]), false);
     let (mut client, _) = welcomed(&server, "channel=chat:1");
-    // More data than the socket, the feed and a worker buffer together.
+    // Publishes more data than the socket, the feed and a worker can buffer together.
     let data = Value::from("x".repeat(8_000));
     let writer = std::thread::spawn(move || {
         for number in 0..COUNT {
@@ -370,8 +371,8 @@ fn notices_of_one_client_delay_no_publication_and_no_other_notice() {
     let mut backend = consumer(&server, &json!(["chat:*"]), true);
     let (mut honest, honest_conn) = welcomed(&server, "channel=other");
     let (mut flooder, conn) = welcomed(&server, "channel=other");
-    // First more notices than the consumer's socket can buffer. Then more pairs that cancel out
-    // than all sockets and buffers have room for.
+    // The client first causes more notices than the consumer's socket can buffer. Then it causes
+    // more pairs of notices that cancel out than all sockets and buffers have room for.
     let long = "x".repeat(150);
     let names: Vec<String> = (0..120)
         .map(|number| format!("chat:{number}-{long}"))
@@ -419,7 +420,7 @@ fn notices_of_one_client_delay_no_publication_and_no_other_notice() {
     let flooder = writer.join().unwrap();
     flooder.0.get_ref().shutdown(Shutdown::Both).unwrap();
     let _ended = reader.join().unwrap();
-    // One notice for each channel that was left, and nothing else.
+    // The consumer receives one notice for each channel that the client has left, and nothing else.
     for _ in 0..=names.len() {
         assert_eq!(backend.answer()["type"], "unsubscribed");
     }
@@ -435,7 +436,7 @@ fn pair_of_notices_cancels_out_while_no_consumer_has_the_first() {
     let query: String = (0..120)
         .map(|number| format!("&channel=chat:{number}-{long}"))
         .collect();
-    // One connection per channel, because long queries are refused.
+    // Each channel has a connection of its own, because long queries are refused.
     let _crowd: Vec<_> = query
         .split_inclusive(&long)
         .map(|channel| Socket::subscribed(server.addr, channel.trim_start_matches('&')))
@@ -452,7 +453,7 @@ fn pair_of_notices_cancels_out_while_no_consumer_has_the_first() {
     for _ in 0..4 {
         let _answer = client.json();
     }
-    // None of the lines up to the last notice belongs to a pair that cancels out.
+    // No line before the last notice belongs to a pair of notices that cancel out.
     let stays = notice("subscribed", &conn, &Value::Null, "chat:stays");
     let mut others = 0;
     loop {
@@ -507,8 +508,8 @@ fn consumer_that_reads_slowly_is_not_cut_off() {
         }
         client
     });
-    // The test reads too little to make the server's socket writable, for longer than a consumer
-    // may read nothing.
+    // The test reads so little that the server's socket does not become writable. This takes longer
+    // than a consumer may read nothing.
     let (start, mut lines) = (Instant::now(), 0);
     while start.elapsed() < Duration::from_secs(13) {
         let mut bytes = [0; 2048];
@@ -572,8 +573,8 @@ fn stalled_consumer_delays_no_notices_of_another_with_the_same_channels() {
     let awaited = notice("subscribed", &late.1, &Value::Null, "chat:late");
     while backend.answer() != awaited {}
     assert!(started.elapsed() < Duration::from_secs(5));
-    // More notices than may wait for one consumer. The consumer that does not read is cut off, and
-    // the other consumer receives the rest.
+    // There are more notices than may wait for one consumer. The consumer that does not read is cut
+    // off, and the other consumer receives the remaining notices.
     (4..CLIENTS).for_each(come);
     let reader = std::thread::spawn(move || {
         for _ in 4 * 20..CLIENTS * 20 {
@@ -586,7 +587,8 @@ fn stalled_consumer_delays_no_notices_of_another_with_the_same_channels() {
         std::thread::sleep(Duration::from_millis(200));
         (handed() < before + 0.5).then_some(())
     });
-    // Room for a few notices at the slower consumer is enough.
+    // The server delivers further notices as soon as the slower consumer has room for a few of
+    // them.
     let (before, read) = (handed(), Instant::now());
     stalled.take_bytes(&mut vec![0; 100_000]);
     within("further notices", || {
@@ -600,7 +602,7 @@ fn stalled_consumer_delays_no_notices_of_another_with_the_same_channels() {
 #[test]
 fn consumer_that_reads_a_few_bytes_is_cut_off() {
     let server = Server::with(OPEN, &[]);
-    // One consumer of publications and one consumer of notices. Both delay clients.
+    // One consumer receives publications, and the other receives notices. Both delay clients.
     let mut readers = [
         consumer(&server, &json!(["chat:*"]), false),
         consumer(&server, &json!(["other:*"]), true),

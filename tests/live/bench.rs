@@ -1,5 +1,5 @@
 //! `fanfare bench` as users run it: with its own server, against a running server, and against a
-//! server that breaks the protocol. The command must detect the violations.
+//! server that breaks the protocol. The command must detect each violation.
 //!
 //! The tests check counts and the exit status, not figures of time and memory.
 
@@ -127,7 +127,7 @@ fn polls_are_answered_with_each_publication_once_and_counted() {
     let publish = &result["publish"];
     assert_eq!(publish["deliveries"], 100 * 20);
     assert_eq!(publish["deliveries"], publish["deliveries_due"]);
-    // Five publications arrive together, some on each channel.
+    // Five publications arrive together, and each channel has at least one of them.
     let answers = publish["poll_answers"].as_u64().unwrap();
     assert!((30 * 20..=30 * 100).contains(&answers), "{answers}");
 }
@@ -210,7 +210,7 @@ fn running_server_is_published_to_and_measured() {
         server.feed.to_str().unwrap(),
     ];
     flags.extend("--websockets 5 --event-streams 5 --seconds 0.5 --json".split(' '));
-    // In the second run, the ids are no longer equal to the numbers of the run's publications.
+    // In the second run, the ids differ from the numbers of the run's publications.
     for _ in 0..2 {
         let (status, result, printed) = bench(&flags);
         assert_eq!(status, 0, "{printed}{result:#}");
@@ -261,7 +261,7 @@ fn bad_usage_has_status_two_and_an_unreachable_server_one() {
     }
 }
 
-/// What the faulty server does instead of delivering its third publication correctly.
+/// The fault of the server in the delivery of its third publication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     None,
@@ -269,9 +269,9 @@ enum Fault {
     Loss,
     /// Sends a gap instead of the publication.
     Gap,
-    /// Delivers it after the fourth publication.
+    /// Delivers the third publication after the fourth one.
     Reorder,
-    /// Closes the connection instead of delivering it.
+    /// Closes the connection instead of delivering the publication.
     Close,
 }
 
@@ -281,7 +281,7 @@ fn text_frame(text: &str) -> Vec<u8> {
     frame
 }
 
-/// Runs a faulty WebSocket server of one channel until its feeder disconnects.
+/// Runs a faulty WebSocket server with one channel until its feeder disconnects.
 fn serve(fault: Fault, feed: &Path) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();

@@ -1,7 +1,7 @@
 //! Cross-origin access from a headless Chromium: which pages may open and read each transport.
 //!
-//! The origins differ only in their ports, so they are the same site. The cookie is sent with every
-//! request, whatever its `SameSite`.
+//! The origins differ only in their ports, so they belong to the same site. Therefore the browser
+//! sends the cookie with every request, whatever the cookie's `SameSite`.
 
 use std::fs;
 use std::path::Path;

@@ -20,7 +20,7 @@ const SUBCOMMANDS: [&str; 7] = [
     "subscribe",
     "token",
 ];
-/// The longest time to a message of the first attempt, before any retry.
+/// The maximum time to the message about the first attempt, which comes before any retry.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
 fn run(line: &[&str]) -> Output {
@@ -281,7 +281,7 @@ fn subscribe_ends_when_the_server_forbids_reconnecting() {
 fn subscribe_works_under_cron_and_ends_silently_on_a_closed_pipe() {
     let server = Server::start();
     let url = format!("ws://{}/ws?channel=a", server.addr);
-    // The conditions of a cron job: standard input is closed, and there is no terminal.
+    // The command runs as in a cron job: standard input is closed, and there is no terminal.
     let script = format!(
         "exec setsid {} subscribe '{url}' <&- | head -n 2",
         env!("CARGO_BIN_EXE_fanfare")

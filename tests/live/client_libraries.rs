@@ -1,5 +1,5 @@
 //! Independent client libraries: Python `websockets`, `httpx-sse` and `sseclient-py`; Node `ws`,
-//! `eventsource` and `@microsoft/fetch-event-source`. `FANFARE_LONG` adds ten more, which
+//! `eventsource` and `@microsoft/fetch-event-source`. `FANFARE_LONG` adds ten more libraries, which
 //! `tests/long/run` installs.
 
 use std::panic::catch_unwind;
@@ -57,8 +57,8 @@ fn library(name: &str, url: &str, count: &str) -> Lines {
     }
 }
 
-/// Checks each library of `tests/run`, and with `FANFARE_LONG` also the libraries of
-/// `tests/long/run`.
+/// Checks each library that `tests/run` installs. With `FANFARE_LONG`, also checks each library
+/// that `tests/long/run` installs.
 fn check_each(libraries: &[&str], of_long_run: &[&str], check: fn(&str)) {
     let of_long_run: &[_] = match std::env::var_os("FANFARE_LONG") {
         Some(_) => of_long_run,
@@ -206,7 +206,8 @@ fn node_eventsource_loses_nothing_over_a_cut_connection() {
     }
     relay.cut();
     server.await_metric("fanfare_subscribers", 0.0);
-    // These are published while no client is connected. The second connection must deliver them.
+    // No client is connected when these publications arrive, so the second connection must deliver
+    // them.
     ids.extend((2..4).map(|n| feeder.publish("a", n)));
     assert_eq!(peer.json_with("lost")["lost"], 1);
     assert_eq!(peer.json()["opened"], 2);

@@ -62,8 +62,8 @@ fn sigint_drains_all_clients_and_exits_with_zero() {
     drains("INT");
 }
 
-/// The kernel may deliver pending signals to different threads, and worker threads have their own
-/// descriptor tables.
+/// The kernel may deliver pending signals to different threads. Worker threads have descriptor
+/// tables of their own, so a signal must work whatever thread receives it.
 #[test]
 fn simultaneous_signals_reach_the_server_and_disturb_no_client() {
     for _ in 0..5 {
@@ -80,7 +80,7 @@ fn simultaneous_signals_reach_the_server_and_disturb_no_client() {
     }
 }
 
-/// Drains a server whose clients never close. Returns the duration.
+/// Drains a server whose clients never close. Returns the duration of the drain.
 fn drain_with_silent_clients() -> Duration {
     let mut server = Server::start();
     let mut socket = Socket::subscribed(server.addr, "channel=a");
@@ -161,15 +161,15 @@ fn reconnects_of_all_workers_are_spread_at_the_configured_rate() {
     let mut server = Server::with(config, &["--workers", "4"]);
     let (sockets, _streams, _poll) = delays(&server, 16);
     // Twenty clients at two per second are spread over ten seconds. At least one of sixteen random
-    // delays is in the second half, except in one of 65,536 runs. If each worker counted only its
-    // own five clients, no delay would be in the second half.
+    // delays is in the second half of this time, except in one of 65,536 runs. If each worker
+    // counted only its own five clients, no delay would be in the second half.
     let latest = sockets.iter().max().unwrap();
     assert!((7_000..=13_500).contains(latest), "{sockets:?}");
     assert!(server.wait().success());
 }
 
-/// Scripts send SIGUSR1 because other daemons reopen their logs on that signal. A background job of
-/// a terminal receives SIGTTOU when it writes.
+/// Other daemons reopen their logs on SIGUSR1, so scripts may send this signal to the server, too.
+/// A background job of a terminal receives SIGTTOU when it writes.
 #[test]
 fn signals_without_a_meaning_neither_end_nor_stop_the_server() {
     let mut server = Server::start();

@@ -19,7 +19,7 @@ fn run(command: &mut Command, input: &str) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // A command that does not read its input may end before all of the input is written.
+    // A command that does not read its input may end before the whole input is written.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     child.wait_with_output().unwrap()
 }
@@ -242,7 +242,7 @@ fn bodies_of_unsupported_types_get_415_and_publish_nothing() {
         let problem: Value = serde_json::from_str(&body).unwrap();
         assert_eq!(problem["code"], code, "{fields:?}: {problem}");
     }
-    // The default Content-Type of curl, and the hint about it.
+    // curl sends a Content-Type by default, which the server refuses with a hint.
     let mut curl = Command::new("curl");
     curl.args(["-sS", "-d", "{\"x\":1}", "--unix-socket"]);
     let output = run(
@@ -251,7 +251,7 @@ fn bodies_of_unsupported_types_get_415_and_publish_nothing() {
     );
     let hint = "-H 'content-type: application/json'";
     assert!(text(&output.stdout).contains(hint), "{output:?}");
-    // Without a coding or a type, the body is the payload as bytes.
+    // Without a content coding and without a type, the payload is the bytes of the body.
     let (head, _) = post(&server, to_a, &["Content-Encoding: identity"], b"hi!");
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
     assert_eq!(socket.publication()["base64"], "aGkh");
@@ -407,7 +407,7 @@ fn payloads_that_other_parsers_reject_are_refused_on_every_input() {
     assert_eq!(backend.answer()["ok"], true);
     let mut socket = Socket::subscribed(server.addr, "channel=a");
     let mut feeder = Feeder::connect(&server.feed);
-    // Nesting levels and digits, at their limits and beyond.
+    // Tests the number of nesting levels and the number of digits, at their limits and beyond.
     let deep = |levels| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
     let long = |digits: usize| format!("-0.{}", "7".repeat(digits - 1));
     for (payload, is_good) in [

@@ -23,7 +23,8 @@ fn get(target: &str, fields: &str) -> String {
     format!("GET {target} HTTP/1.1\r\nHost: h\r\n{fields}\r\n")
 }
 
-/// Starts a server with two publications in channel `a`. Returns it with the id of the first one.
+/// Starts a server with two publications in channel `a`. Returns the server and the id of the first
+/// publication.
 fn started(config: &str, flags: &[&str]) -> (Server, String) {
     let server = Server::with(config, flags);
     let mut feeder = Feeder::connect(&server.feed);

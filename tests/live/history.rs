@@ -1,5 +1,6 @@
 //! Tests of `since=first` and `last=N`. Each transport begins with the history in the log and
-//! continues without a gap or a repetition. The history is marked where there is an envelope.
+//! continues without a gap or a repetition. Publications of the history are marked if they have an
+//! envelope.
 
 use std::net::SocketAddr;
 use std::thread;

@@ -1,5 +1,5 @@
-//! Tests of the journal: with a server that is killed at random and started again, on a full disk,
-//! and with a second server.
+//! Tests of the journal: a server is killed at random times and started again, the disk is full, or
+//! a second server opens the same journal.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -38,7 +38,8 @@ fn chance() -> (u64, u64, fastrand::Rng) {
     (kills, seed, fastrand::Rng::with_seed(seed))
 }
 
-/// Starts the server of this folder several times, and kills it at a random point of each start.
+/// Starts the server of this folder several times. Kills the server at a random point of each
+/// start.
 fn kill_while_starting(folder: &Path, rng: &mut fastrand::Rng) {
     for _ in 0..rng.u32(..3) {
         let mut child = fanfare()
@@ -255,7 +256,8 @@ fn publisher_loses_and_doubles_nothing_while_the_server_is_killed() {
         let count = rng.usize(1..most);
         order.send(count).unwrap();
         ordered += count;
-        // The remaining lines are in flight, in one buffer or another.
+        // The lines without an acknowledgement are still in a buffer of the publisher or of the
+        // server.
         let awaited = ordered - rng.usize(0..count) - acks.len();
         acks.extend(read_acks(lines.by_ref(), awaited));
         running.signal("KILL");
@@ -517,7 +519,7 @@ fn torn_log_is_truncated_and_a_resume_from_before_gets_a_gap() {
     running.signal("KILL");
 }
 
-/// A small file system. It is unmounted when dropped.
+/// A small file system, which is unmounted when dropped.
 struct SmallDisk<'a>(&'a Path);
 
 impl<'a> SmallDisk<'a> {
@@ -574,7 +576,7 @@ fn full_disk_refuses_publications_until_space_is_free() {
         "{reason}"
     );
     std::fs::remove_file(&ballast).unwrap();
-    // After a failed write the server waits before it tries again.
+    // After a failed write the server pauses before it writes again.
     let mut answer = Value::Null;
     for _ in 0..100 {
         feeder.send(&json!({"channel": "a", "data": 2, "ack": true}));

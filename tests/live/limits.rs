@@ -105,7 +105,8 @@ fn message_over_the_limit_is_refused_after_its_header() {
         0x82, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0,
     ]);
     assert_eq!(socket.closed().0, 1009);
-    // The sizes of a message's fragments are added up, so the second header exceeds the limit.
+    // The server adds up the sizes of a message's fragments, so the second header exceeds the
+    // limit.
     let mut socket = Socket::subscribed(server.addr, "channel=a");
     socket.send_raw(&frame(0x02, &[0; 600]));
     socket.send_raw(&[0x80, 0xfe, 0x01, 0x91, 0, 0, 0, 0]);
@@ -168,7 +169,8 @@ struct Limited {
 }
 
 impl Limited {
-    /// Starts a server under this limit. Returns its standard error if it does not start.
+    /// Starts a server with this limit on descriptors. Returns its standard error if it does not
+    /// start.
     fn start(flags: &[&str], limit: u64) -> Result<Self, String> {
         let folder = tempfile::tempdir().unwrap();
         let launcher = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/limited.py");
@@ -245,7 +247,7 @@ fn server_without_descriptors_for_connections_is_not_ready_and_reports_why() {
             "not ready: no connection fits: the server itself uses all descriptors that \
              RLIMIT_NOFILE, {limit}, allows"
         );
-        // Either this client or the probe may use the last descriptor.
+        // The last descriptor may be used by this client or by the readiness request.
         let is_served = within("a client is served, or /readyz has a reason", || {
             let is_served = server.serves();
             let (status, reason) = server.readiness();

@@ -9,8 +9,8 @@ use crate::support::{Feeder, Lines, Raw, Server, Socket, fanfare, within};
 
 const LAST_ONLY: &str = "[[namespace]]\nmatch = \"prices:*\"\nlog_entries = 1\n";
 
-/// Publishes to a channel of the namespace and to another channel. Returns the id before these
-/// publications, and their ids.
+/// Publishes to a channel of the namespace and to another channel. Returns the last id before these
+/// publications, and the ids of these publications.
 fn publish_some(server: &Server) -> (String, Vec<String>) {
     let mut feeder = Feeder::connect(&server.feed);
     let before = feeder.publish("chat", 0);
@@ -77,8 +77,8 @@ fn polls_that_resume_receive_the_newest_and_a_gap() {
 const CONFLATED: &str = "[quota]\nbehind_publications = 4\n\
                          [[namespace]]\nmatch = \"prices:*\"\noverflow = \"conflate\"\n";
 
-/// Publishes two keys alternately, five times each. Returns the id before these publications, and
-/// their ids.
+/// Publishes two keys alternately, five times each. Returns the last id before these publications,
+/// and the ids of these publications.
 fn publish_keys(server: &Server) -> (String, Vec<String>) {
     let mut feeder = Feeder::connect(&server.feed);
     let before = feeder.publish("chat", 0);

@@ -1,5 +1,5 @@
-//! Readers that stop in the middle of a publication, or near its end. The configuration bounds the
-//! log memory that they pin, on every transport.
+//! Readers that stop in the middle of a publication, or near its end. On every transport, the
+//! configuration bounds the log memory that such readers pin.
 
 use std::io::{Read, Write as _};
 use std::net::TcpStream;
@@ -27,7 +27,7 @@ fn noise(seed: u64) -> String {
         .collect()
 }
 
-/// Opens the readers. Each publication is read partly by one reader, which then stops.
+/// Opens the readers. Each publication is read in part by one reader, which then stops reading.
 fn stall(server: &Server, open: impl Fn(&str) -> Reader) -> Vec<Reader> {
     let channels = (0..READERS).map(|number| format!("c{number}"));
     let readers: Vec<Reader> = channels.map(|channel| open(&channel)).collect();
@@ -54,6 +54,7 @@ fn assert_bounded(server: &Server) {
     });
     let held = server.metric("fanfare_publication_bytes");
     // The log evicts before it appends a publication, and encodes the publication afterwards.
+    // Therefore the limit allows for one more publication.
     let most = LOG + PINNED + 2.5 * f64::from(u32::try_from(PUBLICATION).unwrap());
     assert!(held <= most, "{held} bytes of publications");
     let open = server.metric("fanfare_conns");
@@ -119,7 +120,8 @@ fn polls_with_unread_answers_pin_no_more_than_the_bound() {
         let mut stream = connect_small(server.addr);
         let request = format!("GET /poll?channel=c&since={since} HTTP/1.1\r\nHost: a\r\n\r\n");
         stream.write_all(request.as_bytes()).unwrap();
-        // The content of the answer is fixed when its first byte arrives.
+        // Reads a part of the answer, because the server fixes the answer's content when it sends
+        // the first byte.
         stream.read_exact(&mut [0; 12]).unwrap();
         readers.push(stream);
         since = id;

@@ -1,5 +1,5 @@
 //! Long and short polls, sent by hand, with curl, with Python's own client, and with `fanfare
-//! subscribe`. Also a client that changes its transport.
+//! subscribe`. One client also changes its transport.
 
 use std::io::{BufReader, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -206,8 +206,8 @@ fn number(id: &Value) -> u64 {
 /// A gap: its channel, its ends, and its number of missing publications.
 type Gap = (String, u64, u64, Option<u64>);
 
-/// Polls from a position to the last publication. Sends each request twice, as if the first answer
-/// were lost. Returns the publications and the gaps.
+/// Polls from a position to the last publication. Sends each request twice, as a client does that
+/// has lost the first answer. Returns the publications and the gaps.
 fn poll_to_the_end(
     server: &Server,
     query: &str,
@@ -265,7 +265,7 @@ fn each_publication_is_delivered_or_in_one_gap_over_successive_polls() {
         let since = feeder.publish("d", 0);
         let mut published = Vec::new();
         for n in 0..300 {
-            // Most of c is published last, when much of d is still to be delivered.
+            // Most publications of `c` come last, when many of `d` are still to be delivered.
             let channel = if n > 250 || n % 9 == 0 { "c" } else { "d" };
             let key = ["k", "l"][n % 2];
             let text = "x".repeat(bytes);
@@ -462,8 +462,8 @@ fn unread_answer_closes_the_conn_after_two_heartbeats() {
     feeder.publish("a", "x".repeat(12_000_000));
     poller.ask(&format!("channel=a&since={since}"), "");
     server.await_metric("fanfare_conns_closed_total{reason=\"idle\"}", 1.0);
-    // The answer is correct up to the point where it stops, and the server sends nothing after
-    // that.
+    // The answer is correct up to the byte at which it stops, and the server sends nothing after
+    // that byte.
     let mut rest = Vec::new();
     let _ = poller.stream.read_to_end(&mut rest);
     assert!(rest.starts_with(b"HTTP/1.1 200 ") && rest.len() < 12_000_000);

@@ -225,7 +225,8 @@ fn tls_begins_after_the_header_at_every_cut() {
     assert_ends_silently(again);
     server.await_metric("fanfare_conns_refused_total{limit=\"source_conns\"}", 1.0);
     let proxy = haproxy("tcp", "SERVER send-proxy-v2", addr);
-    // At first the test's own probe of the proxy uses the only connection that is allowed.
+    // At first the only connection that is allowed may still belong to the test's probe of the
+    // proxy.
     let start = within("a place behind the proxy", || {
         let mut through = secured(proxy.addr, &certificate.trusting());
         let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -250,7 +251,7 @@ fn v2_of(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
     [start, &[command, family][..], &length, rest].concat()
 }
 
-/// Sends a header in two pieces and then a request. Returns the status.
+/// Sends a header in two pieces, and then a request. Returns the status of the response.
 fn status_behind(header: &[u8], addr: SocketAddr) -> u16 {
     let mut stream = connect(addr);
     let (first, second) = header.split_at(header.len() / 3);
@@ -307,7 +308,7 @@ fn conn_with_an_unfinished_long_header_buffers_none_of_it() {
         });
         streams
     };
-    // A first round, so that the server's tables have their final size.
+    // After this first round, the tables of the server have their final size.
     drop(fill());
     proxied.server.await_metric("fanfare_conns", 0.0);
     let before = process.resident_bytes();
@@ -389,7 +390,7 @@ fn poll_for(client: &str, stream: &mut BufReader<TcpStream>) -> u16 {
 
 #[test]
 fn kept_alive_connection_counts_as_a_connect_of_its_first_client() {
-    // A burst may have as many connects as five seconds allow.
+    // A burst may contain as many connection attempts as are allowed in five seconds.
     const AT_ONCE: usize = 10;
     let config =
         format!("{TRUSTING}[limits]\nconnects_per_second_per_source = 2\nconns_per_source = 30\n");
@@ -399,13 +400,13 @@ fn kept_alive_connection_counts_as_a_connect_of_its_first_client() {
         let client = format!("192.0.2.{}", number % 3);
         assert_eq!(poll_for(&client, &mut kept), 200, "{number}: {client}");
     }
-    // A client that opens a new connection for each request is limited to its rate.
+    // If a client opens a new connection for each request, the rate of its connections is limited.
     let connects: Vec<u16> = (0..2 * AT_ONCE)
         .map(|_| poll_for("192.0.2.1", &mut BufReader::new(connect(server.addr))))
         .collect();
     assert!(connects[..AT_ONCE].iter().all(|status| *status == 200));
     assert!(connects[AT_ONCE..].contains(&429), "{connects:?}");
-    // A connection counts as a connect of the first client that a request names.
+    // A connection counts as new for the first client that one of its requests names.
     let connects: Vec<u16> = (0..2 * AT_ONCE)
         .map(|_| {
             let mut stream = BufReader::new(connect(server.addr));
@@ -432,8 +433,8 @@ fn kept_alive_connection_counts_as_a_conn_of_its_latest_client() {
     let (status, stream) = stream_for("192.0.2.1");
     assert_eq!(status, 200);
     assert_eq!(stream_for("192.0.2.2").0, 429);
-    // The stream is now the one connection that the first client may have, so this request is
-    // refused and its connection is closed.
+    // The stream is now the one connection that the first client may have. Therefore this request
+    // is refused, and its connection is closed.
     assert_eq!(poll_for("192.0.2.1", &mut kept), 429);
     drop(kept);
     let other = within("room for the second client", || {

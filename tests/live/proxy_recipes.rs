@@ -231,7 +231,8 @@ fn check_drain(mut front: Front) {
 }
 
 /// Checks that clients can detect that their streams are cut off when the server is killed. A
-/// killed server sends no close. Caddy ends the streams as if they were complete.
+/// killed server sends no close frame and no end of a stream. Behind Caddy, event streams end as if
+/// they were complete.
 fn check_kill(recipe: Recipe, mut front: Front) {
     let mut socket = Socket::subscribed(front.addr(), "channel=a");
     let mut stream = front.curl("/sse?channel=a");

@@ -176,7 +176,7 @@ fn plain_http_on_a_tls_port_gets_a_code_in_plain_text() {
     let refused = Raw::get(addr, "/sse?channel=a");
     check(&refused, 400, "plain_http_on_tls");
     assert_eq!(refused.field("connection"), Some("close"));
-    // The first byte decides the protocol. The server reads and discards all later bytes.
+    // The first byte decides the protocol. The server reads all later bytes and discards them.
     let mut stream = connect(addr);
     stream.write_all(b"P").unwrap();
     stream.write_all(&b"x".repeat(100_000)).unwrap();
@@ -185,7 +185,7 @@ fn plain_http_on_a_tls_port_gets_a_code_in_plain_text() {
     let url = format!("http://{addr}/");
     let output = Lines::curl([&url]).rest();
     assert!(output[0].starts_with("HTTP/1.1 400 "), "{output:?}");
-    // The same applies after a PROXY header.
+    // The first byte also decides the protocol after a PROXY header.
     let flags = ["--listen", "127.0.0.1:0 tls proxy"];
     let server = Server::with(&certificate.config(), &flags);
     let request = "PROXY TCP4 192.0.2.1 198.51.100.1 4711 443\r\nGET / HTTP/1.1\r\n\r\n";
@@ -212,7 +212,7 @@ fn http2_client_reports_that_http1_is_required() {
     let output = node.json();
     assert_eq!((&output["code"], &output["last"]), (&13.into(), &0.into()));
     assert_eq!(output["document"]["code"], "http_version", "{output}");
-    // A client that sends the HTTP/2 preface by hand and reads to the end.
+    // This client sends the HTTP/2 preface by hand and reads to the end of the stream.
     let mut stream = connect(server.addr);
     stream
         .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")

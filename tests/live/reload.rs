@@ -1,5 +1,5 @@
-//! Tests of SIGHUP: the server reads certificates and keys again. A broken file or key changes
-//! nothing. A log line names the settings that need a restart.
+//! Tests of SIGHUP: the server reads certificates and keys again. If a file or a key is invalid,
+//! nothing changes. A log line names the settings that need a restart.
 
 use std::fs;
 use std::path::PathBuf;

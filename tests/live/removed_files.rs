@@ -17,9 +17,9 @@ use tempfile::TempDir;
 
 use crate::support::{Feeder, Raw, Server, fanfare, within};
 
-/// The longest time from the removal of a file to the first refusal.
+/// The maximum time from the removal of a file to the first refusal.
 const NOTICED_WITHIN: Duration = Duration::from_secs(1);
-/// A time longer than the server's pause before it opens a store again.
+/// A time that is longer than the server's pause before it opens a store again.
 const REFUSED_FOR: Duration = Duration::from_secs(3);
 
 fn log(server: &Server) -> String {
@@ -149,7 +149,8 @@ fn socket_bound_by_another_process_is_kept_and_reported() {
         &server,
         &format!("ERROR {}", &reason["not ready: ".len()..].trim()),
     );
-    // Over several checks, publications are acknowledged and the line is logged only once.
+    // While the server checks the socket several times, publications are acknowledged, and the line
+    // is logged only once.
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_millis(2500) {
         connected.publish("a", 1);
@@ -158,7 +159,7 @@ fn socket_bound_by_another_process_is_kept_and_reported() {
     assert_eq!(log(&server).matches("no feeder can connect").count(), 1);
     server.signal("TERM");
     assert!(server.wait().success());
-    // The server's checks have used no place in the backlog.
+    // The checks of the server have used no place in the backlog.
     let accepted = other.accept().unwrap_err();
     assert_eq!(accepted.kind(), ErrorKind::WouldBlock);
     assert!(UnixStream::connect(&server.feed).is_ok());
@@ -179,7 +180,8 @@ fn stale_socket_of_another_process_is_replaced() {
 fn fifo_in_place_of_the_lock_is_refused_without_waiting() {
     let server = Server::start();
     let lock = server.feed.with_file_name("feed.sock.lock");
-    // A rename, because the server could otherwise see the state between two separate steps.
+    // The file is replaced by a rename, because the server could otherwise see the state between
+    // two separate steps.
     let fifo = server.feed.with_file_name("fifo");
     make_fifo(&fifo);
     fs::rename(&fifo, &lock).unwrap();
@@ -216,13 +218,13 @@ fn socket_is_not_made_again_in_a_directory_that_others_can_write_to() {
     let server = Server::with("", &["--feed", feed.to_str().unwrap()]);
     await_connection(&feed);
     fs::remove_dir_all(&made).unwrap();
-    // The server creates the directory again, too.
+    // The server creates the directory of the socket again, too.
     await_connection(&feed);
     fs::remove_dir_all(&made).unwrap();
     let open = place.path().join("open");
     fs::create_dir(&open).unwrap();
     fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
-    // The server may create the directory again in between.
+    // The server may create the directory again between the removal and the creation of the link.
     within("a symbolic link", || {
         let _ = fs::remove_dir_all(&made);
         std::os::unix::fs::symlink(&open, &made).ok()
@@ -335,13 +337,14 @@ fn publish(feeder: &mut Feeder) -> Value {
     feeder.answer()
 }
 
-/// Publishes until a publication is refused, within [`NOTICED_WITHIN`]. Checks that readiness, log
-/// and metrics report the refusal, and that no publication is accepted afterwards.
+/// Publishes until a publication is refused, which must happen within [`NOTICED_WITHIN`]. Checks
+/// that readiness, log and metrics report the refusal, and that no publication is accepted
+/// afterwards.
 fn await_refusal(server: &Server, feeder: &mut Feeder, removed: &Path) {
     let begun = Instant::now();
     loop {
-        // The time is measured when the publication is sent, not when it is answered, because the
-        // disk may be slow.
+        // The time is measured when the publication is sent, because a slow disk may delay the
+        // answer.
         let sent_after = begun.elapsed();
         let answer = publish(feeder);
         if answer["ok"] != true {
@@ -395,7 +398,7 @@ fn journal_that_is_removed_refuses_publications_and_the_next_start_begins_anothe
         let mut feeder = Feeder::connect(&server.feed);
         let before = feeder.publish("a", 0);
         fs::remove_dir_all(&journal).unwrap();
-        // Enough data for a new chunk of the store.
+        // Publishes enough data to fill a chunk of the store, so that the store needs a new one.
         let large = "x".repeat(1_000_000);
         for _ in 0..40 {
             feeder.send(&json!({"channel": "a", "text": large}));
@@ -436,7 +439,7 @@ fn journal_that_is_moved_away_continues_when_restored() {
             fs::remove_dir_all(&journal).unwrap();
         }
         fs::rename(&away, &journal).unwrap();
-        // Recovery needs no publication.
+        // The server recovers without a publication.
         assert_eq!(await_readiness(&server, 200), "ready\n");
         feeder.publish("a", 1);
     }

@@ -1,5 +1,6 @@
-//! Deadlines and limits measure the peer, not the server's own lag. The server lags after SIGSTOP
-//! and SIGCONT, because of a slow consumer, and during many simultaneous connects.
+//! Deadlines and limits measure the peer, not the server's own lag. In these tests the server lags
+//! after SIGSTOP and SIGCONT, because of a slow consumer, or during many simultaneous connection
+//! attempts.
 
 use std::io::{BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -24,7 +25,7 @@ fn heartbeat() -> Duration {
     Duration::from_millis(chosen.map_or(1000, |text| text.parse().unwrap()))
 }
 
-/// A client that answers pings, and sends its other data as fast as the server reads it.
+/// A client that answers pings, and sends its other data as fast as the server accepts the data.
 struct Client {
     stream: TcpStream,
     unsent: Vec<u8>,
@@ -132,7 +133,7 @@ fn requests_and_handshakes_sent_to_a_stopped_server_are_answered() {
         client.write_all(request).unwrap();
     }
     for client in &mut sealed {
-        // Sends the ClientHello. The rest of the handshake needs the server.
+        // The client sends only its ClientHello. The rest of the handshake needs the server.
         client.conn.write_tls(&mut client.sock).unwrap();
     }
     // The sleep is longer than both deadlines. Each deadline is long enough for 20 handshakes on a
@@ -225,7 +226,8 @@ impl Held {
         }
     }
 
-    /// Reads everything as the consumer, with a pause after each message. No client may be closed.
+    /// Reads all messages as the consumer, with a pause after each message. No client may be
+    /// closed.
     fn consume(mut self, pause: Duration) {
         let messages = self.messages;
         let reader = thread::spawn(move || {

@@ -132,7 +132,7 @@ fn watchdog_of_another_process_is_not_notified() {
     let environment = environment.map(|(name, value)| (name, OsStr::new(value)));
     let mut service = Service::start(&environment);
     service.ready();
-    // Twenty times the interval between two watchdog notifications.
+    // The test waits for twenty times the interval between two watchdog notifications.
     let wait = Duration::from_millis(200);
     service.notices.set_read_timeout(Some(wait)).unwrap();
     assert!(service.notices.recv(&mut [0]).is_err());
@@ -163,7 +163,7 @@ fn inherited_sockets_replace_those_of_the_configuration() {
             .all(|part| printed.contains(part))
             .then_some(())
     });
-    // Enough connections that both workers have some.
+    // There are so many connections that each of the two workers has some of them.
     let mut sockets: Vec<Socket> = (0..8)
         .map(|_| Socket::subscribed(service.addr, "channel=a"))
         .collect();
@@ -265,8 +265,8 @@ fn inherited_feed_is_left_for_the_next_server() {
     service.signal("TERM");
     assert!(service.process.wait().success());
     assert!(service.feed.exists());
-    // A service manager would keep the sockets open. The launcher became the server, so no process
-    // listens now.
+    // A service manager would keep the sockets open. Here the launcher became the server, so no
+    // process listens after the server's end.
     assert!(TcpStream::connect(service.addr).is_err());
     assert!(UnixStream::connect(&service.feed).is_err());
 }

@@ -72,8 +72,8 @@ enum Given {
     Id(String),
 }
 
-/// Checks that publications and gaps cover these ids, each once and in order, and that a gap starts
-/// at the last delivered id. Returns the number of publications after the last gap.
+/// Checks that publications and gaps cover each of these ids once and in order, and that a gap
+/// starts at the last delivered id. Returns the number of publications after the last gap.
 fn covered(ids: &[String], given: &[Given]) -> usize {
     let (mut next, mut tail) = (0, 0);
     for given in given {
@@ -124,7 +124,8 @@ fn read_to(socket: &mut Socket, last: &str) -> Vec<Given> {
     read_some(socket, last, usize::MAX)
 }
 
-/// Reads from an event stream up to this id. The first id of the stream is only its position.
+/// Reads from an event stream up to this id. The first id of the stream is a position, not a
+/// publication.
 fn read_events_to(stream: TcpStream, last: &str) -> Vec<Given> {
     let mut lines = BufReader::new(stream).lines().map(|line| line.unwrap());
     let mut given = Vec::new();
@@ -241,8 +242,8 @@ fn close_policy_sends_a_close_frame_to_a_slow_reader() {
     let mut stalled = subscribe_small(server.addr);
     let ids = publish_in_steps(&mut feeder, &mut healthy, 600, 1000);
     server.await_metric("fanfare_subscribers", 1.0);
-    // Earlier messages are complete and in order. Then comes the close frame, or a reset if the
-    // buffer had no room for the close frame.
+    // The earlier messages are complete and in order. They are followed by the close frame, or by a
+    // reset if the buffer has no room for the close frame.
     let mut next = 0;
     loop {
         match stalled.0.read() {
@@ -283,7 +284,7 @@ fn kernel_buffers_no_more_for_a_stalled_subscriber_than_configured() {
 
 #[test]
 fn unsent_bytes_in_the_kernel_stay_below_the_low_water_mark() {
-    // The send buffer alone has room for everything. A write may exceed the low-water mark by one
+    // The send buffer alone has room for all the data. A write may exceed the low-water mark by one
     // segment of the loopback device.
     let config = "[quota]\nsend_buffer_bytes = 4194304\nnotsent_lowat_bytes = 16384\n";
     assert!(sent_to_a_stalled_subscriber(config, 16_384 + 2 * 65_536) > 0);
@@ -424,7 +425,7 @@ fn heartbeats_of_simultaneous_conns_are_spread() {
             .take_while(|arrival| **arrival - *first < interval / 10)
             .count();
         // If heartbeats are spread evenly over half the interval, forty of them arrive in a tenth
-        // of it.
+        // of the interval.
         assert!(
             together < 100,
             "{together} of 200 in a tenth of the interval"
@@ -432,7 +433,8 @@ fn heartbeats_of_simultaneous_conns_are_spread() {
     }
 }
 
-/// Returns the number of heartbeats in a stream: its positions after the first one.
+/// Returns the number of heartbeats in an event stream. Every position after the first one is a
+/// heartbeat.
 fn beats(received: &[u8]) -> usize {
     let text = str::from_utf8(received).unwrap();
     text.matches("event:fanfare.position\nid: ")

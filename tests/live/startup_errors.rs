@@ -77,7 +77,7 @@ fn run(command: &mut Command) -> Output {
 const TLS: &str = "listen = [\"127.0.0.1:0 tls\"]\nadmin = \"off\"\nfeed = \"@/feed.sock\"\n";
 const PLAIN: &str = "listen = [\"127.0.0.1:0\"]\nadmin = \"off\"\nfeed = \"@/feed.sock\"\n";
 
-/// A faulty configuration, and the key and a part of the message of each error.
+/// A faulty configuration and its errors. Each error is a key and a part of a message.
 type Case = (String, &'static [(&'static str, &'static str)]);
 
 /// Returns the cases of certificates, keys and secrets.
@@ -203,8 +203,8 @@ fn values() -> Vec<Case> {
     ]
 }
 
-/// Returns the longest part between separators that occurs twice in a line and has at least 12
-/// bytes.
+/// Returns the longest text between separators that occurs twice in a line. Ignores texts of fewer
+/// than 12 bytes.
 fn repeated(line: &str) -> Option<&str> {
     let parts: Vec<&str> = line.split([':', '(', ')', ';']).map(str::trim).collect();
     let long = parts.iter().filter(|part| part.len() >= 12);

@@ -74,8 +74,7 @@ fn next_json(socket: &mut WebSocket<Secured>) -> Value {
     }
 }
 
-/// Publishes as many publications as the client waits for, and checks that the client receives
-/// them.
+/// Publishes as many publications as the client expects, and checks that the client receives them.
 fn check_peer(server: &Server, peer: &mut Lines) {
     assert_eq!(peer.json()["protocol"], "fanfare.v1");
     assert_eq!(peer.json()["type"], "welcome");
@@ -286,7 +285,7 @@ fn bytes_that_are_not_tls_get_an_alert_without_effect_on_others() {
     let mut socket = rig.socket("channel=a");
     let mut stream = TcpStream::connect(rig.addr).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    // Bytes that are neither TLS nor HTTP. The module `refusals` tests plain HTTP.
+    // These bytes are neither TLS nor HTTP. The module `refusals` tests plain HTTP.
     stream.write_all(b"\0what is this?").unwrap();
     let mut answer = Vec::new();
     let _ended = stream.read_to_end(&mut answer);
@@ -455,7 +454,7 @@ fn publications_of_all_sizes_and_many_records_in_one_segment_pass() {
         }
     }
     drop(others);
-    // Many records in one TCP segment.
+    // The client sends many records in one TCP segment.
     for n in 0..20 {
         let ping = Message::Ping(vec![n; 100].into());
         socket.write(ping).unwrap();
@@ -483,7 +482,7 @@ fn invalid_record_closes_its_conn_without_effect_on_others() {
     let rig = Rig::start();
     let mut bystander = rig.socket("channel=a");
     let mut socket = rig.socket("channel=a");
-    // An application data record that no key can decrypt.
+    // No key can decrypt this application data record.
     let record = [&[23, 3, 3, 0, 40][..], &[0; 40]].concat();
     socket.get_mut().sock.write_all(&record).unwrap();
     let ended = loop {
@@ -571,8 +570,8 @@ fn slow_reader_receives_the_whole_last_answer() {
     let rig = Rig::start();
     let mut feeder = Feeder::connect(&rig.server.feed);
     let first = feeder.publish("a", "first");
-    // Different lengths leave different numbers of bytes in the socket when the last byte is
-    // written.
+    // The lengths differ, so that different numbers of bytes are in the socket when the server
+    // writes the last byte.
     for length in (20_000..150_000).step_by(10_000) {
         let channel = format!("a{length}");
         let data = "x".repeat(length);

@@ -1,5 +1,5 @@
-//! Tokens: signed by another implementation, sent in every way by independent clients, and refused
-//! for every fault.
+//! Tests of tokens. Another implementation signs them, independent clients send them in every way,
+//! and the server refuses them for every fault.
 
 use std::fs;
 use std::io::{BufReader, Write as _};
@@ -200,8 +200,8 @@ fn each_fault_of_a_token_is_refused_with_its_code() {
         let token = issuer.secret_token(&with(&[change]));
         assert_eq!(status(&server, "chat:1", &token), (401, json!(code)));
     }
-    // The forged tokens: the public key used as a secret, no signature, another key's signature,
-    // and an unknown algorithm.
+    // Each token is forged: a public key is used as a secret, there is no signature, another key
+    // signed the token, or the algorithm is unknown.
     let header = |alg: &str| Some(json!({"alg": alg}));
     for (algorithm, key, forged, code) in [
         ("HS256", "rs256.pem", header("HS256"), "token_signature"),
@@ -494,8 +494,8 @@ fn token_limits_commands_and_a_new_one_changes_the_limits() {
     let mut less = claims("u", 60);
     less["fanfare"]["subscribe"] = json!(["chat:2"]);
     let less = auth(&less);
-    // A token that does not allow a channel ends the subscription to it. The second token comes too
-    // early.
+    // A token that does not allow a channel ends the subscription to that channel. The second token
+    // is sent too early.
     socket.send(&less);
     socket.send(&less);
     let mut answers = [(); 3].map(|()| socket.json());

@@ -227,7 +227,7 @@ const MERGED: &[(&str, &str, &str, &str)] = &[
         "1 2 18446744073709551615",
         TCP_MEM,
     ),
-    // A limit that this repository's file would lower, and a limit that the file does not name.
+    // This repository's file would lower the first limit, and does not name the second one.
     (
         "net.ipv4.tcp_notsent_lowat",
         "4294967295\n",

@@ -382,7 +382,7 @@ fn slow_subscriber_receives_a_gap_and_continues() {
     let mut slow = Socket::subscribed(server.addr, "channel=a");
     let mut feeder = Feeder::connect(&server.feed);
     let payload = "x".repeat(32 * 1024);
-    // More data than the quota and all buffers in between have room for.
+    // Publishes more data than the quota and all buffers between server and client have room for.
     let mut sent = Vec::new();
     while server.metric("fanfare_publications_skipped_total") < 1.0 {
         assert!(sent.len() < 10_000, "nothing is skipped");
@@ -414,8 +414,8 @@ fn slow_subscriber_is_closed_by_the_close_policy() {
     let mut slow = Socket::subscribed(server.addr, "channel=a");
     let mut feeder = Feeder::connect(&server.feed);
     let payload = "x".repeat(32 * 1024);
-    // The close frame comes after the data in the kernel's buffers, so the test reads nothing
-    // before the overflow.
+    // The client receives the close frame after the data in the kernel's buffers, so the test reads
+    // nothing before the overflow.
     let delivered = "fanfare_deliveries_total";
     let mut sent = 0.0;
     while server.metric(delivered) + 8.0 > sent {

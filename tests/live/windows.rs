@@ -22,7 +22,7 @@ fn ack(id: &str) -> Value {
     json!({"type": "ack", "id": id})
 }
 
-/// Checks that no message waits: the next message must be the answer to a ping.
+/// Checks that no message is pending: the next message must be the answer to a ping.
 fn assert_quiet(socket: &mut Socket) {
     socket.send(&json!({"type": "ping", "ref": "quiet"}));
     assert_eq!(socket.json(), json!({"type": "pong", "ref": "quiet"}));
@@ -43,7 +43,7 @@ fn full_window_stops_delivery_until_an_acknowledgement() {
     assert_eq!(socket.publication()["id"], ids[3]);
     assert_quiet(&mut socket);
     socket.send(&json!({"type": "ack", "id": ids[3], "channel": "a", "ref": 1}));
-    // The answer and the publications that it releases arrive in any order.
+    // The answer may arrive before or after the publications that the acknowledgement releases.
     let mut messages: Vec<Value> = (0..4).map(|_| socket.json()).collect();
     messages.sort_by_key(|value| value.get("type").is_some());
     let given: Vec<&Value> = messages[..3].iter().map(|value| &value["id"]).collect();
@@ -175,7 +175,7 @@ fn gap_after_a_full_window_is_sent_when_it_opens_and_a_resume_has_none() {
                           "missed": 5, "cause": "slow"});
     assert_eq!(gap, expected);
     assert_eq!(socket.publication()["id"], ids[7]);
-    // A client that resumes receives no gap, because the log has everything.
+    // The client resumes without a gap, because the log still has every publication.
     let query = format!("channel=a&window=1024&since={}", ids[1]);
     let mut socket = Socket::subscribed(server.addr, &query);
     for id in &ids[2..] {

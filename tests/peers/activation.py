@@ -2,7 +2,7 @@
 
 usage: activation.py [--again] FOLDER PROGRAM ARGUMENT...
 
-ACTIVATION_NAMES in the environment has the names of the two sockets, by default `a:b`.
+The environment variable ACTIVATION_NAMES has the names of the two sockets, by default `a:b`.
 
 Binds a TCP port of 127.0.0.1 and the Unix socket FOLDER/handed.sock, prints one JSON line with
 `pid` and `tcp`, and executes the program with the sockets as descriptors 3 and 4.
@@ -37,7 +37,7 @@ unix.listen()
 
 
 def become():
-    # The sockets may already have the numbers 3 or 4, so they are copied to high numbers first.
+    # The sockets may already have the numbers 3 or 4, so they are first copied to high numbers.
     for target, source in ((3, os.dup2(tcp.fileno(), 103)), (4, os.dup2(unix.fileno(), 104))):
         os.dup2(source, target)
         os.close(source)
@@ -51,7 +51,8 @@ if not is_again:
 while True:
     child = os.fork()
     if child == 0:
-        # The test kills only its direct child, so the kernel must end this process with it.
+        # The test kills only its direct child, so the kernel must end this process together with
+        # its parent.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         become()
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -2,9 +2,10 @@
 //
 // usage: browser_restart.mjs CHROMIUM URL PROFILE_DIR ORIGINS ROUNDS
 //
-// Opens six streams from each of ORIGINS names of the URL's address. A browser opens at most six to
-// one HTTP/1.1 origin. Prints {"open":n} when all of them are open. After each of ROUNDS losses,
-// prints {"reopened":n,"stopped":n} when each stream is open again or has stopped permanently.
+// Opens six streams from each of ORIGINS names of the URL's address. A browser opens at most six
+// connections to one HTTP/1.1 origin. Prints {"open":n} when all streams are open. After each of
+// ROUNDS losses, prints {"reopened":n,"stopped":n} when each stream is open again or has stopped
+// permanently.
 import { chromium } from 'playwright-core';
 
 const [executablePath, address, profile, origins, rounds] = process.argv.slice(2);

@@ -4,7 +4,7 @@ usage: event_stream_client.py httpx-sse|sseclient-py URL COUNT
 
 Prints one JSON object per line: {"opened":n} for each stream, {"lost":n} for the end of each
 stream, and {"id","event","data"} for each event, whatever its type. The packages do not reconnect,
-so this script does, with the last id that the package reported. Ends with status 0 after COUNT
+so this script reconnects with the last id that the package reported. Ends with status 0 after COUNT
 events that are not the server's own.
 """
 
@@ -24,8 +24,8 @@ def report(**fields):
 
 
 def httpx_events(url, headers, opened):
-    # The test's server sends heartbeats every 100 ms. With a default server the timeout must exceed
-    # 25 s.
+    # The server in the tests sends heartbeats every 100 ms. With a default server the timeout must
+    # exceed 25 s.
     with httpx.Client(timeout=10) as client:
         with httpx_sse.connect_sse(client, "GET", url, headers=headers) as source:
             source.response.raise_for_status()

@@ -2,11 +2,12 @@
 //
 // usage: page_token.mjs CHROMIUM URL PROFILE_DIR SCREENSHOT FANFARE SECRET
 //
-// The program FANFARE signs the tokens with the secret; they allow the demo's channels. The channel
-// `open` needs no token. Prints one JSON object per line: {"asked":…} with the reason each time the
-// page asks for a token, {"live":…} when figures arrive, and {"subscribed":…} and {"seen":…} as
-// page.mjs does. At the end prints {"leaks":[…]}, with the places that must not contain a token but
-// do. SCREENSHOT.before.png and SCREENSHOT.after.png show the page without a token and with one.
+// The program FANFARE signs the tokens with the secret. The tokens allow the demo's channels. The
+// channel `open` needs no token. Prints one JSON object per line: {"asked":…} with the reason each
+// time the page asks for a token, {"live":…} when figures arrive, and {"subscribed":…} and
+// {"seen":…} as page.mjs does. At the end prints {"leaks":[…]}, a list of the places that contain a
+// token although they must not. SCREENSHOT.before.png shows the page without a token, and
+// SCREENSHOT.after.png shows the page with a token.
 import { execFileSync } from 'node:child_process';
 import { chromium } from 'playwright-core';
 

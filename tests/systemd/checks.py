@@ -1,6 +1,6 @@
 """Checks fanfare's unit files as shipped. Runs as root, as a service of the container's systemd.
 
-Each check begins with a fresh service. If a check needs it, a drop-in shortens times or makes the
+Each check begins with a fresh service. For some checks, a drop-in shortens times or makes the
 sandbox stricter. Prints PASS or FAIL with the measured values, and a summary as the last line.
 """
 
@@ -24,7 +24,7 @@ CHECKS = []
 
 
 def check(function):
-    """Registers a check. Its report consists of its name and its return value."""
+    """Registers a check. The report has the name and the return value of the check."""
     CHECKS.append(function)
     return function
 
@@ -44,7 +44,7 @@ def unit_files_are_valid():
 def service_is_active_only_when_it_answers():
     for _ in range(5):
         host.start()
-        # The check does not retry, because units that are ordered after the service rely on
+        # The check does not retry, because units that are ordered after the service rely on its
         # readiness.
         assert get() == 200
         assert get("/readyz", host.ADMIN) == 200
@@ -121,7 +121,7 @@ def each_worker_has_its_own_descriptors_and_processor():
 @check
 def soft_limit_on_descriptors_is_raised_inside_the_sandbox():
     # In the shipped unit, both limits are as high as the machine allows, so the check sets a low
-    # one.
+    # limit.
     shipped = nofile(host.start())
     assert shipped[0] == shipped[1], shipped
     _, machine = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -162,8 +162,8 @@ def feed_can_be_given_to_another_group():
 
 @check
 def server_makes_no_forbidden_system_call():
-    # In the shipped unit, a forbidden call returns an error. In this check it kills the process, so
-    # that no forbidden call goes unnoticed.
+    # In the shipped unit, a forbidden call returns an error. In this check a forbidden call kills
+    # the process, so that no forbidden call goes unnoticed.
     began = time.time()
     pid = host.start("SystemCallErrorNumber=kill", "Environment=FANFARE_DRAIN_WINDOW_MS=500")
     stream = Stream()
@@ -454,7 +454,8 @@ def crash_with_the_socket_unit_refuses_no_client():
         os.kill(pid, signal.SIGKILL)
         within(5, "the restart", lambda: host.main_pid() not in (0, pid))
         within(5, "the crowd", lambda count=crowd.answered: crowd.answered > count + 50)
-    # Connections that the killed process had accepted are lost, but no connect is refused.
+    # Connections that the killed process had accepted are lost, but no connection attempt is
+    # refused.
     assert crowd.refused == 0, str(crowd)
     assert crowd.longest < 1.5, str(crowd)
     return str(crowd)

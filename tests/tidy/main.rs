@@ -1,8 +1,8 @@
 //! The house rules as tests: dependencies, names, and the form of files.
 //!
-//! `rules.rs` and `words.rs` contain the rules. The tests here apply them to all files of the
-//! package. They also apply each rule to samples that break it, so that a rule without effect
-//! fails, too.
+//! `rules.rs` and `words.rs` contain the rules. The tests here apply the rules to all files of the
+//! package. They also apply each rule to samples that break it, so a rule that finds nothing fails,
+//! too.
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,

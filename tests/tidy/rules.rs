@@ -2,13 +2,12 @@
 
 use crate::source::{GENERATOR, Source, Token, imports, module_of, tokens};
 
-/// The maximum width of a comment line, in columns. The next constant is the maximum of other
-/// lines.
+/// The maximum width of a comment line, in columns. Other lines may be wider.
 const COMMENT_COLUMNS_MAX: usize = 100;
 const COLUMNS_MAX: usize = 120;
 const FUNCTION_LINES_MAX: usize = 70;
-/// The maximum length of a test. It is longer than other functions because it may be a table of
-/// cases.
+/// The maximum length of a test. Tests may be longer than other functions, because a test may be a
+/// table of cases.
 const TEST_LINES_MAX: usize = 100;
 const FILE_LINES_MAX: usize = 800;
 
@@ -39,11 +38,12 @@ const SHELL: &[&str] = &[
 const TRANSPORTS: &[&str] = &["event_stream", "long_poll", "short_poll", "websocket"];
 
 /// Returns the layer of a file, by its top module. `config`, `feed` and `journal` have both pure
-/// and shell files; the first line of a shell file says so.
+/// files and shell files. The first line of a shell file names its layer.
 pub(crate) fn layer(source: &Source) -> Option<Layer> {
     let module = module_of(&source.path);
     let top = module.first().map_or("lib", String::as_str);
-    // The load generator is shell, except for the files whose first line says that they are pure.
+    // The load generator belongs to the shell, except for files whose first line says that they are
+    // pure.
     if source.path.starts_with(GENERATOR) {
         let is_pure = source.text.starts_with("//! PURE");
         return Some(if is_pure { Layer::Pure } else { Layer::Shell });
@@ -96,7 +96,7 @@ fn target_layer(path: &[String], all: &[Source]) -> Option<Layer> {
         .and_then(layer)
 }
 
-/// Checks that no transport uses another, so that each can be deleted alone.
+/// Checks that no transport uses another transport, so that each can be deleted alone.
 pub(crate) fn transports(source: &Source) -> Vec<Finding> {
     let module = module_of(&source.path);
     let Some(own) = module.get(1).filter(|name| {
@@ -172,8 +172,9 @@ pub(crate) fn shell_only(source: &Source) -> Vec<Finding> {
     findings
 }
 
-/// Checks that `doctor` reads the host in only one file, from a given tree. It asks the system
-/// nothing else, so a recorded host gives the same result as the machine itself.
+/// Checks that only one file of `doctor` reads the host, from the tree that is passed to it.
+/// `doctor` asks the system nothing else, so a recorded host gives the same result as the machine
+/// itself.
 pub(crate) fn doctor_files(source: &Source) -> Vec<Finding> {
     if !source.path.starts_with("src/cli/doctor/") || source.path.ends_with("/tree.rs") {
         return Vec::new();
@@ -216,7 +217,8 @@ fn second_segments<'a>(tokens: &[Token<'a>]) -> Vec<&'a str> {
     names
 }
 
-/// Checks that only one file of the worker and the feed's shell use mio, an implementation detail.
+/// Checks that mio, an implementation detail, is used only by one file of the worker and by the
+/// feed's shell.
 pub(crate) fn mio_contained(source: &Source) -> Vec<Finding> {
     let is_feed_shell = source.path.starts_with("src/feed/") && layer(source) == Some(Layer::Shell);
     if source.path == "src/worker/wire/kernel.rs" || is_feed_shell {
@@ -229,7 +231,7 @@ pub(crate) fn mio_contained(source: &Source) -> Vec<Finding> {
     )
 }
 
-/// Checks that each crate has unsafe code in one place only.
+/// Checks that each crate has unsafe code in only one place.
 pub(crate) fn unsafe_contained(source: &Source) -> Vec<Finding> {
     let is_sys = source.path.strip_prefix(GENERATOR) == Some("sys.rs");
     if source.path.starts_with("src/sys/") || is_sys {
@@ -308,8 +310,8 @@ const NAMES_OF_OTHERS: &[&str] = &[
     "session_storage",
 ];
 
-/// Checks that each thing has only one word. `fanfare subscribe` is exempt: clients have other
-/// terms.
+/// Checks that each thing has only one name. `fanfare subscribe` is exempt, because clients have
+/// other terms.
 pub(crate) fn synonyms(source: &Source) -> Vec<Finding> {
     if source.path.starts_with("src/cli/subscribe/") {
         return Vec::new();
@@ -437,8 +439,8 @@ pub(crate) fn function_lengths(source: &Source) -> Vec<Finding> {
     findings
 }
 
-/// Returns the name and the last line of the function whose `fn` is at this index. `None` for a
-/// type or a declaration without a body.
+/// Returns the name and the last line of the function whose `fn` is at this index. Returns `None`
+/// for a type or a declaration without a body.
 fn function_end<'a>(tokens: &[Token<'a>], at: usize) -> Option<(&'a str, usize)> {
     let name = tokens.get(at + 1)?.text;
     if name == "(" {

@@ -1,9 +1,9 @@
 //! Checks the bytes that a client sends on a WebSocket (RFC 6455), in pieces of any length.
 //!
-//! The first byte chooses envelope and compression; the client sends the rest. The machine is
-//! compared with a simple model of the RFC, which uses the header parser of another implementation.
-//! Without compression, both must find the same pings, the same end and the same fault at the same
-//! place.
+//! The first byte selects the envelope and the compression, and the client sends the rest. The
+//! machine is compared with a simple model of the RFC, which uses the header parser of another
+//! implementation. Without compression, the machine and the model must find the same pings, the
+//! same end and the same fault at the same place.
 
 use std::io::Cursor as Reader;
 
@@ -28,7 +28,7 @@ use super::{memory, parts, wire};
 const MESSAGE_BYTES_MAX: u32 = 300;
 /// The number of bytes of replies above which pings may stay unanswered.
 const PONG_BACKLOG_BYTES: usize = 4096;
-/// The maximum number of bytes that a conn may hold in addition to those of its client.
+/// The maximum number of bytes that a conn may store in addition to those of its client.
 const HELD_BYTES: usize = 1024;
 
 /// Runs an input: one byte of choices, then the bytes of a client.
@@ -122,7 +122,7 @@ fn run(pieces: &[&[u8]], envelope: Envelope, compression: Compression) -> Outcom
     }
     let sent: usize = pieces.iter().map(|piece| piece.len()).sum();
     let held = memory::held_by(socket);
-    // A growing buffer may have twice the size of its content.
+    // A buffer that grows by doubling may have twice the size of its content.
     let bound = 2 * sent.min(2 * MESSAGE_BYTES_MAX as usize) + HELD_BYTES;
     assert!(held <= bound, "{held} bytes held of {sent}");
     outcome

@@ -1,8 +1,8 @@
 //! Checks the parser of configuration files.
 //!
-//! If a file is accepted, it is valid. Its configuration, printed as TOML or passed in environment
-//! variables, reads back the same. If it differs from the default, it has changed keys. The error
-//! for a refused file has a line for each problem.
+//! The configuration of an accepted file is valid. Printed as TOML or passed in environment
+//! variables, it reads back the same. Keys are reported as changed if and only if the configuration
+//! differs from the default. The error for a refused file has a line for each problem.
 
 use std::collections::BTreeSet;
 

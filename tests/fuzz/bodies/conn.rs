@@ -3,7 +3,7 @@
 //! The first check sends only the bytes: the answers must be the same for all cuts. The second
 //! check adds events between the bytes: timers, a socket that accepts nothing, the peer's FIN, a
 //! backend's messages. In the second check the machine must always have a deadline, send nothing
-//! after its FIN, and stay within its memory. It must also end in time when its peer becomes
+//! after its FIN, and stay within its memory limit. It must also end in time when its peer becomes
 //! silent.
 //!
 //! The bytes determine the surroundings. A conn that begins with a PROXY header belongs to a
@@ -38,8 +38,8 @@ use super::{memory, parts, token, wire};
 const HEAD_BYTES_MAX: u32 = 512;
 const MESSAGE_BYTES_MAX: u32 = 300;
 const CHANNELS_MAX: usize = 3;
-/// The number of bytes of replies in one call above which pings are answered only as the client
-/// reads.
+/// If the replies in one call have more than this number of bytes, the machine answers further
+/// pings only as the client reads.
 const PONG_BACKLOG_BYTES: usize = 4096;
 /// The maximum number of timers that fire before a conn with a silent peer ends.
 const TIMEOUTS_MAX: u32 = 12;
@@ -50,7 +50,7 @@ const PROXY_HEADERS: [&[u8]; 2] = [b"PROXY ", b"\r\n\r\n\0\r\nQUIT\n"];
 const TOKEN: &[u8] = b"eyJ";
 /// The common part of the field names `Forwarded` and `X-Forwarded-For`.
 const FORWARDED: &[u8] = b"orwarded";
-/// The number of bytes that a conn may hold in addition to its input and its pending output.
+/// The maximum number of bytes that a conn may store in addition to its input and pending output.
 const HELD_BYTES: usize = 4096;
 
 /// Runs an input: a script with the peer's bytes and the events between them.
@@ -117,7 +117,7 @@ struct Harness<'c> {
     is_read_closed: bool,
     has_fin: bool,
     class: ConnClass,
-    /// The number of nested calls. A nested call is made while the effects of the outer one are
+    /// The number of nested calls. A nested call is made while the effects of the outer call are
     /// applied.
     depth: u32,
     closed: Option<CloseReason>,
@@ -223,8 +223,8 @@ impl<'c> Harness<'c> {
             self.apply(effect);
         }
         self.depth -= 1;
-        // A nested call runs before the outer call's remaining effects, so only the outermost
-        // checks this.
+        // A nested call runs before the outer call's remaining effects, so only the outermost call
+        // checks the class.
         assert!(
             self.depth > 0 || self.conn.class() == self.class,
             "the worker counts another class"
@@ -387,7 +387,7 @@ impl<'c> Harness<'c> {
         let _result = self.call(|conn, out, context| conn.handle_answer(news, out, context));
     }
 
-    /// Writes the outbox to a socket that accepts at most this many bytes.
+    /// Writes at most this many bytes of the outbox to the socket.
     fn flush(&mut self, mut most: usize) {
         while most > 0 && self.closed.is_none() && !self.conn.outbox().is_empty() {
             let bytes = self.conn.outbox().slices().collect::<Vec<_>>().concat();
@@ -427,7 +427,7 @@ impl<'c> Harness<'c> {
         bytes
     }
 
-    /// Lets the machine handle its unhandled bytes, with the budget of one turn in each call.
+    /// Lets the machine handle its unhandled bytes. Each call has the budget of one turn.
     fn handle_unhandled(&mut self) {
         while self.closed.is_none() && self.conn.has_unhandled() {
             let _result = self.call(|conn, out, context| {
@@ -463,7 +463,8 @@ impl<'c> Harness<'c> {
         self.end_if_served();
     }
 
-    /// Ends a stream whose peer is done. There is no log here, so the peer has received everything.
+    /// Ends a stream whose peer is done. The harness has no log, so the peer has received
+    /// everything.
     fn end_if_served(&mut self) {
         if self.closed.is_none() && self.conn.ends_when_served() {
             let _result = self
@@ -584,8 +585,8 @@ fn bytes_have(bytes: &[u8], part: &[u8]) -> bool {
 #[derive(Debug, PartialEq)]
 struct Output {
     responses: Vec<u8>,
-    /// The frames, sorted, because the result of a command is sent after all other answers to its
-    /// piece.
+    /// The frames in sorted order. The order in which they were sent depends on the cuts, because
+    /// the result of a command is sent after all other answers to its piece.
     frames: Vec<Vec<u8>>,
     /// The body of the server's close frame.
     close: Option<Vec<u8>>,
@@ -594,7 +595,8 @@ struct Output {
 }
 
 fn check_cuts(stream: &[u8], config: &Config) {
-    // A response to HEAD has no content, but the parser of responses cannot know that.
+    // A response to HEAD has no content, but the parser of responses cannot know that. Therefore
+    // inputs with HEAD are not checked.
     if bytes_have(stream, b"HEAD") {
         return;
     }
@@ -606,14 +608,14 @@ fn check_cuts(stream: &[u8], config: &Config) {
             continue;
         };
         if whole.close.is_some() {
-            // Commands that arrive in one piece with a fault may stay unanswered.
+            // If a fault arrives in one piece with commands, the commands may stay unanswered.
             output.frames.clone_from(&whole.frames);
         }
         assert_eq!(output, whole, "{way:?}");
     }
 }
 
-/// Sends the pieces to a conn whose peer reads everything and whose polls are answered at once.
+/// Sends the pieces to a conn. Its peer reads everything, and its polls are answered immediately.
 /// Returns `None` if the answers to one piece are so long that their number depends on the cuts.
 fn run_pieces(pieces: &[&[u8]], config: &Config) -> Option<Output> {
     let mut harness = Harness::new(&pieces.concat(), config);
@@ -646,7 +648,7 @@ fn run_pieces(pieces: &[&[u8]], config: &Config) -> Option<Output> {
 }
 
 /// Splits the written bytes into responses and frames, and checks their form. The last response or
-/// frame may be incomplete. Returns the length of the responses and the frames.
+/// frame may be incomplete. Returns the total length of the responses, and the frames.
 fn split_written(written: &[u8]) -> (usize, Vec<Vec<u8>>) {
     let mut at = 0;
     while let Some(head) = wire::take_head(&written[at..]) {

@@ -1,4 +1,4 @@
-//! Shared code of the feed's two targets: decodes bytes to items, and prints items as lines.
+//! Shared code of the feed's two targets: decodes bytes into items, and prints items as lines.
 
 use fanfare::backend::CloseInfo;
 use fanfare::config::Limits;
@@ -17,7 +17,7 @@ use super::{memory, parts};
 pub const LINE_BYTES_MAX: usize = 300;
 /// The limit on request heads.
 pub const HEAD_BYTES_MAX: usize = 300;
-/// The number of bytes that a decoder may hold in addition to a body.
+/// The maximum number of bytes that a decoder may store in addition to a body.
 const HELD_BYTES: usize = 4096;
 
 pub fn limits() -> Limits {
@@ -36,7 +36,7 @@ pub struct Decoded {
     pub end: usize,
 }
 
-/// Decodes all items that a feeder has sent. Checks that every cut gives the same items.
+/// Decodes all items that a feeder has sent. Checks that the items do not depend on the cuts.
 pub fn decode(bytes: &[u8]) -> Vec<Decoded> {
     let whole = decode_pieces(&[bytes]);
     for way in parts::ways_to_cut(bytes) {
@@ -157,7 +157,7 @@ pub fn print_command(command: &Command) -> String {
     print(fields, payload_sent)
 }
 
-/// Prints a conn's name. For a name of another version, prints a fixed one.
+/// Prints a conn's name. If the name is of another version, prints a fixed name.
 fn print_conn(conn: Option<ConnName>) -> String {
     conn.map_or_else(|| String::from("1-2-3"), |conn| conn.to_string())
 }

@@ -1,6 +1,6 @@
 //! Checks HTTP on the feed: heads, bodies with a length and chunked bodies, and their publications.
 //!
-//! Every cut of the bytes gives the same requests. If a request leaves the connection open, a
+//! The requests do not depend on how the bytes are cut. If a request leaves the connection open, a
 //! simple reader of heads and bodies must find the same start of the next request (RFC 9112, 11.2).
 //! A publication that is printed as JSON decodes to itself.
 

@@ -1,7 +1,7 @@
 //! Checks lines on the feed: publications and commands.
 //!
 //! Every cut of the bytes must decode to the same lines, and an item that is printed must decode to
-//! itself. Bytes that begin an HTTP request belong to the other target.
+//! itself. Bytes that begin an HTTP request belong to the target `feed_http`.
 
 use fanfare::feed::protocol::draft::Draft;
 use fanfare::feed::protocol::item::Item;

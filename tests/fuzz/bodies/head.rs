@@ -1,8 +1,8 @@
 //! Checks request heads and their results: extensions, target, upgrade, validators, responses.
 //!
-//! Requests are read one after the other as a conn does, for several cuts of the bytes. The parser
-//! is compared with a simple one that splits lines. If another request may follow, both parsers
-//! must see the same, because a difference would allow request smuggling (RFC 9112, 11.2).
+//! The requests are read consecutively, as a conn reads them, for several cuts of the bytes. The
+//! parser is compared with a simple parser that splits lines. If another request may follow, both
+//! parsers must see the same, because a difference would allow request smuggling (RFC 9112, 11.2).
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -39,7 +39,7 @@ pub fn attack(bytes: &[u8]) {
     }
 }
 
-/// Returns the answers to the requests. The last one is the first that ends the connection.
+/// Returns the answers to the requests, up to and including the first that ends the connection.
 fn answers(pieces: &[&[u8]], config: &Config) -> Vec<Answer> {
     let metrics = WorkerMetrics::default();
     let limit = config.limits.request_head_bytes as usize;
@@ -101,7 +101,8 @@ fn check_each(mut bytes: &[u8], config: &Config) {
                 if !goes_on(&answer) {
                     return;
                 }
-                // The end of the request is certain only if there is no fault or one of these.
+                // The end of the request is certain only if the head has no fault or one of these
+                // faults.
                 assert!(matches!(
                     head.fault,
                     None | Some(Refusal::Expectation | Refusal::Method)
@@ -151,8 +152,8 @@ fn take_field(line: &[u8]) -> (String, &[u8]) {
     (name, value[1..].trim_ascii())
 }
 
-/// Checks a request that is answered or followed by another: it has one `Host` and no content. It
-/// leaves the connection open only if it did not ask to close it.
+/// Checks a request that is answered or followed by another: it has one `Host` and no content. If
+/// the request asks to close the connection, the connection is not kept open.
 fn check_framing(fields: &[(String, &[u8])], head: &Head<'_>) {
     let values = |name: &str| -> Vec<&[u8]> {
         let found = fields.iter().filter(|(other, _)| other == name);
@@ -216,8 +217,8 @@ fn check_channels(channels: &[ChannelName], least: usize) {
     assert_eq!(distinct.len(), channels.len(), "{channels:?}");
 }
 
-/// Compares `Sec-WebSocket-Accept` with that of another implementation, if the latter accepts the
-/// handshake. The other one knows only one spelling of an upgrade and is stricter about keys.
+/// If another implementation accepts the handshake, compares its `Sec-WebSocket-Accept` with ours.
+/// The other implementation knows only one spelling of an upgrade and is stricter about keys.
 fn check_upgrade(own: &[u8], request: &WebSocketRequest) {
     assert_eq!(request.accept.len(), 28, "a digest of 20 bytes in base64");
     let Ok(Some((length, parsed))) = OracleRequest::try_parse(own) else {

@@ -1,7 +1,7 @@
 //! Checks ids and names in every place where a client sends them.
 //!
-//! An id or name that is read is printed unchanged, so each has only one spelling. A text means the
-//! same in `Last-Event-ID`, in the query and in `If-None-Match`.
+//! An id or name that is read is printed unchanged, so each id and name has only one spelling. A
+//! text means the same in `Last-Event-ID`, in the query and in `If-None-Match`.
 
 use fanfare::config::Config;
 use fanfare::effect::Reference;
@@ -128,7 +128,7 @@ fn check_in_query(text: &str) {
     };
     match answer(request.as_bytes()) {
         Some(Answer::EventStream(request)) => assert_eq!(request.since, expected),
-        // The request exceeds the limit on heads.
+        // The request may be refused only if it exceeds the limit on heads.
         other => assert!(request.len() > 8192, "{request} gets {other:?}"),
     }
     let request = format!(

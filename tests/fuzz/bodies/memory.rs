@@ -1,7 +1,8 @@
 //! Counts this thread's bytes on the heap, so that a body can check a bound on a machine's memory.
 //!
-//! Wraps the system's allocator for the whole program. Counts per thread, because tests run in
-//! parallel. A body measures the number of bytes that are freed when a machine is dropped.
+//! This module wraps the system's allocator for the whole program. It counts per thread, because
+//! tests run in parallel. A body measures the number of bytes that are freed when a machine is
+//! dropped.
 #![allow(unsafe_code, reason = "an allocator is unsafe to implement")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -19,7 +20,8 @@ struct Counting;
 static COUNTING: Counting = Counting;
 
 fn change(added: usize, removed: usize) {
-    // Another thread than the allocating one may free memory, also after the latter has ended.
+    // The count may wrap, because a thread may free memory that another thread has allocated. A
+    // thread that is ending may have no count, so the change is then ignored.
     let _gone = LIVE.try_with(|live| {
         live.set(live.get().wrapping_add(added).wrapping_sub(removed));
     });
@@ -49,7 +51,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// Drops a value and returns the number of bytes that this frees.
+/// Drops a value. Returns the number of bytes that were freed.
 pub fn held_by<T>(owner: T) -> usize {
     let before = LIVE.get();
     drop(owner);

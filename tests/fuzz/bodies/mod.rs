@@ -1,11 +1,11 @@
 //! The bodies of the fuzz targets: checks that must succeed for any input.
 //!
 //! Each body is a function of bytes that panics on a finding. It checks more than the absence of
-//! panics: cuts change nothing, printed values are read back, other implementations agree, and
-//! memory stays within bounds. `tests/fuzz` compiles this file as a library and gets bytes from a
-//! fuzzer. `tests/corpus.rs` compiles it as a module and gets bytes from `tests/corpus` and
-//! mutations of them. A new target is a file here with a line in [`TARGETS`] and entries in
-//! `targets` and `Cargo.toml`.
+//! panics: the result does not depend on the cuts, printed values read back the same, other
+//! implementations agree, and memory stays within bounds. `tests/fuzz` compiles this file as a
+//! library and gets bytes from a fuzzer. `tests/corpus.rs` compiles it as a module and gets bytes
+//! from `tests/corpus` and mutations of them. A new target needs a file here, a line in
+//! [`TARGETS`], and entries in `targets` and `Cargo.toml`.
 #![allow(
     unreachable_pub,
     clippy::cast_possible_truncation,

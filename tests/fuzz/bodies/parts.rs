@@ -3,12 +3,12 @@
 
 use fastrand::Rng;
 
-/// The maximum length of an input that is cut into single bytes. Many parsers start again with each
+/// The maximum length of an input that is cut into single bytes. Many parsers restart for each
 /// piece, so longer inputs would take too long.
 const SINGLE_BYTES_MAX: usize = 200;
-/// The maximum length of an input for which every cut in two is tried.
+/// The maximum length of an input that is cut in two at every position.
 const EVERY_CUT_BYTES_MAX: usize = 40;
-/// The number of positions at which a longer input is cut in two.
+/// The number of random positions at which a longer input is cut in two.
 const CUTS: usize = 3;
 
 /// Returns a random generator whose seed depends only on the bytes.
@@ -19,7 +19,7 @@ pub fn chance(bytes: &[u8]) -> Rng {
     Rng::with_seed(hash)
 }
 
-/// Returns the input cut in several ways.
+/// Returns the pieces of the input for several ways to cut it.
 pub fn ways_to_cut(bytes: &[u8]) -> Vec<Vec<&[u8]>> {
     let mut random = chance(bytes);
     let mut ways = Vec::new();

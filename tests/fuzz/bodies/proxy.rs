@@ -2,9 +2,9 @@
 //! networks.
 //!
 //! The first byte selects the kind of the rest. A header is parsed at every cut: the parser
-//! requests no byte after the header's end, reads a bounded part of it, and never changes a final
-//! result. In a list, the address that the last proxy adds counts, whatever a client puts before
-//! it.
+//! requests no byte after the header's end, reads at most the maximum length, and never changes a
+//! final result. In a list, only the address that the last proxy adds counts, whatever a client
+//! puts before that address.
 
 use std::net::IpAddr;
 

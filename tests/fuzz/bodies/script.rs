@@ -1,9 +1,9 @@
 //! Inputs that contain events and bytes. The bytes before the first NUL determine the events
 //! between the bytes after it. Without a NUL there are no events.
 //!
-//! In each byte before the NUL, the low half is the event and the high half the amount. So letters
-//! and digits can be used: `1` is event 1 after 8 bytes, `A` is event 1 after 16, `a` is event 1
-//! after 64.
+//! In each byte before the NUL, the low half is the event and the high half the amount. Therefore
+//! letters and digits are events: `1` is event 1 after 8 bytes, `A` is event 1 after 16, `a` is
+//! event 1 after 64.
 
 /// An event and its position, from one byte.
 #[derive(Clone, Copy, Debug)]

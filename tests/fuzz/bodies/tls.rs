@@ -1,10 +1,10 @@
-//! Runs the TLS filter with a client of its library. Each side must receive what the other side
-//! sends, in pieces of any length, until foreign bytes are put between them.
+//! Runs the TLS filter against a client of the same TLS library. Until foreign bytes are put on the
+//! wire, each side must receive everything that the other side sends, in pieces of any length.
 //!
-//! The first byte says whether the handshake is completed first. After it come pieces, each with a
-//! kind, a length and that number of bytes. The client sends a piece whole or in small cuts, or the
-//! server seals it, or it is put on the wire unchanged. If bit 64 of the kind is set, the client
-//! updates its key first.
+//! The first byte selects whether the handshake is completed first. It is followed by pieces, each
+//! with a kind, a length and that number of bytes. A piece is sent by the client, whole or in small
+//! cuts, or sealed by the server, or put on the wire unchanged. If bit 64 of the kind is set, the
+//! client updates its key first.
 
 use std::sync::LazyLock;
 
@@ -67,8 +67,8 @@ impl Pair {
         }
     }
 
-    /// Exchanges the pending bytes of both sides, the client's bytes in cuts, until nothing is
-    /// pending.
+    /// Exchanges the pending bytes of both sides until nothing is pending. The client's bytes are
+    /// cut into pieces of this length.
     fn exchange(&mut self, cut: usize) {
         while !self.is_spoiled {
             let mut up = self.peer.sealed();
@@ -103,8 +103,8 @@ impl Pair {
             assert!(count == 0 || count == piece.len());
             self.sealed.extend_from_slice(&piece[..count]);
         }
-        // The client may be in the middle of a record, so only some of these pieces are exchanged
-        // at once.
+        // The client may be in the middle of a record. To test this case, only some of these pieces
+        // are exchanged immediately.
         if piece.len().is_multiple_of(2) {
             self.exchange(usize::MAX);
         }

@@ -2,8 +2,8 @@
 //!
 //! The first byte selects the kind of the rest. A token without a signature of our key is refused.
 //! A signed token is refused if another reader of its JSON finds a header with another algorithm or
-//! with critical parameters. The same applies to claims without an end in the future. A grant is
-//! within its bounds, and a signature with one wrong bit is refused.
+//! with critical parameters. A signed token is also refused if its claims have no end in the
+//! future. A grant is within its bounds, and a signature with one wrong bit is refused.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -67,7 +67,8 @@ fn claims(bytes: &[u8]) {
     let Ok(json) = serde_json::from_slice::<Value>(bytes) else {
         return;
     };
-    // The server rounds the token's times to seconds, so the checks allow one second.
+    // The server rounds the token's times to seconds, so the checks allow a difference of one
+    // second.
     let exp = json["exp"].as_f64().expect("an end");
     assert!(exp > NOW_S as f64 - 1.0 && grant.ends_s > NOW_S, "{json}");
     let has_begun = |nbf: f64| nbf < NOW_S as f64 + 1.0;

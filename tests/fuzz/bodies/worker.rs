@@ -2,8 +2,8 @@
 //!
 //! The script has the bytes of the hostile clients and the events between them: publications, time,
 //! a window that opens and closes, resets. A well-behaved subscriber must receive everything in
-//! order. After every turn, the worker's own data must be consistent. At the end it drains, and
-//! nothing is left.
+//! order. After every turn, the worker's own data must be consistent. At the end the worker drains,
+//! and nothing may remain.
 
 use std::sync::Arc;
 
@@ -29,8 +29,8 @@ use super::parts::chance;
 use super::script::{Script, Step};
 use super::wire;
 
-/// The number of messages in the inbox from which on nothing is posted. It is below the inbox's
-/// capacity: only the worker makes room, and it runs on this thread.
+/// The number of messages in the inbox at which the harness stops posting. It is below the inbox's
+/// capacity, because only the worker makes room, and the worker runs on this thread.
 const MAILS_MAX: usize = 40;
 /// The maximum number of turns of a drain.
 const TURNS_MAX: u32 = 2000;

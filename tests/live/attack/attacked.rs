@@ -1,9 +1,10 @@
-//! A server under attack: the cost of the attack, and what remains of it afterwards.
+//! A server under attack. Measures the cost of the attack, and checks what remains of it
+//! afterwards.
 //!
 //! The memory cost is the resident memory of the process, sampled continuously so that peaks are
 //! seen. Processor time is divided by the number of acts of the attackers. The limits allow for a
 //! debug build on a busy machine. A server that does not free its memory, or that loops, exceeds
-//! them by far.
+//! the limits by far.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -25,26 +26,27 @@ const GROWTH_BYTES: u64 = 8 * MIB;
 /// The memory that may remain after the attackers are gone. It includes the allocator's reserves,
 /// and tables that have doubled for up to a thousand conns.
 const LEFT_BYTES: u64 = 12 * MIB;
-/// The share of a processor for the bystanders and for reading metrics.
+/// The maximum share of a processor for the bystanders and for reading metrics.
 const BESIDE_SHARE: f64 = 0.5;
-/// The maximum share of an idle server. A loop without a sleep uses a whole processor, or half of
-/// one on a busy machine.
+/// The maximum share of a processor that an idle server may use. A loop without a sleep uses a
+/// whole processor, or half of one on a busy machine.
 const REST_SHARE: f64 = 0.4;
-/// How long the idle server is observed.
+/// The time for which the idle server is observed.
 const REST: Duration = Duration::from_millis(300);
-/// The longest delay of a publication to a bystander.
+/// The maximum delay of a publication to a bystander.
 const DELAY: Duration = Duration::from_secs(2);
 
 /// The maximum cost of an attack.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CostLimit {
-    /// The number of simultaneous attackers, or of the items that the server stores for them.
+    /// The number of simultaneous attackers, or the number of items that the server stores for
+    /// them.
     pub(crate) held: usize,
-    /// The bytes of memory for each of these.
+    /// The maximum memory for each attacker or item, in bytes.
     pub(crate) bytes_each: u64,
     /// The number of acts of all attackers.
     pub(crate) acts: usize,
-    /// The processor time for each act.
+    /// The maximum processor time for each act.
     pub(crate) cpu_each: Duration,
 }
 
@@ -73,7 +75,8 @@ impl AttackedServer {
         Self::with_bystanders::<TcpStream>(name, server, Vec::new())
     }
 
-    /// Like `with`, with an additional bystander's event stream on each of these connections.
+    /// Like `with`, with one more bystander for each of these connections, which reads an event
+    /// stream.
     pub(crate) fn with_bystanders<S: Read + Write + Send + 'static>(
         name: &'static str,
         server: Server,
@@ -82,7 +85,8 @@ impl AttackedServer {
         let bystanders = Bystanders::new(&server, connections);
         let process = server.process();
         await_count(&server, "fanfare_subscribers", bystanders.count());
-        // A feeder accepted later would look like a descriptor that was not closed.
+        // Waits until the feeder is accepted. Otherwise its descriptor could look like one that the
+        // server has not closed after the attack.
         await_count(&server, "fanfare_feeders", 1);
         Self {
             name,
@@ -97,8 +101,8 @@ impl AttackedServer {
         }
     }
 
-    /// Checks the cost of the attack so far. The attackers are still connected, or the worst of the
-    /// attack is over.
+    /// Checks the cost of the attack so far. Call this while the attackers are still connected, or
+    /// after the most expensive part of the attack.
     pub(crate) fn check_cost(&mut self, limit: CostLimit) {
         let elapsed = self.start.elapsed().as_secs_f64();
         let cpu = self.server.process().cpu_time() - self.cpu;
@@ -120,8 +124,8 @@ impl AttackedServer {
         assert!(cpu <= cpu_max, "{}: {:?}", self.name, self.cost);
     }
 
-    /// Checks that nothing remains of the attackers and that the bystanders missed nothing. The
-    /// attackers have disconnected.
+    /// Checks that nothing remains of the attackers, and that the bystanders missed nothing. Call
+    /// this after the attackers have disconnected.
     pub(crate) fn finish(self) {
         let (server, process) = (&self.server, self.server.process());
         for name in ["fanfare_conns", "fanfare_subscribers"] {

@@ -35,7 +35,8 @@ pub(crate) struct Delivered {
 }
 
 impl Bystanders {
-    /// Starts a WebSocket, an event stream, and another event stream on each of these connections.
+    /// Starts the feeder and its subscribers: a WebSocket, an event stream, and one more event
+    /// stream on each of these connections.
     pub(crate) fn new<S: Read + Write + Send + 'static>(
         server: &Server,
         connections: Vec<S>,
@@ -82,7 +83,8 @@ impl Bystanders {
     }
 }
 
-/// Publishes until it is stopped. Marks the last publication. Returns the number of publications.
+/// Publishes until `stop` is set, and marks the last publication. Returns the number of
+/// publications.
 fn publish(feeder: &mut Feeder, start: Instant, stop: &AtomicBool) -> u64 {
     let mut count = 0;
     loop {
@@ -115,7 +117,7 @@ fn follow(start: Instant, mut next: impl FnMut() -> Value) -> Delivered {
     }
 }
 
-/// Opens an event stream, and returns when it is subscribed.
+/// Opens an event stream. Returns when the stream is subscribed.
 fn event_stream<S: Read + Write + Send + 'static>(
     start: Instant,
     mut connection: S,

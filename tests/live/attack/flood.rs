@@ -10,7 +10,7 @@ use std::time::Duration;
 /// The duration of a flood.
 pub(crate) const FLOOD: Duration = Duration::from_millis(1500);
 
-/// What attackers do with the answers.
+/// Whether the attackers read the server's answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answers {
     /// The attackers read the answers, so that the server continues to read.
@@ -35,8 +35,9 @@ struct Attacker {
 }
 
 impl Flood {
-    /// Starts the flood. All attackers together send at most `bytes_max`, because after the flood
-    /// the server still has to read everything that the kernel has buffered.
+    /// Starts the flood. All attackers together send at most `bytes_max` bytes. The total is
+    /// limited because the server must still read everything that the kernel has buffered when the
+    /// flood ends.
     pub(crate) fn start(
         streams: Vec<TcpStream>,
         piece: Vec<u8>,
@@ -71,7 +72,7 @@ impl Flood {
         Self { stop, thread }
     }
 
-    /// Stops the flood. Returns the connections in their present state.
+    /// Stops the flood. Returns its connections, some of which may have ended.
     pub(crate) fn stop(self) -> Vec<TcpStream> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().unwrap()
@@ -79,7 +80,7 @@ impl Flood {
 }
 
 impl Attacker {
-    /// Sends and reads once. Returns whether any bytes moved.
+    /// Sends once, and reads once if the answers are read. Returns whether any bytes moved.
     fn act(&mut self, piece: &[u8], answers: Answers) -> bool {
         if self.is_over {
             return false;

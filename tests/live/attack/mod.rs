@@ -1,9 +1,9 @@
 //! Attacks on the real binary, and limits on their cost.
 //!
-//! An [`attacked::AttackedServer`] has [`bystanders`], well-behaved clients that must miss nothing.
-//! It measures the cost of the attack and checks afterwards that nothing of it remains. [`flood`]
-//! has attackers that send continuously. The attacks by clients are in [`on_clients`], attacks on
-//! the feed in [`on_feed`], and attacks on TLS listeners in [`on_tls`].
+//! An [`attacked::AttackedServer`] has [`bystanders`]: well-behaved clients that must receive every
+//! publication. It measures the cost of an attack, and afterwards checks that the server has freed
+//! everything. The attackers of [`flood`] send continuously. The attacks by clients are in
+//! [`on_clients`], attacks on the feed in [`on_feed`], and attacks on TLS listeners in [`on_tls`].
 
 pub(crate) mod attacked;
 pub(crate) mod bystanders;
@@ -26,11 +26,12 @@ pub(crate) fn scaled(count: usize) -> usize {
     count * scale()
 }
 
-/// Returns `FANFARE_ATTACK_SCALE`. The default is one, so that all attacks together need half a
+/// Returns `FANFARE_ATTACK_SCALE`, which is 1 by default. With 1, all attacks together take half a
 /// minute.
 pub(crate) fn scale() -> usize {
     std::env::var("FANFARE_ATTACK_SCALE").map_or(1, |text| text.parse().unwrap())
 }
 
-/// The maximum memory of a conn that has sent little: its slot, and buffers for a partial message.
+/// The maximum memory for the slot and the buffers of a conn that has sent only a part of a
+/// message.
 pub(crate) const SMALL_CONN_BYTES: u64 = 2 * KIB;

@@ -1,9 +1,9 @@
 //! Attacks by clients on the real binary: clients send too much, or do not send what is expected.
 //!
-//! During each attack well-behaved clients must receive everything, in order and in time. Each
-//! attack has a limit on its cost, and afterwards nothing of it remains. With `--nocapture` each
-//! attack prints its cost on one line. `FANFARE_ATTACK_SCALE=20` multiplies the attackers by 20.
-//! That makes 5,000 slow heads and a million channel names.
+//! During each attack, well-behaved clients must receive everything, in order and in time. Each
+//! attack has a limit on its cost. After each attack, the server must have freed everything. With
+//! `--nocapture` each attack prints its cost on one line. `FANFARE_ATTACK_SCALE=20` multiplies the
+//! attackers by 20. The attacks then have 5,000 slow heads and a million channel names.
 
 use std::fs;
 use std::io::{BufReader, Read as _, Write as _};
@@ -87,7 +87,7 @@ fn requests_without_end_from_clients_that_do_not_read_are_held_back() {
         acts,
         cpu_each: MS,
     });
-    // A client that starts to read is answered request by request.
+    // If a client of the flood starts to read, it receives a response to each of its requests.
     let mut streams = flood.stop();
     let patient = streams.pop().unwrap();
     patient.set_nonblocking(false).unwrap();
@@ -114,7 +114,7 @@ fn bad_tokens_cost_their_signatures_and_do_not_delay_bystanders() {
     let mut attacked = AttackedServer::of("bad tokens", &config);
     let mut token = fs::read(keys.join("es256.jwt")).unwrap();
     token.truncate(token.trim_ascii_end().len());
-    // Changes a character in the middle of the signature: the token stays well-formed, but the
+    // Changes a character in the middle of the signature, so that the token is well-formed but the
     // signature is wrong.
     let at = token.len() - 40;
     token[at] = if token[at] == b'A' { b'B' } else { b'A' };
@@ -124,7 +124,8 @@ fn bad_tokens_cost_their_signatures_and_do_not_delay_bystanders() {
     let command = json!({"type": "auth", "token": token}).to_string();
     let (addr, count, rounds) = (attacked.server.addr, scaled(100), 5);
     for _ in 0..rounds {
-        // Each token costs its sender a conn. All tokens are sent at the same time.
+        // A conn can send only one wrong token, so each token has a new conn. All tokens are sent
+        // at the same time.
         let mut requests = connects(count, addr);
         let mut commands: Vec<_> = (0..count).map(|_| upgraded(addr, "")).collect();
         for stream in &mut requests {
@@ -157,8 +158,7 @@ fn short_conns_leave_nothing() {
     let flood = |octet: u8| {
         thread::spawn(move || {
             for number in 0..count / 2 {
-                // The connections come from many addresses, because the ports of one address are
-                // limited.
+                // The connections come from many addresses, because one address has too few ports.
                 let source = octet + u8::try_from(number % 100).unwrap();
                 let mut stream = connect_from(source, addr);
                 match number % 4 {
@@ -217,7 +217,7 @@ fn conns_of_vanished_peers_are_closed() {
     let mut gone = Vec::new();
     for _ in 0..each {
         gone.push(upgrade(addr, "channel=quiet"));
-        // The server has something to send to these clients, but they do not read it.
+        // The server has data for these clients, but the clients do not read it.
         let mut stream = connect_small(addr);
         stream
             .write_all(b"GET /sse?channel=busy HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -269,7 +269,7 @@ fn readers_of_single_bytes_do_not_delay_bystanders() {
         }
     }
     assert!(attacked.server.metric("fanfare_publications_skipped_total") > 0.0);
-    // The log may fill up, with a frame of each kind for each publication.
+    // The log may become full, and store a frame of each kind for each publication.
     attacked.check_cost(CostLimit {
         held: slow.len(),
         bytes_each: 8 * KIB,
@@ -332,7 +332,8 @@ fn descriptors_run_out(name: &'static str, workers: &str) {
     let (addr, process) = (attacked.server.addr, attacked.server.process());
     let limit = process.descriptors_max() + 12;
     process.limit_descriptors(limit);
-    // If there were more connections than the backlog has room for, the kernel would drop some.
+    // The number is bounded, because the kernel drops connections for which the backlog has no
+    // room.
     let mut excess = connects(scaled(150).min(3000), addr);
     within("a conn is turned away", || {
         excess.iter_mut().any(has_ended).then_some(())
@@ -348,7 +349,7 @@ fn descriptors_run_out(name: &'static str, workers: &str) {
     });
     drop(excess);
     let start = Instant::now();
-    // Until the backlog has no older connections, the server refuses new conns together with them.
+    // As long as older connections are in the backlog, the server also refuses new conns.
     let fresh = within("a new conn is served", || {
         Socket::try_subscribed(addr, "channel=a")
     });
@@ -421,8 +422,8 @@ fn flood_of_frames(name: &'static str, what: &Frames<'_>) {
         (start.elapsed() > FLOOD && acts() > 1000).then_some(())
     });
     let acts = acts();
-    // The server stores up to 256 KiB that a client has not read, and a message of 64 KiB. Buffers
-    // grow by doubling.
+    // For each client, the server stores at most 256 KiB that the client has not read, and a
+    // message of 64 KiB. Buffers grow by doubling.
     attacked.check_cost(CostLimit {
         held: 2 * count,
         bytes_each: 512 * KIB,
@@ -547,7 +548,8 @@ fn bombs_and_wrong_compression_bits_end_their_conns() {
     let small = deflate(b"{}");
     let rounds = scaled(20);
     for _ in 0..rounds {
-        // RSV1 without an agreed extension, or in a frame where it must not be set (RFC 7692, 6.1).
+        // RSV1 is invalid without an agreed extension, and in frames where it must not be set (RFC
+        // 7692, 6.1).
         let mut unagreed = upgraded(addr, "channel=a");
         unagreed.write_all(&frame(0xc1, &small)).unwrap();
         let mut streams = vec![unagreed];
@@ -571,7 +573,7 @@ fn bombs_and_wrong_compression_bits_end_their_conns() {
     }
     await_count(&attacked.server, &closed("protocol_error"), 6 * rounds);
     await_count(&attacked.server, &closed("message_too_big"), 2 * rounds);
-    // The inflater stops at the limit, whatever the size of the rest.
+    // The inflater stops at the limit, whatever the size of the complete message.
     attacked.check_cost(CostLimit {
         held: 8,
         bytes_each: 128 * KIB,
@@ -597,7 +599,7 @@ fn names_of_channels_are_bounded() {
         conns.push(stream);
         status
     };
-    // The bystanders' channel counts too, hence one fewer.
+    // Subtracts one client, because the bystanders' channel counts towards the limit, too.
     for number in 0..most / EACH - 1 {
         assert_eq!(open(number), 101);
     }
@@ -612,8 +614,8 @@ fn names_of_channels_are_bounded() {
             .metric("fanfare_subscriptions_refused_total")
             > 0.0
     );
-    // Memory for a channel with one subscriber, its name in two places, and tables that have just
-    // doubled.
+    // The limit covers a channel with one subscriber, the channel's name in two places, and tables
+    // that have just doubled.
     attacked.check_cost(CostLimit {
         held: most,
         bytes_each: 768,

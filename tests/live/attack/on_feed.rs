@@ -1,4 +1,4 @@
-//! Attacks by feeders that send too much, or that stop in the middle.
+//! Attacks by feeders that send too much, or that stop in the middle of a message.
 
 use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
@@ -8,7 +8,7 @@ use super::attacked::{AttackedServer, CostLimit, await_count, whole};
 use super::{KIB, MIB, MS, scaled};
 use crate::support::{Feeder, within};
 
-/// Connects feeders that have sent these bytes and send nothing more.
+/// Connects this many feeders. Each feeder sends these bytes and nothing more.
 fn feeders(count: usize, attacked: &AttackedServer, sent: &[u8]) -> Vec<UnixStream> {
     let feeder = |_| {
         let mut stream = UnixStream::connect(&attacked.server.feed).unwrap();
@@ -77,7 +77,8 @@ fn lines_without_end_are_refused() {
         let mut giant = UnixStream::connect(&feed).unwrap();
         giant.write_all(b"{\"channel\":\"a\",\"text\":\"").unwrap();
         let mut taken = 0;
-        // The server continues to read for a while so that its answer is not lost, and then closes.
+        // After its answer the server still reads for a while, because an immediate close could
+        // lose the answer. Then the server closes the connection.
         while taken < 64 * MIB {
             let Ok(count) = giant.write(&piece) else {
                 break;
@@ -92,7 +93,8 @@ fn lines_without_end_are_refused() {
     }
     attacked.check_cost(CostLimit {
         held: 1,
-        // A line of 1 MiB grows by doubling, and the allocator keeps some memory of each size.
+        // The buffer for a line of 1 MiB grows by doubling. The allocator keeps some memory of each
+        // size.
         bytes_each: 12 * MIB,
         acts: count,
         cpu_each: 1000 * MS,
@@ -110,7 +112,7 @@ fn unfinished_lines_of_the_longest_length_cost_their_bytes() {
         let read = whole(attacked.server.metric("fanfare_feed_received_bytes_total"));
         (read >= held.len() * line.len()).then_some(())
     });
-    // Buffers grow by doubling, and the old buffer exists beside the new one for a while.
+    // Buffers grow by doubling. While a buffer grows, the old one and the new one both exist.
     attacked.check_cost(CostLimit {
         held: held.len(),
         bytes_each: 3 * MIB,

@@ -82,7 +82,8 @@ fn unfinished_handshakes_end_in_time() {
         }
     }
     await_closed(&mut streams);
-    // An incomplete handshake has the keys of a complete one, and a flight without an answer.
+    // The server stores the keys of an incomplete handshake, and the flight that the client has not
+    // answered.
     attacked.check_cost(CostLimit {
         held: streams.len(),
         bytes_each: 40 * KIB,
@@ -105,7 +106,7 @@ fn garbage_in_handshakes_ends_its_conns() {
             0 => rng.fill(&mut bytes),
             1 => rng.fill(&mut bytes[5..]),
             2 => bytes[number % hello.len()] ^= 1 << rng.u8(..8),
-            // Records of the largest length, without an end.
+            // The record's header announces the maximum length, but the record is never complete.
             _ => bytes[3..5].copy_from_slice(&[0x40, 0x00]),
         }
         stream.write_all(&bytes).unwrap();

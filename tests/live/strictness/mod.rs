@@ -1,8 +1,9 @@
 //! A table of malformed and ambiguous requests, with the responses of clients' listeners and the
-//! feed. Also the documentation page that shows this table.
+//! feed. This module also generates the documentation page that shows the table.
 //!
-//! A row has the bytes and one verdict per socket. Verdicts differ only because the sockets serve
-//! different resources, never because bytes are parsed differently.
+//! A row contains the bytes of a request, and one verdict for each of the two sockets. Verdicts
+//! differ only because the sockets serve different resources, never because the sockets parse bytes
+//! differently.
 
 pub(crate) mod rows;
 mod sockets;

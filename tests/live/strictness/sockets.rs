@@ -1,8 +1,8 @@
 //! Sends every row of the table to the clients' listener and to the feed.
 //!
-//! The test sends a second, valid request after each row. The response to it shows whether the
-//! server reads bytes after a request that closes the connection. Meanwhile a subscriber must miss
-//! nothing.
+//! The test sends a second, valid request after each row. The response to the second request shows
+//! whether the server reads bytes after a request that closes the connection. Meanwhile a
+//! subscriber must receive every publication.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -13,7 +13,8 @@ use super::rows::ROWS;
 use crate::support::raw::connect;
 use crate::support::{Feeder, PATIENCE, Server, Socket};
 
-/// A request with an unknown path, which both sockets refuse in the same way.
+/// The request that is sent after each row. Its path is unknown, so both sockets refuse it in the
+/// same way.
 const FOLLOWING: &[u8] = b"GET /behind HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
 
 /// Returns the status and `code` of each response up to the end of the stream.
@@ -66,7 +67,8 @@ fn check(mut stream: impl Read + Write, pieces: &[&[u8]], verdict: Verdict, what
     assert_eq!(responses(&bytes), expected, "{what}");
 }
 
-/// Checks for SETTINGS, and GOAWAY with `HTTP_1_1_REQUIRED` and a problem document (RFC 9113, 6.8).
+/// Checks that the bytes are a SETTINGS frame, and a GOAWAY frame with `HTTP_1_1_REQUIRED` and a
+/// problem document (RFC 9113, 6.8).
 fn check_goaway(bytes: &[u8], word: &str, what: &str) {
     let (settings, goaway) = bytes.split_at(9);
     assert_eq!(settings, [0, 0, 0, 4, 0, 0, 0, 0, 0], "{what}");

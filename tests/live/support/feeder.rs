@@ -56,7 +56,7 @@ impl Feeder {
         self.0.get_mut().read_exact(bytes).unwrap();
     }
 
-    /// Reads one byte from the socket. Returns false if there is none.
+    /// Tries to read one byte from the socket. Returns false if no byte was read.
     pub(crate) fn try_take_byte(&mut self) -> bool {
         self.0.get_mut().read(&mut [0]).is_ok_and(|count| count > 0)
     }

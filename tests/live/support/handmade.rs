@@ -1,5 +1,5 @@
-//! WebSocket clients written byte by byte, for data that no library sends: heads without a
-//! continuation, arbitrary compressed messages, and ends without a close frame.
+//! WebSocket clients that write their own bytes, for data that no library sends: handshakes that
+//! are followed by nothing, arbitrary compressed messages, and ends without a close frame.
 
 use std::io::{BufReader, ErrorKind, Read, Write as _};
 use std::net::{SocketAddr, TcpStream};

@@ -38,7 +38,7 @@ impl Lines {
         }
     }
 
-    /// Starts curl on a stream.
+    /// Starts curl with these arguments. curl prints the response, with its head, as it arrives.
     pub(crate) fn curl<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Self {
         Self::run(
             Command::new("curl")

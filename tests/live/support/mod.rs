@@ -1,8 +1,8 @@
 //! Parts that the live tests share: the real binary on free ports, clients, and waiting with a
 //! deadline.
 //!
-//! Tests wait for a line, a byte or an end of a stream, for at most [`PATIENCE`]. Each process that
-//! a test starts is killed when its handle is dropped.
+//! Tests wait at most [`PATIENCE`] for a line, a byte or the end of a stream. Each process that a
+//! test starts is killed when its handle is dropped.
 
 pub(crate) mod feeder;
 pub(crate) mod handmade;
@@ -105,8 +105,8 @@ impl Server {
             }
         });
         let Ok(ready) = line_in.recv_timeout(PATIENCE) else {
-            // Without a line, the process has either ended or hangs. A process that hangs is killed
-            // here.
+            // No line was printed, so the process has ended or hangs. A process that hangs is
+            // killed here.
             let _ = child.kill();
             let status = child.wait().unwrap();
             return Err((status, fs::read_to_string(stderr).unwrap()));

@@ -1,5 +1,5 @@
-//! A reverse proxy in front of the server. Its configuration belongs to the test, or is one of the
-//! recipes in `systemd/proxies`. The proxy runs until it is dropped.
+//! A reverse proxy in front of the server. A test writes the proxy's configuration, or uses one of
+//! the recipes in `systemd/proxies`. The proxy runs until it is dropped.
 //!
 //! A recipe is used unchanged, except for its two addresses: `:80` is replaced by a free address
 //! and `127.0.0.1:8080` by the server's. The parts of a distribution's main file are added around
@@ -34,7 +34,8 @@ pub(crate) struct Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        // Proxies with child processes end these children on SIGTERM, but not on SIGKILL.
+        // On SIGTERM, proxies end their child processes. On SIGKILL, the child processes would
+        // stay.
         let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap());
         let _ = kill_process(pid.unwrap(), Signal::TERM);
         let asked = Instant::now();
@@ -300,8 +301,8 @@ fn write(home: &str, config: &str) -> String {
     path
 }
 
-/// Returns a free port on a loopback address that depends on this process's id. A proxy cannot
-/// choose a port by itself. Another run of these tests must not use the port before the proxy
+/// Returns a free port, because a proxy cannot choose a port by itself. The loopback address
+/// depends on this process's id, so another run of these tests cannot use the port before the proxy
 /// listens.
 fn free_address() -> SocketAddr {
     static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
@@ -310,8 +311,8 @@ fn free_address() -> SocketAddr {
     loop {
         let listener = TcpListener::bind((host, 0)).unwrap();
         let addr = listener.local_addr().unwrap();
-        // Another test of this process may have the same port for a proxy that it has not started
-        // yet.
+        // Another test of this process may have received the same port for a proxy that does not
+        // listen yet.
         if GIVEN.lock().unwrap().insert(addr.port()) {
             return addr;
         }

@@ -1,4 +1,4 @@
-//! HTTP/1.1 written byte by byte, for requests that no client library sends.
+//! HTTP/1.1 in hand-written bytes, for requests that no client library sends.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};

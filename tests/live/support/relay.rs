@@ -1,5 +1,5 @@
 //! A TCP relay between a client and the server. It cuts connections as networks do: all connections
-//! on request, or each connection after some bytes.
+//! on request, or each connection after a number of bytes.
 
 use std::io::{self, Read as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -21,7 +21,7 @@ impl Relay {
     }
 
     /// Starts a relay that cuts each connection after a random number of bytes from the server. The
-    /// number is below this bound.
+    /// number is below `bytes_max`.
     pub(crate) fn cutting(server: SocketAddr, bytes_max: u64, mut rng: fastrand::Rng) -> Self {
         Self::start(server, move || rng.u64(..bytes_max))
     }

@@ -109,7 +109,7 @@ impl Feeder {
 
     fn draw(&mut self, published: &mut Published) -> usize {
         let channel = self.rng.choice(&self.channels).unwrap().clone();
-        // Some payloads are longer than one read or write.
+        // Some payloads are too long for one read or write.
         let length = match self.rng.u32(..50) {
             0 => self.rng.usize(..20_000),
             _ => self.rng.usize(..200),

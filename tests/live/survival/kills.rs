@@ -1,8 +1,8 @@
 //! The server is killed at random times under load. Every subscriber must receive each publication,
 //! or a gap that covers it.
 //!
-//! `FANFARE_SURVIVAL_SUBSCRIBERS` and `FANFARE_SURVIVAL_KILLS` set the size. The test prints its
-//! seed, and `FANFARE_SIM_SEED` sets the seed.
+//! `FANFARE_SURVIVAL_SUBSCRIBERS` and `FANFARE_SURVIVAL_KILLS` set the size of the test. The test
+//! prints its seed. `FANFARE_SIM_SEED` runs the test with a printed seed.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -20,7 +20,7 @@ use super::subscriber::{Subscriber, SubscriberLog};
 use super::transport::Transport;
 use crate::support::{Raw, Relay, Server, within};
 
-/// The number of bytes after which the relay cuts a connection at the latest.
+/// The maximum number of bytes that the relay passes on before it cuts a connection.
 const RELAYED_BYTES_MAX: u64 = 60_000;
 
 /// Bounds that no subscriber reaches, so that every gap results from a restart.
@@ -133,12 +133,13 @@ fn run_with_kills(config: &str) -> Outcome {
         };
         await_all(&restarting.epochs[0]);
         for _ in 0..kills {
-            // The server is killed at a random time, so the test waits for no condition.
+            // This sleep waits for no condition, because the server must be killed at a random
+            // time.
             thread::sleep(Duration::from_millis(rng.u64(200..2500)));
             restarting.kill_and_restart();
         }
-        // All subscribers have a position in the last epoch, so no gap covers the last
-        // publications.
+        // Waits until all subscribers have a position in the last epoch. Therefore no gap covers
+        // the last publications.
         await_all(&restarting.epochs[restarting.epochs.len() - 1]);
         stop.store(true, Ordering::Relaxed);
         Outcome {

@@ -97,8 +97,8 @@ impl<'a> Record<'a> {
         tally
     }
 
-    /// Checks the payload of a received publication. Its id may be unacknowledged, if the server
-    /// was killed before it answered.
+    /// Checks the payload of a received publication. If the server was killed before it answered,
+    /// the publication's id is not acknowledged.
     fn check_payload(&self, place: Place, publication: &Value) {
         let number = match self.places.get(&place) {
             Some(number) => *number,

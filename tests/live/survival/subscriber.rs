@@ -48,7 +48,7 @@ impl Subscriber<'_> {
             let opened = Conn::open(self.transport, self.addr, &self.channels, since.as_deref());
             if let Ok(mut stream) = opened {
                 log.conns[self.transport as usize] += 1;
-                // Some connections are kept, and some are closed soon.
+                // Some connections are kept open, and others are closed after a few messages.
                 let mut patience = self.rng.choice([3, 30, 300, u32::MAX]).unwrap();
                 while ends < self.channels.len() && patience > 0 && last_news.elapsed() < PATIENCE {
                     let Ok(messages) = stream.next() else { break };

@@ -1,7 +1,6 @@
-//! One connection of a subscriber over any transport: opens it and reads its messages.
+//! Opens one connection of a subscriber, over any transport, and reads the connection's messages.
 //!
-//! A connection may break at any byte, which ends the connection. Every message that arrives
-//! completely must be valid.
+//! A connection may break after any byte. Every message that arrives completely must be valid.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -222,7 +221,7 @@ impl Poll {
         self.stream.get_mut().write_all(request.as_bytes())?;
         let head = head(&mut self.stream)?;
         if head[0].starts_with("HTTP/1.1 304 ") {
-            // A client with short polls pauses between them.
+            // A client that sends short polls pauses after each answer without publications.
             std::thread::sleep(Duration::from_millis(30));
             return Ok(Vec::new());
         }
