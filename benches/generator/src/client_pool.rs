@@ -114,8 +114,9 @@ impl ClientPool {
     /// Opens all connections and waits until each is subscribed. Calls `on_progress` repeatedly
     /// with the number of subscribed connections.
     ///
-    /// # Errors Returns an error if a connection is refused, if a thread ends, or if no connection
-    /// becomes subscribed within `STALL_TIMEOUT`.
+    /// # Errors
+    /// Returns an error if a connection is refused, if a thread ends, or if no connection becomes
+    /// subscribed within `STALL_TIMEOUT`.
     pub fn open(plan: Plan, mut on_progress: impl FnMut(u64)) -> Result<Self> {
         let mut pool = Self {
             counters: Arc::new(SharedCounters::new(plan.channels)),
@@ -238,7 +239,8 @@ impl ClientPool {
         sum
     }
 
-    /// Returns the reasons why connections have failed. Empty if none has failed.
+    /// Returns the reasons why connections have failed. The text is empty if no connection has
+    /// failed.
     #[must_use]
     pub fn troubles(&self) -> String {
         let text = self.counters.troubles();

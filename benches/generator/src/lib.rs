@@ -82,9 +82,10 @@ pub enum Failure {
 
 /// Runs the load test that the arguments request, and writes the report.
 ///
-/// # Errors Returns [`Failure::Usage`] before anything is started. Returns [`Failure::Unaccounted`]
-/// after the report if publications were lost, duplicated or out of order; the report has the
-/// details. Returns the other failures if a run or the output fails.
+/// # Errors
+/// Returns [`Failure::Usage`] before anything is started. Returns [`Failure::Unaccounted`] after
+/// the report if publications were lost, duplicated or out of order; the report has the details.
+/// Returns the other failures if a run or the output fails.
 pub fn run(args: &BenchArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let descriptors = raise_descriptor_limit();
     args.check(descriptors).map_err(Failure::Usage)?;

@@ -80,7 +80,8 @@ impl LoadTest {
         &self.connected
     }
 
-    /// Returns the reasons why connections have failed. Empty if none has failed.
+    /// Returns the reasons why connections have failed. The text is empty if no connection has
+    /// failed.
     #[must_use]
     pub fn troubles(&self) -> String {
         self.pool.troubles()
