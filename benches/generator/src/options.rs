@@ -15,7 +15,7 @@ use super::tally::{IdRule, Start};
 
 /// The shortest message that fanfare compresses, in bytes.
 pub const DEFLATE_BYTES_MIN: usize = 256;
-/// The number of descriptors that a thread needs for other purposes than connections.
+/// The number of descriptors that a client thread needs in addition to those of its connections.
 const SPARE_DESCRIPTORS: u64 = 64;
 
 /// Arguments of `fanfare bench`.

@@ -240,7 +240,8 @@ impl Tally {
         histogram.map_or(0, |latency| latency.value_at_quantile(quantile))
     }
 
-    /// Returns the number of received publications, excluding those of stalled and slow connections.
+    /// Returns the number of received publications, excluding those of stalled and slow
+    /// connections.
     #[must_use]
     pub fn delivered(&self) -> u64 {
         self.delivered
