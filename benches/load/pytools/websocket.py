@@ -91,7 +91,7 @@ class WebSocket:
         return first & 15, self.take(length)
 
     def close_code(self):
-        """Reads until the server closes. Returns the code of its close frame, or None if it sent none."""
+        """Reads until the server closes. Returns the close code, or None if none was sent."""
         try:
             while True:
                 opcode, payload = self.read()
