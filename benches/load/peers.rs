@@ -158,8 +158,8 @@ fn compare(options: &Options) -> Result<Results> {
     Ok(results)
 }
 
-/// Runs one round: starts all servers that have not failed, and measures them in turn for each
-/// burst size, so that other load on the machine affects all servers.
+/// Runs one round: starts all servers that have not failed, and measures them one after another for
+/// each burst size, so that other load on the machine affects all servers.
 fn round(options: &Options, number: usize, results: &mut [ServerResults]) {
     let mut order: Vec<usize> = (0..results.len()).collect();
     // The kernel's caches are cold for the first server, so each round starts with a different

@@ -75,7 +75,8 @@ impl SharedCounters {
         }
     }
 
-    /// Returns how many deliveries to readers the publications up to this number require.
+    /// Returns the number of deliveries to readers that are due if the publication with this number
+    /// and all earlier publications are sent.
     fn deliveries(&self, plan: &Plan, published: u64) -> u64 {
         (0..plan.channels)
             .zip(&self.readers)
@@ -179,13 +180,15 @@ impl ClientPool {
             .sum()
     }
 
-    /// Returns how many deliveries to readers the publications up to this number require.
+    /// Returns the number of deliveries to readers that are due if the publication with this number
+    /// and all earlier publications are sent.
     #[must_use]
     pub fn deliveries(&self, published: u64) -> u64 {
         self.counters.deliveries(&self.plan, published)
     }
 
-    /// Records that the publications up to this number were sent to the feed.
+    /// Records that the publication with this number and all earlier publications were sent to the
+    /// feed.
     pub fn note_sent(&self, number: u64) {
         self.counters.sent.store(number, Ordering::Relaxed);
     }
@@ -200,8 +203,9 @@ impl ClientPool {
         }
     }
 
-    /// Waits until every reader has accounted for every publication up to this number. Returns
-    /// false if there is no progress for `STALL_TIMEOUT`, or if a thread ends.
+    /// Waits until every reader has accounted for the publication with this number and for all
+    /// earlier publications. Returns false if there is no progress for `STALL_TIMEOUT`, or if a
+    /// thread ends.
     #[must_use]
     pub fn wait_for(&self, published: u64) -> bool {
         let counters = &self.counters;

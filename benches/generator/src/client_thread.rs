@@ -1,5 +1,4 @@
-//! SHELL: this module runs one client thread. Its connections, up to thousands, mainly receive
-//! data.
+//! SHELL: this module runs one client thread, which can have thousands of connections.
 //!
 //! Each thread has its own descriptor table, so that the limit on descriptors applies per thread.
 //! The state of a connection occupies some tens of bytes and no heap block. All connections of a

@@ -4,7 +4,8 @@
 //! Each publication contains its number and the time at which it was due, so a delay of the
 //! generator counts as latency. Each line of the feed asks for an acknowledgement with `ack`, and
 //! each POST has a response. In both formats, at most `UNACKNOWLEDGED_MAX` publications are
-//! unacknowledged. Consecutive publications are sent to different channels in cyclic order.
+//! unacknowledged. Publication 1 is sent to the first channel, publication 2 to the second, and so
+//! on. After the last channel, the first is next.
 
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Write as _};

@@ -1,8 +1,8 @@
 //! SHELL: this module implements the timed actions of a client thread: churn and slow reading.
 //!
 //! The actions are distributed evenly over time, and they add no cost to the processing of an epoll
-//! report. Churning connections are in a queue, ordered by age. Slow connections are read one after
-//! another, and each is read once per interval.
+//! report. Churning connections are in a queue, ordered by age. In each interval, every slow
+//! connection is read once, one connection after another.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;

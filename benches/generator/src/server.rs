@@ -150,7 +150,7 @@ impl Drop for ChildServer {
         // status is right.
         let _ending = self.ending.lock();
         self.signals.close();
-        // The descendants are killed, too, because they would outlive the child.
+        // The descendants must be killed, too, because they would outlive the child.
         let descendants = Process(self.child.id()).descendants();
         // The child may have ended already.
         drop(self.child.kill());

@@ -61,8 +61,8 @@ pub fn raise_descriptor_limit() -> u64 {
 /// Returns the system's error if a call fails. The table is then still shared.
 pub(super) fn unshare_descriptors() -> io::Result<()> {
     block_signals()?;
-    // SAFETY: after this call, this thread uses no descriptor of the old table. Threads do not pass
-    // descriptors that they open later to each other.
+    // SAFETY: after this call, this thread uses no descriptor of the old table. A descriptor that a
+    // thread opens later is never passed to another thread.
     unsafe { unshare_unsafe(UnshareFlags::FILES) }?;
     // SAFETY: the table belongs to this thread only. The owners of these descriptors are on other
     // threads and keep their entries in the old table.

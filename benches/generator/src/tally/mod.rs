@@ -2,8 +2,8 @@
 //!
 //! Each client thread has one [`Tally`], and each connection has a [`SequenceChecker`] with the
 //! next expected number. Skipped numbers are either a gap that the server has reported, or a loss.
-//! Consecutive publications are sent to different channels in cyclic order, so the numbers of one
-//! channel form a [`Stride`].
+//! The channels receive consecutive publications in a cyclic order, so the numbers of one channel
+//! have a constant distance: a [`Stride`].
 
 use hdrhistogram::Histogram;
 
