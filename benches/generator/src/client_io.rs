@@ -141,8 +141,8 @@ impl ClientThread {
         if outcome.pings > 0
             && let Some(fd) = self.conns.get(index).and_then(|conn| conn.fd.as_ref())
         {
-            // If the send buffer is full, the pong is dropped. The server then has unread bytes
-            // from this client, so another pong would add no information.
+            // If the send buffer is full, the pong is dropped. This is harmless, because the server
+            // then still has unread bytes from this client.
             let _sent = rustix::io::write(fd, &PONG.repeat(outcome.pings));
         }
         if outcome.is_subscribed && self.phase(index) == Phase::Requesting {

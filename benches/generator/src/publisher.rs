@@ -5,7 +5,7 @@
 //! generator counts as latency. Each line of the feed asks for an acknowledgement with `ack`, and
 //! each POST has a response. In both formats, at most `UNACKNOWLEDGED_MAX` publications are
 //! unacknowledged. Publication 1 is sent to the first channel, publication 2 to the second, and so
-//! on. After the last channel, the first is next.
+//! on. After the last channel, the first channel is next.
 
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Write as _};

@@ -2,9 +2,9 @@
 //! running.
 //!
 //! Like `fanfare serve`, a child must listen on a free port, have a feed in a private folder, and
-//! print a line when it is ready. Dropping the [`Server`] kills the child and its descendants. If
-//! this process receives a signal that ends it, it first kills the child and its descendants and
-//! removes the folder. If this process is killed with SIGKILL, the kernel kills the child.
+//! print a line when it is ready. Dropping the [`Server`] kills the child and its descendants. If a
+//! signal ends this process, the process first kills the child and its descendants and removes the
+//! folder. If this process is killed with SIGKILL, the kernel kills the child.
 
 use std::fs::DirBuilder;
 use std::io::{BufRead as _, BufReader};

@@ -3,8 +3,9 @@
 //! A parser reads the response head. After the head, it reads WebSocket frames (RFC 6455, 5.2),
 //! server-sent events or responses to polls. Server-sent events are in chunks (RFC 9112, 7.1) if
 //! the response is chunked. A parser stores bytes only while a piece is incomplete, so a million
-//! idle connections store no bytes. It reads the stamped payloads that [`super::publisher`] writes
-//! and the control messages of fanfare. In any other publication, it reads only the id.
+//! idle connections store no bytes. The parser reads the control messages of fanfare and the
+//! stamped payloads that [`super::publisher`] writes. In any other publication, the parser reads
+//! only the id.
 
 use std::sync::LazyLock;
 
