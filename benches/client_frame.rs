@@ -1,9 +1,9 @@
-//! Measures the cost of a client's frames: header, unmasking, UTF-8 validation, the command.
+//! Measures the cost of reading a client's frames: header, unmasking, UTF-8 validation, command.
 //!
-//! Covers the read side of a WebSocket: commands of 100 bytes, a compressed command of 400, a
-//! message of about a page, and a read buffer full of the smallest frames. A hostile client keeps a
-//! worker busy with such small frames. Unmasking changes the input, so each round gets a copy that
-//! is made outside the measurement.
+//! The inputs are a command of 100 bytes, a compressed command of 400 bytes, a message of 4096
+//! bytes, and a read buffer full of the smallest frames. A hostile client can keep a worker busy
+//! with such small frames. Unmasking changes the input, so each round uses a new copy. Making the
+//! copy is not measured.
 #![allow(clippy::unwrap_used, reason = "a bench may panic")]
 
 use criterion::{BatchSize, Criterion, Throughput};
@@ -48,8 +48,7 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Returns a ping command of this length. The server ignores its member `note`, which is the
-/// padding.
+/// Returns a ping command of this length. The member `note` is padding, which the server ignores.
 fn ping_command(bytes: usize) -> Vec<u8> {
     let start = "{\"type\":\"ping\",\"note\":\"";
     let pad = "z".repeat(bytes - start.len() - 2);
@@ -65,7 +64,7 @@ struct Lent {
     access: Access,
 }
 
-/// Compresses a message as a client does.
+/// Compresses a message in the way that a client does.
 fn deflated(message: &[u8]) -> Vec<u8> {
     let mut engine = Compress::new(Level::default(), false);
     let mut out = Vec::with_capacity(message.len() + 64);

@@ -1,9 +1,9 @@
 //! Measures how many publications per second the feed accepts from one feeder.
 //!
-//! Covers the path from a feeder's bytes to a worker's inbox. First the decoder runs alone, on one
-//! thread, for each kind of payload. Then the whole feed runs over a Unix socket, and another
-//! thread takes batches out of the inbox and drops them. The last line of each round asks for an
-//! acknowledgement, so a round ends when all lines have sequence numbers.
+//! Covers the path from a feeder's bytes to a worker's inbox. The first group measures only the
+//! decoder, on one thread, for each kind of payload. The second group measures the whole feed over
+//! a Unix socket, while another thread takes batches out of the inbox and drops them. The last line
+//! of each round asks for an acknowledgement, so a round ends when all lines have sequence numbers.
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -90,7 +90,7 @@ fn decode_all(mut input: &[u8]) -> usize {
     }
 }
 
-/// Acts as a worker: receives batches, acknowledges them and drops them.
+/// Acts as a worker: receives batches, acknowledges and drops the publications.
 fn work(inbox: &Inbox, wake: &Wake, feed: &Wake, stop: &AtomicBool) {
     while !stop.load(Ordering::Acquire) {
         poll(&mut [PollFd::new(wake, PollFlags::IN)], None).unwrap();

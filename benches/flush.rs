@@ -1,11 +1,12 @@
-//! Measures a broadcast to 100,000 conns without the kernel: the worker's cost per delivery.
+//! Measures the worker's cost per delivery in a broadcast to 100,000 conns, without the kernel.
 //!
-//! Runs a real worker over a network whose writes always succeed and cost nothing. Measures walk,
-//! plan, gather, advance, quota and counters. The kernel's `send` takes several microseconds, so
-//! the worker's cost must stay a small fraction of one microsecond. Ten publications that are sent
-//! together show the cost of a delivery when they share the walk. Compressed publications must cost
-//! the same as plain ones, because each is compressed once and then shared. A poll costs more: its
-//! response is gathered, and the client's next request is read, parsed and subscribed.
+//! Runs a real worker over a simulated network whose writes always succeed and cost nothing.
+//! Measures walk, plan, gather, advance, quota and counters. The kernel's `send` takes several
+//! microseconds, so the worker's cost must stay a small fraction of one microsecond. One case sends
+//! ten publications together, so that all ten share one walk over the conns. Compressed
+//! publications must cost the same as plain ones, because each publication is compressed once for
+//! all conns. A delivery to a poll costs more: the worker gathers the response, reads and parses
+//! the client's next request, and subscribes the conn again.
 #![allow(
     clippy::indexing_slicing,
     clippy::unwrap_used,
@@ -47,7 +48,7 @@ const DEFLATED: &[u8] = b"GET /ws?channel=prices HTTP/1.1\r\nHost: a\r\nUpgrade:
     Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
-/// The start of a poll's request, up to the sequence number from which the poll continues.
+/// The start of a poll's request. The sequence number from which the poll continues comes next.
 const POLL: &[u8] = b"GET /poll?channel=prices&timeout=120&since=000000000001-";
 
 fn main() {
@@ -56,12 +57,12 @@ fn main() {
     criterion.final_summary();
 }
 
-/// A network of clients that send one request and accept all that is written. A polling client
-/// sends the next request after each response.
+/// A simulated network of clients. Each client sends one request and accepts all bytes that are
+/// written to it. A polling client sends another request after each response.
 struct UnlimitedNet {
     clock: Clock,
     request: &'static [u8],
-    /// The number of clients that are not yet accepted.
+    /// The number of clients that the worker has not accepted yet.
     waiting: u32,
     ready: Vec<Readiness>,
     writes: u64,
@@ -260,7 +261,8 @@ impl Rig {
         Mail::Publish(outgoing.take().unwrap().1)
     }
 
-    /// Publishes, then runs turns until all clients have received everything and have polled again.
+    /// Publishes, then runs turns until all clients have received all publications and all polling
+    /// clients have sent the next poll.
     fn broadcast(&mut self, count: u64, payload_bytes: usize) {
         let deliveries = self.metrics.deliveries.value() + count * u64::from(CONNS);
         let mail = self.batch(count, payload_bytes);

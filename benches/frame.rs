@@ -1,8 +1,8 @@
-//! Measures the cost of encoding a publication, once for each transport and envelope in use.
+//! Measures the cost of encoding a publication for each transport and envelope.
 //!
-//! This part of a broadcast does not grow with the number of subscribers: each of the six encodings
-//! is made at most once. Compression costs the most. The kinds and sizes of payloads are typical:
-//! numbers for a chart, a chat line, a document.
+//! The cost of encoding does not grow with the number of subscribers, because each of the six
+//! encodings is made at most once per publication. Compression costs the most. The payloads have
+//! typical kinds and sizes: numbers for a chart, a chat line, a document.
 #![allow(
     clippy::format_push_string,
     clippy::indexing_slicing,

@@ -1,10 +1,9 @@
-//! Measures the cost of a request before anything is streamed: from the bytes of its head to the
-//! parsed request.
+//! Measures the cost of parsing a request, from the bytes of its head to the parsed request.
 //!
-//! The requests are those that browsers send. Each connection sends at least one, so when a hundred
-//! thousand clients reconnect, this cost occurs a hundred thousand times. The bench calls
-//! `http::read_request`, the only entry of the module, so the figure includes routing, channel
-//! names and the checks of an upgrade.
+//! The requests are those that browsers send. Each connection sends at least one request, so when a
+//! hundred thousand clients reconnect, this cost occurs a hundred thousand times. The bench calls
+//! `http::read_request`, the only entry point of the module. The figure therefore includes routing,
+//! parsing channel names, and checking upgrades.
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,

@@ -1,8 +1,8 @@
-//! Measures the journal: appends in each sync mode, and the replay at start.
+//! Measures the journal: appends in each sync mode, and the replay when the server starts.
 //!
-//! Writes to the disk of the target folder, because a sync costs nothing on a file system in
-//! memory. One append is one batch, as large as one read of the feed. For `batch` and `os` only the
-//! feed's share is measured, because another thread syncs.
+//! The journal is on the disk of the target folder, because a sync costs nothing on a file system
+//! in memory. One append writes one batch, which is as large as one read of the feed. In the modes
+//! `batch` and `os`, only the cost on the feed's thread is measured, because another thread syncs.
 #![allow(
     clippy::expect_used,
     clippy::unwrap_used,

@@ -1,8 +1,8 @@
 //! Measures the log and the hub: appending, evicting, and reading the entries after a cursor.
 //!
 //! Covers everything between the inbox and the first write of a broadcast. Appending must cost the
-//! same with no subscriber and with a thousand, because only the flush visits subscribers. Plan and
-//! advance run once per subscriber and write, so their cost matters most.
+//! same with no subscriber and with a thousand, because only the flush visits subscribers. The
+//! functions `plan` and `advance` run once per subscriber and write, so their cost matters most.
 #![allow(
     clippy::cast_possible_truncation,
     clippy::indexing_slicing,
@@ -104,7 +104,8 @@ fn append(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Entries that the writer sends to one worker, each with the index and the key of its channel.
+/// The entries that the writer sends to one worker. Each entry has the index and the key of its
+/// channel.
 type Sent = Vec<(u32, ChannelKey, Entry)>;
 
 /// Returns a writer, a worker's hub with one subscriber, and a buffer for the sent entries.
@@ -180,7 +181,8 @@ fn evict(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Serves one subscriber in a flush, without the write: gaps, plan, frames, advance, quota.
+/// Does the work of a flush for one subscriber, except the write: gaps, plan, frames, advance,
+/// quota.
 fn serve_one(
     hub: &mut Node,
     slot: u32,
@@ -232,14 +234,14 @@ fn serve(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Permutes the numbers below a million.
+/// Permutes the numbers below a million: no two numbers have the same result.
 fn scatter(number: u64) -> u64 {
     number.wrapping_mul(611_953) % MILLION
 }
 
 const MILLION: u64 = 1_000_000;
 
-/// Measures a log of a million channels, in which the newest publication of each channel is kept.
+/// Measures a log of a million channels that keeps only the newest publication of each channel.
 fn million(criterion: &mut Criterion) {
     let mut config = Config::default();
     config.log.bytes = 1 << 40;
@@ -256,7 +258,7 @@ fn million(criterion: &mut Criterion) {
     let resident = resident_bytes();
     let mut hub = Node::new(Epoch::new(1), Sequence::ZERO, &config);
     fill(&mut hub, publications_to(1, MILLION, name));
-    // Publishes to half of the channels again, out of order, so that the log has many holes.
+    // Publishing to half of the channels again, out of order, leaves many holes in the log.
     fill(&mut hub, publications_to(MILLION + 1, MILLION / 2, name));
     hub.trim(u32::MAX);
     assert_eq!(hub.log().len(), MILLION);

@@ -1,8 +1,8 @@
-//! Measures TLS: handshakes, records and the memory of an idle conn, compared with rustls.
+//! Measures TLS: handshakes and the memory of an idle conn, compared with rustls, and records.
 //!
-//! Criterion times the server's part of one handshake, full and resumed, with the filter and with
-//! `rustls::ServerConnection`. It also times the sealing of payloads with the filter. The memory of
-//! an idle conn is printed first.
+//! Criterion times the server's part of full and of resumed handshakes, with the filter and with
+//! `rustls::ServerConnection`. Criterion also times how the filter seals payloads. The program
+//! first prints the memory of an idle conn.
 
 #![allow(
     missing_docs,
@@ -22,7 +22,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
 
-/// The number of conns whose memory is measured.
+/// The number of idle conns whose memory is measured.
 const IDLE: usize = 10_000;
 
 /// The keys and settings of server and client.
@@ -70,10 +70,10 @@ impl Setting {
     }
 }
 
-/// The server's end of a connection: the filter or rustls.
+/// The server's end of a TLS connection, implemented by the filter and by rustls.
 trait Server {
     fn receive(&mut self, bytes: &mut [u8]);
-    /// Appends the bytes to send.
+    /// Appends the bytes that must be sent to the client.
     fn send(&mut self, into: &mut Vec<u8>);
     fn is_done(&self) -> bool;
 }
@@ -210,7 +210,8 @@ fn resident_bytes() -> usize {
     kib.parse::<usize>().unwrap() * 1024
 }
 
-/// Returns the bytes per idle conn, including its box. The clients are dropped and not counted.
+/// Returns the memory per idle conn in bytes, including the conn's box. The memory of clients is
+/// not included, because each client is dropped after its handshake.
 fn idle<S: Server>(setting: &Setting, make: impl Fn() -> S) -> usize {
     let config = setting.client_config();
     let conn = || {
@@ -218,7 +219,8 @@ fn idle<S: Server>(setting: &Setting, make: impl Fn() -> S) -> usize {
         handshake(&mut server, &mut client(&config));
         server
     };
-    // The first connections allocate memory that all later ones share. This memory is not measured.
+    // The first connections allocate memory that all later connections share. Opening them before
+    // the measurement excludes this memory.
     drop((0..IDLE / 10).map(|_| conn()).collect::<Vec<_>>());
     let before = resident_bytes();
     let kept: Vec<_> = (0..IDLE).map(|_| conn()).collect();

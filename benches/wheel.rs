@@ -1,9 +1,9 @@
-//! Measures timers of a million conns: arming, disarming, firing.
+//! Measures the timers of a million conns: arming, disarming and firing.
 //!
-//! Models heartbeats: each conn has one deadline, which is armed again in every interval. On a
-//! worker with a million conns and 25 s between heartbeats, forty thousand timers fire per second.
-//! The links of a million slots take twelve megabytes, so cache misses are as frequent as in
-//! production.
+//! The bench models heartbeats: each conn has one deadline, which is armed again in every interval.
+//! On a worker with a million conns and 25 s between heartbeats, forty thousand timers fire per
+//! second. The links of a million slots occupy twelve megabytes, so cache misses are as frequent as
+//! in production.
 
 use criterion::{BatchSize, Criterion, Throughput};
 use fanfare::time::wheel::{TICK_US, Wheel};
@@ -12,7 +12,7 @@ use fanfare::time::{Deadline, Now};
 const SLOTS: u32 = 1_000_000;
 /// The default heartbeat interval.
 const INTERVAL_US: u64 = 25_000_000;
-/// The number of slots that are touched in one measured round.
+/// The number of slots that are armed in one measured round.
 const ROUND: u32 = 10_000;
 
 fn main() {
@@ -21,13 +21,15 @@ fn main() {
     criterion.final_summary();
 }
 
-/// Returns slots in an order that does not follow memory, as after many connects and disconnects.
+/// Returns slots in random order, so that memory is not read in sequence. The order is similar
+/// after many connects and disconnects.
 fn scattered() -> impl Iterator<Item = u32> {
     let mut random = fastrand::Rng::with_seed(7);
     std::iter::repeat_with(move || random.u32(..SLOTS))
 }
 
-/// Returns a wheel in which every slot is armed, spread over one interval from `now`.
+/// Returns a wheel in which every slot is armed. The deadlines are distributed over one interval
+/// that starts at `now`.
 fn full(now: Now) -> Wheel {
     let mut random = fastrand::Rng::with_seed(11);
     let mut wheel = Wheel::new(now);
@@ -64,7 +66,8 @@ fn wheel(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Runs the heartbeats of one tick: every due timer fires and is armed for the next interval.
+/// Measures the heartbeats of one tick, in which every due timer fires and is armed for the next
+/// interval. Also measures a turn in which no timer is due.
 fn turns(group: &mut criterion::BenchmarkGroup<'_, criterion::measurement::WallTime>) {
     let per_tick = u64::from(SLOTS) * TICK_US / INTERVAL_US;
     group.throughput(Throughput::Elements(per_tick));

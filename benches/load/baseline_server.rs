@@ -1,11 +1,12 @@
-//! The floor: a baseline server that does the minimum of work for each delivery.
+//! The floor: a baseline server that does the minimum of work per delivery.
 //!
-//! Accepts connections, answers every request with a fixed head, then calls `send` once for each
-//! socket and publication. It has no parser, queue, channel or quota. Bytes that a full socket does
-//! not accept are lost. It has as many workers as the server with which it is compared. Each worker
-//! has its own descriptor table, listener and processor. The socket options are the same, so the
-//! kernel does the same work for both servers. Runs as a child process of the load generator. The
-//! feeder sends frames, each preceded by its length.
+//! The server accepts connections, answers every request with a fixed head, then writes once to
+//! each socket for each publication. It has no parser, queue, channel or quota. Bytes that a full
+//! socket does not accept are lost. The server has as many workers as the server with which it is
+//! compared. Each worker has its own descriptor table and listener, and its own processor if there
+//! are enough. The socket options are the same, so the kernel does the same work for both servers.
+//! The server runs as a child process of the comparison. Its feeder sends frames, each preceded by
+//! its length.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -24,14 +25,14 @@ use fanfare::sys::listener::{SocketOptions, bind};
 use fanfare::sys::wake::Wake;
 use rustix::event::epoll;
 
-/// The response to every request.
+/// The fixed response to every request.
 const HEAD: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
     Connection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 /// The epoll data of the listener and the wake. The data of a socket is its index.
 const LISTENER: u64 = u64::MAX;
 const WAKE: u64 = u64::MAX - 1;
 
-/// Serves until the feeder disconnects.
+/// Runs the server until the feeder disconnects.
 pub(crate) fn serve(feed: &Path, workers: u32) -> Result<()> {
     let feed_listener = UnixListener::bind(feed)?;
     let mut address = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -168,7 +169,7 @@ impl Worker {
         }
     }
 
-    /// Answers a request. On loopback, each read contains a whole request.
+    /// Sends the response to a request. On loopback, each read returns a whole request.
     fn answer(&mut self, index: usize) -> Result<()> {
         let socket = &mut self.sockets[index];
         match socket.read(&mut self.buffer) {

@@ -1,6 +1,6 @@
-# Shared functions of the scripts in this folder: builds the program, and reads figures from its
-# JSON. Sourced, not run. CONNS, SECONDS_LONG and FANFARE (the program) can be set in the
-# environment.
+# Shared functions of the scripts in this folder, which source this file. Builds the program, runs
+# measurements, and prints figures from their JSON. The environment variable FANFARE sets the path
+# of the program. Many scripts also read CONNS and SECONDS_LONG.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -14,7 +14,8 @@ results=$(mktemp -d)
 readonly results
 trap 'rm -rf "$results"' EXIT
 
-# measure NAME FLAGS...: runs the generator and stores its JSON. Prints the JSON if the run fails.
+# measure NAME FLAGS...: runs the generator and stores its JSON. If the run fails, prints the JSON
+# and exits with status 1.
 measure() {
   local name=$1 status=0
   shift
@@ -27,7 +28,8 @@ measure() {
   fi
 }
 
-# figures LABEL EXPRESSION...: prints the values of Python expressions. Each run is a variable.
+# figures LABEL EXPRESSION...: prints the values of Python expressions. In an expression, the name
+#   of a run stands for the run's JSON object.
 # verdict NAME EXPRESSION GOAL UNIT: prints the verdict of a row whose goal is an upper bound.
 # at_least NAME EXPRESSION GOAL UNIT: prints the verdict of a row whose goal is a lower bound.
 figures() { python3 benches/load/figures.py "$results" figures "$@"; }

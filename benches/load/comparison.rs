@@ -1,7 +1,7 @@
 //! The figures of fanfare and of the floor, as text and as one JSON object.
 //!
-//! Each ratio divides sums over all rounds. The smallest and the greatest ratio of a single round
-//! are shown with it.
+//! Each ratio is the quotient of two sums over all rounds. The report also shows the smallest and
+//! the greatest ratio of a single round.
 
 use fanfare_generator::figures::{ConnectFigures, PublishFigures};
 use fanfare_generator::report::{connected_text, measured_text};
@@ -19,17 +19,17 @@ pub(crate) enum Side {
     Floor,
 }
 
-/// The figures of both servers, by round.
+/// The figures of both servers in all rounds.
 #[derive(Debug, Default)]
 pub(crate) struct Comparison {
     /// The figures of connecting, for each server and round.
     pub(crate) connected: Vec<(Side, ConnectFigures)>,
-    /// The figures of publishing, for each server, size of burst and round.
+    /// The figures of publishing, for each server, burst size and round.
     pub(crate) measured: Vec<(Side, PublishFigures)>,
 }
 
 impl Comparison {
-    /// Returns the ratio of the servers' processor time per connect.
+    /// Returns the ratio of the two servers' processor times per connection attempt.
     fn connect_ratio(&self) -> Ratio {
         let of = |server| -> Vec<f64> {
             let own = self.connected.iter().filter(|(side, _)| *side == server);
@@ -39,7 +39,7 @@ impl Comparison {
         Ratio::new(&of(Side::Fanfare), &of(Side::Floor))
     }
 
-    /// Returns the ratio of the servers' figures over all bursts of one size.
+    /// Returns the ratio of the two servers' figures for one burst size.
     fn ratio(&self, burst: u32, figure: impl Fn(&PublishFigures) -> f64) -> Ratio {
         let of = |server| -> Vec<f64> {
             let own = self.measured.iter();
@@ -117,7 +117,7 @@ impl Report for Comparison {
         text
     }
 
-    /// Whether no publication was lost, duplicated, reordered or skipped.
+    /// Whether every publication was delivered exactly once and in order, without gaps.
     fn is_clean(&self) -> bool {
         let mut measured = self.measured.iter();
         measured.all(|(_, measured)| measured.is_clean(true))

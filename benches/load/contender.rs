@@ -1,9 +1,9 @@
-//! A server of a comparison: how it is started, the protocols of its clients, and the format of its
-//! feed.
+//! A server of a comparison: the command that starts it, the protocols of its clients, and the
+//! format of its feed.
 //!
-//! Starts the server and connects all clients, as a load test. Knows fanfare and the floor, which
-//! take part in every comparison. Other servers bring their own command. This file measures nothing
-//! itself.
+//! This file starts the server and connects all clients, but measures nothing. It also defines the
+//! commands of fanfare and of the floor, which are part of every comparison. The user of the
+//! comparison defines the commands of other servers.
 
 use std::process::Command;
 
@@ -17,7 +17,7 @@ use fanfare_generator::stream_parser::Kind;
 use fanfare_generator::tally::{IdRule, Start};
 use indicatif::ProgressBar;
 
-/// The number of descriptors that a thread needs for other purposes than connections.
+/// The number of descriptors that a client thread needs in addition to those of its connections.
 const SPARE_DESCRIPTORS: usize = 64;
 /// The channel to which all clients subscribe.
 const CHANNEL: &str = "bench";
@@ -26,14 +26,14 @@ const CHANNEL: &str = "bench";
 pub(crate) struct Contender {
     /// The command that starts the server, without the path of its feed.
     pub(crate) command: Command,
-    /// The flag of the command that takes the path of the feed.
+    /// The flag of the command whose value is the path of the feed.
     pub(crate) feed_flag: &'static str,
     /// The format in which publications are written to the server's feed.
     pub(crate) form: FeedFormat,
     /// The number of connections of each kind.
     pub(crate) kinds: Vec<(Kind, usize)>,
-    /// The second byte of the clients' addresses. It differs between servers that run at the same
-    /// time.
+    /// The second byte of the clients' loopback addresses. Servers that run at the same time have
+    /// clients with different second bytes.
     pub(crate) network: u8,
     /// The number of bytes of JSON in each publication.
     pub(crate) payload_bytes: usize,
@@ -79,7 +79,8 @@ pub(crate) fn fanfare(workers: u32, server_flags: &str) -> Command {
     command
 }
 
-/// Returns the command of the floor: this program, with the path of its feed in `--serve-floor`.
+/// Returns the command of the floor, which is this program. The flag `--serve-floor` with the path
+/// of the feed must be added.
 pub(crate) fn floor(workers: u32) -> Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["--workers", &workers.to_string()]);

@@ -1,9 +1,10 @@
-//! The echo: a baseline for the path from a feeder to one subscriber.
+//! The echo: a baseline server for the path from a feeder to one subscriber.
 //!
-//! A line passes through the same stages as in the server: a Unix socket to a thread that waits in
-//! epoll, an eventfd to a second thread, and a `send` to TCP. The echo has no parser, no sequence
-//! and no log; it sends each line unchanged in one WebSocket frame. Runs as a child process of the
-//! latency comparison.
+//! A line passes through the same stages as in fanfare. A first thread, which waits in epoll, reads
+//! the line from a Unix socket. It wakes a second thread with an eventfd, and the second thread
+//! sends the line over TCP. The echo has no parser, no sequence numbers and no log. It sends each
+//! line unchanged in one WebSocket frame. The echo runs as a child process of the latency
+//! comparison.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -18,13 +19,14 @@ use anyhow::{Result, ensure};
 use fanfare::sys::wake::Wake;
 use rustix::event::epoll;
 
-/// The maximum length of a line, chosen so that the header of a frame always has the same form.
+/// The maximum length of a line. It is the longest length that fits into two bytes of a frame
+/// header.
 const LINE_BYTES_MAX: usize = 65_535;
-/// The epoll data of the second thread's listener and wake.
+/// The epoll data of the second thread's listener and of its wake.
 const LISTENER: u64 = 0;
 const WAKE: u64 = 1;
 
-/// Serves until the feeder disconnects.
+/// Runs the echo until the feeder disconnects.
 pub(crate) fn serve(feed: &Path) -> Result<()> {
     let feed_listener = UnixListener::bind(feed)?;
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
@@ -61,8 +63,8 @@ fn wait(epoll: &OwnedFd) -> Result<Vec<u64>> {
     Ok(events.iter().map(|event| event.data.u64()).collect())
 }
 
-/// Runs the first thread, which passes lines on. The comparison writes only whole lines, so each
-/// read ends with a line end.
+/// Runs the first thread, which passes lines to the second. The comparison writes only whole lines,
+/// so the bytes of each read end with a line end.
 fn take_feed(listener: &UnixListener, mailbox: &Sender<Vec<u8>>, wake: &Wake) -> Result<()> {
     let (mut feeder, _address): (UnixStream, _) = listener.accept()?;
     let epoll = waiting_for(&[(&feeder, 0)])?;

@@ -7,7 +7,8 @@
 
 The goal of `verdict` is an upper bound; the goal of `at_least` is a lower bound.
 
-Each file of the folder is one run. In an expression, the file's name stands for its JSON object.
+Each file of the folder contains the JSON of one run. In an expression, the name of a file stands
+for the JSON object in the file.
 """
 import json
 import pathlib

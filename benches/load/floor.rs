@@ -1,9 +1,9 @@
-//! Compares the server with the floor, a baseline that does the minimum of work per delivery.
+//! Compares fanfare with the floor, a baseline server that does the minimum of work per delivery.
 //!
 //! `cargo bench --bench floor -- --websockets 10000 --event-streams 10000 --bursts 10 --rounds 4`
-//! starts the `fanfare` program and [`baseline_server`] as children. It connects the clients of
-//! `fanfare bench` to both, publishes to the two servers in turns and prints ratios. The exit
-//! status is 1 if a publication was lost, duplicated, out of order, or skipped without a gap.
+//! starts the `fanfare` program and [`baseline_server`] as children. The program connects the
+//! clients of `fanfare bench` to both servers, publishes to them alternately and prints ratios. The
+//! exit status is 1 if a publication was lost, duplicated, out of order, or skipped.
 #![allow(
     clippy::expect_used,
     clippy::format_push_string,
@@ -81,11 +81,12 @@ fn main() -> ExitCode {
     options::run("floor", &options.shared, || compare(&options))
 }
 
-/// Measures both servers in turns, so that other load on the machine affects both.
+/// Measures the two servers alternately, so that other load on the machine affects both.
 fn compare(options: &Options) -> Result<Comparison> {
     let mut comparison = Comparison::default();
     for round in 0..options.shared.rounds {
-        // The kernel's caches are cold for the first server, so the order alternates.
+        // The kernel's caches are cold for the first server of a round, so the order changes in
+        // each round.
         let order = if round % 2 == 0 {
             [Side::Floor, Side::Fanfare]
         } else {
@@ -101,7 +102,8 @@ fn compare(options: &Options) -> Result<Comparison> {
         }
         for burst in options.shared.burst_sizes() {
             for (side, load_test) in &mut load_tests {
-                // In this pause the kernel finishes the queued work of the other server's turn.
+                // In this pause, the kernel finishes the work that the measurement of the other
+                // server has queued.
                 thread::sleep(Duration::from_millis(50));
                 let measured = load_test.publish_in_turns(burst, options.shared.bursts)?;
                 comparison.measured.push((*side, measured));

@@ -1,13 +1,13 @@
-//! Measures the path from a feeder to the log and to one subscriber: the latency, compared with an
-//! echo, and the lines per second.
+//! Measures the latency from a feeder to one subscriber, compared with an echo, and the lines per
+//! second from a feeder to the log.
 //!
-//! `cargo bench --bench latency` starts the `fanfare` program and [`echo`] as children. For the
-//! latency, one line at a time goes to each of the two in turn, on an otherwise idle machine. The
-//! time runs from before the feeder's `write` to the subscriber's `read` that returns the line. For
-//! the lines per second, a feeder writes lines to a channel without subscribers as fast as the
-//! socket accepts them. The last line asks for an acknowledgement, which is sent after all lines
-//! are in the log. In this measurement, server and feeder have one processor each. The exit status
-//! is 1 if a line is missing.
+//! `cargo bench --bench latency` starts the `fanfare` program and [`echo`] as children. To measure
+//! the latency, the program sends one line at a time, alternately to the two servers, on an
+//! otherwise idle machine. The latency is the time from just before the feeder's `write` until the
+//! subscriber's `read` returns the line. To measure the lines per second, a feeder writes lines to
+//! a channel without subscribers as fast as the socket accepts them. The last line asks for an
+//! acknowledgement, which the server sends after all lines are in the log. In this measurement,
+//! server and feeder have one processor each. The exit status is 1 if a line is missing.
 #![allow(
     clippy::expect_used,
     clippy::format_push_string,
@@ -35,11 +35,11 @@ use serde_json::{Value, json};
 
 use ratio::Ratio;
 
-/// Time between two lines, long enough that both servers sleep before each line.
+/// The time between two lines. It is so long that both servers sleep before each line.
 const PING_INTERVAL: Duration = Duration::from_millis(1);
 /// The longest wait for a response.
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// The number of lines in one write.
+/// The number of lines that the feeder sends in one write.
 const LINES_TOGETHER: u64 = 4096;
 
 /// Measures the path from a feeder to the log and to one subscriber.
@@ -104,7 +104,8 @@ fn run(options: &Options) -> Result<()> {
     Ok(std::io::stdout().write_all(text.as_bytes())?)
 }
 
-/// Returns the command of the program under test with one worker, on one processor if one is given.
+/// Returns the command that starts fanfare with one worker. If `processor` is set, the server runs
+/// on that processor only.
 fn fanfare(options: &Options, processor: Option<usize>) -> Command {
     let program = env!("CARGO_BIN_EXE_fanfare");
     let mut command = match processor {
@@ -122,7 +123,7 @@ fn fanfare(options: &Options, processor: Option<usize>) -> Command {
     command
 }
 
-/// Returns one line of the feed. Its payload has this many bytes and contains the number.
+/// Returns one line of the feed. The payload has `payload_bytes` bytes and contains the number.
 fn line(number: u64, payload_bytes: usize, ack: &str) -> Vec<u8> {
     let mark = mark(number);
     let fill = "x".repeat(payload_bytes.saturating_sub(mark.len() + 2));
@@ -167,7 +168,8 @@ impl Pipeline {
         Ok(pipeline)
     }
 
-    /// Reads until the wanted bytes have arrived. Bytes after them are dropped.
+    /// Reads until the wanted bytes have arrived. Bytes that come after the wanted bytes are
+    /// dropped.
     fn read_until(&mut self, wanted: &[u8]) -> Result<()> {
         let mut held = 0;
         loop {
@@ -209,7 +211,7 @@ fn quantile_us(sorted: &[Duration], quantile: f64) -> f64 {
     sorted[index.min(last)].as_secs_f64() * 1e6
 }
 
-/// Measures both servers, with one line to each in turn.
+/// Measures the latencies of both servers, with lines that are sent to the two servers alternately.
 fn latency(options: &Options) -> Result<Value> {
     let mut echo = Command::new(std::env::current_exe()?);
     echo.args(["--lines", "0"]);
@@ -227,7 +229,7 @@ fn latency(options: &Options) -> Result<Value> {
             thread::sleep(PING_INTERVAL);
             of_fanfare.push(fanfare.ping(number, options.payload)?);
         }
-        // The first round is only a warm-up.
+        // The first round only warms up both servers, so its results are dropped.
         if round > 0 {
             of_echo.sort_unstable();
             of_fanfare.sort_unstable();
@@ -253,7 +255,7 @@ fn latency(options: &Options) -> Result<Value> {
     }))
 }
 
-/// Measures the lines per second into the log of a server with one processor.
+/// Measures how many lines per second a server with one processor appends to the log.
 fn throughput(options: &Options) -> Result<Value> {
     let processors = cpu::allowed();
     let (own, theirs) = match processors.as_slice() {
@@ -269,8 +271,8 @@ fn throughput(options: &Options) -> Result<Value> {
     for round in 0..=options.rounds {
         let before = server.usage()?;
         let feed = feed.clone();
-        // Only this thread is pinned, so that processes that start later do not inherit the
-        // processor.
+        // Only the feeder's thread is pinned, because processes that the main thread starts later
+        // would inherit the pinning.
         let feeding = thread::spawn(move || {
             if let Some(number) = own {
                 cpu::pin(number)?;
@@ -308,7 +310,7 @@ fn spread(figures: &[f64]) -> Value {
 }
 
 /// Writes lines, and returns the time from the first byte to the acknowledgement of the last line.
-/// The number in the acknowledgement shows that no earlier line is missing.
+/// The sequence number in the acknowledgement must show that no line is missing.
 fn write_lines(feed: &Path, lines: u64, payload_bytes: usize, before: u64) -> Result<Duration> {
     let mut feeder = UnixStream::connect(feed)?;
     feeder.set_read_timeout(Some(TIMEOUT))?;

@@ -1,8 +1,7 @@
-//! The flags that the comparisons with the floor share, and the main function of such a program.
+//! The flags and the main function that the comparisons with the floor share.
 //!
-//! Each of these programs also contains the floor's server and starts it as a child process. With
-//! `--serve-floor` the program is that server and compares nothing. `floor.rs` and `peers.rs` are
-//! the callers.
+//! Each of these programs starts itself as a child process with `--serve-floor`. With this flag,
+//! the program runs as the floor and compares nothing. `floor.rs` and `peers.rs` use this file.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -14,7 +13,7 @@ use fanfare_generator::publisher::PAYLOAD_BYTES_MIN;
 
 use crate::baseline_server;
 
-/// The shared flags.
+/// The flags that all comparisons with the floor have.
 #[derive(Debug, Args)]
 pub(crate) struct SharedOptions {
     /// Bytes of JSON in each publication; at least 64.
@@ -67,12 +66,12 @@ pub(crate) trait Report {
     /// Returns the figures as text.
     fn text(&self) -> String;
 
-    /// Whether neither fanfare nor the floor lost a publication.
+    /// Whether the deliveries of fanfare and of the floor were complete and correct.
     fn is_clean(&self) -> bool;
 }
 
-/// Runs a comparison as the program of this name and prints its report. The exit status is 1 if the
-/// report is not clean, and 2 after an error.
+/// Runs a comparison and prints its report. `name` is the name of the program. The exit status is 1
+/// if the report is not clean, and 2 after an error.
 pub(crate) fn run<R: Report>(
     name: &str,
     options: &SharedOptions,
@@ -88,8 +87,8 @@ pub(crate) fn run<R: Report>(
     }
 }
 
-/// Serves as the floor, or compares and prints the report. Returns false if the report is not
-/// clean.
+/// Runs the floor if `--serve-floor` is set. Otherwise compares the servers, prints the report, and
+/// returns false if the report is not clean.
 fn serve_or_compare<R: Report>(
     options: &SharedOptions,
     compare: impl FnOnce() -> Result<R>,

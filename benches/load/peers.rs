@@ -1,13 +1,13 @@
-//! Compares other servers with fanfare and the floor. One generator measures all of them in one
+//! Compares other servers with fanfare and the floor. One generator measures all servers in one
 //! run.
 //!
 //! `cargo bench --bench peers -- --conns 5000 --peer 'NAME|RUNS AS|KIND|FEED|COMMAND'` starts
-//! fanfare, the floor ([`baseline_server`]) and each peer as children. It connects the clients of
-//! `fanfare bench` to each of them, publishes to the servers in turns and prints one table. A peer
-//! takes the path of its feed as `--feed PATH`, serves `/ws` or `/sse`, and prints
-//! `http://ADDR:PORT` when it is ready. A peer that cannot be measured is left out, and a line of
-//! the output has the cause. The exit status is 1 if fanfare or the floor lost a publication.
-//! `benches/load/peers/run` defines the peers.
+//! fanfare, the floor ([`baseline_server`]) and each peer as children. The program connects the
+//! clients of `fanfare bench` to each server, publishes to one server after another and prints one
+//! table. A peer must accept the path of its feed as `--feed PATH`, serve `/ws` or `/sse`, and
+//! print `http://ADDR:PORT` when it is ready. A peer that cannot be measured is left out of the
+//! table, and a line of the output states the cause. The exit status is 1 if fanfare or the floor
+//! lost a publication. `benches/load/peers/run` defines the peers.
 #![allow(
     clippy::expect_used,
     clippy::format_push_string,
@@ -38,7 +38,7 @@ use contender::Contender;
 use options::SharedOptions;
 use results::{OWN, Results, Round, ServerResults};
 
-/// The second byte of the client addresses for the first server.
+/// The second byte of the loopback addresses of the first server's clients.
 const FIRST_NETWORK: u8 = 32;
 
 /// Compares servers. Each burst is sent after all clients have received the last one.
@@ -93,8 +93,8 @@ impl FromStr for Peer {
 }
 
 impl Options {
-    /// Returns empty results for all servers. The floor comes first, because all others are
-    /// compared with it.
+    /// Returns empty results for all servers. The floor is the first server, because all others are
+    /// compared with the first.
     fn results(&self) -> Results {
         let workers = format!("{} threads", self.shared.workers);
         let own = ["floor", "fanfare WebSocket", "fanfare SSE"];
@@ -158,11 +158,12 @@ fn compare(options: &Options) -> Result<Results> {
     Ok(results)
 }
 
-/// Starts all servers that have not failed. Measures them in turns, so that other load on the
-/// machine affects all of them.
+/// Runs one round: starts all servers that have not failed, and measures them one after another for
+/// each burst size, so that other load on the machine affects all servers.
 fn round(options: &Options, number: usize, results: &mut [ServerResults]) {
     let mut order: Vec<usize> = (0..results.len()).collect();
-    // The kernel's caches are cold for the first server, so each round starts with another one.
+    // The kernel's caches are cold for the first server, so each round starts with a different
+    // server.
     order.rotate_left(number % results.len());
     let mut load_tests: Vec<(usize, LoadTest, Vec<PublishFigures>)> = Vec::new();
     for index in order {
@@ -181,7 +182,8 @@ fn round(options: &Options, number: usize, results: &mut [ServerResults]) {
             if server.failure.is_some() {
                 continue;
             }
-            // In this pause the kernel finishes the queued work of the other server's turn.
+            // In this pause, the kernel finishes the work that the measurement of the previous
+            // server has queued.
             thread::sleep(Duration::from_millis(50));
             match load_test.publish_in_turns(burst, options.shared.bursts) {
                 Ok(measured) => all_measured.push(measured),
@@ -200,7 +202,7 @@ fn round(options: &Options, number: usize, results: &mut [ServerResults]) {
     }
 }
 
-/// Records the failure. The server is not started in later rounds.
+/// Records the failure of a server, which is then not started in later rounds.
 fn fail(server: &mut ServerResults, error: &Error) {
     server.failure = Some(format!("{error:#}"));
 }

@@ -1,7 +1,8 @@
-//! The ratio of a server's figure to the floor's figure, over several rounds.
+//! The ratio of a server's figure to the floor's figure in several rounds.
 //!
-//! The ratio divides sums over all rounds. The smallest and the greatest ratio of a single round
-//! are stored with it, because a figure without its range means little on a shared machine.
+//! The ratio is the quotient of two sums over all rounds. The smallest and the greatest ratio of a
+//! single round are stored, too, because a figure without its range means little on a shared
+//! machine.
 
 use serde_json::{Value, json};
 
@@ -14,8 +15,8 @@ pub(crate) struct Ratio {
 }
 
 impl Ratio {
-    /// Divides a server's figures by the floor's figures. Rounds without a figure of the server do
-    /// not count.
+    /// Divides a server's figures by the floor's figures. A round counts only if it has a figure of
+    /// the server.
     pub(crate) fn new(server: &[f64], floor: &[f64]) -> Self {
         let pairs = || server.iter().zip(floor);
         let rounds = || pairs().map(|(a, b)| a / b);

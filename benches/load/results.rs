@@ -1,7 +1,8 @@
 //! The figures of all servers of a comparison, as one table and as one JSON object.
 //!
-//! Each figure is shown with its ratio to the floor's figure in the same rounds. For a server that
-//! could not be measured, a line has the cause. A round in which a server failed does not count.
+//! Each figure is shown with its ratio to the floor's figure in the same rounds. If a server could
+//! not be measured, a line states the cause. A round in which a server failed does not count for
+//! that server.
 
 use fanfare_generator::figures::{ConnectFigures, PublishFigures};
 use serde_json::{Value, json};
@@ -9,7 +10,8 @@ use serde_json::{Value, json};
 use crate::options::Report;
 use crate::ratio::Ratio;
 
-/// The number of results before those of other servers: the floor, and fanfare with two transports.
+/// The number of results before the results of other projects' servers: the floor, and fanfare with
+/// two transports.
 pub(crate) const OWN: usize = 3;
 
 /// The figures of one server.
@@ -17,11 +19,11 @@ pub(crate) const OWN: usize = 3;
 pub(crate) struct ServerResults {
     /// The server's name.
     pub(crate) name: String,
-    /// The number of the server's processes or threads, as text.
+    /// The number of the server's processes or threads, as text for the table.
     pub(crate) runs_as: String,
     /// The rounds in which the server was started and measured.
     pub(crate) rounds: Vec<Round>,
-    /// The error that ended the server's rounds.
+    /// The error after which the server is not started again.
     pub(crate) failure: Option<String>,
 }
 
@@ -30,7 +32,7 @@ pub(crate) struct ServerResults {
 pub(crate) struct Round {
     /// The figures of connecting.
     pub(crate) connected: ConnectFigures,
-    /// The figures of publishing, for each size of burst.
+    /// The figures of publishing, for each burst size.
     pub(crate) measured: Vec<PublishFigures>,
 }
 
@@ -45,13 +47,14 @@ impl ServerResults {
         self.failure.is_none() && measured.all(|measured| measured.is_clean(true))
     }
 
-    /// Returns the value of a figure in each round.
+    /// Returns the values of a figure in all rounds. A value that was not measured is NaN.
     fn figures(&self, figure: impl Fn(&Round) -> Option<f64>) -> Vec<f64> {
         let figures = self.rounds.iter().map(figure);
         figures.map(|value| value.unwrap_or(f64::NAN)).collect()
     }
 
-    /// Returns `yes` if all deliveries arrived, otherwise how many did.
+    /// Returns `yes` if all deliveries were complete and correct. Otherwise returns how many
+    /// deliveries arrived and how many were expected.
     fn verdict(&self) -> String {
         let measured = || self.rounds.iter().flat_map(|round| &round.measured);
         if measured().all(|measured| measured.is_clean(true)) {
@@ -219,7 +222,7 @@ fn mean(figures: &[f64]) -> f64 {
     figures.iter().sum::<f64>() / figures.len() as f64
 }
 
-/// Aligns the columns: names to the left, figures to the right.
+/// Aligns the columns of the table: names to the left, figures to the right.
 fn aligned(lines: &[Vec<String>]) -> String {
     const NAMES: usize = 2;
     let width = |column: usize| {

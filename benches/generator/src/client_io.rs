@@ -1,8 +1,9 @@
-//! SHELL: reads from the connections of one thread and acts on what they received.
+//! SHELL: this module reads from the connections of one thread and processes the received bytes.
 //!
-//! Passes the bytes to the connection's parser and the events to its sequence checker. Answers
-//! pings, sends the next poll, and keeps the shared counters. Opens no connection, but closes those
-//! that the server has ended. [`ClientThread::serve`] is called once per report of readiness.
+//! Each connection has a parser, which turns bytes into events, and a sequence checker, which
+//! checks the events. This module also answers pings, sends the next poll, and updates the shared
+//! counters. It opens no connections, but closes connections that the server has ended.
+//! [`ClientThread::serve`] is called once for each connection that epoll reports as ready.
 
 use std::sync::atomic::Ordering;
 
@@ -21,10 +22,11 @@ use super::tally::{Expectation, Role, SequenceChecker, Start, Tally};
 /// A pong without payload (RFC 6455, 5.5.3), masked with zeros.
 const PONG: [u8; 6] = [0x8a, 0x80, 0, 0, 0, 0];
 
-/// The contents of one read, apart from publications, which are counted during parsing.
+/// A summary of the events in the bytes of one read. Publications are already in the tally.
 #[derive(Default)]
 struct ReadOutcome {
-    /// The number of publications that this read accounts for.
+    /// The number of publications that the events account for: received, reported in a gap, or
+    /// lost.
     accounted: u64,
     pings: usize,
     is_subscribed: bool,
@@ -63,8 +65,8 @@ impl ReadOutcome {
 }
 
 impl ClientThread {
-    /// Sends the request if it is due, and reads until the socket is empty. Returns how many
-    /// further publications are accounted for.
+    /// Sends the request if the connection has not sent it yet, and reads until the socket is
+    /// empty. Returns the number of publications that the received bytes account for.
     pub(super) fn serve(
         &mut self,
         index: usize,
@@ -86,8 +88,9 @@ impl ClientThread {
                 Err(error) => return Ok(accounted + self.handle_end(index, Some(error), tally)),
                 Ok(count) => {
                     accounted += self.process(index, count, tally)?;
-                    // Bytes that arrive after a short read cause a new report. An end that was
-                    // already reported together with these bytes does not.
+                    // After a short read the socket is empty, and epoll reports bytes that arrive
+                    // later. An end that epoll has already reported is not reported again, so it
+                    // must be read now.
                     if count < READ_BYTES && !is_ending {
                         return Ok(accounted);
                     }
@@ -96,7 +99,7 @@ impl ClientThread {
         }
     }
 
-    /// Reads a few bytes from a slow connection, if any have arrived.
+    /// Reads a few bytes from a slow connection, if bytes have arrived.
     pub(super) fn read_slowly(&mut self, index: usize, tally: &mut Tally) -> Result<i64> {
         let Some(fd) = self.conns.get(index).and_then(|conn| conn.fd.as_ref()) else {
             return Ok(0);
@@ -123,7 +126,7 @@ impl ClientThread {
         let Some(fd) = &conn.fd else {
             return Ok(false);
         };
-        // If sending fails, the read after it returns the pending error.
+        // If sending fails, the next read from the socket returns the error.
         if !is_ending && send(fd, &self.plan.request(spec)) == Ok(false) {
             return Ok(false);
         }
@@ -131,15 +134,15 @@ impl ClientThread {
         Ok(true)
     }
 
-    /// Acts on the bytes that were read into the buffer. Returns how many further publications are
-    /// accounted for.
+    /// Processes the bytes that were read into the buffer. Returns the number of publications that
+    /// these bytes account for.
     fn process(&mut self, index: usize, count: usize, tally: &mut Tally) -> Result<i64> {
         let outcome = self.parse(index, count, tally);
         if outcome.pings > 0
             && let Some(fd) = self.conns.get(index).and_then(|conn| conn.fd.as_ref())
         {
-            // A pong that does not fit is dropped: the server then has unread bytes from this
-            // client anyway.
+            // If the send buffer is full, the pong is dropped. This is harmless, because the server
+            // then still has unread bytes from this client.
             let _sent = rustix::io::write(fd, &PONG.repeat(outcome.pings));
         }
         if outcome.is_subscribed && self.phase(index) == Phase::Requesting {
@@ -189,7 +192,7 @@ impl ClientThread {
         outcome
     }
 
-    /// Sends the next poll, from the position of the last response.
+    /// Sends the next poll, which continues from the position in the last response.
     fn poll_again(&mut self, index: usize, position: Position) {
         let Some(conn) = self.conns.get(index) else {
             return;
@@ -231,9 +234,9 @@ impl ClientThread {
         Ok(())
     }
 
-    /// Returns how many of a connection's publications count. Those of a reader all count. A
-    /// stalled or slow connection is instead counted once, when it has reached the last
-    /// publication.
+    /// Returns how many of these publications count as deliveries to readers: all for a reader,
+    /// none for other roles. A stalled or slow connection is counted once in `caught_up`, when it
+    /// has reached the last publication.
     pub(super) fn credit(&mut self, index: usize, accounted: i64) -> i64 {
         let Some(conn) = self.conns.get_mut(index) else {
             return 0;
@@ -253,8 +256,9 @@ impl ClientThread {
         }
     }
 
-    /// Closes a connection that the server has ended. Returns a negative number that cancels its
-    /// accounted publications, because the connection no longer counts as a reader.
+    /// Closes a connection that the server has ended. If the connection was a reader, returns its
+    /// accounted publications as a negative number, because an ended connection does not count as a
+    /// reader.
     fn handle_end(&mut self, index: usize, error: Option<Errno>, tally: &mut Tally) -> i64 {
         let Some(conn) = self.conns.get_mut(index) else {
             return 0;
@@ -292,7 +296,8 @@ impl ClientThread {
     }
 }
 
-/// Describes how the server ended a connection. Returns `None` if only the end itself is known.
+/// Returns a description of how the server ended a connection, or `None` if the event has no
+/// details.
 fn describe(end: ClientEvent) -> Option<String> {
     match end {
         ClientEvent::NotDeflated => {

@@ -1,8 +1,8 @@
-//! SHELL: all subscribers: starts their threads, waits for them, adds up their tallies.
+//! SHELL: this module starts the threads of all subscribers, waits for them and adds their tallies.
 //!
-//! The threads share counters with the main program, and each thread has one tally. Only this
-//! thread locks the tally until the main program takes it. Dropping the pool closes every
-//! connection.
+//! The client threads and the main program share counters. In addition, each client thread has a
+//! tally of its own. A tally is locked by its client thread only, until the main program takes its
+//! counts. Dropping the pool closes all connections.
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
@@ -18,13 +18,13 @@ use super::tally::Tally;
 
 /// The longest wait without progress before the pool gives up.
 const STALL_TIMEOUT: Duration = Duration::from_secs(15);
-/// Time between two reads of the counters.
+/// The time between two reads of the counters while the pool waits.
 const CHECK_INTERVAL: Duration = Duration::from_micros(500);
 
 /// The state that client threads share with the main program.
 #[derive(Debug)]
 pub(super) struct SharedCounters {
-    /// The number of subscribed connections, without churning ones.
+    /// The number of subscribed connections, excluding churning ones.
     pub(super) subscribed: AtomicU64,
     /// The number of readers per channel: connections that are neither stalled, slow nor churning.
     pub(super) readers: Vec<AtomicU32>,
@@ -36,7 +36,8 @@ pub(super) struct SharedCounters {
     pub(super) caught_up: AtomicU64,
     /// The number of the last publication that was sent to the feed.
     sent: AtomicU64,
-    /// The number of the last publication. Stalled connections read once it is set; 0 before that.
+    /// The number of the last publication, or 0 until the last publication is sent. Stalled
+    /// connections start to read when this number is set.
     pub(super) published: AtomicU64,
     /// The number of connections that the server refused.
     pub(super) refused: AtomicU64,
@@ -44,7 +45,7 @@ pub(super) struct SharedCounters {
     pub(super) is_churning: AtomicBool,
     /// Whether the threads must end.
     pub(super) is_stopping: AtomicBool,
-    /// The reasons why connections or threads have failed, without repetition.
+    /// The reasons why connections or threads have failed. Each reason is stored once.
     troubles: Mutex<Vec<String>>,
 }
 
@@ -65,7 +66,8 @@ impl SharedCounters {
         }
     }
 
-    /// Adds a reason for a failure, unless it is known or there are already three.
+    /// Adds a reason for a failure. Ignores the reason if it is already stored or if three are
+    /// stored.
     pub(super) fn trouble(&self, what: String) {
         let mut troubles = lock(&self.troubles);
         if troubles.len() < 3 && !troubles.contains(&what) {
@@ -73,7 +75,8 @@ impl SharedCounters {
         }
     }
 
-    /// Returns how many deliveries to readers the publications up to this number require.
+    /// Returns the number of deliveries to readers that are due if the publication with this number
+    /// and all earlier publications are sent.
     fn deliveries(&self, plan: &Plan, published: u64) -> u64 {
         (0..plan.channels)
             .zip(&self.readers)
@@ -109,11 +112,12 @@ pub struct ClientPool {
 }
 
 impl ClientPool {
-    /// Opens all connections and waits until each is subscribed. `on_progress` receives the number
-    /// of subscribed connections.
+    /// Opens all connections and waits until each is subscribed. Calls `on_progress` repeatedly
+    /// with the number of subscribed connections.
     ///
     /// # Errors
-    /// Returns an error if a connection was refused or lost, or if nothing happens for too long.
+    /// Returns an error if a connection is refused, if a thread ends, or if no connection becomes
+    /// subscribed within `STALL_TIMEOUT`.
     pub fn open(plan: Plan, mut on_progress: impl FnMut(u64)) -> Result<Self> {
         let mut pool = Self {
             counters: Arc::new(SharedCounters::new(plan.channels)),
@@ -167,7 +171,7 @@ impl ClientPool {
         self.threads.iter().any(JoinHandle::is_finished)
     }
 
-    /// Returns the number of connections that are readers.
+    /// Returns the number of connections that read at full speed and stay open.
     #[must_use]
     pub fn readers(&self) -> u64 {
         let readers = self.counters.readers.iter();
@@ -176,18 +180,20 @@ impl ClientPool {
             .sum()
     }
 
-    /// Returns how many deliveries to readers the publications up to this number require.
+    /// Returns the number of deliveries to readers that are due if the publication with this number
+    /// and all earlier publications are sent.
     #[must_use]
     pub fn deliveries(&self, published: u64) -> u64 {
         self.counters.deliveries(&self.plan, published)
     }
 
-    /// Records that the publications up to this number were sent to the feed.
+    /// Records that the publication with this number and all earlier publications were sent to the
+    /// feed.
     pub fn note_sent(&self, number: u64) {
         self.counters.sent.store(number, Ordering::Relaxed);
     }
 
-    /// Returns a function that says whether a publication has not reached all readers yet.
+    /// Returns a function that returns whether a sent publication has not reached all readers yet.
     pub fn is_delivering(&self) -> impl Fn() -> bool + Send + use<> {
         let (plan, counters) = (Arc::clone(&self.plan), Arc::clone(&self.counters));
         move || {
@@ -197,8 +203,9 @@ impl ClientPool {
         }
     }
 
-    /// Waits until every reader has accounted for every publication up to this number. Returns
-    /// false if deliveries stopped before that.
+    /// Waits until every reader has accounted for the publication with this number and for all
+    /// earlier publications. Returns false if there is no progress for `STALL_TIMEOUT`, or if a
+    /// thread ends.
     #[must_use]
     pub fn wait_for(&self, published: u64) -> bool {
         let counters = &self.counters;
@@ -206,7 +213,9 @@ impl ClientPool {
         self.wait(accounted, || self.deliveries(published))
     }
 
-    /// Makes the stalled and slow connections read, and waits until they have reached this number.
+    /// Makes the stalled and slow connections read at full speed, and waits until each has reached
+    /// this publication. Returns false if there is no progress for `STALL_TIMEOUT`, or if a
+    /// thread ends.
     #[must_use]
     pub fn resume(&self, published: u64) -> bool {
         let counters = &self.counters;
@@ -234,7 +243,8 @@ impl ClientPool {
         sum
     }
 
-    /// Returns the reasons why connections have failed. Empty if none has failed.
+    /// Returns the reasons why connections have failed. The text is empty if no connection has
+    /// failed.
     #[must_use]
     pub fn troubles(&self) -> String {
         let text = self.counters.troubles();
@@ -245,7 +255,8 @@ impl ClientPool {
         let mut seen = (0, Instant::now());
         loop {
             let now = progress();
-            // `wanted` is called again, because its result decreases when connections end.
+            // `wanted` is called in each iteration, because its result decreases when connections
+            // end.
             if now >= wanted() {
                 return true;
             }

@@ -1,10 +1,10 @@
-//! SHELL: one thread and its connections (up to thousands), which only read and check.
+//! SHELL: this module runs one client thread, which can have thousands of connections.
 //!
-//! Each thread has its own descriptor table, so that the limit on descriptors applies per thread. A
-//! connection takes some tens of bytes and no heap block. One report of readiness costs one read
-//! into the thread's buffer: reports are edge-triggered, and a read that does not fill the buffer
-//! has emptied the socket. `client_io` processes the bytes; `schedule` implements churn and slow
-//! reading.
+//! Each thread has its own descriptor table, so that the limit on descriptors applies per thread.
+//! The state of a connection occupies some tens of bytes and no heap block. All connections of a
+//! thread share one read buffer. Epoll reports are edge-triggered. A read that does not fill the
+//! buffer has emptied the socket, so usually one read per report is sufficient. `client_io`
+//! processes the bytes. `schedule` implements churn and slow reading.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
@@ -23,14 +23,15 @@ use super::stream_parser::StreamParser;
 use super::sys::{self, Outgoing, unshare_descriptors};
 use super::tally::{Role, SequenceChecker, Tally};
 
-/// The receive buffer of a stalled or slow connection, small so that it is soon full.
+/// The size of the receive buffer of a stalled or slow connection. It is small, so that the buffer
+/// is soon full.
 const IMPAIRED_BUFFER_BYTES: usize = 4096;
 /// The maximum number of bytes in one read.
 pub(super) const READ_BYTES: usize = 64 * 1024;
 const EVENTS: usize = 1024;
-/// The longest wait for reports of readiness in a thread without other work.
+/// The longest wait for epoll reports in a thread without scheduled work.
 const IDLE_WAIT: Duration = Duration::from_millis(100);
-/// The longest wait for reports of readiness in a thread with other work.
+/// The longest wait for epoll reports in a thread that also opens connections or reads slowly.
 const BUSY_WAIT: Duration = Duration::from_millis(10);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,10 +58,11 @@ pub(super) struct Conn {
     pub(super) is_caught_up: bool,
 }
 
-// A million connections must be small compared with the kernel's memory for their sockets.
+// The state of a million connections must be small compared with the kernel's memory for their
+// sockets.
 const _: () = assert!(size_of::<Conn>() <= 64);
 
-/// A thread with its connections.
+/// The state of a client thread.
 pub(super) struct ClientThread {
     pub(super) plan: Arc<Plan>,
     pub(super) number: usize,
@@ -68,18 +70,18 @@ pub(super) struct ClientThread {
     pub(super) tally: Arc<Mutex<Tally>>,
     pub(super) epoll: OwnedFd,
     pub(super) conns: Vec<Conn>,
-    /// Indices of closed churning connections, for reuse.
+    /// The indices of closed churning connections, which new connections reuse.
     pub(super) free: Vec<usize>,
-    /// Indices of stalled and slow connections.
+    /// The indices of the stalled and slow connections.
     pub(super) impaired: Vec<usize>,
     pub(super) is_resumed: bool,
-    /// The number of requests that are not answered yet.
+    /// The number of connections that are open but not subscribed yet.
     pub(super) requesting: usize,
     pub(super) churn: Churn,
     pub(super) slow_readers: SlowReaders,
     pub(super) buffer: Box<[u8]>,
     pub(super) inflate_cache: InflateCache,
-    /// A buffer for the request of a poll.
+    /// A buffer in which the request of a poll is built.
     pub(super) request: Vec<u8>,
     pub(super) events: Vec<epoll::Event>,
 }
@@ -142,7 +144,7 @@ impl ClientThread {
         self.counters.is_stopping.load(Ordering::Acquire)
     }
 
-    /// Starts to connect and returns the connection's index.
+    /// Starts to open a connection and returns the connection's index.
     pub(super) fn open(&mut self, spec: ClientSpec) -> Result<usize> {
         let index = self.free.pop().unwrap_or(self.conns.len());
         let fd = sys::connect(&Outgoing {
@@ -151,11 +153,11 @@ impl ClientThread {
             receive_buffer_bytes: spec.role.is_impaired().then_some(IMPAIRED_BUFFER_BYTES),
         })
         .with_context(|| format!("cannot connect to {}", self.plan.target))?;
-        // On loopback the connection is established at once, so no report is needed before the
-        // request is sent.
+        // On loopback, `connect` establishes the connection immediately, so the request can be sent
+        // without waiting for an epoll report.
         let is_sent = match send(&fd, &self.plan.request(spec)) {
             Ok(is_sent) => is_sent,
-            // The next read counts this error of a churning connection.
+            // For a churning connection, the next read returns the error and counts it.
             Err(_) if spec.role == Role::Churning => true,
             Err(error) => bail!("cannot connect to {}: {error}", self.plan.target),
         };
@@ -212,7 +214,8 @@ impl ClientThread {
         self.free.push(index);
     }
 
-    /// Waits for reports of readiness and reads from each reported connection.
+    /// Waits for epoll reports and reads from each reported connection, then from the slow
+    /// connections that are due.
     fn turn(&mut self, wait: Duration) -> Result<()> {
         let wait = Timespec {
             tv_sec: 0,
@@ -258,7 +261,7 @@ impl ClientThread {
                 let flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
                 epoll::add(&self.epoll, fd, data, flags | epoll::EventFlags::ET)?;
             }
-            // A slow connection may already have received everything.
+            // A slow connection may already have received the last publication.
             self.credit(*index, 0);
         }
         self.impaired = impaired;
@@ -273,7 +276,8 @@ impl Conn {
     }
 }
 
-/// Sends all bytes. Returns false if the socket is not writable yet.
+/// Sends all bytes. Returns false, without having sent any bytes, if the socket is not writable
+/// yet.
 pub(super) fn send(fd: &OwnedFd, bytes: &[u8]) -> Result<bool, Errno> {
     match rustix::net::send(fd, bytes, rustix::net::SendFlags::NOSIGNAL) {
         // The send buffer of a new socket has room for a whole request.

@@ -1,6 +1,7 @@
-//! The figures of a run: counts, and ratios of counts.
+//! The figures of a load test: measured values, and ratios of them.
 //!
-//! A figure that cannot be measured is `None`, never zero. The server's process may be unknown.
+//! A figure that cannot be measured is `None`, not zero. For example, the processor time is `None`
+//! if the server's process is unknown.
 
 use std::time::Duration;
 
@@ -18,13 +19,13 @@ pub struct ConnectFigures {
     pub conns: usize,
     /// The number of connections of each kind.
     pub kinds: Vec<(Kind, usize)>,
-    /// Time from the first connect to the last subscription.
+    /// The time from the first connection attempt to the last subscription.
     pub took: Duration,
-    /// Processor time in this period.
+    /// The processor time that was used in this period.
     pub usage: Usage,
-    /// Memory before the first connection.
+    /// The memory before the first connection.
     pub before: Memory,
-    /// Memory with all connections open and idle.
+    /// The memory while all connections are open and idle.
     pub with: Memory,
 }
 
@@ -35,7 +36,7 @@ pub struct IdleFigures {
     pub conns: usize,
     /// The period for which the connections were idle.
     pub took: Duration,
-    /// Processor time in this period.
+    /// The processor time that was used in this period.
     pub usage: Usage,
 }
 
@@ -44,30 +45,30 @@ pub struct IdleFigures {
 pub struct StormFigures {
     /// The figures of connecting.
     pub connected: ConnectFigures,
-    /// Memory after the end of all connections.
+    /// The memory after all connections have ended.
     pub after: Memory,
 }
 
 /// The figures of publishing.
 #[derive(Clone, Debug)]
 pub struct PublishFigures {
-    /// The number of publications that are sent together.
+    /// The number of publications in each burst, which are sent together.
     pub burst: u32,
-    /// The number of all publications.
+    /// The total number of publications.
     pub publications: u64,
     /// The number of deliveries that the readers should have received.
     pub expected: u64,
     /// Whether all connections reached the last publication.
     pub is_complete: bool,
-    /// Time from the first publication to the last delivery.
+    /// The time from the first publication to the last delivery.
     pub took: Duration,
-    /// Processor time in this period.
+    /// The processor time that was used in this period.
     pub usage: Usage,
-    /// Memory after the last delivery.
+    /// The memory after the last delivery.
     pub memory: Memory,
     /// The subscriber counts of the acknowledgements, summed over publications.
     pub subscribers: Option<u64>,
-    /// Response times of new requests in this period.
+    /// The response times of requests on new connections in this period, if they were measured.
     pub probe: Option<ProbeResults>,
     /// The counts of deliveries, gaps and faults.
     pub tally: Tally,
@@ -94,8 +95,8 @@ impl ConnectFigures {
         Some(bytes(with - before) / count(self.conns as u64))
     }
 
-    /// Returns the slab memory per connection in bytes. Counts both ends if both are on this
-    /// machine.
+    /// Returns the slab memory per connection in bytes. The figure includes both ends of a
+    /// connection if both are on this machine.
     #[must_use]
     pub fn slab_bytes(&self) -> f64 {
         bytes(self.with.slab - self.before.slab) / count(self.conns as u64)
@@ -125,7 +126,7 @@ impl ConnectFigures {
 }
 
 impl IdleFigures {
-    /// Returns the server's processor time per connection and second, in microseconds.
+    /// Returns the server's processor time per second of one connection, in microseconds.
     #[must_use]
     pub fn cpu_us(&self) -> Option<f64> {
         let conn_seconds = count(self.conns as u64) * self.took.as_secs_f64();
@@ -171,15 +172,16 @@ impl PublishFigures {
         (deliveries > 0).then(|| micros(self.usage.own_cpu) / count(deliveries))
     }
 
-    /// Whether every publication is accounted for. If `is_strict`, a gap on a reader's connection
-    /// is also a fault.
+    /// Whether every publication is accounted for and there are no faults. If `is_strict` is set, a
+    /// gap on a reader's connection also counts as a fault.
     #[must_use]
     pub fn is_clean(&self, is_strict: bool) -> bool {
         let has_gap = is_strict && self.tally.gaps.readers > 0;
         self.is_complete && self.tally.faults.is_clean() && !has_gap
     }
 
-    /// Returns the latencies at some quantiles, in milliseconds. Empty if no delivery was timed.
+    /// Returns the names of some quantiles, each with its latency in milliseconds. The result is
+    /// empty if no delivery was timed.
     #[must_use]
     pub fn latencies_ms(&self) -> Vec<(&'static str, f64)> {
         if self.tally.timed() == 0 {
@@ -196,7 +198,8 @@ impl PublishFigures {
         .into()
     }
 
-    /// Returns the median and the maximum time to the last subscriber, in milliseconds.
+    /// Returns the median and the maximum of the publications' times to their last subscriber, in
+    /// milliseconds.
     #[must_use]
     pub fn last_ms(&self) -> Option<(f64, f64)> {
         let last = self.tally.last_us();

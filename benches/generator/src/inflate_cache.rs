@@ -1,10 +1,11 @@
-//! PURE: compressed messages (RFC 7692), each of which is inflated once for all connections of a
+//! PURE: this module inflates each compressed message (RFC 7692) once for all connections of a
 //! thread.
 //!
 //! A server that compresses a publication once sends the same frame to every client, so a client
-//! thread receives the same bytes thousands of times. The key of the cache is all bytes of the
-//! frame, so a frame that differs in one bit is inflated separately. The cache holds at most a few
-//! megabytes and is cleared when it is full. Called by [`super::stream_parser`].
+//! thread receives the same bytes thousands of times. The key of a cache entry consists of all
+//! bytes of the message, so a message that differs in one bit is inflated separately. The cache
+//! contains at most a few megabytes and is cleared when it is full. [`super::stream_parser`] calls
+//! this module.
 
 use flate2::{Decompress, FlushDecompress, Status};
 use hashbrown::HashMap;
@@ -13,18 +14,19 @@ use super::stream_parser::ClientEvent;
 
 /// The maximum length of an inflated message.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
-/// The maximum size of the cache, in bytes of frames.
+/// The maximum size of the cache in bytes: compressed messages, plus [`ENTRY_BYTES`] for each
+/// entry.
 const FRAMES_BYTES_MAX: usize = 4 << 20;
-/// The minimum size of a cache entry without the bytes of its frame.
+/// The minimum size of a cache entry in bytes, excluding the compressed message.
 const ENTRY_BYTES: usize = 64;
 
-/// The bytes that a sender omits at the end of a message (RFC 7692, 7.2.1), then an empty final
-/// block. A message is complete if the inflater reaches the end of that block.
+/// The bytes that a sender omits at the end of a message (RFC 7692, 7.2.1), followed by an empty
+/// final block. A message is complete if the inflater reaches the end of this final block.
 const TAIL_AND_END: [u8; 9] = [0, 0, 0xff, 0xff, 1, 0, 0, 0xff, 0xff];
-/// The initial capacity for an inflated message.
+/// The initial capacity of the buffer for an inflated message, in bytes.
 const FIRST_ROOM_BYTES: usize = 512;
 
-/// The events of compressed messages, by the bytes of the message.
+/// A cache that contains the event of each compressed message, by the bytes of the message.
 #[derive(Debug)]
 pub struct InflateCache {
     inflater: Decompress,
@@ -49,7 +51,8 @@ impl Default for InflateCache {
 }
 
 impl InflateCache {
-    /// Returns the event of a compressed message. `read` extracts it from the inflated message.
+    /// Returns the event of a compressed message. If the message is not in the cache, `read`
+    /// extracts the event from the inflated message.
     pub fn event_of(
         &mut self,
         compressed: &[u8],
@@ -74,8 +77,8 @@ impl InflateCache {
         event
     }
 
-    /// Inflates one message into the buffer. Returns `None` if it is broken, incomplete or too
-    /// long.
+    /// Inflates one message into the buffer. Returns `None` if the message is invalid, incomplete
+    /// or too long.
     fn inflate(&mut self, compressed: &[u8]) -> Option<()> {
         self.message.clear();
         // An empty message is sent as one byte (RFC 7692, 7.2.3.6), but some senders omit this
@@ -89,8 +92,9 @@ impl InflateCache {
         is_at_end.then_some(())
     }
 
-    /// Inflates all of `input`, and returns whether the input ended with a block that is marked as
-    /// final. A message may contain several such blocks (RFC 7692, 7.2.3.4).
+    /// Inflates all of `input`. Returns whether its last block is marked as final, or `None` if the
+    /// input is invalid or the message too long. A message may contain several blocks that are
+    /// marked as final (RFC 7692, 7.2.3.4).
     fn inflate_part(&mut self, mut input: &[u8]) -> Option<bool> {
         let out = &mut self.message;
         loop {
@@ -121,18 +125,18 @@ impl InflateCache {
         }
     }
 
-    /// Returns the number of compressed messages and resets it.
+    /// Returns the number of compressed messages, and resets the number to zero.
     pub fn take_messages(&mut self) -> u64 {
         std::mem::take(&mut self.messages)
     }
 
-    /// Returns the number of messages that had to be inflated and resets it.
+    /// Returns the number of messages that had to be inflated, and resets the number to zero.
     pub fn take_inflated(&mut self) -> u64 {
         std::mem::take(&mut self.inflated)
     }
 }
 
-/// Compresses a message as fanfare does (RFC 7692, 7.2.1).
+/// Compresses a message in the way that fanfare does (RFC 7692, 7.2.1).
 #[cfg(test)]
 pub(super) fn deflate(message: &[u8]) -> Vec<u8> {
     let level = flate2::Compression::new(3);

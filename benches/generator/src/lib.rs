@@ -1,18 +1,18 @@
-//! `fanfare bench`: a load generator that opens many connections and accounts for every
+//! The load generator of `fanfare bench`, which opens many connections and accounts for every
 //! publication.
 //!
 //! The generator shares no code and no state with the server. They communicate over sockets only.
 //!
-//! - `options` defines the command line. `plan` derives from it the connections to open.
-//! - `client_pool` starts the threads. `client_thread` is one thread; `client_io` and `schedule`
-//!   are its parts.
+//! - `options` defines the command line. `plan` derives the connections to open from the options.
+//! - `client_pool` starts the client threads. `client_thread`, `client_io` and `schedule` implement
+//!   one client thread.
 //! - `stream_parser` turns received bytes into events. It uses `poll_response` for polls and
 //!   `inflate_cache` for compressed messages. `tally` checks and counts the events.
-//! - `load_test` is one server with all clients connected. `publisher` feeds it, `probe` times new
-//!   requests, and `server` and `process` measure it.
+//! - `load_test` is one server with all clients connected. `publisher` publishes to the server,
+//!   `probe` times requests on new connections, and `server` and `process` measure the server.
 //! - `figures`, `report` and `plot` show the results.
 //!
-//! The comparisons in `benches/load` use the same parts, so these parts are public.
+//! The comparisons in `benches/load` use many of these modules, which are therefore public.
 #![cfg_attr(
     test,
     allow(
@@ -80,11 +80,12 @@ pub enum Failure {
     Usage(String),
 }
 
-/// Does the runs that the arguments request, and writes the report.
+/// Runs the load test that the arguments request, and writes the report.
 ///
 /// # Errors
-/// Returns [`Failure::Usage`] before anything is started, and [`Failure::Unaccounted`] after a
-/// report that names what was lost, duplicated or out of order.
+/// Returns [`Failure::Usage`] before anything is started. Returns [`Failure::Unaccounted`] after
+/// the report if publications were lost, duplicated or out of order; the report has the details.
+/// Returns the other failures if a run or the output fails.
 pub fn run(args: &BenchArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let descriptors = raise_descriptor_limit();
     args.check(descriptors).map_err(Failure::Usage)?;
@@ -135,7 +136,7 @@ fn measure(args: &BenchArgs, descriptors: u64) -> Result<Report> {
     Ok(report)
 }
 
-/// Connects all clients and does the runs on these connections.
+/// Connects all clients, then measures idle connections and publishing as the arguments request.
 fn run_load_test(args: &BenchArgs, server: Server, plan: Plan, report: &mut Report) -> Result<()> {
     let payloads = args
         .publishes()
@@ -176,7 +177,7 @@ fn run_load_test(args: &BenchArgs, server: Server, plan: Plan, report: &mut Repo
     Ok(())
 }
 
-/// Returns the command that starts this program's `serve` on a free port.
+/// Returns the command that starts `fanfare serve`, from this program's own file, on a free port.
 fn serve_command(args: &BenchArgs) -> Result<Command> {
     let own = std::env::current_exe().context("cannot find this program's own file")?;
     let mut command = Command::new(own);
@@ -203,7 +204,8 @@ fn draw(path: &Path, args: &BenchArgs, measured: &PublishFigures) -> Result<()> 
     std::fs::write(path, picture).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Returns a progress bar if standard error is a terminal, or a spinner if the length is unknown.
+/// Returns a progress bar, or a spinner if the length is 0. The bar is hidden if standard error is
+/// not a terminal.
 fn bar(length: u64, what: &str) -> ProgressBar {
     if !io::stderr().is_terminal() {
         return ProgressBar::hidden();
@@ -219,8 +221,8 @@ fn bar(length: u64, what: &str) -> ProgressBar {
         ),
     };
     let bar = bar.with_prefix(what.to_owned());
-    // A template that cannot be parsed would be a defect in this file. The default style suffices
-    // then.
+    // An invalid template would be a defect in this file. In that case the bar has the default
+    // style.
     match ProgressStyle::with_template(style) {
         Ok(style) => bar.with_style(style),
         Err(_mistake) => bar,

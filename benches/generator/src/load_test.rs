@@ -1,8 +1,8 @@
-//! SHELL: one server with all clients connected, and the runs on it.
+//! SHELL: this module connects all clients to one server and runs the measurements.
 //!
-//! Publishing at a rate does not wait for the clients. Publishing in turns sends the next burst
-//! after every client has received the previous one, so that the server merges only publications
-//! that arrive together.
+//! There are two ways to publish. [`LoadTest::publish_at_rate`] does not wait for the clients.
+//! [`LoadTest::publish_in_turns`] sends a burst only after every client has received the previous
+//! burst, so that the server merges only the publications of one burst.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,23 +18,23 @@ use super::publisher::{FeedFormat, Payloads, Publisher};
 use super::server::Server;
 use super::sys::monotonic_ns;
 
-/// The pause in which a server becomes idle before its memory or processor time is read.
+/// The duration of a pause before a measurement, in which the server becomes idle.
 const REST: Duration = Duration::from_millis(700);
-/// The longest wait until a server has handled the end of all connections.
+/// The longest wait until a server has processed the end of all connections.
 const SETTLE_MAX: Duration = Duration::from_secs(60);
-/// Time between two updates of a progress bar during a wait.
+/// The maximum time between two updates of a progress bar during a wait.
 const BAR_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The rate and duration of publishing, and whether new requests are timed.
 #[derive(Clone, Copy, Debug)]
 pub struct PublishRate {
-    /// The number of publications that are sent together.
+    /// The number of publications in each burst, which are sent together.
     pub burst: u32,
-    /// Time between two bursts.
+    /// The time between two bursts.
     pub interval: Duration,
-    /// Duration of the run.
+    /// The duration of the run.
     pub lasting: Duration,
-    /// Whether the response times of new connections are measured during the run.
+    /// Whether the response times of requests on new connections are measured during the run.
     pub has_probe: bool,
 }
 
@@ -48,7 +48,7 @@ pub struct LoadTest {
 }
 
 impl LoadTest {
-    /// Connects all clients, and a feeder if there are payloads.
+    /// Connects all clients. If `payloads` is set, also connects a feeder.
     ///
     /// # Errors
     /// Returns an error if a connection is refused, or if the server or its feed has ended.
@@ -80,13 +80,15 @@ impl LoadTest {
         &self.connected
     }
 
-    /// Returns the reasons why connections have failed. Empty if none has failed.
+    /// Returns the reasons why connections have failed. The text is empty if no connection has
+    /// failed.
     #[must_use]
     pub fn troubles(&self) -> String {
         self.pool.troubles()
     }
 
-    /// Waits for this time, and returns the cost of the idle connections.
+    /// Waits for the duration `lasting`, and returns the cost of the idle connections in this
+    /// period.
     ///
     /// # Errors
     /// Returns an error if the server has ended.
@@ -101,7 +103,7 @@ impl LoadTest {
         })
     }
 
-    /// Publishes at a rate, then waits until all clients have received everything.
+    /// Publishes at a rate, then waits until all clients have received all publications.
     ///
     /// # Errors
     /// Returns an error if the server or its feed has ended.
@@ -141,10 +143,11 @@ impl LoadTest {
         let usage = self.server.usage()?.since(before);
         let probe = probe.map(Probe::finish);
         let memory = self.server.memory()?;
-        // If the generator has published nothing, no connection has a last publication to reach.
+        // If the generator has published nothing, the connections need not reach a last
+        // publication.
         let is_complete = (published == 0 || self.pool.resume(published)) && is_complete;
-        // Publications that arrive after the last expected one are detected as faults in this
-        // pause.
+        // In this pause, clients receive publications that arrive after the last expected one and
+        // count them as faults.
         thread::sleep(BAR_INTERVAL);
         Ok(PublishFigures {
             burst: pace.burst,
@@ -160,7 +163,7 @@ impl LoadTest {
         })
     }
 
-    /// Publishes bursts. Each burst is sent after all clients have received the previous one.
+    /// Publishes bursts. Each burst is sent after all clients have received the previous burst.
     ///
     /// # Errors
     /// Returns an error if there is no feed, or if the server has ended.
@@ -173,7 +176,8 @@ impl LoadTest {
         for _ in 0..bursts {
             publisher.publish(burst, monotonic_ns())?;
             is_complete = self.pool.wait_for(publisher.published());
-            // A client that has missed a publication would delay each of the remaining bursts.
+            // If a client has missed a publication, the waits for all remaining bursts would time
+            // out.
             if !is_complete {
                 break;
             }
@@ -230,7 +234,8 @@ fn connect(server: &Server, plan: Plan, bar: &ProgressBar) -> Result<(ClientPool
     Ok((pool, connected))
 }
 
-/// Waits until the server has handled the end of all connections.
+/// Waits until the server has processed the end of all connections, as shown by its low processor
+/// time.
 fn settle(server: &Server) -> Result<()> {
     let end = Instant::now() + SETTLE_MAX;
     loop {

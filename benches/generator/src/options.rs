@@ -1,7 +1,6 @@
 //! The command line of `fanfare bench`, and the checks of its flags.
 //!
-//! This file has no state and only a little arithmetic. With the defaults, a run takes a few
-//! seconds.
+//! With the default flags, a run takes a few seconds.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -16,7 +15,7 @@ use super::tally::{IdRule, Start};
 
 /// The shortest message that fanfare compresses, in bytes.
 pub const DEFLATE_BYTES_MIN: usize = 256;
-/// The number of descriptors that a thread needs for other purposes than connections.
+/// The number of descriptors that a client thread needs in addition to those of its connections.
 const SPARE_DESCRIPTORS: u64 = 64;
 
 /// Arguments of `fanfare bench`.
@@ -190,7 +189,7 @@ impl BenchArgs {
         let all = self.population() as u64;
         if self.attach.is_none() && u64::from(self.workers) * per_worker < all {
             // The kernel distributes connections over workers at random, so each worker needs some
-            // spare room.
+            // spare descriptors.
             let enough = (all + all / 20).div_ceil(per_worker);
             return Err(format!(
                 "{all} connections need --workers {enough}: each has {descriptors} descriptors"
@@ -199,13 +198,13 @@ impl BenchArgs {
         Ok(())
     }
 
-    /// Returns a channel name that is at least as long as the longest one in use.
+    /// Returns a name that is at least as long as the longest channel name of the run.
     #[must_use]
     pub fn longest_channel_name(&self) -> String {
         format!("{}:{}", self.channel, self.channels)
     }
 
-    /// Returns the number of connections, without churning ones.
+    /// Returns the number of connections, excluding churning ones.
     #[must_use]
     pub fn conns(&self) -> usize {
         self.websockets + self.event_streams + self.polls

@@ -1,8 +1,9 @@
-//! PURE: the connections to open, and their distribution over threads, channels, roles and
-//! addresses.
+//! PURE: this module plans the connections to open, and distributes them over threads, channels,
+//! roles and addresses.
 //!
-//! A connection's index in its thread determines all of this, so a connection stores only the state
-//! that the hot path needs. This file uses no socket and no clock.
+//! The thread and the index of a connection determine its kind, role, channel and address. A
+//! connection therefore stores only the state that the hot path needs. This file uses no socket and
+//! no clock.
 
 use std::fmt;
 use std::io::Write as _;
@@ -12,14 +13,17 @@ use super::position::Position;
 use super::stream_parser::Kind;
 use super::tally::{IdRule, Role, Start, Stride};
 
-/// The maximum number of connections from one loopback address, well below the number of ports.
+/// The maximum number of connections from one loopback address. It is well below the number of
+/// ports.
 const CONNS_PER_ADDRESS: usize = 5_000;
-/// The maximum number of unanswered requests of all threads together, well below the listen
+/// The maximum total number of unanswered requests of all threads. It is well below the listen
 /// backlog.
 const REQUESTS_ALL_MAX: usize = 2_048;
-/// The number of unanswered requests that a thread may have even if the total is exceeded.
+/// The number of unanswered requests that each thread may have, even if all threads together then
+/// exceed [`REQUESTS_ALL_MAX`].
 const REQUESTS_MIN: usize = 8;
-/// The maximum time in seconds that the server holds a poll without news: the server's default.
+/// The time in seconds after which the server answers a poll without publications. It is the
+/// server's default.
 const POLL_TIMEOUT_S: u32 = 120;
 /// The lifetime of a churning connection in seconds.
 pub const CHURN_SECONDS: usize = 1;
@@ -29,7 +33,8 @@ pub const CHURN_SECONDS: usize = 1;
 pub struct Plan {
     /// The address of the server.
     pub target: SocketAddr,
-    /// The addresses to connect from. If empty, loopback addresses derived from `network` are used.
+    /// The addresses to connect from. If the list is empty, loopback addresses that contain
+    /// `network` are used.
     pub sources: Vec<IpAddr>,
     /// The second byte of the loopback source addresses.
     pub network: u8,
@@ -37,7 +42,8 @@ pub struct Plan {
     pub kinds: Vec<(Kind, usize)>,
     /// The number of client threads.
     pub threads: usize,
-    /// The channel's name. With several channels it is the prefix of `name:0` and so on.
+    /// The channel's name. If there are several channels, their names are `name:0`, `name:1` and so
+    /// on.
     pub channel: String,
     /// The number of channels.
     pub channels: u16,
@@ -49,7 +55,7 @@ pub struct Plan {
     pub churn: usize,
     /// The rule for the ids of publications.
     pub ids: IdRule,
-    /// The first publication that connections expect, without churning ones.
+    /// The first publication that each connection expects, except churning connections.
     pub start: Start,
 }
 
@@ -65,13 +71,13 @@ pub struct ClientSpec {
 }
 
 impl Plan {
-    /// Returns the number of connections, without churning ones.
+    /// Returns the number of connections, excluding churning ones.
     #[must_use]
     pub fn conns(&self) -> usize {
         self.kinds.iter().map(|(_, count)| count).sum()
     }
 
-    /// Returns the maximum number of unanswered requests of one thread.
+    /// Returns the maximum number of unanswered requests that each thread may have.
     #[must_use]
     pub fn requests_max(&self) -> usize {
         (REQUESTS_ALL_MAX / self.threads.max(1)).max(REQUESTS_MIN)
@@ -102,7 +108,7 @@ impl Plan {
         specs
     }
 
-    /// Returns the churning connection with this number in a thread.
+    /// Returns the properties of a thread's churning connection with the number `count`.
     #[must_use]
     pub fn churn_spec(&self, thread: usize, count: usize) -> ClientSpec {
         let kinds: Vec<Kind> = self
@@ -129,7 +135,8 @@ impl Plan {
     }
 
     fn role(&self, index: usize) -> Role {
-        // 37 and 100 have no common factor, so each role has the same share in every kind.
+        // 37 and 100 have no common factor, so all roles have the same share in each kind of
+        // connection.
         match index * 37 % 100 {
             draw if draw < self.stalled => Role::Stalled,
             draw if draw < self.stalled + self.slow => Role::Slow,
@@ -142,7 +149,7 @@ impl Plan {
         u16::try_from(conn % usize::from(self.channels.max(1))).unwrap_or(0)
     }
 
-    /// Returns the publication numbers of a channel.
+    /// Returns the numbers of the publications that are sent to a channel.
     #[must_use]
     pub fn stride(&self, channel: u16) -> Stride {
         Stride::new(u64::from(channel), u64::from(self.channels))
@@ -154,7 +161,7 @@ impl Plan {
         channel_name(&self.channel, self.channels, channel)
     }
 
-    /// Returns the source address of a connection, or `None` if the system chooses it.
+    /// Returns the source address of a connection, or `None` if the system chooses the address.
     #[must_use]
     pub fn source(&self, thread: usize, index: usize) -> Option<IpAddr> {
         if !self.sources.is_empty() {
@@ -181,7 +188,7 @@ impl Plan {
         request
     }
 
-    /// Appends a request. A poll can continue from a position.
+    /// Appends a request to `out`. If `since` is set, a poll continues from that position.
     pub fn push_request(
         &self,
         kind: Kind,

@@ -1,7 +1,8 @@
-//! PURE: plots latency by percentile as SVG, without a library and without scripts.
+//! PURE: this module plots the latency by percentile as SVG, without a library or scripts.
 //!
-//! The percentile axis is logarithmic in the distance to 100 %: 90, 99 and 99.9 are equally far
-//! apart, so that the tail is visible. The time axis is linear from zero, with round steps.
+//! The percentile axis is logarithmic in the distance to 100 %, so that the highest latencies are
+//! visible: 90, 99 and 99.9 have the same distance from each other. The time axis is linear, starts
+//! at zero and has round steps.
 
 use std::fmt::Write as _;
 
@@ -14,10 +15,11 @@ const RIGHT: f64 = WIDTH - 30.0;
 const BOTTOM: f64 = HEIGHT - 60.0;
 /// The number of points of the curve.
 const POINTS: u32 = 200;
-/// The minimum number of steps of the time axis. The maximum is about twice as high.
+/// The minimum number of steps of the time axis. The actual number is at most about twice as high.
 const STEPS_MIN: f64 = 4.0;
 
-/// Draws the latency in milliseconds at each quantile. `values` is the number of measurements.
+/// Returns an SVG plot of the latencies. `at` returns the latency in milliseconds at a quantile.
+/// `values` is the number of measured latencies.
 #[must_use]
 pub fn svg(title: &str, values: u64, at: impl Fn(f64) -> f64) -> String {
     let decades = decades(values);
@@ -53,13 +55,13 @@ pub fn svg(title: &str, values: u64, at: impl Fn(f64) -> f64) -> String {
     picture.end()
 }
 
-/// Returns the number of nines in the highest percentile that the values resolve: 3, that is 99.9
-/// per cent, for a thousand values.
+/// Returns the number of nines in the highest percentile that this number of values can resolve.
+/// For a thousand values, that percentile is 99.9, so the result is 3.
 fn decades(values: u64) -> f64 {
     f64::from(values.max(10).ilog10()).clamp(1.0, 6.0)
 }
 
-/// Returns the lowest product of 1, 2 or 5 and a power of ten that is not below `least`.
+/// Returns the lowest number of the form 1, 2 or 5 times a power of ten that is at least `least`.
 fn round_step(least: f64) -> f64 {
     let power = 10f64.powf(least.log10().floor());
     [1.0, 2.0, 5.0, 10.0]

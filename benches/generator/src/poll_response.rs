@@ -1,20 +1,21 @@
-//! PURE: the response to a poll: its gaps, its publications, and the position of the next poll.
+//! PURE: this module reads the response to a poll: gaps, publications, and the position of the next
+//! poll.
 //!
-//! Searches for the few required members and does not parse the JSON, because a response is read
-//! for each connection and publication. Relies on the order in which fanfare writes members. The
-//! end of a publication is found from the JSON syntax alone, so payloads of other publishers are
-//! read as well. A search for a key with its quotes cannot match inside a string, where quotes are
-//! escaped (RFC 8259, 7). Called by [`super::stream_parser`] with bytes that may be incomplete.
+//! For speed, the parser does not parse the whole JSON but searches for the few required members.
+//! It relies on the order in which fanfare writes members. The parser finds the end of a
+//! publication from the JSON syntax alone, so it can also read the payloads of other publishers. A
+//! search for a key with its quotes cannot match inside a string, where quotes are escaped (RFC
+//! 8259, 7). [`super::stream_parser`] calls this module with bytes that may be incomplete.
 
 use memchr::memchr2;
 
 use super::position::Position;
 use super::stream_parser::{ClientEvent, KEYS, publication, sequence_after};
 
-/// The maximum number of fields in a head, including those that a proxy adds.
+/// The maximum number of header fields in a response, including fields that a proxy adds.
 const FIELDS_MAX: usize = 64;
 
-/// Reads one complete response. Returns `None` if it is incomplete.
+/// Reads one response and returns its length. Returns `None` if the response is incomplete.
 pub(super) fn read_response(
     bytes: &[u8],
     is_first: bool,
@@ -44,7 +45,7 @@ pub(super) fn read_response(
 enum Head {
     Incomplete,
     Whole {
-        /// The status; 0 if the response is not HTTP.
+        /// The status, or 0 if the response is not HTTP.
         status: u16,
         bytes: usize,
         /// The value of Content-Length, if present.
@@ -75,7 +76,8 @@ fn read_head(bytes: &[u8]) -> Head {
     }
 }
 
-/// Emits gaps and publications in order. Returns `None` if any part, even the end, is unexpected.
+/// Emits the gaps and publications in order. Returns `None` if any part of the content, including
+/// its end, is not as expected.
 fn emit_content(
     content: &[u8],
     is_first: bool,
@@ -126,7 +128,7 @@ fn object_bytes(text: &[u8]) -> Option<usize> {
     }
 }
 
-/// Returns the index of the quote that ends a string.
+/// Returns the index of the quote that ends a string. `at` is an index inside the string.
 fn string_end(text: &[u8], mut at: usize) -> Option<usize> {
     loop {
         at += memchr2(b'"', b'\\', text.get(at..)?)?;
@@ -176,7 +178,8 @@ mod tests {
         }
     }
 
-    /// Returns the events of a second response. The first response has subscribed the connection.
+    /// Returns the events of a response with this content. An earlier response has already
+    /// confirmed the subscription.
     fn later(content: &str) -> Vec<ClientEvent> {
         let first = format!("{{\"id\":\"{}\",\"gap\":false,\"publications\":[]}}", id(6));
         let bytes = answer(&first) + &answer(content);

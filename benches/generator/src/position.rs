@@ -1,7 +1,7 @@
-//! PURE: a position in the server's sequence of publications, as written in ids.
+//! PURE: this module parses and formats positions in the server's sequence of publications.
 //!
-//! A poll sends a position back to the server, so both parts of a position are kept. The text form
-//! is `<epoch>-<sequence>`: twelve hexadecimal digits, a hyphen, a decimal number.
+//! A poll sends a position back to the server, so a position includes the epoch. The text form is
+//! that of ids, `<epoch>-<sequence>`: twelve hexadecimal digits, a hyphen, and a decimal number.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,13 +12,13 @@ const EPOCH_DIGITS: usize = 12;
 /// The id of the last publication that a client has received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
-    /// The epoch of the sequence number.
+    /// The epoch to which the sequence number belongs.
     pub epoch: u64,
     /// The sequence number.
     pub sequence: u64,
 }
 
-/// The error for a text that is not an id of this server.
+/// The error that parsing returns for a text that is not an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not an id")]
 pub struct PositionError;

@@ -1,8 +1,9 @@
-//! SHELL: measures the response times of new connections while the server is under load.
+//! SHELL: this module measures the response times of new connections while the server is under
+//! load.
 //!
-//! Opens a new connection at intervals, sends `HEAD /`, and measures the time to the first byte of
-//! the response, whatever its status. Requests do not overlap: if a response takes longer than the
-//! interval, the next request is sent at once.
+//! At intervals, the probe opens a new connection, sends `HEAD /`, and measures the time to the
+//! first byte of the response, whatever its status. Requests do not overlap: if a response takes
+//! longer than the interval, the next request is sent immediately after the response.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -13,22 +14,22 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-/// Time between two requests.
+/// The time between the starts of two requests.
 const INTERVAL: Duration = Duration::from_millis(50);
 /// The longest wait for a response.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A thread that sends requests.
+/// A thread that sends requests on new connections and measures the response times.
 #[derive(Debug)]
 pub struct Probe {
     is_stopping: Arc<AtomicBool>,
     thread: JoinHandle<ProbeResults>,
 }
 
-/// The response times.
+/// The response times of the probe's requests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProbeResults {
-    /// The response times of all requests.
+    /// The response times of all requests that received a response.
     pub all: Times,
     /// The response times of requests that began or ended during a broadcast.
     pub during_broadcast: Times,
@@ -41,7 +42,8 @@ pub struct ProbeResults {
 pub struct Times(Vec<Duration>);
 
 impl Probe {
-    /// Starts to send requests. `is_delivering` returns whether a broadcast is in progress.
+    /// Starts a thread that sends requests. `is_delivering` returns whether a broadcast is in
+    /// progress.
     ///
     /// # Errors
     /// Returns an error if the thread cannot be started.
@@ -78,7 +80,7 @@ impl Times {
         self.0.len()
     }
 
-    /// Returns the time that this fraction of the responses did not exceed.
+    /// Returns the response time that this fraction of the responses did not exceed.
     #[must_use]
     pub fn quantile(&self, quantile: f64) -> Duration {
         let last = self.0.len().saturating_sub(1);

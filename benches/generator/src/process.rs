@@ -1,10 +1,10 @@
-//! SHELL: the processor time and memory of a process, from procfs.
+//! SHELL: this module reads the processor time and the memory of a process from procfs.
 //!
-//! Processor time is the sum over the threads of a process (`/proc/PID/task/TID/schedstat`, in
-//! nanoseconds), user and system together. On loopback, the system part includes the network stack
-//! up to the receiver's queue. Memory is PSS (`smaps_rollup`); slab is that of the whole machine. A
-//! server can consist of several processes, so the figures of a process include those of its
-//! descendants.
+//! Processor time is the sum of the user and system time of all threads of a process
+//! (`/proc/PID/task/TID/schedstat`, in nanoseconds). On loopback, the system time of a sender
+//! includes the network stack up to the receiver's queue. Memory is the PSS (`smaps_rollup`). Slab
+//! memory is that of the whole machine. A server can consist of several processes, so the figures
+//! of a process include its descendants.
 
 use std::fs;
 use std::path::Path;
@@ -23,8 +23,8 @@ impl Process {
         Self(std::process::id())
     }
 
-    /// Returns the processor time that the running threads of the process and its descendants have
-    /// used.
+    /// Returns the processor time of the process and its descendants. Threads that have ended are
+    /// not included.
     ///
     /// # Errors
     /// Returns an error if there is no such process.
@@ -56,7 +56,7 @@ impl Process {
     /// Returns the proportional set size of the process and its descendants, in bytes.
     ///
     /// # Errors
-    /// Returns an error if the process does not exist, or if one of these processes belongs to
+    /// Returns an error if the process does not exist, or if the process or a descendant belongs to
     /// another user.
     pub fn pss(self) -> Result<i64> {
         let mut sum = 0;
@@ -67,7 +67,8 @@ impl Process {
         Ok(sum)
     }
 
-    /// Returns the running descendants. Empty if the kernel lacks `CONFIG_PROC_CHILDREN`.
+    /// Returns the running descendants of the process. The result is empty if the kernel lacks
+    /// `CONFIG_PROC_CHILDREN`.
     #[must_use]
     pub fn descendants(self) -> Vec<Self> {
         let mut found = self.children();
@@ -96,8 +97,8 @@ impl Process {
     }
 }
 
-/// Returns the machine's slab memory in bytes. It includes the sockets, inodes and epoll items of
-/// both ends.
+/// Returns the machine's slab memory in bytes. Slab memory includes the sockets, inodes and epoll
+/// items of both ends of each local connection.
 ///
 /// # Errors
 /// Returns an error if procfs cannot be read.

@@ -1,9 +1,11 @@
-//! SHELL: the feeder: sends stamped publications of one size and counts their acknowledgements.
+//! SHELL: this module is the feeder, which sends stamped publications of one size and counts their
+//! acknowledgements.
 //!
 //! Each publication contains its number and the time at which it was due, so a delay of the
-//! generator counts as latency. Each line of the feed asks for `ack`, and each POST has a response.
-//! At most `UNACKNOWLEDGED_MAX` publications are unacknowledged. Publications go to the channels in
-//! turn.
+//! generator counts as latency. Each line of the feed asks for an acknowledgement with `ack`, and
+//! each POST has a response. In both formats, at most `UNACKNOWLEDGED_MAX` publications are
+//! unacknowledged. Publication 1 is sent to the first channel, publication 2 to the second, and so
+//! on. After the last channel, the first channel is next.
 
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -27,9 +29,9 @@ use super::stream_parser::{NUMBER, NUMBER_DIGITS, STAMP, STAMP_DIGITS};
 pub const PAYLOAD_BYTES_MIN: usize = 64;
 /// The minimum size in bytes of a payload that contains records.
 const RECORDS_BYTES_MIN: usize = 256;
-/// The number of bytes after the records if the padding is empty.
+/// The number of bytes that come after the records if the padding is empty.
 const BEHIND_RECORDS_BYTES: usize = "],\"p\":\"\"}".len();
-/// The maximum number of publications without an acknowledgement.
+/// The maximum number of publications that are sent but not acknowledged yet.
 const UNACKNOWLEDGED_MAX: u64 = 1024;
 /// The longest wait for an acknowledgement.
 const ACK_TIMEOUT: Duration = Duration::from_secs(30);
@@ -43,7 +45,8 @@ pub enum FeedFormat {
     Lines,
     /// One payload per line, without an envelope. The feed sends no response.
     Payloads,
-    /// Pipelined HTTP requests with the payload as content (RFC 9112, 9.3.2). Each has a response.
+    /// Pipelined HTTP requests (RFC 9112, 9.3.2) with the payload as content. Each request has a
+    /// response.
     Posts,
 }
 
@@ -58,7 +61,7 @@ impl FeedFormat {
 pub struct Payloads {
     /// The number of bytes of JSON in each payload.
     pub bytes: usize,
-    /// The channel's name, or the common prefix of several names.
+    /// The channel's name. If there are several channels, it is the common prefix of their names.
     pub channel: String,
     /// The number of channels.
     pub channels: u16,
@@ -70,7 +73,7 @@ struct FeedAnswers {
     acknowledged: AtomicU64,
     /// The first response that is not an acknowledgement.
     refusal: Mutex<Option<String>>,
-    /// The subscriber counts of the acknowledgements, summed.
+    /// The sum of the subscriber counts in the acknowledgements.
     subscribers: AtomicU64,
 }
 
@@ -131,13 +134,13 @@ impl Publisher {
         self.number
     }
 
-    /// Returns the subscriber counts of the acknowledgements, summed over publications.
+    /// Returns the sum of the subscriber counts in all acknowledgements.
     #[must_use]
     pub fn subscribers(&self) -> u64 {
         self.answers.subscribers.load(Ordering::Relaxed)
     }
 
-    /// Sends some publications together. All were due at the same time.
+    /// Sends `count` publications together. All of them are stamped with the same due time.
     ///
     /// # Errors
     /// Returns an error if the feed refuses a publication, closes the connection, or acknowledges
@@ -227,8 +230,8 @@ impl Publisher {
     }
 }
 
-/// Appends records until the payload has this many bytes. Member names repeat and values do not, so
-/// that the compression ratio is that of typical JSON.
+/// Appends records as long as the payload stays within this number of bytes. The records have equal
+/// member names and different values, so that the compression ratio is that of typical JSON.
 fn push_records(number: u64, bytes: usize, payload: &mut String) {
     let mut draw = fastrand::Rng::with_seed(number);
     let mut opening = ",\"r\":[";
@@ -249,8 +252,8 @@ fn push_records(number: u64, bytes: usize, payload: &mut String) {
 
 impl Drop for Publisher {
     fn drop(&mut self) {
-        // The shutdown ends the thread that reads the responses. The feed may already have closed
-        // the connection.
+        // The shutdown ends the thread that reads the responses. The result is ignored, because the
+        // feed may already have closed the connection.
         drop(self.feed.shutdown(std::net::Shutdown::Both));
     }
 }
@@ -269,8 +272,8 @@ fn note_line(line: &str, answers: &FeedAnswers) {
     }
 }
 
-/// Counts a status line. The status may come after the content of the previous response on the same
-/// line, because content need not end with a line end. No other line contains `HTTP/1.1 `.
+/// Counts the status if the line contains one. Content need not end with a line end, so the status
+/// may be on the same line as the previous response's content. No other line contains `HTTP/1.1 `.
 fn note_status(line: &str, answers: &FeedAnswers) {
     let Some((_, status)) = line.split_once("HTTP/1.1 ") else {
         return;

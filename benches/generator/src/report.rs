@@ -1,6 +1,7 @@
-//! The report of a run, as text and as one JSON object.
+//! The report of a load test, as text and as one JSON object.
 //!
-//! The last line of the text is the verdict. The same check determines the exit status.
+//! The last line of the text is the verdict. [`Report::is_clean`] determines both the verdict and
+//! the exit status.
 
 use std::fmt::Write as _;
 
@@ -18,7 +19,7 @@ use super::tally::{Faults, Gaps};
 pub struct Report {
     /// Whether a gap on a connection that reads at full speed is a failure.
     pub is_strict: bool,
-    /// The reasons why connections have failed. Empty if none has failed.
+    /// The reasons why connections have failed. The text is empty if no connection has failed.
     pub troubles: String,
     /// The figures of the connect storms.
     pub storms: Vec<StormFigures>,

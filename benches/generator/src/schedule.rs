@@ -1,8 +1,8 @@
-//! SHELL: what a client thread does at certain times: churn and slow reading.
+//! SHELL: this module implements the timed actions of a client thread: churn and slow reading.
 //!
-//! The actions are spread evenly over time and add no cost to a report of readiness. Churning
-//! connections are in a queue, ordered by age. Slow connections are read in turn, each once per
-//! interval.
+//! The actions are distributed evenly over time, and they add no cost to the processing of an epoll
+//! report. Churning connections are in a queue, ordered by age. In each interval, every slow
+//! connection is read once, one connection after another.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
@@ -19,15 +19,15 @@ use super::sys::monotonic_ns;
 const SUBSCRIBE_NS_MAX: u64 = 10_000_000_000;
 const SECOND_NS: u64 = 1_000_000_000;
 
-/// Connections that are opened and closed while others stay.
+/// The state of churn: connections that are opened and closed while other connections stay open.
 #[derive(Debug)]
 pub(super) struct Churn {
     per_second: u64,
-    /// The time at which churn began; `None` before that.
+    /// The time at which churn began, or `None` if it has not begun.
     begun_ns: Option<u64>,
-    /// The number of connections that were opened after that time.
+    /// The number of churning connections that were opened so far.
     opened: u64,
-    /// The index and the opening time of each open connection, oldest first.
+    /// The index and the opening time of each open churning connection, oldest first.
     open: VecDeque<(usize, u64)>,
 }
 
@@ -43,7 +43,7 @@ impl Churn {
         }
     }
 
-    /// Whether no connection is to be opened or closed.
+    /// Whether churn needs to open and close no connections.
     pub(super) fn is_idle(&self, counters: &SharedCounters) -> bool {
         self.open.is_empty()
             && (self.per_second == 0 || !counters.is_churning.load(Ordering::Acquire))
@@ -86,7 +86,7 @@ impl ClientThread {
     }
 }
 
-/// The connections that read a few bytes at intervals.
+/// The schedule of the connections that read a few bytes at intervals.
 #[derive(Debug, Default)]
 pub(super) struct SlowReaders {
     /// The indices of the slow connections that are read in the current round.
@@ -99,7 +99,7 @@ pub(super) struct SlowReaders {
 impl SlowReaders {
     /// The number of bytes in one read of a slow connection.
     pub(super) const BYTES: usize = 512;
-    /// Time between two reads of the same connection.
+    /// The time between two reads of the same connection.
     const INTERVAL: Duration = Duration::from_millis(500);
 
     /// Whether any connection reads slowly.
@@ -107,12 +107,13 @@ impl SlowReaders {
         !self.is_stopped && !self.indices.is_empty()
     }
 
-    /// Ends slow reading: from now on, the connections read at full speed.
+    /// Ends slow reading. From now on, no connection is due.
     pub(super) fn stop(&mut self) {
         self.is_stopped = true;
     }
 
-    /// Returns the connections to read now. Each is due once per interval.
+    /// Returns the indices of the connections to read now. Each connection is due once per
+    /// interval.
     pub(super) fn due(&mut self, impaired: &[usize], conns: &[Conn]) -> Vec<usize> {
         if self.is_stopped || impaired.is_empty() {
             return Vec::new();
@@ -141,7 +142,8 @@ impl SlowReaders {
         due
     }
 
-    /// Collects the slow connections. The set may have changed after the previous round.
+    /// Starts a round with the connections that are slow now, because the set may have changed
+    /// after the start of the previous round.
     fn begin_round(&mut self, impaired: &[usize], conns: &[Conn]) {
         let is_slow = |index: &&usize| conns.get(**index).is_some_and(Conn::is_slow);
         self.next = 0;

@@ -1,9 +1,10 @@
-//! SHELL: the server under load: a child process, or one that is already running.
+//! SHELL: this module manages the server under load: a child process, or a server that is already
+//! running.
 //!
-//! A child listens on a free port, has a feed in a private folder, and prints a line when it is
-//! ready, as `fanfare serve` does. Dropping the handle kills the child and its descendants. If a
-//! signal ends this process, the process first kills the child and removes the folder. If this
-//! process is killed with SIGKILL, the kernel kills the child.
+//! Like `fanfare serve`, a child must listen on a free port, have a feed in a private folder, and
+//! print a line when it is ready. Dropping the [`Server`] kills the child and its descendants. If a
+//! signal ends this process, the process first kills the child and its descendants and removes the
+//! folder. If this process is killed with SIGKILL, the kernel kills the child.
 
 use std::fs::DirBuilder;
 use std::io::{BufRead as _, BufReader};
@@ -24,7 +25,7 @@ use signal_hook::low_level::emulate_default_handler;
 use super::process::{Process, slab};
 use super::sys::kill_with_parent;
 
-/// A server, with its addresses and its process if known.
+/// A server: its address and, if known, its feed and its process.
 #[derive(Debug)]
 pub struct Server {
     /// The address to which clients connect.
@@ -33,7 +34,8 @@ pub struct Server {
     pub(super) feed: Option<PathBuf>,
     /// The server's process, if known.
     pub(super) process: Option<Process>,
-    /// The child, which is killed when this field is dropped.
+    /// The child process, if this process has started the server. Dropping this field kills the
+    /// child.
     _child: Option<ChildServer>,
 }
 
@@ -44,17 +46,17 @@ struct ChildServer {
     folder: PathBuf,
     /// A handle that stops the thread that waits for signals.
     signals: Handle,
-    /// A lock that is held while the server is ended. After a signal it is held until this process
-    /// ends.
+    /// A lock that is locked while the child is being ended. After a signal, the lock stays locked
+    /// until this process ends.
     ending: Arc<Mutex<()>>,
 }
 
 impl Server {
-    /// Starts a server that prints `http://ADDR:PORT` when it is ready. The path of the feed is
-    /// passed in the flag `feed_flag`.
+    /// Starts a server, and waits for its first line, which contains `http://ADDR:PORT`. The path
+    /// of the feed is the value of the flag `feed_flag`.
     ///
     /// # Errors
-    /// Returns an error if the process does not start, or if its first line has no address.
+    /// Returns an error if the process does not start, or if its first line contains no address.
     pub fn start(mut command: Command, feed_flag: &str) -> Result<Self> {
         let folder = private_folder()?;
         let feed = folder.join("feed.sock");
@@ -119,7 +121,7 @@ impl Server {
         self.feed.as_deref()
     }
 
-    /// Returns the processor time that was used until now.
+    /// Returns the processor time that the server and the generator have used so far.
     ///
     /// # Errors
     /// Returns an error if the process has ended or cannot be inspected.
@@ -130,7 +132,7 @@ impl Server {
         })
     }
 
-    /// Returns the current memory of the server and the machine.
+    /// Returns the server's current memory and the machine's current slab memory.
     ///
     /// # Errors
     /// Returns an error if the process has ended or cannot be inspected.
@@ -144,11 +146,11 @@ impl Server {
 
 impl Drop for ChildServer {
     fn drop(&mut self) {
-        // After a signal, this waits until the signal ends the process, so that the exit status is
-        // right.
+        // After a signal, this call blocks until the signal ends the process, so that the exit
+        // status is right.
         let _ending = self.ending.lock();
         self.signals.close();
-        // The descendants would outlive the child.
+        // The descendants must be killed, too, because they would outlive the child.
         let descendants = Process(self.child.id()).descendants();
         // The child may have ended already.
         drop(self.child.kill());
@@ -158,8 +160,9 @@ impl Drop for ChildServer {
     }
 }
 
-/// Starts a thread that waits for a signal. On a signal, the thread kills the child and its
-/// descendants and removes the folder. Then it lets the signal end this process.
+/// Starts a thread that waits for a signal. After a signal, the thread kills the child and its
+/// descendants and removes the folder. Then the thread makes the signal's default action end this
+/// process.
 fn end_on_signal(child: Process, folder: PathBuf, ending: Arc<Mutex<()>>) -> Result<Handle> {
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).context("cannot wait for signals")?;
     let handle = signals.handle();
@@ -188,7 +191,8 @@ fn kill(Process(pid): Process) {
     }
 }
 
-/// Waits until a killed child has ended, because it can create files until then. Does not reap it.
+/// Waits until a killed child has ended, because the child can create files until it ends. Does not
+/// reap the child.
 fn await_end(Process(pid): Process) {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     if let Some(pid) = pid {
@@ -197,16 +201,16 @@ fn await_end(Process(pid): Process) {
     }
 }
 
-/// The memory of the server and the machine at one moment.
+/// The server's memory and the machine's slab memory at one moment.
 #[derive(Clone, Copy, Debug)]
 pub struct Memory {
-    /// The server's PSS in bytes, if known.
+    /// The proportional set size (PSS) of the server in bytes, if known.
     pub pss: Option<i64>,
-    /// The whole machine's slab in bytes.
+    /// The slab memory of the whole machine in bytes.
     pub slab: i64,
 }
 
-/// The processor time until one moment, or between two moments.
+/// The processor time that was used until one moment, or between two moments.
 #[derive(Clone, Copy, Debug)]
 pub struct Usage {
     /// The server's processor time, if known.
@@ -216,7 +220,7 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// Returns the processor time from an earlier moment until this one.
+    /// Returns the processor time that was used after the measurement `before`.
     #[must_use]
     pub fn since(self, before: Self) -> Self {
         let cpu = self.cpu.zip(before.cpu);
@@ -241,7 +245,8 @@ fn private_folder() -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// Removes a folder. If this fails, the folder stays in the system's directory of temporary files.
+/// Removes a folder. Errors are ignored: the folder then stays in the directory for temporary
+/// files.
 fn remove(folder: &Path) {
     drop(std::fs::remove_dir_all(folder));
 }

@@ -1,10 +1,11 @@
-//! PURE: parses what one client receives: bytes in pieces of any length become events.
+//! PURE: this module parses the bytes that a client receives, in pieces of any length, into events.
 //!
-//! Reads the response head, and after it WebSocket frames (RFC 6455, 5.2), server-sent events or
-//! responses to polls. Server-sent events are in chunks (RFC 9112, 7.1) if the head says so. Stores
-//! bytes only while a piece is incomplete, so a million idle connections store none. Understands
-//! the stamped payload that [`super::publisher`] writes and the control messages of fanfare. In any
-//! other publication it reads only the id.
+//! A parser reads the response head. After the head, it reads WebSocket frames (RFC 6455, 5.2),
+//! server-sent events or responses to polls. Server-sent events are in chunks (RFC 9112, 7.1) if
+//! the response is chunked. A parser stores bytes only while a piece is incomplete, so a million
+//! idle connections store no bytes. The parser reads the control messages of fanfare and the
+//! stamped payloads that [`super::publisher`] writes. In any other publication, the parser reads
+//! only the id.
 
 use std::sync::LazyLock;
 
@@ -14,17 +15,17 @@ use super::inflate_cache::InflateCache;
 use super::poll_response::read_response;
 use super::position::Position;
 
-/// The start of a stamped payload, before the publication's number.
+/// The text at the start of a stamped payload, before the publication's number.
 pub const NUMBER: &str = "{\"n\":\"";
 /// The number of digits of the publication's number.
 pub const NUMBER_DIGITS: usize = 12;
 /// The text between the publication's number and the time in nanoseconds.
 pub const STAMP: &str = "\",\"t\":\"";
-/// The number of digits of the time.
+/// The number of digits of the time in nanoseconds.
 pub const STAMP_DIGITS: usize = 19;
 
-/// The search patterns. They are prepared once, because preparing a search costs more than
-/// searching.
+/// The search patterns. They are prepared only once, because preparing a pattern costs more than
+/// searching for it.
 pub(super) struct Keys {
     blank_line: Finder<'static>,
     data_field: Finder<'static>,
@@ -60,7 +61,7 @@ pub enum Kind {
     CompressedWebSocket,
     /// Server-sent events with fanfare's ids.
     EventStream,
-    /// One long poll after the other. The first response confirms the subscription.
+    /// Consecutive long polls. The first response confirms the subscription.
     Poll,
     /// WebSocket with fanfare's control messages.
     WebSocket,
@@ -79,7 +80,7 @@ impl Kind {
     }
 }
 
-/// The stamp in a payload of the generator.
+/// The stamp that the generator writes into each payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
     /// The publication's number, counted from one.
@@ -88,7 +89,7 @@ pub struct Stamp {
     pub due_ns: u64,
 }
 
-/// An event in the data that a client receives.
+/// An event in the bytes that a client receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientEvent {
     /// The response to a poll has ended, so the next poll is due.
@@ -96,12 +97,12 @@ pub enum ClientEvent {
         /// The position from which the next poll continues.
         position: Position,
     },
-    /// The server has sent a close frame with a code (RFC 6455, 7.4).
+    /// The server has sent a WebSocket close frame with a code (RFC 6455, 7.4).
     Closed {
         /// The close code.
         code: u16,
     },
-    /// The stream has ended, or cannot be parsed.
+    /// The server has ended the stream or reported an error, or the stream cannot be parsed.
     Ended,
     /// The server reports missing publications.
     Gap {
@@ -114,9 +115,9 @@ pub enum ClientEvent {
     Ping,
     /// The server has delivered a publication.
     Publication {
-        /// The stamp, if the generator published it.
+        /// The stamp, if the generator sent the publication.
         stamp: Option<Stamp>,
-        /// The sequence number in the publication's id, if there is an id.
+        /// The sequence number in the publication's id, if the publication has an id.
         sequence: Option<u64>,
     },
     /// The server has confirmed the subscription.
@@ -126,12 +127,12 @@ pub enum ClientEvent {
     },
     /// The response has an unexpected status.
     Refused {
-        /// The status of the response; 0 if the response is not HTTP.
+        /// The status of the response, or 0 if the response is not HTTP.
         status: u16,
     },
 }
 
-/// The kind of data that is expected next.
+/// The kind of the piece that the parser expects next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Piece {
     PollResponse,
@@ -144,14 +145,14 @@ enum Piece {
 /// The parser of one connection.
 #[derive(Debug)]
 pub struct StreamParser {
-    /// The bytes of an incomplete piece. An empty box needs no heap block.
+    /// The bytes of an incomplete piece. An empty box has no heap block.
     rest: Box<[u8]>,
     kind: Kind,
     next: Piece,
 }
 
 impl StreamParser {
-    /// Returns a parser for a connection that has sent its request.
+    /// Returns a parser that expects the response to the first request.
     #[must_use]
     pub fn new(kind: Kind) -> Self {
         Self {
@@ -186,7 +187,7 @@ impl StreamParser {
         self.rest = Box::from(self.read(&held, inflate_cache, on_event));
     }
 
-    /// Reads complete pieces and returns the remaining bytes.
+    /// Reads all complete pieces. Returns the remaining bytes, which belong to an incomplete piece.
     fn read<'a>(
         &mut self,
         mut bytes: &'a [u8],
@@ -266,8 +267,8 @@ impl StreamParser {
                 let length = bytes.get(2..10)?.try_into().ok()?;
                 (10, usize::try_from(u64::from_be_bytes(length)).ok()?)
             }
-            // A server must not send masked frames. The length of a masked frame is read
-            // incorrectly.
+            // A server must not send masked frames, so the mask bit is not handled: the length of a
+            // masked frame is read incorrectly.
             short => (2, usize::from(short)),
         };
         let end = start.checked_add(length)?;
@@ -303,7 +304,7 @@ fn read_message(payload: &[u8]) -> Option<ClientEvent> {
     }
 }
 
-/// Returns the event of a control message. `message` starts after `{"type":"`.
+/// Returns the event of a control message. `message` is the part after `{"type":"`.
 fn read_control(message: &[u8]) -> Option<ClientEvent> {
     let sequence = |key: &Finder<'_>| sequence_after(message, key);
     if message.starts_with(b"subscribed\"") {
@@ -321,7 +322,7 @@ fn read_control(message: &[u8]) -> Option<ClientEvent> {
     }
 }
 
-/// Whether the body is chunked (RFC 9112, 7.1).
+/// Whether the head announces a chunked body (RFC 9112, 7.1).
 fn is_chunked(head: &[u8]) -> bool {
     has_field(head, b"transfer-encoding:", |value| {
         value.ends_with(b"chunked")
@@ -337,7 +338,8 @@ fn agrees_to_deflate(head: &[u8]) -> bool {
     })
 }
 
-/// Whether a field of this name has a value that `fits` accepts. Name and value are in lower case.
+/// Whether a header field of this name has a value that `fits` accepts. `name` includes the colon
+/// and must be in lower case. `fits` receives the value in lower case.
 fn has_field(head: &[u8], name: &[u8], fits: impl Fn(&[u8]) -> bool) -> bool {
     let mut lines = head.split(|byte| *byte == b'\n');
     lines.any(|line| {
@@ -346,14 +348,15 @@ fn has_field(head: &[u8], name: &[u8], fits: impl Fn(&[u8]) -> bool) -> bool {
     })
 }
 
-/// Reads complete events of a body that is not chunked.
+/// Reads the complete events of a body that is not chunked, and returns their length.
 fn read_events(bytes: &[u8], on_event: &mut impl FnMut(ClientEvent)) -> Option<usize> {
     let end = memmem::rfind(bytes, b"\n\n")? + 2;
     emit_events(bytes.get(..end)?, on_event);
     Some(end)
 }
 
-/// Reads chunks up to the end of an event. A proxy may have split an event into several chunks.
+/// Reads chunks until a chunk ends with the end of an event, because a proxy may have split an
+/// event into several chunks. Returns the length of these chunks.
 fn read_chunks(bytes: &[u8], on_event: &mut impl FnMut(ClientEvent)) -> Option<usize> {
     let mut joined = Vec::new();
     let mut done = 0;
@@ -416,7 +419,7 @@ fn emit_event(event: &[u8], on_event: &mut impl FnMut(ClientEvent)) {
     }
 }
 
-/// Returns the event of a publication. If `id` is set, the publication's id comes after that key.
+/// Returns the event of a publication. If `id` is set, the publication's id is read after that key.
 pub(super) fn publication(text: &[u8], id: Option<&Finder<'_>>) -> ClientEvent {
     ClientEvent::Publication {
         stamp: stamp(text),
@@ -484,8 +487,8 @@ mod tests {
         all
     }
 
-    /// Parses the bytes in one piece, byte by byte and at every cut; all results must be as
-    /// expected.
+    /// Parses the bytes in one piece, byte by byte, and split in two at every position. Checks that
+    /// the events are as expected each time.
     fn check(kind: Kind, bytes: &[u8], expected: &[ClientEvent]) {
         assert_eq!(event(kind, &[bytes]), expected);
         let single: Vec<&[u8]> = bytes.chunks(1).collect();

@@ -1,6 +1,6 @@
-//! SHELL: system calls that the standard library lacks, each in a safe function.
+//! SHELL: this module wraps system calls that the standard library lacks in safe functions.
 //!
-//! This is the only file of the generator with unsafe code. It contains no logic of clients.
+//! This is the only file of the generator with unsafe code. It contains no other logic.
 #![expect(
     unsafe_code,
     reason = "the only file that may call the system directly"
@@ -22,8 +22,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 /// The first descriptor after standard input, output and error.
 const FIRST_OWN_FD: u32 = 3;
 
-/// Returns the system's monotonic clock in nanoseconds. It is the same for all processes of a
-/// machine.
+/// Returns the time of the system's monotonic clock in nanoseconds. All processes of a machine have
+/// the same monotonic clock.
 #[must_use]
 pub(super) fn monotonic_ns() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
@@ -53,35 +53,37 @@ pub fn raise_descriptor_limit() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// Replaces the descriptor table of the calling thread with a table of its own, in which only
-/// standard input, output and error are open. `RLIMIT_NOFILE` then applies per thread. The thread
-/// receives no signals afterwards.
+/// Gives the calling thread a descriptor table of its own, in which only standard input, output and
+/// error are open. The limit `RLIMIT_NOFILE` then applies to this thread alone. Also blocks all
+/// signals in the thread.
 ///
 /// # Errors
-/// Returns the system's error if it refuses. The table is then still shared.
+/// Returns the system's error if a call fails. The table is then still shared.
 pub(super) fn unshare_descriptors() -> io::Result<()> {
     block_signals()?;
-    // SAFETY: this thread uses no descriptor of the old table after this call, and threads do not
-    // pass each other descriptors that they open later.
+    // SAFETY: after this call, this thread uses no descriptor of the old table. A descriptor that a
+    // thread opens later is never passed to another thread.
     unsafe { unshare_unsafe(UnshareFlags::FILES) }?;
     // SAFETY: the table belongs to this thread only. The owners of these descriptors are on other
     // threads and keep their entries in the old table.
     let closed = unsafe { libc::syscall(libc::SYS_close_range, FIRST_OWN_FD, u32::MAX, 0) };
-    // Kernels before 5.9 lack this call. The copies then stay open, which costs only descriptors.
+    // Kernels before 5.9 lack `close_range`. The copied descriptors then stay open, which only
+    // reduces the number of available descriptors.
     debug_assert!(closed == 0 || io::Error::last_os_error().raw_os_error() == Some(libc::ENOSYS));
     Ok(())
 }
 
 /// Blocks all signals in the calling thread, so that the system delivers them to other threads.
 ///
-/// A signal handler writes to a descriptor by its number. In this thread's own table, that number
-/// could be a client's socket.
+/// The reason is that a signal handler writes to a descriptor by its number. In this thread's own
+/// table, the same number could belong to a client's socket.
 fn block_signals() -> io::Result<()> {
     let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: the pointer is valid for writes of a whole set. With a valid pointer the call cannot
     // fail.
     let _always_zero = unsafe { libc::sigfillset(all.as_mut_ptr()) };
-    // SAFETY: `sigfillset` has initialised the set. The previous mask is not requested.
+    // SAFETY: `sigfillset` has initialised the set. The null pointer means that the previous mask
+    // is not requested.
     let refused =
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), std::ptr::null_mut()) };
     match refused {
@@ -92,16 +94,16 @@ fn block_signals() -> io::Result<()> {
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Outgoing {
-    /// The address of the peer.
+    /// The address to connect to.
     pub(super) target: SocketAddr,
-    /// The address to connect from. If `None`, the system chooses it.
+    /// The address to connect from. If it is `None`, the system chooses an address.
     pub(super) source: Option<IpAddr>,
-    /// `SO_RCVBUF` in bytes. If `None`, the system's default applies.
+    /// The value of `SO_RCVBUF` in bytes. If it is `None`, the system's default applies.
     pub(super) receive_buffer_bytes: Option<usize>,
 }
 
-/// Starts to connect without blocking. The connection may not be established yet when the
-/// descriptor is returned.
+/// Starts to connect without blocking. When this function returns, the connection may not be
+/// established yet.
 ///
 /// # Errors
 /// Returns the system's error if an address, a port or a descriptor is not available.
@@ -123,13 +125,13 @@ pub(super) fn connect(outgoing: &Outgoing) -> io::Result<OwnedFd> {
     Ok(socket.into())
 }
 
-/// Sets `IP_BIND_ADDRESS_NO_PORT`: the kernel chooses the port when the socket connects, so that
-/// the same port can serve one connection per destination. IPv6 sockets use this IP-level option,
-/// too.
+/// Sets `IP_BIND_ADDRESS_NO_PORT`, so that the kernel chooses the port when the socket connects.
+/// Several connections to different destinations can then have the same source port. The IP-level
+/// option is also valid for IPv6 sockets.
 fn bind_address_only(fd: BorrowedFd<'_>) -> io::Result<()> {
     let on: libc::c_int = 1;
     let length = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(0);
-    // SAFETY: the pointer is to a value of the given length, and the value outlives the call.
+    // SAFETY: the pointer refers to a value of this length, and the value outlives the call.
     let result = unsafe {
         libc::setsockopt(
             fd.as_raw_fd(),
@@ -146,19 +148,22 @@ fn bind_address_only(fd: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
-/// Makes the kernel kill the command's process when the thread that spawns it ends for any reason
-/// (`PR_SET_PDEATHSIG`, prctl(2)). That thread must therefore live as long as the child is used.
+/// Makes the kernel kill the command's process when the thread that spawns the process ends for any
+/// reason (`PR_SET_PDEATHSIG`, prctl(2)). The spawning thread must therefore live as long as the
+/// child is used.
 pub(super) fn kill_with_parent(command: &mut Command) {
     let parent = rustix::process::getpid();
     let prepare = move || {
         set_parent_process_death_signal(Some(Signal::KILL))?;
-        // If the parent ended before the call above, no signal is sent, so this is checked.
+        // If the parent ended before the call above, the kernel sends no signal, so the closure
+        // must check the parent.
         match rustix::process::getppid() {
             Some(now) if now == parent => Ok(()),
             Some(_) | None => Err(io::ErrorKind::NotFound.into()),
         }
     };
-    // SAFETY: between fork and exec the closure makes two system calls and allocates nothing.
+    // SAFETY: between fork and exec, the closure only makes two system calls and allocates no
+    // memory.
     unsafe {
         command.pre_exec(prepare);
     }

@@ -1,10 +1,10 @@
-// A server with the Node package `ws`. It broadcasts in the way that the package documents.
+// A server with the Node package `ws`. The server broadcasts in the way that the package documents.
 //
 // usage: ws.mjs [--shared-frame] --feed PATH
 //
-// Publications are lines on a Unix socket; the program ends when the feeder disconnects. With
-// --shared-frame each publication is framed once for all clients, by the package's undocumented
-// Sender, as Socket.IO does.
+// A feeder writes publications to a Unix socket, one per line. The program ends when the feeder
+// disconnects. With --shared-frame, the package's undocumented Sender frames each publication once
+// for all clients, as in Socket.IO.
 import net from 'node:net';
 import http from 'node:http';
 import readline from 'node:readline';
@@ -38,7 +38,7 @@ const feed = net.createServer((feeder) => {
   lines.on('close', () => process.exit(0));
 });
 feed.listen(feedPath, () => {
-  // The backlog is large enough for a connect storm. The kernel limits it to somaxconn.
+  // The backlog is large enough for a connect storm, but the kernel limits it to somaxconn.
   server.listen({ host: '127.0.0.1', port: 0, backlog: 4096 }, () => {
     console.log(`ready: http://127.0.0.1:${server.address().port}`);
   });

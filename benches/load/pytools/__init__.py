@@ -1,1 +1,1 @@
-"""Clients that send bytes as regular clients never do. Only Python's standard library is used."""
+"""Clients that send invalid or hostile bytes. They need only Python's standard library."""

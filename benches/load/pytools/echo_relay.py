@@ -1,9 +1,9 @@
-"""A relay that adds an echo to a server: passes bytes unchanged, and messages to the server's feed.
+"""A relay between a client and a server, which makes the server echo each message.
 
-The relay is between a client and the server. It passes all bytes unchanged in both directions, so
-the server alone is responsible for the protocol. The relay also parses the client's messages and publishes
-each to a channel of that connection, from which the server sends it back. It ignores messages that
-it cannot parse.
+The relay passes all bytes unchanged in both directions, so the server alone is responsible for the
+protocol. The relay also parses the client's messages and publishes each message to a channel of
+that connection, so that the server sends the message back. The relay ignores messages that it
+cannot parse.
 """
 import asyncio
 import base64
@@ -13,12 +13,12 @@ import struct
 import threading
 import zlib
 
-# This pause lets the server's response to earlier frames precede the echo.
+# The pause before each echo, in which the server sends its responses to earlier frames.
 PAUSE_S = 0.002
 
 
 class Messages:
-    """Parses the well-formed messages of a client."""
+    """A parser for the well-formed messages of a client."""
 
     def __init__(self):
         self.held, self.opcode, self.is_deflated, self.parts = bytearray(), 0, False, []
@@ -36,7 +36,7 @@ class Messages:
                 yield self.opcode, self.whole()
 
     def take(self):
-        """Takes the first frame, if it is complete."""
+        """Removes and returns the first frame, or returns None if it is incomplete."""
         if len(self.held) < 6:
             return None
         length, at = self.held[1] & 127, 2
@@ -65,7 +65,7 @@ class Messages:
 
 
 def line(channel, opcode, message):
-    """Returns a publication that the server sends as this message. Empty if a text is not UTF-8."""
+    """Returns the feed's line for this message, or nothing if the message is an invalid text."""
     if opcode == 1:
         try:
             payload = {"text": message.decode()}

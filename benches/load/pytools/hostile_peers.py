@@ -1,5 +1,5 @@
-"""Row "stalled and hostile peers": clients that stall, send slowly, reset, send without reading or
-exceed the descriptors, and their effect on a regular client.
+"""Row "stalled and hostile peers": clients that stall, send slowly, reset connections, send without
+reading or use up the descriptors. Measures the effect on a regular client.
 
 A hostile client that must stay busy during a measurement runs in a process of its own, so that the
 interpreter's lock does not affect the figures.
@@ -44,7 +44,8 @@ def stall(server):
 
 
 def publish_until(server, is_done, timeout=40.0):
-    """Publishes 16 KiB 20 times a second until a condition holds. Returns the seconds, or None."""
+    """Publishes 16 KiB 20 times a second until a condition holds. Returns the seconds until then,
+    or None after the timeout."""
     data, start = "x" * 16 * KIB, time.monotonic()
     with server.feeder() as feeder, WebSocket(server.address, "channel=a") as healthy:
         while time.monotonic() - start < timeout:
@@ -60,7 +61,7 @@ def publish_until(server, is_done, timeout=40.0):
 
 
 def skipped(verdicts):
-    """Measures that subscribers over their quota are skipped, which is the default."""
+    """Measures whether subscribers over their quota miss publications, which is the default."""
     with Server() as server:
         stalled, watch = stall(server), MemoryWatch(server)
 
@@ -81,7 +82,7 @@ def skipped(verdicts):
 
 
 def closed_over_quota(verdicts):
-    """Measures that subscribers over their quota are closed if the configuration says so."""
+    """Measures whether subscribers over their quota are closed if the configuration requires it."""
     with Server(quota_overflow="close") as server:
         stalled = stall(server)
         reason = 'fanfare_conns_closed_total{reason="overflow"}'
@@ -92,8 +93,8 @@ def closed_over_quota(verdicts):
 
 
 def silent(verdicts):
-    """Measures that subscribers within their quota are closed if they answer no heartbeat. The
-    first heartbeat is sent after one interval, the timeout is two more intervals, and then the
+    """Measures whether subscribers within their quota are closed if they answer no heartbeat. The
+    first heartbeat is sent after one interval. The timeout is two more intervals. After that, the
     close handshake may take two seconds."""
     with Server(heartbeat_interval_ms=HEARTBEAT_MS) as server:
         stalled = stall(server)
@@ -105,7 +106,7 @@ def silent(verdicts):
 
 
 def response_times(address, count):
-    """Returns the milliseconds from connect to the end of the response, on new connections."""
+    """Returns the response times on new connections: milliseconds from connecting to the end."""
     found = []
     for _ in range(count):
         start = time.perf_counter()
@@ -119,7 +120,7 @@ def response_times(address, count):
 
 
 def slow_heads(address, ready):
-    """Sends a byte of a head every 100 ms on each connection; reconnects if closed (Slowloris)."""
+    """Sends a byte of a head every 100 ms on each connection (Slowloris). Reopens closed ones."""
     begin = b"GET / HTTP/1.1\r\nHost: a\r\nX: "
 
     def connect():
@@ -141,7 +142,7 @@ def slow_heads(address, ready):
 
 
 def slowloris(verdicts):
-    """Returns the rise of a regular client's p95 in milliseconds."""
+    """Returns by how many milliseconds the p95 response time of a regular client increases."""
     with Server() as server:
         response_times(server.address, 100)
         without = response_times(server.address, 500)
@@ -156,7 +157,7 @@ def slowloris(verdicts):
 
 
 def resets(verdicts):
-    """Returns the growth in descriptors after connections that end with RST at all stages."""
+    """Returns the growth in descriptors after connections were reset (RST) at various stages."""
     stages = [b"", b"GET /ws?chan", GET, upgrade("channel=a"),
             upgrade("channel=a") + frame(TEXT, b"half")[:8],
             b"GET /sse?channel=a HTTP/1.1\r\nHost: a\r\n\r\n"]
@@ -174,7 +175,7 @@ def resets(verdicts):
 
 
 def send_without_reading(address, ready):
-    """Pipelines requests on several connections, as many as the sockets accept."""
+    """Pipelines as many requests on several connections as the sockets accept."""
     conns = []
     for _ in range(PIPELINES):
         conn = socket.create_connection(address)
@@ -205,7 +206,7 @@ def pipelines(verdicts):
 
 
 def start_connections(address, count):
-    """Starts this many connections, which the server may not have accepted yet."""
+    """Starts this many connections. The server may not have accepted them yet on return."""
     conns = []
     for _ in range(count):
         conn = socket.socket()
@@ -217,8 +218,9 @@ def start_connections(address, count):
 
 
 def exhausted(verdicts, label, squeeze, **config):
-    """Returns the processor share without free descriptors, the number of publications that an old
-    client misses, and the milliseconds until a new client is served after descriptors are free."""
+    """Returns the server's processor share while no descriptor is free, the number of publications
+    that a connected client misses, and the milliseconds until a new client is served after
+    descriptors are free again."""
     with Server(**config) as server, WebSocket(server.address, "channel=a") as old:
         with server.feeder() as feeder:
             server.publish(feeder, "a", 0)

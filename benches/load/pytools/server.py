@@ -1,8 +1,8 @@
-"""The server as a child process: started on free ports, measured from procfs, killed at the end.
+"""The server as a child process, which uses free ports, is measured with procfs and finally killed.
 
-`FANFARE=PATH` is the program. Without it, the release build is made first. The configuration is
-passed in environment variables, one per key. `{folder}` in a value is replaced by a folder of this
-server, which survives a restart.
+`FANFARE=PATH` is the program. Without this variable, the release build is made first. The
+configuration is passed in environment variables, one per key. In a value, `{folder}` is replaced by
+the path of the server's own folder, which stays the same after a restart.
 """
 import contextlib
 import json
@@ -18,7 +18,7 @@ import tempfile
 import time
 import urllib.request
 
-# With this handler, a SIGTERM to the script also ends its children.
+# With this handler, a SIGTERM makes the script exit normally, so that its children are ended, too.
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
@@ -27,7 +27,7 @@ MIB = 1024 * KIB
 
 
 def program():
-    """Returns the path of the program, which is built if FANFARE is not set."""
+    """Returns the path of the program. Builds the program first if FANFARE is not set."""
     named = os.environ.get("FANFARE")
     if named:
         return named
@@ -40,7 +40,7 @@ def program():
 
 
 class Server:
-    """A server that runs while the context is entered."""
+    """A context manager whose server runs until the context is left."""
 
     def __init__(
         self, workers=1, descriptors=None, listen="127.0.0.1:0", binary=None, **config
@@ -53,7 +53,7 @@ class Server:
         return self.start()
 
     def start(self):
-        """Starts the server; `start_s` is the time until it is ready."""
+        """Starts the server. Stores the time until the server is ready in `start_s`."""
         path = self.binary or program()
         self.feed_path = f"{self.folder}/feed.sock"
         command = [path, "serve", "--listen", self.listen, "--admin", "127.0.0.1:0"]
@@ -85,7 +85,7 @@ class Server:
         return self
 
     def kill(self):
-        """Kills the server as `kill -9` does. A later `start` uses the same folder."""
+        """Kills the server as `kill -9` does. `start` can then restart it in the same folder."""
         self.child.kill()
         self.child.wait()
         self.child.stdout.close()
@@ -106,7 +106,7 @@ class Server:
         return feeder
 
     def publish(self, feeder, channel, data, ack=True):
-        """Sends one line and returns its acknowledgement."""
+        """Sends one line. Returns the acknowledgement if the line asks for it."""
         line = {"channel": channel, "data": data} | ({"ack": True} if ack else {})
         feeder.sendall(json.dumps(line, separators=(",", ":")).encode() + b"\n")
         if not ack:
@@ -117,20 +117,21 @@ class Server:
         return json.loads(answer)
 
     def pss(self):
-        """Returns the proportional set size in bytes."""
+        """Returns the server's proportional set size in bytes."""
         for line in pathlib.Path(f"/proc/{self.pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
                 return int(line.split()[1]) * KIB
         raise OSError("no Pss in smaps_rollup")
 
     def cpu(self):
-        """Returns the processor time in seconds, including that of threads that have ended."""
+        """Returns the server's processor time in seconds. Threads that have ended are included."""
         fields = pathlib.Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def descriptor_tables(self):
-        """Returns the number of descriptors in each table, of the process and of the workers. Other
-        threads share one of these tables or exist for one request only; they are not counted."""
+        """Returns the number of descriptors in the table of the process and in each worker's table.
+        Other threads share one of these tables or exist for one request only, so they are not
+        counted."""
         tasks = pathlib.Path(f"/proc/{self.pid}/task")
         workers = [f"fanfare-{number}" for number in range(self.workers)]
         found = [len(list((tasks / str(self.pid) / "fd").iterdir()))]
@@ -145,7 +146,7 @@ class Server:
         return sum(self.descriptor_tables())
 
     def metric(self, name):
-        """Returns the sum of a metric's lines. A name with labels matches one line."""
+        """Returns the sum of all lines of a metric, or one line's value if the name has labels."""
         with urllib.request.urlopen(f"{self.admin}/metrics", timeout=10) as response:
             lines = response.read().decode().splitlines()
         pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
@@ -162,13 +163,13 @@ class Server:
 
 
 class MemoryWatch:
-    """Samples the growth of a server's memory."""
+    """A record of the greatest growth of a server's memory."""
 
     def __init__(self, server):
         self.server, self.before, self.most = server, server.pss(), 0
 
     def sample(self):
-        """Takes a sample of the memory."""
+        """Measures the memory once and records the growth."""
         self.most = max(self.most, self.server.pss() - self.before)
 
     def mib(self):

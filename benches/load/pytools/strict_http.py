@@ -1,8 +1,8 @@
-"""Row "HTTP strictness": requests whose end is ambiguous, and heads that do not arrive in time.
+"""Row "HTTP strictness": requests with an ambiguous end, and heads that are not complete in time.
 
-Each request is followed by bytes that are a second request if the server determines the end of the
-first incorrectly. These bytes ask for an event stream, so a server that acts on them streams and
-counts a subscriber.
+After each request, more bytes are sent. If the server determines the end of the request
+incorrectly, it reads these bytes as a second request. The second request is for an event stream, so
+the server then sends a stream and counts a subscriber.
 """
 import select
 import socket
@@ -12,7 +12,7 @@ from .server import Server
 
 SMUGGLED = b"GET /sse?channel=smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
 HEAD_MS = 1000
-# The time for which the server reads from a refused connection before it closes.
+# The time in seconds for which the server reads from a refused connection before closing it.
 LINGER_S = 2.0
 
 
@@ -23,12 +23,13 @@ def request(*fields, line="GET / HTTP/1.1", host="Host: a"):
 
 
 def post(*fields):
-    """Returns a request head whose method has a body."""
+    """Returns a request head with the method POST, which can have content."""
     return request(*fields, line="POST / HTTP/1.1")
 
 
 CHUNKED = "Transfer-Encoding: chunked"
-# The section numbers refer to RFC 9112 unless noted. The response to each must be 400.
+# Requests with an ambiguous end or an invalid form. The response to each must be 400. The section
+# numbers refer to RFC 9112, unless a name says otherwise.
 AMBIGUOUS = [
     ("length and coding (6.1)", post("Content-Length: 4", CHUNKED) + b"0\r\n\r\n"),
     ("coding and length (6.1)", post(CHUNKED, "Content-Length: 48") + b"0\r\n\r\n"),
@@ -80,8 +81,8 @@ AMBIGUOUS = [
     ("a space before the method (3)", request(line=" GET / HTTP/1.1")),
     ("a method that is not a token (3.1)", request(line="G(T / HTTP/1.1")),
 ]
-# Requests with a clear end, or with an end that is refused by itself. Any refusal that closes the
-# connection is correct.
+# Requests that the server refuses although their end is clear, or because of how they state their
+# end. Any refusal that closes the connection is correct.
 UNWANTED = [
     ("content of a GET", request("Content-Length: 48")),
     ("chunked content of a GET", request(CHUNKED) + b"0\r\n\r\n"),
@@ -98,7 +99,7 @@ UNWANTED = [
 
 
 def response(address, data):
-    """Sends bytes and returns all bytes of the response. None if the server does not close."""
+    """Sends bytes and returns the response, or None if the server does not close the connection."""
     with socket.create_connection(address, 10) as conn:
         conn.sendall(data)
         received = b""
@@ -113,7 +114,7 @@ def response(address, data):
 
 
 def is_refused(received, status):
-    """Whether the bytes are exactly one error response, with this status if one is given."""
+    """Whether the bytes are exactly one error response. `status` is its status, or None for any."""
     head, _, body = (received or b"").partition(b"\r\n\r\n")
     first, *fields = head.decode("latin-1").split("\r\n")
     lengths = [value for name, _, value in (f.partition(":") for f in fields)
@@ -125,7 +126,7 @@ def is_refused(received, status):
 
 
 def framings(server, verdicts):
-    """Returns how many requests were not refused and closed, and how many smuggled ones ran."""
+    """Returns how many requests were not refused, and how many smuggled requests the server ran."""
     wrong = 0
     for status, cases in ((400, AMBIGUOUS), (None, UNWANTED)):
         for name, data in cases:
@@ -139,8 +140,8 @@ def framings(server, verdicts):
 
 
 def incomplete_heads(server, verdicts, drip):
-    """Returns the milliseconds until the last incomplete head is refused, and until its connection
-    has ended."""
+    """Returns the milliseconds until the last incomplete head is refused, and the milliseconds
+    until the connection of that head has ended."""
     start = time.monotonic()
     begun = [b"", b"G", b"GET / HTTP/1.1\r\nX: ", b"GET / HTTP/1.1\r\nHost: a\r\n", b"\r\n"] * 10
     conns = {}

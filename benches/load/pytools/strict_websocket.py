@@ -23,7 +23,8 @@ LIMIT = 65536  # limits.client_message_bytes by default
 TIMES = 10
 DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate; client_no_context_takeover\r\n"
 
-# Each case has the fault, the bytes, and the expected close code (RFC 6455, 7.4.1).
+# Each case consists of the fault's name with the section of RFC 6455, the bytes to send, and the
+# expected close code (7.4.1).
 FAULTS = [
     ("unmasked frame (5.1)", b"\x81\x02hi", 1002),
     ("unmasked ping (5.1)", b"\x89\x00", 1002),
@@ -61,7 +62,7 @@ FAULTS = [
      frame(TEXT, b"\xe2", 0) + frame(CONTINUATION, b"\x28", 0), 1007),
 ]
 
-# Only the frame headers are sent, not the payloads.
+# Messages over the size limit. Only the header of the frame that exceeds the limit is sent.
 TOO_BIG = [
     ("one byte over", frame(BINARY, claimed=LIMIT + 1), 1009),
     ("a text", frame(TEXT, claimed=LIMIT + 1), 1009),
@@ -73,7 +74,7 @@ TOO_BIG = [
 
 
 def codes(server, cases, verdicts):
-    """Returns how many were closed with another code, and the slowest close in milliseconds."""
+    """Returns how many closes had another code, and the slowest close in milliseconds."""
     wrong, slowest, slowest_of = 0, 0.0, ""
     for name, data, code in cases:
         for _ in range(TIMES):
@@ -92,7 +93,7 @@ def codes(server, cases, verdicts):
 
 
 def pongs(neighbour, seconds):
-    """Returns the milliseconds of each pong in this period."""
+    """Returns the times from ping to pong in this period, in milliseconds."""
     found, end = [], time.monotonic() + seconds
     while time.monotonic() < end:
         found.append(neighbour.ping() * 1e3)
@@ -101,7 +102,7 @@ def pongs(neighbour, seconds):
 
 
 def continuations(server, verdicts):
-    """Returns the slowest pong of another client during floods, minus the median without floods."""
+    """Returns the slowest pong of another client during floods, minus its median before them."""
     flood = frame(TEXT, first=0) + frame(CONTINUATION, first=0) * 100_000
     with WebSocket(server.address, "channel=a") as neighbour:
         without = pongs(neighbour, 2)
@@ -153,7 +154,7 @@ def bombs(verdicts):
                     hostile.send(forms[turn % 2])
                     unrefused += hostile.close_code() != 1009
                 watch.sample()
-            # All bombs are sent at once, and memory is sampled while they are pending.
+            # All bombs are sent together. While the server processes them, its memory is measured.
             clients = [WebSocket(server.address, "channel=b", DEFLATE) for _ in range(50)]
             for turn, hostile in enumerate(clients):
                 hostile.send(forms[turn % 2])

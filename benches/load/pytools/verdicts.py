@@ -15,7 +15,7 @@ class Verdicts:
         self.missed = 0
 
     def note(self, text):
-        """Prints a figure at once."""
+        """Prints a figure immediately."""
         print(f"  {text}", flush=True)
 
     def at_most(self, row, found, goal, unit):

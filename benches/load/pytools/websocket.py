@@ -1,7 +1,7 @@
 """A hand-made WebSocket client (RFC 6455) that sends any bytes, valid or not.
 
-The client is a blocking socket with a buffer. It sends nothing by itself: the caller reads pings
-and sends pongs.
+The client is a blocking socket with a buffer. It sends nothing by itself: the caller must read
+pings and send pongs.
 """
 import socket
 import struct
@@ -13,7 +13,7 @@ MASK = b"\x00\x00\x00\x00"
 
 
 def frame(opcode, payload=b"", first=FINAL, claimed=None):
-    """Encodes a client's frame, masked with zeros. `claimed` is the length in its header."""
+    """Encodes a client's frame, masked with zeros. `claimed` replaces the length in the header."""
     length = len(payload) if claimed is None else claimed
     if length < 126:
         head = struct.pack("!BB", first | opcode, 0x80 | length)
@@ -30,7 +30,7 @@ def closing(code, reason=b""):
 
 
 def upgrade(query, more=""):
-    """Returns the request of a handshake."""
+    """Returns the request of a WebSocket handshake."""
     return (
         f"GET /ws?{query} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
         "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
@@ -39,7 +39,7 @@ def upgrade(query, more=""):
 
 
 class WebSocket:
-    """An open WebSocket. The constructor has read the server's first messages."""
+    """An open WebSocket. The constructor reads the server's first messages."""
 
     def __init__(self, address, query, more="", receive_bytes=None):
         self.held = b""
@@ -91,7 +91,7 @@ class WebSocket:
         return first & 15, self.take(length)
 
     def close_code(self):
-        """Reads until the server closes. Returns the close code, or None without a close frame."""
+        """Reads until the server closes. Returns the close code, or None if none was sent."""
         try:
             while True:
                 opcode, payload = self.read()

@@ -1,12 +1,13 @@
-// Opens many subscribers in Node, with the packages `ws` and `eventsource`.
+// Runs many subscribers in Node, with the packages `ws` and `eventsource`.
 //
 // usage: client.mjs URL CONNS SECONDS
 //
-// A ws:// URL opens WebSockets, an http:// URL opens event streams. Publications are those of
-// `fanfare bench`: their numbers must arrive once and in order on every connection, starting with
-// any number. Their timestamps are from the machine's monotonic clock, so latencies are correct
-// only on the same machine. Prints counts and latencies after SECONDS. The exit status is 1 if a
-// publication was missing, duplicated or out of order, or if a connection was lost.
+// A ws:// URL opens WebSockets, an http:// URL opens event streams. `fanfare bench` must send the
+// publications. On every connection, the publication numbers must arrive once and in order,
+// starting with any number. The timestamps in publications are from the machine's monotonic clock,
+// so latencies are correct only on the same machine. The program prints counts and latencies after
+// SECONDS. The exit status is 1 if a publication was missing, duplicated or out of order, or if a
+// connection was lost.
 import { EventSource } from 'eventsource';
 import WebSocket from 'ws';
 

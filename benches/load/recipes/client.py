@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Many WebSocket subscribers in Python, with the package `websockets`.
+"""Runs many WebSocket subscribers in Python, with the package `websockets`.
 
 usage: client.py URL CONNS SECONDS
 
-Publications are those of `fanfare bench`: their numbers must arrive once and in order on every
-connection, starting with any number. Their timestamps are from the machine's monotonic clock, so
-latencies are correct only on the same machine. Prints counts and latencies after SECONDS. The exit
-status is 1 if a publication was missing, duplicated or out of order, or if a connection was lost.
+`fanfare bench` must send the publications. On every connection, the publication numbers must arrive
+once and in order, starting with any number. The timestamps in publications are from the machine's
+monotonic clock, so latencies are correct only on the same machine. The program prints counts and
+latencies after SECONDS. The exit status is 1 if a publication was missing, duplicated or out of
+order, or if a connection was lost.
 """
 
 import asyncio
@@ -29,7 +30,7 @@ class Counts:
 
 
 async def subscriber(url, counts, gate, all_open):
-    """Opens one connection and checks its publications until it is cancelled."""
+    """Opens one connection and checks the received publications until the task is cancelled."""
     async with gate:
         socket = await websockets.connect(url, compression=None, open_timeout=30)
         while json.loads(await socket.recv()).get("type") != "subscribed":
@@ -75,7 +76,7 @@ async def main(url, conns, seconds):
     began = time.monotonic()
     tasks = [asyncio.create_task(subscriber(url, counts, gate, all_open)) for _ in range(conns)]
     opened = asyncio.create_task(all_open.wait())
-    # If a connection is refused, its task ends first.
+    # If a connection is refused, its task ends, which also ends this wait.
     await asyncio.wait([opened, *tasks], timeout=120, return_when=asyncio.FIRST_COMPLETED)
     if not all_open.is_set():
         sys.exit(f"only {counts.open} of {conns} connections were accepted")

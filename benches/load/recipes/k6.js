@@ -1,10 +1,12 @@
-// WebSocket users for k6. USERS users subscribe, read for SECONDS and disconnect.
+// WebSocket users for k6. USERS is the number of users. Each user subscribes, reads for SECONDS and
+// disconnects.
 //
 // usage: k6 run -e USERS=1000 -e SECONDS=30 -e URL='ws://127.0.0.1:8080/ws?channel=load' k6.js
 //
-// `ws_connecting` is the time to connect, and `publications` counts deliveries. The run fails if
-// `faults` is not zero: then a publication number of `fanfare bench` was missing, duplicated or out
-// of order. k6 cannot read event streams, because its HTTP requests end with the response.
+// In the output, `ws_connecting` is the time to connect, `publications` is the number of
+// deliveries, and `faults` is the number of publications of `fanfare bench` that were missing,
+// duplicated or out of order. The run fails if `faults` is not zero. k6 cannot read event streams,
+// because its HTTP requests end with the response.
 import { check } from 'k6';
 import { Counter } from 'k6/metrics';
 import ws from 'k6/ws';

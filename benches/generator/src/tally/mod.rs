@@ -1,8 +1,9 @@
-//! PURE: counts deliveries, latencies, and all kinds of faults in a stream.
+//! PURE: this module counts deliveries, latencies, and all kinds of faults in the received streams.
 //!
-//! Each client thread has one [`Tally`], and each connection has a [`SequenceChecker`] that knows
-//! the next number. Skipped numbers are either a gap that the server has reported, or a loss.
-//! Publications go to the channels in turn, so the numbers of one channel are a [`Stride`].
+//! Each client thread has one [`Tally`], and each connection has a [`SequenceChecker`] with the
+//! next expected number. Skipped numbers are either a gap that the server has reported, or a loss.
+//! The channels receive consecutive publications in a cyclic order, so the numbers of one channel
+//! have a constant distance: a [`Stride`].
 
 use hdrhistogram::Histogram;
 
@@ -10,21 +11,22 @@ use crate::stream_parser::{ClientEvent, Stamp};
 
 /// The longest latency that the histogram can record, in microseconds: ten minutes.
 const LATENCY_US_MAX: u64 = 600_000_000;
-/// The number of publications whose last delivery is recorded. Later ones count only in the
-/// histogram.
+/// The maximum number of publications whose last delivery is recorded. Later publications are
+/// recorded only in the histogram.
 const LAST_MAX: usize = 1 << 18;
 
 /// The publication numbers of one channel: `first`, and then every `step`-th number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stride {
-    /// The first number of the channel. Numbers count from one.
+    /// The first number of the channel. Publications are numbered from one.
     pub first: u64,
     /// The number of channels.
     pub step: u64,
 }
 
 impl Stride {
-    /// Returns the numbers of a channel. Channels count from zero.
+    /// Returns the numbers of the channel with the index `channel`. Channels are numbered from
+    /// zero.
     #[must_use]
     pub fn new(channel: u64, channels: u64) -> Self {
         Self {
@@ -75,17 +77,18 @@ impl Role {
 pub enum Start {
     /// Any publication.
     Anywhere,
-    /// The first publication of the channel: the connection subscribes before anything is
+    /// The first publication of the channel, because the connection subscribes before anything is
     /// published.
     First,
-    /// The publication after the position of the subscription. Ids are the publication numbers.
+    /// The publication after the position at which the subscription starts. This requires ids that
+    /// are the publication numbers.
     Position,
 }
 
 /// The rule that the ids of publications must satisfy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IdRule {
-    /// The id is the publication's number, because the server is new and has no other publisher.
+    /// Each id is the publication's number, because the server is new and has no other publisher.
     Numbers,
     /// Each id is greater than the previous one.
     Rising,
@@ -102,20 +105,20 @@ pub struct Expectation {
     pub start: Start,
     /// The rule that ids must satisfy.
     pub ids: IdRule,
-    /// The time of the read.
+    /// The time at which the data was read, in nanoseconds.
     pub now_ns: u64,
 }
 
-/// The faults of the server, counted.
+/// The counts of the server's faults.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
     /// The count of numbers that were neither received nor reported in a gap.
     pub lost: u64,
-    /// The count of numbers that were received twice.
+    /// The count of numbers that were received twice in a row.
     pub duplicates: u64,
-    /// The count of numbers that were received after a later number.
+    /// The count of other numbers that were received after a higher number.
     pub reordered: u64,
-    /// The count of ids that break the rule.
+    /// The count of ids that violate the [`IdRule`].
     pub wrong_ids: u64,
     /// The count of connections that the server ended or that failed.
     pub ended: u64,
@@ -149,8 +152,8 @@ pub struct Gaps {
     pub impaired: u64,
     /// The number of publications in all gaps.
     pub skipped: u64,
-    /// The count of stalled and slow connections that the server closed. A close also reports a
-    /// loss.
+    /// The count of stalled and slow connections that the server closed. A closed connection is not
+    /// a fault either, because the close reports the loss.
     pub cut: u64,
 }
 
@@ -166,23 +169,24 @@ impl Gaps {
 /// The counts of many connections.
 #[derive(Clone, Debug)]
 pub struct Tally {
-    /// The time from a publication's due time to the read that received it.
+    /// The latencies in microseconds, from a publication's due time to the read that received the
+    /// publication.
     latency_us: Option<Histogram<u64>>,
-    /// For each number from one on, the publication's longest latency plus one; 0 if it was not
-    /// received.
+    /// For each publication number, starting with one, the longest latency in microseconds plus
+    /// one. The value is 0 if the publication was not received.
     last_us: Vec<u32>,
-    /// The number of received publications, without those of stalled and slow connections.
+    /// The number of received publications, excluding those of stalled and slow connections.
     pub(super) delivered: u64,
-    /// The number of responses to polls, including empty ones. Stalled and slow connections do not
-    /// count.
+    /// The number of responses to polls, including empty responses. Responses on stalled and slow
+    /// connections are not included.
     pub(super) answers: u64,
-    /// The number of compressed messages, without those of stalled and slow connections.
+    /// The number of compressed messages, excluding those of stalled and slow connections.
     pub(super) deflated: u64,
     /// The number of compressed messages that were inflated because the cache did not contain them.
     pub(super) inflated: u64,
-    /// The number of publications of other publishers.
+    /// The number of received publications of other publishers.
     pub(super) foreign: u64,
-    /// The number of churning connections that were subscribed and closed.
+    /// The number of churning connections that were subscribed and then closed.
     pub(super) churned: u64,
     pub(super) faults: Faults,
     pub(super) gaps: Gaps,
@@ -206,7 +210,7 @@ impl Default for Tally {
 }
 
 impl Tally {
-    /// Adds the tally of another thread.
+    /// Adds the counts and latencies of another thread's tally.
     pub fn add(&mut self, other: &Self) {
         if let (Some(own), Some(others)) = (&mut self.latency_us, &other.latency_us) {
             // Adding fails only if the bounds differ, and all tallies have the same bounds.
@@ -236,19 +240,21 @@ impl Tally {
         histogram.map_or(0, |latency| latency.value_at_quantile(quantile))
     }
 
-    /// Returns the number of received publications, without those of stalled and slow connections.
+    /// Returns the number of received publications, excluding those of stalled and slow
+    /// connections.
     #[must_use]
     pub fn delivered(&self) -> u64 {
         self.delivered
     }
 
-    /// Returns the number of deliveries with a stamp. Their latency is recorded.
+    /// Returns the number of deliveries whose latency was recorded, because they had a stamp.
     #[must_use]
     pub fn timed(&self) -> u64 {
         self.latency_us.as_ref().map_or(0, Histogram::len)
     }
 
-    /// Returns each publication's time to its last subscriber, in microseconds, in ascending order.
+    /// Returns, for each received publication, the latency to its last subscriber. The latencies
+    /// are in microseconds and in ascending order.
     #[must_use]
     pub fn last_us(&self) -> Vec<u32> {
         let event = self.last_us.iter().filter(|us| **us > 0);
@@ -279,23 +285,23 @@ impl Tally {
 /// Checks the numbers and ids that one connection receives.
 #[derive(Debug, Default)]
 pub struct SequenceChecker {
-    /// The expected next number; 0 if any number is accepted.
+    /// The next expected number, or 0 if any number is accepted.
     next: u64,
-    /// The sequence number of the newest id. For a poll, it is the position from which the next
-    /// poll continues.
+    /// The highest sequence number of the received ids. After a response to a poll, it is the
+    /// position from which the next poll continues.
     sequence: u64,
     has_gap: bool,
 }
 
 impl SequenceChecker {
-    /// Returns the number after the last one that was received or reported in a gap. Returns 0
-    /// before the first.
+    /// Returns the next expected number. All lower numbers were received, reported in a gap, or
+    /// lost. Returns 0 if any number is accepted.
     #[must_use]
     pub fn next(&self) -> u64 {
         self.next
     }
 
-    /// Checks and counts an event. Returns how many further publications the event accounts for.
+    /// Checks and counts an event. Returns the number of publications that the event accounts for.
     pub fn note(
         &mut self,
         event: ClientEvent,
@@ -312,7 +318,7 @@ impl SequenceChecker {
                 if !expectation.role.is_impaired() {
                     tally.answers += 1;
                 }
-                // From a lower position, publications would be delivered again.
+                // A lower position is a fault, because publications would be delivered again.
                 let is_right = position.sequence >= self.sequence;
                 tally.faults.wrong_ids += u64::from(!is_right);
                 self.sequence = position.sequence;
@@ -345,7 +351,8 @@ impl SequenceChecker {
         }
     }
 
-    /// Whether the id is greater than all previous ids. True without an id.
+    /// Records the sequence number of an id. Returns whether it is higher than all previous ones,
+    /// or true if there is no id.
     fn note_sequence(&mut self, sequence: Option<u64>) -> bool {
         let Some(sequence) = sequence else {
             return true;

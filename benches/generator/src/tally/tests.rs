@@ -1,4 +1,4 @@
-//! Tests of the tally: each kind of fault is found, and a correct stream has none.
+//! Tests of the tally: each kind of fault is detected, and a correct stream has no faults.
 
 use super::*;
 
@@ -26,7 +26,8 @@ fn reader() -> Expectation {
     expectation(IdRule::Numbers, Start::First, Role::Reader)
 }
 
-/// Returns the tally of a connection that subscribes at a position and receives these events.
+/// Returns the tally of a connection that subscribes at a position and receives these events, and
+/// the number of publications that the events account for.
 fn tally_of(expectation: &Expectation, position: u64, all: &[ClientEvent]) -> (Tally, u64) {
     let mut tally = Tally::default();
     let mut checker = SequenceChecker::default();

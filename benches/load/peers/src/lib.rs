@@ -1,7 +1,8 @@
-//! Shared code of the servers in this package: arguments, runtime, feed and ready line.
+//! The shared code of the servers in this package: arguments, runtime, feed and ready line.
 //!
-//! Publications are lines on a Unix socket. Each line is sent to one tokio broadcast channel, from
-//! which the programs in `bin/` serve the subscribers. A server ends when its feeder disconnects.
+//! A feeder writes publications to a Unix socket, one per line. Each line is sent to a tokio
+//! broadcast channel. The programs in `bin/` receive the lines from this channel and send them to
+//! the subscribers. A server ends when its feeder disconnects.
 
 use std::io;
 use std::path::PathBuf;
@@ -10,9 +11,10 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use tokio::sync::broadcast::{self, Sender};
 
-/// The maximum number of publications that a subscriber can be behind without a loss.
+/// The maximum number of publications by which a subscriber can lag without a loss.
 const BEHIND_MAX: usize = 1024;
-/// The listen backlog, large enough for a connect storm. The kernel limits it to `somaxconn`.
+/// The listen backlog. It is large enough for a connect storm, but the kernel limits it to
+/// `somaxconn`.
 const BACKLOG: u32 = 4096;
 
 /// The path of the feed and the number of threads.
@@ -36,8 +38,8 @@ impl Arguments {
     }
 }
 
-/// Runs a server until its feeder disconnects. `serve` receives the listener and the broadcast
-/// channel.
+/// Runs a server until its feeder disconnects. `serve` accepts connections from the listener and
+/// sends them the lines of the broadcast channel.
 ///
 /// # Errors
 /// Returns an error if the arguments are invalid or a socket fails.

@@ -1,10 +1,10 @@
-//! Compares the cost of the journal, which uses fjall, with redb and with plain fjall.
+//! Compares the cost of the journal, which uses fjall, with the cost of redb and of plain fjall.
 //!
-//! Each store receives the same records in the same batches and keeps the newest of them. A
-//! separate process fills each store and then kills itself as with `kill -9`; afterwards the store
-//! is opened and read again. `always` syncs each batch. `os` never syncs and must have everything
-//! after the kill. redb has no such mode, so its file layer ignores syncs. Prints a table; `run` is
-//! the command.
+//! Each store receives the same records in the same batches and keeps the newest records. A
+//! separate process fills each store and then kills itself as with `kill -9`. After that, another
+//! process opens and reads the store. In the mode `always`, each batch is synced. In the mode `os`,
+//! nothing is synced, but all records must be in the store after the kill. redb has no such mode,
+//! so its file layer here ignores syncs. The program prints a table. The script `run` starts it.
 
 use std::error::Error;
 use std::fs;
@@ -26,7 +26,8 @@ use redb::{Builder, ReadableDatabase as _, ReadableTable as _, StorageBackend, T
 
 type Done<T> = Result<T, Box<dyn Error>>;
 
-/// The number of records that a store keeps, like a log with this bound.
+/// The number of records that a store keeps, equal to the maximum number of entries of the
+/// journal's log.
 const KEPT: u64 = 200_000;
 const PAYLOAD_BYTES: usize = 200;
 const TABLE: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("publications");
@@ -119,8 +120,8 @@ fn compare(folder: &Path) -> Done<()> {
     Ok(())
 }
 
-/// Runs this program as a child and returns its output. A child that fills a store is ended by a
-/// signal.
+/// Runs this program as a child and returns its output. The exit status is ignored, because a child
+/// that fills a store kills itself with a signal.
 fn child(args: &[&str]) -> Done<String> {
     let out = Command::new(std::env::current_exe()?).args(args).output()?;
     if out.stdout.is_empty() {
@@ -129,7 +130,7 @@ fn child(args: &[&str]) -> Done<String> {
     Ok(String::from_utf8(out.stdout)?)
 }
 
-/// Returns the number of bytes on disk of the files in a folder.
+/// Returns the number of bytes that the files in a folder and its subfolders occupy on disk.
 fn bytes_below(folder: &Path) -> Done<u64> {
     use std::os::unix::fs::MetadataExt as _;
     let mut sum = 0;
@@ -266,7 +267,7 @@ impl Kept for RecordWriter {
     }
 }
 
-/// redb's own file layer, which syncs only if `is_synced`.
+/// redb's own file layer, except that it syncs only if `is_synced` is set.
 #[derive(Debug)]
 struct File {
     inner: redb::backends::FileBackend,
@@ -326,7 +327,8 @@ impl Kept for Redb {
                 newest = sequence;
                 table.insert(newest, encoded(&record, &mut bytes))?;
             }
-            // Records are removed a tenth at a time, which is faster than one by one.
+            // When the surplus exceeds a tenth of `KEPT`, it is removed in one step, which is
+            // faster than removing records one by one.
             if newest > self.oldest + KEPT + KEPT / 10 {
                 self.oldest = newest - KEPT;
                 table.retain_in(..self.oldest, |_, _| false)?;
@@ -345,7 +347,7 @@ struct Fjall {
 impl Fjall {
     fn open(folder: &Path, is_synced: bool) -> Done<Self> {
         let database = Database::builder(folder).open()?;
-        // fjall's own eviction of the oldest records removes whole tables, by size.
+        // fjall's own eviction is limited by size and removes the oldest tables as a whole.
         let bytes = KEPT * (PAYLOAD_BYTES as u64 + 64);
         let options = move || {
             KeyspaceCreateOptions::default()

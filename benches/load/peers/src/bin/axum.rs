@@ -25,8 +25,8 @@ async fn serve(listener: TcpListener, sender: Sender<Arc<str>>) -> io::Result<()
         .route("/sse", get(subscribe))
         .with_state(sender);
     let listener = listener.tap_io(|socket| {
-        // Without this, a second event may wait until the first is acknowledged (Nagle's
-        // algorithm).
+        // Without this option, the kernel may not send a second event until the client has
+        // acknowledged the first (Nagle's algorithm).
         let _done = socket.set_nodelay(true);
     });
     axum::serve(listener, app).await
@@ -36,7 +36,8 @@ async fn subscribe(
     State(sender): State<Sender<Arc<str>>>,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let publications = BroadcastStream::new(sender.subscribe());
-    // A subscriber that lags too far loses publications. The channel then returns an error.
+    // If a subscriber lags too far, it loses publications, and the channel returns an error, which
+    // is skipped.
     let events = publications
         .filter_map(Result::ok)
         .map(|text| Ok(Event::default().data(text)));

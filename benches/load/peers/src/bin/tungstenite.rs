@@ -38,7 +38,8 @@ async fn subscriber(socket: TcpStream, mut publications: Receiver<Utf8Bytes>) {
                 Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return,
             },
-            // The task must read, because only a read answers pings and detects the end.
+            // The task must also read, because only reading answers pings and detects the end of
+            // the connection.
             message = socket.next() => match message {
                 Some(Ok(_)) => {}
                 Some(Err(_)) | None => return,
