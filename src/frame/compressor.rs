@@ -1,7 +1,7 @@
 //! A worker's compressor and its scratch memory.
 //!
 //! Each worker owns one compressor and lends it out while a cell of a publication is filled. So
-//! neither conns nor publications need a compressor of their own. The encoder counts the compressed
+//! neither conns nor publications need a compressor of their own. It counts the compressed
 //! frames and their bytes. The deflater decides whether compression makes a message shorter. The
 //! publication's cells store the frames.
 

@@ -4,7 +4,7 @@
 //! publication's [`Frames`]; all sockets of all workers share the frame. The modules that send
 //! frames do not copy payloads, with one exception. If a conn is the only holder of a large frame,
 //! it copies the unsent rest when that rest is small. A compressor belongs to the worker's
-//! [`Encoder`]. This module performs no I/O.
+//! [`Compressor`]. This module performs no I/O.
 
 pub mod compressor;
 pub mod envelope;

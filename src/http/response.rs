@@ -19,7 +19,7 @@ use super::{After, Refusal, WebSocketRequest};
 const PAGE: &[u8] = include_bytes!("page.html");
 
 /// The content security policy of the live page. It allows the page's inline script and style,
-/// images from data URLs, connections to the page's origin, and WebSockets to any origin.
+/// images from data URLs, connections to the page's origin, and a `WebSocket` to any origin.
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; \
     style-src 'unsafe-inline'; connect-src 'self' ws: wss:; img-src data:; base-uri 'none'; \
     form-action 'none'; frame-ancestors 'none'";

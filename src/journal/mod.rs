@@ -1,10 +1,11 @@
 //! SHELL: the journal stores publications on disk, so that a restart loses none of them.
 //!
 //! The sequencer stages publications in a batch. It appends the batch to the journal before it
-//! broadcasts the batch, and reads the outcome from a [`commit::Commit`]. [`replay`] fills the log
-//! with the publications of earlier runs. [`record_writer`] appends records to a store, [`recover`]
-//! opens the store, and `syncer` makes the records durable. [`engine`] defines the interface of a
-//! store. [`lsm`] implements this interface with fjall. [`folder`] manages the store's directory.
+//! broadcasts the batch, and reads the outcome from a [`commit_state::Commit`]. [`replay`] fills
+//! the log with the publications of earlier runs. [`record_writer`] appends records to a store,
+//! [`recover`] opens the store, and `syncer` makes the records durable. [`engine`] defines the
+//! interface of a store. [`lsm`] implements this interface with fjall. [`folder`] manages the
+//! store's directory.
 //!
 //! `journal.sync` determines what an acknowledgement guarantees. With `always`, a batch is synced
 //! before it is broadcast. With `batch`, the batch is synced before it is acknowledged. With `os`,

@@ -26,6 +26,7 @@
 //!   the start of a subscription, if the client requested them ([`history`]).
 //! - *Tracked client*: a client that keeps its channels and always resumes at its last id. Its
 //!   progress is checked over all its connections.
+//!
 //! The other modules: [`feed`] simulates the sequencer, and [`backend`] simulates the rest of the
 //! feed. [`disk`] simulates the storage that survives the server. [`wire`] parses the bytes that
 //! clients read, [`check`] checks the workers, [`tokens`] and [`secure`] provide tokens and TLS.
@@ -47,6 +48,7 @@ mod check;
 mod disk;
 mod drain;
 mod epochs;
+mod facts;
 mod feed;
 mod gap;
 mod history;

@@ -2,9 +2,9 @@
 //!
 //! The entry point is [`decode`], which splits the input into lines or passes HTTP requests to
 //! [`request`]. Each line or request becomes an [`item`]. [`command`] decodes one line, and
-//! [`publish`] decodes one request body. Both modules decode into `fields`, and check the fields to
-//! create a [`draft`]. The protocol uses no sockets, sequence numbers or clocks. The feeder is the
-//! only caller.
+//! [`http_publish`] decodes one request body. Both modules decode into `fields`, and check the
+//! fields to create a [`draft`]. The protocol uses no sockets, sequence numbers or clocks. The
+//! feeder is the only caller.
 
 pub mod command;
 pub mod decode;

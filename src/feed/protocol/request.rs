@@ -4,7 +4,7 @@
 //! This file contains the parts that only the feed needs: `POST /publish` and request bodies. The
 //! head determines whether a request can be served. The body of a refused request is skipped, so
 //! that the next request is found. If the end of a body is uncertain, the connection is closed
-//! after the response. [`super::publish`] decodes the publications in a body.
+//! after the response. [`super::http_publish`] decodes the publications in a body.
 
 use super::draft::NameCache;
 use super::http_publish::PublishPlan;
