@@ -1,9 +1,9 @@
 //! Compares fanfare with the floor, a baseline server that does the minimum of work per delivery.
 //!
 //! `cargo bench --bench floor -- --websockets 10000 --event-streams 10000 --bursts 10 --rounds 4`
-//! starts the `fanfare` program and [`baseline_server`] as children. The program connects the
-//! clients of `fanfare bench` to both servers, publishes to them alternately and prints ratios. The
-//! exit status is 1 if a publication was lost, duplicated, out of order, or skipped.
+//! starts `fanfare` and [`baseline_server`] as child processes. The benchmark connects the clients
+//! of `fanfare bench` to both servers, publishes to them alternately and prints ratios. The exit
+//! status is 1 if a publication was lost, duplicated, out of order, or skipped.
 #![allow(
     clippy::expect_used,
     clippy::format_push_string,
@@ -40,7 +40,7 @@ struct Options {
     /// WebSocket connections.
     #[arg(long, default_value_t = 100)]
     websockets: usize,
-    /// Event stream connections. The floor sends WebSocket frames on them, too.
+    /// The number of event stream connections. The floor sends WebSocket frames even on these.
     #[arg(long, default_value_t = 100)]
     event_streams: usize,
     #[command(flatten)]

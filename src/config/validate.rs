@@ -426,7 +426,8 @@ pub(super) fn push(found: &mut Vec<Invalid>, keys: &[&str], message: impl Into<S
 mod tests {
     use super::*;
 
-    /// Returns the first key of each problem after a change to the default configuration.
+    /// Changes the default configuration and validates it. Returns the first key that each problem
+    /// names.
     fn wrong(change: impl FnOnce(&mut Config)) -> Vec<String> {
         let mut config = Config::default();
         change(&mut config);

@@ -2,9 +2,9 @@
 //!
 //! A [`Frame`] is immutable. The first worker that needs a frame encodes it into a cell of the
 //! publication's [`Frames`]; all sockets of all workers share the frame. The modules that send
-//! frames do not copy payloads, with one exception. If a conn is the only holder of a large frame,
-//! it copies the unsent rest when that rest is small. A compressor belongs to the worker's
-//! [`Compressor`]. This module performs no I/O.
+//! frames do not copy payloads. There is one exception: a conn that is the only holder of a large
+//! frame copies the unsent rest of it if this rest is small. Each worker has one [`Compressor`].
+//! This module performs no I/O.
 
 pub mod compressor;
 pub mod envelope;

@@ -227,7 +227,7 @@ impl Log {
         let channel = shard.get(key.place())?;
         let end = channel.index_after(horizon);
         let oldest = end.saturating_sub(count as usize);
-        // The reader does not know later entries yet.
+        // Entries after the reader's horizon are not visible to the reader yet.
         let oldest = channel.entries().get(oldest).filter(|_| oldest < end)?;
         Some(oldest.sequence().before())
     }

@@ -48,7 +48,7 @@ pub fn raise_limit() -> RaisedLimit {
     }
 }
 
-/// Returns the limit on descriptors in each table.
+/// Returns the maximum number of descriptors in one descriptor table (`RLIMIT_NOFILE`).
 #[must_use]
 pub fn limit() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)

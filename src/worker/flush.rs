@@ -171,7 +171,7 @@ impl<N: Net> Worker<N> {
         if !self.collect(id, budget) {
             self.enforce_quota(id);
         }
-        // If the log evicted entries while the write was planned, the next visit reports the gap.
+        // If entries had left the log when this write was planned, the next visit reports the gap.
         if self.hub.take_found_loss() {
             self.list_to_serve(id);
         }

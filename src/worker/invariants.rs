@@ -32,8 +32,8 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Whether no walk is in progress and the conn in a slot is not listed for flush. Such a conn
-    /// waits only for its socket or for a publication, so it must be within its quota.
+    /// Returns true if the worker has nothing left to write to the conn in a slot: no walk is in
+    /// progress, and the conn is not in the flush list. Such a conn must be within its quota.
     #[doc(hidden)]
     #[must_use]
     pub fn has_flushed(&self, slot: u32) -> bool {

@@ -361,7 +361,7 @@ mod tests {
     /// A command that is parsed, refused and answered.
     const EMPTY_TEXT: &[u8] = b"\x81\x80\0\0\0\0";
 
-    /// Returns a command whose outcome is a second call into the machine.
+    /// Returns a command. The worker passes its result to the machine in a second call.
     fn unsubscribe() -> Vec<u8> {
         let command = br#"{"type":"unsubscribe","channel":"b"}"#;
         let length = u8::try_from(command.len()).unwrap();

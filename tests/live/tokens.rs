@@ -1,5 +1,5 @@
-//! Tests of tokens. Another implementation signs them, independent clients send them in every way,
-//! and the server refuses them for every fault.
+//! Tests of tokens. Another implementation signs the tokens, and independent clients send them in
+//! every supported way. The server refuses a token with a fault of any kind.
 
 use std::fs;
 use std::io::{BufReader, Write as _};

@@ -83,8 +83,8 @@ struct Subscription {
 }
 
 impl Subscription {
-    /// If the subscription's position is void, returns the first serial of the epoch that made the
-    /// position void. Returns `None` while a subscription with history has no position.
+    /// Returns the first serial of the epoch that made the subscription's position void. Returns
+    /// `None` if the position is valid, or if a subscription with history has no position yet.
     fn restart(&self, facts: &Facts) -> Option<u64> {
         let restart = facts.epochs.restart(self.last);
         restart.filter(|_| self.last > 0)

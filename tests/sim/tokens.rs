@@ -27,7 +27,7 @@ pub(crate) struct ShownToken {
     /// Whether the token is sent in the first message instead of the request.
     pub(crate) is_message: bool,
     pub(crate) ends_soon: bool,
-    /// The end of the token, in seconds of the calendar.
+    /// The expiry time of the token, in seconds since the Unix epoch.
     ends_s: u64,
     /// The latest second of the calendar that the worker may have seen after the token was drawn.
     latest_s: u64,

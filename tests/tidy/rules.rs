@@ -244,8 +244,8 @@ pub(crate) fn unsafe_contained(source: &Source) -> Vec<Finding> {
     )
 }
 
-/// Checks that the load generator is an independent client. It uses nothing of the server's
-/// library, and only the command line of the server's package uses it.
+/// Checks that the load generator is independent of the server: the generator must not use the
+/// server's library, and only the command line in the server's package may use the generator.
 pub(crate) fn generator_apart(source: &Source) -> Vec<Finding> {
     if source.path.starts_with(GENERATOR) {
         return words_of(&source.code, &["fanfare"], "in the generator");

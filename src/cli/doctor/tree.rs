@@ -62,7 +62,7 @@ impl Tree {
         self.text(&format!("proc/{}/{name}", self.process))
     }
 
-    /// Parses a file that every host has. Adds a note even if the file cannot be read.
+    /// Parses a file that every host has. Adds a note about the file, also if the file is missing.
     pub(super) fn expect<T>(&self, path: &str, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
         let text = self.text(path);
         let parsed = text.as_deref().and_then(parse);

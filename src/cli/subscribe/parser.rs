@@ -38,7 +38,7 @@ pub(super) struct Parser {
     /// Whether the last byte was a CR. If it was, an LF as the next byte belongs to the same line
     /// end.
     is_after_cr: bool,
-    /// Whether no line is complete yet. The first line may begin with a byte order mark.
+    /// True until the first line is complete. Only this line may begin with a byte order mark.
     is_at_start: bool,
     last_id: String,
     /// The id of the current block.

@@ -61,7 +61,7 @@ struct Scan {
     /// The conns of skipped notices.
     passed: HashSet<ConnName, RandomState>,
     notices_passed: usize,
-    /// The consumers without room.
+    /// The consumers that have no room for another report.
     full: Vec<usize>,
     /// Whether a notice was skipped because an earlier report is still queued.
     awaits_report: bool,

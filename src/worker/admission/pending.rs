@@ -20,8 +20,8 @@ use crate::transport::Goodbye;
 use crate::worker::Worker;
 use crate::worker::wire::net::Net;
 
-/// The number of stale ids that the queue may contain before they are removed, in addition to the
-/// number of silent conns.
+/// Stale ids are removed from the queue when there are more of them than silent conns plus this
+/// number.
 const QUEUE_SLACK: usize = 64;
 
 /// The limit on silent conns, shared by all workers.

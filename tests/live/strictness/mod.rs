@@ -16,7 +16,7 @@ pub(crate) struct Row {
     pub(crate) what: &'static str,
     /// The request.
     pub(crate) sent: Sent,
-    /// The verdict of clients' listeners.
+    /// The verdict of the listeners for clients.
     pub(crate) clients: Verdict,
     /// The verdict of the feed.
     pub(crate) feed: Verdict,

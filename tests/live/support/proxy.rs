@@ -167,7 +167,7 @@ impl Recipe {
         ])
     }
 
-    /// Returns a recipe that names the server's host and port together.
+    /// Returns a proxy configuration that has the server's address in the form `host:port`.
     fn whole(self, home: &str, addr: SocketAddr, to: &str) -> String {
         let server = ("127.0.0.1:8080", to);
         if self == Self::Nginx {

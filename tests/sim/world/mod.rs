@@ -491,8 +491,8 @@ fn draw_feed(facts: &Facts, random: &mut fastrand::Rng) -> Rc<RefCell<Feed>> {
         random.fork(),
     );
     feed.acts_in_turns = draw_acts_in_turns(random);
-    // A journal has only one epoch. The generator is cloned, so that the values drawn later do not
-    // change.
+    // A journal keeps its epoch, so only a feed without a journal changes it. The changes are drawn
+    // from a clone of the random number generator, so that later values stay the same.
     if feed.journal.is_none() {
         feed.draw_changes(random.clone());
     }

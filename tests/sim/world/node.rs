@@ -97,8 +97,8 @@ impl Node {
             };
             let hub = Hub::new(Arc::clone(log), number, epoch, log.posted(), config);
             let mut worker = Worker::new(net, hub, parts);
-            // The worker does 1 to 512 parts of a command at a time. The generator is cloned, so
-            // that the values drawn later do not change.
+            // The worker processes 1 to 512 parts of a command at a time. The number is drawn from
+            // a clone of the random number generator, so that later values stay the same.
             worker.set_work_at_once(1 << random.clone().u32(0..10));
             workers.push(NodeWorker {
                 worker,

@@ -172,8 +172,8 @@ pub struct Tally {
     /// The latencies in microseconds, from a publication's due time to the read that received the
     /// publication.
     latency_us: Option<Histogram<u64>>,
-    /// For each publication number, starting with one, the longest latency in microseconds plus
-    /// one. The value is 0 if the publication was not received.
+    /// The longest latency of each publication in microseconds. Publication numbers start at 1.
+    /// Each value is stored plus 1, because 0 means that the publication was not received.
     last_us: Vec<u32>,
     /// The number of received publications, excluding those of stalled and slow connections.
     pub(super) delivered: u64,

@@ -1,4 +1,4 @@
-//! Tests of a worker's end and the feed's end of the queue together.
+//! Tests that use both ends of the queue: that of the worker and that of the feed.
 
 use std::collections::BTreeSet;
 
