@@ -319,7 +319,7 @@ def process_with_a_stuck_worker_is_replaced_by_the_watchdog():
     host.seize(host.workers(pid)[-1])
     _, took = within(20, "the restart", lambda: host.main_pid() not in (0, pid) and host.serves())
     output = host.journal(began)
-    assert "has not turned" in output and "Watchdog timeout" in output, output
+    assert "has not finished a turn" in output and "Watchdog timeout" in output, output
     return f"WatchdogSec=2, serving again after {took:.1f} s"
 
 
