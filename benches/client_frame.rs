@@ -100,7 +100,7 @@ fn handle(mut bytes: Vec<u8>, envelope: Envelope, compression: Compression, lent
         work: &mut work,
         inflater: &mut lent.inflater,
         access: ConnAccess::new(&mut lent.access, 1),
-        frames: 0,
+        frames: &mut 0,
         effects: &mut effects,
     };
     let mut out = Vec::new();

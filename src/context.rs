@@ -50,9 +50,9 @@ pub struct Context<'a> {
     pub inflater: &'a mut Inflater,
     /// Access to the conn's token and its permissions.
     pub access: ConnAccess<'a>,
-    /// The number of frames that began in the client's input during this call. The machine counts
-    /// these frames.
-    pub frames: u32,
+    /// The number of frames that began in the client's input. The machine counts them. A call that
+    /// an effect of this call causes continues the count.
+    pub frames: &'a mut u32,
     /// The effects of this call, in order.
     pub effects: &'a mut Vec<Effect>,
 }

@@ -371,6 +371,7 @@ pub(crate) mod test_context {
         pub(crate) inflater: Inflater,
         pub(crate) access: Access,
         pub(crate) effects: Vec<Effect>,
+        pub(crate) frames: u32,
         pub(crate) draw: u64,
     }
 
@@ -396,7 +397,7 @@ pub(crate) mod test_context {
                 work: &mut self.work,
                 inflater: &mut self.inflater,
                 access: ConnAccess::new(&mut self.access, 5),
-                frames: 0,
+                frames: &mut self.frames,
                 effects: &mut self.effects,
             }
         }

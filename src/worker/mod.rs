@@ -224,6 +224,8 @@ struct Scratch {
     read_buffer: Box<[u8]>,
     readiness: Vec<Readiness>,
     effects: Vec<Effect>,
+    /// The number of frames that began in the bytes that a conn was last handed.
+    frames: u32,
     out: Vec<u8>,
     planned: Vec<Planned>,
     compressor: Compressor,
@@ -290,6 +292,7 @@ impl<N: Net> Worker<N> {
                 read_buffer: vec![0; READ_BUFFER_BYTES as usize].into_boxed_slice(),
                 readiness: Vec::new(),
                 effects: Vec::new(),
+                frames: 0,
                 out: Vec::new(),
                 planned: Vec::new(),
                 compressor: Compressor::default(),
@@ -421,7 +424,7 @@ impl<N: Net> Worker<N> {
             work: &mut self.work,
             inflater: &mut self.scratch.inflater,
             access: ConnAccess::new(&mut self.access, id.slot),
-            frames: 0,
+            frames: &mut self.scratch.frames,
             effects: &mut self.scratch.effects,
         };
         let result = act(&mut slot.conn, &mut self.scratch.out, &mut context);

@@ -144,11 +144,12 @@ impl<N: Net> Worker<N> {
     /// Passes bytes from a client to its machine, and charges them to the client's rates. Bytes
     /// from sockets reach machines only through this function.
     pub(super) fn hand_bytes(&mut self, id: ConnId, bytes: &mut [u8]) -> Option<()> {
-        let frames = self.call(id, |conn, out, context| {
-            conn.handle_bytes(bytes, out, context);
-            context.frames
+        // Behind a trusted proxy, an effect of this call handles the bytes, in a call of its own.
+        self.scratch.frames = 0;
+        self.call(id, |conn, out, context| {
+            conn.handle_bytes(bytes, out, context)
         })?;
-        self.charge(id, frames, bytes.len());
+        self.charge(id, self.scratch.frames, bytes.len());
         Some(())
     }
 

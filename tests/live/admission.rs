@@ -365,6 +365,19 @@ fn frames_beyond_the_rate_are_delayed_and_not_lost() {
 }
 
 #[test]
+fn frames_that_arrive_with_the_handshake_count_for_the_rate_behind_a_proxy_too() {
+    for proxy in ["", "[proxy]\ntrusted = [\"127.0.0.1\", \"::1\"]\n"] {
+        let config = format!("{proxy}[limits]\nclient_frames_per_second = 10\n");
+        let server = Server::with(&config, &["--workers", "1"]);
+        let mut sent = handshake("channel=a");
+        sent.extend(frame(0x8a, b"").repeat(30));
+        let mut client = connect(server.addr);
+        client.write_all(&sent).unwrap();
+        server.await_metric("fanfare_client_reads_paused_total", 1.0);
+    }
+}
+
+#[test]
 fn bytes_beyond_the_rate_are_delayed_and_not_lost() {
     let config = "[limits]\nclient_bytes_per_second = 20000\n";
     let padding = " ".repeat(970);

@@ -77,7 +77,7 @@ impl Rig {
             work: &mut work,
             inflater: &mut self.inflater,
             access: ConnAccess::new(&mut self.access, 1),
-            frames: 0,
+            frames: &mut 0,
             effects: &mut self.effects,
         };
         act(&mut self.conn, &mut self.out, &mut context)

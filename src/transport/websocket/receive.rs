@@ -153,7 +153,7 @@ impl WebSocket {
             return Ok(None);
         };
         context.metrics.client_frames.increment();
-        context.frames += 1;
+        *context.frames += 1;
         let frame = PartialFrame {
             header,
             received: 0,

@@ -96,7 +96,7 @@ fn run(pieces: &[&[u8]], envelope: Envelope, compression: Compression) -> Outcom
         work: &mut work,
         inflater: &mut inflater,
         access: ConnAccess::new(&mut access, 2),
-        frames: 0,
+        frames: &mut 0,
         effects: &mut outcome.effects,
     };
     for piece in pieces {

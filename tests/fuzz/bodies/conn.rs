@@ -210,7 +210,7 @@ impl<'c> Harness<'c> {
             work: &mut work,
             inflater: &mut self.inflater,
             access: ConnAccess::new(&mut self.access, SLOT),
-            frames: 0,
+            frames: &mut 0,
             effects: &mut self.effects,
         };
         let result = act(&mut self.conn, &mut self.out, &mut context);
