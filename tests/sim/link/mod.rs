@@ -127,6 +127,8 @@ pub(crate) struct Link {
     /// Whether the connection was served when the server was about to drain. If so, the connection
     /// must receive a goodbye.
     pub(crate) must_get_goodbye: bool,
+    /// Whether conns may pin less than one publication and its frame.
+    pub(crate) may_be_cut_off: bool,
     /// The number of `retry` fields in an event stream. A complete stream has one field at its
     /// start and one at its end.
     retries: u32,
@@ -204,6 +206,7 @@ impl Link {
             goodbye: None,
             was_ahead: false,
             must_get_goodbye: false,
+            may_be_cut_off: false,
             retries: 0,
             unconfirmed: channels.iter().copied().collect(),
             channels,

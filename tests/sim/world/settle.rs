@@ -141,12 +141,17 @@ impl World {
         assert!(self.feed.borrow().is_done());
         let worker_acks = &self.feed.borrow().worker_acks;
         assert!(worker_acks.is_empty(), "not confirmed: {worker_acks:?}");
-        // A conn may have to pin both a publication and its frame.
-        let longest = 2 * self.feed.borrow().size_max as u64;
-        let may_starve = self.config.log.pinned_bytes() < longest;
+        let may_starve = self.may_starve();
         for peer in &self.peers {
             peer.check_settled(may_starve, &self.facts);
         }
+    }
+
+    /// Whether the bound on pinned bytes is below one publication and its frame, so that the server
+    /// may close a slow client again and again.
+    fn may_starve(&self) -> bool {
+        let longest = 2 * self.feed.borrow().size_max as u64;
+        self.config.log.pinned_bytes() < longest
     }
 
     pub(super) fn drain(&mut self) {
@@ -203,9 +208,11 @@ impl World {
             peer.is_paused = false;
         }
         let had_time = self.config.drain.window_ms >= 500;
+        let may_starve = self.may_starve();
         for peer in &mut self.peers {
             if let Some(link) = &mut peer.link {
                 link.must_get_goodbye = had_time && !link.is_half_closing;
+                link.may_be_cut_off = may_starve;
                 link.expect_answers(had_time);
             }
         }
