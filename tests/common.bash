@@ -11,7 +11,10 @@ failed=0
 log=$(mktemp) || exit 1
 as_root=()
 policy=
+is_running=
 clean_up() {
+  # A run that is stopped shows the tests of the binary that was running.
+  if [[ $is_running ]]; then printf '    %s was stopped\n' "$binary"; cat "$log"; fi
   rm -f "$log"
   [[ -z $policy ]] || "${as_root[@]}" rm -f "$policy"
   policy=
@@ -148,9 +151,10 @@ test_step() {
     cargo test --no-fail-fast "$@" 2>&1 </dev/null 3>&-
     printf 'cargo ended with status %d\n' "$?"
   )
-  # If the build failed, no test binary ran, so the failure must be counted here.
-  if ((code != 0 && failed == failed_before)); then
-    failed=$((failed + 1))
+  # If the build failed, no test binary ran, so the failure must be counted here. If a binary
+  # failed after its result, only cargo's last lines report it.
+  if ((code != 0)); then
+    ((failed != failed_before)) || failed=$((failed + 1))
     cat "$log"
   fi
   local outcome=done
@@ -161,9 +165,8 @@ test_step() {
 }
 
 # Reads one line of cargo's output, and sets the caller's `code`. Until the current binary's result
-# is printed, the log keeps the binary's lines, except those of tests that passed.
+# is printed, the log keeps the binary's lines.
 binary=
-is_running=
 read_test_line() {
   local line=$1
   if [[ $line =~ ^\ *Running\ (unittests\ )?([^ ]+) ]]; then
@@ -181,14 +184,16 @@ read_test_line() {
     if ((BASH_REMATCH[1] + BASH_REMATCH[2])); then
       printf '    %-28s %5d passed %3d failed %4d s\n' "$binary" "${BASH_REMATCH[@]:1}"
     fi
-    if ((BASH_REMATCH[2])); then cat "$log"; fi
+    if ((BASH_REMATCH[2])); then grep -v '^test .* ok$' "$log"; fi
     is_running=
     : >"$log"
   elif [[ $line =~ ^cargo\ ended\ with\ status\ ([0-9]+)$ ]]; then
     code=${BASH_REMATCH[1]}
     end_binary
-  elif [[ ! $line =~ ^test\ .*\ ok$ ]]; then
+  else
     printf '%s\n' "$line" >>"$log"
+    # A test that hangs is named before the run is stopped.
+    [[ ! $line =~ ^test\ .*\ has\ been\ running\ for ]] || printf '    %s\n' "$line"
   fi
 }
 
