@@ -548,7 +548,7 @@ mod tests {
     }
 
     #[test]
-    fn since_of_an_empty_text_is_now_and_of_any_other_unrecognised() {
+    fn since_of_an_empty_text_is_now_and_of_a_malformed_one_unrecognised() {
         assert_eq!(Since::parse(""), Since::Now);
         assert_eq!(Since::parse("earlier"), Since::Unrecognised);
         // `first` is a valid value of `since`, but never an id.

@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn short_lived_token_is_warned_of_at_half_of_its_life() {
+    fn short_lived_token_is_warned_of_at_half_of_its_life_or_never_without_a_warning() {
         let mut access = access();
         let grant = access.verify(&token("u", 5)).unwrap();
         access.admit(1, grant.clone(), Warning::Ahead, at(0));

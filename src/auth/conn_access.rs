@@ -26,7 +26,7 @@ impl<'a> ConnAccess<'a> {
 
     /// Returns the worker's table, which verifies the token of a request.
     #[must_use]
-    pub fn verifying(&self) -> &Access {
+    pub fn table(&self) -> &Access {
         self.table
     }
 

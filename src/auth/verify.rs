@@ -22,7 +22,7 @@ use crate::config::{Algorithm, TokenRules};
 pub enum TokenError {
     /// None of the keys that match the token's `kid` is for the token's algorithm, or the token is
     /// unsigned.
-    #[error("no key of this server is for the token's algorithm")]
+    #[error("no matching key of this server is for the token's algorithm")]
     Algorithm,
     /// The claim `aud` does not name this server.
     #[error("the token is for another audience")]

@@ -48,7 +48,7 @@ impl Conn {
     ) {
         let read = http::read_guarded_request(
             bytes,
-            context.access.verifying(),
+            context.access.table(),
             context.config,
             context.date,
             context.metrics,

@@ -1,7 +1,8 @@
 //! SHELL: accepts the connections of feeders.
 //!
-//! The number of feeders is limited. If the system has no descriptor left, accepting pauses, and
-//! the health of the server reports it. The feed's loop calls this when the listener is ready.
+//! The number of feeders is limited. If a connection cannot be accepted, accepting pauses. If no
+//! feeder is connected then, the server's health reports it. The feed's loop calls this module when
+//! the listener is ready.
 
 use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::net::UnixStream;

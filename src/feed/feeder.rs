@@ -24,7 +24,6 @@ use super::sequencer::{Acknowledge, Sequencer};
 use crate::config::Limits;
 use crate::config::limits::{FEED_READ_BYTES, LINGER_MS};
 use crate::frame::WorkerAck;
-use crate::http::head::Method;
 use crate::metrics::FeedMetrics;
 use crate::time::{Deadline, Now};
 
@@ -342,12 +341,8 @@ impl Feeder {
             Err(refusal) => {
                 self.errors += 1;
                 intake.metrics.errors.increment();
-                let method = match request.is_head {
-                    true => Method::Head,
-                    false => Method::Post,
-                };
                 let mut answer = Vec::new();
-                push_refused(&refusal, is_last, method, date, &mut answer);
+                push_refused(&refusal, is_last, request.method, date, &mut answer);
                 self.answers.queue_bytes(&answer);
             }
         }
@@ -418,8 +413,8 @@ impl Feeder {
 
     fn outcome_after_input(&self) -> TurnOutcome {
         // A consumer that has sent its last byte receives reports until it closes the connection.
-        let is_consumer = self.consume_options.is_some() && self.reads_left.is_none();
-        let is_done = match is_consumer {
+        let receives_reports = self.consume_options.is_some() && self.reads_left.is_none();
+        let is_done = match receives_reports {
             true => self.socket.is_hung_up,
             false => self.answers.is_empty(),
         };

@@ -71,7 +71,7 @@ impl Socket {
         Ok(Self {
             stream,
             peer,
-            // Bytes that arrived before the registration with the poll are not reported.
+            // The first read and the first write need no report of the poll.
             is_readable: true,
             is_writable: true,
             is_room_reported: false,

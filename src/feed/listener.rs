@@ -390,7 +390,7 @@ fn remove_stale(path: &Path) -> Result<(), FeedError> {
     if !check_kind(path)? {
         return Ok(());
     }
-    let is_bound = is_bound(path).map_err(failed("find out who listens on", path))?;
+    let is_bound = is_bound(path).map_err(failed("check for another server on", path))?;
     if is_bound {
         return Err(FeedError::InUse {
             path: path.to_path_buf(),

@@ -8,13 +8,13 @@ use httparse::{Status, parse_chunk_size};
 
 /// The maximum length of a line between chunks, in bytes. An incomplete line is not consumed, so
 /// this limit also bounds the caller's buffer.
-pub const LINE_BYTES_MAX: usize = 1024;
+pub(super) const LINE_BYTES_MAX: usize = 1024;
 /// The maximum total length of all trailer fields, in bytes.
-pub const TRAILER_BYTES_MAX: usize = 8192;
+pub(super) const TRAILER_BYTES_MAX: usize = 8192;
 
 /// The state of the parser: a position in a chunked body.
 #[derive(Debug)]
-pub struct Chunks {
+pub(super) struct Chunks {
     state: State,
     chunk_bytes_max: usize,
 }
@@ -30,7 +30,7 @@ enum State {
 /// The part of a chunked body with which the input begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub enum Step {
+pub(super) enum Step {
     /// The input begins with this many bytes of content.
     Content(usize),
     /// The input begins with a line of this many bytes, which is not content.
@@ -43,7 +43,7 @@ pub enum Step {
 
 /// The reason for which the chunks cannot be read. In this case, the end of the body is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ChunkError {
+pub(super) enum ChunkError {
     /// There is no CR LF after the content of a chunk.
     #[error("a chunk does not end where its size says")]
     ContentEnd,
@@ -64,7 +64,7 @@ pub enum ChunkError {
 impl Chunks {
     /// Starts a body whose chunks have at most this many bytes.
     #[must_use]
-    pub fn new(chunk_bytes_max: usize) -> Self {
+    pub(super) fn new(chunk_bytes_max: usize) -> Self {
         Self {
             state: State::Size,
             chunk_bytes_max,
@@ -76,7 +76,7 @@ impl Chunks {
     ///
     /// # Errors
     /// Returns a [`ChunkError`] if the framing is broken.
-    pub fn next(&mut self, input: &[u8]) -> Result<Step, ChunkError> {
+    pub(super) fn next(&mut self, input: &[u8]) -> Result<Step, ChunkError> {
         match &mut self.state {
             State::Content { left } => {
                 let taken = input.len().min(*left);

@@ -6,16 +6,16 @@
 //! head and `head` parses it. `framing` determines the end of a request and its host. `route`
 //! chooses the answer. `target`, `upgrade`, `extensions` and `validators` check the parameters.
 //! `origin` checks the page that sent the request, and `entry` checks the request's token.
-//! `refusal` lists all refusals, and `response` writes responses. Requests must not have content: a
-//! request with content is refused and the conn is closed, so that no second request can be
-//! smuggled in the content of the first. The caller is `conn`. The transports call `response` for
-//! heads that they send later, and the feed parses the heads of its requests with this parser.
+//! `refusal` lists all refusals, and `response` writes responses. A client's request must not have
+//! content: a request with content is refused and the conn is closed, so that no second request can
+//! be smuggled in the content of the first. The caller is `conn`. The transports call `response`
+//! for heads that they send later. The feed parses the heads of its requests and writes its
+//! responses with these modules. It also reads request bodies, with `body` and `chunked`.
 #![doc = include_str!("strictness.md")]
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 #![warn(clippy::wildcard_enum_match_arm)]
 
-pub mod body;
-pub mod chunked;
+pub(crate) mod body;
 pub mod entry;
 pub mod extensions;
 pub mod field_lines;
@@ -26,6 +26,7 @@ pub mod refusal;
 pub mod response;
 pub mod validators;
 
+mod chunked;
 mod goaway;
 mod lines;
 mod route;
@@ -52,6 +53,7 @@ use origin::{Reader, Source};
 pub use refusal::Refusal;
 pub use response::{Response, StreamBody};
 pub use target::Target;
+pub(crate) use target::query_pairs;
 pub use validators::Validators;
 
 /// The result of reading a request.

@@ -99,6 +99,7 @@ impl Router<'_> {
     }
 
     fn event_stream(&self, target: Target<'_>) -> Result<Answer, Refusal> {
+        self.check_source()?;
         let query = self.parse_read_only_query(target)?;
         let entry = self.entry(target, &query)?;
         if self.head.method == Method::Head {
@@ -118,6 +119,7 @@ impl Router<'_> {
     }
 
     fn poll(&self, target: Target<'_>) -> Result<Answer, Refusal> {
+        self.check_source()?;
         let mut query = self.parse_read_only_query(target)?;
         let timeout = query.timeout.take().transpose()?;
         let timeout = timeout.unwrap_or(Duration::from_millis(POLL_TIMEOUT_MS));
@@ -200,7 +202,6 @@ impl Router<'_> {
     /// Parses the query for a transport whose clients send no commands. Such a query must name all
     /// channels, and must not have a window because these clients cannot acknowledge publications.
     fn parse_read_only_query(&self, target: Target<'_>) -> Result<Query, Refusal> {
-        self.check_source()?;
         let query = self.parse_query(target)?;
         if query.channels.is_empty() {
             return Err(Refusal::ChannelMissing);

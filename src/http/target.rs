@@ -93,8 +93,7 @@ impl Query {
         let mut first = None;
         let mut last = None;
         let mut positions = [None; POSITION_PARAMETERS.len()];
-        for pair in pairs(query) {
-            let (name, value) = split_at_byte(pair, b'=').unwrap_or((pair, ""));
+        for (name, value) in query_pairs(query) {
             let name = decode(name)?;
             // The value is decoded even if the name is unknown, so that every malformed query is
             // refused.
@@ -130,11 +129,8 @@ impl Query {
 
 /// Returns the value of the first non-empty parameter with this name.
 pub(super) fn parameter<'b>(query: &'b str, wanted: &str) -> Result<Option<Cow<'b, str>>, Refusal> {
-    for pair in pairs(query) {
-        if let Some((name, value)) = split_at_byte(pair, b'=')
-            && !value.is_empty()
-            && decode(name)? == wanted
-        {
+    for (name, value) in query_pairs(query) {
+        if !value.is_empty() && decode(name)? == wanted {
             return decode(value).map(Some);
         }
     }
@@ -198,8 +194,9 @@ fn distinct(mut channels: Vec<ChannelName>, limit: usize) -> Result<Vec<ChannelN
     Ok(channels)
 }
 
-/// Returns the parameters of a query that are not empty.
-fn pairs(query: &str) -> impl Iterator<Item = &str> {
+/// Returns the name and the value of each parameter of a query, still encoded. Empty parameters are
+/// skipped. A parameter without `=` has an empty value.
+pub(crate) fn query_pairs(query: &str) -> impl Iterator<Item = (&str, &str)> {
     let mut rest = Some(query);
     let next = move || {
         let (pair, after) = match split_at_byte(rest?, b'&') {
@@ -209,7 +206,8 @@ fn pairs(query: &str) -> impl Iterator<Item = &str> {
         rest = after;
         Some(pair)
     };
-    std::iter::from_fn(next).filter(|pair| !pair.is_empty())
+    let pairs = std::iter::from_fn(next).filter(|pair| !pair.is_empty());
+    pairs.map(|pair| split_at_byte(pair, b'=').unwrap_or((pair, "")))
 }
 
 /// Splits a text at the first occurrence of an ASCII byte. For short texts, this function is faster

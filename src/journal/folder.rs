@@ -109,8 +109,8 @@ impl Folder {
     }
 
     /// Returns the path of the store's directory. If the directory is missing, `make` creates it.
-    /// If the directory was opened before, the function returns an error instead, because a second
-    /// directory would lack the records of the first.
+    /// If it is missing but was opened before, the function returns an error instead, because a
+    /// second directory would lack the records of the first.
     ///
     /// # Errors
     /// Returns the error of `make` or of a system call.

@@ -11,7 +11,7 @@
 //! before it is broadcast. With `batch`, the batch is synced before it is acknowledged. With `os`,
 //! the batch is not synced. In all modes a batch is written before it is broadcast, so a killed
 //! process loses nothing. After a failed sync, `always` and `batch` acknowledge no publications
-//! until the system is restarted. The reason is that the failed sync may have left a hole in the
+//! until the machine is rebooted. The reason is that the failed sync may have left a hole in the
 //! store's log. The store reads its log only up to the first hole, so a power failure could lose
 //! later records.
 //!

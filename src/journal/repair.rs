@@ -48,11 +48,11 @@ pub(super) fn open<T>(
         fs::rename(&whole, &log)?;
         return Err(refusal);
     };
+    debug_assert!(cut <= bytes.len());
     tracing::warn!(
-        bytes = bytes.len() - cut,
+        bytes = bytes.len().saturating_sub(cut),
         "the journal's log had a hole and was truncated there"
     );
-    debug_assert!(cut <= bytes.len());
     write(&log, bytes.get(..cut).unwrap_or_default())?;
     fs::remove_file(&whole)?;
     require_intact(try_open()?)

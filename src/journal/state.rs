@@ -64,11 +64,8 @@ impl Mark {
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (sequence, rest) = bytes.split_first_chunk()?;
-        let (mark_unsynced, rest) = rest.split_first_chunk()?;
-        let numbers = [
-            u64::from_le_bytes(*sequence),
-            u64::from_le_bytes(*mark_unsynced),
-        ];
+        let (unsynced, rest) = rest.split_first_chunk()?;
+        let numbers = [u64::from_le_bytes(*sequence), u64::from_le_bytes(*unsynced)];
         let check: [u8; 8] = rest.try_into().ok()?;
         (u64::from_le_bytes(check) == Self::check(numbers)).then_some(Self {
             sequence: Sequence(numbers[0]),
@@ -76,8 +73,8 @@ impl Mark {
         })
     }
 
-    fn check([sequence, mark_unsynced]: [u64; 2]) -> u64 {
-        !sequence ^ mark_unsynced.rotate_left(32) ^ Self::SALT
+    fn check([sequence, unsynced]: [u64; 2]) -> u64 {
+        !sequence ^ unsynced.rotate_left(32) ^ Self::SALT
     }
 }
 

@@ -61,7 +61,7 @@ impl Feeder {
 
     /// Returns the channels and notices that the feeder consumes. Returns `None` if the feeder is
     /// not a consumer or if its peer no longer reads.
-    pub(crate) fn consume_options(&self) -> Option<&ConsumeOptions> {
+    pub(crate) fn active_options(&self) -> Option<&ConsumeOptions> {
         let reads = self.phase != Phase::Closed && !self.socket.is_hung_up;
         self.consume_options.as_ref().filter(|_| reads)
     }
@@ -73,7 +73,7 @@ impl Feeder {
 
     /// Whether the feeder consumes a report.
     pub(crate) fn consumes(&self, report: &Report) -> bool {
-        self.consume_options()
+        self.active_options()
             .is_some_and(|consume_options| consume_options.covers(report))
     }
 

@@ -183,23 +183,23 @@ mod tests {
 
     #[test]
     fn few_notices_are_in_flight_and_steady_publications_leave_room_for_them() {
-        let mut share = NoticeBudget::default();
+        let mut budget = NoticeBudget::default();
         let read_all = || 0;
         let read_nothing = || NOTICE_UNREAD_BYTES_MAX + 1;
-        assert!(share.has_room(0, read_all));
-        assert!(!share.has_room(0, read_nothing));
-        share.note(0, NOTICE_BYTES_AT_ONCE - 1, 10_000);
-        assert!(share.has_room(0, read_nothing), "the batch is not full");
-        share.note(0, 1, 10_001);
+        assert!(budget.has_room(0, read_all));
+        assert!(!budget.has_room(0, read_nothing));
+        budget.note(0, NOTICE_BYTES_AT_ONCE - 1, 10_000);
+        assert!(budget.has_room(0, read_nothing), "the batch is not full");
+        budget.note(0, 1, 10_001);
         assert!(
-            !share.has_room(10_000, read_all),
+            !budget.has_room(10_000, read_all),
             "the notices are not written yet"
         );
-        assert!(share.has_room(10_001, read_all));
-        assert!(!share.has_room(10_001 + NOTICE_INTERVAL_BYTES - 1, read_nothing));
-        assert!(share.has_room(10_001 + NOTICE_INTERVAL_BYTES, read_nothing));
-        share.note(80_000, 1, 80_001);
-        assert!(share.has_room(80_000, read_nothing), "another batch");
+        assert!(budget.has_room(10_001, read_all));
+        assert!(!budget.has_room(10_001 + NOTICE_INTERVAL_BYTES - 1, read_nothing));
+        assert!(budget.has_room(10_001 + NOTICE_INTERVAL_BYTES, read_nothing));
+        budget.note(80_000, 1, 80_001);
+        assert!(budget.has_room(80_000, read_nothing), "another batch");
     }
 
     #[test]

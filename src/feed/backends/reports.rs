@@ -493,7 +493,7 @@ fn answer(publication: ClientPublication, consumers: usize, sequencer: &mut Sequ
 pub(crate) fn watch(feeders: &Slab<Feeder>) -> WatchedChannels {
     let consume_options = feeders
         .iter()
-        .filter_map(|(_, feeder)| feeder.consume_options());
+        .filter_map(|(_, feeder)| feeder.active_options());
     let consume_options = consume_options.filter(|consume_options| consume_options.notices);
     WatchedChannels(
         consume_options

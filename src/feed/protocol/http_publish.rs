@@ -18,6 +18,7 @@ use super::request_refusal::RequestRefusal;
 use crate::config::limits::CHANNELS_PER_PUBLICATION_MAX;
 use crate::frame::Payload;
 use crate::http::framing::is_token_byte;
+use crate::http::query_pairs;
 use crate::http::response::Status;
 use crate::json;
 
@@ -200,8 +201,7 @@ fn has_other_charset(parameters: &str) -> bool {
 fn read_query(query: &str) -> Result<Fields<'static>, Refusal> {
     let mut fields = Fields::default();
     let mut names = Vec::new();
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+    for (name, value) in query_pairs(query) {
         let key = decoded(name)
             .and_then(|name| Key::from_name(&name))
             .ok_or_else(|| Refusal::unknown_key(name))?;

@@ -8,6 +8,7 @@ use super::draft::Draft;
 use super::http_publish::Publish;
 use super::refusal::Refusal;
 use super::request_refusal::RequestRefusal;
+use crate::http::head::Method;
 
 /// The outcome of one decoding step.
 #[derive(Debug, PartialEq)]
@@ -76,6 +77,6 @@ pub struct Request {
     pub outcome: Result<Publish, RequestRefusal>,
     /// Whether the connection is closed after the response.
     pub is_last: bool,
-    /// Whether the response has no body (`HEAD`).
-    pub is_head: bool,
+    /// The method, or `POST` if the head is refused. The response to `HEAD` has no body.
+    pub method: Method,
 }

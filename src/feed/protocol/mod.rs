@@ -4,7 +4,7 @@
 //! [`request`]. Each line or request becomes an [`item`]. [`command`] decodes one line, and
 //! [`http_publish`] decodes one request body. Both modules decode into `fields`, and check the
 //! fields to create a [`draft`]. The protocol uses no sockets, sequence numbers or clocks. The
-//! feeder is the only caller.
+//! feeder calls the decoder.
 
 pub mod command;
 pub mod decode;

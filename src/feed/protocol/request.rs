@@ -31,7 +31,7 @@ struct Open {
     plan: Result<PublishPlan, RequestRefusal>,
     body: Body,
     is_last: bool,
-    is_head: bool,
+    method: Method,
 }
 
 impl Requests {
@@ -51,12 +51,12 @@ impl Requests {
         let (head_bytes, head) = match read_message_head(input, head_bytes_max) {
             HeadRead::Complete { length, head } => (length, head),
             HeadRead::Incomplete => return Step::more(0),
-            HeadRead::Refused(refusal) => return last(input.len(), refusal.into(), false),
+            HeadRead::Refused(refusal) => return last(input.len(), refusal.into(), Method::Post),
         };
         let wants_continue = wants_continue(&head);
         match open(&head, self.limits.feed_line_bytes as usize, names) {
             Ok(open) => self.open = Some(Box::new(open)),
-            Err(refusal) => return last(input.len(), refusal, head.method == Method::Head),
+            Err(refusal) => return last(input.len(), refusal, head.method),
         }
         if wants_continue {
             return Step::item(head_bytes, Item::Continue);
@@ -87,7 +87,7 @@ impl Requests {
                     BodyError::TooLarge => (Status::ContentTooLarge, "too_long"),
                 };
                 let refusal = RequestRefusal::new(status, word, &error.to_string());
-                last(input.len(), refusal, open.is_head)
+                last(input.len(), refusal, open.method)
             }
         }
     }
@@ -100,17 +100,17 @@ impl Open {
                 .plan
                 .and_then(|plan| plan.publish(self.body.bytes(), names)),
             is_last: self.is_last,
-            is_head: self.is_head,
+            method: self.method,
         }
     }
 }
 
 /// Returns a refusal after which the connection is closed.
-fn last(consumed: usize, refusal: RequestRefusal, is_head: bool) -> Step {
+fn last(consumed: usize, refusal: RequestRefusal, method: Method) -> Step {
     let request = Request {
         outcome: Err(refusal),
         is_last: true,
-        is_head,
+        method,
     };
     Step::item(consumed, Item::Request(Box::new(request)))
 }
@@ -161,7 +161,7 @@ fn open(
         plan,
         body,
         is_last: head.after == After::Close || head.version == Version::Http10,
-        is_head: head.method == Method::Head,
+        method: head.method,
     })
 }
 

@@ -70,7 +70,8 @@ pub(super) struct SequencerStart {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 enum BatchOutcome {
-    Over,
+    /// The batch was posted, or it still collects publications.
+    Accepted,
     /// The journal refused the batch. The batch was not posted, and its numbers are free again.
     Refused,
 }
@@ -235,7 +236,7 @@ impl Sequencer {
     /// Adds the batch to the log and posts it. Blocks while an inbox is full.
     pub(super) fn post(&mut self) {
         // The outcome is ignored, because the feeders receive a refusal through the commit.
-        let _handed = self.post_batch();
+        let _outcome = self.post_batch();
     }
 
     /// Begins a new epoch, whose numbers continue after `head`. Publications of the old epoch up to
@@ -279,7 +280,7 @@ impl Sequencer {
 
     fn post_batch(&mut self) -> BatchOutcome {
         if self.batch.is_empty() {
-            return BatchOutcome::Over;
+            return BatchOutcome::Accepted;
         }
         if !self.journal.as_mut().is_none_or(Journal::append) {
             self.release_ids();
@@ -313,7 +314,7 @@ impl Sequencer {
             let _is_last = worker_ack.confirm(subscribers);
         }
         enforce_bounds(&mut self.writer, &self.metrics, self.clock.now());
-        BatchOutcome::Over
+        BatchOutcome::Accepted
     }
 
     /// Posts the entries that were added to the log. Blocks while an inbox is full.
@@ -359,7 +360,7 @@ impl Sequencer {
             .labelled(draft.event, draft.key)
             .expiring(draft.ttl.map(|ttl| now.after(ttl)));
         let commit = self.commit();
-        let _handed = self.push(publication, worker_ack.clone(), None);
+        let _outcome = self.push(publication, worker_ack.clone(), None);
         Ack {
             id,
             worker_ack,
@@ -453,7 +454,7 @@ impl Sequencer {
         if self.batch.len() >= BATCH_PUBLICATIONS_MAX || self.batch_bytes >= BATCH_BYTES_MAX {
             return self.post_batch();
         }
-        BatchOutcome::Over
+        BatchOutcome::Accepted
     }
 }
 

@@ -119,7 +119,7 @@ fn print_names(names: &[ChannelName]) -> Value {
     names.iter().map(ChannelName::as_str).collect()
 }
 
-fn print_farewell(fields: &mut Map<String, Value>, close_info: &CloseInfo) {
+fn print_close_info(fields: &mut Map<String, Value>, close_info: &CloseInfo) {
     let CloseInfo { code, reason } = close_info;
     fields.insert("code".into(), (*code).into());
     fields.insert("reason".into(), reason.to_string().into());
@@ -140,11 +140,11 @@ pub fn print_command(command: &Command) -> String {
         }
         Command::Disconnect { conn, close_info } => {
             fields.insert("disconnect".into(), print_conn(*conn).into());
-            print_farewell(&mut fields, close_info);
+            print_close_info(&mut fields, close_info);
         }
         Command::DisconnectSub { sub, close_info } => {
             fields.insert("disconnect_sub".into(), (**sub).into());
-            print_farewell(&mut fields, close_info);
+            print_close_info(&mut fields, close_info);
         }
         Command::Presence(names) => {
             fields.insert("presence".into(), print_names(names));
