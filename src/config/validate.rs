@@ -22,9 +22,10 @@ const NO_KEYS: &str = "has no effect without keys; set `auth.keys` or `auth.jwks
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
 /// The query parameters of the transports. The parameter for a token needs a different name.
-const PARAMETERS: [&str; 7] = [
+const PARAMETERS: [&str; 8] = [
     "channel",
     "envelope",
+    "last",
     "last_event_id",
     "lastEventId",
     "since",
@@ -70,6 +71,7 @@ impl Config {
         self.check_auth(&mut found);
         self.check_browser(&mut found);
         self.check_feed(&mut found);
+        self.check_paths(&mut found);
         self.check_ranges(&mut found);
         self.check_rates(&mut found);
         self.check_drain(&mut found);
@@ -140,7 +142,7 @@ impl Config {
         }
         let has_authorities = !tls.client_authorities.as_os_str().is_empty();
         if has_authorities != (tls.client_auth != ClientAuth::Off) {
-            let message = "needs `tls.client_authorities`, and they need it; set both or neither";
+            let message = "and `tls.client_authorities` must be set together";
             push(
                 found,
                 &["tls.client_auth", "tls.client_authorities"],
@@ -182,6 +184,16 @@ impl Config {
         }
         if !auth.is_on() && !auth.cookie.is_empty() {
             push(found, &["auth.cookie", "auth.keys"], NO_KEYS);
+        }
+    }
+
+    /// Checks the paths that can come from the command line or from `RUNTIME_DIRECTORY`. The
+    /// configuration is printed and compared as TOML, which is UTF-8.
+    fn check_paths(&self, found: &mut Vec<Invalid>) {
+        for (key, path) in [("feed", &self.feed), ("journal.path", &self.journal.path)] {
+            if path.to_str().is_none() {
+                push(found, &[key], format!("{} is not UTF-8", path.display()));
+            }
         }
     }
 
@@ -581,6 +593,13 @@ mod tests {
             assert_eq!(config.feed_mode_bits(), bits, "{text}");
         }
         assert_eq!(wrong(|c| c.feed_mode.clear()), ["feed_mode"]);
+    }
+
+    #[test]
+    fn path_is_utf_8() {
+        let odd = || std::path::PathBuf::from(std::ffi::OsStr::from_bytes(b"/run/\xff"));
+        assert_eq!(wrong(|c| c.feed = odd()), ["feed"]);
+        assert_eq!(wrong(|c| c.journal.path = odd()), ["journal.path"]);
     }
 
     #[test]
