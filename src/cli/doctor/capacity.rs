@@ -27,8 +27,9 @@ const PROCESS_BYTES: u64 = 16 << 20;
 const WORKER_BYTES: u64 = 1 << 20;
 /// Descriptors that belong to the whole process and not to one worker's table, rounded up.
 const DESCRIPTORS_SHARED: u64 = 64;
-/// The number of threads that are not workers: main, signals, feed, admin, log, demo.
-pub(super) const OTHER_THREADS: u64 = 6;
+/// The maximum number of threads that are not workers: main, signals, feed, admin, memory watch,
+/// log and demo, and with a journal its syncer and the store's thread.
+pub(super) const OTHER_THREADS: u64 = 9;
 /// The extra room in each descriptor table, as a fraction. The kernel distributes clients over
 /// workers by a hash, so the shares are uneven: a table whose share is ten conns needs room for
 /// eleven.

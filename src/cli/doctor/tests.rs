@@ -124,7 +124,7 @@ fn idle_conntrack_table_and_no_stalled_conns_bind_nothing() {
 #[test]
 fn too_few_threads_for_the_workers_allow_no_conns() {
     let mut facts = host([1_000_000_000; SCALED]);
-    facts.threads_max = Some(21);
+    facts.threads_max = Some(24);
     let id = LimitId::ThreadsMax;
     assert_eq!(allows(&facts, &plan(15), id), Allows::AnyNumber);
     assert_eq!(allows(&facts, &plan(16), id), Allows::Conns(0));
