@@ -282,7 +282,7 @@ fn throughput(options: &Options) -> Result<Value> {
         let took = feeding
             .join()
             .ok()
-            .context("the feeder has panicked")??
+            .context("the feeder panicked")??
             .as_secs_f64();
         let used = server.usage()?.since(before);
         let cpu = used.cpu.context("the server cannot be measured")?;

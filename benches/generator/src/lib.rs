@@ -43,7 +43,7 @@ pub mod report;
 mod schedule;
 pub mod server;
 pub mod stream_parser;
-pub mod sys;
+mod sys;
 pub mod tally;
 
 use std::io::{self, IsTerminal as _, Write};

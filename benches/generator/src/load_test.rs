@@ -60,9 +60,9 @@ impl LoadTest {
     ) -> Result<Self> {
         let publisher = match payloads {
             None => None,
-            Some((form, payloads)) => {
+            Some((format, payloads)) => {
                 let feed = server.feed.as_ref().context("there is no feed")?;
-                Some(Publisher::new(feed, form, payloads)?)
+                Some(Publisher::new(feed, format, payloads)?)
             }
         };
         let (pool, connected) = connect(&server, plan, bar)?;
@@ -109,16 +109,16 @@ impl LoadTest {
     /// Returns an error if the server or its feed has ended.
     pub fn publish_at_rate(
         &mut self,
-        pace: &PublishRate,
+        rate: &PublishRate,
         bar: &ProgressBar,
     ) -> Result<PublishFigures> {
-        let probe = pace
+        let probe = rate
             .has_probe
             .then(|| Probe::start(self.server.address, self.pool.is_delivering()))
             .transpose()?;
         let before = self.server.usage()?;
         let begun = Instant::now();
-        let end = begun + pace.lasting;
+        let end = begun + rate.lasting;
         self.pool.set_churning(true);
         match &mut self.publisher {
             None => wait_until(end, bar),
@@ -127,10 +127,10 @@ impl LoadTest {
                 while due < end {
                     wait_until(due, bar);
                     let late_ns = u64::try_from(due.elapsed().as_nanos())?;
-                    publisher.publish(pace.burst, monotonic_ns().saturating_sub(late_ns))?;
+                    publisher.publish(rate.burst, monotonic_ns().saturating_sub(late_ns))?;
                     self.pool.note_sent(publisher.published());
-                    bar.inc(u64::from(pace.burst));
-                    due += pace.interval.min(pace.lasting);
+                    bar.inc(u64::from(rate.burst));
+                    due += rate.interval.min(rate.lasting);
                 }
                 publisher.finish()?;
             }
@@ -150,7 +150,7 @@ impl LoadTest {
         // count them as faults.
         thread::sleep(BAR_INTERVAL);
         Ok(PublishFigures {
-            burst: pace.burst,
+            burst: rate.burst,
             publications: published,
             expected: self.pool.deliveries(published),
             is_complete,

@@ -13,6 +13,11 @@ use super::publisher::{PAYLOAD_BYTES_MIN, Payloads};
 use super::stream_parser::Kind;
 use super::tally::{IdRule, Start};
 
+/// The maximum of `--seconds` and `--idle`.
+const SECONDS_MAX: f64 = 1e6;
+/// The maximum of `--rate`, in publications per second.
+const RATE_MAX: f64 = 1e9;
+
 /// The shortest message that fanfare compresses, in bytes.
 pub const DEFLATE_BYTES_MIN: usize = 256;
 /// The number of descriptors that a client thread needs in addition to those of its connections.
@@ -139,13 +144,15 @@ impl BenchArgs {
     /// # Errors
     /// Returns a message for the user that names the flag.
     pub fn check(&self, descriptors: u64) -> Result<(), String> {
-        let is_time = |seconds: f64| (0.0..=1e6).contains(&seconds);
         if self.conns() == 0 {
             let what = "no connections: --websockets, --event-streams and --polls are all 0";
             return Err(what.to_owned());
         }
         if self.payload < PAYLOAD_BYTES_MIN {
-            return Err(format!("--payload must be {PAYLOAD_BYTES_MIN} or more"));
+            let payload = self.payload;
+            return Err(format!(
+                "--payload is {payload}; use {PAYLOAD_BYTES_MIN} or more"
+            ));
         }
         if self.deflate && self.payload < DEFLATE_BYTES_MIN {
             return Err(format!(
@@ -168,8 +175,14 @@ impl BenchArgs {
                     .to_owned(),
             );
         }
-        if !is_time(self.seconds) || !is_time(self.idle) || !(0.0..=1e9).contains(&self.rate) {
-            return Err("--seconds, --idle and --rate take numbers from 0 upwards".to_owned());
+        for (flag, value, max) in [
+            ("--seconds", self.seconds, SECONDS_MAX),
+            ("--idle", self.idle, SECONDS_MAX),
+            ("--rate", self.rate, RATE_MAX),
+        ] {
+            if !(0.0..=max).contains(&value) {
+                return Err(format!("{flag} is {value}; use a number from 0 to {max}"));
+            }
         }
         if self.channels > 1 && usize::from(self.channels) > self.conns() {
             return Err("--channels is more than the number of connections".to_owned());
@@ -178,12 +191,14 @@ impl BenchArgs {
             let what = "--attach needs --feed PATH to publish, or --listen-only";
             return Err(what.to_owned());
         }
-        if self.source.iter().any(|source| {
+        if let Some(source) = self.source.iter().find(|source| {
             self.attach
                 .is_some_and(|target| source.is_ipv4() != target.is_ipv4())
                 || (self.attach.is_none() && !source.is_loopback())
         }) {
-            return Err("--source is an address that cannot reach the server".to_owned());
+            return Err(format!(
+                "--source is {source}, which cannot reach the server"
+            ));
         }
         let per_worker = descriptors.saturating_sub(SPARE_DESCRIPTORS).max(1);
         let all = self.population() as u64;

@@ -30,7 +30,7 @@ pub const PAYLOAD_BYTES_MIN: usize = 64;
 /// The minimum size in bytes of a payload that contains records.
 const RECORDS_BYTES_MIN: usize = 256;
 /// The number of bytes that come after the records if the padding is empty.
-const BEHIND_RECORDS_BYTES: usize = "],\"p\":\"\"}".len();
+const AFTER_RECORDS_BYTES: usize = "],\"p\":\"\"}".len();
 /// The maximum number of publications that are sent but not acknowledged yet.
 const UNACKNOWLEDGED_MAX: u64 = 1024;
 /// The longest wait for an acknowledgement.
@@ -88,7 +88,7 @@ struct FeedAnswer {
 #[derive(Debug)]
 pub struct Publisher {
     feed: UnixStream,
-    form: FeedFormat,
+    format: FeedFormat,
     answers: Arc<FeedAnswers>,
     payloads: Payloads,
     number: u64,
@@ -99,18 +99,18 @@ impl Publisher {
     ///
     /// # Errors
     /// Returns an error if the socket does not accept the connection.
-    pub fn new(feed: &Path, form: FeedFormat, payloads: Payloads) -> Result<Self> {
+    pub fn new(feed: &Path, format: FeedFormat, payloads: Payloads) -> Result<Self> {
         let stream = UnixStream::connect(feed)
             .with_context(|| format!("cannot connect to the feed {}", feed.display()))?;
         let answers = Arc::new(FeedAnswers::default());
-        if form.is_answered() {
+        if format.is_answered() {
             let lines = BufReader::new(stream.try_clone()?);
             let noted = Arc::clone(&answers);
             thread::Builder::new()
                 .name("bench-answers".to_owned())
                 .spawn(move || {
                     for line in lines.lines().map_while(Result::ok) {
-                        match form {
+                        match format {
                             FeedFormat::Posts => note_status(&line, &noted),
                             FeedFormat::Frames | FeedFormat::Lines | FeedFormat::Payloads => {
                                 note_line(&line, &noted);
@@ -121,7 +121,7 @@ impl Publisher {
         }
         Ok(Self {
             feed: stream,
-            form,
+            format,
             answers,
             payloads,
             number: 0,
@@ -151,7 +151,7 @@ impl Publisher {
             let channel = u16::try_from(self.number % u64::from(self.payloads.channels.max(1)))?;
             self.number += 1;
             let payload = self.payload(due_ns)?;
-            match self.form {
+            match self.format {
                 FeedFormat::Frames => {
                     let mut frame = Vec::new();
                     Frame::message(payload, OpCode::Data(Data::Text), true).format(&mut frame)?;
@@ -205,7 +205,7 @@ impl Publisher {
 
     /// Waits until fewer than `limit` publications are unacknowledged.
     fn wait_until_below(&self, limit: u64) -> Result<()> {
-        if !self.form.is_answered() {
+        if !self.format.is_answered() {
             return Ok(());
         }
         let mut seen = (0, Instant::now());
@@ -241,7 +241,7 @@ fn push_records(number: u64, bytes: usize, payload: &mut String) {
         let record = format!(
             "{opening}{{\"item\":\"{item}\",\"price\":{whole}.{part},\"volume\":{volume}}}"
         );
-        if payload.len() + record.len() + BEHIND_RECORDS_BYTES > bytes {
+        if payload.len() + record.len() + AFTER_RECORDS_BYTES > bytes {
             break;
         }
         payload.push_str(&record);

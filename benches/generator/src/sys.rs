@@ -42,7 +42,7 @@ pub(super) fn allowed_cpus() -> usize {
 
 /// Raises the soft limit on descriptors to the hard limit, and returns the limit in force. If the
 /// system refuses, as in a sandbox, the limit does not change.
-pub fn raise_descriptor_limit() -> u64 {
+pub(crate) fn raise_descriptor_limit() -> u64 {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: maximum,

@@ -257,8 +257,8 @@ impl Tally {
     /// are in microseconds and in ascending order.
     #[must_use]
     pub fn last_us(&self) -> Vec<u32> {
-        let event = self.last_us.iter().filter(|us| **us > 0);
-        let mut last: Vec<u32> = event.map(|us| us - 1).collect();
+        let latencies = self.last_us.iter().filter(|us| **us > 0);
+        let mut last: Vec<u32> = latencies.map(|us| us - 1).collect();
         last.sort_unstable();
         last
     }
