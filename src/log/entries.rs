@@ -31,6 +31,14 @@ const _: () = assert!(size_of::<Entries>() == size_of::<Entry>());
 impl Entries {
     pub(super) const NONE: Self = Self::One(None);
 
+    /// An empty list with room for this many entries.
+    pub(super) fn with_room_for(count: usize) -> Self {
+        match count {
+            0 | 1 => Self::NONE,
+            more => Self::Many(Box::new(VecDeque::with_capacity(more))),
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         match self {
             Self::One(one) => usize::from(one.is_some()),

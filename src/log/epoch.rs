@@ -24,6 +24,7 @@ use std::hash::BuildHasher;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
+use super::entries::Entries;
 use super::shard::{Channel, Guard, History, Shard};
 use super::sync::{AtomicU64, RwLock, RwLockReadGuard};
 use super::{ChannelKey, Entry, Log, Writer};
@@ -375,7 +376,9 @@ impl History {
     /// entry is no longer superseded if the entry that superseded it was void.
     fn rebuild(&mut self, conflates: bool, hasher: &impl BuildHasher) {
         self.newest = None;
-        for mut entry in self.entries.take_all() {
+        let kept = self.entries.take_all();
+        self.entries = Entries::with_room_for(kept.len());
+        for mut entry in kept {
             entry.is_superseded = false;
             self.entries.push_back(entry);
             if conflates {

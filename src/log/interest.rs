@@ -29,7 +29,7 @@ impl Interest {
         match self {
             Self::None => &[],
             Self::One(interest) => std::slice::from_ref(interest),
-            Self::Many(stakes) => stakes,
+            Self::Many(interests) => interests,
         }
     }
 
@@ -39,8 +39,8 @@ impl Interest {
 
     /// Returns the slot of the channel in a worker's hub.
     pub(super) fn place_in(&self, worker: u16) -> Option<u32> {
-        let mut stakes = self.all().iter();
-        let interest = stakes.find(|interest| interest.worker == worker)?;
+        let mut interests = self.all().iter();
+        let interest = interests.find(|interest| interest.worker == worker)?;
         Some(interest.place)
     }
 
@@ -48,20 +48,20 @@ impl Interest {
         debug_assert_eq!(
             self.place_in(interest.worker),
             None,
-            "{interest:?} comes twice"
+            "{interest:?} is registered twice"
         );
         match self {
             Self::None => *self = Self::One(interest),
             Self::One(one) => *self = Self::Many(Box::new(vec![*one, interest])),
-            Self::Many(stakes) => stakes.push(interest),
+            Self::Many(interests) => interests.push(interest),
         }
     }
 
     pub(super) fn remove(&mut self, worker: u16) {
         match self {
-            Self::Many(stakes) => {
-                stakes.retain(|interest| interest.worker != worker);
-                if let [one] = stakes.as_slice() {
+            Self::Many(interests) => {
+                interests.retain(|interest| interest.worker != worker);
+                if let [one] = interests.as_slice() {
                     *self = Self::One(*one);
                 }
             }
