@@ -27,7 +27,7 @@ pub struct Logs {
 impl Logs {
     /// Waits until all lines that were logged before the call are written. The wait ends after
     /// `most`, because a full pipe may never be read. Returns false if some lines are not written
-    /// yet.
+    /// yet, or if a line was ever dropped.
     pub fn wait_until_written(&self, most: Duration) -> bool {
         let queued = self.progress.queued.load(Ordering::Acquire);
         let written = self.progress.written.lock();
@@ -87,8 +87,13 @@ struct Counted<W> {
 impl<W: Write> Write for Counted<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let result = self.inner.write(bytes);
-        // Bytes that cannot be written count as written, so that no call waits for these bytes.
-        let done = result.as_ref().map_or(bytes.len(), |count| *count) as u64;
+        // Bytes that cannot be written count as written, so that no call waits for these bytes. An
+        // interrupted write is repeated.
+        let done = match &result {
+            Ok(count) => *count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+            Err(_) => bytes.len(),
+        } as u64;
         let written = self.progress.written.lock();
         *written.unwrap_or_else(PoisonError::into_inner) += done;
         self.progress.changed.notify_all();

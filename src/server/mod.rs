@@ -2,9 +2,10 @@
 //! in order.
 //!
 //! [`Server::start`] returns when clients and feeders can connect. If the start fails, it returns
-//! the reason and leaves no thread running. The threads are one per worker, `fanfare-feed`,
-//! `fanfare-admin`, `fanfare-watch` and the caller's thread. The users are `fanfare serve` and
-//! programs that embed a server.
+//! the reason. Then the caller must end the process, because workers that were started before the
+//! failure still run. The threads are one per worker, `fanfare-feed`, `fanfare-admin`,
+//! `fanfare-watch`, with a journal `fanfare-journal` and the store's thread, and the caller's
+//! thread. The users are `fanfare serve` and programs that embed a server.
 
 pub mod certificates;
 mod credentials;
@@ -262,7 +263,7 @@ impl Server {
         self.workers.len()
     }
 
-    /// Whether every worker has begun a turn after the previous call. Wakes all workers, so that
+    /// Whether every worker has finished a turn after the previous call. Wakes all workers, so that
     /// even an idle worker takes a turn before the next call.
     pub fn is_alive(&mut self) -> bool {
         let mut is_alive = true;
