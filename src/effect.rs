@@ -197,7 +197,7 @@ pub enum CloseReason {
     /// The client closed or reset the connection in mid-stream.
     PeerGone,
     // Faults of the peer.
-    /// The PROXY header is missing, malformed or late, or comes from an untrusted address.
+    /// The PROXY header is missing, malformed or late.
     BadProxyHeader,
     /// The request was refused, and the connection cannot be reused.
     BadRequest,
@@ -217,7 +217,7 @@ pub enum CloseReason {
     NotAllowed,
     /// The client violated the WebSocket protocol (1002).
     ProtocolError,
-    /// The TLS handshake or a record failed, or the client was refused before the handshake.
+    /// The TLS handshake or a record failed, or the client's certificate was refused.
     TlsError,
     /// The token has expired and was not replaced (4002).
     TokenExpired,

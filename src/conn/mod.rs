@@ -340,7 +340,7 @@ impl Conn {
     /// A stream does not end here, because publications from the log may still have to be sent on
     /// it. See [`Conn::ends_when_served`].
     pub fn handle_eof(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) -> bool {
-        let is_met_again = matches!(self.phase, Phase::Poll { .. });
+        let is_early = matches!(self.phase, Phase::Poll { .. });
         self.is_peer_done = true;
         match &mut self.phase {
             // The response that waits in the outbox is sent before the conn ends.
@@ -377,7 +377,7 @@ impl Conn {
             Phase::Ending { .. } => {}
         }
         self.settle(out, context);
-        is_met_again
+        is_early
     }
 
     /// Called when the conn's timer fires.

@@ -1,9 +1,9 @@
 //! SHELL: the feed is the local Unix socket on which publications are received.
 //!
 //! One thread serves all feeders. [`protocol`] performs no I/O. It decodes bytes, which may be
-//! split at any position, into drafts and commands. `answer_queue` and
-//! `http_answers` perform no I/O either. The other modules are shell: `listener` binds
-//! the path, `accept` accepts feeders, `feeder` handles one connection, and `backends` handles consumers and their commands.
+//! split at any position, into drafts and commands. `answer_queue` and `http_answers` perform no
+//! I/O either. The other modules are shell: `listener` binds the path, `accept` accepts feeders,
+//! `feeder` handles one connection, and `backends` handles consumers and their commands.
 //! `sequencer` numbers publications and posts batches to the workers. This file contains the loop.
 //! In each round, the loop reads each ready feeder once, so that no feeder starves another. If the
 //! inbox of a worker is full, the loop blocks and reads no feeder, so that memory does not fill up.

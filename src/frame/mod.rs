@@ -1,10 +1,10 @@
 //! Encode once: the wire bytes of a publication are encoded once for each transport and envelope.
 //!
 //! A [`Frame`] is immutable. The first worker that needs a frame encodes it into a cell of the
-//! publication's [`Frames`]; all sockets of all workers share the frame. The modules that send
-//! frames do not copy payloads. There is one exception: a conn that is the only holder of a large
-//! frame copies the unsent rest of it if this rest is small. Each worker has one [`Compressor`].
-//! This module performs no I/O.
+//! publication's [`Frames`]; all sockets of all workers share the frame. Payloads are not copied
+//! after that, with two exceptions. TLS encrypts a frame into a buffer of the conn. If the log has
+//! evicted a publication, a conn may copy the unsent rest of its frame and release the frame. Each
+//! worker has one [`Compressor`]. This module performs no I/O.
 
 pub mod compressor;
 pub mod envelope;

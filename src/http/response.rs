@@ -1,8 +1,9 @@
 //! Writes response heads and complete short responses (RFC 9110, RFC 9112).
 //!
 //! Refusals are problem documents (RFC 9457). A response of the client listener has the CORS fields
-//! (Fetch, 3.3) and `Vary: Origin` for caches, except the live page. The heads of streams have separate functions,
-//! because such a head is written later, when it is known whether there is a gap.
+//! (Fetch, 3.3) and `Vary: Origin` for caches, except the live page. The heads of streams have
+//! separate functions, because such a head is written later, when it is known whether there is a
+//! gap.
 
 use crate::config::limits::DEFLATE_WINDOW_BITS;
 use crate::frame::envelope::{push_display, push_json_string};

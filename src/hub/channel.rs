@@ -121,7 +121,7 @@ impl Channel {
 
     /// Accepts the channel's state in the log instead of an entry that the hub does not hold. In
     /// other respects, this function works like [`Self::take`].
-    pub fn take_standing(
+    pub fn take_state(
         &mut self,
         channel_state: &ChannelState,
         now: Now,

@@ -369,7 +369,7 @@ impl Hub {
         };
         let fresh = || spare_walks.pop().unwrap_or_default();
         let before = channel.held_bytes();
-        if channel_state.last > channel.last && channel.take_standing(&channel_state, now, fresh) {
+        if channel_state.last > channel.last && channel.take_state(&channel_state, now, fresh) {
             self.walks.push_back(index);
         }
         *held_bytes = *held_bytes + channel.held_bytes() - before;

@@ -64,14 +64,14 @@ impl Hub {
         gaps: Vec<(ChannelName, Gap)>,
         position: Cursor,
     ) -> Vec<(ChannelName, Gap)> {
-        let mut told = Vec::with_capacity(gaps.len());
+        let mut reported = Vec::with_capacity(gaps.len());
         for (name, gap) in gaps {
             match self.cut(&name, gap, position) {
-                Some(gap) => told.push((name, gap)),
+                Some(gap) => reported.push((name, gap)),
                 None => self.keep_gap(slot, &name, gap),
             }
         }
-        told
+        reported
     }
 
     /// Returns the part of a gap up to a position. Returns `None` if no publication is missing in
@@ -249,7 +249,7 @@ mod tests {
         };
         assert!(!hub.is_behind(3));
         hub.keep_gap(3, &name(), gap);
-        assert!(hub.is_behind(3), "it has to be told");
+        assert!(hub.is_behind(3), "it has to be reported");
         assert_eq!(hub.take_gap(3), Some((name(), gap)));
         assert_eq!(hub.take_gap(3), None);
         assert_eq!(gap.cause, GapCause::Unknown);
@@ -396,16 +396,16 @@ mod tests {
             let gaps: Vec<_> = std::iter::from_fn(|| hub.take_gap(3)).collect();
             assert_eq!(gaps.len(), 1);
             let kept = gaps.first().cloned();
-            let told = hub.cut_gaps(3, gaps, cursor(position));
-            let told = told.first().map(|(_, gap)| *gap);
+            let reported = hub.cut_gaps(3, gaps, cursor(position));
+            let reported = reported.first().map(|(_, gap)| *gap);
             let expected = cut.map(|(until, missed)| Gap {
                 since: Some(cursor(0)),
                 until: cursor(until),
                 missed: Some(missed),
                 cause: GapCause::Conflated,
             });
-            assert_eq!(told, expected, "at {position}");
-            let kept = kept.filter(|_| told.is_none());
+            assert_eq!(reported, expected, "at {position}");
+            let kept = kept.filter(|_| reported.is_none());
             assert_eq!(hub.take_gap(3), kept, "the conn may go on waiting");
         }
     }
@@ -424,8 +424,9 @@ mod tests {
                 missed: None,
                 cause,
             };
-            let told = hub.cut_gaps(3, vec![(name(), gap)], cursor(position));
-            told.first()
+            let reported = hub.cut_gaps(3, vec![(name(), gap)], cursor(position));
+            reported
+                .first()
                 .map(|(_, gap)| (gap.since, gap.until, gap.missed))
         };
         let expired = |position| cut(Some(cursor(4)), GapCause::Expired, position);
@@ -448,13 +449,17 @@ mod tests {
         for (evicted, missed) in [(1, Some(3)), (8, None)] {
             let mut hub = conflating();
             hub.evict(Now(u64::MAX / 2), evicted);
-            let told = hub.cut_gaps(3, vec![(name(), gap)], cursor(6));
+            let reported = hub.cut_gaps(3, vec![(name(), gap)], cursor(6));
             let expected = Gap {
                 until: cursor(6),
                 missed,
                 ..gap
             };
-            assert_eq!(told, [(name(), expected)], "{evicted} have left the log");
+            assert_eq!(
+                reported,
+                [(name(), expected)],
+                "{evicted} have left the log"
+            );
         }
     }
 

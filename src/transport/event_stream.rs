@@ -121,9 +121,10 @@ impl EventStream {
         if self.state != State::Streaming {
             return;
         }
-        let mut block = Vec::with_capacity(256);
+        let mut block = Vec::new();
         match event {
             StreamEvent::Gap(channel, gap) => {
+                block.reserve(256);
                 push_gap_event(channel, gap, &mut block);
                 context.metrics.gaps.increment();
             }

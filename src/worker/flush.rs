@@ -177,8 +177,8 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Adds a conn's write to the batch. Returns false if there is nothing to write or the socket
-    /// is full.
+    /// Adds a conn's write to the batch. Returns false if there is nothing to write, if the socket
+    /// is full, or during a TLS handshake.
     fn collect(&mut self, id: ConnId, budget: usize) -> bool {
         let Self {
             conns,

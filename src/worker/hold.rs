@@ -12,8 +12,8 @@ use crate::id::ConnId;
 pub(super) enum Hold {
     /// The client has sent more than its rate allows (`admission/rates.rs`).
     Rate,
-    /// A report of the conn, or too many notices of the conn, are waiting for the feed
-    /// (`report.rs`).
+    /// The feed is behind: a report of the conn waits or was refused, or too many notices of the
+    /// conn wait. The hold lasts until no report of the worker waits (`report.rs`).
     Feed,
 }
 

@@ -2,9 +2,10 @@
 //! same log and share a few tables and counters.
 //!
 //! A turn runs these phases: poll (`readiness`), `report`, `read`, `accept`, `broadcast`, `expire`,
-//! `flush`, `pinned`, `reap`. Each phase has a budget, so that no peer and no phase delays the
-//! others. Work beyond a budget stays on a list, and the next poll then returns without waiting.
-//! Only flush writes to conns, only reap frees conns, and only `apply` applies effects.
+//! `flush`, `pinned`, `reap`. Each phase whose work peers can cause has a budget, so that no peer
+//! and no phase delays the others. Work beyond a budget stays on a list, and the next poll then
+//! returns without waiting. Only flush writes to conns, only reap frees conns, and only `apply`
+//! applies effects.
 //!
 //! The worker is generic over [`wire::net::Net`]: the simulation in `tests/sim` runs this code over
 //! a faulty network. Readiness is edge-triggered. So each slot stores `is_readable` and

@@ -147,7 +147,7 @@ impl<N: Net> Worker<N> {
         // Behind a trusted proxy, an effect of this call handles the bytes, in a call of its own.
         self.scratch.frames = 0;
         self.call(id, |conn, out, context| {
-            conn.handle_bytes(bytes, out, context)
+            conn.handle_bytes(bytes, out, context);
         })?;
         self.charge(id, self.scratch.frames, bytes.len());
         Some(())

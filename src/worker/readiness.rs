@@ -1,4 +1,4 @@
-//! poll: waits for readiness reports, and stores the readiness in the slots of conns.
+//! readiness: waits for readiness reports, and stores the readiness in the slots of conns.
 //!
 //! The poll does not wait while work is left from the last turn. A report may arrive for a conn
 //! that was freed. The generation in the report's id shows this, and the report is dropped.

@@ -1,6 +1,7 @@
 //! Tests of the real binary over real sockets, with one module per topic.
 //!
-//! `cargo test --test live tls::` runs one topic. [`support`] has the parts that the topics share.
+//! `cargo test --test live tokens::` runs one topic. [`support`] has the parts that the topics
+//! share.
 #![allow(
     clippy::cast_precision_loss,
     clippy::expect_used,

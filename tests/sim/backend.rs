@@ -1,5 +1,5 @@
-//! The feed's side of the dialogue: it accepts reports late, answers them, and sends messages to
-//! conns.
+//! The side of the feed and the backend: it accepts reports late, answers them, and sends messages
+//! to conns.
 //!
 //! This module simulates the feed and a backend behind it. It checks the following rules. A conn
 //! joins a channel before it leaves the channel, and has left all channels when the conn ends.

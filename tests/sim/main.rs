@@ -14,7 +14,7 @@
 //!   have several starts: the server is killed and started again.
 //! - *Peer*: a simulated client ([`peer`]). *Link*: one connection of a peer ([`link`]). *Pipe*:
 //!   the kernel buffers of that connection ([`net`]).
-//! - *Facts*: the record of all publications and of the progress of each worker ([`model`]).
+//! - *Facts*: the record of all publications and of the progress of each worker ([`facts`]).
 //! - *Serial*: the number of a publication over all epochs ([`epochs`]). An epoch change makes the
 //!   publications and positions that it discards *void*.
 //! - *Owed* publication: a publication after a subscription's position that is not void, has not
@@ -29,7 +29,9 @@
 //!
 //! The other modules: [`feed`] simulates the sequencer, and [`backend`] simulates the rest of the
 //! feed. [`disk`] simulates the storage that survives the server. [`wire`] parses the bytes that
-//! clients read, [`check`] checks the workers, [`tokens`] and [`secure`] provide tokens and TLS.
+//! clients read. [`check`] and [`pinned`] check the workers. [`drain`] simulates a drain that is
+//! ordered while an inbox is full. [`tokens`], [`calendar`] and [`secure`] provide tokens, the time
+//! of day and TLS.
 #![allow(
     clippy::cast_possible_truncation,
     clippy::expect_used,

@@ -198,7 +198,7 @@ impl<W: Write> Resender<'_, W> {
             let (since, pause) = self.outage.unwrap_or_else(fresh);
             if since.elapsed() > self.feed.reconnect_time {
                 let limit = self.feed.reconnect_time.as_secs_f64();
-                return Err(self.give_up(&format!("no connection to the feed for {limit} s")));
+                return Err(self.give_up(&format!("no answer from the feed for {limit} s")));
             }
             thread::sleep(pause);
             self.outage = Some((since, (pause * 2).min(PAUSE.1)));

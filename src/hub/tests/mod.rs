@@ -587,8 +587,8 @@ impl Model {
                 assert!(record.unacknowledged.len() <= window as usize);
             }
         }
-        let verdict = self.hub.enforce(slot, Now(0));
-        assert_ne!(verdict, QuotaOutcome::Overflow);
+        let outcome = self.hub.enforce(slot, Now(0));
+        assert_ne!(outcome, QuotaOutcome::Overflow);
         assert!(!self.hub.behind(slot).exceeds(self.quota));
     }
 

@@ -180,7 +180,6 @@ impl<N: Net> Worker<N> {
     ) {
         let counter = self.counter(refused);
         counter.increment();
-        self.refresh_date();
         let refusal = match refused {
             AdmissionError::Full => Refusal::ServerFullOfConns,
             AdmissionError::Memory => Refusal::MemoryShort,

@@ -306,7 +306,7 @@ impl Client {
             let mut channels = self.channels.iter();
             *sequence > start && channels.any(|name| name.as_str() == *channel)
         });
-        let told = |until: usize, sequence: u64, channel: &str| {
+        let is_reported = |until: usize, sequence: u64, channel: &str| {
             let mut events = self.events[..until].iter();
             events.any(|event| match event {
                 Event::Given(given) => *given == sequence,
@@ -318,7 +318,11 @@ impl Client {
         let context = || format!("from {start}: {:?}", self.events);
         for (sequence, channel) in concern.clone() {
             let all = self.events.len();
-            assert!(told(all, *sequence, channel), "{sequence}: {}", context());
+            assert!(
+                is_reported(all, *sequence, channel),
+                "{sequence}: {}",
+                context()
+            );
         }
         let mut newest = start;
         for (index, event) in self.events.iter().enumerate() {
@@ -330,7 +334,7 @@ impl Client {
             assert!(is_own, "{given} is of another channel: {}", context());
             let mut before = concern.clone().filter(|(sequence, _)| sequence < given);
             assert!(
-                before.all(|(sequence, channel)| told(index, *sequence, channel)),
+                before.all(|(sequence, channel)| is_reported(index, *sequence, channel)),
                 "{given} is given too early: {}",
                 context()
             );

@@ -4,7 +4,7 @@
 //! with `Filters::seal`. The machine receives only plaintext. Sealed bytes count as written,
 //! because sealing cannot be undone. So the bytes of at most one write are sealed before the socket
 //! accepts them. All other publications stay in the log, where the quota limits them. For a plain
-//! conn, TLS costs one check whether the table is empty.
+//! conn, TLS costs a few lookups in the table, which is empty on a worker without TLS conns.
 //!
 //! A handshake takes more processor time than anything else that a client can request. So
 //! handshakes have their own queue and budget, and run after the reads of established conns.
