@@ -128,8 +128,8 @@ fn million_conns_with_small_descriptor_tables_need_more_workers() {
 fn missing_threads_for_workers_are_reported_first() {
     let finding = examined("cgroup-v1", &["--target", "1000"]).json();
     let lines = lines_that_lift(&finding, "cgroup pids");
-    assert_eq!(lines, ["TasksMax=23", "fanfare serve --workers 5"]);
-    let fewer = examined("cgroup-v1", &["--target", "1000", "--workers", "5"]);
+    assert_eq!(lines, ["TasksMax=26", "fanfare serve --workers 2"]);
+    let fewer = examined("cgroup-v1", &["--target", "1000", "--workers", "2"]);
     assert_eq!(fewer.status, 0);
 }
 
