@@ -1,5 +1,5 @@
 //! The hub's record of a channel: its newest publication, its subscribers on this worker, and the
-//! walk that visits the subscribers.
+//! *walk*, which visits the subscribers after a new publication.
 
 use super::subscribers::Subscribers;
 use super::tail::{Served, Tail};
@@ -7,7 +7,7 @@ use crate::id::{ChannelName, Sequence};
 use crate::log::{Amount, ChannelKey, ChannelState, Entry, RuleIndex};
 use crate::time::Now;
 
-/// A channel's index in the hub. When the channel's last subscriber has left, another channel may
+/// A channel's index in the hub. After the channel's last subscriber has left, another channel may
 /// get the same index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChannelIndex(pub u32);
@@ -19,15 +19,16 @@ pub struct Channel {
     pub name: ChannelName,
     /// The channel's key in the log.
     pub key: ChannelKey,
-    /// The channel's rule: how much of the channel is kept, and how conns that are behind are
-    /// handled.
+    /// The channel's rule, which limits the entries in the log and determines what happens to conns
+    /// that are behind.
     pub rule: RuleIndex,
-    /// The number of the channel's newest publication up to the hub's head; zero before the first
-    /// publication.
+    /// The number of the channel's newest publication that the hub has accepted; zero before the
+    /// first one.
     pub last: Sequence,
-    /// The total of the publications in the channel up to `last`, from the channel's creation on.
+    /// The total size and number of the channel's publications up to `last`, since the channel was
+    /// created.
     pub total: Amount,
-    /// The walk in progress, or a finished walk whose conns are still being written to.
+    /// The state of the visits to subscribers. It exists until all writes of these visits are done.
     pub walk: Option<Box<Walk>>,
     /// The conns that are subscribed.
     pub subscribers: Subscribers,
@@ -38,31 +39,30 @@ const _: () = assert!(size_of::<Channel>() == 64);
 /// The delivery of new publications to the subscribers of a channel, one subscriber after another.
 #[derive(Debug, Default)]
 pub struct Walk {
-    /// The channel's newest entries. They include every entry because of which a subscriber still
-    /// has to be visited.
+    /// The channel's newest entries, including all entries that a subscriber is still to be visited
+    /// for.
     pub tail: Tail,
-    /// The channel's total up to the last publication for which all subscribers had been visited
-    /// when the current pass began.
+    /// All subscribers were visited for the publications up to this total. Updated when a pass over
+    /// the subscribers begins.
     pub floor: Amount,
-    /// The value that `floor` gets when the next pass begins.
+    /// The next value of `floor`. It applies when the next pass over the subscribers begins.
     pub again_floor: Amount,
-    /// The time at which the walk began.
+    /// The time at which the visits began.
     pub started: Now,
-    /// Whether the walk is in the hub's queue.
+    /// Whether the hub has queued the channel for visits.
     pub is_queued: bool,
 }
 
 impl Walk {
-    /// Adds an amount of void publications to all totals. These publications of an earlier epoch
-    /// are between the newest entry and the next entry. The log counts them, but no subscriber
-    /// receives them.
+    /// Adds an amount to all totals. The amount is that of publications that an epoch change has
+    /// discarded. The log's totals include them, but no subscriber receives them.
     fn add_before(&mut self, void: Amount) {
         self.tail.add_before(void);
         self.floor = self.floor.plus(void);
         self.again_floor = self.again_floor.plus(void);
     }
 
-    /// Clears the walk so that it can be reused.
+    /// Clears the state, so that its memory can be reused.
     pub fn reset(&mut self) {
         self.tail.clear();
         self.is_queued = false;
@@ -85,7 +85,7 @@ impl Channel {
     }
 
     /// Accepts the channel's newest entry and marks all subscribers as behind. Returns whether the
-    /// hub has to queue the walk. `fresh` makes a walk if the channel has none.
+    /// hub has to queue the channel for visits. Calls `fresh` if the channel has no [`Walk`].
     pub fn take(
         &mut self,
         entry: Entry,
@@ -103,8 +103,8 @@ impl Channel {
         }
         let is_to_queue = self.take_in(last, total, entry.before, now, fresh);
         if let Some(walk) = &mut self.walk {
-            // The floor was taken from the channel's state in the log, which includes evictions
-            // above the head. So the floor may be too high.
+            // `floor` was read from the log. The log may have evicted entries that this worker has
+            // not accepted yet, so `floor` may be too high.
             for floor in [&mut walk.floor, &mut walk.again_floor] {
                 if floor.publications > entry.before.publications {
                     *floor = entry.before;
@@ -119,8 +119,8 @@ impl Channel {
         is_to_queue
     }
 
-    /// Accepts the channel's state in the log instead of an entry that the hub does not hold. In
-    /// other respects, this function works like [`Self::take`].
+    /// Accepts the channel's state in the log, because the hub does not hold the newest entry. In
+    /// other respects, works like [`Self::take`].
     pub fn take_state(
         &mut self,
         channel_state: &ChannelState,
@@ -158,7 +158,8 @@ impl Channel {
         false
     }
 
-    /// Returns the total that the current walk still has to deliver to at least one subscriber.
+    /// Returns the total size and number of the publications for which at least one subscriber is
+    /// still to be visited.
     #[must_use]
     pub fn walk_debt(&self) -> Amount {
         match &self.walk {
@@ -179,7 +180,7 @@ impl Channel {
         self.walk.as_ref().map_or(0, |walk| walk.tail.bytes())
     }
 
-    /// Returns the tail, if it includes all entries after a position.
+    /// Returns the entries that the hub holds, if they include all entries after a position.
     #[must_use]
     pub fn tail_after(&self, position: Sequence) -> Option<&Tail> {
         let tail = &self.walk.as_ref()?.tail;

@@ -1,14 +1,13 @@
 //! Conflation: a conn that is far behind receives only the newest publication of each key.
 //!
 //! In a channel whose policy is to conflate, a publication supersedes the previous publication with
-//! the same key. The log marks the superseded entry with a flag when its successor is appended. A
-//! conn that is behind by more than its quota skips superseded entries until it has caught up, and
-//! receives a gap that reports them. A conn that keeps up is not affected. A conn that resumes from
-//! a position further back than its quota also skips superseded entries, because it does not need
-//! them.
+//! the same key. When the newer one is added to the log, the log marks the older one as superseded.
+//! A conn that is behind by more than its quota skips superseded entries until it has caught up,
+//! and receives a gap that reports them. A conn that keeps up is not affected. A conn that resumes
+//! from a position further back than its quota also skips superseded entries.
 //!
-//! The log lists the entries that are not superseded; the tail of a walk marks its own copies of
-//! the entries. [`super::serve`] and [`super::quota`] call this module.
+//! The log lists the entries that are not superseded. A [`Tail`] has its own copies of entries,
+//! with their own marks. [`super::serve`] and [`super::quota`] call this module.
 
 use super::member::Subscription;
 use super::tail::Tail;
@@ -17,15 +16,14 @@ use crate::config::Overflow;
 use crate::id::Sequence;
 
 impl Hub {
-    /// Returns the number of publications that all conns together have skipped because newer
-    /// publications superseded them.
+    /// Returns how many times a conn has skipped a publication because a newer one superseded it.
+    /// All conns are counted together.
     #[must_use]
     pub fn conflated_total(&self) -> u64 {
         self.conflated_total
     }
 
-    /// If the conn in a slot conflates, skips the superseded publications that it would receive
-    /// next.
+    /// If the conn in a slot skips superseded publications, skips those that it would receive next.
     pub(super) fn skip_superseded(&mut self, slot: u32) {
         if !self.log.rules().has_conflation() {
             return;
@@ -47,8 +45,8 @@ impl Hub {
         }
     }
 
-    /// Begins to conflate for the conn in a slot, which is behind by more than its quota. Returns
-    /// false if the conn already conflates, or if none of the channels on which it is behind
+    /// From now on, the conn in a slot skips superseded publications. The conn exceeds its quota.
+    /// Returns false if the conn already skips them, or if it is not behind on any channel that
     /// conflates.
     pub(super) fn begin_conflation(&mut self, slot: u32) -> bool {
         let mut subscriptions = self.subscriptions(slot).iter();
@@ -58,8 +56,7 @@ impl Hub {
         may && self.conflating.insert(slot)
     }
 
-    /// Ends conflation if the conn in a slot has caught up. The conn then receives all publications
-    /// again.
+    /// If the conn in a slot has caught up, it no longer skips superseded publications.
     pub(super) fn end_conflation(&mut self, slot: u32) {
         if self.conflating.contains(&slot) {
             let mut subscriptions = self.subscriptions(slot).iter();
@@ -69,9 +66,8 @@ impl Hub {
         }
     }
 
-    /// Returns the total of the publications that a subscription still has to receive if its conn
-    /// conflates. The function reads each of these publications. A conn within its quota has few of
-    /// them.
+    /// Returns the total size and number of the publications that a subscription still has to
+    /// receive, without superseded ones. Reads each of these publications.
     pub(super) fn newest_after(&self, subscription: Subscription) -> Amount {
         let position = subscription.position;
         let Some(channel) = self.channel(subscription.channel) else {
@@ -88,15 +84,15 @@ impl Hub {
             .plus(held)
     }
 
-    /// Whether conns that are far behind on a channel skip superseded publications.
+    /// Whether a channel's policy is to conflate.
     pub(super) fn conflates(&self, index: ChannelIndex) -> bool {
         let rule = self.channel(index).map(|channel| channel.rule);
         let overflow = rule.map(|rule| self.log.rules().overflow(rule));
         overflow == Some(Overflow::Conflate)
     }
 
-    /// Finds the consecutive superseded entries that come next after a subscription's position.
-    /// Returns the number of the last of these entries, and their count.
+    /// Finds the superseded entries directly after a subscription's position, up to the first entry
+    /// that is not superseded. Returns the number of the last one, and how many there are.
     fn superseded_run(&self, subscription: Subscription) -> Option<(Sequence, u64)> {
         let channel = self.channel(subscription.channel)?;
         if !self.has_next(subscription) || !self.conflates(subscription.channel) {
@@ -136,7 +132,7 @@ mod tests {
         ChannelName::new(text).unwrap()
     }
 
-    /// Creates a hub that conflates all channels except `plain`.
+    /// Creates a hub in which all channels except `plain` conflate.
     fn hub(change: impl FnOnce(&mut Config)) -> Node {
         let mut config = Config::default();
         config.quota.behind_publications = QUOTA;

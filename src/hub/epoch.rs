@@ -1,13 +1,14 @@
 //! Switches a hub to a new epoch of its log.
 //!
-//! Up to some number, both epochs have the same publications. A subscription whose position is not
-//! beyond this number continues without a gap. Any other subscription has received void
-//! publications or starts after some of them. It receives a gap and continues after the gap.
-//! Acknowledgements, history, the quota's exemptions and the walks are cut at the same number.
+//! Up to some number, the old and the new epoch have the same publications. The new epoch discards
+//! the later publications of the old epoch; they are called *void*. A subscription whose position
+//! is not beyond this number continues without a gap. Any other subscription receives a gap and
+//! continues after the gap. Acknowledgements, history, quota exemptions and walks are cut at the
+//! same number.
 //!
-//! Messages of the previous epoch may still be in the inbox. The worker accepts the entries of
-//! valid messages, because the log may have evicted these entries. The worker confirms void
-//! messages, but ignores their entries.
+//! Messages of the old epoch may still be in the inbox. If the entry of a message is not void, the
+//! worker accepts the entry, because the log may have evicted it. If the entry is void, the worker
+//! ignores it, but confirms the message.
 //!
 //! The hub must not switch while a planned publication waits to be written. So the worker switches
 //! between its phases and before it subscribes a conn.
@@ -27,7 +28,7 @@ struct Passage {
     /// The last number for which both epochs have the same publications, if they have any in
     /// common.
     valid_until: Option<Sequence>,
-    /// The position from which a subscription with a void position continues.
+    /// Subscriptions whose position is discarded by the change continue from this position.
     restart: Sequence,
 }
 
@@ -36,44 +37,46 @@ impl Passage {
         self.valid_until.is_none_or(|valid| position > valid)
     }
 
-    /// Returns the last number that stands for the same publication in both epochs, or zero.
+    /// Returns the last number for which both epochs have the same publications. Returns zero if
+    /// they have none in common.
     fn kept(self) -> Sequence {
         self.valid_until.unwrap_or_default()
     }
 }
 
 impl Hub {
-    /// Returns the id up to which all publications have been posted, as an id of the hub's epoch.
+    /// Returns the id up to which the feed has sent all publications to the workers. The id is in
+    /// the hub's epoch.
     #[must_use]
     pub fn posted(&self) -> Cursor {
         self.cursor(self.state.posted())
     }
 
-    /// Returns the newest number that any client can have seen in the hub's epoch.
+    /// Returns the newest number of the hub's epoch that a client can have received.
     #[must_use]
     pub fn sequenced(&self) -> Sequence {
         self.head.max(self.state.sequenced())
     }
 
-    /// Returns the limit up to which the hub reads the log.
+    /// Returns the limit for queries of the log: entries after the hub's head are not visible.
     pub(super) fn horizon(&self) -> Horizon {
         self.state.horizon(self.head)
     }
 
-    /// Whether the hub is in the log's newest epoch.
+    /// Whether the log has not switched to an epoch that is newer than the hub's epoch.
     #[must_use]
     pub fn is_in_newest_epoch(&self) -> bool {
         self.log.is_newest(&self.state)
     }
 
-    /// Whether a position of any epoch is valid in the hub's epoch.
+    /// Whether a position, which may be of another epoch, is also a position of the hub's epoch.
     #[must_use]
     pub fn has_valid(&self, position: Cursor) -> bool {
         position.epoch == self.epoch || self.state.has_valid(position)
     }
 
-    /// Converts a posted id, which may be of an earlier epoch, to the hub's epoch. If the id is
-    /// void, the result is the last valid id.
+    /// Converts an id, which may be of an earlier epoch, to an id of the hub's epoch. If the epoch
+    /// change has discarded the id, returns the last id that both epochs share.
     #[must_use]
     pub fn in_this_epoch(&self, posted: Cursor) -> Cursor {
         let valid = self.state.valid_until(posted.epoch).unwrap_or_default();
@@ -83,9 +86,10 @@ impl Hub {
         }
     }
 
-    /// Returns the number up to which an acknowledgement with this id counts, or `None` if the id
-    /// is unknown. Clients may still acknowledge void ids when the epoch changes. For a void id,
-    /// the result is the last valid number.
+    /// Returns the number up to which a client acknowledges publications with this id. Returns
+    /// `None` if the id is unknown. If an epoch change has discarded the id, returns the last
+    /// number that both epochs share. A client may send such an id because it does not know of the
+    /// change yet.
     pub(super) fn acknowledged_by(&self, id: Cursor) -> Option<Sequence> {
         if id.epoch == self.epoch {
             return Some(id.sequence);
@@ -109,7 +113,8 @@ impl Hub {
             valid_until,
             restart: valid_until.unwrap_or_else(|| state.begin()),
         };
-        // Valid messages that are still in the inbox have numbers above this head.
+        // The head must not be beyond entries that are still in the inbox and also belong to the
+        // new epoch.
         self.head = valid_until.map_or_else(|| state.begin(), |valid| self.head.min(valid));
         self.state = state;
         self.fetched.clear();
@@ -129,7 +134,8 @@ impl Hub {
         true
     }
 
-    /// Drops void entries, and updates the state of their channels from the log.
+    /// Drops the entries that the new epoch has discarded. Then updates the state of their channels
+    /// from the log.
     fn cut_channels(&mut self, passage: Passage) {
         let (kept, horizon) = (passage.kept(), self.horizon());
         self.late.retain(|(number, _), late| {
@@ -188,7 +194,8 @@ impl Hub {
         let state = &self.state;
         let gap = self.gaps.entry(key).or_insert(fresh);
         (gap.until, gap.missed) = (until, None);
-        // True if the missing publications had expired and no void publication was delivered.
+        // In this case, the missing publications had expired, and no discarded publication was
+        // delivered.
         let has_expired =
             gap.cause == GapCause::Expired && gap.since.is_some_and(|since| state.has_valid(since));
         if !gap.cause.is_foreign() && !has_expired {
@@ -196,8 +203,8 @@ impl Hub {
         }
     }
 
-    /// Changes the epoch of an unreported gap's end to the hub's epoch. The number of the end stays
-    /// the same.
+    /// If a subscription has an unreported gap, changes the epoch of the gap's end to the hub's
+    /// epoch. The sequence number of the end stays the same.
     fn rename_gap(&mut self, key: (u32, ChannelIndex)) {
         let epoch = self.epoch;
         if let Some(gap) = self.gaps.get_mut(&key) {
@@ -207,12 +214,13 @@ impl Hub {
 }
 
 impl Channel {
-    /// Drops the void entries after a number, and copies the channel's state from the log.
+    /// Drops the entries after the number `kept`, which the new epoch has discarded. Sets the
+    /// channel's newest publication from the log, or from the tail if the log does not know it.
     fn cut(&mut self, channel_state: &ChannelState, kept: Sequence, conflates: bool) {
         (self.last, self.total) = (channel_state.last, channel_state.total);
         if let Some(walk) = &mut self.walk {
-            // If the log has evicted the void entries, it no longer knows the channel's state
-            // before them.
+            // The log may have evicted the discarded entries. It then does not know the channel's
+            // last publication before them, but the tail may know it.
             if let Some(before_void) = walk.tail.cut(kept, conflates) {
                 (self.last, self.total) = before_void;
             }
@@ -294,8 +302,7 @@ mod tests {
         joined
     }
 
-    /// Serves a conn until nothing is pending for it. Returns the conn's gaps, and the ids of its
-    /// publications.
+    /// Serves a conn until nothing is pending for it. Returns the gaps and the publications' ids.
     fn serve(node: &mut Node, slot: u32) -> (Vec<Gap>, Vec<Cursor>) {
         let (mut gaps, mut given, mut planned) = (Vec::new(), Vec::new(), Vec::new());
         let kind = FrameKind::WebSocket(Envelope::Full);
@@ -326,8 +333,8 @@ mod tests {
         Node::new(Epoch::new(1), Sequence::ZERO, &Config::default())
     }
 
-    /// Creates a writer, and the hub of a worker that may lag behind the writer. The quota of the
-    /// hub is zero bytes, so the hub holds no late entries.
+    /// Creates a writer, and the hub of a worker that may lag behind the writer. The hub's quota is
+    /// zero bytes. So the hub reads older entries from the log and holds none of them.
     fn writer_and_hub() -> (Now, Epoch, Writer, Hub) {
         let mut config = Config::default();
         config.quota.behind_bytes = 0;
@@ -344,7 +351,7 @@ mod tests {
         for slot in 0..2 {
             join(&mut node, slot, Since::Now);
         }
-        // The numbers are not contiguous.
+        // The numbers of the publications are not contiguous.
         publish(&mut node, 1, [64, 128, 192]);
         assert_eq!(serve(&mut node, 0).1.len(), 3);
         change(&mut node, 130, Some(128));
@@ -398,7 +405,7 @@ mod tests {
         let joined = join(&mut node, 1, Since::After(id(1, 3)));
         assert_eq!(joined.gap, Some(restart(id(1, 3), id(2, 2))));
         assert_eq!(serve(&mut node, 1).1, [id(2, 4)]);
-        // No position of an unknown epoch is valid.
+        // The server has never used epoch 9, so none of its positions is valid.
         let joined = join(&mut node, 2, Since::After(id(9, 2)));
         assert_eq!(joined.gap, Some(restart(id(9, 2), id(2, 0))));
     }

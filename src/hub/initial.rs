@@ -1,38 +1,38 @@
-//! History: the position at which it begins for a subscription, and the publications that belong to
-//! it.
+//! The history that a client requests: the position at which it begins, and the publications that
+//! belong to it.
 //!
 //! A subscription with `since=first` or `last` starts before the oldest requested entry, as if the
 //! client resumed from there. Quota, windows and conflation treat history like any other resume.
 //! There is one difference: the client had no position, so entries that leave the log before the
-//! first delivery do not count as lost. For example, in a full log each publication evicts an
-//! entry, even between subscribing and the first write.
+//! first delivery do not count as lost. For example, if the log is full, each publication evicts an
+//! entry. This can happen even between subscribing and the first write.
 //!
-//! Publications that were in the log when the subscription began are *initial*: their frames have a
-//! mark. At any time, few subscribers still have initial publications to receive. So the `Mark`s of
-//! their subscriptions are stored separately, by slot. [`super::membership`] and [`super::serve`]
-//! call this module.
+//! Publications that were in the log when the subscription began are *initial*: their frames say
+//! so. At any time, few subscribers still have initial publications to receive. So the range of
+//! these publications (`Mark`) is stored outside the subscription, in a map by slot.
+//! [`super::membership`] and [`super::serve`] call this module.
 
 use super::channel::ChannelIndex;
 use super::{Hub, Map, Member};
 use crate::frame::FrameKind;
 use crate::id::{Sequence, Since};
 
-/// The marks of each conn's subscriptions, by slot.
+/// For each conn, by slot, the subscriptions that still have initial publications to receive.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Initial(Map<u32, Vec<Mark>>);
 
-/// The mark of a subscription, whose publications up to the number `until` are initial.
+/// The initial publications of a subscription: those in the channel up to the number `until`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mark {
     channel: ChannelIndex,
-    /// The subscription's position before the first delivery of its history.
+    /// The position at which the requested history begins.
     start: Sequence,
-    /// The number of the channel's newest entry when the subscription began.
+    /// The number of the channel's newest publication when the subscription began.
     until: Sequence,
 }
 
 impl Initial {
-    /// Returns the marks of the conn in a slot.
+    /// Returns the ranges of initial publications of the conn in a slot, one for each subscription.
     pub(super) fn of(&self, slot: u32) -> &[Mark] {
         if self.0.is_empty() {
             return &[];
@@ -40,12 +40,12 @@ impl Initial {
         self.0.get(&slot).map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// Whether no conn has a mark.
+    /// Whether no conn has initial publications to receive.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Removes the marks that the cursors of the conn in a slot have passed.
+    /// Removes the ranges that the conn in a slot has received completely.
     pub(super) fn end_passed(&mut self, slot: u32, member: &Member) {
         self.retain(slot, |mark| {
             let subscription = member.find(mark.channel);
@@ -53,14 +53,14 @@ impl Initial {
         });
     }
 
-    /// Cuts the history of the conn in a slot after a number, because later publications are void.
+    /// Ends the initial publications of the conn in a slot at the number `kept`. An epoch change
+    /// has discarded later publications.
     pub(super) fn cut(&mut self, slot: u32, kept: Sequence) {
         for mark in self.0.get_mut(&slot).into_iter().flatten() {
             mark.until = mark.until.min(kept);
         }
     }
 
-    /// Removes the mark of a subscription that has ended.
     pub(super) fn remove(&mut self, slot: u32, channel: ChannelIndex) {
         self.retain(slot, |mark| mark.channel != channel);
     }
@@ -79,7 +79,8 @@ impl Initial {
     }
 }
 
-/// Returns the kind of frame in which a conn with these marks receives a publication.
+/// Returns the kind of frame in which a conn receives a publication. `marks` are the ranges of the
+/// conn's initial publications, which have frames of their own kind.
 pub(super) fn kind_of(
     kind: FrameKind,
     marks: &[Mark],
@@ -95,8 +96,8 @@ pub(super) fn kind_of(
 }
 
 impl Hub {
-    /// Returns the position before the entries that a subscription requests as its history. Returns
-    /// `None` if the subscription requests no history, or if the log has no entries for it.
+    /// Returns the position directly before the history that a subscription requests. Returns
+    /// `None` if no history is requested, or if the log has no entries of the channel.
     pub(super) fn position_before_history(
         &self,
         channel: ChannelIndex,
@@ -111,8 +112,8 @@ impl Hub {
         self.log.position_before_newest(key, count, self.horizon())
     }
 
-    /// Marks the entries of a channel that are in the log as initial for the conn in a slot. The
-    /// conn has just subscribed and begins with its history.
+    /// Records that a channel's publications up to now are initial for the conn in a slot. The conn
+    /// has just subscribed and requested history from `start`.
     pub(super) fn mark_initial(&mut self, slot: u32, channel: ChannelIndex, start: Sequence) {
         if let Some(until) = self.channel(channel).map(|channel| channel.last) {
             let marks = self.initial.0.entry(slot).or_default();
@@ -124,8 +125,8 @@ impl Hub {
         }
     }
 
-    /// Moves a cursor past the evicted part of the history, if no part of the history has been
-    /// delivered. Returns the new position.
+    /// Moves a cursor past entries of the requested history that the log has evicted. Does so only
+    /// while no entry of the history has been delivered. Returns the new position.
     pub(super) fn pass_evicted_history(
         &mut self,
         slot: u32,
@@ -147,7 +148,8 @@ impl Hub {
         subscription.position
     }
 
-    /// Panics if a mark does not belong to a subscription. For tests.
+    /// Panics if initial publications are recorded for a subscription that does not exist. For
+    /// tests.
     pub(super) fn check_initial(&self) {
         for (slot, marks) in &self.initial.0 {
             assert!(!marks.is_empty(), "slot {slot} has no mark and is listed");
@@ -201,7 +203,8 @@ mod tests {
         Node::new(Epoch::new(7), Sequence::ZERO, &config)
     }
 
-    /// Publishes once in each of the named channels, with the channel's name as the key.
+    /// Publishes once in each channel that `channels` names with one letter. All publications have
+    /// the same key.
     fn publish(hub: &mut Node, channels: &str) {
         for channel in channels.chars() {
             let id = cursor(hub.head.0 + 1);
@@ -233,14 +236,15 @@ mod tests {
         planned
     }
 
-    /// Visits all subscribers, and releases the entries that were held for the visits.
+    /// Visits all subscribers without serving them, and releases the entries that the hub held for
+    /// these visits.
     fn walk(hub: &mut Node) {
         while hub.visit() != Visit::Done {}
         hub.release_walked();
     }
 
-    /// Serves the conn until nothing is pending for it. Returns the conn's gaps, and its
-    /// publications with their marks.
+    /// Serves a conn until nothing is pending for it. Returns the gaps and the publications, and
+    /// whether each publication was initial.
     fn serve(hub: &mut Node, slot: u32) -> (Vec<Gap>, Vec<(u64, bool)>) {
         let (mut gaps, mut given) = (Vec::new(), Vec::new());
         loop {
@@ -353,7 +357,7 @@ mod tests {
         assert_eq!(hub.initial.0.len(), 2);
         assert_eq!(serve(&mut hub, 2).1, marked(1..=3));
         assert_eq!(hub.initial.0.len(), 1);
-        // The next conn in the slot has not requested history.
+        // Another conn gets slot 3. It has not requested history.
         hub.leave(3);
         assert!(hub.initial.0.is_empty());
         join(&mut hub, 3, "a", Since::After(cursor(0)));
@@ -426,7 +430,7 @@ mod tests {
         for (given_before, published, gaps, given) in [
             (0, "bb", vec![], marked([3])),
             (0, "bbb", vec![], vec![]),
-            // Publications that come after the subscription are not history.
+            // Publications after the subscription began are not initial.
             (0, "abbb", vec![expired(3, 4)], vec![]),
             (1, "bb", vec![expired(1, 2)], marked([3])),
             (2, "bbb", vec![expired(2, 3)], vec![]),
@@ -507,8 +511,8 @@ mod tests {
         let second = plan(&mut hub, 1, FULL);
         assert!(std::ptr::eq(hub.frame(&first[0]), hub.frame(&second[0])));
         assert_eq!(hub.log().bytes(), held);
-        // A frame with only the payload has no mark, so initial publications have no separate
-        // frame.
+        // A frame that contains only the payload does not say whether a publication is initial. So
+        // such frames need no separate kind.
         let bare = FrameKind::WebSocket(Envelope::Data);
         let planned = plan(&mut hub, 1, bare);
         assert_eq!(planned[0].kind, bare);

@@ -48,7 +48,7 @@ impl Member {
         }
     }
 
-    /// Returns all subscriptions, so that their cursors can be moved.
+    /// Returns all subscriptions. The caller can move their cursors.
     pub fn all_mut(&mut self) -> &mut [Subscription] {
         match self {
             Self::Many(many) => &mut many.0,
@@ -92,7 +92,7 @@ impl Member {
         Some(found)
     }
 
-    /// Records the conn's new index in a channel's list of subscribers.
+    /// Records the conn's index in a channel's list of subscribers, after the list has changed.
     pub fn set_place(&mut self, channel: ChannelIndex, place: u32) {
         for subscription in self.all_mut() {
             if subscription.channel == channel {

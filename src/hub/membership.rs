@@ -32,18 +32,17 @@ pub enum JoinOutcome {
 /// The start of a subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Joined {
-    /// The position at which the subscription starts: the subscriber receives all publications
-    /// after this position.
+    /// The subscriber receives all publications after this position.
     pub position: Cursor,
     /// Whether the client requested a position and no publication after it is missing.
     pub is_recovered: bool,
-    /// The requested publications that are missing. They must be reported before anything else of
-    /// the channel.
+    /// Publications that the client requested and that are missing. The gap must be reported before
+    /// anything else of the channel.
     pub gap: Option<Gap>,
 }
 
 impl JoinOutcome {
-    /// Returns the start of the subscription, if it is new.
+    /// Returns the start of a new subscription. Returns `None` if no subscription was added.
     #[must_use]
     pub const fn joined(&self) -> Option<&Joined> {
         match self {
@@ -53,7 +52,7 @@ impl JoinOutcome {
     }
 
     /// Returns the position of a client that subscribes to several channels with one request: the
-    /// lowest start of these subscriptions.
+    /// lowest of the start positions.
     #[must_use]
     pub fn position(outcomes: &[Self]) -> Option<Cursor> {
         let joined = outcomes.iter().filter_map(Self::joined);
@@ -64,7 +63,7 @@ impl JoinOutcome {
 
 impl Hub {
     /// Makes the conn in a slot a subscriber of a channel. `sequenced` is the newest number that
-    /// the feed has assigned. This worker may not have reached that number yet.
+    /// the feed has assigned. This worker may not have accepted that publication yet.
     pub fn subscribe(
         &mut self,
         slot: u32,
@@ -84,7 +83,8 @@ impl Hub {
         if member.len() >= self.channels_per_conn as usize {
             return JoinOutcome::TooManyChannels;
         }
-        // For a known channel, entries beyond the head were queried when the channel was added.
+        // Zero is correct here: when the channel was added, its entries beyond the head were
+        // recorded.
         let known = known.map(|(index, channel_state)| (index, channel_state, Sequence::ZERO));
         let Some((index, channel_state, added)) = known.or_else(|| self.add_channel(name)) else {
             return JoinOutcome::ServerFull;
@@ -115,8 +115,8 @@ impl Hub {
         if let Some(position) = history {
             self.mark_initial(slot, index, position);
         }
-        // Publications that are already in the log do not count towards the quota. These include
-        // publications that this worker has yet to accept.
+        // Publications that are already in the log do not count towards the conn's quota. `added`
+        // is the newest of them, which this worker may not have accepted yet.
         if self.has_next(subscription) || added > self.head {
             self.replays.insert(slot, added.max(self.head));
         }
@@ -178,7 +178,7 @@ impl Hub {
             }),
         };
         match since {
-            // The log has none of the requested history.
+            // The client requested history, but the log has no entries of the channel.
             Since::First | Since::Last(_) | Since::Now => Joined {
                 position: self.head(),
                 is_recovered: false,
@@ -186,8 +186,8 @@ impl Hub {
             },
             Since::Unrecognised => after_gap(None, self.head(), GapCause::Unknown),
             Since::After(cursor) if !self.has_valid(cursor) => {
-                // Two kinds of publications are not missing: those that both epochs share, and
-                // those of this epoch that are in the log.
+                // The gap ends after the publications that are really missing. Not missing are
+                // those that both epochs share, and those of the current epoch that are in the log.
                 let valid = self.state.valid_until(cursor.epoch);
                 let after_valid = valid.map(|valid| valid.max(evicted).max(lost_until));
                 let begin = || self.log.begin(channel_state.key, self.horizon());
@@ -236,8 +236,8 @@ impl Hub {
         self.leave_channel_if_empty(index);
     }
 
-    /// Adds a channel that has no subscribers on this worker yet. Returns the channel's index and
-    /// state, and the number of its newest publication in the log.
+    /// Adds a channel that has no subscribers on this worker yet. Returns the channel's index, its
+    /// state up to the hub's head, and the number of its newest publication in the log.
     fn add_channel(
         &mut self,
         name: &ChannelName,
@@ -256,7 +256,7 @@ impl Hub {
             let number = entry.sequence();
             self.late.insert((number, index), Late::Held(entry));
         }
-        // The number is recorded even if the entry has left the log, because then a gap must be
+        // The next entry is recorded even if it has left the log, because then a gap must be
         // reported.
         self.note_late(index, channel_state.next, last);
         Some((index, channel_state, last))
@@ -279,8 +279,8 @@ impl Hub {
         }
     }
 
-    /// Frees the memory of the slots from `slots` on, whose conns have left, and of removed
-    /// channels.
+    /// Frees memory of conns and channels that no longer exist. No slot from the index `slots` on
+    /// has a conn with subscriptions.
     pub fn shrink_to(&mut self, slots: usize) {
         debug_assert!(self.members.iter().skip(slots).all(|m| m.all().is_empty()));
         self.members.truncate(slots);

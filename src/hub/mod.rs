@@ -2,24 +2,27 @@
 //! receive, and the arithmetic of cursors and quotas.
 //!
 //! **The log is the queue.** The hub accepts each publication once, and then marks the channel's
-//! subscribers as behind. Serving reads the log from a subscriber's cursor on, and moves the
-//! cursor. Live delivery, delivery to a slow reader, and a resume are the same operation. The lag
-//! of a subscriber is computed by a subtraction. To skip publications, the hub moves the cursor
-//! past them. If the log has evicted entries after a cursor, the subscriber has a gap. Every gap is
-//! reported.
+//! subscribers as behind. In a *walk*, the worker visits these subscribers, one after another. To
+//! serve a subscriber, the hub reads the log after the subscriber's *cursor*: the number of the
+//! last publication that the subscriber received. Then the hub moves the cursor. Live delivery,
+//! delivery to a slow reader, and a resume are the same operation. The log stores a running total
+//! with each entry, so the lag of a subscriber is the difference between two totals. To skip
+//! publications, the hub moves the cursor past them. If the log has evicted entries after a cursor,
+//! the subscriber has a gap. Every gap is reported.
 //!
 //! The hub reads the log ([`crate::log`]) up to its *head*: the number up to which all publications
 //! have been sent to this worker. The hub holds references to the entries that it is about to
-//! write. The entries of a walk are in the channel's [`tail`]. The entries for a conn that catches
-//! up are held until the conn's writes are recorded. So the log may evict entries at any time.
+//! write. The entries of a walk are in the channel's [`tail`]. Entries for conns that are further
+//! behind are held until the result of the write is recorded. So the log may evict entries at any
+//! time.
 //!
 //! The hub identifies conns only by their slots. It is independent of sockets and transports, and
-//! never imports `conn`. The worker is its only caller: `broadcast` passes publications, `apply`
-//! subscribes, `flush` visits, plans and advances. This file contains publications and walks.
-//! [`membership`] contains the subscriptions and their starts, [`serve`] the cursors, and [`quota`]
-//! the treatment of conns that are behind. [`conflation`] handles superseded publications, [`poll`]
-//! the needs of polls, and [`window`] acknowledgements. [`initial`] handles the history, and
-//! [`epoch`] the switch to a new epoch.
+//! never imports `conn`. The worker is its only caller: `broadcast` passes new publications to the
+//! hub, `apply` subscribes conns, and `flush` delivers publications. This file accepts publications
+//! and controls the walks. [`membership`] contains the subscriptions and their starts, [`serve`]
+//! the cursors, and [`quota`] the treatment of conns that are behind. [`conflation`] handles
+//! superseded publications, [`poll`] the needs of polls, and [`window`] acknowledgements.
+//! [`initial`] handles the history, and [`epoch`] the switch to a new epoch.
 
 pub mod channel;
 pub mod conflation;
@@ -66,18 +69,19 @@ use window::Windows;
 type Map<K, V> = HashMap<K, V, foldhash::quality::RandomState>;
 type Set<K> = HashSet<K, foldhash::quality::RandomState>;
 
-/// The maximum number of consecutive visits in one channel before another channel's walk continues.
+/// The maximum number of consecutive visits to subscribers of one channel. Then subscribers of
+/// another channel are visited.
 const VISITS_IN_A_ROW_MAX: u32 = 64;
 
-/// The result of one step of the walks.
+/// The result of [`Hub::visit`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Visit {
-    /// No subscriber is left to visit.
+    /// No channel has a subscriber left to visit.
     Done,
-    /// The conn in this slot is behind.
+    /// The conn in this slot has to be visited, because its channel has a new publication.
     Subscriber(u32),
-    /// A walk has visited the last subscriber of its channel. The walk began at this time.
+    /// The last subscriber of a channel was visited. The visits of this channel began at this time.
     WalkDone(Now),
 }
 
@@ -88,17 +92,16 @@ pub struct Hub {
     /// The worker's number.
     worker: u16,
     epoch: Epoch,
-    /// The state of the hub's epoch.
     state: Arc<EpochState>,
-    /// The number up to which all publications have been accepted.
+    /// The hub has accepted all publications up to this number.
     head: Sequence,
     quota: Amount,
     channels_per_conn: u32,
     channels: ChunkedSlab<Channel>,
     /// The subscriptions of each conn, by slot.
     members: ChunkedVec<Member>,
-    /// Conns that resumed, each with a number. Publications up to this number do not count towards
-    /// the conn's quota.
+    /// For each conn that resumed, by slot, the number up to which publications do not count
+    /// towards its quota.
     replays: Map<u32, Sequence>,
     /// Conns that skip superseded publications until they have caught up.
     conflating: Set<u32>,
@@ -107,17 +110,18 @@ pub struct Hub {
     gaps: Map<(u32, ChannelIndex), Gap>,
     /// The windows of all subscriptions for which a client requested a window.
     windows: Windows,
-    /// The marks of subscriptions that requested history and have not received all of it.
+    /// Subscriptions that requested history and have not received all of it.
     initial: Initial,
-    /// Channels with a walk in progress. The walk of the first channel continues next.
+    /// Channels with subscribers to visit because of a new publication. The first channel is next.
     walks: VecDeque<ChannelIndex>,
     visits_in_a_row: u32,
-    /// Channels that may have a tail although their walk is done.
+    /// Channels whose subscribers were all visited. The hub may still hold entries for their
+    /// writes.
     walked: Vec<ChannelIndex>,
-    /// Finished walks, kept for reuse.
+    /// Memory of finished walks, kept for reuse.
     #[expect(clippy::vec_box, reason = "walks move between here and their channels")]
     spare_walks: Vec<Box<Walk>>,
-    /// The total size of the publications in all tails in bytes, and its maximum.
+    /// The total size of the publications that the hub holds for walks, in bytes, and its maximum.
     held_bytes: u64,
     held_bytes_max: u64,
     is_full: bool,
@@ -125,23 +129,22 @@ pub struct Hub {
     /// feed does not send these publications to this worker. The hub accepts them when its head
     /// passes them.
     late: BTreeMap<(Sequence, ChannelIndex), Late>,
-    /// Channels that must be queried again, each up to a number, because the log was already in a
-    /// newer epoch. The hub queries them after it has switched to that epoch.
+    /// Channels whose state must be read from the log again after the hub has switched to the log's
+    /// newest epoch. Each channel has the number up to which the state is read.
     postponed: Vec<(ChannelIndex, Sequence)>,
     /// The number of subscriptions.
     subscribers: u64,
-    /// Earlier positions of the head, each with a time.
     samples: Samples,
-    /// A buffer for `serve` while it merges several channels.
+    /// A buffer for plans of conns with several channels. Its memory is reused.
     merge: Vec<serve::Source>,
-    /// The last plan, which can often be reused for the next conn. Cleared when a tail or a channel
-    /// is dropped.
+    /// The publications that were last planned for a conn. The next conn often needs the same ones.
+    /// Cleared when the hub releases the entries.
     last_plan: Option<serve::LastPlan>,
     /// The entries that were fetched from the log to be written.
     fetched: Vec<tail::Served>,
     /// The maximum number of entries that the current plan fetches from the log in one query.
     fetch_max: usize,
-    /// Whether a plan had to leave out entries that the log has evicted.
+    /// Whether the last plan ended early, because the next entries were evicted from the log.
     has_found_loss: bool,
 }
 
@@ -150,20 +153,19 @@ pub struct Hub {
 enum Late {
     /// The hub holds the entry.
     Held(Entry),
-    /// The entry has left the log, or there were too many entries to hold. The log is queried for
-    /// the channel's state, and for the next publication up to this number.
+    /// The hub does not hold the entry. When the head passes this entry, the hub reads the
+    /// channel's state from the log. It then looks for the channel's next entry up to the number
+    /// `until`.
     Unheld { until: Sequence },
 }
 
-/// The walks of one worker may together hold at most the log's maximum bytes, divided by this
-/// number.
+/// The entries that one worker holds for walks may use at most this fraction of the log's maximum
+/// bytes: one divided by this number.
 const HELD_SHARE: u64 = 16;
-/// The maximum number of finished walks that are kept for reuse.
 const SPARE_WALKS_MAX: usize = 64;
 
 impl Hub {
-    /// Creates the hub of a worker without conns. All publications up to `head` count as sent to
-    /// the worker.
+    /// Creates the hub of a worker without conns. The hub's head starts at `head`.
     #[must_use]
     pub fn new(log: Arc<Log>, worker: u16, epoch: Epoch, head: Sequence, config: &Config) -> Self {
         Self {
@@ -204,7 +206,7 @@ impl Hub {
         }
     }
 
-    /// Returns the id up to which all publications have been accepted.
+    /// Returns the hub's head as an id: the hub has accepted all publications up to this id.
     #[must_use]
     pub fn head(&self) -> Cursor {
         self.cursor(self.head)
@@ -228,10 +230,10 @@ impl Hub {
         self.subscribers
     }
 
-    /// Whether an entry can be accepted without a loss for a subscriber that keeps up. If not, the
-    /// entry has to wait in the inbox. This is the case while the walk over its channel is more
-    /// than a quota behind. It is also the case while all walks together hold too many bytes that
-    /// the log may have evicted.
+    /// Whether the hub can accept an entry now. If not, the entry has to wait in the inbox. The
+    /// entry waits while earlier publications, for which some subscribers are still to be visited,
+    /// fill a quota. It also waits while the entries that the hub holds for walks fill their
+    /// maximum bytes. So a subscriber that keeps up loses nothing.
     #[must_use]
     pub fn has_room_for(&mut self, place: u32, key: ChannelKey, entry: &Entry) -> bool {
         let Some(channel) = self.addressed(place, key, entry) else {
@@ -243,7 +245,7 @@ impl Hub {
         is_within_quota && !self.is_full
     }
 
-    /// Whether the next entry has to wait in the inbox until finished walks release their entries.
+    /// Whether the next entry has to wait because the hub already holds too many bytes for walks.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.is_full
@@ -254,8 +256,8 @@ impl Hub {
         debt == Amount::default() || !debt.plus(more).exceeds(self.quota)
     }
 
-    /// Records that all publications up to this id were sent to this worker and accepted. Ignores a
-    /// void id.
+    /// Moves the hub's head to an id. The caller has passed all entries up to this id that were
+    /// sent to this worker. Ignores an id that is not valid in the hub's epoch.
     pub fn advance_head(&mut self, head: Cursor, now: Now) {
         if head.sequence <= self.head || !self.has_valid(head) {
             return;
@@ -274,8 +276,8 @@ impl Hub {
         }
     }
 
-    /// Records a channel's next publication above the head as late, unless the hub holds the
-    /// publication or the feed will send it.
+    /// Records that a channel's next entry is in the log, but was never sent to this worker. Does
+    /// nothing if the hub holds this entry, or if its number is above `until`.
     fn note_late(&mut self, index: ChannelIndex, next: Option<Sequence>, until: Sequence) {
         if let Some(next) = next.filter(|next| *next <= until) {
             let unheld = Late::Unheld { until };
@@ -283,19 +285,20 @@ impl Hub {
         }
     }
 
-    /// Whether the hub has late entries, which it accepts when the head passes them.
+    /// Whether the log has publications that are not sent to this worker, and that the hub accepts
+    /// when its head passes them. They were published before the channel had a subscriber on this
+    /// worker.
     #[must_use]
     pub fn has_late(&self) -> bool {
         !self.late.is_empty()
     }
 
     /// Accepts the next entry that was sent to this worker, and marks its channel's subscribers as
-    /// behind. `place` is the index that the channel had when the entry was sent. The channel may
-    /// have lost its last subscriber since then. Returns the number of subscribers.
+    /// behind. `place` is the channel's index at the time when the entry was sent. Returns the
+    /// number of subscribers. The number is zero if the last subscriber has left since then.
     pub fn take(&mut self, place: u32, key: ChannelKey, entry: Entry, now: Now) -> u32 {
         let id = entry.publication.id;
-        // Late entries are accepted first. If they have left the log, the channel's state before
-        // this entry is accepted instead.
+        // Earlier entries that were not sent to this worker are accepted first.
         if !self.late.is_empty() {
             let before = Cursor {
                 sequence: id.sequence.before(),
@@ -314,10 +317,11 @@ impl Hub {
         };
         let subscribers = channel.subscribers.len();
         if !self.has_valid(entry.publication.id) {
-            // The entry is void.
+            // An epoch change has discarded the entry.
             return 0;
         }
-        // The channel's state at its first subscription already includes older entries.
+        // An older entry is ignored: the state that was read from the log at the channel's first
+        // subscription includes it.
         if entry.sequence() > channel.last {
             self.take_at(ChannelIndex(place), entry, now);
         }
@@ -335,8 +339,8 @@ impl Hub {
             ..
         } = self;
         if let Some(channel) = channels.get_mut(index.0 as usize) {
-            // If the log has evicted a void entry, it no longer knows the channel's last valid
-            // entry. It then returns the end of the valid numbers instead.
+            // After an epoch change, `previous` may be the last number that both epochs share,
+            // instead of the number of the channel's previous entry.
             if entry.previous > channel.last && state.is_end_of_valid(entry.previous) {
                 entry.previous = channel.last;
             }
@@ -350,7 +354,8 @@ impl Hub {
         }
     }
 
-    /// Accepts the state of a channel at the head, and records when to query the channel again.
+    /// Reads the state of a channel at the hub's head from the log, and accepts this state. Then
+    /// records the channel's next entry up to `until`, if the log has one.
     fn query_again(&mut self, index: ChannelIndex, until: Sequence, now: Now) {
         let Self {
             channels,
@@ -374,15 +379,15 @@ impl Hub {
         }
         *held_bytes = *held_bytes + channel.held_bytes() - before;
         self.note_late(index, channel_state.next, until);
-        // Checked after the query: if the log is in a newer epoch, the query may have found
-        // nothing.
+        // The epoch is checked after the query: if the log is in a newer epoch, the query may have
+        // found nothing.
         if !self.is_in_newest_epoch() {
             self.postponed.push((index, until));
         }
     }
 
-    /// Whether the hub has to switch to a newer epoch and query channels again before anything is
-    /// delivered.
+    /// Whether the hub has to switch to a newer epoch before anything is delivered. The state of
+    /// some channels could not be read from the log because of that epoch.
     #[must_use]
     pub fn has_postponed(&self) -> bool {
         !self.postponed.is_empty()
@@ -396,7 +401,7 @@ impl Hub {
         is_it.then_some(channel)
     }
 
-    /// Performs the next step of the walks. The walks of several channels alternate.
+    /// Returns the next subscriber to visit. Channels take turns.
     pub fn visit(&mut self) -> Visit {
         while let Some(index) = self.walks.front().copied() {
             if self.visits_in_a_row >= VISITS_IN_A_ROW_MAX {
@@ -433,9 +438,9 @@ impl Hub {
         Visit::Done
     }
 
-    /// Releases the entries of finished walks. The worker calls this function after it has served
-    /// all conns whose sockets accept more bytes. Until then a conn that keeps up may still need
-    /// some of the entries.
+    /// Releases the entries that were held for channels whose subscribers were all visited. The
+    /// worker first serves all conns whose sockets accept more bytes, because these conns may still
+    /// need the entries.
     pub fn release_walked(&mut self) {
         self.last_plan = None;
         for index in self.walked.drain(..) {
@@ -455,13 +460,14 @@ impl Hub {
         }
     }
 
-    /// Releases the planned entries. The worker calls this function when all writes are recorded.
+    /// Releases the entries that were fetched from the log. The worker calls this function after
+    /// the results of all writes are recorded.
     pub fn release_planned(&mut self) {
         self.fetched.clear();
         self.fetched.shrink_to(FETCHED_KEPT);
     }
 
-    /// Whether a walk is in progress.
+    /// Whether a subscriber is left to visit because of a new publication.
     #[must_use]
     pub fn is_walking(&self) -> bool {
         !self.walks.is_empty()
@@ -544,7 +550,7 @@ impl Hub {
             let Some(channel_state) = channel_state else {
                 continue;
             };
-            // The numbers of entries that have left the log are unknown.
+            // If all entries of the channel have left the log, the state may differ.
             let is_known = channel_state.evicted < channel_state.last;
             assert!(
                 !is_known || channel.last == channel_state.last,
@@ -565,7 +571,7 @@ fn index_at(place: usize) -> ChannelIndex {
     ChannelIndex(u32::try_from(place).unwrap_or(u32::MAX))
 }
 
-/// The capacity for planned entries that is kept between two turns.
+/// The capacity for fetched entries that is kept between two turns.
 const FETCHED_KEPT: usize = 1024;
 
 #[cfg(test)]

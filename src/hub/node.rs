@@ -29,8 +29,8 @@ impl Node {
         Self { writer, hub }
     }
 
-    /// Adds a publication to the log, and marks the channel's subscribers as behind. Returns the
-    /// number of these subscribers.
+    /// Adds a publication to the log and delivers it to the hub, which marks the channel's
+    /// subscribers as behind. Returns the number of these subscribers.
     pub fn publish(&mut self, publication: Arc<Publication>, now: Now) -> u32 {
         let Self { writer, hub } = self;
         let id = publication.id;
@@ -48,7 +48,7 @@ impl Node {
         subscribers
     }
 
-    /// Whether a publication can be accepted without a loss for a subscriber that keeps up.
+    /// Whether the hub can accept a publication now, so that no subscriber that keeps up loses it.
     #[must_use]
     pub fn has_room_for(&self, publication: &Publication) -> bool {
         let channel = self.hub.named(&publication.channel);
@@ -88,7 +88,8 @@ impl Node {
         self.writer.bytes()
     }
 
-    /// Frees the memory of the slots from `slots` on, whose conns have left.
+    /// Frees memory of conns and channels that no longer exist. No slot from the index `slots` on
+    /// has a conn with subscriptions.
     pub fn shrink_to(&mut self, slots: usize) {
         self.hub.shrink_to(slots);
         self.writer.shrink_to_fit();

@@ -2,10 +2,10 @@
 //! the position of the answer.
 //!
 //! A waiting poll is a subscriber like any other, and [`super::serve`] decides what it receives.
-//! The answer has one position for all channels of the poll. All publications up to this position
-//! are delivered or reported, and no publication after it. So a gap that ends after the position is
-//! cut at the position. The next poll continues from there. It finds the rest of the gap, or
-//! receives the publications in that part.
+//! The answer has one position for all channels of the poll. The answer contains or reports all
+//! publications up to this position, and none after it. So a gap that ends after the position is
+//! cut at the position. The client's next poll continues from there. It receives the rest of the
+//! gap, or the publications in that part.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -17,16 +17,17 @@ use crate::log::Rules;
 use crate::time::{Deadline, Now};
 
 impl Hub {
-    /// Stores a gap, so that it is reported together with the gaps that are found later. From now
-    /// on, the conn in the slot counts as behind.
+    /// Stores a gap of the conn in a slot. It is reported together with later gaps. From now on,
+    /// the conn counts as behind.
     pub fn keep_gap(&mut self, slot: u32, name: &ChannelName, gap: Gap) {
         if let Some(index) = self.index_of(name) {
             self.gaps.insert((slot, index), gap);
         }
     }
 
-    /// Returns the position that the conn in a slot has if nothing is pending for it. This is the
-    /// hub's head, or the client's own position if the client came from a worker that was ahead.
+    /// Returns the position of the conn in a slot if it has received everything. This is the hub's
+    /// head. If the client resumed from a later position, which it had received from another
+    /// worker, this is the client's position.
     #[must_use]
     pub fn caught_up_position(&self, slot: u32) -> Cursor {
         let positions = self.positions(slot);
@@ -34,8 +35,8 @@ impl Hub {
     }
 
     /// Returns the position up to which the conn in a slot has received everything. If a
-    /// publication is pending, this is the position before that publication. If the log has evicted
-    /// pending entries, this is the position at which the gap begins.
+    /// publication is pending, this is the position before the publication. If the log has evicted
+    /// the next pending publication, this is the conn's position before the loss.
     #[must_use]
     pub fn reached(&self, slot: u32) -> Cursor {
         let subscriptions = self.subscriptions(slot).iter();
@@ -44,7 +45,7 @@ impl Hub {
         reached.unwrap_or_else(|| self.caught_up_position(slot))
     }
 
-    /// Returns the position before the next publication that is pending for a subscription.
+    /// Returns the position before the next publication that a subscription has to receive.
     fn before_owed(&self, subscription: Subscription) -> Option<Sequence> {
         if !self.has_next(subscription) {
             return None;
@@ -55,9 +56,9 @@ impl Hub {
         Some(next.map_or(position, |next| next.sequence().before()))
     }
 
-    /// Cuts the gaps of an answer at the answer's position, and returns the parts to report. If no
-    /// part of a gap is left, the whole gap is stored again, because the conn may continue to wait
-    /// for publications.
+    /// Limits the gaps of an answer to the part up to the answer's position, and returns these
+    /// parts. If no publication is missing in that part, the gap is not reported. It is stored for
+    /// a later answer of the same conn.
     pub fn cut_gaps(
         &mut self,
         slot: u32,
@@ -74,8 +75,8 @@ impl Hub {
         reported
     }
 
-    /// Returns the part of a gap up to a position. Returns `None` if no publication is missing in
-    /// that part.
+    /// Returns the part of a gap up to the position `until`. Returns `None` if no publication is
+    /// missing in that part.
     fn cut(&self, name: &ChannelName, gap: Gap, until: Cursor) -> Option<Gap> {
         if gap.until.sequence <= until.sequence {
             return Some(gap);
@@ -87,8 +88,8 @@ impl Hub {
         if since >= until.sequence {
             return None;
         }
-        // The publications after the cut may be countable even if those before the cut have left
-        // the log.
+        // If the number of missing publications before `until` is unknown, it is computed from the
+        // number after `until`.
         let rest = || self.count_between(name, until.sequence, gap.until.sequence);
         let missed = gap.missed.and_then(|whole| {
             let before = self.count_between(name, since, until.sequence);
@@ -102,7 +103,7 @@ impl Hub {
     }
 
     /// Counts the publications of a channel after the number `after`, up to and including `last`.
-    /// Returns `None` if the log no longer has all of them.
+    /// Returns `None` if the log no longer has all of these publications.
     fn count_between(&self, name: &ChannelName, after: Sequence, last: Sequence) -> Option<u64> {
         let channel = self.named(name)?;
         match channel.tail_after(after) {
@@ -119,9 +120,10 @@ impl Hub {
         all.map(|subscription| subscription.position)
     }
 
-    /// Whether a position is in the older half of the log, or no longer in the log. The conn in the
-    /// slot has received all publications up to this position. If the client kept the position, it
-    /// would soon receive a gap, even if nothing was published on its channels.
+    /// Whether the entries after a position will soon leave the log, or have already left it. This
+    /// is the case if the position is in the older half of the log. The conn in the slot has
+    /// received all publications up to the position. A client that kept such a position would soon
+    /// receive a gap, even if nothing was published on its channels.
     #[must_use]
     pub fn nears_eviction(&self, slot: u32, position: Sequence, now: Now) -> bool {
         if position >= self.head {
@@ -146,25 +148,25 @@ impl Hub {
     }
 }
 
-/// Samples of the head, each with a time. The age of a position is estimated from these samples.
+/// Earlier values of the hub's head, each with a time. They show how old a position is.
 #[derive(Debug)]
 pub(super) struct Samples {
-    /// Pairs of a number and a time. Publications after the number were accepted at this time or
+    /// Pairs of a head and a time. Publications after that head were accepted at that time or
     /// later.
     samples: VecDeque<(Sequence, Now)>,
-    /// The time between two samples.
+    /// The minimum time between two stored heads.
     interval: Duration,
-    /// The time at which the next sample is due.
+    /// The time from which the next head is stored.
     due: Deadline,
 }
 
-/// The maximum number of samples. The interval between samples is long enough that they reach back
-/// to the oldest publication.
+/// The maximum number of stored heads. The time between two of them is so long that all of them
+/// together cover the log's maximum age.
 const SAMPLES_MAX: u32 = 1024;
-/// The maximum time between two samples. The time is longer if `SAMPLES_MAX` samples would
-/// otherwise not cover the log's age.
+/// The usual time between two stored heads. It is shorter if a channel has a short maximum age. It
+/// is longer if the log's maximum age is more than `SAMPLES_MAX` times as long.
 const INTERVAL_MAX: Duration = Duration::from_secs(1);
-/// The number of samples within the shortest age that the log's rules contain.
+/// The number of heads that are stored within the shortest maximum age of any channel.
 const SAMPLES_IN_AN_AGE: u32 = 16;
 
 impl Samples {
@@ -178,7 +180,8 @@ impl Samples {
         }
     }
 
-    /// Adds a sample if one is due: publications after `head` are accepted at `now` or later.
+    /// Stores `head` and the time, if enough time has passed. Publications after `head` are
+    /// accepted at `now` or later.
     pub(super) fn note(&mut self, head: Sequence, now: Now) {
         if now.has_reached(self.due) {
             self.due = now.after(self.interval);
@@ -189,13 +192,14 @@ impl Samples {
         }
     }
 
-    /// Removes the samples after a number, because publications after it are void.
+    /// Removes the heads after the number `kept`. An epoch change has discarded publications after
+    /// it.
     pub(super) fn cut(&mut self, kept: Sequence) {
         while self.samples.pop_back_if(|(head, _)| *head > kept).is_some() {}
     }
 
-    /// Returns a time at which no publication after a position had been accepted. Returns `None` if
-    /// no sample is that old.
+    /// Returns a time before which no publication after a position was accepted. Returns `None` if
+    /// all stored heads are later than the position.
     fn after(&self, position: Sequence) -> Option<Now> {
         let after = self.samples.partition_point(|(head, _)| *head <= position);
         let (_, since) = self.samples.get(after.checked_sub(1)?)?;
@@ -314,7 +318,6 @@ mod tests {
         assert_eq!(hub.reached(1), cursor(3));
     }
 
-    /// Delivers the next publication to the conn in a slot.
     fn give_one(hub: &mut Node, slot: u32) -> Vec<u64> {
         let (kind, compressor) = (FrameKind::Poll(Envelope::Full), &mut Compressor::default());
         let mut planned = Vec::new();
@@ -355,9 +358,9 @@ mod tests {
         assert!(!hub.take_found_loss());
     }
 
-    /// Creates a hub with the publications 1 to 10. Odd numbers are in a channel that conflates,
-    /// and have the same key. Even numbers are in another channel. The conn in slot 3 polls the
-    /// first channel from the beginning.
+    /// Creates a hub with the publications 1 to 10. Publications with odd numbers have one key, and
+    /// their channel conflates. The other publications are in another channel. The conn in slot 3
+    /// polls the first channel from the beginning.
     fn conflating() -> Node {
         let mut config = Config::default();
         config.quota.behind_publications = 2;

@@ -1,10 +1,12 @@
-//! The quota: how far a conn may be behind, and what happens if it is further behind.
+//! The quota: the maximum amount by which a conn may be behind, and what happens if a conn exceeds
+//! it.
 //!
-//! A publication counts until its first byte is written, unless it was in the log when the conn
-//! resumed. The lag of a conn is computed by a subtraction. For a conn that conflates, the lag is a
-//! sum over the publications that are not superseded. The quota does not depend on frames or
-//! sockets. `flush` calls this module when a conn's socket accepts no more bytes. [`super::serve`]
-//! and [`super::conflation`] call it, too.
+//! A publication counts until its first byte is written. If a conn resumes, publications that were
+//! already in the log do not count. The log stores a running total with each entry, so the lag of a
+//! conn is the difference between two totals. For a conn that conflates, the lag is the sum of the
+//! publications that are not superseded. The quota does not depend on frames or sockets. `flush`
+//! calls this module when a conn's socket accepts no more bytes. [`super::serve`] and
+//! [`super::conflation`] call it, too.
 
 use super::member::Subscription;
 use super::{Amount, GapCause, Hub};
@@ -25,9 +27,10 @@ pub enum QuotaOutcome {
 }
 
 impl Hub {
-    /// Returns the amount that counts towards the quota of the conn in a slot. A publication counts
-    /// if no byte of it was written, and if it was not in the log when the conn resumed. If the
-    /// amount is over the quota and the conn conflates, superseded publications do not count.
+    /// Returns the amount that counts towards the quota of the conn in a slot. This is the amount
+    /// of the publications of which no byte was written. Publications that were in the log when the
+    /// conn resumed do not count. A conn that conflates skips superseded publications, so they do
+    /// not count either if the amount would exceed the quota.
     #[must_use]
     pub fn behind(&self, slot: u32) -> Amount {
         let exempt = self.replays.get(&slot).copied().unwrap_or_default();
@@ -66,7 +69,8 @@ impl Hub {
         if behind.exceeds(self.quota) && self.begin_conflation(slot) {
             behind = self.behind(slot);
         }
-        // Superseded publications are skipped now, while the log can still count them.
+        // Superseded publications are skipped first. If the log evicts them, their number is
+        // unknown.
         self.skip_superseded(slot);
         if !behind.exceeds(self.quota) {
             return QuotaOutcome::Within;
@@ -79,11 +83,10 @@ impl Hub {
         QuotaOutcome::Skipped(skipped)
     }
 
-    /// Skips the oldest publications of a conn that is behind by this amount. Returns the number of
-    /// skipped publications.
+    /// Skips the oldest publications of a conn until the conn is within its quota. `behind` is the
+    /// amount that counts towards the quota. Returns the number of skipped publications.
     fn skip_until_within(&mut self, slot: u32, mut behind: Amount, now: Now) -> u64 {
-        // Publications that have left the log are missing, too, and their number is no longer
-        // known.
+        // For publications that have left the log, a gap without a number is recorded.
         self.note_evicted(slot);
         let exempt = self.replays.remove(&slot).unwrap_or_default();
         let mut skipped = 0;
@@ -122,7 +125,8 @@ impl Hub {
             .min_by_key(|(_, next)| next.sequence())
     }
 
-    /// Ends the exemption of the conn in a slot if the conn has received all exempt publications.
+    /// Publications that were in the log when a conn resumed do not count towards its quota. If the
+    /// conn in a slot has received all of them, deletes the record of this exemption.
     pub(super) fn end_replay(&mut self, slot: u32) {
         let Some(until) = self.replays.get(&slot).copied() else {
             return;

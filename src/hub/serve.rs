@@ -1,13 +1,13 @@
 //! Serves conns from the log: finds the entries after a cursor, moves the cursor, and reports
 //! skipped entries as gaps.
 //!
-//! A flush of one conn takes the gaps to report, plans the publications to write ([`Hub::plan`]),
-//! and writes them. Then it moves the cursors past the publications that the socket accepted
-//! ([`Hub::advance`]). Finally it enforces the quota on the remaining publications
-//! ([`Hub::enforce`], in [`super::quota`]). The conn itself keeps the rest of a partly written
-//! frame. While the window of a channel is closed, the conn receives neither publications nor gaps
-//! of that channel. These gaps are reported when the window opens, before the publications that
-//! come after them.
+//! To serve one conn, the worker first takes the gaps to report. It then plans the publications to
+//! write ([`Hub::plan`]), and writes them. Then it moves the cursors past the publications that the
+//! socket accepted ([`Hub::advance`]). Finally it enforces the quota on the publications that are
+//! left ([`Hub::enforce`], in [`super::quota`]). The conn itself keeps the rest of a partly written
+//! frame. While the acknowledgement window of a channel is closed, the conn receives neither
+//! publications nor gaps of that channel. These gaps are reported when the window opens, before the
+//! publications that come after them.
 
 use super::initial::{self, Mark};
 use super::{Channel, ChannelIndex, Gap, GapCause, Hub};
@@ -20,7 +20,7 @@ use crate::id::{ChannelName, Sequence};
 use crate::log::{Amount, Entry};
 use crate::time::Now;
 
-/// One publication that is planned for a conn.
+/// One publication that will be written to a conn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Planned {
     /// The publication's sequence number.
@@ -30,13 +30,13 @@ pub struct Planned {
     pub length: usize,
     /// The kind of the publication's frame.
     pub kind: FrameKind,
-    /// The index of the publication's subscription among the conn's subscriptions.
+    /// The index of the publication's channel among the conn's subscriptions.
     pub subscription: u32,
     /// The place where the hub holds the publication's entry.
     pub held: Held,
 }
 
-/// The place where the hub holds a planned entry until the write is recorded.
+/// The place where the hub holds an entry until the result of its write is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Held {
     /// An index into the entries that were fetched from the log.
@@ -52,54 +52,54 @@ pub enum Held {
 
 const _: () = assert!(size_of::<Planned>() <= 48);
 
-/// The last plan, if only one publication was pending. The next conn usually needs the same plan.
+/// The last plan, if it consisted of one publication. The next conn usually needs the same plan.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LastPlan {
-    /// The conn's position and the number of the channel's newest publication when the plan was
-    /// made.
+    /// The position of the conn for which the plan was made.
     position: Sequence,
     last: Sequence,
     now: Now,
     step: Planned,
 }
 
-/// The place from which a plan takes a channel's next publication.
+/// The next publication of one channel, and where the hub finds it. A plan has one source for each
+/// channel.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Source {
     /// The number of the next publication; [`END`] if there is none.
     next: Sequence,
     held: Held,
-    /// The index after the last entry that was fetched for this source.
+    /// The end of this channel's entries among the entries that were fetched from the log.
     fetched_end: u32,
     channel: ChannelIndex,
-    /// The index of the conn's subscription.
+    /// The index of the channel among the conn's subscriptions.
     subscription: u32,
-    /// The room that is left in the subscription's window.
+    /// The number of publications that the acknowledgement window still allows.
     room: WindowRoom,
 }
 
-/// A plan under construction.
+/// The list of publications to write to one conn, while the list is being made.
 #[derive(Debug)]
 struct Plan<'a> {
     kind: FrameKind,
     now: Now,
     /// Whether the conn skips superseded publications.
     conflates: bool,
-    /// The maximum size of the plan in bytes, and its size so far.
+    /// The maximum number of bytes to write, and the number of bytes planned so far.
     budget: usize,
     bytes: usize,
-    /// Whether the plan is complete. The remaining publications are left for a later plan.
+    /// Whether nothing more is added. Further publications are left for a later plan.
     is_full: bool,
     compressor: &'a mut Compressor,
     planned: &'a mut Vec<Planned>,
 }
 
 impl Plan<'_> {
-    /// Adds the current entry of a source, if the plan has room for it. Returns whether the next
-    /// entry of the source may be added.
+    /// Adds one entry of a channel, if the plan has room for it. Returns whether the channel's next
+    /// entry may be added.
     fn add(&mut self, entry: &mut Served, source: &mut Source, marks: &[Mark]) -> bool {
-        // The gap that reports superseded publications must be sent before the publication after
-        // it, so the plan ends here.
+        // A conn that conflates skips a superseded entry and receives a gap for it. The gap must be
+        // sent before the next publication, so the plan ends here.
         let is_after_gap = self.conflates && entry.is_superseded && !self.planned.is_empty();
         self.is_full |= is_after_gap || self.planned.len() >= GATHER_SLICES_MAX;
         if self.is_full {
@@ -126,7 +126,8 @@ impl Plan<'_> {
             subscription: source.subscription,
             held: source.held,
         });
-        // An expired publication is skipped and uses no room in a window.
+        // An expired publication is not sent, so it does not count towards an acknowledgement
+        // window.
         if !has_expired {
             source.room = source.room.after(source.next);
         }
@@ -138,8 +139,8 @@ impl Plan<'_> {
     }
 }
 
-/// Returns the index of the source with the smallest next number, and the smallest next number of
-/// all other sources.
+/// Returns the index of the source with the smallest next number. Also returns the smallest next
+/// number of the other sources.
 fn next_run(sources: &[Source]) -> Option<(usize, Sequence)> {
     let (mut first, mut second) = ((usize::MAX, END), END);
     for (index, source) in sources.iter().enumerate() {
@@ -152,22 +153,24 @@ fn next_run(sources: &[Source]) -> Option<(usize, Sequence)> {
     (first.1 != END).then_some((first.0, second))
 }
 
-/// The result of a write.
+/// The result of recording a write.
 #[derive(Debug, Default)]
 pub struct Advanced {
-    /// The number of publications that were written to the last byte.
+    /// The number of publications that were written completely.
     pub delivered: u64,
-    /// The publication that was written only in part, and the number of bytes that were written.
+    /// The publication that was written only in part, and how many of its bytes were written.
     pub begun: Option<(Encoded, usize)>,
 }
 
 impl Hub {
-    /// Plans the publications that the conn in a slot receives next, in sequence order. The plan
-    /// has at most `budget` bytes and [`GATHER_SLICES_MAX`] publications, but at least one
-    /// publication if any is pending. Frames that do not exist yet are encoded. If the log has
-    /// evicted pending entries after the conn's gaps were taken, the plan ends before these
-    /// entries. [`Self::take_found_loss`] then returns true. The reason is that a loss must be
-    /// reported before any later id is sent.
+    /// Decides which publications the conn in a slot receives next, in sequence order, and stores
+    /// them in `planned`. They have at most `budget` bytes, and there are at most
+    /// [`GATHER_SLICES_MAX`]. If any publication is pending, there is at least one. Frames that do
+    /// not exist yet are encoded.
+    ///
+    /// A loss must be reported before any later publication is sent. If the log has evicted entries
+    /// that the conn still needs, the list ends before these entries, and [`Self::take_found_loss`]
+    /// returns true.
     pub fn plan(
         &mut self,
         slot: u32,
@@ -213,7 +216,7 @@ impl Hub {
         self.merge = sources;
     }
 
-    /// Plans for a conn with one subscription.
+    /// Plans the publications of a conn that has only one subscription.
     fn plan_one(&mut self, slot: u32, only: Subscription, plan: &mut Plan<'_>) {
         self.fetch_max = GATHER_SLICES_MAX;
         let mut source = self.source(slot, 0, only);
@@ -226,13 +229,13 @@ impl Hub {
         }
     }
 
-    /// Whether the publications that the conn in a slot receives depend only on the conn's
-    /// position.
+    /// Whether the conn in a slot has no acknowledgement window and no initial publications. If so,
+    /// its plan depends only on its position.
     fn is_plain(&self, slot: u32) -> bool {
         self.windows.of(slot).is_empty() && self.initial.of(slot).is_empty()
     }
 
-    /// Returns the only step of the last plan, if a subscription needs the same step.
+    /// Returns the publication of the last plan, if that plan also fits this subscription.
     fn last_plan_for(&self, only: Subscription, kind: FrameKind, now: Now) -> Option<Planned> {
         let plan = self.last_plan.as_ref()?;
         let Held::Tail { channel, .. } = plan.step.held else {
@@ -247,8 +250,8 @@ impl Hub {
         is_same.then_some(plan.step)
     }
 
-    /// Returns the plan for reuse, if its only publication is the channel's newest and is in a
-    /// tail.
+    /// Returns the plan in the form that is stored for the next conn. Returns `None` unless its
+    /// only publication is the channel's newest one and the hub holds it in a tail.
     fn to_repeat(&self, only: Subscription, plan: &Plan<'_>) -> Option<LastPlan> {
         let [step] = *plan.planned.as_slice() else {
             return None;
@@ -264,7 +267,7 @@ impl Hub {
         })
     }
 
-    /// Adds the entries of a source whose numbers are below `until` to a plan.
+    /// Adds the next entries of a source to a plan, up to the number before `until`.
     fn plan_run(&mut self, slot: u32, source: &mut Source, until: Sequence, plan: &mut Plan<'_>) {
         let Self {
             channels,
@@ -294,7 +297,7 @@ impl Hub {
                 source.next = END;
             }
             Held::Fetched(index) => {
-                // The entries from `fetched_end` on were fetched for another source.
+                // Entries from `fetched_end` on belong to another channel.
                 let entries = fetched.iter_mut().skip(index as usize);
                 for (index, entry) in (index..source.fetched_end).zip(entries) {
                     source.held = Held::Fetched(index);
@@ -308,12 +311,12 @@ impl Hub {
         }
     }
 
-    /// Lists the sources for the conn in a slot. Leaves out channels whose window is closed.
+    /// Lists a source for each channel of the conn in a slot. Leaves out channels whose
+    /// acknowledgement window is closed.
     fn find_sources(&mut self, slot: u32, sources: &mut Vec<Source>) {
         sources.clear();
         let count = self.subscriptions(slot).len();
-        // The plan is shared by several channels, so only a few entries of each channel are
-        // fetched.
+        // All channels share one plan, so only a few entries of each channel are fetched.
         self.fetch_max = (GATHER_SLICES_MAX / count.max(1)).max(1);
         for index in 0..count {
             if let Some(subscription) = self.subscriptions(slot).get(index).copied() {
@@ -322,7 +325,8 @@ impl Hub {
         }
     }
 
-    /// Returns the source of a subscription. Returns `None` if the subscription's window is closed.
+    /// Returns the source for a subscription's channel. Returns `None` if the acknowledgement
+    /// window of the subscription is closed.
     fn source(&mut self, slot: u32, index: usize, subscription: Subscription) -> Option<Source> {
         let window = window::find(self.windows.of(slot), subscription.channel);
         let room = window.map_or(WindowRoom::ENDLESS, ConnWindow::room);
@@ -337,8 +341,8 @@ impl Hub {
         (!room.is_over()).then(|| self.source_after(start))
     }
 
-    /// Returns the source of the entries after a source's number: the tail if it contains all these
-    /// entries, or else the log.
+    /// Returns a source that continues after `source.next`. Its entries are in the channel's tail
+    /// if the tail has all of them, and otherwise in the log.
     fn source_after(&mut self, source: Source) -> Source {
         let end = Source {
             next: END,
@@ -367,8 +371,8 @@ impl Hub {
         })
     }
 
-    /// Fetches the entries after a source's number from the log. Returns `None` if some of these
-    /// entries have left the log.
+    /// Fetches the entries after `source.next` from the log. Returns `None` if the log has evicted
+    /// some of these entries.
     fn fetch_after(&mut self, source: Source) -> Option<Source> {
         let key = self.channel(source.channel)?.key;
         let (index, entries) = (self.fetched.len(), &mut self.fetched);
@@ -384,8 +388,8 @@ impl Hub {
         })
     }
 
-    /// Returns whether a plan has found that the log has evicted entries that were pending for its
-    /// conn, and clears this flag. The gap is created when the conn is served again.
+    /// Returns whether the last plan ended early because the log has evicted the next entries.
+    /// Clears this flag. The gap is created when the conn is served again.
     pub fn take_found_loss(&mut self) -> bool {
         std::mem::take(&mut self.has_found_loss)
     }
@@ -400,7 +404,7 @@ impl Hub {
         }
     }
 
-    /// Returns the wire bytes of a planned publication.
+    /// Returns the bytes of a planned publication's frame.
     #[must_use]
     pub fn frame(&self, step: &Planned) -> &[u8] {
         let frames = self.held(step).and_then(|held| held.frames.as_ref());
@@ -408,7 +412,8 @@ impl Hub {
         wire.unwrap_or_default()
     }
 
-    /// Returns a planned publication in the form in which a conn holds it until it is written.
+    /// Returns a reference to the encoded frame of a planned publication. With it, a conn keeps the
+    /// frame in memory until the frame is written.
     #[must_use]
     pub fn encoded(&self, step: &Planned) -> Option<Encoded> {
         self.held(step)?.encoded(step.kind)
@@ -470,7 +475,7 @@ impl Hub {
         })
     }
 
-    /// Whether a publication or a gap is pending for a subscription.
+    /// Whether a subscription still has to receive a publication or a gap.
     pub(super) fn is_owed(&self, slot: u32, subscription: Subscription) -> bool {
         self.has_next(subscription) || self.gaps.contains_key(&(slot, subscription.channel))
     }
@@ -481,8 +486,9 @@ impl Hub {
         channel.is_some_and(|channel| subscription.position < channel.last)
     }
 
-    /// Returns the number up to which pending entries are lost: they have left the log and are not
-    /// in the channel's tail.
+    /// Returns the number of the last entry that the subscription has lost, or `None` if it has
+    /// lost none. An entry is lost if it was not delivered, has left the log, and is not in the
+    /// channel's tail.
     fn loss_before_next(&self, subscription: Subscription) -> Option<Sequence> {
         let position = subscription.position;
         let channel = self.channel(subscription.channel)?;
@@ -495,16 +501,15 @@ impl Hub {
         (position < evicted).then_some(evicted)
     }
 
-    /// Whether the log has evicted entries that are pending for the conn in a slot and that no gap
-    /// covers yet.
+    /// Whether the conn in a slot has lost entries for which no gap was created yet.
     #[must_use]
     pub fn has_loss(&self, slot: u32) -> bool {
         let mut subscriptions = self.subscriptions(slot).iter();
         subscriptions.any(|subscription| self.loss_before_next(*subscription).is_some())
     }
 
-    /// Whether the conn in a slot has resumed at a position that this worker has not reached yet,
-    /// because another worker was ahead.
+    /// Whether the conn in a slot has a position beyond this worker's head. Such a conn received
+    /// the position from another worker, which had already accepted more publications.
     #[must_use]
     pub fn is_ahead(&self, slot: u32) -> bool {
         let mut subscriptions = self.subscriptions(slot).iter();
@@ -545,7 +550,8 @@ impl Hub {
         }
     }
 
-    /// Moves a cursor without delivering the entries in between, and records the gap.
+    /// Moves a cursor to the number `until` without delivering the entries in between. Records a
+    /// gap, unless `missed` is zero.
     pub(super) fn skip(
         &mut self,
         slot: u32,
@@ -584,8 +590,8 @@ impl Hub {
         gap.missed = gap.missed.zip(missed).map(|(a, b)| a + b);
     }
 
-    /// Returns the number of a channel's first entry after a position, and the total before that
-    /// entry.
+    /// Returns the number of a channel's first entry after a position. Also returns the channel's
+    /// running total before that entry.
     pub(super) fn before_next(
         &self,
         channel: &Channel,
@@ -600,8 +606,8 @@ impl Hub {
             return held;
         }
         let next = self.log.next_after(channel.key, position, self.horizon());
-        // The log may have evicted entries that are still in the tail. If the log is in a newer
-        // epoch, an empty answer does not mean that it has evicted the entries.
+        // The tail may have entries that the log has evicted. If the log is in a newer epoch, its
+        // answer may be empty although it has entries.
         let held = held.filter(|_| next.is_some() || self.is_in_newest_epoch());
         next.into_iter().chain(held).min_by_key(|(next, _)| *next)
     }
@@ -620,7 +626,7 @@ impl Hub {
         let mut next = Vec::with_capacity(1);
         self.log
             .fetch(channel.key, position, self.horizon(), 1, &mut next);
-        // If the log is in a newer epoch, it does not find the entries before the tail.
+        // If the log is in a newer epoch, its answer may be empty although it has entries.
         let held = held.filter(|_| !next.is_empty() || self.is_in_newest_epoch());
         next.into_iter().chain(held).min_by_key(Entry::sequence)
     }
@@ -637,5 +643,5 @@ impl Hub {
     }
 }
 
-/// A number larger than all others. It marks a source without further entries.
+/// A number larger than all others. It means that a source has no further entries.
 const END: Sequence = Sequence(u64::MAX);

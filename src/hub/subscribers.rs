@@ -1,10 +1,10 @@
 //! The subscribers of one channel, and the walk that visits each of them after a publication.
 //!
-//! A walk is a cursor over the list. It may pause between two turns at any place. A place is an
-//! index in the list. Subscribers may join and leave, and publications may arrive, while a walk is
-//! in progress. No subscriber is then left out, and no subscriber is visited without need. This
-//! module uses only slots and places. It is independent of positions in the log, quotas and
-//! sockets.
+//! A *place* is an index in the list of subscribers. A walk goes through the list from the first
+//! place to the last. It may pause at any place. Meanwhile subscribers may join and leave, and
+//! publications may arrive. Each subscriber at the time of a publication is visited after it. A
+//! subscriber that joins later is not visited. This module does not depend on positions in the log,
+//! quotas or sockets.
 //!
 //! Three marks divide the list into four sections, `again <= next <= end <= len`:
 //!
@@ -31,12 +31,12 @@ pub enum Subscribers {
 
 const _: () = assert!(size_of::<Subscribers>() == 16);
 
-/// The only subscriber of a channel.
+/// The slot of a channel's only subscriber, and its state.
 #[derive(Clone, Copy, Debug)]
 pub struct One {
     slot: u32,
-    /// The number of marks that are after the subscriber: none, only `end`, both `next` and `end`,
-    /// or all three.
+    /// How many of the three marks are after the subscriber: 0, 1 (`end`), 2 (`next` and `end`) or
+    /// 3.
     marks: u8,
 }
 
@@ -47,26 +47,27 @@ pub struct Many {
     marks: Marks,
 }
 
-/// The ends of the sections of the list.
+/// The ends of the first three sections of the list. Each end is an index in the list.
 #[derive(Clone, Copy, Debug, Default)]
 struct Marks {
-    /// The place before which subscribers are visited again in the next pass.
+    /// Subscribers before this index are visited again in the next pass.
     again: u32,
-    /// The next place to visit in this pass.
+    /// The index of the next subscriber to visit.
     next: u32,
-    /// The place before which this pass ends.
+    /// The current pass ends before this index.
     end: u32,
 }
 
-/// The result of one step of a walk.
+/// The result of [`Subscribers::step`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Step {
     /// No subscriber is left to visit.
     Done,
-    /// The pass is over and another one begins, because publications arrived during the pass.
+    /// One pass over the subscribers is over. Another pass begins, because publications arrived
+    /// during it.
     NextPass,
-    /// Visit this slot.
+    /// The conn in this slot is the next subscriber to visit.
     Visit(u32),
 }
 
@@ -99,19 +100,21 @@ impl Subscribers {
         self.slots().is_empty()
     }
 
-    /// Whether a subscriber is still to be visited.
+    /// Whether a subscriber is still to be visited because of a publication.
     #[must_use]
     pub fn is_walking(&self) -> bool {
         self.marks().are_walking()
     }
 
-    /// Whether subscribers that were already visited have to be visited again.
+    /// Whether some subscribers have to be visited a second time, because a publication arrived
+    /// after their visit.
     #[must_use]
     pub fn has_second_pass(&self) -> bool {
         self.marks().again > 0
     }
 
-    /// Adds a slot and returns its place. The slot is not visited for earlier publications.
+    /// Adds a subscriber and returns its index in the list. It is not visited for earlier
+    /// publications.
     pub fn push(&mut self, slot: u32) -> u32 {
         let place = self.len();
         match self {
@@ -127,8 +130,8 @@ impl Subscribers {
         place
     }
 
-    /// Removes the slot at a place. Calls `moved` for each slot that moves, with the slot's new
-    /// place.
+    /// Removes the subscriber at an index. Other subscribers may move to fill the gap in the list.
+    /// For each of them, calls `moved` with its slot and its new index.
     pub fn remove(&mut self, place: u32, moved: impl FnMut(u32, u32)) {
         debug_assert!(place < self.len());
         match self {
@@ -143,14 +146,14 @@ impl Subscribers {
         }
     }
 
-    /// Marks all subscribers as behind. Returns true if this begins a walk. Returns false if a walk
-    /// is already in progress; that walk continues.
+    /// Marks all subscribers as behind. Returns true if no visits were in progress. Otherwise the
+    /// visits in progress continue.
     pub fn mark_behind(&mut self) -> bool {
         let len = self.len();
         self.change_marks(|marks| marks.mark_behind(len))
     }
 
-    /// Takes the next step of the walk.
+    /// Returns the next subscriber to visit, or that a pass is over.
     pub fn step(&mut self) -> Step {
         let place = match self.change_marks(Marks::step) {
             Ok(place) => place,
@@ -179,7 +182,8 @@ impl Subscribers {
 
 impl Many {
     fn remove(&mut self, place: u32, mut moved: impl FnMut(u32, u32)) {
-        // The hole is closed section by section, so that each slot stays in its section.
+        // In each section, the last slot fills the vacant place. The vacant place then moves to the
+        // next section, and finally to the end of the list.
         let mut hole = place;
         let Marks { again, next, end } = &mut self.marks;
         for mark in [again, next, end] {
@@ -198,7 +202,7 @@ impl Many {
 }
 
 impl Marks {
-    /// Returns the marks of a list of one slot.
+    /// Converts the state of an only subscriber to the marks of a list with one entry.
     fn of_one(passed: u8) -> Self {
         Self {
             again: u32::from(passed > 2),
@@ -207,7 +211,7 @@ impl Marks {
         }
     }
 
-    /// Returns the number of marks that are after the only slot of a list.
+    /// Converts the marks of a list with one entry to the state of an only subscriber.
     fn as_one(self) -> u8 {
         [self.again, self.next, self.end]
             .map(|mark| u8::from(mark > 0))
@@ -229,7 +233,8 @@ impl Marks {
         begins && self.end > 0
     }
 
-    /// Advances the walk, and returns the place to visit.
+    /// Returns the index of the next subscriber to visit. Otherwise returns that a pass or all
+    /// visits are over.
     fn step(&mut self) -> Result<u32, Step> {
         if self.next < self.end {
             self.next += 1;
@@ -244,7 +249,8 @@ impl Marks {
     }
 }
 
-/// Moves the slot at `from` into the hole and returns the new hole.
+/// Moves the slot at the index `from` to the vacant index `hole`. Returns the index that is now
+/// vacant.
 fn fill(slots: &mut [u32], hole: u32, from: u32, moved: &mut impl FnMut(u32, u32)) -> u32 {
     if hole != from
         && let Some(slot) = slots.get(from as usize).copied()
@@ -300,7 +306,7 @@ mod tests {
     }
 
     proptest! {
-        /// The model is the set of slots that must be visited because of the last publication.
+        /// Compares `Subscribers` with a set of the slots that are still to be visited.
         #[test]
         fn each_subscriber_that_is_owed_a_visit_gets_exactly_one(
             acts in proptest::collection::vec((0u8..10, any::<prop::sample::Index>()), 1..400)

@@ -1,8 +1,9 @@
 //! The newest entries of a channel, which the hub holds while it delivers them to the subscribers.
 //!
-//! A tail is a copy of the end of the channel's deque in the log. It may be dropped at any time;
-//! the log is then queried instead. With a tail, a walk needs no locks. Entries that a walk has yet
-//! to deliver stay in the tail after their eviction from the log.
+//! A tail is a copy of the newest part of the channel's entries in the log. The hub may drop a tail
+//! at any time, and then reads the log instead. While the hub visits a channel's subscribers, it
+//! reads the tail and needs no lock. The tail keeps entries that are still to be delivered, even if
+//! the log evicts them.
 
 use std::collections::VecDeque;
 use std::ops::Deref;
@@ -12,20 +13,21 @@ use crate::frame::{Compressor, Encoded, FrameKind, Frames};
 use crate::id::Sequence;
 use crate::log::{Amount, Entry};
 
-/// An entry of the log, in the form in which a worker holds it for writing.
+/// An entry of the log with its encodings, as a worker holds it for writing.
 #[derive(Debug)]
 pub struct Served {
     /// The entry.
     pub entry: Entry,
-    /// The entry's encodings, if the worker has needed one of them. They stay here even if the log
-    /// drops its reference to them.
+    /// The entry's encodings, if the worker has needed one of them. They stay in memory here even
+    /// if the log drops its reference to them.
     pub frames: Option<Arc<Frames>>,
 }
 
 const _: () = assert!(size_of::<Served>() <= 48);
 
 impl Served {
-    /// Returns the length of the entry's frame for a kind of conn. Encodes the frame if necessary.
+    /// Returns the length of the frame that carries the entry in the encoding `kind`. Encodes the
+    /// frame if necessary.
     pub fn encode(&mut self, kind: FrameKind, compressor: &mut Compressor) -> Option<usize> {
         let Self { entry, frames } = self;
         let publication = &entry.publication;
@@ -34,7 +36,8 @@ impl Served {
         Some(frame.wire(kind).len())
     }
 
-    /// Returns the publication in the form in which a conn holds it, if it has been encoded.
+    /// Returns a reference to the encoded frame, with which a conn keeps the frame in memory.
+    /// Returns `None` if the entry has no encodings.
     #[must_use]
     pub fn encoded(&self, kind: FrameKind) -> Option<Encoded> {
         let frames = Arc::clone(self.frames.as_ref()?);
@@ -64,9 +67,8 @@ impl Deref for Served {
 #[derive(Debug, Default)]
 pub struct Tail {
     entries: VecDeque<Served>,
-    /// The total of the entries that are not superseded.
+    /// The total size and number of the entries that no newer entry supersedes.
     newest: Amount,
-    /// The bytes of the publications.
     bytes: u64,
 }
 
@@ -78,7 +80,7 @@ impl Tail {
         first.is_some_and(|first| first.previous <= position)
     }
 
-    /// Returns the position before the tail's first entry.
+    /// Returns the number of the channel's entry before the tail's first entry.
     #[must_use]
     pub fn begin(&self) -> Option<Sequence> {
         Some(self.entries.front()?.previous)
@@ -101,8 +103,8 @@ impl Tail {
         self.entries.get(index)
     }
 
-    /// Counts the entries after the number `after`, up to and including `last`. The tail must cover
-    /// `after`.
+    /// Counts the entries after the number `after`, up to and including `last`. The tail must have
+    /// all of the channel's entries after `after`.
     #[must_use]
     pub fn count_between(&self, after: Sequence, last: Sequence) -> u64 {
         let index = |position| {
@@ -119,7 +121,7 @@ impl Tail {
         self.entries.get(self.index(sequence, ordinal)?)
     }
 
-    /// Iterates over the entries from this number on, so that their encodings can be stored.
+    /// Iterates over the entries from this number on. The caller can store encodings in them.
     pub fn range_mut(
         &mut self,
         sequence: Sequence,
@@ -131,7 +133,8 @@ impl Tail {
             .range_mut(index.unwrap_or(self.entries.len())..)
     }
 
-    /// Returns the total of the entries that are not superseded, after a position.
+    /// Returns the total size and number of the entries after a position that no newer entry
+    /// supersedes.
     #[must_use]
     pub fn newest_after(&self, position: Sequence) -> Amount {
         let newest = self.from(position).filter(|entry| !entry.is_superseded);
@@ -139,8 +142,8 @@ impl Tail {
         amounts.fold(Amount::default(), Amount::plus)
     }
 
-    /// Finds the consecutive superseded entries that come next after a position. Returns the number
-    /// of the last of these entries, and their count.
+    /// Finds the superseded entries directly after a position, up to the first entry that is not
+    /// superseded. Returns the number of the last one, and how many there are.
     #[must_use]
     pub fn superseded_run(&self, position: Sequence) -> Option<(Sequence, u64)> {
         let run = self.from(position).take_while(|entry| entry.is_superseded);
@@ -150,8 +153,9 @@ impl Tail {
         Some((last, count))
     }
 
-    /// Marks the entry that a newer entry supersedes, in a channel that conflates. The log marks
-    /// only its own entry, and the tail has a copy.
+    /// If a newer entry has the same key as an entry of the tail, marks the older one as
+    /// superseded. The tail has its own copy of the mark, because the log changes only its own
+    /// entry.
     pub fn supersede(&mut self, newer: &Entry) {
         let Some(key) = newer.publication.key() else {
             return;
@@ -183,8 +187,8 @@ impl Tail {
         self.entries.iter()
     }
 
-    /// Adds the channel's newest entry. If entries between the tail's last entry and the new entry
-    /// are missing, the older entries are dropped.
+    /// Adds the channel's newest entry. If entries are missing between it and the tail's last
+    /// entry, drops all older entries first.
     pub fn push(&mut self, entry: Entry) {
         // Entries are missing if the channel was removed and created again, or if it had too many
         // older entries to be held.
@@ -199,9 +203,9 @@ impl Tail {
         self.entries.push_back(entry.into());
     }
 
-    /// Drops the oldest entries before the floor, for which all subscribers were visited. Keeps as
-    /// many of these entries as the quota allows. A conn that was further behind at its visit reads
-    /// the dropped entries from the log, or does not receive them.
+    /// Drops the oldest entries for which all subscribers were visited, which are those before
+    /// `floor`. Keeps as many of these entries as the quota allows. A conn that needs a dropped
+    /// entry reads it from the log. If the log has evicted the entry, the conn receives a gap.
     pub fn forget(&mut self, total: Amount, quota: Amount, floor: Amount) {
         let since = total.minus(floor);
         while let Some(first) = self.entries.front()
@@ -216,10 +220,11 @@ impl Tail {
         }
     }
 
-    /// Drops the entries after a number, because they are void. They then no longer supersede other
-    /// entries. Returns the number of the channel's last publication before the void entries, and
-    /// the total up to that publication. Returns `None` if no entry is void, or if that publication
-    /// is not known.
+    /// Drops the entries after the number `kept`, which an epoch change has discarded. Entries that
+    /// only discarded entries superseded are no longer superseded. Returns the number of the
+    /// channel's last publication before the discarded entries, and the total up to that
+    /// publication. Returns `None` if no entry is discarded, or if the tail does not know that
+    /// number.
     pub fn cut(&mut self, kept: Sequence, conflates: bool) -> Option<(Sequence, Amount)> {
         let all = std::mem::take(&mut self.entries);
         self.clear();
@@ -236,7 +241,7 @@ impl Tail {
         None
     }
 
-    /// Adds an amount to the total before each entry.
+    /// Adds the amount `void` to the running total of each entry.
     pub fn add_before(&mut self, void: Amount) {
         for served in &mut self.entries {
             served.entry.before = served.entry.before.plus(void);
@@ -251,8 +256,8 @@ impl Tail {
         self.entries.shrink_to(ROOM_KEPT);
     }
 
-    /// Returns the index of an entry. The index is computed from the ordinal. If the epoch has
-    /// changed, void entries may have used some ordinals, so the entry may have to be searched for.
+    /// Returns the index of an entry in the tail. `ordinal` gives the index directly, unless an
+    /// epoch change has discarded entries. Then the entry is searched for by its number.
     fn index(&self, sequence: Sequence, ordinal: u64) -> Option<usize> {
         let is_it = |index: &usize| {
             let entry = self.entries.get(*index);
@@ -272,8 +277,8 @@ impl Tail {
     }
 }
 
-/// The number of entries above which a tail drops entries that the walk no longer needs. Many of
-/// these entries may be superseded.
+/// If a tail has more entries than this, it drops entries for which all subscribers were visited.
+/// The quota alone does not limit their number, because superseded entries do not count.
 const ENTRIES_MAX: usize = 4096;
 /// The capacity that an empty tail keeps, in entries.
 const ROOM_KEPT: usize = 4;

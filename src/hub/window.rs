@@ -22,8 +22,8 @@ use super::{Hub, Map};
 use crate::effect::Window;
 use crate::id::{ChannelName, Cursor, Sequence};
 
-/// The capacity that an empty window keeps, in ids. Without it, a client that acknowledges ids one
-/// by one would cause an allocation for each id.
+/// The capacity that an empty window keeps, in ids. Without this reserve, a client that
+/// acknowledges each id separately would cause an allocation for each id.
 const ROOM_KEPT: usize = 8;
 
 /// The result of an acknowledgement.
@@ -41,7 +41,7 @@ pub enum Acknowledged {
     NoWindow,
     /// The acknowledgement has opened a closed window.
     Opened,
-    /// The acknowledgement was accepted or repeated an earlier one, and no window was opened.
+    /// The acknowledgement was accepted, but did not open a window. It may repeat an earlier one.
     Taken,
 }
 
@@ -54,8 +54,8 @@ pub(super) struct Windows(Map<u32, Vec<ConnWindow>>);
 pub(super) struct ConnWindow {
     channel: ChannelIndex,
     window: Window,
-    /// The ids that were delivered but not acknowledged, in order. Their number never exceeds the
-    /// limit of the window.
+    /// Ids that the client has received but not acknowledged, in order. There are never more ids
+    /// than the window allows.
     ids: VecDeque<Sequence>,
     /// All ids up to this number are acknowledged, whether they were delivered or not. The numbers
     /// in `ids` are larger.
@@ -64,16 +64,16 @@ pub(super) struct ConnWindow {
 
 const _: () = assert!(size_of::<ConnWindow>() <= 48);
 
-/// The number of further publications that a subscription may receive.
+/// The number of publications that a subscription may receive before its client acknowledges more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct WindowRoom {
     publications: u32,
-    /// Publications up to this number take no room.
+    /// The client has acknowledged publications up to this number in advance, so they do not count.
     acknowledged: Sequence,
 }
 
 impl WindowRoom {
-    /// The room of a subscription without a window.
+    /// The value for a subscription without a window: no limit.
     pub(super) const ENDLESS: Self = Self {
         publications: u32::MAX,
         acknowledged: Sequence(u64::MAX),
@@ -83,7 +83,7 @@ impl WindowRoom {
         self.publications == 0
     }
 
-    /// Returns the room that is left after a publication.
+    /// Returns what is left after the delivery of a publication.
     pub(super) fn after(self, sequence: Sequence) -> Self {
         let taken = u32::from(sequence > self.acknowledged);
         Self {
@@ -94,7 +94,7 @@ impl WindowRoom {
 }
 
 impl ConnWindow {
-    /// Returns the room that is left in the window.
+    /// Returns the number of publications that may be delivered now.
     pub(super) fn room(&self) -> WindowRoom {
         let given = u32::try_from(self.ids.len()).unwrap_or(u32::MAX);
         WindowRoom {
@@ -107,7 +107,7 @@ impl ConnWindow {
         self.room().is_over()
     }
 
-    /// Records the delivery of a publication.
+    /// Records that a publication was delivered to the client.
     pub(super) fn note(&mut self, sequence: Sequence) {
         if sequence <= self.acknowledged {
             return;
@@ -138,7 +138,7 @@ impl Windows {
         self.0.get(&slot).map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// Returns the windows of the conn in a slot, so that deliveries can be recorded.
+    /// Returns the windows of the conn in a slot. The caller can record deliveries in them.
     pub(super) fn of_mut(&mut self, slot: u32) -> &mut [ConnWindow] {
         if self.0.is_empty() {
             return &mut [];
@@ -160,8 +160,9 @@ impl Windows {
         }
     }
 
-    /// Removes the ids after a number, because their publications are void. Void publications need
-    /// no acknowledgement, and earlier acknowledgements of them no longer count.
+    /// Removes the ids after the number `kept`. An epoch change has discarded their publications,
+    /// so the client need not acknowledge them. Earlier acknowledgements of these publications are
+    /// ignored.
     pub(super) fn cut(&mut self, kept: Sequence) {
         for given in self.0.values_mut().flatten() {
             while given.ids.pop_back_if(|id| *id > kept).is_some() {}
@@ -190,13 +191,14 @@ pub(super) fn find(all: &[ConnWindow], channel: ChannelIndex) -> Option<&ConnWin
     all.get(place.ok()?)
 }
 
-/// Returns the window of a channel, so that deliveries can be recorded.
+/// Returns the window of a channel, among the windows of one conn. The caller can record
+/// deliveries.
 pub(super) fn find_mut(all: &mut [ConnWindow], channel: ChannelIndex) -> Option<&mut ConnWindow> {
     let place = all.binary_search_by_key(&channel, |given| given.channel);
     all.get_mut(place.ok()?)
 }
 
-/// Whether the window of a channel is closed. `all` has the windows of one conn.
+/// Whether a channel has a window that is closed. `all` are the windows of one conn.
 pub(super) fn is_closed(all: &[ConnWindow], channel: ChannelIndex) -> bool {
     find(all, channel).is_some_and(ConnWindow::is_closed)
 }
@@ -241,8 +243,7 @@ impl Hub {
         }
     }
 
-    /// Whether a closed window holds back a publication or a gap of the conn in a slot. If so, the
-    /// conn has pending items, although they cannot be written.
+    /// Whether a closed window holds back a publication or a gap of the conn in a slot.
     #[must_use]
     pub fn is_held_back(&self, slot: u32) -> bool {
         let windows = self.windows.of(slot);
@@ -335,8 +336,8 @@ mod tests {
         }
     }
 
-    /// Sends publications to the conn, as a flush does, until nothing more can be written. Returns
-    /// the gaps and publications that the conn receives.
+    /// Sends publications to the conn until nothing more can be sent. Returns the gaps and
+    /// publications that the conn receives.
     fn serve(hub: &mut Node) -> (Vec<Gap>, Vec<u64>) {
         let (mut gaps, mut given, mut planned) = (Vec::new(), Vec::new(), Vec::new());
         let kind = FrameKind::WebSocket(Envelope::Full);
@@ -369,7 +370,7 @@ mod tests {
         assert_eq!(acknowledge(&mut hub, 2), Acknowledged::Opened);
         assert!(hub.is_behind(0));
         assert_eq!(serve(&mut hub).1, [4]);
-        // An id of another channel is a position in this channel, too.
+        // An id of another channel is also a position in this channel.
         assert_eq!(acknowledge(&mut hub, 7), Acknowledged::Opened);
         assert_eq!(serve(&mut hub).1, [6]);
         assert!(!hub.is_held_back(0));

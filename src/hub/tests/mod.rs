@@ -60,7 +60,7 @@ fn namespace(pattern: &str) -> Namespace {
     }
 }
 
-/// Writes at most `bytes` bytes to the conn, in one write that the socket accepts completely.
+/// Plans at most `bytes` bytes for the conn, and records that the socket accepted all of them.
 fn give(hub: &mut Node, slot: u32, bytes: usize, now: Now) -> Vec<u64> {
     let mut planned = Vec::new();
     hub.plan(
@@ -80,7 +80,7 @@ fn give(hub: &mut Node, slot: u32, bytes: usize, now: Now) -> Vec<u64> {
         .collect()
 }
 
-/// Ends all walks as if all sockets were full.
+/// Visits all subscribers without serving them, as if all sockets were full.
 fn end_walks(hub: &mut Node) {
     while hub.visit() != Visit::Done {}
     hub.release_walked();
@@ -97,7 +97,7 @@ fn give_all(hub: &mut Node, slot: u32) -> Vec<u64> {
     }
 }
 
-/// Returns the publications that are planned for a conn, and where each of them is held.
+/// Returns each planned publication's number, whether it is in a tail, and its frame.
 fn plan_of(hub: &mut Node, slot: u32, kind: FrameKind) -> Vec<(u64, bool, Vec<u8>)> {
     let (compressor, mut planned) = (&mut Compressor::default(), Vec::new());
     hub.plan(slot, kind, Now(0), 1 << 20, compressor, &mut planned);
@@ -120,7 +120,7 @@ fn plan_is_repeated_for_conns_that_are_owed_the_same_until_its_tail_goes() {
     let first = plan_of(&mut hub, 0, KIND);
     assert!(matches!(first.as_slice(), [(1, true, frame)] if !frame.is_empty()));
     assert_eq!(plan_of(&mut hub, 1, KIND), first);
-    // A plan is not reused for another kind of conn, another position, or a window.
+    // The plan is made again for another kind of conn, for another position, or for a window.
     let full = plan_of(&mut hub, 1, FrameKind::WebSocket(Envelope::Full));
     assert_ne!(full, first);
     assert_eq!(give(&mut hub, 0, 1 << 20, Now(0)), [1]);
@@ -346,7 +346,7 @@ fn position_of_another_epoch_misses_only_what_the_log_lacks_of_this_one() {
             ..namespace("c1")
         }];
     });
-    // Channel c2 has no subscribers. Its first publication is the last of all.
+    // Publication 21 is the only one in channel c2, which has no subscribers.
     for sequence in 1..=20 {
         let channel = u8::from(sequence % 2 == 1);
         hub.publish(publication(&hub, sequence, channel, 1), Now(0));
@@ -489,7 +489,7 @@ fn frames_count_for_the_log_from_their_first_use_to_their_eviction() {
 /// The record of the publications that a subscriber has received from one channel.
 #[derive(Debug, Default)]
 struct Record {
-    /// The number up to which every publication is accounted for.
+    /// All publications up to this number were received or are in a gap.
     seen: u64,
     window: Option<u32>,
     acknowledged: u64,
@@ -746,8 +746,8 @@ fn log_holds_a_compressed_frame_once_and_the_plain_one_for_what_would_not_shrink
     // Quotas count the bytes of payloads, whether they are compressed or not.
     assert_eq!(behind, 1010);
     assert_eq!(plan(1, deflated), (lengths, held, behind));
-    // The plain frame of the long publication is added. The short publication already has its plain
-    // frame.
+    // This conn does not compress. It needs a new frame only for the long publication, because the
+    // short one was never compressed.
     let (lengths, with_plain, _) = plan(2, KIND);
     assert_eq!(lengths, [1004, 12]);
     assert_eq!(with_plain, held + 1004);

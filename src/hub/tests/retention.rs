@@ -1,5 +1,5 @@
-//! Tests of the entries that the log keeps, and of the entries that its bounds remove, as seen from
-//! a hub.
+//! Tests of the limits of the log: which entries the log keeps and evicts, and what the subscribers
+//! of a hub then receive.
 
 use std::sync::Arc;
 
@@ -122,14 +122,14 @@ fn nothing_is_taken_from_subscribers_that_are_still_to_be_visited() {
     assert!(hub.visit() == Visit::Subscriber(0));
     assert_eq!(hub.take_gap(0), None);
     walk(&mut hub);
-    // The bounds for all channels do not remove anything from this channel either.
+    // Even if the log evicts all entries because of their age, the subscriber still receives them.
     hub.evict(Now(u64::MAX / 2), 100);
     assert_eq!(give(&mut hub, 0), [1, 2, 3, 4, 5]);
     publish(&mut hub, "a", 1, 0);
     publish(&mut hub, "a", 1, 0);
     walk(&mut hub);
     hub.release_walked();
-    // The tail was kept only for conns whose sockets accept more bytes.
+    // The hub held entry 6 only until all conns with writable sockets were served.
     assert_eq!(
         hub.take_gap(0).map(|(_, gap)| gap.cause),
         Some(GapCause::Expired)
@@ -232,7 +232,7 @@ fn hub_of_ten() -> Node {
     hub
 }
 
-/// Ends the walks, and releases the entries that they hold.
+/// Visits all subscribers, and releases the entries that the hub held for them.
 fn let_go(hub: &mut Node) {
     walk(hub);
     hub.release_planned();
@@ -261,7 +261,7 @@ fn encodings_have_a_quarter_of_the_log_and_the_oldest_go_first() {
     assert_eq!(bytes - hub.log_bytes(), 7 * each);
     assert_ne!(hub.next_eviction(), Some(Deadline(0)));
     let resident = hub.log().ledger().resident();
-    // A late subscriber causes encodings to be created again, within the same bound.
+    // A subscriber that resumes needs old frames, which are encoded again. The limit still applies.
     let start = Cursor {
         epoch: Epoch::new(7),
         sequence: Sequence(2),
@@ -349,7 +349,7 @@ fn walks_hold_a_part_of_the_log_before_the_rest_waits() {
     assert!(has_room(&mut hub, 100));
     assert!(!has_room(&mut hub, 1_000));
     let_go(&mut hub);
-    // An entry is accepted even if it is too large for all walks together.
+    // If the hub holds no other entries, it accepts even an entry that exceeds the limit.
     assert!(has_room(&mut hub, 5_000));
     hub.check_invariants();
 }
@@ -376,7 +376,7 @@ fn each_of_very_many_channels_keeps_its_one_entry_within_the_bound() {
     // for a total of 111 bytes.
     let each = bound / CHANNELS + 111 - 16;
     assert!(each <= 440, "{each} bytes for a channel with one entry");
-    // The order list may have one dead slot for each entry.
+    // The log's order list may contain one unused element for each entry.
     let most = bound + bound / 10;
     assert!(hub.log_bytes() <= most, "{} of {bound}", hub.log_bytes());
     publish(&mut hub, "one:too:many", 2 * bound as usize, 3);
@@ -384,7 +384,7 @@ fn each_of_very_many_channels_keeps_its_one_entry_within_the_bound() {
     assert!(hub.log_bytes() <= 2 * bound);
 }
 
-/// The numbers are assigned as by an engine: each message has 64 numbers, most of which are unused.
+/// Each message reserves 64 numbers, most of which are unused. So the numbers are not contiguous.
 #[test]
 fn numbers_may_have_holes() {
     let last_two = namespace("a", |n| n.log_entries = Some(2));
@@ -407,7 +407,7 @@ fn numbers_may_have_holes() {
             sequence: Sequence(number),
         })
     };
-    // A position between two publications is as valid as any other.
+    // A client may resume from a number that no publication has.
     for (slot, position, given) in [
         (0, 100, vec![192, 640]),
         (1, 192, vec![640]),
@@ -444,7 +444,7 @@ fn channels_in_which_clients_broadcast_take_no_more_than_their_share() {
     assert!(hub.log_bytes() > 500_000);
     assert_eq!(held(&hub)[..10], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
     hub.check_invariants();
-    // The publications of feeders may fill the whole log.
+    // Publications of feeders are not limited to this half of the log.
     for _ in 0..2_000 {
         publish(&mut hub, "orders", 1_000, 0);
         hub.evict(Now(0), 100);
@@ -464,7 +464,8 @@ fn entries_that_a_late_hub_holds_are_delivered_although_earlier_ones_were_evicte
     let mut writer = crate::log::Writer::new(&config, head);
     let mut hub = Hub::new(Arc::clone(writer.log()), 0, epoch, head, &config);
     let mut sent = Vec::new();
-    // The first publication is too large to be held when the conn subscribes.
+    // The hub has a quota of 10 bytes. So it does not hold the first publication, which has 99
+    // bytes.
     for (number, bytes) in [(1, 99), (2, 1), (3, 1)] {
         let id = Cursor {
             epoch,
