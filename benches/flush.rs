@@ -1,9 +1,10 @@
 //! Measures the worker's cost per delivery in a broadcast to 100,000 conns, without the kernel.
 //!
-//! Runs a real worker over a simulated network whose writes always succeed and cost nothing.
-//! Measures walk, plan, gather, advance, quota and counters. The kernel's `send` takes several
+//! Runs a real worker over a simulated network whose writes always succeed and cost nothing. The
+//! measured work is: visiting the subscribers, selecting their publications, gathering the bytes,
+//! advancing the cursors, checking the quotas and counting. The kernel's `send` takes several
 //! microseconds, so the worker's cost must stay a small fraction of one microsecond. One case sends
-//! ten publications together, so that all ten share one walk over the conns. Compressed
+//! ten publications together, so that all ten share one pass over the conns. Compressed
 //! publications must cost the same as plain ones, because each publication is compressed once for
 //! all conns. A delivery to a poll costs more: the worker gathers the response, reads and parses
 //! the client's next request, and subscribes the conn again.

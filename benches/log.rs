@@ -1,7 +1,7 @@
 //! Measures the log and the hub: appending, evicting, and reading the entries after a cursor.
 //!
-//! Covers everything between the inbox and the first write of a broadcast. Appending must cost the
-//! same with no subscriber and with a thousand, because only the flush visits subscribers. The
+//! Covers everything from a worker's inbox to the first write of a broadcast. Appending must cost
+//! the same with no subscriber and with a thousand, because appending visits no subscribers. The
 //! functions `plan` and `advance` run once per subscriber and write, so their cost matters most.
 #![allow(
     clippy::cast_possible_truncation,
@@ -181,8 +181,8 @@ fn evict(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Does the work of a flush for one subscriber, except the write: gaps, plan, frames, advance,
-/// quota.
+/// Does the work of a delivery to one subscriber, except the write: takes the gap, selects the
+/// publications, reads their frames, advances the cursor and checks the quota.
 fn serve_one(
     hub: &mut Node,
     slot: u32,

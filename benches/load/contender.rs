@@ -79,8 +79,8 @@ pub(crate) fn fanfare(workers: u32, server_flags: &str) -> Command {
     command
 }
 
-/// Returns the command of the floor, which is this program. The flag `--serve-floor` with the path
-/// of the feed must be added.
+/// Returns the command that starts the floor (the baseline server). The floor is this program with
+/// the flag `--serve-floor` and the path of the feed. The caller must add the flag and the path.
 pub(crate) fn floor(workers: u32) -> Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["--workers", &workers.to_string()]);

@@ -22,7 +22,8 @@ use rustix::event::epoll;
 /// The maximum length of a line. It is the longest length that fits into two bytes of a frame
 /// header.
 const LINE_BYTES_MAX: usize = 65_535;
-/// The epoll data of the second thread's listener and of its wake.
+/// The values in the epoll entries of the second thread: one for the listener, and one for the
+/// eventfd that wakes the thread.
 const LISTENER: u64 = 0;
 const WAKE: u64 = 1;
 

@@ -102,8 +102,8 @@ fn compare(options: &Options) -> Result<Comparison> {
         }
         for burst in options.shared.burst_sizes() {
             for (side, load_test) in &mut load_tests {
-                // In this pause, the kernel finishes the work that the measurement of the other
-                // server has queued.
+                // In this pause, the kernel finishes the work that is left from the previous
+                // measurement.
                 thread::sleep(Duration::from_millis(50));
                 let measured = load_test.publish_in_turns(burst, options.shared.bursts)?;
                 comparison.measured.push((*side, measured));

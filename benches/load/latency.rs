@@ -67,10 +67,10 @@ struct Options {
     /// Run as the echo, with its feed at this path; used by the program itself.
     #[arg(long, hide = true)]
     serve_echo: Option<PathBuf>,
-    /// A flag that cargo sets.
+    /// cargo sets this flag. It is ignored.
     #[arg(long, hide = true)]
     bench: bool,
-    /// A flag that some test runners set.
+    /// Some test runners set this flag. It is ignored.
     #[arg(long, hide = true)]
     test: bool,
 }
@@ -156,7 +156,8 @@ impl Pipeline {
         })
     }
 
-    /// Opens the pipeline and completes the WebSocket handshake.
+    /// Connects a feeder and a subscriber to the server. Returns after the server has confirmed the
+    /// subscription.
     fn subscribed(server: Server) -> Result<Self> {
         let mut pipeline = Self::open(server)?;
         pipeline.subscriber.write_all(

@@ -40,10 +40,10 @@ pub(crate) struct SharedOptions {
     /// Run as the floor, with its feed at this path; used by the program itself.
     #[arg(long, hide = true)]
     serve_floor: Option<PathBuf>,
-    /// A flag that cargo sets.
+    /// cargo sets this flag. It is ignored.
     #[arg(long, hide = true)]
     bench: bool,
-    /// A flag that some test runners set.
+    /// Some test runners set this flag. It is ignored.
     #[arg(long, hide = true)]
     test: bool,
 }
@@ -87,8 +87,8 @@ pub(crate) fn run<R: Report>(
     }
 }
 
-/// Runs the floor if `--serve-floor` is set. Otherwise compares the servers, prints the report, and
-/// returns false if the report is not clean.
+/// Runs this program as the floor (the baseline server) if `--serve-floor` is set. Otherwise
+/// compares the servers and prints the report. Returns false if the report shows a fault.
 fn serve_or_compare<R: Report>(
     options: &SharedOptions,
     compare: impl FnOnce() -> Result<R>,

@@ -93,8 +93,8 @@ impl FromStr for Peer {
 }
 
 impl Options {
-    /// Returns empty results for all servers. The floor is the first server, because all others are
-    /// compared with the first.
+    /// Returns empty results for all servers. The floor (the baseline server) is the first, because
+    /// all other servers are compared with the first.
     fn results(&self) -> Results {
         let workers = format!("{} threads", self.shared.workers);
         let own = ["floor", "fanfare WebSocket", "fanfare SSE"];
@@ -182,8 +182,8 @@ fn round(options: &Options, number: usize, results: &mut [ServerResults]) {
             if server.failure.is_some() {
                 continue;
             }
-            // In this pause, the kernel finishes the work that the measurement of the previous
-            // server has queued.
+            // In this pause, the kernel finishes the work that is left from the previous
+            // measurement.
             thread::sleep(Duration::from_millis(50));
             match load_test.publish_in_turns(burst, options.shared.bursts) {
                 Ok(measured) => all_measured.push(measured),

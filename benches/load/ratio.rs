@@ -1,4 +1,5 @@
-//! The ratio of a server's figure to the floor's figure in several rounds.
+//! The ratio of a server's figure to the figure of the floor, the baseline server, over several
+//! rounds.
 //!
 //! The ratio is the quotient of two sums over all rounds. The smallest and the greatest ratio of a
 //! single round are stored, too, because a figure without its range means little on a shared
@@ -15,8 +16,8 @@ pub(crate) struct Ratio {
 }
 
 impl Ratio {
-    /// Divides a server's figures by the floor's figures. A round counts only if it has a figure of
-    /// the server.
+    /// Divides a server's figures by the figures of the floor, the baseline server. A round counts
+    /// only if it has a figure of the server.
     pub(crate) fn new(server: &[f64], floor: &[f64]) -> Self {
         let pairs = || server.iter().zip(floor);
         let rounds = || pairs().map(|(a, b)| a / b);

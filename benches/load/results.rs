@@ -1,8 +1,8 @@
 //! The figures of all servers of a comparison, as one table and as one JSON object.
 //!
-//! Each figure is shown with its ratio to the floor's figure in the same rounds. If a server could
-//! not be measured, a line states the cause. A round in which a server failed does not count for
-//! that server.
+//! Each figure is shown with its ratio to the figure of the floor, the baseline server, in the same
+//! rounds. If a server could not be measured, a line states the cause. A round in which a server
+//! failed does not count for that server.
 
 use fanfare_generator::figures::{ConnectFigures, PublishFigures};
 use serde_json::{Value, json};
@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use crate::options::Report;
 use crate::ratio::Ratio;
 
-/// The number of results before the results of other projects' servers: the floor, and fanfare with
-/// two transports.
+/// The number of results that every comparison begins with: the floor (the baseline server), and
+/// fanfare with two transports. The results of other servers come after these.
 pub(crate) const OWN: usize = 3;
 
 /// The figures of one server.
@@ -36,7 +36,7 @@ pub(crate) struct Round {
     pub(crate) measured: Vec<PublishFigures>,
 }
 
-/// The results of all servers. The first server is the floor.
+/// The results of all servers. The first server is the floor, the baseline server.
 #[derive(Debug)]
 pub(crate) struct Results(pub(crate) Vec<ServerResults>);
 
@@ -84,7 +84,7 @@ impl Results {
         bursts
     }
 
-    /// Returns the ratio of a server's figure to the floor's figure.
+    /// Returns the ratio of a server's figure to the figure of the floor, the baseline server.
     fn ratio(&self, server: &ServerResults, figure: impl Fn(&Round) -> Option<f64>) -> Ratio {
         let floor = self.0.first().map(|floor| floor.figures(&figure));
         Ratio::new(&server.figures(&figure), &floor.unwrap_or_default())

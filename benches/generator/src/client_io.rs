@@ -88,9 +88,9 @@ impl ClientThread {
                 Err(error) => return Ok(accounted + self.handle_end(index, Some(error), tally)),
                 Ok(count) => {
                     accounted += self.process(index, count, tally)?;
-                    // After a short read the socket is empty, and epoll reports bytes that arrive
-                    // later. An end that epoll has already reported is not reported again, so it
-                    // must be read now.
+                    // A short read means that the socket is empty, and epoll reports bytes that
+                    // arrive later. But if epoll has already reported the end of the connection
+                    // (`is_ending`), it does not report the end again, so the end must be read now.
                     if count < READ_BYTES && !is_ending {
                         return Ok(accounted);
                     }
@@ -234,9 +234,9 @@ impl ClientThread {
         Ok(())
     }
 
-    /// Returns how many of these publications count as deliveries to readers: all for a reader,
-    /// none for other roles. A stalled or slow connection is counted once in `caught_up`, when it
-    /// has reached the last publication.
+    /// Returns how many of these publications count as deliveries to readers: `accounted` for a
+    /// reader, otherwise none. A stalled or slow connection is instead counted once in the counter
+    /// `caught_up`, when it has reached the last publication.
     pub(super) fn credit(&mut self, index: usize, accounted: i64) -> i64 {
         let Some(conn) = self.conns.get_mut(index) else {
             return 0;
@@ -256,9 +256,9 @@ impl ClientThread {
         }
     }
 
-    /// Closes a connection that the server has ended. If the connection was a reader, returns its
-    /// accounted publications as a negative number, because an ended connection does not count as a
-    /// reader.
+    /// Closes a connection that the server has ended. Returns the change of the number of
+    /// deliveries to readers. If the connection was a reader, the change is negative, because its
+    /// deliveries no longer count.
     fn handle_end(&mut self, index: usize, error: Option<Errno>, tally: &mut Tally) -> i64 {
         let Some(conn) = self.conns.get_mut(index) else {
             return 0;

@@ -193,7 +193,8 @@ impl ClientPool {
         self.counters.sent.store(number, Ordering::Relaxed);
     }
 
-    /// Returns a function that returns whether a sent publication has not reached all readers yet.
+    /// Returns a function for the probe. The function returns true while a publication that was
+    /// sent has not reached all readers.
     pub fn is_delivering(&self) -> impl Fn() -> bool + Send + use<> {
         let (plan, counters) = (Arc::clone(&self.plan), Arc::clone(&self.counters));
         move || {
@@ -274,7 +275,7 @@ impl Drop for ClientPool {
     fn drop(&mut self) {
         self.counters.is_stopping.store(true, Ordering::Release);
         for thread in self.threads.drain(..) {
-            // The error of a thread is already in the counters.
+            // If a thread has failed, its error is already in the shared counters.
             drop(thread.join());
         }
     }

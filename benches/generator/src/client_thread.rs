@@ -157,7 +157,8 @@ impl ClientThread {
         // without waiting for an epoll report.
         let is_sent = match send(&fd, &self.plan.request(spec)) {
             Ok(is_sent) => is_sent,
-            // For a churning connection, the next read returns the error and counts it.
+            // A churning connection continues here. Its next read returns the error, and the error
+            // is counted there.
             Err(_) if spec.role == Role::Churning => true,
             Err(error) => bail!("cannot connect to {}: {error}", self.plan.target),
         };
@@ -261,7 +262,8 @@ impl ClientThread {
                 let flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
                 epoll::add(&self.epoll, fd, data, flags | epoll::EventFlags::ET)?;
             }
-            // A slow connection may already have received the last publication.
+            // If the connection has already received the last publication, it is counted as caught
+            // up now.
             self.credit(*index, 0);
         }
         self.impaired = impaired;

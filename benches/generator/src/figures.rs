@@ -66,7 +66,7 @@ pub struct PublishFigures {
     pub usage: Usage,
     /// The memory after the last delivery.
     pub memory: Memory,
-    /// The subscriber counts of the acknowledgements, summed over publications.
+    /// The number of subscribers in each acknowledgement, added up over all publications.
     pub subscribers: Option<u64>,
     /// The response times of requests on new connections in this period, if they were measured.
     pub probe: Option<ProbeResults>,
@@ -126,7 +126,7 @@ impl ConnectFigures {
 }
 
 impl IdleFigures {
-    /// Returns the server's processor time per second of one connection, in microseconds.
+    /// Returns the server's processor time per connection and second, in microseconds.
     #[must_use]
     pub fn cpu_us(&self) -> Option<f64> {
         let conn_seconds = count(self.conns as u64) * self.took.as_secs_f64();

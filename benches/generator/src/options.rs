@@ -64,7 +64,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..))]
     pub channels: u16,
-    /// Publications per second in total; 0 means --listen-only.
+    /// Publications per second in total; 0 publishes nothing, like --listen-only.
     #[arg(long, value_name = "PER_SECOND", default_value_t = 20.0)]
     pub rate: f64,
     /// Time to publish or listen; 0 only connects.
@@ -93,7 +93,7 @@ pub struct BenchArgs {
     /// Extra connections per second, each open for one second.
     #[arg(long, value_name = "PER_SECOND", default_value_t = 0)]
     pub churn: usize,
-    /// First measure idle connections for this time.
+    /// Measure idle connections for this time before publishing.
     #[arg(long, value_name = "SECONDS", default_value_t = 0.0)]
     pub idle: f64,
     /// Times to connect and drop all clients; publishes nothing.

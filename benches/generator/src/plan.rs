@@ -33,8 +33,8 @@ pub const CHURN_SECONDS: usize = 1;
 pub struct Plan {
     /// The address of the server.
     pub target: SocketAddr,
-    /// The addresses to connect from. If the list is empty, loopback addresses that contain
-    /// `network` are used.
+    /// The addresses to connect from. If the list is empty and the server has a loopback address,
+    /// addresses of 127.0.0.0/8 with `network` as their second byte are used.
     pub sources: Vec<IpAddr>,
     /// The second byte of the loopback source addresses.
     pub network: u8,

@@ -31,7 +31,7 @@ pub(super) fn read_response(
     };
     let (200, Some(content_bytes)) = (status, content_bytes) else {
         on_event(ClientEvent::Refused { status });
-        // The rest of the response is ignored.
+        // The content of the refusal is not needed.
         return Some(bytes.len());
     };
     let end = head_bytes.checked_add(content_bytes)?;

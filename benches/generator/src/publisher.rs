@@ -29,7 +29,8 @@ use super::stream_parser::{NUMBER, NUMBER_DIGITS, STAMP, STAMP_DIGITS};
 pub const PAYLOAD_BYTES_MIN: usize = 64;
 /// The minimum size in bytes of a payload that contains records.
 const RECORDS_BYTES_MIN: usize = 256;
-/// The number of bytes that come after the records if the padding is empty.
+/// The number of bytes after the records: the end of the list of records, and an empty padding
+/// string.
 const AFTER_RECORDS_BYTES: usize = "],\"p\":\"\"}".len();
 /// The maximum number of publications that are sent but not acknowledged yet.
 const UNACKNOWLEDGED_MAX: u64 = 1024;
@@ -272,8 +273,9 @@ fn note_line(line: &str, answers: &FeedAnswers) {
     }
 }
 
-/// Counts the status if the line contains one. Content need not end with a line end, so the status
-/// may be on the same line as the previous response's content. No other line contains `HTTP/1.1 `.
+/// Counts the status of a response, if the line contains one. The content of a response need not
+/// end with a line end. So the status may be on the same line as the content of the previous
+/// response. No other text contains `HTTP/1.1 `.
 fn note_status(line: &str, answers: &FeedAnswers) {
     let Some((_, status)) = line.split_once("HTTP/1.1 ") else {
         return;

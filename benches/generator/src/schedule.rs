@@ -43,7 +43,7 @@ impl Churn {
         }
     }
 
-    /// Whether churn needs to open and close no connections.
+    /// Whether no churning connection is open and none has to be opened.
     pub(super) fn is_idle(&self, counters: &SharedCounters) -> bool {
         self.open.is_empty()
             && (self.per_second == 0 || !counters.is_churning.load(Ordering::Acquire))
@@ -142,8 +142,8 @@ impl SlowReaders {
         due
     }
 
-    /// Starts a round with the connections that are slow now, because the set may have changed
-    /// after the start of the previous round.
+    /// Starts a new round, in which each connection that is slow now is read once. The set of slow
+    /// connections may have changed since the previous round began.
     fn begin_round(&mut self, impaired: &[usize], conns: &[Conn]) {
         let is_slow = |index: &&usize| conns.get(**index).is_some_and(Conn::is_slow);
         self.next = 0;

@@ -17,11 +17,11 @@ use super::position::Position;
 
 /// The text at the start of a stamped payload, before the publication's number.
 pub const NUMBER: &str = "{\"n\":\"";
-/// The number of digits of the publication's number.
+/// The number of digits of the publication's number in a stamped payload.
 pub const NUMBER_DIGITS: usize = 12;
 /// The text between the publication's number and the time in nanoseconds.
 pub const STAMP: &str = "\",\"t\":\"";
-/// The number of digits of the time in nanoseconds.
+/// The number of digits of the time in a stamped payload. The time is in nanoseconds.
 pub const STAMP_DIGITS: usize = 19;
 
 /// The search patterns. They are prepared only once, because preparing a pattern costs more than
@@ -53,15 +53,18 @@ pub(super) static KEYS: LazyLock<Keys> = LazyLock::new(|| Keys {
 /// The protocol of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// WebSocket frames that contain only payloads. The response head confirms the subscription.
+    /// WebSocket frames that contain only payloads. The connection counts as subscribed when the
+    /// response head has arrived.
     RawWebSocket,
-    /// Server-sent events that contain only payloads. The response head confirms the subscription.
+    /// Server-sent events that contain only payloads. The connection counts as subscribed when the
+    /// response head has arrived.
     RawEvents,
     /// WebSocket with permessage-deflate without context takeover (RFC 7692).
     CompressedWebSocket,
     /// Server-sent events with fanfare's ids.
     EventStream,
-    /// Consecutive long polls. The first response confirms the subscription.
+    /// Consecutive long polls. The connection counts as subscribed when the first response has
+    /// arrived.
     Poll,
     /// WebSocket with fanfare's control messages.
     WebSocket,
@@ -238,7 +241,7 @@ impl StreamParser {
             on_event(ClientEvent::Refused {
                 status: status.unwrap_or(0),
             });
-            // The rest of the response is ignored.
+            // The content of the refusal is not needed.
             return Some(bytes.len());
         }
         if self.kind == Kind::CompressedWebSocket && !agrees_to_deflate(bytes.get(..end)?) {
@@ -355,8 +358,8 @@ fn read_events(bytes: &[u8], on_event: &mut impl FnMut(ClientEvent)) -> Option<u
     Some(end)
 }
 
-/// Reads chunks until a chunk ends with the end of an event, because a proxy may have split an
-/// event into several chunks. Returns the length of these chunks.
+/// Reads chunks until an event is complete, because a proxy may have split an event into several
+/// chunks. Returns the length of these chunks.
 fn read_chunks(bytes: &[u8], on_event: &mut impl FnMut(ClientEvent)) -> Option<usize> {
     let mut joined = Vec::new();
     let mut done = 0;

@@ -1,4 +1,5 @@
-"""Row "WebSocket strictness": violations of RFC 6455, floods and bombs, and their effects."""
+"""Row "WebSocket strictness": violations of RFC 6455, floods of frames, and compressed messages that
+inflate to 60 MiB (bombs). Measures their effects."""
 import threading
 import time
 import zlib
@@ -74,7 +75,7 @@ TOO_BIG = [
 
 
 def codes(server, cases, verdicts):
-    """Returns how many closes had another code, and the slowest close in milliseconds."""
+    """Returns the number of unexpected close codes, and the slowest close in milliseconds."""
     wrong, slowest, slowest_of = 0, 0.0, ""
     for name, data, code in cases:
         for _ in range(TIMES):
@@ -102,7 +103,8 @@ def pongs(neighbour, seconds):
 
 
 def continuations(server, verdicts):
-    """Returns the slowest pong of another client during floods, minus its median before them."""
+    """Returns the delay in milliseconds that floods cause for another client: its slowest pong during
+    the floods minus its median pong before the floods."""
     flood = frame(TEXT, first=0) + frame(CONTINUATION, first=0) * 100_000
     with WebSocket(server.address, "channel=a") as neighbour:
         without = pongs(neighbour, 2)
@@ -134,7 +136,8 @@ def deflated(message):
 
 
 def bombs(verdicts):
-    """Returns how many bombs were not refused, and the growth of memory in MiB."""
+    """Returns the number of bombs that the server did not refuse, and the growth of its memory in
+    MiB."""
     bomb = deflated(bytes(60 * 1024 * 1024))
     verdicts.note(f"bomb: {len(bomb)} bytes for 60 MiB, {60 * 1024 * 1024 / len(bomb):.0f}:1")
     cut = len(bomb) // 2

@@ -76,7 +76,8 @@ async def main(url, conns, seconds):
     began = time.monotonic()
     tasks = [asyncio.create_task(subscriber(url, counts, gate, all_open)) for _ in range(conns)]
     opened = asyncio.create_task(all_open.wait())
-    # If a connection is refused, its task ends, which also ends this wait.
+    # This wait ends when all connections are open, or when a task ends because its connection was
+    # refused.
     await asyncio.wait([opened, *tasks], timeout=120, return_when=asyncio.FIRST_COMPLETED)
     if not all_open.is_set():
         sys.exit(f"only {counts.open} of {conns} connections were accepted")

@@ -347,7 +347,8 @@ struct Fjall {
 impl Fjall {
     fn open(folder: &Path, is_synced: bool) -> Done<Self> {
         let database = Database::builder(folder).open()?;
-        // fjall's own eviction is limited by size and removes the oldest tables as a whole.
+        // fjall's own eviction limits the size of the store. It removes the oldest files (SSTables)
+        // as a whole.
         let bytes = KEPT * (PAYLOAD_BYTES as u64 + 64);
         let options = move || {
             KeyspaceCreateOptions::default()
