@@ -34,7 +34,7 @@ pub enum BackendMessage {
         channel: ChannelName,
         /// The number of subscribers on all workers.
         subscribers: u64,
-        /// The reference of the client's command.
+        /// The reference (`ref`) with which the client labelled the command, if any.
         reference: Option<Reference>,
     },
     /// The backend closes the conn.
@@ -45,7 +45,7 @@ pub enum BackendMessage {
     PublishReply {
         /// The outcome of the publication.
         outcome: PublishOutcome,
-        /// The reference of the client's command.
+        /// The reference (`ref`) with which the client labelled the command, if any.
         reference: Option<Reference>,
     },
 }
@@ -76,7 +76,7 @@ pub struct Revocation {
 pub enum PublishOutcome {
     /// The publication is in the log with this id.
     Broadcast(Cursor),
-    /// The publication was dropped because too many reports are waiting.
+    /// The publication was dropped because too many messages to the feed are waiting.
     Busy,
     /// At least one consumer wants the publication, and all such consumers have received it.
     Consumed,
@@ -135,10 +135,11 @@ pub enum Report {
         from: ConnName,
         /// The channel.
         channel: ChannelName,
-        /// The reference of the client's command.
+        /// The reference (`ref`) with which the client labelled the command, if any.
         reference: Option<Reference>,
     },
-    /// The number of notices that were dropped because the feed had no room.
+    /// The number of notices that a worker dropped because too many messages to the feed were
+    /// waiting.
     Lost(u64),
     /// A notice that a conn has subscribed to a channel or unsubscribed from it.
     Notice(Notice),
@@ -157,8 +158,8 @@ pub struct ClientPublication {
     pub channel: ChannelName,
     /// The publication's JSON text as the client sent it.
     pub data: Box<str>,
-    /// The reference of the client's command. If the command has no reference, the client is
-    /// notified of failures only.
+    /// The reference (`ref`) with which the client labelled the command. Without a reference, the
+    /// client is notified of failures only.
     pub reference: Option<Reference>,
     /// The receivers of the publication.
     pub audience: Audience,
@@ -177,8 +178,8 @@ pub struct Notice {
     pub has_subscribed: bool,
 }
 
-/// Channels whose subscribers are counted by all workers. The sum in a channel's [`WorkerAck`] is
-/// the channel's number of subscribers.
+/// A count of the subscribers of some channels. Each worker adds its own number of subscribers to
+/// the [`WorkerAck`] of the channel. The sum is the channel's number of subscribers.
 pub type SubscriberCounts = Arc<[(ChannelName, WorkerAck)]>;
 
 /// The channels for which consumers want notices.
@@ -186,7 +187,7 @@ pub type SubscriberCounts = Arc<[(ChannelName, WorkerAck)]>;
 pub struct WatchedChannels(pub Vec<Pattern>);
 
 impl WatchedChannels {
-    /// Whether no consumer wants notices.
+    /// Whether the list is empty. In this case, no consumer wants notices.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

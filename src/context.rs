@@ -36,7 +36,7 @@ pub struct Context<'a> {
     pub head: Cursor,
     /// The wall-clock time as a value of the `Date` field (RFC 9110, 5.6.7).
     pub date: &'a str,
-    /// Whether the conn accepts requests and comes from a trusted proxy.
+    /// Whether a trusted proxy opened the conn, and the conn accepts requests.
     pub is_trusted: bool,
     /// How long clients wait before they reconnect; `None` unless the server drains.
     pub drain: Option<ReconnectDelay>,
@@ -44,21 +44,22 @@ pub struct Context<'a> {
     pub config: &'a Config,
     /// This worker's counters.
     pub metrics: &'a WorkerMetrics,
-    /// The work that the conn's input may still cause in this turn.
+    /// The rest of the budget for work that the conn's input may cause in this turn.
     pub work: &'a mut WorkBudget,
     /// The worker's inflater, which keeps no state between two messages.
     pub inflater: &'a mut Inflater,
     /// Access to the conn's token and its permissions.
     pub access: ConnAccess<'a>,
-    /// The number of frames that began in the client's input. The machine counts them. A call that
-    /// an effect of this call causes continues the count.
+    /// The number of frames in the client's input, each counted when it begins. The machine counts
+    /// the frames. An effect can cause another call of the machine, which continues the count.
     pub frames: &'a mut u32,
     /// The effects of this call, in order.
     pub effects: &'a mut Vec<Effect>,
 }
 
 impl Context<'_> {
-    /// Adds an effect. If the effect is a join, also subtracts work for each of its channels.
+    /// Adds an effect. If the effect is a subscription ([`Effect::Join`]), also uses up a part of
+    /// the budget of work for each channel.
     pub fn ask(&mut self, effect: Effect) {
         if let Effect::Join(join) = &effect {
             let channels = u32::try_from(join.channels.len()).unwrap_or(u32::MAX);
@@ -85,9 +86,9 @@ impl Context<'_> {
     }
 }
 
-/// The work that the input of one conn may still cause in this turn, in the units of
-/// [`WORK_AT_ONCE_MAX`]. The last command may exceed the budget. The input after this command waits
-/// in the machine.
+/// The rest of the budget for work that the input of one conn may cause in this turn, in the units
+/// of [`WORK_AT_ONCE_MAX`]. The last command may exceed the budget. The input after this command
+/// waits for a later turn.
 #[derive(Clone, Copy, Debug)]
 pub struct WorkBudget(u32);
 
@@ -125,8 +126,9 @@ pub struct ReconnectDelay {
 }
 
 impl ReconnectDelay {
-    /// Returns the delay for a drain that ends after `rest`. The delay leaves the next server time
-    /// to start, and spreads the clients' return over `spread`.
+    /// Returns the delay for clients of a server that is shutting down. `rest` is the time until
+    /// all connections are closed. The delay is longer than `rest`, so that the next server has
+    /// time to start. A random part of at most `spread` distributes the clients over time.
     #[must_use]
     pub fn after_drain(rest: Duration, spread: Duration) -> Self {
         Self {
@@ -173,7 +175,7 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros().div_ceil(1000)).unwrap_or(u64::MAX / 4)
 }
 
-/// A random number from the shell.
+/// A random number that the caller of the machine provides.
 #[derive(Clone, Copy, Debug)]
 pub struct Draw(pub u64);
 

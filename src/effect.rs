@@ -19,8 +19,8 @@ pub enum Effect {
     /// Gather the publications and gaps for a poll's answer. Then call `handle_answer` with them,
     /// even if there are none.
     Answer {
-        /// The position of an answer without publications and gaps. `None` stands for the log's
-        /// head.
+        /// The position that the client receives if the answer contains no publications and no
+        /// gaps. `None` stands for the log's head.
         since: Option<Cursor>,
         /// Whether the answer must contain all publications that have been posted to the workers
         /// until now.
@@ -34,7 +34,7 @@ pub enum Effect {
     Count {
         /// The channel.
         channel: ChannelName,
-        /// The reference of the client's command.
+        /// The reference (`ref`) with which the client labelled the command, if any.
         reference: Option<Reference>,
     },
     /// Switch to the conn's new token. From now on, report the conn with the new token's subject.
@@ -62,16 +62,16 @@ pub enum Effect {
         channel: ChannelName,
         /// The publication's JSON text.
         data: Box<str>,
-        /// The reference of the client's command.
+        /// The reference (`ref`) with which the client labelled the command, if any.
         reference: Option<Reference>,
         /// The receivers of the publication.
         audience: Audience,
     },
-    /// Count the conn in another class.
+    /// Count the conn in a different [`ConnClass`] from now on.
     Reclassify {
-        /// The old class.
+        /// The class in which the conn was counted until now.
         before: ConnClass,
-        /// The new class.
+        /// The class in which the conn is counted from now on.
         class: ConnClass,
     },
     /// Call `handle_timeout` at this time. The new deadline replaces the previous one.
@@ -83,13 +83,15 @@ pub enum Effect {
 /// The classes of conns that a worker counts or limits separately.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnClass {
-    /// A conn whose first request head is not complete, and for which no round has ended yet.
+    /// A new conn whose first request head is not complete. The worker may not have read all bytes
+    /// that have arrived.
     Arriving,
-    /// A conn whose first request head was not complete at the end of a round.
+    /// A conn whose first request head is not complete, although the worker has read all bytes that
+    /// had arrived.
     Silent,
     /// A conn that is an open WebSocket.
     WebSocket,
-    /// All other conns.
+    /// A conn of no other class, for example an event stream or a poll.
     Other,
 }
 
@@ -142,7 +144,7 @@ pub struct Acknowledgement {
     pub channel: Option<ChannelName>,
     /// The last acknowledged publication. All publications before it are acknowledged, too.
     pub id: Cursor,
-    /// The reference of the client's command.
+    /// The reference (`ref`) with which the client labelled the command, if any.
     pub reference: Option<Reference>,
 }
 
@@ -160,7 +162,7 @@ pub enum Origin {
 pub struct Leave {
     /// The channel.
     pub channel: ChannelName,
-    /// The reference of the client's command.
+    /// The reference (`ref`) with which the client labelled the command, if any.
     pub reference: Option<Reference>,
 }
 
@@ -191,12 +193,12 @@ impl Reference {
 /// then ends by the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CloseReason {
-    // Normal ends by the peer.
+    // The peer ended the connection normally.
     /// The client ended the conn as its protocol requires.
     Done,
     /// The client closed or reset the connection in mid-stream.
     PeerGone,
-    // Faults of the peer.
+    // The peer caused a fault.
     /// The PROXY header is missing, malformed or late.
     BadProxyHeader,
     /// The request was refused, and the connection cannot be reused.
@@ -227,7 +229,7 @@ pub enum CloseReason {
     /// too many control bytes were unread. Or conns held too many publications that the log had
     /// evicted, and this conn held the oldest of them.
     Overflow,
-    // Ends by the server.
+    // The server ended the connection.
     /// Too many conns had not completed a request head, and this conn was the oldest of them.
     CrowdedOut,
     /// A limit of the server was reached.

@@ -74,8 +74,8 @@ pub enum SendState {
     Blocked,
     /// Nothing waits to be sent, and the client's position is the log's head.
     CaughtUp,
-    /// Publications wait for the next flush or for room in the client's window, or the client's
-    /// position is after the log's head.
+    /// Publications wait for the worker's next flush or for an acknowledgement by the client. This
+    /// is also the state if the client's position is after the log's head.
     Pending,
 }
 
@@ -284,8 +284,8 @@ impl Conn {
         self.note_life(now);
     }
 
-    /// Records a sign of life, unless a poll's answer or the conn's last bytes are being sent.
-    /// During that time, only write progress is a sign of life.
+    /// Records a sign of life of the peer. Does nothing while a poll's answer or the conn's last
+    /// bytes are being sent. During that time, only write progress is a sign of life.
     fn note_life(&mut self, now: Now) {
         let is_over = matches!(self.phase, Phase::Ending { .. });
         if !is_over && !self.outbox.has_answer() {
@@ -608,8 +608,8 @@ impl Conn {
         None
     }
 
-    /// Sends a heartbeat, or closes the stream if the peer has been silent for too long. If the
-    /// timer fired for the conn's token, the heartbeat was not due yet, so the peer's silence does
+    /// Sends a heartbeat, or closes the stream if the peer has been silent for too long. The timer
+    /// can also fire early, because of the conn's token. In this case, the silence of the peer does
     /// not count.
     fn check_heartbeat(
         &mut self,
@@ -693,8 +693,8 @@ impl Conn {
         context.ask(Effect::SetTimer(deadline));
     }
 
-    /// Completes a call of the machine: moves `out` to the outbox, and sends FIN if the conn is
-    /// ending and its outbox is empty.
+    /// Moves the bytes in `out` to the outbox. Sends FIN if the conn is ending and its outbox is
+    /// empty. Each call of the machine ends with a call of this function.
     fn settle(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
         self.outbox.append(out);
         out.clear();
@@ -722,7 +722,8 @@ impl Conn {
         }
     }
 
-    /// Removes the conn from the gauge of its phase. The worker frees the conn after this call.
+    /// Decrements the gauge that counts the conns in this phase. The worker frees the conn after
+    /// this call.
     pub fn handle_closed(&self, metrics: &WorkerMetrics) {
         if let Some(gauge) = self.phase.gauge(metrics) {
             gauge.decrement();

@@ -46,8 +46,9 @@ struct Answer {
     frames: VecDeque<Held>,
     /// The bytes to send after the last frame.
     tail: &'static [u8],
-    /// The number of bytes of the first frame that are written or omitted. If no frame is left,
-    /// this is the number of written bytes of the tail.
+    /// The number of bytes of the first frame that are already written. The separator before the
+    /// first publication is never written, but it counts as written. If no frame is left, `offset`
+    /// is the number of written bytes of `tail`.
     offset: usize,
 }
 
@@ -60,8 +61,9 @@ struct Held {
 
 #[derive(Debug)]
 enum Bytes {
-    /// A frame of an answer, during the turn in which the answer was appended. Most frames are
-    /// written in that turn, so such a frame does not count as held.
+    /// A frame of an answer, until the end of the turn in which the answer was appended. Most
+    /// frames are written in that turn, so the ledger does not count such a frame as held by the
+    /// conn.
     Given(Arc<Frames>, FrameKind),
     Shared(Hold, FrameKind),
     /// A copy of the frame's unwritten rest.
@@ -72,9 +74,9 @@ enum Bytes {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Drained {
-    /// The number of written bytes that were not from the outbox.
+    /// The number of bytes of the same write that came after the outbox's bytes.
     pub left: usize,
-    /// The number of publications that this write completed.
+    /// The number of publications whose last byte was written by this write.
     pub delivered: u64,
 }
 
@@ -118,9 +120,9 @@ impl Outbox {
         pending.control.extend_from_slice(bytes);
     }
 
-    /// Appends an answer's encoded publications as one list, and then the end of the list. The
-    /// first publication is written without its separator. The publications count as held only
-    /// after a call of [`Self::hold`].
+    /// Appends the publications of a poll's answer as one list, and then the end of the list. The
+    /// first publication is written without its separator. The ledger counts the publications as
+    /// held by the conn only after a call of [`Self::hold`].
     pub fn append_answer(&mut self, publications: Vec<Encoded>, tail: &'static [u8]) {
         let pending = self.0.get_or_insert_default();
         debug_assert!(pending.answer.is_none());
@@ -133,7 +135,7 @@ impl Outbox {
         });
     }
 
-    /// Counts the unwritten frames of an answer as held.
+    /// Makes the ledger count the unwritten frames of an answer as held by the conn.
     pub fn hold(&mut self) {
         let answer = self
             .0
@@ -144,7 +146,7 @@ impl Outbox {
             .for_each(Held::hold);
     }
 
-    /// Keeps the rest of a frame. The socket has accepted only the first `written` bytes of the
+    /// Stores the rest of a frame. The socket has accepted only the first `written` bytes of the
     /// frame.
     pub fn keep_rest(&mut self, publication: Encoded, written: usize) {
         let pending = self.0.get_or_insert_default();
@@ -167,9 +169,10 @@ impl Outbox {
         self.held().any(Held::is_pinned)
     }
 
-    /// Copies the unwritten rest of each evicted frame, if the rest has at most half the size of
-    /// this conn's share of the frame's memory. If all holders of a frame copy their rests, at
-    /// least half of the frame's memory is freed.
+    /// Copies the unwritten rest of each evicted frame and releases the frame, if the rest is
+    /// small. A rest is small if it has at most half of this conn's share of the memory. The share
+    /// is the memory of the publication's encodings, divided by the number of conns that hold them.
+    /// If all these conns copy their rests, at least half of the memory is freed.
     pub fn copy_rests(&mut self) {
         let Some(pending) = &mut self.0 else { return };
         if let Some(rest) = &mut pending.rest {
@@ -285,7 +288,7 @@ impl Answer {
         })
     }
 
-    /// Removes written bytes. Returns true if the whole tail has been written.
+    /// Removes written bytes. Returns true if all bytes of `tail` have been written.
     fn drain(&mut self, drained: &mut Drained) -> bool {
         while let Some(frame) = self.frames.front() {
             let left = frame.bytes().len().saturating_sub(self.offset);
@@ -342,8 +345,8 @@ impl Held {
         }
     }
 
-    /// If a copy frees memory, copies the bytes after the first `done` bytes and sets `done` to
-    /// zero.
+    /// Replaces the frame by a copy of its unwritten rest, if the copy frees memory. `done` is the
+    /// number of written bytes of the frame. After a copy, `done` is zero.
     fn copy(&mut self, done: &mut usize) {
         if let Bytes::Shared(frames, kind) = &self.bytes
             && !frames.is_logged()
@@ -377,8 +380,7 @@ mod tests {
         logged(payload, kind, &Arc::default()).1
     }
 
-    /// Encodes a publication. The encoding counts as part of the log until the returned publication
-    /// is dropped.
+    /// Encodes a publication. The publication counts as in the log until it is dropped.
     fn logged(payload: Payload, kind: FrameKind, ledger: &Arc<Ledger>) -> (Publication, Encoded) {
         let id = Cursor {
             epoch: Epoch::new(1),
@@ -520,7 +522,7 @@ mod tests {
         let mut outbox = Outbox::default();
         outbox.append_answer(vec![first, second, third], b"]}");
         let whole = concat(&outbox);
-        // The first of the three frames is sent without its separator.
+        // The three frames have 1,002 bytes each. The first is sent without its separator, a comma.
         assert_eq!(outbox.drain(991).left, 0);
         assert_eq!(ledger.pinned(), 0, "most answers are written in their turn");
         outbox.hold();

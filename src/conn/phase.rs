@@ -13,8 +13,9 @@ pub(super) enum Phase {
     ProxyHeader {
         /// The received bytes of the header's first part, which names the client.
         partial: Option<Box<Partial>>,
-        /// The number of bytes of extensions that are still to be received and dropped. `None`
-        /// until the part that names the client is complete.
+        /// The number of bytes of the header's extensions that have not arrived yet. These bytes
+        /// will be dropped. `None` until the first part of the header, which names the client, is
+        /// complete.
         extensions_left: Option<u16>,
     },
     /// The conn waits for a request head.
@@ -84,7 +85,8 @@ impl Phase {
 #[derive(Debug)]
 pub(super) struct Partial {
     pub(super) bytes: Vec<u8>,
-    /// Set if the bytes had to wait for a response. Such bytes may contain a complete request.
+    /// Whether the bytes had to wait for an earlier response. Such bytes may contain a complete
+    /// request.
     pub(super) is_unhandled: bool,
 }
 

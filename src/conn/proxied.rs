@@ -95,8 +95,8 @@ impl Conn {
         self.handle_admission(admitted, Self::handle_requests, out, context);
     }
 
-    /// Handles the worker's decision about the client of an HTTP proxy. If the client is admitted,
-    /// the request that named it is answered now.
+    /// Handles the worker's decision whether to admit the client that an HTTP proxy has named in a
+    /// header field. If the client is admitted, its request is answered now.
     pub fn handle_forwarded_client(
         &mut self,
         admitted: Result<(), TooMany>,

@@ -149,8 +149,8 @@ impl Conn {
         self.end(CloseReason::Refused, context);
     }
 
-    /// Keeps bytes for later. `has_answered` is true if the bytes come after a request that was
-    /// answered.
+    /// Stores bytes until they can be handled. `has_answered` is true if the bytes come after a
+    /// request that was answered.
     fn keep(&mut self, bytes: &[u8], has_answered: bool) {
         if let Phase::Request { partial, is_first } = &mut self.phase {
             Partial::push(partial, bytes);
@@ -176,9 +176,9 @@ impl Conn {
         self.open(phase, join, first, context);
     }
 
-    /// Enters the phase and subscribes. `first` is the first deadline. The timer is set before the
-    /// join, because the join may cause an immediate answer to a poll. If `join` is `None`, the
-    /// conn waits for a token before it subscribes.
+    /// Puts the conn into `phase`, sets the timer to `first` and requests the subscription `join`.
+    /// The timer is set first, because the subscription may cause an immediate answer to a poll. If
+    /// `join` is `None`, the conn waits for a token before it subscribes.
     pub(super) fn open(
         &mut self,
         phase: Phase,
@@ -209,8 +209,8 @@ impl Conn {
     }
 }
 
-/// Registers the request's token. Returns the join, or `None` if the client must send a token
-/// first.
+/// Registers the request's token. Returns `join`, or `None` if the client must send a token before
+/// it can subscribe.
 pub(super) fn admit(
     entry: Entry,
     join: Join,
@@ -232,7 +232,7 @@ pub(super) fn admit(
     Some(join)
 }
 
-/// Makes the join for the channels of a request.
+/// Returns the subscription for the channels of a request.
 pub(super) fn request_join(
     channels: Vec<ChannelName>,
     since: Since,

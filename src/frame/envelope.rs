@@ -6,8 +6,8 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::{Payload, Publication};
 
-/// Appends the full envelope of a publication as one JSON object. `is_initial` marks publications
-/// of the requested history.
+/// Appends the full envelope of a publication as one JSON object. `is_initial` is true if the
+/// publication belongs to the history that the client requested when it subscribed.
 pub fn push_full(publication: &Publication, is_initial: bool, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"channel\":");
     push_json_string(publication.channel.as_str(), out);

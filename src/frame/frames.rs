@@ -23,7 +23,8 @@ pub struct Frames {
 /// The content of a cell.
 #[derive(Debug)]
 enum Cell {
-    /// The cell has no bytes, because the plain frame of this envelope is sent instead.
+    /// No frame, because compression would not shorten the message. The plain frame with this
+    /// envelope is sent instead.
     AsPlain(Envelope),
     /// The frame to send.
     Frame(Frame),
@@ -96,7 +97,8 @@ impl Frames {
         }
     }
 
-    /// Returns the number of bytes in a cell, or `None` if the cell contains no frame.
+    /// Returns the memory of the frame in a cell, in bytes. Returns `None` if the cell contains no
+    /// frame.
     #[must_use]
     pub fn encoded(&self, cell: usize) -> Option<u64> {
         self.frame_in(cell).map(Frame::bytes_held)
@@ -142,7 +144,8 @@ fn encode(publication: &Publication, kind: FrameKind, compressor: &mut Compresso
 pub struct Hold(Arc<Frames>);
 
 impl Hold {
-    /// Creates a reference, and counts one more conn that holds the encodings.
+    /// Creates a reference to the encodings. The ledger then counts one more conn that holds them
+    /// in memory.
     #[must_use]
     pub fn new(frames: Arc<Frames>) -> Self {
         frames.weight.hold();
@@ -179,7 +182,7 @@ pub struct Copied {
 
 impl Copied {
     /// Copies `bytes`, which are a part of one of the encodings. The ledger counts the copy as
-    /// pinned.
+    /// memory that only a conn keeps in use.
     #[must_use]
     pub fn of(frames: &Frames, bytes: &[u8]) -> Self {
         let ledger = Arc::clone(frames.weight.ledger());

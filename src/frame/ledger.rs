@@ -13,14 +13,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::id::Sequence;
 
-/// The sums of bytes. If two threads change one weight, they may update a sum in either order. So a
-/// sum can be negative for a moment; it is then stored modulo 2^64.
+/// The sums of bytes. If two threads change the [`Weight`] of the same publication, they may update
+/// a sum in either order. So a sum can be negative for a moment. A negative sum is stored modulo
+/// 2^64.
 #[derive(Debug)]
 pub struct Ledger {
     resident: AtomicU64,
     logged: AtomicU64,
     pinned: AtomicU64,
-    /// The lowest number at which a publication in the log may have encodings.
+    /// The lowest number that was passed to [`Self::note_encoded`] after the last call of
+    /// [`Self::take_oldest_encoded`].
     oldest_encoded: AtomicU64,
 }
 
@@ -48,7 +50,8 @@ impl Ledger {
         sum(&self.logged)
     }
 
-    /// Returns the bytes of the pinned encodings, and of copied parts of encodings.
+    /// Returns the bytes that only conns keep in memory: encodings of publications that the log has
+    /// evicted, and copied parts of encodings.
     #[must_use]
     pub fn pinned(&self) -> u64 {
         sum(&self.pinned)
@@ -72,14 +75,14 @@ impl Ledger {
         self.pinned.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Records that a publication in the log may have encodings.
+    /// Records that the publication with this number is in the log and may have encodings.
     pub(crate) fn note_encoded(&self, sequence: Sequence) {
         self.oldest_encoded.fetch_min(sequence.0, Ordering::Relaxed);
     }
 
-    /// Returns the lowest number at which a publication in the log may have encodings, and resets
-    /// it. The caller drops encodings from this number on. It then reports the number at which it
-    /// stopped with [`Self::note_encoded`].
+    /// Returns the lowest number that [`Self::note_encoded`] has recorded after the last call of
+    /// this function. The caller drops the encodings of publications from this number on. It then
+    /// calls [`Self::note_encoded`] with the number at which it stopped.
     pub(crate) fn take_oldest_encoded(&self) -> Sequence {
         Sequence(self.oldest_encoded.swap(u64::MAX, Ordering::Relaxed))
     }
@@ -141,7 +144,7 @@ impl Weight {
         }
     }
 
-    /// Counts one more conn that holds the encodings.
+    /// Counts one more conn that holds the encodings in memory.
     pub(super) fn hold(&self) {
         let before = self.state.fetch_add(CONN, Ordering::Relaxed);
         if before & !BYTES == 0 {
@@ -150,7 +153,7 @@ impl Weight {
         }
     }
 
-    /// Counts one fewer conn that holds the encodings.
+    /// Counts one conn fewer that holds the encodings in memory.
     pub(super) fn release(&self) {
         let after = self.state.fetch_sub(CONN, Ordering::Relaxed) - CONN;
         if after & !BYTES == 0 {
@@ -255,7 +258,7 @@ mod tests {
         ledger.note_encoded(Sequence(7));
         ledger.note_encoded(Sequence(9));
         assert_eq!(ledger.take_oldest_encoded(), Sequence(7));
-        // An older publication is encoded again between two calls.
+        // A subscriber that is behind can cause older publications to be encoded again.
         ledger.note_encoded(Sequence(3));
         ledger.note_encoded(Sequence(8));
         assert_eq!(ledger.take_oldest_encoded(), Sequence(3));

@@ -29,7 +29,8 @@ pub enum Envelope {
     Data,
     /// A JSON object with channel, id, event type and payload.
     Full,
-    /// The full envelope with a flag that marks publications of the requested history.
+    /// The full envelope with `"initial":true`, which marks publications of the history that the
+    /// client requested when it subscribed.
     Initial,
 }
 
@@ -73,8 +74,9 @@ impl FrameKind {
         }
     }
 
-    /// Returns the kind that marks publications of the requested history. A kind with the data
-    /// envelope is returned unchanged, because that envelope has no flag.
+    /// Returns the kind for publications of the history that the client requested when it
+    /// subscribed. The full envelope then contains a flag. The data envelope does not change,
+    /// because it contains only the payload.
     #[must_use]
     pub fn initial(self) -> Self {
         let marked = |envelope| match envelope {
@@ -95,11 +97,11 @@ impl FrameKind {
 #[derive(Debug)]
 pub struct Frame {
     bytes: Box<[u8]>,
-    /// The offset at which the event begins, after the chunk's size line. Zero in frames that are
-    /// not chunks.
+    /// The offset of the event in the frame. If the frame is a chunk (RFC 9112, 7.1), the chunk's
+    /// size line comes before the event. Otherwise the offset is zero.
     body_start: u32,
-    /// The offset at which the event ends, before the chunk's line end. In frames that are not
-    /// chunks, this is the length of the frame.
+    /// The offset of the event's end in the frame. If the frame is a chunk, the chunk's line end
+    /// comes after the event. Otherwise this is the length of the frame.
     body_end: u32,
 }
 

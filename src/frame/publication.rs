@@ -72,7 +72,8 @@ pub struct Publication {
     /// The time at which the publication expires, or [`NEVER`]. An expired publication is not
     /// delivered.
     expires: Deadline,
-    /// The encodings, if they exist. Locked only to store, remove or copy the reference.
+    /// The encodings, if they exist. The lock is held only while the reference to the encodings is
+    /// stored, removed or copied.
     frames: Mutex<Option<Arc<Frames>>>,
     /// Whether the log has evicted the publication. Changed only while `frames` is locked.
     has_left_log: AtomicBool,
@@ -103,7 +104,7 @@ pub struct Encoded {
     pub id: Cursor,
     /// The kind of encoding that is sent.
     pub kind: FrameKind,
-    /// The encodings. The encoding of `kind` exists.
+    /// The encodings of the publication. The one of `kind` has been created.
     pub frames: Arc<Frames>,
 }
 

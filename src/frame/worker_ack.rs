@@ -26,7 +26,8 @@ impl WorkerAck {
         }
     }
 
-    /// Adds one expected confirmation. The caller's own confirmation must still be outstanding.
+    /// Adds one expected confirmation. The caller must call this function before its own
+    /// confirmation.
     pub fn expect_another(&self) {
         let before = self.remaining.fetch_add(1, Ordering::Relaxed);
         debug_assert!(before > 0, "all confirmations were there already");
@@ -36,13 +37,14 @@ impl WorkerAck {
     /// be woken.
     pub fn confirm(&self, number: u32) -> bool {
         self.sum.fetch_add(u64::from(number), Ordering::Relaxed);
-        // Release: a thread that reads zero also sees the numbers of all workers.
+        // The release ordering lets a thread that reads zero also see the numbers of all workers.
         let before = self.remaining.fetch_sub(1, Ordering::AcqRel);
         debug_assert!(before > 0, "a confirmation that was not awaited");
         before == 1
     }
 
-    /// Returns the sum of all numbers, or `None` before the last confirmation.
+    /// Returns the sum of the numbers in all confirmations, or `None` while a confirmation is
+    /// outstanding.
     #[must_use]
     pub fn sum(&self) -> Option<u64> {
         (self.remaining.load(Ordering::Acquire) == 0).then(|| self.sum.load(Ordering::Relaxed))

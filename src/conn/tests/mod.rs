@@ -88,7 +88,8 @@ impl Rig {
         self.call(|conn, out, context| conn.handle_bytes(&mut bytes, out, context));
     }
 
-    /// Accepts the join of a conn that opens a stream.
+    /// Removes the effect that subscribes the conn of a stream, and reports that the subscription
+    /// succeeded.
     pub(super) fn join(&mut self) {
         let at = self
             .effects
@@ -595,7 +596,7 @@ fn commands_beyond_the_budget_wait_and_are_answered_in_order() {
     let at_once = answered(&rig.conn.outbox().slices().collect::<Vec<_>>().concat());
     let at_once_max = (WORK_AT_ONCE_MAX / COMMAND_WORK) as usize;
     assert!(at_once > 0 && at_once <= at_once_max, "{at_once}");
-    // Waiting input is handled before new input.
+    // The commands that still wait are handled before a command that arrives later.
     let last = client_frame(1, command(300).as_bytes());
     rig.feed(&last);
     let mut out = Vec::new();
@@ -633,7 +634,7 @@ fn pipelined_requests_are_handled_one_per_call() {
         assert_eq!(rig.conn.has_unhandled(), left > 0);
         rig.feed(b"");
     }
-    // A partial request is not unhandled input.
+    // The beginning of a request must wait for more bytes, so it does not count as unhandled.
     rig.feed(b"GET / HT");
     assert!(!rig.conn.has_unhandled());
 }

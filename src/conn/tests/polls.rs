@@ -58,8 +58,8 @@ impl Rig {
         rig
     }
 
-    /// Removes the effect that asks for an answer, and returns the position in this effect. Returns
-    /// `None` if there is no such effect.
+    /// Removes each [`Effect::Answer`] from the list of effects. Returns the `since` of the first,
+    /// or `None` if the list has no such effect.
     fn take_answer(&mut self) -> Option<Option<Cursor>> {
         let found = self.effects.iter().find_map(|effect| {
             if let Effect::Answer { since, .. } = effect {
