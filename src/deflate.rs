@@ -24,8 +24,8 @@ const FLUSH_TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 /// truncated.
 const TAIL_AND_END: [u8; 9] = [0, 0, 0xff, 0xff, 1, 0, 0, 0xff, 0xff];
 
-/// Output room beyond the length of the message. Output that fills this room is not shorter than
-/// the message.
+/// The length of the output buffer minus the length of the message. Output that fills the buffer is
+/// longer than the message, so it is not used.
 const SLACK_BYTES: usize = 16;
 
 /// The size of the first allocation for an inflated message, in bytes.
@@ -68,7 +68,7 @@ impl Deflater {
         engine
             .compress_vec(message, &mut self.out, FlushCompress::Sync)
             .ok()?;
-        // Output that fills the room may be incomplete.
+        // If the output has filled the buffer, it may be incomplete.
         let is_whole = engine.total_in() == message.len() as u64 && self.out.len() < room;
         let body = self.out.strip_suffix(&FLUSH_TAIL)?;
         (is_whole && body.len() < message.len()).then_some(body)
@@ -154,13 +154,13 @@ impl Inflater {
 /// The place in the DEFLATE stream where the input ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stop {
-    /// The input ended after a last block.
+    /// The input ended directly after a final block (RFC 1951, 3.2.3).
     AtEnd,
     /// The input ended at another place.
     Midway,
 }
 
-/// Inflates all of `input`. A message may have several last blocks (RFC 7692, 7.2.3.4).
+/// Inflates all of `input`. A message may have several final blocks (RFC 7692, 7.2.3.4).
 fn run(
     engine: &mut Decompress,
     mut input: &[u8],
@@ -169,7 +169,7 @@ fn run(
 ) -> Result<Stop, InflateError> {
     loop {
         if out.len() == out.capacity() {
-            // The room is doubled, but never exceeds the limit by more than one byte.
+            // The capacity is doubled, but it never exceeds the limit by more than one byte.
             let room_max = bytes_max.saturating_sub(out.len()).saturating_add(1);
             out.reserve_exact(out.len().max(FIRST_ROOM_BYTES).min(room_max));
         }
@@ -213,7 +213,7 @@ mod tests {
         Inflater::default().inflate(compressed, 1 << 20)
     }
 
-    /// Compresses with one call for each piece, as another implementation may do.
+    /// Compresses each piece with a separate call, as another implementation of DEFLATE may do.
     fn compress(pieces: &[(&[u8], FlushCompress)], window_bits: u8) -> Vec<u8> {
         let mut engine = Compress::new_with_window_bits(Compression::best(), false, window_bits);
         let mut out = Vec::new();
@@ -335,7 +335,8 @@ mod tests {
         let compressed = [deflater.deflate(&message).unwrap(), &FLUSH_TAIL].concat();
         let mut engine = Decompress::new_with_window_bits(false, DEFLATE_WINDOW_BITS);
         let mut out = Vec::new();
-        // The pieces are small, so that the inflater must find every reference in its own window.
+        // The pieces are small. So the inflater must keep earlier output in its own window, because
+        // later pieces refer to it.
         for piece in compressed.chunks(100) {
             out.reserve(110_000);
             let progress = engine.decompress_vec(piece, &mut out, FlushDecompress::Sync);

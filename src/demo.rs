@@ -237,7 +237,7 @@ impl CpuTime {
 
 fn parse_cpu(text: &str) -> Option<CpuTime> {
     let line = text.lines().find_map(|line| line.strip_prefix("cpu "))?;
-    // The ninth and tenth numbers are guest time, which is already included in user time.
+    // The last two of the ten numbers are guest time, which is already included in user time.
     let times: Vec<u64> = line
         .split_ascii_whitespace()
         .take(8)
@@ -289,7 +289,7 @@ fn parse_traffic(text: &str) -> Option<Traffic> {
         let (device, numbers) = line.split_once(':')?;
         let mut numbers = numbers.split_ascii_whitespace();
         let received: u64 = numbers.next()?.parse().ok()?;
-        // Eight numbers about received data precede the number of sent bytes.
+        // The line has eight numbers about received data. The number of sent bytes comes next.
         let sent: u64 = numbers.nth(7)?.parse().ok()?;
         if device.trim() == "lo" {
             sum.loopback_bytes = sum.loopback_bytes.saturating_add(received);

@@ -44,8 +44,9 @@ impl ConnId {
         }
     }
 
-    /// Returns the number of conns that the worker accepted before this one. `accepted` is the
-    /// number of conns that the worker has accepted until now. The result is the newest serial with
+    /// Returns the conn's serial: the number of conns that the worker accepted before this one.
+    /// `accepted` is the number of conns that the worker has accepted until now. The id contains
+    /// only a part of the serial, its generation. So the result is the highest possible serial with
     /// this generation.
     ///
     /// If the worker accepts 4,294,967,295 more conns while a conn is open, the result becomes
@@ -91,7 +92,7 @@ pub struct RunId(pub u64);
 /// connections a second uses up its serials in nine years.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnName {
-    /// The run of the node.
+    /// The run of the node in which the conn was opened.
     pub run: RunId,
     /// The worker's number.
     pub worker: u16,
@@ -380,9 +381,9 @@ impl Since {
         text.parse().map_or(Self::Unrecognised, Self::After)
     }
 
-    /// Returns the position for a request for the last publications of a channel. A request for
-    /// zero publications is [`Since::Now`]. Returns `None` if the number exceeds 32 bits, because
-    /// no log holds that many publications.
+    /// Returns the value for a client that requests the last publications of a channel. A request
+    /// for zero publications is [`Since::Now`]. Returns `None` if the number exceeds 32 bits,
+    /// because no log holds that many publications.
     #[must_use]
     pub fn last(publications: u64) -> Option<Self> {
         let publications = u32::try_from(publications).ok()?;
@@ -446,8 +447,8 @@ mod tests {
 
     #[test]
     fn serials_in_one_slot_never_repeat() {
-        // The first conn stays open while the generations wrap twice. The next conn in its slot may
-        // get the same generation.
+        // While the first conn is open, the worker accepts two conns for each generation. The next
+        // conn in the slot then has the same generation.
         let serial = 7;
         let next = serial + 2 * GENERATIONS;
         let (first, second) = (ConnId::new(3, serial), ConnId::new(3, next));
@@ -551,7 +552,7 @@ mod tests {
     fn since_of_an_empty_text_is_now_and_of_a_malformed_one_unrecognised() {
         assert_eq!(Since::parse(""), Since::Now);
         assert_eq!(Since::parse("earlier"), Since::Unrecognised);
-        // `first` is a valid value of `since`, but never an id.
+        // A client can send `since=first`, but `first` is never the id of a publication.
         assert_eq!(Since::parse("first"), Since::Unrecognised);
     }
 

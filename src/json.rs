@@ -25,8 +25,8 @@ pub fn check_value(json: &str) -> Result<(), LimitError> {
     check(json, JSON_LEVELS_MAX)
 }
 
-/// Checks an object whose values are payloads. The object adds one level of nesting, so one more
-/// level is allowed.
+/// Checks an object whose values are payloads. The object may have one more level of nesting than a
+/// payload.
 ///
 /// # Errors
 /// Returns the limit that the object exceeds.
@@ -51,7 +51,7 @@ fn check(json: &str, levels_max: usize) -> Result<(), LimitError> {
             b']' | b'}' => levels = levels.saturating_sub(1),
             b'0'..=b'9' => digits += 1,
             b'+' | b'-' | b'.' | b'E' | b'e' => {}
-            // A number ends at white space, a comma or a colon.
+            // Any other byte ends the number, for example white space or a comma.
             _ => digits = 0,
         }
         if levels > levels_max {

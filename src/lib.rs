@@ -209,6 +209,7 @@
 //! | head, tail | the end of the log for a worker; the newest entries of a channel that it holds |
 //! | epoch | a part of the sequence in which no number stands for two publications |
 //! | hub, quota | a worker's subscribers, cursors and walks; the bounds of one conn |
+//! | walk | one pass of a worker over a channel's subscribers, to write new entries to them |
 //! | feed, feeder, consumer | the Unix socket; a process that publishes; one that reads reports |
 //! | report, notice | a client's publication or question; a subscription that began or ended |
 //! | effect, close reason | what a machine asks the worker to do; why a conn ended |

@@ -7,8 +7,9 @@ use super::{Across, Kind, Metric};
 /// The media type of the text that [`push`] writes.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Appends a table. For each metric, the numbers of all owners are combined into one number. The
-/// help and type lines are written before the first line of each name.
+/// Appends a table. `owners` are the objects that have the numbers, for example the metrics of each
+/// worker. For each metric, the numbers of all owners are combined into one number. The help and
+/// type lines are written before the first line of each name.
 pub fn push<T>(table: &[Metric<T>], owners: &[&T], out: &mut String) {
     let mut last_name = "";
     for metric in table {

@@ -14,8 +14,8 @@ const KEYS: &str = "tls.keys";
 const AUTHORITIES: &str = "tls.client_authorities";
 
 /// Reads the files that the configuration names. Generates a self-signed certificate if
-/// `tls.self_signed` is set. `former` is the identity that will be replaced. Returns `None` if a
-/// problem was added to `found`.
+/// `tls.self_signed` is set. `former` is the identity that will be replaced. If there is a problem,
+/// adds it to `found` and returns `None`.
 pub(super) fn load(
     config: &Config,
     former: Option<&Identity>,
@@ -67,9 +67,9 @@ pub(super) fn load(
         .ok()
 }
 
-/// Converts an error to a problem of the configuration that names the file. All pairs are checked
-/// earlier. So the creation of an identity can fail only because of the client authorities, a
-/// missing pair, or the TLS library.
+/// Converts an error to a problem of the configuration that names the file. Each pair of a
+/// certificate and a key is checked earlier. So the creation of an identity can fail only because
+/// of the client authorities, a missing pair, or the TLS library.
 fn invalid(error: IdentityError, chain: &Path, key: &Path) -> Invalid {
     let at =
         |name, path: &Path, reason| Invalid::new(name, format!("{}: {reason}", path.display()));

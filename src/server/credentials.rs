@@ -51,7 +51,8 @@ pub(super) struct Credentials {
 }
 
 impl Credentials {
-    /// Prepares the material for sharing. The certificates are dropped if no listener has TLS.
+    /// Prepares the certificates and keys for use by all workers. The certificates are dropped if
+    /// no listener has TLS.
     pub(super) fn new(material: Material, listen: &[Listen]) -> Self {
         let listeners = certificates::secure_listeners(listen);
         let identity = material.identity.filter(|_| listeners != 0);

@@ -187,7 +187,7 @@ mod tests {
         allow.send(()).unwrap();
         assert!(logs.wait_until_written(Duration::from_secs(60)));
         assert_eq!(received.try_recv().unwrap(), b"a line\n");
-        // A line that cannot be written does not delay the wait.
+        // A line that cannot be written does not delay `wait_until_written`.
         drop(allow);
         queue.write_all(b"another\n").unwrap();
         assert!(logs.wait_until_written(Duration::from_secs(60)));

@@ -68,7 +68,7 @@ pub enum StartError {
     /// The admin listener cannot be bound.
     #[error("cannot listen on {address} for metrics (key `admin`): {error}")]
     Admin {
-        /// The value of the key `admin`.
+        /// The address in the key `admin`.
         address: SocketAddr,
         /// The error of `bind(2)` or `listen(2)`.
         error: io::Error,
@@ -82,7 +82,7 @@ pub enum StartError {
     /// An address for clients cannot be bound.
     #[error("cannot listen on {address} (key `listen`): {error}")]
     Listen {
-        /// A value of the key `listen`.
+        /// An address in the key `listen`.
         address: SocketAddr,
         /// The error of `bind(2)` or `listen(2)`.
         error: io::Error,
@@ -263,8 +263,8 @@ impl Server {
         self.workers.len()
     }
 
-    /// Whether every worker has finished a turn after the previous call. Wakes all workers, so that
-    /// even an idle worker takes a turn before the next call.
+    /// Whether every worker has completed a pass of its event loop after the previous call. Also
+    /// wakes all workers, so that even an idle worker completes a pass before the next call.
     pub fn is_alive(&mut self) -> bool {
         let mut is_alive = true;
         for worker in &mut self.workers {
@@ -331,7 +331,7 @@ fn guard(
     Ok((guard, watch))
 }
 
-/// Starts the workers. The struct has the values that all workers share.
+/// The values that all workers share. They are used to start the workers.
 struct WorkerSpawner {
     config: Arc<Config>,
     run: RunId,

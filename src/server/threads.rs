@@ -111,7 +111,8 @@ pub(super) fn start_worker(
         .spawn(move || {
             let bound = preparation.prepare(adopted, &addresses);
             let is_ready = bound.is_ok();
-            // The call cannot fail, because the receiver exists until it has received this message.
+            // Sending cannot fail, because the receiver is dropped only after it has received this
+            // message.
             let _reported = report.send(bound);
             if is_ready {
                 preparation.into_worker().run();
@@ -193,7 +194,7 @@ impl Preparation {
         }
         match Ring::new(RING_WRITES_MAX) {
             Ok(ring) => self.net.use_ring(ring),
-            // All workers get the same error, so one log line is enough.
+            // All workers get the same error, so only the first worker logs it.
             Err(error) if self.parts.number == 0 => {
                 tracing::info!(%error, "io_uring is not available: each send is a system call");
             }
@@ -201,8 +202,8 @@ impl Preparation {
         }
     }
 
-    /// Leaves the common descriptor table. In the thread's copy of the table, closes the
-    /// descriptors that this worker does not use.
+    /// Gives this thread its own copy of the descriptor table. Then closes the descriptors in the
+    /// copy that this worker does not use.
     fn unshare_descriptors(&mut self, adopted: &[TcpListener]) {
         match unshare_table() {
             Ok(table) => {

@@ -151,8 +151,8 @@ fn close_range(first: u32, last: u32) {
     // SAFETY: the table belongs only to this thread, so owners on other threads keep their copies
     // of these descriptors. Nothing on this thread uses the closed descriptors.
     let closed = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
-    // Linux before 5.9 does not have the call. The descriptors then stay open, which only uses up
-    // descriptors.
+    // Linux before 5.9 has no `close_range`. The descriptors then stay open, which only reduces the
+    // number of free descriptors.
     debug_assert!(closed == 0 || io::Error::last_os_error().raw_os_error() == Some(libc::ENOSYS));
 }
 

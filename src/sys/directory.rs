@@ -40,7 +40,7 @@ pub(crate) fn check(path: &Path) -> io::Result<()> {
 /// `None` if only this user and root can replace parts of the path. Missing parts are ignored.
 pub(crate) fn replaceable_part(path: &Path) -> io::Result<Option<PathBuf>> {
     let absolute = std::path::absolute(path)?;
-    // The first path contains the links; the second path contains the links' targets.
+    // `absolute` may contain symbolic links. `real` contains the targets of these links.
     let real = match fs::canonicalize(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => absolute.clone(),
         outcome => outcome?,

@@ -16,7 +16,7 @@ use crate::config::limits::MEMORY_LEFT_PERCENT;
 /// The mount point of cgroup version 2.
 const CGROUPS: &str = "/sys/fs/cgroup";
 
-/// The latest measurement. The default means no use and no limit.
+/// The latest measurement. Before the first measurement, the use is zero and there is no limit.
 #[derive(Debug, Default)]
 pub struct Pressure {
     is_short: AtomicBool,
@@ -103,7 +103,7 @@ impl Meter {
 
     /// Measures once and stores the result in `pressure`.
     pub fn measure(&self, pressure: &Pressure) {
-        // An unknown use is stored as zero, so no connection is refused because of it.
+        // If the memory in use is unknown, zero is stored, so that no connection is refused.
         pressure.note(self.used_bytes(), self.limit_bytes());
     }
 

@@ -64,8 +64,8 @@ impl Ring {
     /// `sends`.
     ///
     /// # Errors
-    /// Returns the error of `io_uring_enter(2)`. After an error, the ring cannot be used. A send
-    /// without a result was not made.
+    /// Returns the error of `io_uring_enter(2)`. After an error, the ring cannot be used. The
+    /// result `None` means that the send was not made.
     pub fn send(
         &mut self,
         sends: &[Send<'_>],
@@ -202,7 +202,7 @@ mod tests {
             .enumerate()
             .map(|(number, ((socket, _), slices))| Send {
                 socket: socket.as_fd(),
-                // Some sends have one slice, others have two.
+                // Every third send has one slice. The other sends have two slices.
                 slices: if number % 3 == 0 {
                     &slices[1..]
                 } else {

@@ -45,7 +45,7 @@ impl Wake {
         }
     }
 
-    /// Returns the number of wakes that made a system call.
+    /// Returns the number of writes to the eventfd. Each write is one system call.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.writes.load(Ordering::Relaxed)

@@ -20,7 +20,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts the clock at `now`, so that it agrees with the monotonic clock until a turn is late.
+    /// Starts the clock at `now`. The clock agrees with the monotonic clock until a turn is late.
     #[must_use]
     pub fn new(now: Now) -> Self {
         Self {
@@ -36,15 +36,16 @@ impl Running {
         self.now
     }
 
-    /// Returns the running time at `now`. The result assumes that the current turn is not late.
+    /// Returns the running time at `now`. The result is correct only if the current turn is not
+    /// late.
     #[must_use]
     pub fn at(self, now: Now) -> Now {
         Now(self.now.after(now.since(self.seen)).0)
     }
 
-    /// Ends a turn in which the thread asked to sleep for at most `sleep`; `None` stands for an
-    /// unlimited sleep. Returns whether the turn was late. The true duration of the sleep in a late
-    /// turn is unknown, so no sleep is counted for a late turn.
+    /// Ends a turn and returns whether it was late. `sleep` is the maximum time for which the
+    /// thread asked to sleep in this turn; `None` stands for an unlimited sleep. The true duration
+    /// of the sleep in a late turn is unknown, so the sleep of a late turn does not count.
     pub fn advance(&mut self, now: Now, sleep: Option<Duration>) -> bool {
         let elapsed = now.since(self.seen);
         let work = Duration::from_millis(TURN_RUNNING_MS_MAX);
@@ -56,8 +57,8 @@ impl Running {
         is_late
     }
 
-    /// Returns the maximum sleep for the next turn. After a late turn, the maximum is low. So most
-    /// of the time still counts even if all turns of a thread are late.
+    /// Returns the maximum sleep in the next turn. It is short after a late turn, because the sleep
+    /// of a late turn does not count.
     #[must_use]
     pub fn sleep_max(self) -> Duration {
         Duration::from_millis(match self.is_late {

@@ -4,7 +4,8 @@
 //! of one bucket form a doubly linked list. Arming and disarming need only a few stores; an empty
 //! tick needs one lookup. Deadlines are rounded up to a tick, so no slot fires early. A deadline
 //! may be more than one revolution of the wheel ahead. Its slot then stays in the bucket and is
-//! skipped until the deadline is due. The wheel is pure: the worker's expire phase passes the time.
+//! skipped until the deadline is due. The wheel reads no clock: the worker passes the time with
+//! each call.
 
 use super::{Deadline, Now};
 use crate::chunks::ChunkedVec;
@@ -201,8 +202,8 @@ impl Wheel {
         None
     }
 
-    /// Fires the due slots of one bucket. Returns false if `left` became zero and a due slot is
-    /// left.
+    /// Fires at most `left` due slots of one bucket and subtracts their number from `left`. Returns
+    /// false if a due slot remains.
     fn expire_tick(&mut self, due: u32, left: &mut u32, fired: &mut Vec<u32>) -> bool {
         let mut slot = self.heads.get(bucket_of(due)).copied().unwrap_or(NONE);
         while let Some(link) = self.links.get(slot as usize) {
