@@ -28,7 +28,8 @@ pub(super) struct SharedCounters {
     pub(super) subscribed: AtomicU64,
     /// The number of readers per channel: connections that are neither stalled, slow nor churning.
     pub(super) readers: Vec<AtomicU32>,
-    /// The number of publications that readers account for: received, reported in a gap, or lost.
+    /// The number of publications that the readers have received, that were reported to them in
+    /// gaps, or that they have lost.
     pub(super) accounted: AtomicI64,
     /// The number of stalled and slow connections.
     pub(super) impaired: AtomicU64,
@@ -204,9 +205,9 @@ impl ClientPool {
         }
     }
 
-    /// Waits until every reader has accounted for the publication with this number and for all
-    /// earlier publications. Returns false if there is no progress for `STALL_TIMEOUT`, or if a
-    /// thread ends.
+    /// Waits until, on every reader, the publication with this number and all earlier publications
+    /// are received, reported in a gap, or lost. Returns false if there is no progress for
+    /// `STALL_TIMEOUT`, or if a thread ends.
     #[must_use]
     pub fn wait_for(&self, published: u64) -> bool {
         let counters = &self.counters;

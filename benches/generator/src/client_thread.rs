@@ -198,7 +198,7 @@ impl ClientThread {
             .map_or(Phase::Closed, |conn| conn.phase)
     }
 
-    /// Closes a churning connection and frees its index.
+    /// Closes a churning connection and makes its index available for a new connection.
     pub(super) fn close_churning(&mut self, index: usize) {
         let Some(conn) = self.conns.get_mut(index) else {
             return;

@@ -178,8 +178,8 @@ mod tests {
         }
     }
 
-    /// Returns the events of a response with this content. An earlier response has already
-    /// confirmed the subscription.
+    /// Returns the events of a response with this content. The connection is already subscribed,
+    /// because it has received an earlier response.
     fn later(content: &str) -> Vec<ClientEvent> {
         let first = format!("{{\"id\":\"{}\",\"gap\":false,\"publications\":[]}}", id(6));
         let bytes = answer(&first) + &answer(content);

@@ -190,7 +190,8 @@ impl StreamParser {
         self.rest = Box::from(self.read(&held, inflate_cache, on_event));
     }
 
-    /// Reads all complete pieces. Returns the remaining bytes, which belong to an incomplete piece.
+    /// Parses the bytes up to the last complete piece, such as a frame or a chunk. Returns the
+    /// remaining bytes, which belong to an incomplete piece.
     fn read<'a>(
         &mut self,
         mut bytes: &'a [u8],

@@ -25,8 +25,8 @@ pub struct Stride {
 }
 
 impl Stride {
-    /// Returns the numbers of the channel with the index `channel`. Channels are numbered from
-    /// zero.
+    /// Returns the publication numbers of the channel with the index `channel`. Channels are
+    /// numbered from zero.
     #[must_use]
     pub fn new(channel: u64, channels: u64) -> Self {
         Self {
@@ -35,7 +35,7 @@ impl Stride {
         }
     }
 
-    /// Returns how many numbers of the channel are less than or equal to this number.
+    /// Returns how many publication numbers of the channel are at most this number.
     #[must_use]
     pub fn count_to(self, number: u64) -> u64 {
         match number.checked_sub(self.first) {
@@ -112,11 +112,11 @@ pub struct Expectation {
 /// The counts of the server's faults.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
-    /// The count of numbers that were neither received nor reported in a gap.
+    /// The count of publication numbers that were neither received nor reported in a gap.
     pub lost: u64,
-    /// The count of numbers that were received twice in a row.
+    /// The count of publication numbers that were received twice in a row.
     pub duplicates: u64,
-    /// The count of other numbers that were received after a higher number.
+    /// The count of other publication numbers that were received after a higher number.
     pub reordered: u64,
     /// The count of ids that violate the [`IdRule`].
     pub wrong_ids: u64,
@@ -318,7 +318,8 @@ impl SequenceChecker {
                 if !expectation.role.is_impaired() {
                     tally.answers += 1;
                 }
-                // A lower position is a fault, because publications would be delivered again.
+                // A position that is lower than the previous one is a fault, because the next poll
+                // would receive publications again.
                 let is_right = position.sequence >= self.sequence;
                 tally.faults.wrong_ids += u64::from(!is_right);
                 self.sequence = position.sequence;
