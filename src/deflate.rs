@@ -19,7 +19,7 @@ use crate::config::limits::{
 /// The last four bytes of flushed output, which are removed from a message (RFC 7692, 7.2.1).
 const FLUSH_TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 
-/// [`FLUSH_TAIL`], followed by an empty last block. The inflater reads these bytes after the
+/// [`FLUSH_TAIL`], followed by an empty final block. The inflater reads these bytes after the
 /// message. If the inflater has not reached the end of the stream after these bytes, the message is
 /// truncated.
 const TAIL_AND_END: [u8; 9] = [0, 0, 0xff, 0xff, 1, 0, 0, 0xff, 0xff];

@@ -100,7 +100,7 @@ pub enum ConnClass {
 pub enum Audience {
     /// The channel's subscribers.
     Subscribers,
-    /// The consumers on the feed.
+    /// The backends that consume clients' publications from the feed.
     Consumers,
 }
 
@@ -111,7 +111,8 @@ pub struct Join {
     pub channels: Vec<ChannelName>,
     /// The position after which the subscriber receives publications.
     pub since: Since,
-    /// The window of each channel; `None` if the client does not acknowledge publications.
+    /// The maximum number of unacknowledged publications of each channel; `None` if the client does
+    /// not acknowledge publications.
     pub window: Option<Window>,
     /// The command or request that asked for the subscription.
     pub origin: Origin,
@@ -130,7 +131,7 @@ impl Window {
             .then_some(Self(publications))
     }
 
-    /// Returns the number of publications.
+    /// Returns the window's maximum number of unacknowledged publications.
     #[must_use]
     pub fn publications(self) -> u32 {
         self.0

@@ -87,7 +87,7 @@ impl Conn {
         context.ask(Effect::SetTimer(deadline));
     }
 
-    /// Whether an answer is being sent, and the peer has not been silent for too long.
+    /// Whether a poll's answer is being sent, and the peer has accepted bytes recently enough.
     pub(super) fn is_answer_taken(&self, context: &Context<'_>) -> bool {
         self.outbox.has_answer() && !self.patience(context).is_zero()
     }

@@ -14,7 +14,7 @@ use crate::http;
 use crate::http::origin::Reader;
 use crate::proxy::header::{HeaderRead, read_header};
 
-/// Returns the number of bytes of the header to read next.
+/// Returns the number of bytes of the PROXY header to read next.
 pub(super) fn missing_bytes(partial: Option<&Partial>) -> usize {
     let kept = partial.map_or(&[][..], |partial| &partial.bytes);
     match read_header(kept) {

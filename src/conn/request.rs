@@ -232,7 +232,6 @@ pub(super) fn admit(
     Some(join)
 }
 
-/// Returns the subscription for the channels of a request.
 pub(super) fn request_join(
     channels: Vec<ChannelName>,
     since: Since,

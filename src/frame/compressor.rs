@@ -1,9 +1,9 @@
 //! A worker's compressor and its scratch memory.
 //!
-//! Each worker owns one compressor and lends it out while a cell of a publication is filled. So
-//! neither conns nor publications need a compressor of their own. It counts the compressed
-//! frames and their bytes. The deflater decides whether compression makes a message shorter. The
-//! publication's cells store the frames.
+//! Each worker owns one compressor and uses it to create the compressed frames of publications. So
+//! neither conns nor publications need a compressor of their own. The compressor counts the
+//! compressed frames and their bytes. The deflater decides whether compression makes a message
+//! shorter. The frames are stored in the publication's [`super::Frames`].
 
 use super::websocket::{self, push_deflated};
 use super::{Envelope, Frame, Publication};

@@ -1,4 +1,5 @@
-//! The encodings of one publication. Each encoding is created once for all workers.
+//! The encodings of one publication. Each encoding is created once for all workers and stored in a
+//! cell.
 //!
 //! A publication, the workers that are about to write it, and the conns that have written a part of
 //! it share the encodings. The first worker that needs a cell fills it. Another worker that needs

@@ -44,7 +44,7 @@ impl Ledger {
         sum(&self.resident)
     }
 
-    /// Returns the bytes of the encodings whose publications are in the log.
+    /// Returns the number of bytes of the encodings of publications that are in the log.
     #[must_use]
     pub fn logged(&self) -> u64 {
         sum(&self.logged)

@@ -54,7 +54,7 @@ impl FrameKind {
     /// The number of cells for a publication. Chunked and unchunked events share a cell.
     pub const CELLS: usize = 12;
 
-    /// Returns the index of the cell for this kind's bytes.
+    /// Returns the index of the cell in which a publication stores its frame of this kind.
     #[must_use]
     pub fn cell(self) -> usize {
         match self {

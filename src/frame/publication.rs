@@ -80,7 +80,7 @@ pub struct Publication {
     ledger: Arc<Ledger>,
 }
 
-// This size is used in the table "What a channel costs" in the crate doc.
+// This size is used in the section "Memory of a channel" of the crate doc.
 const _: () = assert!(size_of::<Publication>() <= 104);
 
 /// The optional texts of a publication. Few publications have such a text.

@@ -25,9 +25,9 @@ pub struct Logs {
 }
 
 impl Logs {
-    /// Waits until all lines that were logged before the call are written. The wait ends after
-    /// `most`, because a full pipe may never be read. Returns false if some lines are not written
-    /// yet, or if a line was ever dropped.
+    /// Waits until all lines that were logged before the call are written. The wait takes at most
+    /// the time `most`, because a full pipe may never be read. Returns false if some lines are not
+    /// written yet, or if a line was ever dropped.
     pub fn wait_until_written(&self, most: Duration) -> bool {
         let queued = self.progress.queued.load(Ordering::Acquire);
         let written = self.progress.written.lock();

@@ -44,7 +44,7 @@ impl Pressure {
         self.limit_bytes.load(Ordering::Relaxed)
     }
 
-    /// Stores a measurement.
+    /// Stores the measured number of used bytes and the limit.
     pub fn note(&self, used_bytes: u64, limit_bytes: u64) {
         self.used_bytes.store(used_bytes, Ordering::Relaxed);
         self.limit_bytes.store(limit_bytes, Ordering::Relaxed);

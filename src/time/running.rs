@@ -30,14 +30,14 @@ impl Running {
         }
     }
 
-    /// Returns the running time at the start of this turn.
+    /// Returns the time of this clock at the start of the current turn.
     #[must_use]
     pub fn now(self) -> Now {
         self.now
     }
 
-    /// Returns the running time at `now`. The result is correct only if the current turn is not
-    /// late.
+    /// Returns the time of this clock at `now`. The result is correct only if the current turn is
+    /// not late.
     #[must_use]
     pub fn at(self, now: Now) -> Now {
         Now(self.now.after(now.since(self.seen)).0)
