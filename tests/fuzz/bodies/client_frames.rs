@@ -161,11 +161,11 @@ struct RfcModel {
 
 #[derive(Debug, PartialEq, Eq)]
 enum End {
-    /// The client has closed; the body is that of the reply to its close frame.
+    /// The client has sent a close frame. The value is the payload of the server's close frame.
     Closed(Vec<u8>),
-    /// The client has broken a rule; the code is that of the server's close frame.
+    /// The client has broken a rule. The value is the code of the server's close frame.
     Failed(u16),
-    /// The bytes end within a header, so the RFC requires nothing yet.
+    /// The bytes end inside a frame header, so the RFC requires no reaction yet.
     InHeader,
 }
 

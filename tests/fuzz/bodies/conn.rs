@@ -1,14 +1,15 @@
-//! Runs a conn's machine from its first byte to its last. This file plays the part of the worker.
+//! Runs the state machine of one connection from its first byte to its last. This file takes the
+//! place of the worker.
 //!
-//! The first check sends only the bytes: the answers must be the same for all cuts. The second
-//! check adds events between the bytes: timers, a socket that accepts nothing, the peer's FIN, a
-//! backend's messages. In the second check the machine must always have a deadline, send nothing
-//! after its FIN, and stay within its memory limit. It must also end in time when its peer becomes
-//! silent.
+//! The first check sends only bytes, cut into pieces in several ways. The answers must be the same
+//! for every way. The second check adds events between the bytes: timers, a socket that accepts
+//! nothing, the peer's FIN, a backend's messages. In the second check the state machine must always
+//! have a deadline, send nothing after its FIN, and stay within its memory limit. It must also end
+//! in time when its peer becomes silent.
 //!
-//! The bytes determine the surroundings. A conn that begins with a PROXY header belongs to a
-//! listener for that protocol. A conn with a forwarded address comes from a trusted proxy. If the
-//! bytes contain a token, the server has keys.
+//! The bytes determine the environment. A connection that begins with a PROXY header belongs to a
+//! listener for that protocol. A connection with a forwarded address comes from a trusted proxy. If
+//! the bytes contain a token, the server has keys.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -58,7 +59,8 @@ pub fn attack(bytes: &[u8]) {
     let script = Script::new(bytes);
     let mut config = config();
     if bytes_have(script.stream, TOKEN) {
-        // The setting only enables tokens. The key is the server's own.
+        // Tokens are enabled if a key file is configured. No file is read, because the harness has
+        // its own key.
         config.auth.jwks = "keys".into();
     }
     check_cuts(script.stream, &config);
@@ -112,7 +114,7 @@ struct Harness<'c> {
     written: Vec<u8>,
     waited_bytes_max: usize,
     is_blocked: bool,
-    /// Whether the peer's FIN must be handled, possibly for a second time.
+    /// Whether `handle_eof` must be called again, after the answer to a poll.
     has_eof: bool,
     is_read_closed: bool,
     has_fin: bool,
@@ -130,7 +132,7 @@ fn cursor(sequence: u64) -> Cursor {
     }
 }
 
-/// Admits every second client of a proxy.
+/// Refuses a proxy's client if the last byte of its IPv4 address or of its IPv6 /64 network is odd.
 fn admitted(client: Option<IpAddr>) -> Result<(), TooMany> {
     let last = client.map(|client| match client {
         IpAddr::V4(client) => client.octets()[3],
@@ -223,8 +225,8 @@ impl<'c> Harness<'c> {
             self.apply(effect);
         }
         self.depth -= 1;
-        // A nested call runs before the outer call's remaining effects, so only the outermost call
-        // checks the class.
+        // The remaining effects of an outer call are applied after a nested call. So only the
+        // outermost call compares the class.
         assert!(
             self.depth > 0 || self.conn.class() == self.class,
             "the worker counts another class"
@@ -364,7 +366,7 @@ impl<'c> Harness<'c> {
         let Some(kind @ FrameKind::Poll(_)) = self.conn.serving() else {
             return;
         };
-        // In an answer with history, the older publications have the initial kind.
+        // The first publication is marked as initial, as in an answer with history.
         let kinds = [kind.initial(), kind]
             .into_iter()
             .chain(std::iter::repeat(kind));
@@ -427,7 +429,8 @@ impl<'c> Harness<'c> {
         bytes
     }
 
-    /// Lets the machine handle its unhandled bytes. Each call has the budget of one turn.
+    /// Lets the state machine handle bytes that it has received but not handled yet. Each call may
+    /// do the work of one turn of the worker.
     fn handle_unhandled(&mut self) {
         while self.closed.is_none() && self.conn.has_unhandled() {
             let _result = self.call(|conn, out, context| {
@@ -463,8 +466,8 @@ impl<'c> Harness<'c> {
         self.end_if_served();
     }
 
-    /// Ends a stream whose peer is done. The harness has no log, so the peer has received
-    /// everything.
+    /// Ends a stream after the peer's FIN. The harness has no log, so no publication is still to be
+    /// sent.
     fn end_if_served(&mut self) {
         if self.closed.is_none() && self.conn.ends_when_served() {
             let _result = self
@@ -585,8 +588,8 @@ fn bytes_have(bytes: &[u8], part: &[u8]) -> bool {
 #[derive(Debug, PartialEq)]
 struct Output {
     responses: Vec<u8>,
-    /// The frames in sorted order. The order in which they were sent depends on the cuts, because
-    /// the result of a command is sent after all other answers to its piece.
+    /// The frames in sorted order. Their original order depends on how the bytes are cut into
+    /// pieces, because the result of a command is sent after all other answers to its piece.
     frames: Vec<Vec<u8>>,
     /// The body of the server's close frame.
     close: Option<Vec<u8>>,
@@ -615,8 +618,9 @@ fn check_cuts(stream: &[u8], config: &Config) {
     }
 }
 
-/// Sends the pieces to a conn. Its peer reads everything, and its polls are answered immediately.
-/// Returns `None` if the answers to one piece are so long that their number depends on the cuts.
+/// Sends these pieces of the input to the state machine of a connection. The simulated peer reads
+/// everything, and each poll is answered immediately. Returns `None` if the answers to one piece
+/// are so long that the number of answers depends on how the input is cut.
 fn run_pieces(pieces: &[&[u8]], config: &Config) -> Option<Output> {
     let mut harness = Harness::new(&pieces.concat(), config);
     for piece in pieces {

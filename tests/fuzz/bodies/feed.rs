@@ -157,7 +157,8 @@ pub fn print_command(command: &Command) -> String {
     print(fields, payload_sent)
 }
 
-/// Prints a conn's name. If the name is of another version, prints a fixed name.
+/// Prints a connection's name. `None` stands for a name in the format of another version, for which
+/// a fixed name is printed.
 fn print_conn(conn: Option<ConnName>) -> String {
     conn.map_or_else(|| String::from("1-2-3"), |conn| conn.to_string())
 }

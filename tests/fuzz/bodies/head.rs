@@ -101,8 +101,8 @@ fn check_each(mut bytes: &[u8], config: &Config) {
                 if !goes_on(&answer) {
                     return;
                 }
-                // The end of the request is certain only if the head has no fault or one of these
-                // faults.
+                // Another request may follow only if the server knows where this one ends. Of all
+                // faults, only these two leave that certain.
                 assert!(matches!(
                     head.fault,
                     None | Some(Refusal::Expectation | Refusal::Method)
@@ -217,8 +217,8 @@ fn check_channels(channels: &[ChannelName], least: usize) {
     assert_eq!(distinct.len(), channels.len(), "{channels:?}");
 }
 
-/// If another implementation accepts the handshake, compares its `Sec-WebSocket-Accept` with ours.
-/// The other implementation knows only one spelling of an upgrade and is stricter about keys.
+/// If another implementation accepts the handshake, compares its `Sec-WebSocket-Accept` with that
+/// of the server. The other implementation accepts only one spelling of an upgrade, and fewer keys.
 fn check_upgrade(own: &[u8], request: &WebSocketRequest) {
     assert_eq!(request.accept.len(), 28, "a digest of 20 bytes in base64");
     let Ok(Some((length, parsed))) = OracleRequest::try_parse(own) else {

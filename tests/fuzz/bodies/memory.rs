@@ -1,8 +1,8 @@
-//! Counts this thread's bytes on the heap, so that a body can check a bound on a machine's memory.
+//! Counts the heap bytes of each thread. Fuzz targets use the count to check the memory limit of a
+//! state machine.
 //!
 //! This module wraps the system's allocator for the whole program. It counts per thread, because
-//! tests run in parallel. A body measures the number of bytes that are freed when a machine is
-//! dropped.
+//! tests run in parallel. A target drops a state machine and reads how many bytes that freed.
 #![allow(unsafe_code, reason = "an allocator is unsafe to implement")]
 
 use std::alloc::{GlobalAlloc, Layout, System};

@@ -40,7 +40,8 @@ fn check_pattern(text: &str) {
     }
 }
 
-/// Returns how many bytes of a name a pattern fixes, or `None` if the pattern does not match.
+/// Returns how many bytes of a name the pattern compares: those before the `*`, or `usize::MAX` if
+/// the pattern has no `*`. Returns `None` if the pattern does not match.
 fn bound_bytes(pattern: &str, channel: &str) -> Option<usize> {
     if let Some((index, _)) = pattern
         .char_indices()

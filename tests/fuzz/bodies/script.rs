@@ -45,7 +45,8 @@ impl<'b> Script<'b> {
         })
     }
 
-    /// Returns a choice that applies to the whole input.
+    /// Returns a number below `choices` that is the same during the whole run. It depends only on
+    /// the number of bytes that determine events.
     pub fn choice(&self, choices: usize) -> usize {
         self.decisions.len() % choices
     }

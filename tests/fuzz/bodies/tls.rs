@@ -1,10 +1,11 @@
-//! Runs the TLS filter against a client of the same TLS library. Until foreign bytes are put on the
-//! wire, each side must receive everything that the other side sends, in pieces of any length.
+//! Runs the server's TLS filter against a client of the same TLS library. Each side must receive
+//! everything that the other side sends, in pieces of any length. This is not checked after bytes
+//! have been injected that neither side sent.
 //!
-//! The first byte selects whether the handshake is completed first. It is followed by pieces, each
-//! with a kind, a length and that number of bytes. A piece is sent by the client, whole or in small
-//! cuts, or sealed by the server, or put on the wire unchanged. If bit 64 of the kind is set, the
-//! client updates its key first.
+//! The first byte selects whether the handshake is completed first. The rest is a list of pieces,
+//! each with a kind, a length and that number of bytes. Depending on the kind, the client sends the
+//! piece (whole or in small cuts), the server sends it, or it is injected unencrypted. If bit 64 of
+//! the kind is set, the client updates its key first.
 
 use std::sync::LazyLock;
 
@@ -50,7 +51,7 @@ struct Pair {
     received: Vec<u8>,
     sealed: Vec<u8>,
     opened: Vec<u8>,
-    /// Whether foreign bytes were on the wire or the filter has failed.
+    /// Whether bytes were injected that the client did not send, or the filter has failed.
     is_spoiled: bool,
 }
 
@@ -103,8 +104,7 @@ impl Pair {
             assert!(count == 0 || count == piece.len());
             self.sealed.extend_from_slice(&piece[..count]);
         }
-        // The client may be in the middle of a record. To test this case, only some of these pieces
-        // are exchanged immediately.
+        // Only pieces of even length are exchanged immediately, so that both cases are tested.
         if piece.len().is_multiple_of(2) {
             self.exchange(usize::MAX);
         }

@@ -1,9 +1,11 @@
-//! Checks tokens, tokens with any content and a valid signature, and keys from files.
+//! Checks the verifier of tokens and the parser of key files.
 //!
-//! The first byte selects the kind of the rest. A token without a signature of our key is refused.
-//! A signed token is refused if another reader of its JSON finds a header with another algorithm or
-//! with critical parameters. A signed token is also refused if its claims have no end in the
-//! future. A grant is within its bounds, and a signature with one wrong bit is refused.
+//! The first byte selects what the other bytes are: a token, claims, a header, or a file with keys.
+//! A token that is not signed with the configured key must be refused. Claims and headers get a
+//! valid signature. A header must be refused if `serde_json` reads another algorithm or critical
+//! parameters in it. Claims must be refused if they do not expire in the future. The rights of an
+//! accepted token must be within their limits. If one bit of its signature is changed, the token
+//! must be refused.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

@@ -1,9 +1,9 @@
 //! Runs a whole worker with a sequence of hostile clients, over the simulation's network.
 //!
-//! The script has the bytes of the hostile clients and the events between them: publications, time,
-//! a window that opens and closes, resets. A well-behaved subscriber must receive everything in
-//! order. After every turn, the worker's own data must be consistent. At the end the worker drains,
-//! and nothing may remain.
+//! The input has the bytes of the hostile clients and the events between them: publications, time
+//! that passes, a receive buffer that grows, resets. A well-behaved subscriber must receive
+//! everything in order. After every turn, the worker's own data must be consistent. At the end the
+//! worker drains, and nothing may remain.
 
 use std::sync::Arc;
 
