@@ -17,8 +17,7 @@ use crate::support::{Feeder, Raw, Server, Socket, within};
 
 /// The maximum time from a health check to its answer, whatever load other clients cause.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(2);
-/// The maximum number of descriptors in one table: descriptors of the admin listener and all
-/// others.
+/// The maximum number of descriptors that a test may add to one thread's descriptor table.
 const DESCRIPTORS_MAX: usize = 200;
 
 /// Requests `/healthz` continuously while `disturb` is repeated.

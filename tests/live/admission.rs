@@ -174,8 +174,8 @@ fn websocket_without_a_subscription_in_time_is_closed() {
     assert_eq!(late.json()["type"], "subscribed");
     late.send(&json!({"type": "unsubscribe", "channel": "a"}));
     assert_eq!(late.json()["type"], "unsubscribed");
-    // Waits until the deadline of another connection has passed. `late` subscribed in time, and its
-    // deadline does not start again.
+    // Waits until the subscribe deadline of another connection has passed. `late` has subscribed
+    // before, so its own deadline does not start again when it unsubscribes.
     let mut silent = Socket::open(server.addr, "");
     assert_eq!(silent.closed(), (1008, String::from("no subscription")));
     neighbour.check();

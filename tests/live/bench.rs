@@ -210,7 +210,8 @@ fn running_server_is_published_to_and_measured() {
         server.feed.to_str().unwrap(),
     ];
     flags.extend("--websockets 5 --event-streams 5 --seconds 0.5 --json".split(' '));
-    // In the second run, the ids differ from the numbers of the run's publications.
+    // In the second run, the server's ids continue after those of the first run. So they differ
+    // from the numbers with which the command counts its publications.
     for _ in 0..2 {
         let (status, result, printed) = bench(&flags);
         assert_eq!(status, 0, "{printed}{result:#}");
@@ -261,7 +262,7 @@ fn bad_usage_has_status_two_and_an_unreachable_server_one() {
     }
 }
 
-/// The fault of the server in the delivery of its third publication.
+/// What the faulty server does wrong when it delivers its third publication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     None,

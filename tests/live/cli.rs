@@ -20,7 +20,8 @@ const SUBCOMMANDS: [&str; 7] = [
     "subscribe",
     "token",
 ];
-/// The maximum time to the message about the first attempt, which comes before any retry.
+/// The maximum time until a command ends or reports that its first attempt failed. A retry would
+/// come later.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
 fn run(line: &[&str]) -> Output {

@@ -174,7 +174,7 @@ fn subscribe_command_asks_for_history_beside_other_channels() {
         socket.send(&json!({"type": "unsubscribe", "channel": "a"}));
         assert_eq!(socket.json()["type"], "unsubscribed", "{command}");
     }
-    // A position takes precedence over `last`, and publications after that position are not
+    // `since` takes precedence over `last`. Publications after that position are not marked as
     // initial.
     let command = json!({"type": "subscribe", "channel": "a", "since": ids[2], "last": 4});
     socket.send(&command);

@@ -229,7 +229,8 @@ fn low_descriptor_limit_is_reported_with_the_number_of_conns_it_allows() {
     server.await_log(
         "WARN cannot raise the limit on descriptors (RLIMIT_NOFILE): Operation not permitted",
     );
-    // Each of the two tables reserves 64 descriptors and one for each worker.
+    // Each worker has its own descriptor table, which reserves 64 descriptors and one for each
+    // worker.
     server.await_log("It stays at 1024 for each of 2 workers, which is enough for about 1916 ");
     assert_eq!(server.readiness(), (200, String::from("ready\n")));
     assert!(server.serves());

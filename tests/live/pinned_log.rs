@@ -1,5 +1,6 @@
-//! Readers that stop in the middle of a publication, or near its end. On every transport, the
-//! configuration bounds the log memory that such readers pin.
+//! Readers that stop in the middle of a publication, or near its end. The server must keep such a
+//! publication in memory, even when it has left the log. On every transport, `pinned_bytes` limits
+//! this memory.
 
 use std::io::{Read, Write as _};
 use std::net::TcpStream;
@@ -43,7 +44,8 @@ fn stall(server: &Server, open: impl Fn(&str) -> Reader) -> Vec<Reader> {
     readers
 }
 
-/// Checks that most readers are closed and that the other readers pin no more than the bound.
+/// Checks that most readers are closed. The publications for the other readers that have left the
+/// log must take no more memory than `pinned_bytes`.
 fn assert_bounded(server: &Server) {
     let closed = "fanfare_conns_closed_total{reason=\"overflow\"}";
     within("conns are closed", || {

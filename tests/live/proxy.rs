@@ -225,8 +225,8 @@ fn tls_begins_after_the_header_at_every_cut() {
     assert_ends_silently(again);
     server.await_metric("fanfare_conns_refused_total{limit=\"source_conns\"}", 1.0);
     let proxy = haproxy("tcp", "SERVER send-proxy-v2", addr);
-    // At first the only connection that is allowed may still belong to the test's probe of the
-    // proxy.
+    // Each source may have one connection. At first that may still be the connection with which the
+    // test waited for the proxy to listen.
     let start = within("a place behind the proxy", || {
         let mut through = secured(proxy.addr, &certificate.trusting());
         let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -360,7 +360,8 @@ fn untrusted_proxies_are_refused_or_ignored() {
     proxied.server.await_metric(name, 1.0);
     let head = format!("{}GET / HTTP/1.1\r\nHost: a\r\n\r\n", v1("192.0.2.1"));
     assert_eq!(ask(connect_from(77, proxied.addr), &head).0.status, 200);
-    // On the other listener, only the trusted proxy's field is used.
+    // On the plain listener, `X-Forwarded-For` is used if the trusted proxy sends it, and ignored
+    // otherwise.
     let addr = proxied.server.addr;
     let (_, _kept) = stream_from(9, addr, "X-Forwarded-For: 192.0.2.50\r\n");
     let refused = ask(
@@ -374,7 +375,7 @@ fn untrusted_proxies_are_refused_or_ignored() {
         stream_from(77, addr, "X-Forwarded-For: 192.0.2.50\r\n").0,
         429
     );
-    // A trusted proxy that names no client has no limit of its own.
+    // If a trusted proxy names no client, its connections are not limited.
     let (_, _kept) = stream_from(77, addr, "X-Forwarded-For: unknown\r\n");
     assert_eq!(stream_from(77, addr, "").0, 200);
 }
@@ -406,7 +407,7 @@ fn kept_alive_connection_counts_as_a_connect_of_its_first_client() {
         .collect();
     assert!(connects[..AT_ONCE].iter().all(|status| *status == 200));
     assert!(connects[AT_ONCE..].contains(&429), "{connects:?}");
-    // A connection counts as new for the first client that one of its requests names.
+    // A reused connection counts as a new connection of the first client that a request names.
     let connects: Vec<u16> = (0..2 * AT_ONCE)
         .map(|_| {
             let mut stream = BufReader::new(connect(server.addr));

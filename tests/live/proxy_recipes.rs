@@ -62,7 +62,7 @@ impl Front {
     }
 }
 
-/// Returns the duration of one quiet poll, and the number of quiet polls.
+/// Returns the duration of one poll without publications, and the number of such polls.
 fn quiet() -> (Duration, u32) {
     match std::env::var("FANFARE_LONG") {
         Ok(polls) => (Duration::from_secs(110), polls.parse().unwrap()),
@@ -97,8 +97,8 @@ fn check(recipe: Recipe) {
     check_kill(recipe, Front::start(recipe));
 }
 
-/// Checks that pages of the same origin are accepted, and that publications pass on every
-/// transport.
+/// Checks that a WebSocket from a page of the same origin is accepted and one from another origin
+/// is refused. Also checks that a publication arrives on every transport.
 fn check_transports(front: &Front) {
     let addr = front.addr();
     assert_eq!(handshake(addr, &format!("http://{addr}")), 101);
@@ -180,7 +180,7 @@ fn check_client_address(front: &Front) {
     assert_eq!(status, 200);
 }
 
-/// Checks that polls without news and streams with heartbeats only are not cut off.
+/// Checks that polls without publications and streams with heartbeats only are not cut off.
 fn check_quiet_time(front: &Front) {
     let (wait, polls) = quiet();
     let mut socket = Socket::subscribed(front.addr(), "channel=q");

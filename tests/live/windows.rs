@@ -126,7 +126,7 @@ fn invalid_acknowledgement_gets_an_error_and_changes_nothing() {
     assert_quiet(&mut socket);
     socket.send(&ack(&ids[0]));
     assert_eq!(socket.publication()["id"], ids[1]);
-    // A window ends with its subscription.
+    // The window ends when the channel is unsubscribed, so the acknowledgement is refused.
     socket.send(&json!({"type": "unsubscribe", "channel": "a"}));
     assert_eq!(socket.json()["type"], "unsubscribed");
     socket.send(&ack(&ids[1]));

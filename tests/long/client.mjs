@@ -13,8 +13,7 @@ setTimeout(() => fail('not done in 60 s'), 60_000);
 
 let [received, opened, isOpen] = [0, 0, false];
 const open = () => { isOpen = true; print({ opened: ++opened }); };
-// `isOpen` avoids a second report, because most packages also report a failed reconnect as an
-// error.
+// Reports the end of an open stream once. Most packages also report a failed reconnect as an error.
 const lose = () => { if (isOpen) print({ lost: opened }); isOpen = false; };
 
 // Prints a dispatched event of any type.

@@ -2,8 +2,8 @@
 //! afterwards.
 //!
 //! The memory cost is the resident memory of the process, sampled continuously so that peaks are
-//! seen. Processor time is divided by the number of acts of the attackers. The limits allow for a
-//! debug build on a busy machine. A server that does not free its memory, or that loops, exceeds
+//! seen. Processor time is divided by the number of actions of the attackers. The limits allow for
+//! a debug build on a busy machine. A server that does not free its memory, or that loops, exceeds
 //! the limits by far.
 
 use std::collections::BTreeMap;
@@ -42,11 +42,11 @@ pub(crate) struct CostLimit {
     /// The number of simultaneous attackers, or the number of items that the server stores for
     /// them.
     pub(crate) held: usize,
-    /// The maximum memory for each attacker or item, in bytes.
+    /// The maximum memory for each item that `held` counts, in bytes.
     pub(crate) bytes_each: u64,
-    /// The number of acts of all attackers.
+    /// The number of actions that cost the server processor time, such as requests or frames.
     pub(crate) acts: usize,
-    /// The maximum processor time for each act.
+    /// The maximum processor time for each of these actions.
     pub(crate) cpu_each: Duration,
 }
 
@@ -75,7 +75,7 @@ impl AttackedServer {
         Self::with_bystanders::<TcpStream>(name, server, Vec::new())
     }
 
-    /// Like `with`, with one more bystander for each of these connections, which reads an event
+    /// Like `with`, but adds bystanders: on each of these connections, one of them reads an event
     /// stream.
     pub(crate) fn with_bystanders<S: Read + Write + Send + 'static>(
         name: &'static str,

@@ -614,8 +614,8 @@ fn names_of_channels_are_bounded() {
             .metric("fanfare_subscriptions_refused_total")
             > 0.0
     );
-    // The limit covers a channel with one subscriber, the channel's name in two places, and tables
-    // that have just doubled.
+    // The memory limit per channel covers one subscriber, the channel's name in two places, and
+    // tables that have just doubled.
     attacked.check_cost(CostLimit {
         held: most,
         bytes_each: 768,

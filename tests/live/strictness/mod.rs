@@ -1,24 +1,23 @@
 //! A table of malformed and ambiguous requests, with the responses of clients' listeners and the
 //! feed. This module also generates the documentation page that shows the table.
 //!
-//! A row contains the bytes of a request, and one verdict for each of the two sockets. Verdicts
-//! differ only because the sockets serve different resources, never because the sockets parse bytes
-//! differently.
+//! A row contains the bytes of a request, and the expected response of each of the two sockets. The
+//! two responses differ only because the sockets serve different resources, never because the
+//! sockets parse bytes differently.
 
 pub(crate) mod rows;
 mod sockets;
 
 use std::fmt::{self, Write as _};
 
-/// One request of the table, with its verdicts.
+/// One request of the table, with the expected responses.
 pub(crate) struct Row {
     /// The fault, in the words of the documentation.
     pub(crate) what: &'static str,
-    /// The request.
     pub(crate) sent: Sent,
-    /// The verdict of the listeners for clients.
+    /// The expected response of a listener for clients.
     pub(crate) clients: Verdict,
-    /// The verdict of the feed.
+    /// The expected response of the feed.
     pub(crate) feed: Verdict,
 }
 

@@ -25,11 +25,11 @@ const fn refused(status: u16, word: &'static str) -> Verdict {
     Verdict::Refused(status, word)
 }
 
-/// The verdict on a request with an unknown target. The server parses such a request like any
-/// other.
+/// The expected response to a request with an unknown target. The server parses such a request like
+/// any other.
 const NOT_FOUND: Verdict = refused(404, "not_found");
 
-/// All rows by subject, in the order of the documentation.
+/// All rows, grouped by subject, in the order of the documentation.
 pub(crate) const ROWS: &[(&str, &[Row])] = &[
     (
         "Line ends",

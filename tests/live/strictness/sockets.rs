@@ -38,7 +38,8 @@ fn responses(mut bytes: &[u8]) -> Vec<(u16, String)> {
     found
 }
 
-/// Sends a request in these pieces and [`FOLLOWING`], and compares the responses with the verdict.
+/// Sends a request in these pieces and [`FOLLOWING`], and compares the responses with the expected
+/// one.
 fn check(mut stream: impl Read + Write, pieces: &[&[u8]], verdict: Verdict, what: &str) {
     for piece in pieces {
         stream.write_all(piece).unwrap();

@@ -73,8 +73,8 @@ impl Feeder {
             let began = Instant::now();
             if stop.load(Ordering::Relaxed) && !*is_ended {
                 *is_ended = true;
-                // The last publication of each channel is recorded as unanswered before any of
-                // these is sent, because the server may be killed while they are being sent.
+                // The last publication of every channel is recorded before the first of them is
+                // sent, because the server may be killed while they are sent.
                 let ends = self.channels.iter().map(|channel| {
                     let number = record(published, channel.clone(), json!({"number": END}));
                     unanswered.push_back(number);

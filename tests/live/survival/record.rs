@@ -97,8 +97,8 @@ impl<'a> Record<'a> {
         tally
     }
 
-    /// Checks the payload of a received publication. If the server was killed before it answered,
-    /// the publication's id is not acknowledged.
+    /// Checks the payload of a received publication. Its id may be unknown, because the server may
+    /// have been killed before it acknowledged the publication.
     fn check_payload(&self, place: Place, publication: &Value) {
         let number = match self.places.get(&place) {
             Some(number) => *number,
