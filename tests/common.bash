@@ -151,8 +151,8 @@ test_step() {
     cargo test --no-fail-fast "$@" 2>&1 </dev/null 3>&-
     printf 'cargo ended with status %d\n' "$?"
   )
-  # If the build failed, no test binary ran, so the failure must be counted here. If a binary
-  # failed after its result, only cargo's last lines report it.
+  # If no test has failed, the build failed, or a test binary failed after its result. Either counts
+  # as one failure. The log has cargo's last lines.
   if ((code != 0)); then
     ((failed != failed_before)) || failed=$((failed + 1))
     cat "$log"
@@ -164,8 +164,8 @@ test_step() {
   ((failed == failed_before))
 }
 
-# Reads one line of cargo's output, and sets the caller's `code`. Until the current binary's result
-# is printed, the log keeps the binary's lines.
+# Handles one line of cargo's output: counts results, and sets `code`, a variable of test_step, to
+# cargo's exit status. The log has the lines of the running test binary until its result line.
 binary=
 read_test_line() {
   local line=$1

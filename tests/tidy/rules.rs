@@ -17,13 +17,13 @@ pub(crate) type Finding = (usize, String);
 /// The layer of a file. Code may use its own layer and the layers above it in this list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Layer {
-    /// Basic modules ("words"), which use only each other.
+    /// Basic modules, such as ids, time and JSON. They use only each other.
     Word,
-    /// Pure parts, which use basic modules.
+    /// Pure code, which has no I/O and reads no clock. It may use basic modules.
     Pure,
-    /// Machines, which compose pure parts and use no shell.
+    /// State machines. They may use pure code, but not the shell.
     Machine,
-    /// Sockets, clocks, threads, files. This layer may use all others.
+    /// The shell: code that uses sockets, clocks, threads or files. It may use all other layers.
     Shell,
 }
 
@@ -42,8 +42,8 @@ const TRANSPORTS: &[&str] = &["event_stream", "long_poll", "short_poll", "websoc
 pub(crate) fn layer(source: &Source) -> Option<Layer> {
     let module = module_of(&source.path);
     let top = module.first().map_or("lib", String::as_str);
-    // The load generator belongs to the shell, except for files whose first line says that they are
-    // pure.
+    // Files of the load generator are in the shell layer, unless their first line begins with
+    // `PURE`.
     if source.path.starts_with(GENERATOR) {
         let is_pure = source.text.starts_with("//! PURE");
         return Some(if is_pure { Layer::Pure } else { Layer::Shell });
@@ -62,7 +62,8 @@ pub(crate) fn layer(source: &Source) -> Option<Layer> {
     }
 }
 
-/// Checks that dependencies point inward: words <- pure <- machine <- shell.
+/// Checks that a file uses only its own layer and more basic ones. The layers from the most basic
+/// one on are: basic modules, pure code, state machines, shell.
 pub(crate) fn dependencies(source: &Source, all: &[Source]) -> Vec<Finding> {
     let Some(own) = layer(source) else {
         let what = "belongs to no layer: list its module in tests/tidy/rules.rs, or start it with `//! SHELL`";
@@ -122,7 +123,7 @@ const WITH_LOCKS: &[&str] = &[
     "src/log/sync.rs",
 ];
 
-/// Names that only the shell may use.
+/// Identifiers that only files of the shell layer may use.
 const SHELL_WORDS: &[&str] = &[
     "Condvar",
     "Instant",
@@ -303,7 +304,7 @@ const SYNONYMS: &[(&str, &str)] = &[
     ("watermark", "quota"),
 ];
 
-/// Identifiers of other crates, which may contain such words.
+/// Identifiers of other crates. They may contain words of `SYNONYMS`.
 const NAMES_OF_OTHERS: &[&str] = &[
     "NoServerSessionStorage",
     "process_new_packets",
@@ -425,7 +426,7 @@ pub(crate) fn function_lengths(source: &Source) -> Vec<Finding> {
         } else {
             TEST_LINES_MAX
         };
-        // An attribute with a reason exempts a big `match` that is one table.
+        // A function that is one big table may be longer. It has an attribute for `too_many_lines`.
         let attributes = &lines[token.line.saturating_sub(8)..token.line];
         let is_table = attributes
             .iter()

@@ -41,7 +41,7 @@ pub(crate) struct Token<'a> {
     pub(crate) line: usize,
     /// An identifier, a number, or one punctuation character.
     pub(crate) text: &'a str,
-    /// The byte offset in the view.
+    /// The byte offset of the token in the text that `tokens` received.
     pub(crate) at: usize,
 }
 
