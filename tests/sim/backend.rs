@@ -33,22 +33,23 @@ pub(crate) struct Backend {
     subscriptions: BTreeSet<(ConnName, ChannelName)>,
     /// The conns that the backend knows from notices.
     known: Vec<ConnName>,
-    /// The conns that the backends of earlier starts knew.
+    /// The conns of earlier server processes.
     stale: Vec<ConnName>,
     /// The subject of each conn's token.
     subs: BTreeMap<ConnName, Option<Arc<str>>>,
     has_tokens: bool,
     is_watching: bool,
-    /// Whether the backend accepts no reports at all for a while. `takes_no_notices` is the same
-    /// for notices only.
+    /// Whether the backend accepts no report for a while. If only `takes_no_notices` is set, it
+    /// accepts no notice, but other reports.
     takes_nothing: bool,
     takes_no_notices: bool,
     bounds: Bounds,
-    /// A separate generator, so that the values of the other generators do not change.
+    /// A random number generator of its own. Its use does not change the numbers of the other
+    /// generators.
     random: fastrand::Rng,
     counts: VecDeque<(ConnName, Option<Reference>, SubscriberCounts)>,
     statuses: Vec<Arc<DeliveryStatus>>,
-    /// The statuses of messages to conns of earlier starts.
+    /// The statuses of messages to conns of earlier server processes.
     stale_statuses: Vec<Arc<DeliveryStatus>>,
     messages_sent: BTreeMap<ConnName, u64>,
     notices_lost: u64,
@@ -100,7 +101,7 @@ impl Backend {
         }
     }
 
-    /// Adds the conn names that the backend of the previous start knew to the stale names.
+    /// Adds the conn names of the previous server process to the stale names.
     pub(crate) fn take_over_names(&mut self, before: Self) {
         self.stale = before.stale;
         self.stale.extend(before.known);

@@ -15,8 +15,9 @@ use crate::tokens;
 use crate::world::node::Node;
 
 const TOKEN_S: u64 = 600;
-/// The maximum time by which a stream may end late. `EARLY_US_MAX` is the maximum time by which it
-/// may end early, because the calendar has whole seconds.
+/// The maximum time for which a stream may continue after the end of its token. `EARLY_US_MAX` is
+/// the maximum time by which a stream may end too early. That is one second, because the calendar
+/// counts whole seconds.
 const LATE_US_MAX: u64 = 1_800_000;
 const EARLY_US_MAX: u64 = 1_000_000;
 

@@ -134,9 +134,8 @@ pub(crate) fn check_worker_acks(
             let head = facts.position(node_worker.worker.hub().head());
             node_worker.has_ended || head >= pending.sequence
         };
-        // A worker also confirms publications of an earlier epoch. A void publication does not
-        // change the worker's head, so only the worker's epoch shows that the worker has processed
-        // the publication.
+        // A worker also confirms publications that an epoch change has discarded. They do not
+        // change the worker's position. Only the worker's epoch shows that it has processed them.
         let is_over = facts.epochs.has_one_after(pending.sequence);
         let may_wait = is_over && concerned().any(|node_worker| node_worker.worker.has_mail());
         let is_void = facts.epochs.restart(pending.sequence).is_some();
@@ -187,7 +186,7 @@ pub(crate) fn check_evictions(writer: &Writer, now: Now, facts: &mut Facts) {
             let age = Duration::from_millis(rules.age_ms);
             let had_to_go = newer.len() > 1 && (entries > rules.entries || bytes > rules.bytes)
                 || facts.is_tight
-                // Void publications may have filled the bounds.
+                // Publications that an epoch change has discarded may have filled the bounds.
                 || has_new_epoch
                 || now.has_reached(newest.published.after(age));
             assert!(

@@ -28,7 +28,7 @@ type Records = Vec<(u64, Vec<u8>)>;
 
 #[derive(Debug)]
 struct DiskInner {
-    /// The records of each chunk.
+    /// The stored records, grouped by the chunk (a part of the store) that contains them.
     chunks: BTreeMap<u64, BTreeMap<u64, Vec<u8>>>,
     begun: BTreeSet<u64>,
     state: Option<Vec<u8>>,
@@ -177,7 +177,7 @@ impl Engine for OpenDisk {
     }
 
     fn put_mark(&self, mark: Mark) -> Result<(), EngineError> {
-        // The mark is not part of the store, so errors of the store do not affect the mark.
+        // The mark is a file outside the store, so it has none of the simulated errors.
         self.0.0.lock().unwrap().mark = mark;
         Ok(())
     }
@@ -244,7 +244,7 @@ pub(crate) struct Journal {
     /// The publication that the store refused last, unless a publication was accepted after it. The
     /// refused publication may exist after the server is killed.
     refused: Option<Arc<Publication>>,
-    /// Whether a check has detected that the directory is away.
+    /// Whether a check has found that the directory was moved away.
     has_noticed: bool,
 }
 
@@ -294,7 +294,7 @@ impl Journal {
         assert!(is_staged, "a short record");
         match records.append() {
             Ok(_) => self.refused = None,
-            // No write was tried, so `refused` still is the publication that may exist.
+            // The store did not try to write, so `refused` does not change.
             Err(EngineError::Removed(_)) => return false,
             Err(_) => {
                 self.refused = Some(Arc::clone(publication));
@@ -333,7 +333,7 @@ impl Journal {
         self.disk.put_back();
         self.has_noticed = false;
         let context = OpenContext {
-            // This epoch must not be used, because the journal already has an epoch.
+            // The epoch of a new journal. This journal exists, so the value must not be used.
             fresh: Epoch::new(0),
             dedupe_seed: 7,
             now,

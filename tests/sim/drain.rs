@@ -1,7 +1,7 @@
-//! Tests a drain that is ordered while the inbox is full of publications that wait for fan-outs.
+//! Tests a drain that is ordered while the inbox is full of publications.
 //!
-//! In the runs of [`crate::world`] an inbox is rarely full enough to delay a drain. Here each
-//! publication waits for a fan-out, and that fan-out waits for a permit.
+//! In the runs of [`crate::world`] an inbox is rarely full enough to delay a drain. Here the worker
+//! must wait before each delivery of a publication, so that publications stay in the inbox.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::net::{FakeNet, Machine};
 use crate::world::node::Node;
 
 const PUBLICATIONS: u64 = 500;
-/// The maximum duration of the drain of one conn whose peer acknowledges the goodbye.
+/// The maximum duration of the drain of one conn whose peer acknowledges the server's last bytes.
 const DRAIN_US_MAX: u64 = 500_000;
 
 #[test]

@@ -1,5 +1,5 @@
-//! The epochs of a run: the publication that each number identifies, and the publications that are
-//! void.
+//! The epochs of a run: the publication that each number identifies, and the publications that
+//! epoch changes have discarded.
 //!
 //! Two epochs may use the same numbers, so the model counts in *serials*. Serials increase over all
 //! epochs: each publication has a serial, and so has the position where an epoch begins. An id from
@@ -14,16 +14,17 @@ use fanfare::log::EpochChange;
 #[derive(Debug)]
 pub(crate) struct Epochs(Vec<EpochSpan>);
 
-/// One epoch. Its own numbers start at `begin + 1`. `start` is the serial of the position `begin`.
+/// One epoch. It begins at the number `begin`, whose serial is `start`. Its first publication has
+/// the number `begin + 1`.
 #[derive(Debug)]
 struct EpochSpan {
     epoch: Epoch,
-    /// The last number before the epoch's own numbers. The serial of this position is `start`.
     begin: u64,
     start: u64,
-    /// The last number that the epoch keeps of the previous epoch.
+    /// The last number of the previous epoch that stays valid, or `None` if none does.
     valid_until: Option<u64>,
-    /// The serial of the last kept publication. Serials after it and before `start` are void.
+    /// The serial of the last publication that stays valid. The epoch change discards the
+    /// publications after it.
     kept: Option<u64>,
 }
 
@@ -117,7 +118,8 @@ impl Epochs {
         }
     }
 
-    /// For a void position, returns the first serial of the epoch that made it void.
+    /// If an epoch change has discarded the position `serial`, returns the first serial of the new
+    /// epoch.
     pub(crate) fn restart(&self, serial: u64) -> Option<u64> {
         let mut later = self.0.iter().skip(1);
         let is_void =
@@ -125,8 +127,8 @@ impl Epochs {
         later.find(is_void).map(|one| one.start)
     }
 
-    /// Returns the last serial that means the same position as `serial`. The last publication that
-    /// an epoch change keeps and the beginning of the next epoch are the same position.
+    /// Returns the last serial that stands for the same position as `serial`. If `serial` is the
+    /// last publication that an epoch change keeps, that is the beginning of the next epoch.
     pub(crate) fn same_as(&self, serial: u64) -> u64 {
         let next = |serial, one: &EpochSpan| match one.kept == Some(serial) {
             true => one.start,
@@ -135,8 +137,8 @@ impl Epochs {
         self.0.iter().fold(serial, next)
     }
 
-    /// If an epoch begins at `serial` and keeps earlier serials, returns the last kept serial.
-    /// Otherwise returns `serial`.
+    /// If an epoch begins at `serial` and keeps earlier publications, returns the serial of the
+    /// last one that it keeps. Otherwise returns `serial`.
     pub(crate) fn last_before(&self, serial: u64) -> u64 {
         let before = |serial, one: &EpochSpan| match one.start == serial {
             true => one.kept.unwrap_or(serial),

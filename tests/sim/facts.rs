@@ -43,14 +43,14 @@ pub(crate) struct Facts {
     pub(crate) epoch: Epoch,
     pub(crate) epochs: Epochs,
     pub(crate) names: Vec<String>,
-    /// The names of the same channels, in the server's type.
+    /// The channels in `names`, in the server's own type.
     pub(crate) channels: Vec<ChannelName>,
     /// The publications in the order of their serials, from serial 1 on. An entry is `None` if an
     /// epoch begins at its serial.
     pub(crate) publications: Vec<Option<Arc<Publication>>>,
-    /// For each channel, the serials of the publications that are not void.
+    /// For each channel, the serials of the publications that no epoch change has discarded.
     pub(crate) by_channel: Vec<Vec<u64>>,
-    /// For each channel, the serials of all publications, including void ones.
+    /// For each channel, the serials of all publications, including discarded ones.
     ever: Vec<Vec<u64>>,
     /// Whether the epoch has changed after the last check of the log.
     pub(crate) has_new_epoch: bool,
@@ -74,7 +74,7 @@ pub(crate) struct Facts {
     pub(crate) is_quiet: bool,
     /// Whether the workers drain. If so, an answer is no longer guaranteed.
     pub(crate) is_draining: bool,
-    /// The return delays that the goodbyes of the drain contained.
+    /// The reconnect delays that clients received during the drain.
     pub(crate) delays: Vec<Delay>,
     /// The turns of the workers during the drain.
     pub(crate) work: Vec<Work>,
@@ -85,16 +85,16 @@ pub(crate) struct Facts {
     pub(crate) gaps: u64,
     /// The number of deliveries after which a subscription's window was full.
     pub(crate) windows_filled: u64,
-    /// The number of connections that were at a position that their worker had not reached.
+    /// The number of connections that resumed at a position that their worker had not reached yet.
     pub(crate) ahead: u64,
 }
 
-/// A return delay in a goodbye: the time that the client must wait before it reconnects.
+/// The time that a draining server asks a client to wait before it reconnects.
 #[derive(Debug)]
 pub(crate) struct Delay {
     pub(crate) worker: usize,
-    /// The time of the worker's last write to the connection. The delay was written at that time or
-    /// earlier.
+    /// The time of the worker's last write to the connection. The worker wrote the delay at that
+    /// time or earlier.
     pub(crate) written_us: u64,
     pub(crate) retry_ms: u64,
 }
@@ -201,7 +201,7 @@ impl Facts {
         found.unwrap_or_else(|| panic!("{cursor} is of an unknown epoch"))
     }
 
-    /// Returns the rules for clients in a channel.
+    /// Returns what the configuration allows clients to do in a channel.
     pub(crate) fn client_rules(&self, channel: usize) -> ClientRules {
         self.config.client_rules(&self.channels[channel])
     }
@@ -245,8 +245,9 @@ impl Facts {
         })
     }
 
-    /// Whether a gap of a conflating channel begins with a publication that the age bound removed.
-    /// Such a gap may also contain superseded publications, but the real loss determines its cause.
+    /// Whether a channel conflates (keeps only the newest publication of each key) and the gap
+    /// begins with a publication that the age bound removed. Such a gap may also contain replaced
+    /// publications, but the removal determines its cause.
     pub(crate) fn begins_too_old(&self, gap: &ReportedGap) -> bool {
         let since = gap.since.as_deref().map_or(0, |id| self.sequence(id));
         let first = self.between(gap.channel, since, gap.until).first();
@@ -254,11 +255,11 @@ impl Facts {
             && first.is_some_and(|first| self.is_too_old(gap.channel, *first))
     }
 
-    /// Whether a later publication in the log supersedes the publication `sequence`.
+    /// Whether the channel conflates and the log has a later publication with the same key.
     fn is_superseded(&self, log: &LogFacts, channel: usize, sequence: u64) -> bool {
         let key = self.publication(sequence).key();
-        // Void publications are included, because a gap over a superseded publication stays right
-        // when the later publication becomes void.
+        // Discarded publications count as later ones, too. A gap over a replaced publication stays
+        // right when an epoch change discards the replacement.
         let later = within(&self.ever[channel], sequence, log.added);
         let mut later = later.iter();
         self.rules[channel].overflow == Overflow::Conflate
@@ -267,7 +268,7 @@ impl Facts {
     }
 
     /// Searches a range of a channel. Returns the first publication that has not expired and that
-    /// no later publication supersedes.
+    /// no later publication with the same key replaces.
     pub(crate) fn first_newest(
         &self,
         log: &LogFacts,
@@ -284,13 +285,13 @@ impl Facts {
         within(&self.by_channel[channel], after, last)
     }
 
-    /// Like `between`, but includes void publications.
+    /// Like `between`, but includes publications that an epoch change has discarded.
     pub(crate) fn ever_between(&self, channel: usize, after: u64, last: u64) -> &[u64] {
         within(&self.ever[channel], after, last)
     }
 
-    /// Searches a range of a channel. Returns the first publication that has not expired. The
-    /// subscriber must receive this publication, whenever the worker served the subscription.
+    /// Returns the first publication in a range of a channel that has not expired. The subscriber
+    /// must receive this publication.
     pub(crate) fn first_owed(&self, channel: usize, after: u64, last: u64) -> Option<u64> {
         let mut between = self.between(channel, after, last).iter().copied();
         between.find(|sequence| !self.publication(*sequence).has_expired(self.now))

@@ -31,7 +31,7 @@ const MAILS_MAX: usize = 55;
 const PUBLICATIONS_MAX: u64 = 800;
 /// The chance of an epoch change when the feed acts in the middle of a turn, in thousandths.
 const CHANGES_PER_ACT: u32 = 20;
-/// The payload size of the last publication of each channel. Those publications have no key.
+/// The payload size of the last publication of each channel. The last publication has no key.
 pub(crate) const LAST_BYTES: usize = 5;
 
 /// The mailboxes of all workers, by worker number. A worker that has ended has no mailbox.
@@ -85,7 +85,7 @@ impl Mailboxes {
     }
 }
 
-/// A step of the sequencer with a batch.
+/// One step of the sequencer's work on a batch of publications.
 #[derive(Debug)]
 enum Step {
     /// Adds a publication to the log.
@@ -112,11 +112,11 @@ pub(crate) struct PendingAck {
     pub(crate) worker_ack: Arc<WorkerAck>,
     /// The workers to which the publication was posted, or is about to be posted.
     pub(crate) workers: Vec<usize>,
-    /// Whether the feed has confirmed its own part of the acknowledgement.
+    /// Whether the feed has posted the publication to all of these workers.
     pub(crate) is_posted: bool,
 }
 
-/// The sequencer's side of a node.
+/// The simulated sequencer, which numbers publications and posts them to the workers.
 #[derive(Debug)]
 pub(crate) struct Feed {
     epoch: Epoch,
@@ -126,8 +126,8 @@ pub(crate) struct Feed {
     head: u64,
     /// The last serial: the number of publications and epoch changes so far.
     serial: u64,
-    /// For each epoch, the number at which the epoch begins, and the last number of the previous
-    /// epoch that the epoch keeps.
+    /// For each epoch: the number at which it begins, and the last number of the previous epoch
+    /// that stays valid (0 if none does).
     spans: Vec<(u64, u64)>,
     /// The maximum number of further epoch changes.
     changes: u32,
@@ -149,7 +149,7 @@ pub(crate) struct Feed {
     random: fastrand::Rng,
     /// Whether a worker is in the middle of a turn.
     pub(crate) is_mid_turn: bool,
-    /// The chance that the feed acts at each point in the middle of a turn, in thousandths.
+    /// The chance that the feed acts when a worker makes a system call, in thousandths.
     pub(crate) acts_in_turns: u32,
 }
 
@@ -244,8 +244,8 @@ impl Feed {
             1 => Some(head),
             _ => Some(head.saturating_sub(chances.u64(1..12))),
         };
-        // The numbers between `valid_until` and `begin` have no publication, so the epoch is valid
-        // up to `begin`.
+        // No publication has a number after `valid_until` and up to `begin` of an epoch. A limit in
+        // this range is raised to `begin`.
         let valid_until = valid_until.map(|valid: u64| {
             let mut all = self.spans.iter().rev();
             let of = all.find(|(_, valid_until)| valid >= *valid_until);
@@ -316,7 +316,7 @@ impl Feed {
         };
         let publication = make(self.writer.log().ledger());
         let worker_ack = (self.random.u32(0..8) == 0).then(|| Arc::new(WorkerAck::new(1)));
-        // The world's copy does not count towards the log's memory.
+        // The simulation keeps a copy of its own, which must not count as memory of the log.
         let for_world = Arc::new(make(&Arc::default()));
         if let Some(journal) = &mut self.journal
             && !journal.take(&for_world)

@@ -18,22 +18,24 @@ pub(crate) struct ReportedGap {
 }
 
 impl ReportedGap {
-    /// Returns the serial at which the gap begins, if the epoch of that position is known.
+    /// Returns the serial of the position at which the gap begins. Returns `None` if that position
+    /// is missing or of an unknown epoch.
     pub(crate) fn begins(&self, facts: &Facts) -> Option<u64> {
         let since: Option<Cursor> = self.since.as_ref()?.parse().ok();
         facts.epochs.position(since?)
     }
 
     /// Returns the serials of the publications in the gap. If the gap ends where an epoch begins,
-    /// the void publications directly before that position are left out.
+    /// the publications that this epoch change discarded are left out.
     pub(crate) fn missing<'f>(&self, since: u64, facts: &'f Facts) -> &'f [u64] {
         let until = facts.epochs.last_before(self.until);
         facts.ever_between(self.channel, since, until)
     }
 
-    /// Checks the cause of a gap at an epoch change. A gap that begins at a void position has the
-    /// cause `restart` and ends at the beginning of the next epoch, or later. Other gaps do not
-    /// have that cause. A gap in a poll's answer may be cut at the answer's position.
+    /// Checks the cause of a gap in a run with epoch changes. The cause is `restart` if an epoch
+    /// change discarded the position at which the gap begins. Such a gap ends at the beginning of
+    /// the next epoch, or later. A gap in a poll's answer may end earlier, at the answer's
+    /// position.
     pub(crate) fn check_void(&self, answer: Option<u64>, facts: &Facts) {
         let Some(since) = self.begins(facts) else {
             return;
@@ -42,7 +44,8 @@ impl ReportedGap {
         let passes = restart.is_some_and(|restart| self.until >= restart);
         let is_cut = restart.is_some() && answer == Some(self.until);
         match self.cause.as_str() {
-            // The gap may include an earlier loss, so it may begin before the void publications.
+            // The gap may include an earlier loss, so it may begin before the discarded
+            // publications.
             "restart" => {
                 let void = facts.ever_between(self.channel, since, self.until);
                 let mut void = void.iter().filter(|s| facts.epochs.restart(**s).is_some());
@@ -78,7 +81,8 @@ impl ReportedGap {
     }
 }
 
-/// Checks that a subscription may start at a position, with a gap or without one.
+/// Checks the position at which a subscription starts, and the gap that the server reported for the
+/// subscription, if any.
 pub(crate) fn check_start(
     worker: usize,
     requested: Requested,
@@ -94,7 +98,7 @@ pub(crate) fn check_start(
             Requested::After(since) => assert_eq!(position, since, "{at:?}: not where it asked"),
             Requested::OtherEpoch | Requested::Invalid => panic!("{at:?}: no gap"),
             Requested::Now => assert!((requested_at..=log.head).contains(&position), "{at:?}"),
-            // `History` checks the lower bound.
+            // `History` checks that the subscription skips no requested publication.
             Requested::First | Requested::Last(_) => assert!(position <= log.head, "{at:?}"),
         };
     };

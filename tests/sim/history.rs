@@ -1,9 +1,10 @@
-//! History: the earlier publications at the start of a subscription, and their initial mark.
+//! History: the earlier publications at the start of a subscription, which the server marks as
+//! initial.
 //!
 //! The worker processed the client's request at an unknown time between the sending of the request
-//! and the reading of the answer. The worker's heads at these two times are recorded here. The
-//! checks allow each publication that at least one of the heads allows. They require only
-//! publications that both heads require.
+//! and the reading of the answer. The worker's heads at these two times are recorded here: the
+//! newest publications that it had processed. The checks allow each publication that at least one
+//! of the heads allows. They require only publications that both heads require.
 
 use fanfare::config::Overflow;
 
@@ -23,7 +24,7 @@ pub(crate) struct History {
     read_at: u64,
     /// Whether the client has received neither a publication nor a gap.
     has_not_begun: bool,
-    /// Whether the client has received a publication without the initial mark.
+    /// Whether the client has received a publication that is not marked as initial.
     is_over: bool,
 }
 
@@ -62,8 +63,8 @@ impl History {
     /// Returns the serial up to which no publication has to be delivered. These publications are
     /// older than the requested count, or left the log before the first delivery.
     pub(crate) fn not_owed_until(&self, facts: &Facts) -> u64 {
-        // The epoch has changed after the request, so the first publications of the history may be
-        // void.
+        // The epoch has changed after the request. This may have discarded the first publications
+        // of the history.
         if facts.epochs.has_one_after(self.requested_at) {
             return self.read_at;
         }
@@ -113,8 +114,9 @@ impl History {
     }
 
     /// Checks a gap. Publications that left the log before the first delivery are not a loss, so a
-    /// gap over them must not have the cause `expired`. A conflating channel is exempt: superseded
-    /// publications and a later real loss form one gap, and the real loss determines its cause.
+    /// gap over them must not have the cause `expired`. Channels that keep only the newest
+    /// publication of each key are exempt: one gap may contain replaced publications and a later
+    /// loss.
     pub(crate) fn note_gap(&mut self, gap: &ReportedGap, facts: &Facts) {
         let newest = facts.between(self.channel, 0, self.requested_at).last();
         let conflates = facts.rules[self.channel].overflow == Overflow::Conflate;

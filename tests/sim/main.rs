@@ -186,13 +186,14 @@ fn show(seeds: u64, total: &Outcome) {
 /// Returns the names of the counters that no run has incremented. The events that these counters
 /// count have not been tested.
 fn untested_counters(total: &Outcome) -> Vec<&'static str> {
-    // Some of these counters need thousands of conns or publications in one turn, or a limit on
-    // memory or channels. Other counters need a client without a sufficient token, a failed or
-    // resumed TLS session, or an invalid PROXY header. Few or no runs have any of these.
+    // A counter in this list needs a condition that few or no runs have: thousands of conns or
+    // publications in one turn, a limit on memory or channels, a client without a sufficient token,
+    // a failed or resumed TLS session, or an invalid PROXY header.
     const OUT_OF_REACH: [&str; 14] = [
-        // Needs many handshakes in one turn, which happens once in hundreds of runs.
+        // This counter needs many handshakes in one turn, which happens once in hundreds of runs.
         "phase=\"handshake\"",
-        // Needs a WebSocket that never subscribes, which happens once in thousands of runs.
+        // This counter needs a WebSocket that never subscribes, which happens once in thousands of
+        // runs.
         "reason=\"no_subscription\"",
         "limit=\"memory\"",
         "limit=\"proxy\"",

@@ -20,9 +20,10 @@ pub(crate) enum Requested {
     First,
     /// A position of another epoch.
     OtherEpoch,
-    /// The position before the newest publications in the log. The value is their maximum number.
+    /// A position before the newest publications in the log. The value is the requested number of
+    /// these publications.
     Last(u32),
-    /// An id after the head, or text that is not an id.
+    /// A position after the newest publication, or text that is not an id.
     Invalid,
     Now,
 }
@@ -73,7 +74,8 @@ struct Subscription {
     /// The subscription's position. Each publication up to this serial was delivered, is in a gap
     /// or had expired.
     last: u64,
-    /// Publications up to this serial may be delivered after a newer id on the same connection.
+    /// The newest id on the connection when the subscription began. Publications up to this serial
+    /// may be delivered after that id.
     catch_up: u64,
     /// The newest publication in the log when the subscription began.
     newest_at_start: u64,
@@ -83,14 +85,16 @@ struct Subscription {
 }
 
 impl Subscription {
-    /// Returns the first serial of the epoch that made the subscription's position void. Returns
-    /// `None` if the position is valid, or if a subscription with history has no position yet.
+    /// If an epoch change has discarded the subscription's position, returns the first serial of
+    /// the new epoch. Otherwise returns `None`, also if a subscription with history has no position
+    /// yet.
     fn restart(&self, facts: &Facts) -> Option<u64> {
         let restart = facts.epochs.restart(self.last);
         restart.filter(|_| self.last > 0)
     }
 
-    /// Removes void publications from the window, because they need no acknowledgement.
+    /// Removes the publications that an epoch change has discarded from the window. They need no
+    /// acknowledgement.
     fn forget_void(&mut self, facts: &Facts) {
         if let Some(window) = &mut self.window {
             let is_valid = |given: &u64| facts.epochs.restart(*given).is_none();
@@ -362,8 +366,8 @@ impl ExpectedDeliveries {
                 assert!(evicted > since, "{gap:?}: nothing was evicted");
             }
             ("expired", None) => {
-                // If a channel was dropped and created again, only the evictions over all channels
-                // are known.
+                // For a channel that was dropped and created again, only the newest eviction over
+                // all channels is known.
                 let evicted = log.evicted_of_any();
                 assert!(evicted > since, "{gap:?}: nothing was evicted");
                 let newest = facts.first_newest(log, gap.channel, evicted, gap.until);
@@ -414,10 +418,10 @@ impl ExpectedDeliveries {
                 let newest = facts.first_newest(log, gap.channel, since, gap.until);
                 assert_eq!(newest, None, "{gap:?}: no publication supersedes it");
                 let missing = gap.missing(since, facts);
-                // A gap that was cut may have no count, because the log had already evicted the
-                // counted publications.
+                // The count of a shortened gap is missing if the counted publications had already
+                // left the log.
                 let is_lost = gap.missed.is_none() && log.evicted[gap.channel] > gap.until;
-                // The count may include publications that an epoch change has made void.
+                // The count may include publications in the gap that an epoch change has discarded.
                 let valid = facts.between(gap.channel, since, gap.until).len() as u64;
                 let range = valid..=missing.len() as u64;
                 let is_exact = gap.missed.is_some_and(|missed| range.contains(&missed));
@@ -434,8 +438,8 @@ impl ExpectedDeliveries {
                 assert!(since >= asked && since < gap.until, "{gap:?}");
                 let lost = facts.first_owed(gap.channel, subscription.owed_after(facts), since);
                 assert_eq!(lost, None, "{gap:?}: a loss before it");
-                // If a channel was dropped and created again, only the evictions over all channels
-                // are known.
+                // For a channel that was dropped and created again, only the newest eviction over
+                // all channels is known.
                 let evicted = log.evicted_of_any();
                 let newest = facts.first_newest(log, gap.channel, evicted, gap.until);
                 assert!(
@@ -452,12 +456,12 @@ impl ExpectedDeliveries {
     }
 
     /// Checks a position that the server sent. The connection must have received everything up to
-    /// that position. `since` is the position that the client received from another worker. That
-    /// worker may have been ahead.
+    /// it. `since` is a position that the client received from another worker. That worker may have
+    /// processed more publications than this one.
     pub(crate) fn caught_up_position(&mut self, head: u64, since: u64, facts: &Facts) {
         let published = facts.logs[self.worker].head;
-        // After an epoch change, a reported gap may end after the head of this worker, because
-        // another worker was ahead.
+        // After an epoch change, a gap may end after the newest publication of this worker, because
+        // another worker had processed more.
         let reported = self.subscriptions.values().map(|one| one.last).max();
         let reported = reported.filter(|_| facts.epochs.have_changed());
         let most = published.max(since).max(reported.unwrap_or(0));

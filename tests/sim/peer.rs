@@ -71,8 +71,8 @@ pub(crate) struct Peer {
     keeps_stream: bool,
     /// Whether the peer connects again after its connection has ended.
     may_connect: bool,
-    /// Whether the server closed one of the peer's connections in the quiet phase because the conn
-    /// pinned too many bytes.
+    /// Whether the server closed one of the peer's connections in the quiet phase because of
+    /// `log.pinned_bytes`.
     was_cut_off: bool,
     /// Whether the peer is connected and does not act.
     pub(crate) is_paused: bool,
@@ -183,8 +183,8 @@ impl Peer {
         if link.acknowledge(self.is_quiet, facts, random) {
             self.ack_pause_us = 500;
         }
-        // The pause is short, because a window of one needs many acts. The pause grows, because the
-        // next publication may need a few turns to arrive.
+        // The pause is short at first, because a window of one publication needs many
+        // acknowledgements. It grows, because the next publication may need a few turns to arrive.
         if self.is_quiet && self.ack_pause_us < pause_us {
             self.ack_pause_us *= 2;
             self.next_us = net.now_us() + self.ack_pause_us.min(pause_us);
@@ -291,9 +291,9 @@ impl Peer {
         })
     }
 
-    /// Checks the peer's final state: a stream without lag is open, and every answer was received.
-    /// If conns may pin less than one publication and its frame, the server may close a slow client
-    /// repeatedly. A peer whose connection was closed for that reason is excused.
+    /// Checks the peer's final state: a stream that does not lag is open, and every answer was
+    /// received. If `may_starve` is set, the server may close a slow client repeatedly. Then a peer
+    /// that was closed for this reason need not have a stream.
     pub(crate) fn check_settled(&self, may_starve: bool, facts: &Facts) {
         let may_starve = may_starve && self.was_cut_off;
         let Some(link) = &self.link else {

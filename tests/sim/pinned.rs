@@ -1,5 +1,5 @@
-//! Checks of the memory of publications and encodings. The server's count of these bytes must match
-//! the bytes that the world finds.
+//! Checks of the memory of publications and encodings. The number of bytes that the server counts
+//! must be the number that the simulation counts.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,15 +10,16 @@ use fanfare::log::Log;
 
 use crate::world::node::NodeWorker;
 
-/// Sets a random bound on pinned bytes. In half of the runs a few conns exceed the bound.
+/// Draws `log.pinned_bytes`: the limit on memory for publications that have left the log but are
+/// not sent yet. In half of the runs a few conns exceed the limit.
 pub(crate) fn draw_bound(config: &mut Config, seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed ^ 0x5eed);
     config.log.pinned_bytes = [0, 0, 1, 2_000][random.usize(0..4)];
 }
 
-/// Checks the pinned bytes after a worker's turn. All of them must be in outboxes. They must be
-/// within the bound, unless conns of other workers pin bytes. Those workers close such conns in
-/// their own turns.
+/// Checks, after a worker's turn, the memory of publications that have left the log but are not
+/// sent yet. All of them must be in outboxes. They must be within the limit, unless conns of other
+/// workers have some of them: those workers close conns in their own turns.
 pub(crate) fn check_turn(workers: &[NodeWorker], turned: usize, log: &Log, config: &Config) {
     workers[turned].worker.check_holders();
     let pinned = log.ledger().pinned();
@@ -31,8 +32,8 @@ pub(crate) fn check_turn(workers: &[NodeWorker], turned: usize, log: &Log, confi
     assert!(is_within || do_others_pin, "{pinned} bytes pinned");
 }
 
-/// Checks the bytes in memory: they are in the log, in the hubs' tails, or pinned. Called when the
-/// feed has nothing left to post.
+/// Checks the total memory of publications. Each of them must be in the log, in a worker, or in an
+/// outbox. Called when the feed has nothing left to post.
 pub(crate) fn check_all(workers: &[NodeWorker], log: &Log) {
     let mut all = pinned_by_conns(workers);
     for publication in log.publications() {
@@ -42,14 +43,14 @@ pub(crate) fn check_all(workers: &[NodeWorker], log: &Log) {
     for node_worker in workers {
         for (publication, frames) in node_worker.worker.hub().held_here() {
             note(&mut all, &publication, frames.as_ref());
-            // Adds the encodings that other workers made.
+            // Adds the publication's encodings that other workers made.
             note(&mut all, &publication, publication.made_frames().as_ref());
         }
     }
     assert_eq!(log.ledger().resident(), sum(all), "bytes in memory");
 }
 
-/// The number of bytes at each address.
+/// The sizes of publications and encodings in bytes, by their memory address.
 type Held = HashMap<usize, u64>;
 
 fn pinned_by_conns(workers: &[NodeWorker]) -> Held {

@@ -67,8 +67,8 @@ impl Progress {
         }
     }
 
-    /// Records that the client resumes at `position`. Publications in gaps after `position` may
-    /// still be delivered.
+    /// Records that the client resumes at `position`. Gaps after `position` are removed, because
+    /// their publications may still be delivered.
     pub(crate) fn resume_from(&mut self, position: u64) {
         for reached in self.channels.values_mut().flatten() {
             for (_, until) in &mut reached.missing {
@@ -93,7 +93,7 @@ impl Progress {
         }
     }
 
-    /// Checks and records an observation of the client.
+    /// Checks and records a message that changes the client's position.
     pub(crate) fn observe(&mut self, observation: Observation, facts: &Facts) {
         match observation {
             Observation::Gap {

@@ -31,7 +31,7 @@ pub(crate) struct ShownToken {
     ends_s: u64,
     /// The latest second of the calendar that the worker may have seen after the token was drawn.
     latest_s: u64,
-    /// The time at which the token ended, by the clock.
+    /// The time at which the calendar passed the end of the token, on the clock without pauses.
     ended_us: Option<u64>,
 }
 
@@ -39,7 +39,7 @@ pub(crate) struct ShownToken {
 /// calendar up to half a second later, rounding adds a second, and the rest is for timers and
 /// turns.
 const LATE_US_MAX: u64 = 1_800_000;
-/// The possible changes of the calendar, in seconds.
+/// The steps by which the calendar may be changed, in seconds.
 const STEPS_S: [i64; 8] = [-3600, -30, -1, 1, 2, 30, 3600, 40_000];
 
 /// Configures the server to require a token from each client.

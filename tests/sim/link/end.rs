@@ -1,4 +1,5 @@
-//! Checks at the end of a connection: the answers, the publications of the log, and the goodbye.
+//! Checks at the end of a connection: the answers, the publications of the log, and the server's
+//! last message in a drain.
 //!
 //! The peer calls these checks when a connection is over, and at the end of the quiet phase.
 
@@ -73,8 +74,9 @@ impl Link {
         }
     }
 
-    /// Checks that a client that was served when the drain began has received a goodbye with a
-    /// return delay.
+    /// Checks the end of a client that was served when the drain began. A WebSocket has received
+    /// close code 1012. An event stream has received its end and a second `retry` field. Other
+    /// clients have received all due answers.
     pub(crate) fn check_goodbye(&self) {
         let has_goodbye = match (&self.stage, self.service) {
             (Stage::WebSocket, _) => {
@@ -86,8 +88,8 @@ impl Link {
             }
             _ => self.has_due_answers(),
         };
-        // The bound on pinned bytes also holds during a drain. If it is below one publication and
-        // its frame, a slow client may be closed without a goodbye.
+        // `log.pinned_bytes` also holds during a drain. If this limit is below one publication and
+        // its frame, the server may close a slow client without a close frame.
         let is_cut_off = self.may_be_cut_off && self.pipe.borrow().is_cut_off;
         assert!(
             has_goodbye || is_cut_off || !self.must_get_goodbye,

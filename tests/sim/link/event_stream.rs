@@ -110,7 +110,7 @@ impl Link {
                 self.expected.caught_up_position(id, 0, facts);
                 self.observations.push(Observation::Position(id));
             }
-            // The block contains only the return delay.
+            // The block has a reconnect delay (`retry`) and no id.
             None => return,
         }
         self.last_id = id;

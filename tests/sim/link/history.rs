@@ -10,8 +10,9 @@ use crate::history::History;
 use crate::model::{Facts, Observation, Requested};
 
 impl Link {
-    /// Returns whether a publication is marked as initial, or `None` if clients cannot see the
-    /// mark. `whole` must have the bytes of the plain or of the marked form.
+    /// Checks that `whole` is the publication in the expected form, with or without the mark
+    /// `initial`. Returns whether it has the mark, or `None` if this kind of frame never has the
+    /// mark.
     pub(super) fn read_mark(&mut self, sequence: u64, whole: &[u8], facts: &Facts) -> Option<bool> {
         let channel = facts.channel(facts.publication(sequence).channel.as_str());
         // The first publication shows where the history begins.

@@ -53,7 +53,8 @@ pub(crate) enum Stage {
     },
     /// The content of a poll's answer.
     Answer,
-    /// The server refused the request, the response has ended, or the response needs no parsing.
+    /// Nothing more is parsed: the request was refused, the response has ended, or its content does
+    /// not matter.
     Over,
     WebSocket,
 }
@@ -103,7 +104,8 @@ pub(crate) struct Link {
     pub(crate) stage: Stage,
     pub(crate) expected: ExpectedDeliveries,
     pub(crate) last_id: Option<u64>,
-    /// The observations that `take_observations` has not returned yet.
+    /// Messages that change the client's position, and that `take_observations` has not returned
+    /// yet.
     observations: Vec<Observation>,
     /// Whether at least one publication has been delivered.
     has_delivery: bool,
@@ -122,12 +124,13 @@ pub(crate) struct Link {
     /// Whether the peer sends FIN directly after its request and continues to read.
     pub(crate) is_half_closing: bool,
     pub(crate) goodbye: Option<Goodbye>,
-    /// Whether the connection once was at a position that its worker had not reached.
+    /// Whether the connection has resumed at a position that its worker had not reached yet.
     was_ahead: bool,
-    /// Whether the connection was served when the server was about to drain. If so, the connection
-    /// must receive a goodbye.
+    /// Whether the connection was served when the server was about to drain. If so, it must receive
+    /// a close frame, the end of its stream, or its answers.
     pub(crate) must_get_goodbye: bool,
-    /// Whether conns may pin less than one publication and its frame.
+    /// Whether `log.pinned_bytes` is below one publication and its frame. If so, the server may
+    /// close a slow client.
     pub(crate) may_be_cut_off: bool,
     /// The number of `retry` fields in an event stream. A complete stream has one field at its
     /// start and one at its end.
@@ -153,13 +156,13 @@ pub(crate) struct Link {
     unconfirmed: VecDeque<usize>,
     commands: BTreeMap<u64, Command>,
     next_reference: u64,
-    /// The number of commands whose answer cannot have a reference.
+    /// The number of unanswered messages that are so invalid that they have no reference.
     unreferenced: u32,
     /// The number of the last direct message from a backend.
     last_direct: u64,
     pings: VecDeque<Vec<u8>>,
     responses_awaited: u32,
-    /// The number of the last client for which the peer forwards, if the peer is a proxy.
+    /// The number of the client for which the peer last sent a request, if the peer is a proxy.
     client: u32,
     has_response: bool,
     polls: poll::Polls,
@@ -256,8 +259,8 @@ impl Link {
         )
     }
 
-    /// Returns the observations that were added after the last call. Returns none while an answer
-    /// is incomplete, because a client discards an incomplete answer.
+    /// Returns the messages since the last call that change the client's position. Returns none
+    /// while an answer is incomplete, because a client discards an incomplete answer.
     pub(crate) fn take_observations(&mut self) -> Vec<Observation> {
         match self.stage {
             Stage::Answer => Vec::new(),
@@ -267,8 +270,8 @@ impl Link {
         }
     }
 
-    /// Counts the connection once if it is ahead of its worker. Called after each turn of that
-    /// worker.
+    /// Counts the connection if it has resumed at a position that its worker has not reached yet.
+    /// Counts it only once. Called after each turn of that worker.
     pub(crate) fn count_ahead(&mut self, hub: &Hub, facts: &mut Facts) {
         let slot = self.pipe.borrow().slot();
         let is_ahead = slot.is_some_and(|slot| hub.is_ahead(slot));
@@ -394,8 +397,9 @@ impl Link {
         head.length
     }
 
-    /// Checks a refused client. Only the first client of a connection can exceed the rate of
-    /// connects, because the other clients of a proxy do not open a connection.
+    /// Checks a refusal with status 429 in a run that limits only the rate of new connections. Such
+    /// a limit can refuse only the first client of a connection: a proxy's other clients use an
+    /// open connection.
     fn check_refused_client(&self, status: u16, facts: &Facts) {
         let limits = &facts.config.limits;
         if status == 429 && limits.conns_per_source == 0 {
@@ -407,8 +411,8 @@ impl Link {
         }
     }
 
-    /// Returns the kind of frame to compare with. Compressed messages are inflated before the
-    /// comparison.
+    /// Returns the kind of frame in which the peer expects publications. Compressed messages are
+    /// inflated before they are compared.
     fn frame_kind(&self) -> FrameKind {
         let envelope = |is_full| match is_full {
             true => Envelope::Full,
@@ -461,7 +465,8 @@ impl Link {
                 }
                 10 => {
                     let at = self.pings.iter().position(|ping| ping == frame.payload);
-                    // Bytes sent after an incomplete frame may look like a ping.
+                    // After an incomplete frame, the server may parse the following bytes as a
+                    // ping.
                     assert!(
                         at.is_some() || self.has_broken_protocol,
                         "a pong without a ping"
@@ -500,7 +505,7 @@ impl Link {
         }
     }
 
-    /// Records the return delay in a goodbye.
+    /// Records the reconnect delay that a draining server has sent.
     fn note_delay(&self, retry: &str, facts: &mut Facts) {
         facts.delays.push(Delay {
             worker: self.worker,
@@ -616,8 +621,8 @@ impl Link {
             Some(other) => panic!("subscribed to {other:?}"),
         };
         assert_eq!(channel, asked);
-        // A client that has received no publication yet resumes at the position of the
-        // confirmation.
+        // A client that has received no publication yet resumes at the position in the answer to
+        // its subscription.
         if self.is_tracked {
             self.last_id = self.last_id.or(Some(position));
         }
@@ -677,8 +682,8 @@ impl Link {
         self.expected.note_gap(gap, facts);
     }
 
-    /// Whether a gap begins with publications that were in the log when the subscription started,
-    /// and otherwise contains only superseded publications.
+    /// Whether a gap begins with publications that were in the log when the subscription started.
+    /// All other publications in the gap must be replaced by later ones with the same key.
     fn is_superseded_after_start(&self, gap: &ReportedGap, facts: &Facts) -> bool {
         let newest_at_start = self.expected.newest_at_start(gap.channel);
         let log = &facts.logs[self.worker];

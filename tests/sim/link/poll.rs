@@ -46,8 +46,7 @@ struct PendingPoll {
     /// For each channel, the serial of the newest publication that had left the log when the poll
     /// was sent.
     evicted: Vec<u64>,
-    /// Whether the `If-None-Match` field of the poll contains the position from which the poll
-    /// asks.
+    /// Whether the poll sends its start position, if it has one, also in `If-None-Match`.
     has_answer: bool,
 }
 
@@ -143,8 +142,8 @@ impl Link {
         assert!(unanswered.is_empty(), "without an answer: {unanswered:?}");
     }
 
-    /// Checks a poll without an answer. The log must have nothing for the poll, unless the answer
-    /// is being sent in pieces.
+    /// Checks a poll that is still unanswered. The log must have no publication for the poll,
+    /// unless the answer is being sent in pieces.
     pub(crate) fn check_waiting(&self, facts: &Facts) {
         let pipe = self.pipe.borrow();
         let is_asked = self.outgoing.is_empty() && pipe.is_read() && pipe.to_peer.is_empty();
@@ -312,7 +311,7 @@ impl Link {
             let frame = frame_of(sequence, kind, facts);
             frame[1..].to_vec()
         });
-        // The plain and the marked form already differ within the length of the shorter form.
+        // The forms with and without the mark `initial` differ in their first `plain.len()` bytes.
         let Some(start) = element.get(..plain.len()) else {
             return 0;
         };
@@ -326,7 +325,7 @@ impl Link {
         let whole = [b",", element].concat();
         let before = self.last_id;
         self.deliver(sequence, &whole, facts);
-        // A polling client resumes at the answer's id, not at a publication.
+        // A polling client resumes at the id of the answer, not at that of a publication.
         self.last_id = before;
         answer.is_first = false;
         separator.len() + length
@@ -357,9 +356,9 @@ impl Link {
 }
 
 impl Link {
-    /// Checks the id of an answer without publications. The id must cover every publication
-    /// acknowledged to its feeder before the poll was sent, unless that publication has expired in
-    /// the meantime. If an answer has publications, the expected deliveries detect missing ones.
+    /// Checks the id of an answer without publications. The answer must not skip a publication that
+    /// was acknowledged to its feeder before the poll was sent, unless that publication has
+    /// expired. `ExpectedDeliveries` checks answers with publications.
     fn check_acknowledged(&self, asked: &PendingPoll, id: u64, facts: &Facts) {
         let owed = self.channels.iter().filter_map(|channel| {
             let since = match asked.requested {

@@ -21,7 +21,8 @@ impl Link {
         Some(acknowledged).filter(|all| is_whole && !all.is_empty())
     }
 
-    /// Counts the window as filled if this publication has filled it.
+    /// Adds one to the number of filled windows if this publication has filled its subscription's
+    /// window.
     pub(super) fn count_full_window(&self, sequence: u64, facts: &mut Facts) {
         let channel = facts.channel(facts.publication(sequence).channel.as_str());
         facts.windows_filled += u64::from(self.expected.is_full(channel));
@@ -95,8 +96,8 @@ impl Link {
         false
     }
 
-    /// Queues an acknowledgement. Only a valid acknowledgement may have no reference, because the
-    /// server does not answer valid acknowledgements.
+    /// Queues an acknowledgement. An invalid acknowledgement must have a reference, because the
+    /// server answers it with an error. The server does not answer valid acknowledgements.
     fn queue_acknowledgement(
         &mut self,
         channel: Option<usize>,

@@ -110,7 +110,7 @@ impl Net for FakeNet {
             return ReadOutcome::Interrupted;
         }
         if self.happens(self.faults.read_blocks) {
-            // The bytes count as if they arrived after this read.
+            // This read returns nothing. The waiting bytes count as if they arrived after it.
             pipe.borrow_mut().unread_us = None;
             self.pass(1);
             if waiting > 0 || has_fin {
@@ -136,7 +136,7 @@ impl Net for FakeNet {
         let is_drained = open.to_server.is_empty() && count < into.len();
         open.unanswered_us = None;
         open.read_turn_us = self.turn_us;
-        // Bytes that a short read leaves unread count as if they arrived after this read.
+        // A short read leaves bytes unread. They count as if they arrived after this read.
         open.unread_us = (!open.to_server.is_empty()).then_some(self.now_us() + 1);
         self.note("read", open.number.into(), count as u64);
         ReadOutcome::Bytes { count, is_drained }

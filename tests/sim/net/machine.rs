@@ -1,7 +1,7 @@
 //! The machine on which the workers of a node run: one clock, one calendar, one trace of events.
 //!
 //! The clock only moves forward, and the time that one worker uses passes for all workers.
-//! [`MidTurn`] is the rest of the node, which also acts while a worker is in the middle of a turn.
+//! [`MidTurn`] is the feed, which also acts while a worker is in the middle of a turn.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -10,10 +10,9 @@ use std::time::Duration;
 
 use fanfare::time::Now;
 
-/// The part of the node that acts while a worker runs. The network calls `act` in the middle of
-/// turns.
+/// The feed, which may act while a worker runs. The network calls `act` in the middle of turns.
 pub(crate) trait MidTurn: fmt::Debug {
-    /// Acts or does nothing. Returns whether an action may have woken the worker.
+    /// Acts at random. Returns whether this may have woken the worker.
     fn act(&mut self, now: Now) -> bool;
 }
 
@@ -29,7 +28,8 @@ struct Trace {
 pub(crate) struct Machine {
     clock_us: Cell<u64>,
     calendar_s: Cell<u64>,
-    /// The calendar's time before the last change, and the time of that change by the clock.
+    /// The time of day just before the last change of the calendar, and when that change happened
+    /// on the clock.
     calendar_before: Cell<Option<(Duration, u64)>>,
     /// The number of connections so far.
     pipes: Cell<u32>,

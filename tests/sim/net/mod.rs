@@ -47,7 +47,7 @@ pub(crate) struct Faults {
     /// The maximum duration of a write. `read_us` is the maximum duration of a read.
     pub(crate) write_us: u64,
     pub(crate) read_us: u64,
-    /// The chance that a fan-out must wait for its permit.
+    /// The chance that a worker must wait before it may deliver publications.
     pub(crate) walk_waits: u32,
     /// The chance that the machine is paused in the middle of a turn, together with its peers.
     pub(crate) pause: u32,
@@ -64,13 +64,13 @@ pub(crate) const ACKNOWLEDGED_US_MAX: u64 = 60_000;
 /// bugs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sabotage {
-    /// Some writes lose a byte.
+    /// Bug: some writes lose a byte.
     DropByte,
-    /// Some readiness is never reported.
+    /// Bug: some sockets that become ready are never reported.
     LoseReadiness,
-    /// The disk loses the newest record when the server is killed.
+    /// Bug: the disk loses the newest record when the server is killed.
     LoseRecord,
-    /// Some writes repeat a byte.
+    /// Bug: some writes send a byte twice.
     RepeatByte,
 }
 
@@ -109,7 +109,7 @@ pub(crate) struct Pipe {
     unread_us: Option<u64>,
     /// The time of the worker's first write after its last read, on the clock without pauses.
     unanswered_us: Option<u64>,
-    /// The turn of the worker's last read.
+    /// The start of the turn in which the worker last read.
     read_turn_us: u64,
     /// The time of the worker's last write.
     pub(crate) written_us: u64,
@@ -129,8 +129,8 @@ impl Pipe {
         self.to_server.is_empty() && !self.is_handshaking()
     }
 
-    /// Returns the slot of the conn, or `None` if the worker has closed the conn or the conn was
-    /// reset.
+    /// Returns the number of the conn's slot in the worker, or `None` if the worker has closed the
+    /// conn or the conn was reset.
     pub(crate) fn slot(&self) -> Option<u32> {
         let id = self.id.filter(|_| !self.is_closed && !self.is_reset);
         id.map(|id| id.slot)
@@ -179,10 +179,10 @@ impl Drop for Socket {
 pub(crate) struct FakeNet {
     pub(crate) machine: Rc<Machine>,
     pub(crate) worker: usize,
-    /// The rest of the node. It acts while the worker is in the middle of a turn.
+    /// The feed, which acts while the worker is in the middle of a turn.
     pub(crate) mid_turn: Option<Rc<RefCell<dyn MidTurn>>>,
-    /// Whether the rest of the node has acted and may have woken the worker. If so, the next poll
-    /// does not sleep.
+    /// Whether the feed has acted and may have woken the worker. If so, the next poll does not
+    /// sleep.
     is_woken: Cell<bool>,
     pub(crate) random: fastrand::Rng,
     pub(crate) faults: Faults,
@@ -200,7 +200,8 @@ pub(crate) struct FakeNet {
     order: u64,
     writes: u64,
     batch_writes_max: usize,
-    /// The time at which a waiting fan-out receives its permit.
+    /// If the worker must wait before it delivers publications: the time at which it may deliver
+    /// them.
     may_walk_us: Option<u64>,
     pub(crate) heartbeat_us: u64,
     /// The sum of all pauses and stops.
@@ -213,15 +214,15 @@ pub(crate) struct FakeNet {
     was_busy: bool,
     /// Whether the process has just been stopped. If so, its poll is interrupted.
     was_stopped: bool,
-    /// The time at which the last complete poll began. `complete_running_us` is the same time
-    /// without pauses.
+    /// The start of the last complete poll: the last one that reported every ready socket.
+    /// `complete_running_us` is this time on the clock without pauses.
     complete_us: u64,
     complete_running_us: u64,
-    /// The incomplete polls after the last complete poll.
+    /// The polls after the last complete poll. They may not have reported every ready socket.
     partial: Vec<PartialPoll>,
     pub(crate) head_us: u64,
     /// The time at which the last poll ended. The worker uses this time during the whole turn.
-    /// `turn_running_us` is the same time without pauses.
+    /// `turn_running_us` is this time on the clock without pauses.
     turn_us: u64,
     turn_running_us: u64,
 }
@@ -276,7 +277,7 @@ impl FakeNet {
         self.machine.note(self.worker, what, a, b);
     }
 
-    /// Gives the rest of the node a chance to act, because other threads may act at any time.
+    /// Lets the feed act, because the threads of a real server may act at any time.
     fn let_others_act(&self) {
         if let Some(others) = &self.mid_turn {
             let has_acted = others.borrow_mut().act(self.machine.now());

@@ -23,7 +23,8 @@ pub(super) struct PartialPoll {
 /// The close frame that the server writes to a silent WebSocket.
 pub(super) const CLOSE_AS_IDLE: &[u8] = b"\x88\x06\x03\xe9idle";
 
-/// If a socket has had room again for at most this time, a write may belong to an earlier decision.
+/// The time after a full socket has room again in which the server may still write what it decided
+/// to write before.
 const WRITTEN_US: u64 = 100_000;
 /// The start of the response to a late request head.
 pub(super) const HEAD_TIMEOUT: &[u8] = b"HTTP/1.1 408";
@@ -50,9 +51,9 @@ impl FakeNet {
         self.turn_us
     }
 
-    /// Records how long the worker waited for the turns of other workers before its own turn. At
-    /// most `TURN_RUNNING_MS_MAX` of the time after its last turn counts as the worker's running
-    /// time. The worker itself may count more running time.
+    /// Records the time that the worker has waited while other workers had turns. At most
+    /// `TURN_RUNNING_MS_MAX` after its last turn counts as running time of this worker. The worker
+    /// itself may count more.
     pub(super) fn note_starved(&mut self) {
         let us = self.now_us() - self.turn_us;
         let most = TURN_RUNNING_MS_MAX * 1000;
@@ -73,23 +74,23 @@ impl FakeNet {
         self.note("stopped", us, 0);
     }
 
-    /// Records a time of `us` in which the worker did not run. At most `TURN_RUNNING_MS_MAX` of
-    /// that time counts as the worker's running time.
+    /// Records a pause of `us` microseconds of the worker. At most `TURN_RUNNING_MS_MAX` of it
+    /// counts as running time of the worker.
     fn note_pause(&mut self, us: u64) {
         self.paused_us += us.saturating_sub(TURN_RUNNING_MS_MAX * 1000);
         self.noted_us += us;
     }
 
-    /// Records a poll that has reported everything that was ready when the poll began.
+    /// Records a complete poll: it has reported everything that was ready when it began.
     pub(super) fn note_complete(&mut self, begin_us: u64, begin_running_us: u64) {
         self.complete_us = begin_us;
         self.complete_running_us = begin_running_us;
         self.partial.clear();
     }
 
-    /// Records a poll that has filled its list. If the lists of consecutive polls together have as
-    /// many reports as there are sockets, the lists contain every socket that was ready before
-    /// these polls.
+    /// Records a poll that has filled its list of reports. More sockets may have been ready. If
+    /// consecutive polls together have reported as many sockets as there are, they have reported
+    /// every socket that was ready before they began.
     pub(super) fn note_partial(&mut self, begin_us: u64, ready: &[Readiness]) {
         let is_open = |pipe: &&PipeRef| !pipe.borrow().is_closed;
         let open = self
@@ -124,8 +125,8 @@ impl FakeNet {
     pub(crate) fn check_silent(&self, id: ConnId, reason: CloseReason) {
         let pipe = self.pipes.iter().find(|pipe| pipe.borrow().id == Some(id));
         let pipe = pipe.expect("a conn has a pipe").borrow();
-        // The conns that are skipped here were closed by an earlier decision: the response was
-        // written, and the client had time to read it.
+        // These conns are skipped, because the server had decided earlier to close them. It had
+        // written its response and given the client time to read it.
         let is_seen = pipe.secure.is_none();
         if pipe.has_server_fin
             || pipe.is_closed_as_idle
@@ -176,8 +177,8 @@ impl FakeNet {
     /// Checks a conn that the worker closes because its peer was silent. The peer must have had at
     /// least one heartbeat interval of the server's running time to answer.
     pub(super) fn check_idle(&self, pipe: &Pipe) {
-        // The check is skipped if the decision may be older than the write, because the socket was
-        // full or a flush was cut short.
+        // The decision to close the conn may be older than this write, because the socket was full
+        // or a write was cut short. Then the conn is not checked.
         let has_waited = pipe.freed_us + WRITTEN_US >= self.turn_us && pipe.freed_us > 0;
         if has_waited || pipe.read_turn_us == self.turn_us {
             return;

@@ -6,13 +6,12 @@ use fanfare::config::{ClientPublish, Config, Namespace, Overflow};
 use crate::net::Faults;
 use crate::tokens;
 
-/// Returns a random number of workers. The number is one in half of the runs.
+/// Returns a random number of workers: one in half of the runs, two to four in the others.
 pub(super) fn draw_workers(random: &mut fastrand::Rng) -> usize {
     [1, 1, 1, 2, 3, 4][random.usize(0..6)]
 }
 
-/// Returns a random chance that the feed acts at each point in the middle of a turn, in
-/// thousandths.
+/// Returns a random chance, in thousandths, that the feed acts when a worker makes a system call.
 pub(super) fn draw_acts_in_turns(random: &mut fastrand::Rng) -> u32 {
     [0, 1, 10, 100][random.usize(0..4)]
 }
@@ -129,7 +128,7 @@ pub(super) fn draw_faults(random: &mut fastrand::Rng) -> Faults {
         unacknowledged: rate(200),
         delay_us: [0, 100, 30_000, 400_000][random.usize(0..4)],
         write_us: [0, 20, 400][random.usize(0..3)],
-        // A few reads of up to 6 ms use up the read slice of a turn, which is 10 ms.
+        // A turn may read for 10 ms, so a few reads of up to 6 ms end it.
         read_us: [0, 0, 6_000][random.usize(0..3)],
     }
 }

@@ -54,7 +54,7 @@ pub(crate) struct Outcome {
     pub(crate) deliveries: u64,
     pub(crate) gaps: u64,
     pub(crate) windows_filled: u64,
-    /// The number of connections that were at a position that their worker had not reached.
+    /// The number of connections that resumed at a position that their worker had not reached yet.
     pub(crate) ahead: u64,
     pub(crate) restarts: u64,
     /// The number of epoch changes.
@@ -73,9 +73,9 @@ pub(crate) struct World {
     peers: Vec<Peer>,
     random: fastrand::Rng,
     turns: u64,
-    /// Whether the server has too little room for all clients.
+    /// Whether the limits on conns are too low for all clients.
     is_crowded: bool,
-    /// Whether every worker has its turns early enough that no turn counts as late.
+    /// Whether every worker runs so often that no turn counts as late.
     is_punctual: bool,
     /// The counters of the servers that were killed.
     counts_before: Vec<u64>,
@@ -193,9 +193,9 @@ impl World {
         self.node.backend.end_faults();
     }
 
-    /// Publishes at random, and posts to workers. While one worker's messages are delayed, the
-    /// other workers are ahead of that worker. Clients that reconnect from those workers to the
-    /// delayed worker are then also ahead.
+    /// Publishes at random, and posts to workers. At times the messages of one worker are delayed.
+    /// A client that reconnects to this worker may then have a position that the worker has not
+    /// reached.
     fn feed_at_random(&mut self, busy: u32) {
         let mut feed = self.feed.borrow_mut();
         feed.draw_late_worker();
@@ -292,9 +292,9 @@ impl World {
         self.facts.add_all(feed.take_events());
     }
 
-    /// Returns a random worker to run next, among the workers that are not starved. In a punctual
-    /// run, returns the worker that would otherwise be late, or else a worker that has something to
-    /// do.
+    /// Returns a random worker to run next, among the workers that may run now. In a punctual run,
+    /// returns the worker whose turn would otherwise be late. If there is none, returns a worker
+    /// that has something to do.
     fn draw_next(&mut self) -> usize {
         let now_us = self.machine.now_us();
         let workers = &self.node.workers;
@@ -364,7 +364,8 @@ impl World {
         self.check_turn(worker);
     }
 
-    /// Records the head of a worker and the publications that have left the log.
+    /// Records the newest publication that a worker has processed, and the publications that have
+    /// left the log.
     fn note_log(&mut self, worker: usize) {
         let hub = self.node.workers[worker].worker.hub();
         self.facts.logs[worker].head = self.facts.position(hub.head());
@@ -491,8 +492,8 @@ fn draw_feed(facts: &Facts, random: &mut fastrand::Rng) -> Rc<RefCell<Feed>> {
         random.fork(),
     );
     feed.acts_in_turns = draw_acts_in_turns(random);
-    // A journal keeps its epoch, so only a feed without a journal changes it. The changes are drawn
-    // from a clone of the random number generator, so that later values stay the same.
+    // The epoch changes only in a run without a journal. The changes come from a clone of the
+    // generator, so that the run's other random numbers do not depend on them.
     if feed.journal.is_none() {
         feed.draw_changes(random.clone());
     }

@@ -97,8 +97,8 @@ impl Node {
             };
             let hub = Hub::new(Arc::clone(log), number, epoch, log.posted(), config);
             let mut worker = Worker::new(net, hub, parts);
-            // The worker processes 1 to 512 parts of a command at a time. The number is drawn from
-            // a clone of the random number generator, so that later values stay the same.
+            // The worker processes 1 to 512 parts of a command at a time. The number comes from a
+            // clone of the generator, so that the run's other random numbers do not depend on it.
             worker.set_work_at_once(1 << random.clone().u32(0..10));
             workers.push(NodeWorker {
                 worker,
@@ -130,8 +130,8 @@ impl Node {
         self.workers[0].worker.net().now_us()
     }
 
-    /// Returns the networks, because they outlive the server. The networks that replace them are
-    /// never used.
+    /// Returns the networks of a server that was killed, for its successor. The old workers receive
+    /// new networks, which are never used.
     pub(crate) fn take_nets(&mut self, random: &mut fastrand::Rng) -> Vec<FakeNet> {
         let nets = self.nets().map(|net| {
             let idle = FakeNet::new(&net.machine, net.worker, random.fork(), 1);
@@ -183,8 +183,8 @@ impl Node {
     }
 }
 
-/// Returns the limits on conns. Clones of the limits share the counts that apply to all workers
-/// together.
+/// Returns the limits on conns. All clones of the returned value use the same counts, so that a
+/// limit applies to all workers together.
 fn guard(workers: u32, config: &Config, is_crowded: bool) -> Guard {
     let silent = if is_crowded { CROWDED_SILENT } else { 500 };
     Guard {

@@ -14,29 +14,30 @@ use crate::peer::Peer;
 /// The maximum number of turns per worker in one wait or in a drain. A worker that takes more turns
 /// does not sleep.
 const TURNS_MAX: u64 = 40_000;
-/// The number of heartbeat intervals until the server closes a conn of a peer that is gone. Silence
-/// is checked at heartbeats and ends the conn after two intervals, so up to a third interval
-/// passes. A heartbeat that has to warn about a token does not check silence, which adds a fourth
-/// interval.
+/// The number of heartbeat intervals until the server closes a conn of a peer that is gone. A conn
+/// is closed after two silent intervals. Only heartbeats check this, which takes up to a third
+/// interval. A heartbeat that warns about the end of a token does not check it, which adds a
+/// fourth.
 const SILENT_INTERVALS: u64 = 4;
-/// The time that the clients need after those intervals, with slack. The clients read the close and
-/// act (200 ms apart), connect and catch up. Readiness may have been delayed in the fault phase
-/// (400 ms), and up to ten timers are rounded up to a tick of 65.5 ms.
+/// The time that the clients need after `SILENT_INTERVALS` to reconnect and catch up, with slack. A
+/// client acts every 200 ms. Readiness may be delayed by 400 ms since the fault phase, and up to
+/// ten timers are rounded up to a tick of 65.5 ms.
 const RECOVERY_US: u64 = 2_500_000;
-/// The usual time for which commands that exceed a client's rate stay unread. `RATE_BACKLOG_US_MAX`
-/// is the maximum: a fault phase has up to 1,200 steps, and a client sends at most one command in
-/// each step. A command has up to three frames, and ten frames are read per second.
+/// The usual time until the server has read the commands that exceeded a client's rate limit.
+/// `RATE_BACKLOG_US_MAX` is the maximum: in a fault phase a client sends at most 1,200 commands of
+/// up to three frames each, and the server reads ten frames per second.
 const RATE_BACKLOG_US: u64 = 20_000_000;
 const RATE_BACKLOG_US_MAX: u64 = 360_000_000;
-/// The duration of the last turn of a drain: a slice of reads and one more read.
+/// The maximum duration of the last turn of a drain. The turn reads for a limited time, and one
+/// more read may follow.
 const LAST_TURN_US: u64 = 20_000;
 /// Slack for the rounding of timers and for the turns themselves.
 const SLACK_US: u64 = 400_000;
 
 /// The maximum duration of a drain of a few conns whose peers neither read nor close. It consists
-/// of one timer tick for the goodbye, two round trips, and the turns.
+/// of one timer tick before the close frames, two round trips, and the turns.
 const SILENT_DRAIN_US: u64 = 500_000;
-/// The maximum return delay for a few conns, without the window of the drain.
+/// The maximum reconnect delay of a few clients, in addition to the window of the drain.
 const MOST_DELAY_MS: u64 = RESTART_MS + RECONNECTS_MS_MIN + 1;
 
 impl World {
@@ -147,8 +148,8 @@ impl World {
         }
     }
 
-    /// Whether the bound on pinned bytes is below one publication and its frame, so that the server
-    /// may close a slow client again and again.
+    /// Whether `log.pinned_bytes` is below one publication and its frame. If so, the server may
+    /// close a slow client again and again.
     fn may_starve(&self) -> bool {
         let longest = 2 * self.feed.borrow().size_max as u64;
         self.config.log.pinned_bytes() < longest
@@ -158,8 +159,8 @@ impl World {
         self.feed.borrow_mut().post_everything(self.machine.now());
         self.facts.is_draining = true;
         self.end_starvation();
-        // The drain's window is sized for the peers, not for a backlog of fan-outs that wait for a
-        // permit.
+        // The drain allows time for the peers, but not for publications whose delivery still has to
+        // wait.
         for net in self.node.nets() {
             let faults = &mut net.faults;
             (faults.walk_waits, faults.pause, faults.stop) = (0, 0, 0);
@@ -189,8 +190,8 @@ impl World {
         self.facts.ended_us = self.machine.now_us();
     }
 
-    /// Drains a node without faults. Each served conn must receive a goodbye, even a conn that
-    /// opens late.
+    /// Drains a node without faults. Each served conn must receive a close frame, the end of its
+    /// stream, or its answers. This also applies to a conn that opens late.
     pub(super) fn drain_quiet_node(&mut self) {
         for _ in 0..3 {
             let now_us = self.machine.now_us();
@@ -258,8 +259,8 @@ impl World {
         for delay in &self.facts.delays {
             let returns_us = delay.written_us + delay.retry_ms * 1000;
             let listens_us = self.facts.ended_us + RESTART_MS * 1000;
-            // The last goodbyes are written one turn before the end, and that turn takes time. In
-            // the simulation that turn also waits for the turns of the other workers.
+            // The last reconnect delays are written one turn before the end of the drain, and that
+            // turn takes time. In the simulation it also waits for the turns of the other workers.
             let work = self.facts.work.iter();
             let others = work.filter(|work| work.worker != delay.worker);
             let after = others.map(|work| {
