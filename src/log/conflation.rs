@@ -20,11 +20,12 @@ const PLACE_BYTES: u64 = 2 * size_of::<Sequence>() as u64;
 /// doubles when it grows.
 const KEY_BYTES: u64 = 2 * (size_of::<Sequence>() as u64 + 1);
 
-/// The entries of one channel that no later entry supersedes.
+/// The list of the entries of one channel that no later entry supersedes.
 #[derive(Debug, Default)]
 pub(super) struct Newest {
     places: BTreeSet<Sequence>,
-    /// The listed entries that have a key. The keys are read from the channel's entries.
+    /// The entries in the list that have a conflation key. The keys themselves are read from the
+    /// channel's entries.
     keys: HashTable<Sequence>,
 }
 
@@ -35,19 +36,20 @@ impl Newest {
         itself + self.places.len() as u64 * PLACE_BYTES + self.keys.len() as u64 * KEY_BYTES
     }
 
-    /// Returns the number of listed entries, and the number of listed entries with a key.
+    /// Returns the length of the list, and the number of its entries that have a conflation key.
     pub(super) fn counts(&self) -> (usize, usize) {
         (self.places.len(), self.keys.len())
     }
 
-    /// Returns the first listed entry from this number on.
+    /// Returns the first number in the list that is at least `sequence`.
     fn first_from(&self, sequence: Sequence) -> Option<Sequence> {
         self.places.range(sequence..).next().copied()
     }
 }
 
 impl History {
-    /// Adds the channel's newest entry to the list, and marks the entry that it supersedes.
+    /// Adds the channel's newest entry to the list. If it supersedes an older entry, marks the
+    /// older entry as superseded.
     pub(super) fn note_newest(&mut self, hasher: &impl BuildHasher) {
         let mut newest = self.newest.take().unwrap_or_default();
         let superseded = self.add_newest(&mut newest, hasher);
@@ -98,10 +100,10 @@ impl History {
         }
     }
 
-    /// Finds the consecutive superseded entries that come next after `position`, up to and
-    /// including `until`. Returns the sequence number of the last of these entries, and their
-    /// count. Returns `None` if the next entry is not superseded, or if an entry between `position`
-    /// and the next entry has left the log.
+    /// Finds the consecutive superseded entries that begin directly after `position`. Entries after
+    /// `until` are ignored. Returns the sequence number of the last of these entries, and their
+    /// count. Returns `None` if the first entry after `position` is not superseded. Also returns
+    /// `None` if a publication between `position` and that entry has left the log.
     pub(super) fn superseded_run(
         &self,
         position: Sequence,
@@ -117,15 +119,15 @@ impl History {
         let end = self.get(newest)?.previous;
         let end = match end <= until {
             true => self.get(end)?,
-            // The run continues beyond the horizon.
+            // More superseded entries follow after `until`, but they are not counted.
             false => self.entries.get(self.index_after(until).checked_sub(1)?)?,
         };
         let count = end.before.publications + 1 - next.before.publications;
         Some((end.sequence(), count))
     }
 
-    /// Returns the total of the entries that are not superseded, after `position` and up to and
-    /// including `until`. The function visits each of these entries.
+    /// Returns the number and size of the entries after `position`, up to and including `until`,
+    /// that no later entry supersedes. The function visits each of these entries.
     pub(super) fn newest_after(&self, position: Sequence, until: Sequence) -> Amount {
         let Some(newest) = &self.newest else {
             return Amount::default();

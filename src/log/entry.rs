@@ -5,13 +5,14 @@ use std::sync::Arc;
 use crate::frame::Publication;
 use crate::id::Sequence;
 
-/// A publication, and the total published before it in its channel. With that total, a subscriber's
-/// lag is computed by a subtraction.
+/// A publication, with the number and size of all earlier publications in its channel. From these
+/// sums, a subscriber's lag is computed by a subtraction.
 #[derive(Clone, Debug)]
 pub struct Entry {
     /// The publication.
     pub publication: Arc<Publication>,
-    /// The total published in the channel before this entry, from the channel's creation on.
+    /// The number and size of the channel's publications before this entry, since the channel was
+    /// created.
     pub before: Amount,
     /// The number of the channel's previous entry, even if that entry has left the log. Zero for
     /// the channel's first entry.
@@ -29,7 +30,7 @@ impl Entry {
         self.publication.id.sequence
     }
 
-    /// Returns the total published in the channel up to and including this entry.
+    /// Returns the number and size of the channel's publications up to and including this entry.
     #[must_use]
     pub fn total(&self) -> Amount {
         self.before.plus(Amount::of(&self.publication))
@@ -46,7 +47,7 @@ pub struct Amount {
 }
 
 impl Amount {
-    /// Returns the amount of one publication.
+    /// Returns the number 1 and the payload size of one publication.
     #[must_use]
     pub fn of(publication: &Publication) -> Self {
         Self {
@@ -73,7 +74,7 @@ impl Amount {
         }
     }
 
-    /// Whether the bytes or the publications exceed those of the bound.
+    /// Whether this amount has more bytes than `bound`, or more publications.
     #[must_use]
     pub fn exceeds(self, bound: Self) -> bool {
         self.bytes > bound.bytes || self.publications > bound.publications

@@ -1,9 +1,9 @@
 //! The change to another epoch while the server runs, and the state that belongs to one epoch.
 //!
-//! If an engine orders the publications, its stream may be created again or be restored to an older
-//! state. Either event begins a new epoch. Up to and including the number `valid_until`, both
-//! epochs have the same publications. Later publications of the old epoch are void, and their
-//! numbers may be assigned again.
+//! If a storage engine orders the publications, its stream may be created again or be restored to
+//! an older state. Either event begins a new epoch. Up to and including the number `valid_until`,
+//! both epochs have the same publications. Later publications of the old epoch are *void*: they are
+//! removed, and their numbers may be assigned again.
 //!
 //! The writer's progress belongs to the epoch ([`EpochState`]). A reader keeps the state of its own
 //! epoch, so numbers of two epochs are never compared. An epoch change has three steps:
@@ -39,7 +39,7 @@ pub struct EpochChange {
     pub from: Epoch,
     /// The new epoch.
     pub to: Epoch,
-    /// The number after which the numbers of the new epoch begin. It is not below `valid_until`.
+    /// The numbers of the new epoch are above this number. It is at least `valid_until`.
     pub head: Sequence,
     /// The number up to which both epochs have the same publications. `None` if the epochs share no
     /// publications. Every position of the old epoch is then invalid, even a position before its
@@ -63,7 +63,7 @@ pub struct EpochState {
     lost_until: AtomicU64,
     /// The number of earlier epochs.
     generation: u64,
-    /// The epoch, or `None` for the first epoch, whose value the log does not need.
+    /// The epoch. `None` for the first epoch, because the log is created without its value.
     epoch: Option<Epoch>,
     /// The number after which this epoch's own numbers begin.
     begin: Sequence,
@@ -81,8 +81,8 @@ struct Previous {
     epoch: Epoch,
     /// The newest number that was assigned in this epoch.
     sequenced: Sequence,
-    /// The last number that this epoch shares with the epoch of the [`EpochState`] that contains
-    /// this record. `None` if they share no publications.
+    /// The number up to which this earlier epoch and the epoch of the [`EpochState`] have the same
+    /// publications. `None` if they have no publications in common.
     valid_until: Option<Sequence>,
 }
 
@@ -149,8 +149,8 @@ impl EpochState {
 
     pub(super) fn announce(&self, last: Sequence) {
         debug_assert!(last.0 >= self.sequenced.load(Ordering::Relaxed));
-        // The number is stored with release order before the first entry is added, so that no
-        // reader finds a larger number.
+        // The number is stored with release order before the first entry of the batch is added. So
+        // no reader finds an entry whose number is above the stored number.
         self.sequenced.store(last.0, Ordering::Release);
     }
 
@@ -179,14 +179,16 @@ impl EpochState {
         self.previous.iter().find(|known| known.epoch == epoch)
     }
 
-    /// Whether an id was assigned in an earlier epoch that is still known.
+    /// Whether this id was assigned in one of the earlier epochs that this state remembers.
     #[must_use]
     pub fn has_given_out(&self, id: Cursor) -> bool {
         let previous = self.previous(id.epoch);
         previous.is_some_and(|previous| id.sequence <= previous.sequenced)
     }
 
-    /// Returns the number up to which an earlier epoch shares its publications with this one.
+    /// Returns the number up to which an earlier epoch and this state's epoch have the same
+    /// publications. Returns `None` if they have no publications in common, or if the earlier epoch
+    /// is unknown.
     #[must_use]
     pub fn valid_until(&self, epoch: Epoch) -> Option<Sequence> {
         self.previous(epoch)?.valid_until
@@ -206,7 +208,7 @@ impl EpochState {
         valid.is_some_and(|valid| position.sequence <= valid)
     }
 
-    /// Returns the horizon of a reader that is in this epoch and sees the log up to `number`.
+    /// Returns the horizon of a reader in this epoch. The reader sees the entries up to `number`.
     #[must_use]
     pub fn horizon(&self, number: Sequence) -> Horizon {
         Horizon {
@@ -217,7 +219,7 @@ impl EpochState {
     }
 }
 
-/// A number larger than all others.
+/// Larger than all assigned numbers.
 pub(super) const ALL: Sequence = Sequence(u64::MAX);
 
 /// The number up to which a reader sees the log, with the reader's epoch.
@@ -229,13 +231,14 @@ pub struct Horizon {
 }
 
 impl Horizon {
-    /// Returns two numbers. The reader sees the shard's entries up to the first number. The shard's
-    /// entries belong to the reader's epoch up to the second number. This number is [`ALL`] if the
-    /// shard and the reader are in the same epoch.
+    /// Returns two numbers. The reader may see the shard's entries up to the first number. The
+    /// shard's entries up to the second number belong to the reader's epoch. The second number is
+    /// [`ALL`] if the shard and the reader are in the same epoch.
     pub(super) fn within(self, shard: &Shard) -> (Sequence, Sequence) {
         let end = match self.generation.cmp(&shard.generation) {
             std::cmp::Ordering::Equal => ALL,
-            // Void entries have not been removed yet.
+            // The shard is still in an earlier epoch. Its entries above `kept` do not belong to the
+            // reader's epoch.
             std::cmp::Ordering::Greater => self.kept,
             std::cmp::Ordering::Less => Sequence::ZERO,
         };
@@ -247,7 +250,7 @@ impl Horizon {
 #[derive(Debug)]
 pub(super) struct Newest {
     state: RwLock<Arc<EpochState>>,
-    /// The state's generation. It can be read without the lock.
+    /// The generation of `state`. It can be read without the lock.
     generation: AtomicU64,
 }
 
@@ -267,23 +270,23 @@ impl Newest {
 }
 
 impl Log {
-    /// Returns the state of the newest epoch. A reader keeps it until it switches to the next
-    /// epoch.
+    /// Returns the state of the newest epoch. A reader keeps this state until the reader switches
+    /// to the next epoch.
     #[must_use]
     pub fn state(&self) -> Arc<EpochState> {
         let state = self.newest.state.read();
         Arc::clone(&state.unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Whether `state` belongs to the newest epoch. Returns false if the caller has already
-    /// received anything of a later epoch, even through a client.
+    /// Whether `state` belongs to the newest epoch. The answer is false if the caller has received
+    /// any data of a later epoch, even data that a client has sent back.
     #[must_use]
     pub fn is_newest(&self, state: &EpochState) -> bool {
         self.newest.generation.load(Ordering::Acquire) == state.generation
     }
 
-    /// Locks a channel's shard for reading. Returns the guard and the numbers of
-    /// [`Horizon::within`].
+    /// Locks a channel's shard for reading. Returns the locked shard, and the two numbers that
+    /// [`Horizon::within`] returns.
     pub(super) fn read_within(
         &self,
         key: ChannelKey,
@@ -296,8 +299,9 @@ impl Log {
 }
 
 impl Writer {
-    /// Begins a new epoch. All publications of the old epoch must have been posted. Void entries
-    /// are removed from the log; the remaining entries keep their ids.
+    /// Begins a new epoch. All publications of the old epoch must have been posted. Entries that
+    /// are not valid in the new epoch are removed from the log. The remaining entries keep their
+    /// ids.
     pub fn change_epoch(&mut self, change: &EpochChange) {
         debug_assert!(change.valid_until.is_none_or(|valid| valid <= change.head));
         debug_assert!(self.state.posted() == self.state.sequenced());
@@ -318,7 +322,8 @@ impl Writer {
         self.publish_figures();
     }
 
-    /// Removes void entries from a shard, and moves the shard to the new epoch.
+    /// Removes the entries that are not valid in the new epoch from a shard, and moves the shard to
+    /// the new epoch.
     fn clean(&mut self, log: &Log, number: u32, state: &EpochState) {
         let Some(mut shard) = log.shards.write_number(number) else {
             return;
@@ -355,7 +360,7 @@ impl Writer {
 impl Channel {
     /// Removes the entries after a number, as if they had never been added.
     fn cut(&mut self, kept: Sequence) -> VecDeque<Entry> {
-        // Some of the void entries may have left the log already.
+        // Entries above `kept` may already have been evicted, so `evicted` may be above `kept`.
         self.evicted = self.evicted.min(kept);
         let void = self.history_mut().map(|history| history.cut(kept));
         void.unwrap_or_default()
@@ -372,8 +377,9 @@ impl History {
         void
     }
 
-    /// Frees unused capacity, and rebuilds the list of entries that are not superseded. A remaining
-    /// entry is no longer superseded if the entry that superseded it was void.
+    /// Frees unused capacity, and rebuilds the list of entries that are not superseded. If the
+    /// epoch change has removed the entry that superseded another entry, that other entry is no
+    /// longer superseded.
     fn rebuild(&mut self, conflates: bool, hasher: &impl BuildHasher) {
         self.newest = None;
         let kept = self.entries.take_all();
@@ -417,7 +423,7 @@ mod tests {
         Writer::new(&config, Sequence::ZERO)
     }
 
-    /// Publishes in a channel, with a key, at the time `second`.
+    /// Publishes in a channel, with a conflation key, at the time `second`.
     fn publish(writer: &mut Writer, epoch: u64, number: u64, channel: &str, second: u64) {
         let (epoch, sequence) = (Epoch::new(epoch), Sequence(number));
         let (id, ledger) = (Cursor { epoch, sequence }, writer.log().ledger());
@@ -456,7 +462,7 @@ mod tests {
     #[test]
     fn void_entries_leave_the_log_and_their_numbers_come_again() {
         let mut writer = writer();
-        // The numbers have holes, like the numbers that an engine assigns.
+        // The numbers are not consecutive, because a storage engine may assign such numbers.
         for number in 1..=4 {
             publish(&mut writer, 1, 64 * number, "a", 0);
         }

@@ -5,7 +5,7 @@
 pub struct WorkerInterest {
     /// The worker's number.
     pub worker: u16,
-    /// The slot of the channel in the worker's hub.
+    /// The slot of the channel in the worker's table of channels.
     pub place: u32,
 }
 
@@ -37,7 +37,8 @@ impl Interest {
         self.all().is_empty()
     }
 
-    /// Returns the slot of the channel in a worker's hub.
+    /// Returns the slot of the channel in the table of channels of this worker. Returns `None` if
+    /// the worker has no subscribers.
     pub(super) fn place_in(&self, worker: u16) -> Option<u32> {
         let mut interests = self.all().iter();
         let interest = interests.find(|interest| interest.worker == worker)?;

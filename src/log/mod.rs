@@ -57,13 +57,14 @@ pub struct Log {
     shards: Shards,
     hasher: Hasher,
     rules: Rules,
-    /// The memory used by publications and encodings.
+    /// Counts the memory of the log's publications and of their encoded frames.
     ledger: Arc<Ledger>,
-    /// Figures that the writer publishes. They are used for gauges and for the positions of polls.
+    /// Numbers that the writer updates, for metrics and for long polls.
     figures: Figures,
     newest: epoch::Newest,
     subscribed: Subscribed,
-    /// The number of channels. Changed only while the channel's shard is locked.
+    /// The number of channels in all shards. A thread that adds or removes a channel holds the lock
+    /// of that channel's shard.
     channels: AtomicU64,
 }
 
@@ -71,13 +72,14 @@ pub struct Log {
 #[derive(Debug)]
 struct Subscribed {
     count: AtomicU64,
-    /// The maximum of `count`.
+    /// The limit `limits.channels`, or `u64::MAX` if there is no limit.
     max: u64,
 }
 
 impl Subscribed {
-    /// Counts one more channel. Returns false if the limit is reached. The caller holds the lock of
-    /// the channel's shard, which also guards the channel's interest.
+    /// Counts one more channel with subscribers. Returns false if the limit is reached. The caller
+    /// holds the lock of the channel's shard, which also guards the channel's list of workers with
+    /// subscribers.
     fn try_add(&self) -> bool {
         let add = |count| (count < self.max).then_some(count + 1);
         let added = self
@@ -87,7 +89,6 @@ impl Subscribed {
     }
 }
 
-/// Figures that the writer publishes.
 #[derive(Debug, Default)]
 struct Figures {
     bytes: AtomicU64,
@@ -97,7 +98,7 @@ struct Figures {
 }
 
 impl Log {
-    /// Creates an empty log in which no channel has had an entry above `head`.
+    /// Creates an empty log. The numbers of all later entries must be above `head`.
     fn new(config: &Config, head: Sequence) -> Self {
         Self {
             shards: Shards::default(),
@@ -129,16 +130,16 @@ impl Log {
         self.subscribed.count.load(Ordering::Relaxed)
     }
 
-    /// Returns [`EpochState::sequenced`] of the newest epoch. For tests: a reader uses the state of
-    /// its own epoch.
+    /// Returns the highest number that readers in the newest epoch may find. Only for tests: other
+    /// code asks the [`EpochState`] of its own epoch.
     #[doc(hidden)]
     #[must_use]
     pub fn sequenced(&self) -> Sequence {
         self.state().sequenced()
     }
 
-    /// Returns [`EpochState::posted`] of the newest epoch. Used while the server starts, when only
-    /// one epoch exists.
+    /// Returns the number up to which all publications of the newest epoch have been posted to the
+    /// workers. Used while the server starts, when only one epoch exists.
     #[must_use]
     pub fn posted(&self) -> Sequence {
         self.state().posted()
@@ -150,21 +151,22 @@ impl Log {
         &self.rules
     }
 
-    /// Returns the ledger in which publications made for this log are counted.
+    /// Returns the ledger, which counts the memory of this log's publications.
     #[must_use]
     pub fn ledger(&self) -> &Arc<Ledger> {
         &self.ledger
     }
 
-    /// Whether encodings use more than their share of the log's bound. If so, the writer drops some
-    /// of them at its next eviction.
+    /// Whether the encoded frames of publications use more memory than their part of the limit
+    /// `log.bytes`. If so, the writer drops some of these frames when it next evicts entries.
     #[must_use]
     pub fn has_too_many_encodings(&self) -> bool {
         self.ledger.logged() > self.rules.bounds.encodings_bytes()
     }
 
-    /// Returns the bytes of memory that count towards the log's bound: publications, their
-    /// encodings, the channels that have publications, the order list, and the index of keys.
+    /// Returns the number of bytes that count towards the limit `log.bytes`. They are used by
+    /// publications, their encoded frames, channels that have publications, the list of all
+    /// entries, and the lists for conflation.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.figures.bytes.load(Ordering::Relaxed) + self.ledger.logged()
@@ -189,8 +191,8 @@ impl Log {
         (oldest > 0).then_some(Sequence(oldest))
     }
 
-    /// Registers a worker's interest in these channels. The slot of a channel is the index of its
-    /// name in `names`.
+    /// Registers a worker that has subscribers of these channels. The index of a name in `names`
+    /// becomes the channel's slot in the worker's table of channels.
     #[cfg(test)]
     pub(crate) fn enter_all(&self, worker: u16, names: &[&str]) {
         for (place, name) in (0..).zip(names) {
@@ -205,7 +207,7 @@ impl Log {
         }
     }
 
-    /// Returns the number of the shard that contains a channel. For the models.
+    /// Returns the number of the shard that contains a channel. Used by the tests with loom.
     #[cfg(all(test, feature = "model"))]
     pub(crate) fn shard_of(&self, name: &ChannelName) -> u32 {
         shard::shard_of(self.hash(name))

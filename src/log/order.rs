@@ -1,10 +1,10 @@
 //! All entries of the log in the order of their numbers, across all channels.
 //!
 //! Entries are added at the end and removed anywhere. They are stored in chunks. A removed entry
-//! leaves a dead slot. A chunk is compacted when more than half of its slots are dead, and merged
-//! with the previous chunk if both are small. So the size of the list depends on the number of
-//! entries, not on the holes between their numbers. The list stores numbers, times, keys and rules,
-//! but no publications.
+//! leaves a *dead* slot, which no longer counts as an entry. A chunk is compacted when more than
+//! half of its slots are dead, and merged with the previous chunk if both are small. So the size of
+//! the list depends on the number of entries, not on the holes between their numbers. The list
+//! stores numbers, times, keys and rules, but no publications.
 
 use std::collections::VecDeque;
 
@@ -50,10 +50,11 @@ impl Ordered {
 /// The list of all entries in the order of their numbers.
 #[derive(Debug, Default)]
 pub(super) struct Order {
-    /// Each chunk has at least one live entry. The first slot of the first chunk is live.
+    /// Each chunk has at least one entry that is not removed. The first slot of the first chunk
+    /// contains such an entry.
     chunks: VecDeque<Chunk>,
     len: u64,
-    /// The number of slots in all chunks, including dead slots.
+    /// The number of slots in all chunks, including the slots of removed entries.
     places: u64,
 }
 
@@ -62,7 +63,7 @@ struct Chunk {
     /// The sequence number of the first slot. Stored here so that a search reads no slots of other
     /// chunks.
     first: Sequence,
-    /// The sequence number of the last slot, or a larger number.
+    /// No slot of the chunk has a sequence number above this number.
     last: Sequence,
     places: VecDeque<Ordered>,
     dead: usize,
@@ -83,7 +84,8 @@ impl Chunk {
         partition_point_near(guess, self.places.len(), is_before)
     }
 
-    /// Drops dead slots at the front. Returns the number of dropped slots.
+    /// Drops the slots of removed entries at the front of the chunk. Returns the number of dropped
+    /// slots.
     fn drop_dead_in_front(&mut self) -> u64 {
         let before = self.dead;
         while self.places.pop_front_if(|place| place.is_dead).is_some() {
@@ -99,7 +101,7 @@ impl Chunk {
         }
     }
 
-    /// Drops all dead slots. Returns the number of dropped slots.
+    /// Drops all slots of removed entries. Returns the number of dropped slots.
     fn pack(&mut self) -> u64 {
         if self.dead > 0 {
             self.places.retain(|place| !place.is_dead);
@@ -172,8 +174,8 @@ impl Order {
         true
     }
 
-    /// Drops dead slots at the end. After that, any number above the newest remaining entry may be
-    /// added.
+    /// Drops the slots of removed entries at the end of the list. After that, the next entry may
+    /// have any number above the newest remaining entry.
     pub(super) fn drop_dead_at_end(&mut self) {
         while let Some(last) = self.chunks.back_mut()
             && last.places.pop_back_if(|place| place.is_dead).is_some()
@@ -212,7 +214,7 @@ impl Order {
             self.places -= chunk.pack();
             self.join_with_the_one_before(index);
         }
-        // The list must begin with a live entry.
+        // The first slot of the list must not be the slot of a removed entry.
         if index == 0
             && let Some(front) = self.chunks.front_mut()
         {
@@ -248,9 +250,9 @@ fn interpolate(first: Sequence, last: Sequence, len: usize, number: Sequence) ->
     usize::try_from(index).map_or(most, |index| index.min(most))
 }
 
-/// Returns the first index for which `is_before` is false. The search starts at a guess and moves
-/// outwards. With a good guess, the search reads one cache line. A binary search would read another
-/// cache line in each of its first steps.
+/// Returns the first index for which `is_before` is false. The search starts at the index `guess`
+/// and moves outwards. If `guess` is close to the result, the search reads one cache line. A binary
+/// search would read another cache line in each of its first steps.
 fn partition_point_near(guess: usize, len: usize, is_before: impl Fn(usize) -> bool) -> usize {
     let guess = guess.min(len);
     let (mut low, mut high, mut step) = (guess, guess, 1);
@@ -338,7 +340,7 @@ mod tests {
                     0..=2 => {
                         order.push(entry(next));
                         list.push(next);
-                        // Numbers may have holes.
+                        // The numbers of entries need not be consecutive.
                         next += 1 + index.index(3) as u64;
                     }
                     3 | 4 if !list.is_empty() => {

@@ -1,7 +1,7 @@
 //! The queries of readers.
 //!
-//! Each query locks one shard, to look up a channel or to copy references. The answer of a query
-//! ends at the reader's horizon.
+//! Each query locks one shard, to look up a channel or to copy references. A query ignores entries
+//! after the reader's horizon, which is the last number that the reader may see.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,31 +13,35 @@ use super::{Amount, ChannelKey, Entry, Horizon, Log, RuleIndex, WorkerInterest};
 use crate::frame::Publication;
 use crate::id::{ChannelName, Sequence};
 
-/// The state of a channel at a reader's horizon.
+/// The state of a channel, as a reader sees it. Publications after the reader's horizon (the last
+/// number that the reader may see) are ignored.
 #[derive(Clone, Copy, Debug)]
 pub struct ChannelState {
     /// The channel's key.
     pub key: ChannelKey,
     /// The channel's rule.
     pub rule: RuleIndex,
-    /// The number of the channel's newest publication, even if that publication has left the log.
-    /// This may also be a larger number, if the channel has no publication between the two numbers.
+    /// The number of the channel's newest visible publication, even if that publication has left
+    /// the log. The stored number may be too large, but the channel has no visible publication
+    /// above it.
     pub last: Sequence,
-    /// The number of the channel's newest publication that has left the log.
+    /// The number of the channel's newest visible publication that has left the log.
     pub evicted: Sequence,
-    /// The total published in the channel up to `last`, from the channel's creation on.
+    /// The number and size of the channel's publications up to `last`, since the channel was
+    /// created.
     pub total: Amount,
-    /// The lowest number above the horizon at which the channel may have a publication, even one
+    /// The lowest number after the horizon at which the channel may have a publication, even one
     /// that has left the log. When the reader's horizon reaches this number, the reader must query
-    /// again.
+    /// the state again. `None` if there is no such number.
     pub next: Option<Sequence>,
 }
 
 impl Channel {
-    /// Returns the state at `horizon`. Entries after `end` do not belong to the reader's epoch.
+    /// Returns the state for a reader that sees entries up to `horizon`. Entries after `end` do not
+    /// belong to the reader's epoch.
     fn channel_state(&self, key: ChannelKey, horizon: Sequence, end: Sequence) -> ChannelState {
         let (last, total) = match self.entries().get(self.index_after(horizon)) {
-            // The reader does not know later entries yet.
+            // `later` is the first entry that the reader does not see yet.
             Some(later) => (later.previous, later.before),
             None => (self.last(), self.total()),
         };
@@ -51,15 +55,16 @@ impl Channel {
         }
     }
 
-    /// Returns the lowest number above `number` at which the channel may have a publication, even
-    /// one that has left the log.
+    /// Returns the lowest number above `number` at which the channel may have a publication. The
+    /// publication may have left the log.
     fn next_above(&self, number: Sequence) -> Option<Sequence> {
         if self.evicted > number {
-            // It is unknown which publications above `number` have left the log.
+            // Publications above `number` have left the log. Their numbers are unknown, so the
+            // lowest possible number is returned.
             return Some(number.next());
         }
         let next = match self.entries().get(self.index_after(number)) {
-            // An earlier publication above `number` has left the log.
+            // The publication `later.previous` is above `number` too, and has left the log.
             Some(later) if later.previous > number => later.previous,
             Some(later) => later.sequence(),
             None => self.last(),
@@ -69,8 +74,8 @@ impl Channel {
 }
 
 impl Log {
-    /// Returns the slot of a channel in a worker's hub, if that worker has subscribers of the
-    /// channel.
+    /// Returns the slot of a channel in a worker's table of channels. Returns `None` if the worker
+    /// has no subscribers of the channel.
     #[must_use]
     pub fn place_in(&self, worker: u16, name: &ChannelName) -> Option<u32> {
         let hash = self.hash(name);
@@ -80,8 +85,8 @@ impl Log {
         channel.interest.place_in(worker)
     }
 
-    /// Returns the slot of a channel in a worker's hub and the channel's state at a horizon, if
-    /// that worker has subscribers of the channel.
+    /// Returns the slot of a channel in a worker's table of channels, and the state of the channel
+    /// up to `horizon`. Returns `None` if the worker has no subscribers of the channel.
     #[must_use]
     pub fn state_in(
         &self,
@@ -100,11 +105,11 @@ impl Log {
         Some((known, channel_state))
     }
 
-    /// Registers the interest of a worker that had no subscribers of a channel. Creates the channel
-    /// if it does not exist. From now on, the writer sends new entries of the channel to the
-    /// worker. Of the existing entries above the horizon, the newest are added to `late`, in total
-    /// at most `late_max`. Returns the channel's state at the horizon, and the number of the
-    /// channel's newest publication, which may be above the horizon. Returns `None` if the limit
+    /// Registers a worker that has its first subscriber of a channel. Creates the channel if it
+    /// does not exist. From now on, the writer sends new entries of the channel to the worker.
+    /// Existing entries after `horizon` are added to `late`: the newest of them, in total at most
+    /// `late_max`. Returns the channel's state up to `horizon`, and the number of the channel's
+    /// newest publication, which may be after `horizon`. Returns `None` if the limit
     /// `limits.channels` is reached and the channel has no subscribers on any worker.
     pub fn register_interest(
         &self,
@@ -130,7 +135,8 @@ impl Log {
         let behind = behind.take_while(|entry| entry.sequence() <= end);
         let behind = behind.filter(|entry| !total.minus(entry.before).exceeds(late_max));
         late.extend(behind.cloned().map(|entry| Entry {
-            // The entry that supersedes this one may be void.
+            // If the shard and the reader are in different epochs, the entry that supersedes this
+            // one may not exist in the reader's epoch.
             is_superseded: entry.is_superseded && end == ALL,
             ..entry
         }));
@@ -138,8 +144,8 @@ impl Log {
         Some((channel_state, channel.last().min(end)))
     }
 
-    /// Removes the interest of a worker that no longer has subscribers of a channel. Removes the
-    /// channel if it has neither entries nor subscribers.
+    /// Removes a worker that no longer has subscribers of a channel from the channel's list of
+    /// workers. Removes the channel if it has neither entries nor subscribers.
     pub fn leave(&self, key: ChannelKey, worker: u16) {
         let Some(mut shard) = self.shards.write(key) else {
             return;
@@ -153,8 +159,8 @@ impl Log {
         shard.drop_if_abandoned(self, key.place());
     }
 
-    /// Returns the position before the channel's oldest publication in the log. Returns the horizon
-    /// if the channel has no publication up to the horizon.
+    /// Returns the number directly before the channel's oldest entry in the log. Returns the number
+    /// of `horizon` if the channel has no entry up to `horizon`.
     #[must_use]
     pub fn begin(&self, key: ChannelKey, horizon: Horizon) -> Option<Sequence> {
         let (shard, horizon, _) = self.read_within(key, horizon)?;
@@ -163,7 +169,7 @@ impl Log {
         Some(begin.min(horizon))
     }
 
-    /// Returns the state of a channel at a horizon.
+    /// Returns the state of a channel. Entries after `horizon` are ignored.
     #[must_use]
     pub fn channel_state(&self, key: ChannelKey, horizon: Horizon) -> Option<ChannelState> {
         let (shard, horizon, end) = self.read_within(key, horizon)?;
@@ -171,9 +177,9 @@ impl Log {
         Some(channel.channel_state(key, horizon, end))
     }
 
-    /// Appends at most `max` entries of a channel to `entries`: the first entries after a position,
-    /// up to a horizon. Returns the number of the channel's newest publication that has left the
-    /// log. If the position is below that number, entries may be missing.
+    /// Appends at most `max` entries of a channel to `entries`: the first entries after `position`,
+    /// up to `horizon`. Returns the number of the channel's newest publication that has left the
+    /// log. If `position` is below the returned number, entries may be missing.
     pub fn fetch<T: From<Entry>>(
         &self,
         key: ChannelKey,
@@ -194,8 +200,8 @@ impl Log {
         channel.evicted.min(horizon)
     }
 
-    /// Finds a channel's first entry after a position, up to a horizon. Returns the entry's number,
-    /// and the total published in the channel before the entry.
+    /// Finds a channel's first entry after `position`, up to `horizon`. Returns the entry's number,
+    /// and the number and size of the channel's publications before the entry.
     #[must_use]
     pub fn next_after(
         &self,
@@ -209,13 +215,13 @@ impl Log {
         (next.sequence() <= horizon).then(|| (next.sequence(), next.before))
     }
 
-    /// Returns the position before the newest `count` entries that a channel has up to a horizon.
-    /// If the channel has fewer entries, the position is before all of them. Returns `None` if the
-    /// channel has no entries up to the horizon.
+    /// Finds the newest `count` entries of a channel up to `horizon`, or all of them if there are
+    /// fewer. Returns the number directly before the oldest of these entries. Returns `None` if the
+    /// channel has no entries up to `horizon`.
     ///
-    /// The position is the number directly before the oldest of these entries, so it is as late as
-    /// possible. A client on several channels has one position for all of them. With an earlier
-    /// position, entries of the other channels might be missing from the log.
+    /// The returned position is as late as possible, because a client on several channels has one
+    /// position for all of them. With an earlier position, entries of the other channels might be
+    /// missing from the log.
     #[must_use]
     pub fn position_before_newest(
         &self,
@@ -227,13 +233,13 @@ impl Log {
         let channel = shard.get(key.place())?;
         let end = channel.index_after(horizon);
         let oldest = end.saturating_sub(count as usize);
-        // Entries after the reader's horizon are not visible to the reader yet.
+        // The entry at index `end` is after `horizon`, so it is not visible to the reader yet.
         let oldest = channel.entries().get(oldest).filter(|_| oldest < end)?;
         Some(oldest.sequence().before())
     }
 
-    /// Returns the number of a channel's publications after a position, up to a horizon. Returns
-    /// `None` if some of them have left the log or do not belong to the reader's epoch.
+    /// Returns the number of a channel's publications after `after`, up to `last`. Returns `None`
+    /// if some of them have left the log, or if the shard and the reader are in different epochs.
     #[must_use]
     pub fn count_between(&self, key: ChannelKey, after: Sequence, last: Horizon) -> Option<u64> {
         let (shard, last, end) = self.read_within(key, last)?;
@@ -245,8 +251,9 @@ impl Log {
         (channel.evicted <= after).then_some(count as u64)
     }
 
-    /// Finds the consecutive superseded entries that come next after a position, up to a horizon.
-    /// Returns the sequence number of the last of these entries, and their count.
+    /// Finds the consecutive superseded entries that begin directly after `position`. Entries after
+    /// `horizon` are ignored. Returns the sequence number of the last of these entries, and their
+    /// count.
     #[must_use]
     pub fn superseded_run(
         &self,
@@ -255,13 +262,14 @@ impl Log {
         horizon: Horizon,
     ) -> Option<(Sequence, u64)> {
         let (shard, horizon, end) = self.read_within(key, horizon)?;
-        // If the shard is in another epoch, a superseding entry may be void.
+        // If the shard and the reader are in different epochs, a superseding entry may not exist in
+        // the reader's epoch.
         let channel = shard.get(key.place()).filter(|_| end == ALL)?;
         channel.history()?.superseded_run(position, horizon)
     }
 
-    /// Returns the total of the entries that are not superseded, after a position and up to a
-    /// horizon.
+    /// Returns the number and size of the entries after `position`, up to `horizon`, that no later
+    /// entry supersedes.
     #[must_use]
     pub fn newest_after(&self, key: ChannelKey, position: Sequence, horizon: Horizon) -> Amount {
         let Some((shard, horizon, _)) = self.read_within(key, horizon) else {

@@ -12,27 +12,29 @@ use crate::config::namespace::{self, Namespace};
 use crate::config::{ClientPublish, Config, LogBounds, Overflow, Retention};
 use crate::id::{ChannelName, Sequence};
 
-/// The index of a channel's rule in the table.
+/// The index of a channel's rule in the table of [`Rules`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RuleIndex(u16);
 
-/// The table of rules, with the newest evictions of removed channels.
+/// The rules of all channels.
 #[derive(Debug)]
 pub struct Rules {
     namespaces: Vec<Namespace>,
     /// The rules. The first rule is for channels outside all namespaces. The other rules are for
     /// the namespaces, in order.
     table: Vec<Rule>,
-    /// The distinct ages that are shorter than the log's age.
+    /// The different age limits of namespaces that are shorter than the log's age limit.
     pub(super) ages: Vec<Duration>,
     /// The bounds for all channels together.
     pub(super) bounds: LogBounds,
     has_conflation: bool,
-    /// While void entries are being removed, evictions after this number are void.
+    /// The maximum that [`Rules::evicted_floor`] returns. It is lowered during an epoch change, and
+    /// is `u64::MAX` at all other times.
     evicted_floor_max: AtomicU64,
 }
 
-/// Classes of channels. The channels of a class share bounds.
+/// Whether clients may broadcast in a channel. All channels in which they may do so share a limited
+/// part of the log (`log.client_share`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
     /// Channels in which only feeders publish.
@@ -44,16 +46,18 @@ pub(super) enum Class {
 /// The rule for the channels of one namespace.
 #[derive(Debug)]
 pub(super) struct Rule {
-    /// The maximum amount that a channel keeps. The newest publication is always kept, whatever its
-    /// size.
+    /// The maximum number and size of the entries that a channel keeps. The newest publication is
+    /// always kept, whatever its size.
     pub(super) bound: Amount,
     age: Duration,
     overflow: Overflow,
-    /// The index of the rule's age in [`Rules::ages`], or `None` if the rule has the log's age.
+    /// The index of the rule's age limit in [`Rules::ages`], or `None` if the rule has the age
+    /// limit of the log.
     pub(super) clock: Option<usize>,
     pub(super) class: Class,
-    /// The highest number that was evicted from any removed channel with this rule. A channel that
-    /// is created again may have had entries up to this number.
+    /// The highest number among the entries that were evicted from removed channels with this rule.
+    /// A new channel may have the name of a removed channel, so it may have had entries up to this
+    /// number.
     evicted_floor: AtomicU64,
 }
 
@@ -120,14 +124,14 @@ impl Rules {
         age.unwrap_or_else(|| self.bounds.age())
     }
 
-    /// Returns the shortest age of all rules and the log.
+    /// Returns the shortest age limit: of all rules and of the log.
     #[must_use]
     pub fn age_min(&self) -> Duration {
         let ages = self.ages.iter().copied();
         ages.fold(self.bounds.age(), Duration::min)
     }
 
-    /// Whether any channel conflates.
+    /// Whether any rule selects conflation.
     #[must_use]
     pub fn has_conflation(&self) -> bool {
         self.has_conflation
@@ -139,7 +143,7 @@ impl Rules {
         &self.bounds
     }
 
-    /// Returns the rule for a new channel.
+    /// Returns the index of the rule for a channel name.
     pub(super) fn find(&self, name: &ChannelName) -> RuleIndex {
         let found = namespace::find(&self.namespaces, name.as_str());
         RuleIndex(found.map_or(0, |index| u16::try_from(index + 1).unwrap_or(0)))
@@ -149,31 +153,35 @@ impl Rules {
         self.table.get(usize::from(index.0))
     }
 
-    /// Returns the class of a channel. The channels of a class share bounds.
+    /// Returns the class of the channels with this rule.
     pub(super) fn class(&self, index: RuleIndex) -> Class {
         self.get(index).map_or(Class::Feeders, |rule| rule.class)
     }
 
-    /// Returns the highest number that was evicted from any removed channel with this rule. The
-    /// caller holds the lock of the new channel's shard. The caller of [`Self::note_evicted`] holds
-    /// the lock of the removed channel's shard.
+    /// Returns the highest number among the entries that were evicted from removed channels with
+    /// this rule. The caller holds the lock of the new channel's shard. [`Self::note_evicted`] is
+    /// called with the lock of the removed channel's shard. Channels of the same name have the same
+    /// shard, so the new channel knows the number of an earlier channel of its name.
     pub(super) fn evicted_floor(&self, index: RuleIndex) -> Sequence {
         let rule = self.get(index);
-        // This limit is loaded before the value that it limits.
+        // `evicted_floor_max` is loaded before `evicted_floor`. Otherwise,
+        // [`Self::cut_evicted_floor`] could run between the two loads, and the function would
+        // return a number without the limit.
         let most = self.evicted_floor_max.load(Ordering::Acquire);
         rule.map_or(Sequence::ZERO, |rule| {
             Sequence(rule.evicted_floor.load(Ordering::Relaxed).min(most))
         })
     }
 
-    /// Sets the number after which evictions are void. Until [`Self::cut_evicted_floor`] is called,
-    /// channels with later evictions may still be removed from shards that have void entries.
+    /// Limits the result of [`Self::evicted_floor`] to `kept` during an epoch change. Higher
+    /// numbers may still be recorded until [`Self::cut_evicted_floor`] is called, because some
+    /// shards still contain publications that the epoch change removes.
     pub(super) fn bound_evicted_floor(&self, kept: Sequence) {
         self.evicted_floor_max.store(kept.0, Ordering::Release);
     }
 
-    /// Lowers the stored number of each rule to at most `kept`. Called after the void entries of
-    /// all shards have been removed.
+    /// Lowers `evicted_floor` of each rule to at most `kept`, and ends the limit on its result.
+    /// Called after the epoch change has removed entries from all shards.
     pub(super) fn cut_evicted_floor(&self, kept: Sequence) {
         for rule in &self.table {
             rule.evicted_floor.fetch_min(kept.0, Ordering::Relaxed);
@@ -181,7 +189,8 @@ impl Rules {
         self.evicted_floor_max.store(u64::MAX, Ordering::Release);
     }
 
-    /// Records that a channel was removed whose newest evicted entry had the number `evicted`.
+    /// Records that a channel with this rule was removed. `evicted` is the number of the newest
+    /// entry that was evicted from the channel.
     pub(super) fn note_evicted(&self, index: RuleIndex, evicted: Sequence) {
         if let Some(rule) = self.get(index) {
             rule.evicted_floor.fetch_max(evicted.0, Ordering::Relaxed);

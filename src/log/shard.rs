@@ -21,10 +21,11 @@ use super::{Amount, ChannelKey, Entry, Log, RuleIndex};
 use crate::chunks::ChunkedSlab;
 use crate::id::{ChannelName, Sequence};
 
-/// The number of channels in a chunk of a shard. Chunks are small because there are many shards.
+/// The number of channels in one block of a shard's memory. Blocks are small because there are many
+/// shards.
 const CHUNK: usize = 8;
 
-/// The number of bits of a key that contain the channel's slot in its shard.
+/// The number of low bits of a [`ChannelKey`]. They contain the channel's slot in its shard.
 const PLACE_BITS: u32 = u32::BITS - SHARD_BITS;
 
 /// A channel, which exists as long as it has entries or subscribers.
@@ -46,26 +47,26 @@ pub(super) struct Channel {
 /// The publications of a channel.
 #[derive(Debug)]
 pub(super) struct History {
-    /// The entries, oldest first, with increasing numbers. Each entry's `before` is the total of
-    /// the previous entry.
+    /// The entries, oldest first, with increasing numbers. The `before` of each entry equals the
+    /// total after the previous entry.
     pub(super) entries: Entries,
     /// The number of the newest publication, even if it has left the log.
     pub(super) last: Sequence,
-    /// The total published in the channel, from its creation on.
+    /// The number and size of all publications in the channel since its creation.
     pub(super) total: Amount,
     /// The entries that are not superseded. `None` unless the channel conflates and has entries.
     pub(super) newest: Option<Box<Newest>>,
 }
 
-/// The memory of a channel with entries, in bytes. It consists of the channel's slot, its share of
-/// the chunk's header, its slot in the directory, and its history without the lists. The directory
+/// The memory of a channel with entries, in bytes: the channel itself, its part of a block's
+/// header, its slot in the hash table of names, and its history without the lists. The hash table
 /// doubles when it grows.
 pub(super) const CHANNEL_BYTES: u64 = (size_of::<Channel>() + 8 + 16 + size_of::<History>()) as u64;
 
 const _: () = assert!(size_of::<Channel>() == 48);
 const _: () = assert!(CHANNEL_BYTES == 144);
 
-/// The entries of a channel without publications.
+/// An empty list, for channels without publications.
 static NO_ENTRIES: Entries = Entries::NONE;
 
 impl Channel {
@@ -112,13 +113,13 @@ impl Channel {
         self.history().map_or(self.evicted, |history| history.last)
     }
 
-    /// Returns the total published in the channel, from its creation on.
+    /// Returns the number and size of all publications in the channel since its creation.
     pub(super) fn total(&self) -> Amount {
         self.history()
             .map_or_else(Amount::default, |history| history.total)
     }
 
-    /// Returns the index of the first entry after a position.
+    /// Returns the index of the first entry whose number is above `position`.
     pub(super) fn index_after(&self, position: Sequence) -> usize {
         self.history()
             .map_or(0, |history| history.index_after(position))
@@ -128,7 +129,7 @@ impl Channel {
         self.history()?.get(sequence)
     }
 
-    /// Returns the bytes of memory that the lists hold outside of the history.
+    /// Returns the heap memory of the channel's lists (entries, conflation) in bytes.
     pub(super) fn bytes_held(&self) -> u64 {
         self.history().map_or(0, History::bytes_held)
     }
@@ -140,14 +141,14 @@ impl Channel {
 }
 
 impl History {
-    /// Returns the index of the first entry after a position.
+    /// Returns the index of the first entry whose number is above `position`.
     pub(super) fn index_after(&self, position: Sequence) -> usize {
-        // Most positions are at the front or the back.
+        // Common cases, which need no binary search.
         if self.last <= position {
             return self.entries.len();
         }
         match self.entries.back() {
-            // Void entries after `last` have been removed.
+            // An epoch change has removed the entries after this one.
             Some(last) if last.sequence() <= position => return self.entries.len(),
             Some(last) if last.previous <= position => return self.entries.len() - 1,
             Some(_) | None => {}
@@ -174,13 +175,13 @@ impl History {
         Some(entry)
     }
 
-    /// Returns the index of the first entry from this number on.
+    /// Returns the index of the first entry whose number is at least `sequence`.
     fn index_of(&self, sequence: Sequence) -> usize {
         self.entries
             .partition_point(|entry| entry.sequence() < sequence)
     }
 
-    /// Returns the bytes of memory that the lists hold outside of the history.
+    /// Returns the heap memory of the lists (entries, conflation) in bytes.
     pub(super) fn bytes_held(&self) -> u64 {
         let newest = self.newest.as_ref().map_or(0, |newest| newest.bytes());
         self.entries.bytes_held() + newest
@@ -190,10 +191,10 @@ impl History {
 /// A shard, which holds some of the channels.
 #[derive(Debug, Default)]
 pub(super) struct Shard {
-    /// The slots of the channels, by name.
+    /// The slots of the channels, found by the hash of the channel name.
     directory: HashTable<u32>,
     channels: ChunkedSlab<Channel, CHUNK>,
-    /// The generation of the epoch to which the shard's entries belong.
+    /// The generation of the epoch that this shard has reached: the number of earlier epochs.
     pub(super) generation: u64,
 }
 
@@ -305,8 +306,8 @@ impl ChannelKey {
 }
 
 impl Shards {
-    /// Locks the shard that belongs to the hash of a name, for reading. Also returns the shard's
-    /// number.
+    /// Locks, for reading, the shard that contains the channels with this hash. Also returns the
+    /// shard's number.
     pub(super) fn read_by_hash(
         &self,
         hash: u64,
@@ -315,8 +316,8 @@ impl Shards {
         (shard, self.read_number(shard))
     }
 
-    /// Locks the shard that belongs to the hash of a name, for writing. Also returns the shard's
-    /// number.
+    /// Locks, for writing, the shard that contains the channels with this hash. Also returns the
+    /// shard's number.
     pub(super) fn write_by_hash(
         &self,
         hash: u64,
@@ -359,13 +360,13 @@ impl Shards {
     }
 }
 
-/// Returns the key of the channel in a slot of a shard.
+/// Returns the key of the channel in the slot `place` of a shard.
 pub(super) fn key(shard: u32, place: u32) -> ChannelKey {
     ChannelKey(shard << PLACE_BITS | place)
 }
 
 pub(super) fn shard_of(hash: u64) -> u32 {
-    // The directories use the other bits of the hash.
+    // The hash tables inside the shards use the other bits of the hash.
     let bits = (hash >> 32) & ((1 << SHARD_BITS) - 1);
     u32::try_from(bits).unwrap_or_default()
 }

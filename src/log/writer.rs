@@ -2,8 +2,9 @@
 //!
 //! If a channel exceeds its own bounds, its oldest entries are removed. If all channels together
 //! exceed their bounds, the oldest entries of the log are removed. For each age limit that is
-//! shorter than the log's age, a clock visits every entry once. Eviction never waits for a reader,
-//! because a worker keeps references to the entries that it is about to write.
+//! shorter than the log's age limit, the writer searches for the next entry that becomes too old.
+//! The search passes over each entry once. Eviction never waits for a reader, because a worker
+//! keeps references to the entries that it is about to write.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -40,24 +41,25 @@ pub struct Writer {
     /// Whether the last eviction removed its maximum number of entries, so that more entries may
     /// have to be removed.
     is_cut_short: bool,
-    /// The number at which the search for encodings to drop continues.
+    /// The entry number at which [`Self::drop_encodings`] continues its search for encoded frames.
     swept_until: Sequence,
     /// Entries removed while a shard was locked. They are dropped after the shard is unlocked.
     pub(super) removed: Vec<(Entry, RuleIndex)>,
 }
 
-/// The entries of the channels of one class. These channels share bounds.
+/// The entries of all channels of one [`Class`].
 #[derive(Debug, Default)]
 pub(super) struct Part {
     order: Order,
-    /// Bytes of publications, of the channels' deques, and of the lists for conflation.
+    /// The memory of publications, of the channels' lists of entries, and of the lists for
+    /// conflation, in bytes.
     pub(super) bytes: u64,
     /// The number of channels that have entries.
     pub(super) kept: u64,
 }
 
 impl Part {
-    /// Returns the bytes of memory, without encodings.
+    /// Returns the memory in bytes, without the encoded frames of publications.
     fn bytes(&self) -> u64 {
         self.bytes + self.order.bytes() + self.kept * CHANNEL_BYTES
     }
@@ -67,9 +69,11 @@ impl Part {
 #[derive(Clone, Debug)]
 struct Clock {
     age: Duration,
-    /// Entries before this number have another age limit or have been removed.
+    /// The number at which the search continues. Earlier entries have another age limit or have
+    /// been removed.
     next: Sequence,
-    /// The time at which the clock's next entry becomes too old. `None` if no entry has been found.
+    /// The time at which the oldest entry with this age limit becomes too old. `None` if no such
+    /// entry has been found.
     due: Option<Deadline>,
 }
 
@@ -243,15 +247,15 @@ impl Writer {
         count
     }
 
-    /// Drops the oldest encodings until the remaining encodings are within their share of the log's
-    /// bound. Visits at most `max` entries. A dropped encoding is created again when a late
-    /// subscriber needs it.
+    /// Drops the oldest encoded frames until the remaining frames are within their part of the
+    /// limit `log.bytes`. Visits at most `max` entries. A dropped frame is encoded again when a
+    /// subscriber that is behind needs it.
     fn drop_encodings(&mut self, max: u32) {
         if !self.log.has_too_many_encodings() {
             return;
         }
-        // Late subscribers can cause old entries to be encoded again and again. So half of `max` is
-        // reserved for newer entries.
+        // Subscribers that are far behind can cause old entries to be encoded again and again. So
+        // only half of `max` is used for the old entries, and the other half for newer entries.
         let noted = self.log.ledger.take_oldest_encoded();
         let after_noted = self.drop_encodings_from(noted, max / 2);
         let from = self.swept_until.max(after_noted);
@@ -259,12 +263,14 @@ impl Writer {
         if self.swept_until > self.head {
             self.swept_until = Sequence::ZERO;
         }
-        // Entries from this number on may have encodings.
+        // The number is recorded again, because entries from this number on may have encoded
+        // frames.
         self.log.ledger.note_encoded(after_noted);
     }
 
-    /// Drops the encodings of at most `max` entries, from a number on, while encodings use too much
-    /// memory. Returns the number at which the function stopped.
+    /// Visits at most `max` entries, in order from the number `first`, and drops their encoded
+    /// frames. Stops when encoded frames no longer use too much memory. Returns the number of the
+    /// entry to visit next.
     fn drop_encodings_from(&self, first: Sequence, max: u32) -> Sequence {
         let (mut next, mut left) = (first, max);
         while left > 0 && self.log.has_too_many_encodings() {
@@ -342,7 +348,7 @@ impl Writer {
         self.feeders.bytes() + self.clients.bytes()
     }
 
-    /// Publishes the figures for readers and gauges.
+    /// Updates the numbers in [`Log`] that readers and metrics use.
     pub(super) fn publish_figures(&self) {
         let figures = &self.log.figures;
         let bytes = self.bytes_without_encodings();
@@ -449,7 +455,8 @@ impl Writer {
         self.drop_removed();
     }
 
-    /// Drops the removed entries. The caller must not hold the lock of a shard.
+    /// Takes the entries of `removed` out of the list of all entries, and drops them. The caller
+    /// must not hold the lock of a shard.
     pub(super) fn drop_removed(&mut self) {
         assert_unlocked();
         let mut removed = std::mem::take(&mut self.removed);
@@ -461,8 +468,8 @@ impl Writer {
         self.removed = removed;
     }
 
-    /// Returns the expiry time and the channel of a clock's next entry. This entry is the channel's
-    /// oldest.
+    /// Finds the oldest entry with the age limit of this clock. Returns the time at which the entry
+    /// expires, and its channel. The entry is also the oldest of its channel.
     fn next_expiry(&mut self, clock: usize) -> Option<(Deadline, ChannelKey)> {
         let this = self.clocks.get(clock)?;
         let (mut next, age) = (this.next, this.age);
@@ -486,8 +493,8 @@ impl Writer {
         found
     }
 
-    /// Adjusts the clocks and lists when all entries after `kept` have been removed, because the
-    /// numbers of these entries may be assigned again.
+    /// Moves the clocks and lists back after an epoch change has removed all entries after `kept`.
+    /// The numbers of the removed entries may be assigned again.
     pub(super) fn rewind(&mut self, kept: Sequence) {
         let begin = self.head.next();
         self.feeders.order.drop_dead_at_end();
