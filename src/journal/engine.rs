@@ -192,13 +192,14 @@ pub trait Engine: Debug + Send + Sync {
     /// Returns the error of the system call.
     fn mark(&self) -> Result<Mark, EngineError>;
 
-    /// Replaces the mark. The mark is not lost if the process is killed.
+    /// Replaces the mark, which contains the highest sequence number known to be assigned. The new
+    /// mark is not lost if the process is killed.
     ///
     /// # Errors
     /// Returns the error of the system call.
     fn put_mark(&self, mark: Mark) -> Result<(), EngineError>;
 
-    /// Makes the mark durable.
+    /// Makes the last written mark durable, so that it survives a power failure.
     ///
     /// # Errors
     /// Returns the error of the system call.

@@ -25,8 +25,8 @@ pub(super) const TABLES: &str = "tables";
 pub(super) struct StoreFiles {
     /// The write-ahead logs, in ascending order of their numbers.
     logs: Vec<Log>,
-    /// The number of logs that the store has. The number is greater than `logs.len()` if a log was
-    /// removed before it was added to `logs`.
+    /// The number of logs that the store itself counts. It is greater than `logs.len()` if a log
+    /// was removed before it was added to `logs`.
     pub(super) log_count: usize,
     pub(super) chunks: Vec<ChunkFiles>,
 }

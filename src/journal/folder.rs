@@ -1,4 +1,5 @@
 //! SHELL: this module manages the journal's directory, with its lock, its contents, and the mark.
+//! The mark is a file with the highest sequence number known to be assigned.
 //!
 //! The file `lock` is locked while a [`Folder`] exists, because two servers that append to the same
 //! journal would destroy the journal. The directory `store` contains the store. It is created under
@@ -23,13 +24,14 @@ use crate::sys::regular;
 
 /// The file whose lock protects the directory.
 const LOCK: &str = "lock";
-/// The file with the mark.
+/// The file with the mark: the highest sequence number known to be assigned.
 const MARK: &str = "mark";
 /// The store's directory.
 const STORE: &str = "store";
 /// The name of the store's directory while the store is being created.
 const UNFINISHED: &str = "unfinished";
-/// The directory that a new file system contains in its root.
+/// The directory that some file systems have in their root. A new journal may be created next to
+/// it.
 const LOST_AND_FOUND: &str = "lost+found";
 /// A file that every store has.
 const VERSION: &str = "version";
@@ -98,12 +100,13 @@ impl Folder {
         self.files().check(&store)
     }
 
-    /// Returns the list of store files that [`Folder::check`] expects.
+    /// Returns the list of the store's files that [`Folder::check`] expects to exist.
     pub(super) fn files(&self) -> MutexGuard<'_, StoreFiles> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Replaces the expected logs with the logs that exist now.
+    /// Lists the write-ahead logs that exist now. From then on, [`Folder::check`] expects these
+    /// logs to exist.
     pub(super) fn note_logs(&self) -> Result<(), EngineError> {
         Ok(self.files().replace_logs(&self.path.join(STORE))?)
     }
@@ -152,7 +155,8 @@ impl Folder {
             .map_or(u64::MAX, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
-    /// Reads the mark. Returns the default if the mark was never written.
+    /// Reads the mark, which contains the highest sequence number known to be assigned. Returns the
+    /// default if the mark was never written.
     ///
     /// # Errors
     /// Returns an error if a system call fails or if the file is not a mark.
@@ -160,14 +164,14 @@ impl Folder {
         let mut bytes = [0; Mark::BYTES];
         match self.mark.read_exact_at(&mut bytes, 0) {
             Ok(()) => {}
-            // The mark is written with one call, so a shorter file means that no mark was written.
+            // The file is written with one call, so a file that is too short was never written.
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(Mark::default()),
             Err(error) => return Err(error.into()),
         }
         Mark::decode(&bytes).ok_or_else(|| EngineError::Damaged(format!("file {MARK}")))
     }
 
-    /// Replaces the mark.
+    /// Replaces the mark, which contains the highest sequence number known to be assigned.
     ///
     /// # Errors
     /// Returns the error of the system call.
@@ -175,7 +179,7 @@ impl Folder {
         Ok(self.mark.write_all_at(&mark.encode(), 0)?)
     }
 
-    /// Makes the mark durable.
+    /// Makes the last written mark durable, with `fdatasync(2)`.
     ///
     /// # Errors
     /// Returns the error of the system call.
@@ -219,7 +223,7 @@ fn check(path: &Path) -> Result<(), EngineError> {
     match (store.join(VERSION).is_file(), keyspaces.is_dir()) {
         (true, true) => {}
         (true, false) => return Err(missing(KEYSPACES)),
-        // Files were removed from this store.
+        // The directory is a store from which files were removed.
         (false, true) => return Err(missing(VERSION)),
         (false, false) => return Err(EngineError::Foreign(String::from(STORE))),
     }

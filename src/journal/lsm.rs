@@ -32,8 +32,8 @@ const STATE: &str = "state";
 const NAMES: &str = "0";
 /// Bytes per data block.
 const BLOCK_BYTES: u32 = 64 * 1024;
-/// Before a new chunk begins, the writer waits until earlier chunks are flushed. The wait has at
-/// most this many steps, each of this length.
+/// Before a new chunk begins, the writer waits until earlier chunks are on disk. It waits for at
+/// most this number of [`FLUSH_WAIT_STEP`]s.
 const FLUSH_WAIT_STEPS: u32 = 1_000;
 const FLUSH_WAIT_STEP: Duration = Duration::from_millis(1);
 
@@ -120,12 +120,11 @@ impl From<fjall::Error> for EngineError {
     }
 }
 
-/// The open store.
 struct Lsm {
     database: Database,
     state: Keyspace,
     unflushed: Mutex<Unflushed>,
-    /// Dropped last, after the database is closed.
+    /// The last field, so that it is dropped after the database is closed.
     on_close: OnClose,
 }
 
@@ -146,11 +145,11 @@ impl std::fmt::Debug for Lsm {
     }
 }
 
-/// On drop, updates the list of logs. This happens after the close, because the store's thread
-/// removes logs until the thread ends.
+/// On drop, lists the write-ahead logs again. This happens after the database is closed, because
+/// the database's own thread may remove logs until then.
 struct OnClose {
     folder: Arc<Folder>,
-    /// Whether all files existed immediately before the close.
+    /// Whether all files existed immediately before the database was closed.
     is_complete: bool,
 }
 
@@ -198,7 +197,8 @@ impl Lsm {
     /// Updates the list of the store's files, and checks whether these files exist.
     fn check_files(&self) -> Result<(), EngineError> {
         let state = self.state.path();
-        // These keyspaces have no fixed number of tables, because the store compacts them.
+        // The number of tables in these keyspaces is not checked, because the store may merge
+        // tables.
         let names = state.with_file_name(NAMES);
         let mut chunks: Vec<_> = [names, state.to_path_buf()]
             .map(|path| ChunkFiles {
@@ -209,8 +209,8 @@ impl Lsm {
         for first in self.chunks()? {
             let chunk = self.chunk(first)?;
             chunks.push(ChunkFiles {
-                // A table is counted when it is complete. It is removed only together with its
-                // chunk.
+                // The store counts a table when the table is complete, and removes it only together
+                // with the chunk. So at least this number of table files must exist.
                 table_count: chunk.table_count(),
                 path: chunk.path().to_path_buf(),
             });
@@ -233,9 +233,9 @@ impl Lsm {
         unflushed.current = Some((chunk, before.map_or(0, |(_, bytes)| bytes) + bytes));
     }
 
-    /// Waits while too many chunks are in memory, which happens if the disk is slow. The wait is
-    /// bounded, because a store's thread that has failed flushes nothing. The next append then
-    /// returns the error.
+    /// Waits while too many full chunks are not written to disk yet, which happens if the disk is
+    /// slow. The wait is bounded, because the store's thread may have failed and will then write
+    /// nothing. In this case the next append returns the error.
     fn wait_for_flushes(&self) -> Result<(), EngineError> {
         let mut unflushed = self.unflushed();
         if let Some((chunk, bytes)) = unflushed.current.take()
@@ -262,7 +262,8 @@ fn name(first: Sequence) -> String {
 impl Engine for Lsm {
     fn check(&self) -> Result<(), EngineError> {
         match self.check_files() {
-            // The store's thread may have removed an old log after the log was counted.
+            // The store's thread may have removed an old log after the logs were counted, so the
+            // check is repeated.
             Err(EngineError::Removed(_)) => self.check_files(),
             outcome => outcome,
         }

@@ -84,9 +84,9 @@ pub struct Journal {
     record_writer: RecordWriter,
     /// The sync thread; used only with `journal.sync = "batch"`.
     syncer: Option<Syncer>,
-    /// The commit of the batch that is being collected.
+    /// The outcome, not known yet, of the batch that is being collected.
     open: Option<Arc<Commit>>,
-    /// The commit of the last batch that was written.
+    /// The outcome of the last batch that was written.
     newest: Arc<Commit>,
     /// The time at which the collection of the batch began, in microseconds since 1970.
     unix_us: u64,
@@ -142,7 +142,7 @@ impl Journal {
         }
     }
 
-    /// Returns the commit of the batch that is being collected.
+    /// Returns the [`Commit`] that will contain the outcome of the batch that is being collected.
     pub fn commit(&mut self) -> Arc<Commit> {
         if let Some(open) = &self.open {
             return Arc::clone(open);
@@ -151,7 +151,7 @@ impl Journal {
         Arc::clone(self.open.insert(Arc::default()))
     }
 
-    /// Returns the commit of the newest batch. When the outcome of this batch is known, the
+    /// Returns the [`Commit`] with the outcome of the newest batch. When this outcome is known, the
     /// outcomes of all earlier batches are known, too.
     #[must_use]
     pub fn newest(&self) -> Arc<Commit> {
@@ -210,7 +210,8 @@ impl Journal {
         self.record_writer.append()
     }
 
-    /// Sets the state of a written batch's commit, or passes the commit to the syncer.
+    /// Sets the outcome of a batch that was written. If the batch must still be synced, the sync
+    /// thread sets the outcome after the sync.
     fn settle_commit(&self, commit: Arc<Commit>) {
         if self.record_writer.settings.sync == JournalSync::Always {
             self.metrics.journal_syncs.increment();
@@ -237,9 +238,9 @@ impl Journal {
 
     fn check_now(&mut self) {
         self.checked = Instant::now();
-        // After a failure other than removed files, a successful check is not enough, because a
-        // store that opens may still lack space. The next batch then shows whether the journal
-        // works. If no batch was refused for a while, a successful check is enough.
+        // A store that opens may still lack space. So a successful check ends a failure only if the
+        // failure was caused by removed files, or if no batch was refused for a while. In all other
+        // cases, the next batch shows whether the journal works.
         let quiet = Duration::from_millis(JOURNAL_QUIET_MS);
         if let Some(failure) = &self.failure
             && !failure.is_removed

@@ -91,9 +91,9 @@ pub struct RecordWriter {
     current: Chunk,
     /// The full chunks, oldest first.
     older: VecDeque<Chunk>,
-    /// The total number of bytes in `older`.
+    /// The total size of the chunks in `older`, in bytes.
     older_bytes: u64,
-    /// The sums over the records of `older` and `current`.
+    /// The statistics of all records, in the chunks of `older` and in `current`.
     total: ChunkStats,
     staged: Batch,
     staged_stats: ChunkStats,

@@ -1,9 +1,11 @@
 //! SHELL: this module opens a journal after a clean stop, a crash or a power failure.
 //!
 //! The reader reads every chunk in order, and passes the records to the caller. The store truncates
-//! a torn tail and refuses records with bad checksums. Missing numbers and the mark show whether
-//! the store truncated too much. In this case all numbers that may have been assigned are skipped.
-//! The loss is reported to the caller, so that resuming clients receive a gap.
+//! an incomplete write at the end of its log, and refuses records with bad checksums. Missing
+//! numbers show whether the store truncated too much. The mark shows this too, because it contains
+//! the highest sequence number known to be assigned. In this case all numbers that may have been
+//! assigned are skipped. The loss is reported to the caller, so that resuming clients receive a
+//! gap.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -91,15 +93,16 @@ fn create(
         sync: settings.sync,
         boot: settings.boot,
     };
-    // The state is written first. If the process is killed before the mark is replaced, the stale
-    // mark only causes numbers to be skipped.
+    // The state is written first. If the process is killed between the two writes, the mark of the
+    // earlier journal remains. That mark only causes sequence numbers to be skipped.
     engine.put_state(&state.encode())?;
     engine.put_mark(Mark::default())?;
     Ok((state, Mark::default()))
 }
 
-/// Begins a chunk for this run if the last chunk cannot be continued. Writes the mark first and the
-/// state last, because a new state without a new mark would indicate that nothing was lost.
+/// Prepares the store for this run. Begins a new chunk if the last chunk cannot be continued. The
+/// mark is written before the state. If only the new state were written, the next start would not
+/// notice a loss of records.
 fn prepare(
     engine: Arc<dyn Engine>,
     (state, mark): (&State, Mark),
@@ -158,7 +161,8 @@ impl Reader<'_> {
             let mut chunk = Chunk::new(*first);
             let engine = self.engine;
             engine.read_chunk(*first, &mut |sequence, bytes| {
-                // Records with numbers of the next chunk belong to refused batches.
+                // Numbers from `end` on belong to the next chunk. Records of this chunk with such
+                // numbers are parts of refused batches.
                 if end.is_none_or(|end| sequence < end) {
                     self.read_record(&mut chunk, sequence, bytes)?;
                 }
@@ -185,7 +189,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Reports a loss if numbers before this one are missing.
+    /// Reports a loss if numbers between the last record and `sequence` are missing.
     fn report_loss_before(&mut self, sequence: Sequence) {
         let before = Sequence(sequence.0.saturating_sub(1));
         if self.last.is_some_and(|last| last < before) {

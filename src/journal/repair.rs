@@ -5,8 +5,8 @@
 //! hole if a later page was written and an earlier page was not. This module does not parse the
 //! log. The store opens if the log is truncated before the hole, and refuses a log that is
 //! truncated after the hole. So a binary search finds the hole. During the search, the store's
-//! directory contains a copy of the whole log, so a killed process loses nothing. The mark reveals
-//! a loss of records.
+//! directory contains a copy of the whole log, so a killed process loses nothing. The mark, a file
+//! outside the store, shows whether records were lost.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use super::engine::EngineError;
 use super::files::find_logs;
 
-/// The name of the copy of the whole log during the search.
+/// The name of the copy of the whole log. The copy exists during the search for the hole.
 const WHOLE: &str = "torn";
 
 /// The outcome of opening a store.
@@ -66,7 +66,7 @@ fn require_intact<T>(opened: Opened<T>) -> Result<T, EngineError> {
 }
 
 /// Returns the greatest length to which the log can be truncated so that the store opens. Returns
-/// `None` if the store opens with no length.
+/// `None` if the store does not even open with an empty log.
 fn find_cut<T>(
     log: &Path,
     bytes: &[u8],
@@ -110,7 +110,7 @@ fn newest_log(store: &Path) -> Result<Option<PathBuf>, EngineError> {
 mod tests {
     use super::*;
 
-    /// Acts as a store that refuses a log with the bad byte `!`.
+    /// Stands in for a real store. Refuses a log that contains the byte `!`.
     fn try_open(log: &Path) -> Result<Opened<Vec<u8>>, EngineError> {
         let bytes = fs::read(log)?;
         Ok(match bytes.contains(&b'!') {

@@ -2,9 +2,10 @@
 //! the last run ended cleanly.
 //!
 //! This module performs no I/O. The store contains the state, which is replaced when the server
-//! starts, at a clean stop, and every few billion publications. The mark is in a file outside the
-//! store and is replaced with every batch. If the store mistook damage for a torn tail and
-//! truncated records, the mark reveals the missing records. `recover` calls
+//! starts, at a clean stop, and every few billion publications. The mark is the highest sequence
+//! number known to be assigned. It is in a file outside the store and is replaced with every batch.
+//! At the end of its log, the store may mistake damage for an incomplete write and truncate
+//! records. The mark then reveals the missing records. `recover` calls
 //! [`State::may_have_lost`] to check whether numbers after the last record may have been assigned.
 
 use crate::config::JournalSync;
@@ -47,7 +48,7 @@ impl Mark {
     /// A constant that makes a file of zeros invalid.
     const SALT: u64 = 0x6d61_726b_6661_6e66;
 
-    /// Encodes the mark for its file.
+    /// Encodes this [`Mark`] as the content of its file.
     #[must_use]
     pub fn encode(self) -> [u8; Self::BYTES] {
         let numbers = [self.sequence.0, u64::from(self.has_unsynced)];
@@ -60,7 +61,7 @@ impl Mark {
         out
     }
 
-    /// Decodes a mark. Returns `None` if the bytes are invalid.
+    /// Decodes the content of the file with the [`Mark`]. Returns `None` if the bytes are invalid.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (sequence, rest) = bytes.split_first_chunk()?;
@@ -105,8 +106,8 @@ impl State {
         if let Some(clean) = self.clean {
             return last < clean;
         }
-        // A batch is written before it is broadcast, and a killed process does not lose written
-        // data.
+        // Without a reboot, no assigned number is lost: a batch is written before it is broadcast,
+        // and a killed process does not lose written data.
         let is_unsure = self.sync != JournalSync::Always || mark.has_unsynced;
         is_unsure && self.boot != boot
     }
