@@ -38,7 +38,8 @@ pub(super) struct Ack {
     /// The confirmations, complete when each worker with subscribers has confirmed the publication.
     /// `None` if the publication repeats another publication or needs no acknowledgement.
     pub(super) worker_ack: Option<Arc<WorkerAck>>,
-    /// The commit of the publication's batch, if there is a journal.
+    /// The outcome of writing the publication's batch to the journal; `None` if there is no
+    /// journal.
     pub(super) commit: Option<Arc<Commit>>,
 }
 
@@ -99,7 +100,8 @@ enum QueuedAnswer {
         line: u64,
         ack: Ack,
     },
-    /// An answer that is complete when every worker has closed the conns of the subject.
+    /// The answer to `disconnect_sub`. It is complete when every worker has closed the conns whose
+    /// token has the given subject.
     Revocation {
         line: u64,
         revocation: Arc<Revocation>,

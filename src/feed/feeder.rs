@@ -37,8 +37,8 @@ pub(super) struct Intake {
     pub(super) sequencer: Sequencer,
     pub(super) buffer: Vec<u8>,
     pub(super) metrics: Arc<FeedMetrics>,
-    /// Set when a feeder has changed its consumed channels or notices. Complete when all workers
-    /// have confirmed the change.
+    /// The confirmations of a change to the channels or notices that feeders consume. Complete when
+    /// all workers have confirmed the change. `None` if the workers know of all changes.
     pub(super) consumers_changed: Option<Arc<WorkerAck>>,
 }
 
@@ -71,7 +71,8 @@ pub(super) struct Feeder {
     rest: Vec<u8>,
     /// The number of decoded bytes in `rest`. Zero when `rest` is empty.
     rest_start: usize,
-    /// Whether `rest` may contain a whole item, because congested answers stopped the decoding.
+    /// Whether the decoding stopped because too many answers were unsent. In this case, `rest` may
+    /// contain complete lines or requests.
     is_stalled: bool,
     pub(super) answers: AnswerQueue,
     /// The channels and notices that the feeder consumes; `None` if the feeder is not a consumer.
@@ -103,7 +104,7 @@ pub(super) enum Phase {
     Closed,
 }
 
-/// The outcome of a turn.
+/// The outcome of one [`Feeder::turn`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(super) enum TurnOutcome {
@@ -249,7 +250,7 @@ impl Feeder {
         debug_assert!(self.rest_start <= rest.len());
         let unconsumed = rest.get(self.rest_start..).unwrap_or_default();
         self.rest_start += self.decode(unconsumed, intake, now, date);
-        // A drained buffer is freed, so an idle feeder has no buffer.
+        // A buffer without undecoded bytes is freed, so an idle feeder has no buffer.
         if self.rest_start < rest.len() {
             self.rest = rest;
         } else {

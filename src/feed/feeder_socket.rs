@@ -24,8 +24,8 @@ pub(super) struct Socket {
     pub(super) peer: Peer,
     pub(super) is_readable: bool,
     pub(super) is_writable: bool,
-    /// Whether the kernel reports free space in the send buffer: see
-    /// [`super::feeder::Feeder::awaits_room`].
+    /// Whether the poll reports free space in the send buffer.
+    /// [`super::feeder::Feeder::awaits_room`] determines when this is necessary.
     pub(super) is_room_reported: bool,
     /// Whether the peer has shut down its sending side. The last read then returns no bytes.
     pub(super) is_read_closed: bool,
@@ -71,7 +71,8 @@ impl Socket {
         Ok(Self {
             stream,
             peer,
-            // The first read and the first write need no report of the poll.
+            // The first read and the first write are tried without waiting for the poll to report
+            // readiness.
             is_readable: true,
             is_writable: true,
             is_room_reported: false,
@@ -197,7 +198,7 @@ mod tests {
         assert!(socket.is_readable);
         assert_eq!(socket.read(&mut buffer), ReadOutcome::Bytes(2));
         assert!(!socket.is_readable);
-        // The kernel may have reported the end together with the bytes.
+        // The kernel may have reported the end of the stream together with the bytes.
         peer.write_all(b"0").unwrap();
         drop(peer);
         socket.is_read_closed = true;

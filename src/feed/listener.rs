@@ -42,7 +42,7 @@ pub enum FeedError {
     /// the start.
     #[error("{} belongs to another user or is open to others; remove it or set `feed`", path.display())]
     ForeignDirectory {
-        /// The directory.
+        /// The path of the directory.
         path: PathBuf,
     },
     /// Another process is listening on this path.
@@ -84,7 +84,7 @@ pub enum FeedError {
     System {
         /// The attempted action.
         action: &'static str,
-        /// The path concerned.
+        /// The file or directory on which the action failed.
         path: PathBuf,
         /// The error of the system call.
         error: io::Error,
@@ -578,7 +578,7 @@ mod tests {
                 let refused = listen(&config(&path));
                 assert!(matches!(refused, Err(FeedError::Locked { .. })));
                 drop(file);
-                // The next start finds an existing directory.
+                // The directory already exists when `listen` is called again.
                 fs::create_dir_all(&directory).unwrap();
             } else {
                 let refused = restore(&mut file).unwrap_err();

@@ -213,7 +213,8 @@ impl FeedLoop {
         due.into_iter().chain(stall).min()
     }
 
-    /// Records the readiness that the kernel reports. Other methods act on the readiness later.
+    /// Records which sockets the kernel reports as ready. Other methods read and write these
+    /// sockets later.
     fn note_readiness(&mut self, readiness: &Events) {
         for event in readiness {
             match event.token() {
@@ -268,7 +269,8 @@ impl FeedLoop {
         }
     }
 
-    /// Replaces the listener. Accepts the backlog of the old listener first.
+    /// Replaces the listener. Before that, accepts the connections in the backlog of the old
+    /// listener.
     fn replace_listener(&mut self, listener: UnixListener) {
         self.is_acceptable = true;
         let Some(old) = self.listener.replace(listener) else {

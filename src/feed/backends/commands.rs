@@ -175,6 +175,7 @@ pub(crate) enum StallState {
     Until(Deadline),
     /// No clients or other consumers wait now, but this consumer has not read enough yet.
     Open,
-    /// The consumer has read enough, or has read everything that was sent.
+    /// No stall timer is running: the consumer has read [`CONSUMER_READ_BYTES_MIN`] bytes, or
+    /// everything that was sent.
     Settled,
 }

@@ -42,8 +42,8 @@ impl ConsumeOptions {
 pub(crate) struct NoticeBudget {
     /// The end of the last notice, as an offset in the stream since the consumer connected.
     end: u64,
-    /// The total number of bytes of the notices that were queued since all earlier notices were
-    /// sent.
+    /// The total size of the queued notices, in bytes. It restarts from zero when a notice is
+    /// queued after all earlier notices were sent.
     bytes: usize,
 }
 
@@ -57,7 +57,8 @@ impl NoticeBudget {
         }
     }
 
-    /// Counts a notice of `bytes` bytes, which ends at `end` in the stream.
+    /// Counts a queued notice of `bytes` bytes. `sent` is the number of bytes sent so far, and
+    /// `end` is the offset at which the notice ends in the consumer's stream.
     pub(crate) fn note(&mut self, sent: u64, bytes: usize, end: u64) {
         if sent >= self.end {
             self.bytes = 0;
@@ -71,7 +72,8 @@ impl NoticeBudget {
 pub(crate) fn line(report: &Report) -> Vec<u8> {
     let mut out = Vec::with_capacity(128);
     match report {
-        // Consumers do not receive requests for counts; `reports` answers these requests.
+        // Consumers never receive this report: `reports` asks the workers for the count and answers
+        // the client.
         Report::Count { .. } => return out,
         Report::Lost(notices) => push_display(
             &format_args!("{{\"type\":\"notices_lost\",\"count\":{notices}"),

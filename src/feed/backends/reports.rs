@@ -44,7 +44,8 @@ pub(crate) struct ReportRouter {
     /// turn. `stalled` lists the slots of consumers with a running stall timer.
     waited_for: Vec<usize>,
     stalled: Vec<usize>,
-    /// The time at which the next stalled consumer is closed, in running time.
+    /// The time at which the next stalled consumer is closed. It is measured in running time, which
+    /// does not advance while the server is stopped.
     deadline: Option<Deadline>,
     /// The replies that need confirmations of workers or the journal, oldest first.
     pending_replies: VecDeque<PendingReply>,
@@ -56,25 +57,28 @@ pub(crate) struct ReportRouter {
 /// notices of one conn stay in order.
 #[derive(Debug, Default)]
 struct Scan {
-    /// Notices before this place in the order were delivered or skipped.
+    /// The order of the next notice to visit. Notices with a smaller order were delivered or
+    /// skipped.
     next: u64,
-    /// The conns of skipped notices.
+    /// The conns of skipped notices. Later notices of these conns must wait, too.
     passed: HashSet<ConnName, RandomState>,
     notices_passed: usize,
     /// The consumers that have no room for another report.
     full: Vec<usize>,
-    /// Whether a notice was skipped because an earlier report is still queued.
+    /// Whether a notice was skipped because it must wait for an earlier report of its worker.
     awaits_report: bool,
-    /// Consumers that are congested while another consumer of the same notices has room.
+    /// The consumers that are congested while another consumer of the same notice has room.
     blocking: Vec<usize>,
-    /// Whether a consumer that has room must wait for a consumer without room.
+    /// Whether a notice waits for a consumer without room, although another consumer of the notice
+    /// has room.
     holds_others: bool,
     /// Whether no other notice can be delivered now.
     is_stuck: bool,
 }
 
 impl Scan {
-    /// Whether the maximum number of notices was skipped, so that all later notices must wait.
+    /// Whether the maximum number of notices has been skipped. In this case, all later notices must
+    /// wait.
     fn is_blocked(&self) -> bool {
         self.notices_passed >= NOTICES_PASSED_MAX
     }
@@ -115,7 +119,8 @@ impl ReportRouter {
         may_take && !self.reports.is_empty() || !self.scan.is_stuck && self.reports.has_notices()
     }
 
-    /// Returns the time at which the next stalled consumer is closed, in running time.
+    /// Returns the time at which the next stalled consumer is closed. It is measured in running
+    /// time, which does not advance while the server is stopped.
     pub(crate) fn deadline(&self) -> Option<Deadline> {
         self.deadline
     }
@@ -134,8 +139,9 @@ impl ReportRouter {
         self.send_replies(sequencer);
         self.waited_for.clear();
         if self.deadline.is_some_and(|due| running.has_reached(due)) {
-            // The notices for which a stalled consumer has no room may have been cancelled, so the
-            // scan restarts.
+            // Notices that waited for the stalled consumer may have been cancelled since the last
+            // scan. The scan restarts, because the consumer is closed only if clients or other
+            // consumers still wait for it.
             self.rescan();
         }
         self.route_reports(feeders, sequencer, now, touched);
@@ -216,7 +222,8 @@ impl ReportRouter {
                 self.scan.next = notice.order + 1;
                 self.deliver_notice(&notice, feeders, touched);
                 if matches!(notice.report, Report::Lost(_)) {
-                    // A new count of lost notices may be in the same place, so the scan restarts.
+                    // More notices may have been lost meanwhile. Their count is at the same
+                    // position in the order, so the scan restarts.
                     self.rescan();
                 }
             }
@@ -248,8 +255,9 @@ impl ReportRouter {
             }
         }
         if has_room && congested.is_empty() {
-            // The small budget for notices protects only publications to the same consumer. A
-            // consumer that exceeds this budget must not delay another consumer.
+            // The notice budget of a consumer only prevents publications to the same consumer from
+            // waiting after many notices. So a consumer that exceeds its budget must not delay
+            // other consumers.
             full.clear();
         }
         add_slots(&full, &mut self.scan.full);
@@ -269,8 +277,8 @@ impl ReportRouter {
                 self.scan.passed.insert(*conn);
                 self.scan.notices_passed += 1;
             }
-            // A count of lost notices keeps its place for all consumers, so all later notices must
-            // wait.
+            // The count of lost notices has the same position in the order for all consumers. So it
+            // is never overtaken, and all later notices must wait.
             _ => self.scan.notices_passed = NOTICES_PASSED_MAX,
         }
         self.scan.is_stuck = self.scan.is_blocked();
@@ -429,7 +437,7 @@ fn published(ack: &Ack) -> Option<PublishOutcome> {
     })
 }
 
-/// Adds the slots that are not in the list yet.
+/// Adds those of the slots to `known` that it does not contain yet.
 fn add_slots(slots: &[usize], known: &mut Vec<usize>) {
     for slot in slots {
         if !known.contains(slot) {
@@ -438,7 +446,7 @@ fn add_slots(slots: &[usize], known: &mut Vec<usize>) {
     }
 }
 
-/// Returns whether any consumer is full, and adds the slots of full consumers to `full`.
+/// Returns whether `is_full` is true for any feeder, and adds the slots of these feeders to `full`.
 fn note_full(
     feeders: &mut Slab<Feeder>,
     full: &mut Vec<usize>,

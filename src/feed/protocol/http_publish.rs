@@ -36,7 +36,7 @@ pub struct Publish {
 pub enum Shape {
     /// An array of publications.
     Array,
-    /// One object, or one payload.
+    /// A single publication: one JSON object, or one payload.
     Single,
 }
 

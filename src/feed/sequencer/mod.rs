@@ -150,15 +150,15 @@ impl Sequencer {
         for worker in 0..self.mailboxes.len() {
             let mail = Mail::Revoke(Arc::clone(&revocation));
             if self.send(worker, mail) == Posted::WorkerGone {
-                // The feeder's answer is checked afterwards, so no wake is needed.
+                // No wake is needed, because the feeder's answer is checked after this call.
                 let _is_last = revocation.worker_ack.confirm(0);
             }
         }
         revocation
     }
 
-    /// Asks all workers for the numbers of subscribers of channels. Workers count the subscribers
-    /// after all earlier publications.
+    /// Asks all workers for the numbers of subscribers of channels. Each worker counts after it has
+    /// processed all earlier publications.
     pub(super) fn count(
         &mut self,
         channels: impl IntoIterator<Item = ChannelName>,
@@ -169,7 +169,7 @@ impl Sequencer {
         for worker in 0..self.mailboxes.len() {
             if self.send(worker, Mail::Count(Arc::clone(&counts))) == Posted::WorkerGone {
                 for (_, worker_ack) in counts.iter() {
-                    // The feeder's answer is checked afterwards, so no wake is needed.
+                    // No wake is needed, because the feeder's answer is checked after this call.
                     let _is_last = worker_ack.confirm(0);
                 }
             }
@@ -186,8 +186,8 @@ impl Sequencer {
                 worker_ack: Arc::clone(worker_ack),
             };
             if self.send(worker, mail) == Posted::WorkerGone {
-                // A stopped worker has nothing to report, so its confirmation is added here. The
-                // feeder's answer is checked afterwards, so no wake is needed.
+                // The worker has stopped and cannot confirm, so its confirmation is added here. No
+                // wake is needed, because the feeder's answer is checked after this call.
                 let _is_last = worker_ack.confirm(0);
             }
         }
@@ -224,7 +224,8 @@ impl Sequencer {
         if due.is_some_and(|due| now.has_reached(due)) {
             enforce_bounds(&mut self.writer, &self.metrics, now);
         }
-        // Workers may have added encodings, so the metrics are updated even if no eviction is due.
+        // Workers may have encoded more frames, which use memory of the log. So the metrics are
+        // updated even if no eviction is due.
         show_log(&self.writer, &self.metrics);
     }
 
@@ -235,14 +236,15 @@ impl Sequencer {
 
     /// Adds the batch to the log and posts it. Blocks while an inbox is full.
     pub(super) fn post(&mut self) {
-        // The outcome is ignored, because the feeders receive a refusal through the commit.
+        // The outcome is ignored here. If the journal refuses the batch, the feeders receive an
+        // error through the [`Commit`] of the batch.
         let _outcome = self.post_batch();
     }
 
     /// Begins a new epoch, whose numbers continue after `head`. Publications of the old epoch up to
     /// `valid_until` remain valid in the new epoch. The current batch belongs to the old epoch.
-    // Only tests call this function, because there is no engine yet whose stream could be recreated
-    // or restored.
+    // Only tests call this function. The epoch changes only if a storage engine orders the
+    // publications, and no such engine exists yet.
     #[cfg(test)]
     pub(super) fn change_epoch(&mut self, head: Cursor, valid_until: Option<Sequence>) {
         self.post();
@@ -288,7 +290,8 @@ impl Sequencer {
         }
         self.batch_bytes = 0;
         self.metrics.publications.add(self.batch.len() as u64);
-        // Only the numbers of this batch are final; later numbers may still be released.
+        // Only the numbers of this batch are announced. If the journal refuses a later batch, the
+        // numbers of that batch are assigned again.
         if let Some(last) = self.batch.last() {
             self.writer.announce(last.publication.id.sequence);
         }
@@ -306,8 +309,8 @@ impl Sequencer {
         }
         self.post_outgoing();
         self.writer.note_posted();
-        // From now on, a client that resumes on any worker receives these publications, so they are
-        // confirmed.
+        // From now on, a client that resumes on any worker receives these publications. So the
+        // sequencer confirms them.
         for worker_ack in worker_acks {
             let subscribers = 0;
             // No wake is needed: the feed's thread sends its answers after posting.
@@ -322,7 +325,8 @@ impl Sequencer {
         while let Some((worker, batch)) = self.outgoing.take() {
             let worker_acks: Vec<_> = batch.iter().filter_map(|i| i.worker_ack.clone()).collect();
             if self.send(worker, Mail::Publish(batch)) == Posted::WorkerGone {
-                // A stopped worker has no subscribers, so it would confirm zero.
+                // A stopped worker has no subscribers, so 0 subscribers are confirmed on its
+                // behalf.
                 worker_acks.iter().for_each(|worker_ack| {
                     let _is_last = worker_ack.confirm(0);
                 });
@@ -386,12 +390,14 @@ impl Sequencer {
                 }
             }
         }
-        // The number of confirmations must be known before the first confirmation.
+        // The acknowledgement is created with the number of expected confirmations, so the new
+        // publications must be counted first.
         let worker_ack = match fresh.len() {
             0 => None,
             publications => Self::worker_ack(acknowledge, publications),
         };
-        // The commit of a repeated publication may still be pending, so the newest commit is used.
+        // The journal may not have written the original of a repeated publication yet. The outcome
+        // of the newest batch is known last, so the acknowledgement waits for that outcome.
         let mut commit = self.journal.as_ref().map(Journal::newest);
         for (id, channel) in fresh {
             let (channel, payload) = (channel.clone(), draft.payload.clone());
@@ -424,8 +430,8 @@ impl Sequencer {
     fn worker_ack(acknowledge: Acknowledge, publications: usize) -> Option<Arc<WorkerAck>> {
         match acknowledge {
             Acknowledge::No => None,
-            // The sequencer confirms each publication once. For each worker to which a publication
-            // is posted, one more confirmation is expected.
+            // The sequencer confirms each publication once. Each worker that receives a publication
+            // confirms it, too; [`Outgoing::add`] counts these confirmations.
             Acknowledge::Yes => {
                 debug_assert!(
                     publications <= CHANNELS_PER_PUBLICATION_MAX,

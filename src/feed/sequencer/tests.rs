@@ -135,7 +135,8 @@ fn failed_sync_is_reported_until_the_system_is_rebooted() {
             JournalSync::Batch | JournalSync::Os => (CommitState::Unsynced, 1),
         };
         assert_eq!(publish(failing), first);
-        // The store's log may have a hole before the batch that is synced now.
+        // After the failed sync, the store's log may have a hole: a page that was not written. The
+        // batch that is synced now comes after this hole.
         assert_eq!(publish(Faults::default()), (CommitState::Unsynced, 1));
         assert_eq!(publish(Faults::default()), (CommitState::Unsynced, 1));
         drop(sequencer);
@@ -306,8 +307,8 @@ fn full_inbox_blocks_the_sequencer() {
     let _ack = sequencer.sequence(last, Acknowledge::No, Now(0));
     let metrics = Arc::clone(&sequencer.metrics);
     let waiting = std::thread::spawn(move || sequencer.post());
-    // The publication is counted before the sequencer blocks. The inbox is drained only after
-    // the publication was counted.
+    // The sequencer counts the publication before it blocks. The test waits for that count before
+    // it drains the inbox.
     while metrics.publications.value() <= INBOX_BATCHES_MAX as u64 {
         std::thread::yield_now();
     }
