@@ -46,11 +46,14 @@ pub const WORKS_PER_CONN_TURN_MAX: u32 = 16;
 /// The maximum time for the work of one conn in one turn, in microseconds. This limit applies if
 /// commands take longer than their units of work suggest.
 pub const CONN_SLICE_US_MAX: u64 = 1_000;
-/// The number of bytes of an inflated message that count as one unit of work.
+/// The number of bytes of an inflated message that count as one unit of work (see
+/// [`WORK_AT_ONCE_MAX`]).
 pub const INFLATED_BYTES_PER_WORK: usize = 32;
-/// The work of one subprotocol message, which must be parsed and answered.
+/// The work of parsing and answering one subprotocol message, in units of work (see
+/// [`WORK_AT_ONCE_MAX`]).
 pub const COMMAND_WORK: u32 = 32;
-/// The work of a subscription to one channel, which includes the lookup of a position.
+/// The work of subscribing to one channel, which includes the lookup of a position, in units of
+/// work (see [`WORK_AT_ONCE_MAX`]).
 pub const JOIN_WORK: u32 = 32;
 /// The maximum number of conns from which a worker reads in one turn.
 pub const READ_CONNS_PER_TURN_MAX: u32 = 1024;
@@ -77,27 +80,29 @@ pub const EVICTIONS_PER_TURN_MAX: u32 = 4096;
 /// The maximum number of publications that a new publication evicts from its channel under the
 /// channel's lock.
 pub const TRIMS_PER_PUBLICATION_MAX: u32 = 64;
-/// The maximum number of conns that are checked for pinned publications in one turn. The check runs
-/// only while too many bytes are pinned.
+/// The maximum number of conns that are checked for pinned publications in one turn. A publication
+/// is pinned if a conn still sends it after the log has evicted it. The check runs only while too
+/// many bytes are pinned.
 pub const HOLDERS_PER_TURN_MAX: usize = 4096;
-/// The maximum age of a worker's report on the oldest publication that its conns pin, in
-/// milliseconds. A worker with an older report is considered asleep, and the other workers close
-/// those of their own conns that pin the oldest publications.
+/// The time for which a worker's record of its oldest pinned publication is valid, in milliseconds.
+/// A publication is pinned if a conn still sends it after the log has evicted it. The conns that
+/// pin the oldest publications are closed first. A worker with an older record may be asleep, so
+/// its conns are ignored in this comparison.
 pub const PINNED_STALE_MS: u64 = 100;
 /// The maximum time of the flush phase in one turn, in microseconds.
 pub const FLUSH_SLICE_US_MAX: u64 = 2_000;
-/// The maximum number of workers per processor that iterate over their subscribers at the same
-/// time. With a limit of one, a processor is idle while a permit passes to the next worker. The
-/// last subscriber is then reached 10 percent later.
+/// The maximum number of workers per processor that send a publication to their subscribers at the
+/// same time. Each of these workers needs a permit. With a limit of one, a processor is idle while
+/// a permit passes to the next worker. The last subscriber is then reached 10 percent later.
 pub const WALKERS_PER_PROCESSOR: usize = 2;
-/// The time for which a worker keeps its permit to iterate while other workers wait for a permit,
-/// in microseconds.
+/// The time after which a worker that sends a publication to its subscribers passes on its permit,
+/// in microseconds. The limit applies only while other workers wait for a permit.
 pub const FANOUT_PERMIT_US: u64 = 4_000;
 /// The number of subscribers visited between two reads of the clock in the flush phase.
 pub const FLUSH_VISITS_PER_CLOCK: usize = 16;
-/// The maximum number of writes in one batch of the ring. Larger batches would cost slightly less
-/// per write. But the clock is read only after a whole batch, which already takes one to two
-/// milliseconds.
+/// The maximum number of writes that are submitted to `io_uring(7)` in one batch. Larger batches
+/// would cost slightly less per write. But the clock is read only after a whole batch, which
+/// already takes one to two milliseconds.
 pub const RING_WRITES_MAX: u16 = 256;
 /// The number of bytes of frames after which a batch of writes is submitted, whatever the number of
 /// writes in the batch. The kernel needs longer to copy large frames.
@@ -186,9 +191,9 @@ pub const ANSWER_BYTES_PAUSE: usize = 16 * KIB as usize;
 /// The duration of a long poll if the client requests no duration, in milliseconds. A lower
 /// `limits.poll_timeout_ms` takes precedence.
 pub const POLL_TIMEOUT_MS: u64 = 30_000;
-/// The maximum number of plans that are made for one poll to find a publication that has not
-/// expired. If none is found, the response contains the position reached so far, and the client
-/// polls again.
+/// The maximum number of attempts to find publications for the response to one poll. An attempt
+/// fails if all publications that it finds have expired. If all attempts fail, the response
+/// contains the position reached so far, and the client polls again.
 pub const POLL_PLANS_MAX: u32 = 64;
 /// The maximum time for which a closed conn waits for the peer's close, in milliseconds.
 pub const LINGER_MS: u64 = 2_000;
@@ -212,9 +217,9 @@ pub const TOKEN_KEYS_MAX: usize = 64;
 /// The time between the warning to a WebSocket client and the expiry of its token, in milliseconds.
 /// If the remaining lifetime is short, the warning is sent after half of that lifetime.
 pub const TOKEN_WARNING_MS: u64 = 30_000;
-/// The maximum age of a worker's date, in milliseconds. While a conn has a token, the worker wakes
-/// at least this often. Notifications of a clock step or a suspension would need a timer descriptor
-/// for each worker. A wake costs only about 10 us.
+/// The interval in which a worker reads the wall clock to check tokens, in milliseconds. While a
+/// conn has a token, the worker wakes at least this often. A timer descriptor for each worker could
+/// report clock steps and suspensions instead, but a wake costs only about 10 us.
 pub const CALENDAR_REFRESH_MS: u64 = 500;
 /// The minimum time between two tokens of one WebSocket, in milliseconds. The verification of a
 /// token costs as much as a hundred other commands.
@@ -285,11 +290,11 @@ pub const INBOX_BATCHES_MAX: usize = 64;
 /// The time that the feed waits until a full inbox has room, in milliseconds. After this time, the
 /// feed enforces the log's bounds and waits again.
 pub const INBOX_WAIT_MS: u64 = 10;
-/// The time after which a due poll is checked again, in milliseconds. Such a poll waits until its
-/// worker has processed all publications that the answer needs.
+/// The time after which a poll that is ready to be answered is checked again, in milliseconds. Such
+/// a poll waits until its worker has processed all publications that the answer must include.
 pub const ANSWER_WAIT_MS: u64 = 1_000;
-/// The maximum sleep of a worker that has late entries, in milliseconds. Late entries must not be
-/// delivered before all earlier entries are posted.
+/// The maximum sleep of a worker that has found log entries which it cannot deliver yet, in
+/// milliseconds. The worker must not deliver these entries before all earlier entries are posted.
 pub const LATE_ENTRIES_WAIT_MS: u64 = 1;
 /// The maximum number of feeders that are connected at the same time.
 pub const FEEDERS_MAX: usize = 1024;
@@ -306,9 +311,9 @@ pub const CLOSE_REASON_BYTES_MAX: usize = CONTROL_PAYLOAD_BYTES_MAX - 2;
 /// same number is the maximum length of a message from a backend to one conn. It is below
 /// [`CONTROL_BYTES_MAX`], so that no backend can cause the close of a client.
 pub const DIRECT_BYTES_MAX: usize = 128 * KIB as usize;
-/// The maximum number of reports from workers that wait for the feed. Together with
-/// `limits.client_message_bytes`, it limits the total size of client publications that no consumer
-/// has received yet.
+/// The maximum number of reports that workers have sent and the feed has not read yet. Together
+/// with `limits.client_message_bytes`, it limits the total size of client publications that no
+/// consumer has received yet.
 pub const REPORTS_MAX: usize = 256;
 /// The maximum number of reports that the feed reads before it serves its feeders again.
 pub const REPORTS_PER_ROUND_MAX: u32 = 256;
@@ -327,7 +332,7 @@ pub const NOTICES_PASSED_MAX: usize = 4_096;
 /// The maximum number of bytes of notices in the write buffer of one consumer.
 pub const NOTICE_BYTES_AT_ONCE: usize = 4 * KIB as usize;
 /// The number of a consumer's unread bytes, as the kernel accounts them, above which the consumer
-/// receives no more notices. So few notices are queued before a publication, even if the consumer
+/// receives no more notices. A publication thus waits for only few notices, even if the consumer
 /// reads slowly.
 pub const NOTICE_UNREAD_BYTES_MAX: u32 = 8 * KIB;
 /// The number of bytes of publications and answers after which a consumer receives notices again,
@@ -338,11 +343,12 @@ pub const NOTICE_INTERVAL_BYTES: u64 = 64 * KIB as u64;
 /// [`CONSUMER_READ_BYTES_MIN`], in milliseconds of running time. After this time, the consumer is
 /// closed.
 pub const CONSUMER_STALL_MS: u64 = 10_000;
-/// The minimum amount that such a consumer must read in this time, in bytes as the kernel accounts
-/// them.
+/// The minimum amount that a consumer must read within [`CONSUMER_STALL_MS`] if it delays others,
+/// in bytes as the kernel accounts them.
 pub const CONSUMER_READ_BYTES_MIN: u64 = 2 * KIB as u64;
 /// The maximum size of one write to a consumer, in bytes. The kernel counts a write as unread until
-/// its last byte is read. A write of this size and the kernel's own data fill 2 KiB.
+/// its last byte is read, so the writes are small. Together with the kernel's own data, a write of
+/// this size occupies 2 KiB.
 pub const CONSUMER_PIECE_BYTES: usize = 1_728;
 /// The maximum number of idempotency keys that are remembered.
 pub const DEDUPE_KEYS_MAX: usize = 65_536;
@@ -362,14 +368,15 @@ pub const CHANNELS_PER_PUBLICATION_MAX: usize = 1024;
 /// The total size of records that the journal's store keeps in memory before it writes a table, in
 /// bytes.
 pub const JOURNAL_MEMTABLE_BYTES: u64 = 16 * 1024 * KIB as u64;
-/// The minimum size of a full chunk, in bytes of records. A chunk is deleted as a whole. A full
-/// chunk is at least as large as the store's memory table. So its data is soon written to tables
-/// and not only to the store's write-ahead log.
+/// The minimum size of a full chunk, in bytes of records. Old records are deleted one chunk at a
+/// time. The store keeps new records in memory until they have the size of
+/// [`JOURNAL_MEMTABLE_BYTES`]. A full chunk is at least as large, so its records are soon written
+/// to tables and are not only in the write-ahead log.
 pub const JOURNAL_CHUNK_BYTES: u64 = JOURNAL_MEMTABLE_BYTES;
 /// The maximum number of chunks into which `journal.bytes` is divided. If `journal.bytes` is small,
 /// there are fewer chunks, because the minimum size of a chunk is [`JOURNAL_CHUNK_BYTES`].
 pub const JOURNAL_CHUNKS_MAX: u64 = 64;
-/// The number of full chunks not yet written to tables at which the creation of a new chunk is
+/// If this number of full chunks are not written to tables yet, the creation of a new chunk is
 /// delayed by at most a second.
 pub const JOURNAL_CHUNKS_UNFLUSHED_MAX: usize = 3;
 /// The size of the store's block cache, in bytes. It can be small, because records are read only
@@ -382,8 +389,8 @@ pub const JOURNAL_FILES_MAX: usize = 64;
 pub const JOURNAL_LOG_BYTES: u64 = 64 * 1024 * KIB as u64;
 /// The time between a failure of the store and the attempt to open it again, in milliseconds.
 pub const JOURNAL_PAUSE_MS: u64 = 1_000;
-/// The time without batches after which a failed store is opened again, in milliseconds. Earlier,
-/// the store is opened again only for a new batch.
+/// If no batch was refused for this time, a failed store is opened again without a new batch, in
+/// milliseconds. Before that, only a new batch causes the store to be opened.
 pub const JOURNAL_QUIET_MS: u64 = 5_000;
 /// The maximum length of a record, in bytes: the maximum line or body of the feed, with a reserve.
 pub const JOURNAL_RECORD_BYTES_MAX: u64 = 65 * 1024 * KIB as u64;
@@ -435,5 +442,6 @@ const _: () = assert!((CONSUMER_PIECE_BYTES as u64) < CONSUMER_READ_BYTES_MIN);
 const _: () = assert!(CONSUMER_READ_BYTES_MIN < NOTICE_UNREAD_BYTES_MAX as u64);
 const _: () = assert!(JOURNAL_MEMTABLE_BYTES <= JOURNAL_CHUNK_BYTES);
 const _: () = assert!(FEED_LINE_BYTES_MAX as u64 + 1024 * KIB as u64 <= JOURNAL_RECORD_BYTES_MAX);
-// A silent connection reaches its deadline before it is closed for a new connection.
+// At 50 new connections a second, a silent connection reaches its deadline before the limit closes
+// it.
 const _: () = assert!(ADMIN_CONNS_MAX as u64 * 1000 / 50 > ADMIN_STEP_MS);

@@ -320,10 +320,10 @@ pub struct LogBounds {
     pub entries: u64,
     /// The time for which a publication is stored, in milliseconds.
     pub age_ms: u64,
-    /// The maximum total size of publications that have left the log but that conns still pin, in
-    /// bytes; 0 means a quarter of `bytes`. While a client reads a publication in parts, both the
-    /// publication's text and a frame are pinned. So a publication larger than half of this limit
-    /// may never reach such a client.
+    /// The maximum total size of publications that conns still send after the log has evicted them
+    /// (pinned publications), in bytes; 0 means a quarter of `bytes`. While a client reads a
+    /// publication in parts, both the publication's text and a frame are pinned. So a publication
+    /// larger than half of this limit may never reach such a client.
     pub pinned_bytes: u64,
     /// The fraction of `bytes` and `entries` that is available to channels whose namespace allows
     /// clients to broadcast.
@@ -343,8 +343,8 @@ impl Default for LogBounds {
 }
 
 impl LogBounds {
-    /// Returns the maximum total size of publications that have left the log but that conns still
-    /// pin, in bytes.
+    /// Returns the maximum total size of publications that conns still send after the log has
+    /// evicted them, in bytes.
     #[must_use]
     pub fn pinned_bytes(&self) -> u64 {
         match self.pinned_bytes {
@@ -353,8 +353,8 @@ impl LogBounds {
         }
     }
 
-    /// Returns the part of `bytes` that encodings may use. If encodings need more, the oldest
-    /// encodings are dropped and encoded again on demand.
+    /// Returns the part of `bytes` that the encoded frames of publications may use. If the frames
+    /// need more memory, the oldest frames are dropped, and are encoded again when needed.
     #[must_use]
     pub fn encodings_bytes(&self) -> u64 {
         self.bytes / 4

@@ -25,9 +25,10 @@ const PREFIX: &str = "FANFARE_";
 /// variables of the simulation tests.
 const PREFIXES_OF_OTHERS: [&str; 2] = ["FANFARE_CONFIG", "FANFARE_SIM_"];
 
-/// The key of the list of tables. It is the only key without a variable.
+/// The key of the list of namespaces (`[[namespace]]`). It is the only key that no environment
+/// variable can set.
 const NAMESPACE: &str = "namespace";
-/// The key that every table of the list must have.
+/// The key that every `[[namespace]]` table must have.
 const MATCH: &str = "match";
 const NOT_TABLES: &str = "must be a list of tables, each of which begins with [[namespace]]";
 
