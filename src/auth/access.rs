@@ -1,13 +1,15 @@
 //! The permissions of one worker's conns, and the expiry of these permissions.
 //!
-//! The permissions are in a separate table, so that a conn without a token has no entry. An entry
-//! is added when a token is accepted or awaited, and removed when the conn is no longer served. A
-//! token expires by the wall clock. This clock can be set, and it advances while the machine is
-//! suspended. Timers run on the worker's clock. [`Calendar`] converts between the clocks, and
-//! [`Access::renew`] reports whether timers must be set to an earlier time. `http`, the transports
-//! and the machine use the table through their context. They also add entries themselves. So a
-//! command that follows a token in the same packet is checked against this token. The worker
-//! removes entries.
+//! The permissions are in a separate table, so that a conn without a token needs no entry. An entry
+//! is added when a token is accepted, or when the server starts to wait for a token. The worker
+//! removes the entry when the conn is no longer served.
+//!
+//! A token expires by the wall clock. This clock can be set, and it advances while the machine is
+//! suspended. Timers run on the worker's clock. [`Calendar`] converts between the two clocks.
+//! [`Access::renew`] reports whether timers must be armed again.
+//!
+//! `http` reads the table. The state machine of a conn changes the entry of its own conn
+//! immediately. So a token already applies to a command that follows the token in the same packet.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,15 +24,15 @@ use crate::effect::Join;
 use crate::id::ChannelName;
 use crate::time::{Deadline, Now};
 
-/// The tokens of one worker's conns. The default value has no keys, so it requires no tokens.
+/// The permissions of one worker's conns. The default value has no keys, so it requires no tokens.
 #[derive(Debug, Default)]
 pub struct Access {
     verifier: Option<Arc<Verifier>>,
     calendar: Calendar,
-    /// The worker's time at which tokens are verified.
+    /// The current time of the worker's clock. Tokens are verified at this time.
     now: Now,
-    /// The state of each conn's token. The keys of the map are the conns' slots. The states are
-    /// boxed to keep the nodes of the tree small.
+    /// The state of each conn's token. The key is the conn's slot, which is its index in the
+    /// worker's table. The states are boxed to keep the nodes of the map small.
     by_slot: BTreeMap<u32, Box<TokenState>>,
 }
 
@@ -39,33 +41,34 @@ enum TokenState {
     /// The conn's token was accepted.
     Granted {
         grant: Grant,
-        /// The time of the expiry warning, as the time since 1970. `None` if the warning was
-        /// already sent, or if the client receives no warning.
+        /// The time at which the client is warned of the expiry, as the time since 1970. `None` if
+        /// the warning was already sent, or if the client receives no warning.
         warns: Option<Duration>,
-        /// The time at which a token was last shown in band.
+        /// The time at which the client last sent a token over the open connection.
         refreshed: Option<Now>,
-        /// Whether reports about the conn contain the subject. False until all commands that the
-        /// client sent before its first token are done.
+        /// Whether reports to backends about the conn contain the token's subject. False until all
+        /// commands that the client sent before its first token are done.
         is_reported: bool,
     },
-    /// A token is awaited. `join` is the subscription to make after the token is accepted.
+    /// The conn must show a token before the deadline `until`. `join` is the subscription that the
+    /// client has requested. It is made after the token is accepted.
     Waiting { join: Join, until: Deadline },
 }
 
 /// Whether a client receives a warning before its token expires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Warning {
-    /// The client receives a warning, because it can show a new token.
+    /// The client is warned, because it can send a new token.
     Ahead,
-    /// The client receives no warning, because the transport has no warnings or the client cannot
-    /// show a new token.
+    /// The client is not warned, because the transport has no warnings or the client cannot send a
+    /// new token.
     None,
 }
 
-/// The event that is due when a token's timer fires.
+/// The event that a token's timer causes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Due {
-    /// The client has not shown a token in time.
+    /// The client did not send a token before the deadline.
     Late,
     /// The token has expired.
     Over,
@@ -73,16 +76,16 @@ pub enum Due {
     Soon(Duration),
 }
 
-/// The result of showing a valid token in band.
+/// The result of a valid token that a client sends over its open connection.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Shown {
-    /// The conn was waiting for this token. The subscription can be made now.
+    /// The conn was waiting for its first token. Now it makes this subscription.
     First(Join),
-    /// The conn now has this token's permissions instead of its previous permissions.
+    /// The permissions of this token replace the permissions of the conn's previous token, if any.
     Next,
 }
 
-/// The reason for which a token that was shown in band is refused.
+/// The reason to refuse a token that a client sends over its open connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShowError {
     /// The server has no keys, so it accepts no tokens.
@@ -91,14 +94,14 @@ pub enum ShowError {
     OtherSub,
     /// The token is invalid.
     Token(TokenError),
-    /// The previous token was shown less than a second ago.
+    /// The client sent its previous token less than a second ago.
     TooSoon,
 }
 
 impl Access {
-    /// Sets the keys and the time for later verifications. Returns true if the wall clock has
-    /// advanced more than the worker's clock. In this case, timers would fire after their deadlines
-    /// ([`Access::dues`]).
+    /// Sets the keys and the time for later verifications. Returns true if timers may fire too
+    /// late, because the wall clock has advanced more than the worker's clock. The caller must then
+    /// arm the timers again, at the times that [`Access::dues`] returns.
     pub fn renew(
         &mut self,
         verifier: Option<Arc<Verifier>>,
@@ -110,19 +113,20 @@ impl Access {
         self.calendar.read(since_1970, now)
     }
 
-    /// Sets the time at which tokens are verified.
+    /// Sets the current time of the worker's clock. Tokens are verified at this time.
     pub fn set_now(&mut self, now: Now) {
         self.now = now;
     }
 
-    /// Whether the table has no entries. Each conn that has a token or must show a token has an
-    /// entry.
+    /// Whether the table has no entries. A conn has an entry if it has a token or must show a
+    /// token.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.by_slot.is_empty()
     }
 
-    /// Returns the next deadline of each token, with the slot of the token's conn.
+    /// Returns the time of the next event of each token, with the slot of the token's conn. An
+    /// event is the warning, the expiry, or the end of the wait for a token.
     pub fn dues(&self) -> impl Iterator<Item = (u32, Deadline)> {
         let tokens = self.by_slot.iter();
         tokens.map(|(slot, state)| (*slot, self.due(state)))
@@ -143,22 +147,23 @@ impl Access {
         verifier.verify(token, self.calendar.unix_s(self.now))
     }
 
-    /// Registers the accepted token of a conn.
+    /// Stores the permissions of a conn whose token was accepted.
     pub fn admit(&mut self, slot: u32, grant: Grant, warning: Warning, now: Now) {
         let granted = self.granted(grant, warning, now, None);
         self.by_slot.insert(slot, Box::new(granted));
     }
 
-    /// Registers that a conn must show a token before it subscribes by `join`.
+    /// Registers that a conn must show a token before the deadline `until`. The subscription `join`
+    /// is made after the token is accepted.
     pub fn await_token(&mut self, slot: u32, join: Join, until: Deadline) {
         let waiting = TokenState::Waiting { join, until };
         self.by_slot.insert(slot, Box::new(waiting));
     }
 
-    /// Accepts a token that a conn shows in band.
+    /// Accepts a token that a client sends over its open connection.
     ///
     /// # Errors
-    /// Returns the reason to refuse the token. The conn's previous permissions then stay valid.
+    /// Returns the reason to refuse the token. The conn then keeps its previous permissions.
     pub fn show(&mut self, slot: u32, token: &str, now: Now) -> Result<Shown, ShowError> {
         if !self.is_on() {
             return Err(ShowError::Off);
@@ -168,7 +173,8 @@ impl Access {
             && refreshed
                 .is_some_and(|last| now.since(last) < Duration::from_millis(TOKEN_REFRESH_MS_MIN))
         {
-            // Without this limit, verifications could use up the worker's time.
+            // Each verification costs CPU time. Without this limit, tokens of one client could use
+            // up the time of the worker.
             return Err(ShowError::TooSoon);
         }
         let grant = self.verify(token).map_err(ShowError::Token)?;
@@ -188,7 +194,7 @@ impl Access {
         }
     }
 
-    /// Whether a conn must still show a token.
+    /// Whether the server still waits for the conn's first token.
     #[must_use]
     pub fn is_waiting(&self, slot: u32) -> bool {
         let state = self.by_slot.get(&slot);
@@ -209,8 +215,8 @@ impl Access {
         !self.is_on() || grant.is_some_and(|grant| grant.may_publish(channel))
     }
 
-    /// Includes the subject in all further reports about a conn. The worker calls this function
-    /// after the commands that preceded the conn's first token are done.
+    /// Makes all later reports to backends about a conn contain the token's subject. The worker
+    /// calls this function after the commands that preceded the conn's first token are done.
     pub fn start_reporting(&mut self, slot: u32) {
         let state = self.by_slot.get_mut(&slot).map(|state| &mut **state);
         if let Some(TokenState::Granted { is_reported, .. }) = state {
@@ -218,7 +224,8 @@ impl Access {
         }
     }
 
-    /// Returns the subject that reports about a conn contain; `None` if they contain no subject.
+    /// Returns the token's subject for reports to backends about a conn. `None` if the token has no
+    /// subject, or if the reports must not contain it yet.
     #[must_use]
     pub fn sub(&self, slot: u32) -> Option<Arc<str>> {
         match &**self.by_slot.get(&slot)? {
@@ -231,13 +238,14 @@ impl Access {
         }
     }
 
-    /// Returns the next deadline of a conn's token.
+    /// Returns the time of the next event of a conn's token.
     #[must_use]
     pub fn next_due(&self, slot: u32) -> Option<Deadline> {
         self.by_slot.get(&slot).map(|state| self.due(state))
     }
 
-    /// Returns the event that is due now for a conn's token. A warning is returned only once.
+    /// Returns the event of a conn's token that is due now, or `None` if no event is due. The
+    /// warning is returned only once.
     pub fn take_due(&mut self, slot: u32, now: Now) -> Option<Due> {
         let calendar = &self.calendar;
         match &mut **self.by_slot.get_mut(&slot)? {
@@ -403,11 +411,12 @@ mod tests {
         let dues = |access: &Access| access.dues().map(|(_, due)| due.0).collect::<Vec<_>>();
         assert!(!renew(&mut access, NOW_S + 10, 10));
         assert_eq!(dues(&access), [100_000_000, 60_000_000]);
-        // The wall clock is set back by an hour, so the token lasts an hour longer.
+        // The wall clock is set back by an hour, so the token expires an hour later.
         assert!(!renew(&mut access, NOW_S - 3580, 20));
         assert_eq!(dues(&access), [3_700_000_000, 60_000_000]);
         assert_eq!(access.take_due(1, at(100)), None);
-        // The wall clock is set ahead, as after a suspension, so timers are late.
+        // The wall clock has advanced more than the worker's clock, as after a suspension. So
+        // timers would fire too late.
         assert!(renew(&mut access, NOW_S + 99, 30));
         assert_eq!(dues(&access), [31_000_000, 60_000_000]);
         assert_eq!(access.take_due(1, at(30)), None);
@@ -453,12 +462,13 @@ mod tests {
         let grant = access.verify(&token("u", 60)).unwrap();
         access.admit(1, grant, Warning::None, at(0));
         assert_eq!(access.sub(1).as_deref(), Some("u"));
-        // If a token is awaited, no command is accepted before the token.
+        // While the server waits for a token, it accepts no command. So no command precedes the
+        // first token, and the subject is reported immediately.
         access.await_token(2, join(), Deadline(10_000_000));
         assert_eq!(access.sub(2), None);
         assert!(access.show(2, &token("v", 60), at(0)).is_ok());
         assert_eq!(access.sub(2).as_deref(), Some("v"));
-        // If no token is awaited, commands that precede the first token may be unfinished.
+        // The server did not wait for this token, so commands that precede it may be unfinished.
         assert!(access.show(3, &token("w", 60), at(0)).is_ok());
         assert_eq!(access.sub(3), None);
         access.start_reporting(3);

@@ -10,22 +10,23 @@ use std::time::Duration;
 
 use crate::time::{Deadline, Now};
 
-/// The maximum tolerated delay of timers in microseconds, about one tick. Timers that would fire
-/// later than this are armed again.
+/// The maximum tolerated delay of a timer, in microseconds. If timers would fire later than this,
+/// they are armed again.
 const LATE_US_MAX: i64 = 100_000;
 
 /// The last reading of both clocks.
 #[derive(Debug, Default)]
 pub(super) struct Calendar {
-    /// The number of microseconds by which the calendar is ahead of the worker's clock.
+    /// The time of the calendar minus the time of the worker's clock, in microseconds.
     lead_us: i64,
-    /// The smallest `lead_us` with which any timer may have been armed.
+    /// The smallest `lead_us` since all timers were last armed. If `lead_us` becomes larger than
+    /// this value, timers fire too late.
     armed_us: i64,
 }
 
 impl Calendar {
-    /// Stores a reading of both clocks. Returns true if the timers that were armed before may fire
-    /// too late and must be armed again.
+    /// Stores a reading of both clocks. Returns true if the existing timers may fire too late. The
+    /// caller must then arm them again.
     pub(super) fn read(&mut self, since_1970: Duration, now: Now) -> bool {
         self.lead_us = signed(since_1970.as_micros()).saturating_sub(signed(now.0));
         self.armed_us = self.armed_us.min(self.lead_us);
@@ -88,7 +89,8 @@ mod tests {
         assert!(read(&mut calendar, 2_000_000 + HOUR_US, 2_000_000));
         assert!(!read(&mut calendar, 3_000_000 + HOUR_US, 3_000_000));
         assert!(!read(&mut calendar, 4_000_000, 4_000_000));
-        // A timer that was armed after the calendar was set back would be late again.
+        // The calendar is set ahead by an hour again. A timer that was armed at the previous
+        // reading would now be late.
         assert!(read(&mut calendar, 5_000_000 + HOUR_US, 5_000_000));
     }
 

@@ -57,7 +57,7 @@ struct Rights {
 
 /// Parses the claims, checks them against the rules, and returns the permissions.
 pub(super) fn grant(json: &[u8], rules: &TokenRules, unix_s: u64) -> Result<Grant, TokenError> {
-    // The first character is checked because serde would also accept an array of the values.
+    // serde would also accept an array of the members' values, so the first character is checked.
     if !json.trim_ascii_start().starts_with(b"{") {
         return Err(TokenError::Claims);
     }

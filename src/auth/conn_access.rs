@@ -1,8 +1,8 @@
-//! Access of a conn's machine to the permissions of this conn, during one call.
+//! Access of a conn's state machine to the permissions of its own conn, during one call.
 //!
-//! The machine may accept a token in the middle of a call. A later command in the same packet must
-//! be checked against this token. So the machine changes the entry of its conn immediately. The
-//! machine cannot change the entry of another conn.
+//! A call may process several commands of one packet. If a command brings a new token, the later
+//! commands must be checked against this token. So the state machine changes the entry of its conn
+//! immediately. It cannot change the entry of another conn.
 
 use super::access::{Access, Due, ShowError, Shown, Warning};
 use super::grant::Grant;
@@ -11,7 +11,7 @@ use crate::effect::Join;
 use crate::id::ChannelName;
 use crate::time::{Deadline, Now};
 
-/// The entry of one conn in the worker's [`Access`].
+/// Access to the entry of one conn in the worker's [`Access`].
 #[derive(Debug)]
 pub struct ConnAccess<'a> {
     table: &'a mut Access,
@@ -19,29 +19,30 @@ pub struct ConnAccess<'a> {
 }
 
 impl<'a> ConnAccess<'a> {
-    /// Gives access to the entry of the conn in a slot.
+    /// Gives access to the entry of the conn whose slot is `slot`.
     pub fn new(table: &'a mut Access, slot: u32) -> Self {
         Self { table, slot }
     }
 
-    /// Returns the worker's table, which verifies the token of a request.
+    /// Returns the permissions of all conns of the worker, read-only. They include the keys that
+    /// verify tokens.
     #[must_use]
     pub fn table(&self) -> &Access {
         self.table
     }
 
-    /// Registers the conn's accepted token. See [`Access::admit`].
+    /// Stores the permissions of the conn's accepted token. See [`Access::admit`].
     pub fn admit(&mut self, grant: Grant, warning: Warning, now: Now) {
         self.table.admit(self.slot, grant, warning, now);
     }
 
-    /// Registers that the conn must show a token before it subscribes by `join`. See
+    /// Registers that the conn must show a token before the deadline `until`. See
     /// [`Access::await_token`].
     pub fn await_token(&mut self, join: Join, until: Deadline) {
         self.table.await_token(self.slot, join, until);
     }
 
-    /// Accepts a token that the conn shows in band. See [`Access::show`].
+    /// Accepts a token that the client sends over its open connection. See [`Access::show`].
     ///
     /// # Errors
     /// Returns the errors of [`Access::show`].
@@ -49,7 +50,7 @@ impl<'a> ConnAccess<'a> {
         self.table.show(self.slot, token, now)
     }
 
-    /// Whether the conn must still show a token. See [`Access::is_waiting`].
+    /// Whether the server still waits for the conn's first token. See [`Access::is_waiting`].
     #[must_use]
     pub fn is_waiting(&self) -> bool {
         self.table.is_waiting(self.slot)
@@ -67,7 +68,7 @@ impl<'a> ConnAccess<'a> {
         self.table.may_publish(self.slot, channel)
     }
 
-    /// Returns the event that is due now for the conn's token. See [`Access::take_due`].
+    /// Returns the event of the conn's token that is due now. See [`Access::take_due`].
     pub fn take_due(&mut self, now: Now) -> Option<Due> {
         self.table.take_due(self.slot, now)
     }

@@ -71,9 +71,9 @@ impl Element {
     }
 }
 
-/// Whether the bytes are the canonical encoding of a point of the curve, but not of one of the
-/// eight points of small order. If a key is a point of small order, signatures can be forged
-/// without a private key.
+/// Whether the bytes are the canonical encoding of a point on the curve, and the point is not one
+/// of the eight points of small order. With a key of small order, signatures can be forged without
+/// a private key.
 pub(super) fn is_public_key(bytes: [u8; 32]) -> bool {
     let number = bytes.iter().rev().fold(ZERO, |number, byte| Element {
         high: number.high << 8 | number.low >> 120,

@@ -22,7 +22,7 @@ use crate::config::limits::TOKEN_KEYS_MAX;
 /// The length of a coordinate of P-256 in bytes. In contrast to RSA numbers, a coordinate has a
 /// fixed length, with leading zeros (RFC 7518, 6.2.1.2).
 const COORDINATE_BYTES: usize = 32;
-/// The first byte of an encoded point with both coordinates (SEC 1, 2.3.3).
+/// The first byte of an encoded point that contains both coordinates, uncompressed (SEC 1, 2.3.3).
 const UNCOMPRESSED: u8 = 4;
 
 /// A parsed JWK set.
@@ -98,12 +98,12 @@ struct Jwk {
 }
 
 impl KeySet {
-    /// Parses a set.
+    /// Parses a JWK set.
     ///
     /// # Errors
-    /// Returns [`KeyError::Jwks`] if the text is not a set, and [`KeyError::InSet`] for the first
-    /// malformed key. Returns [`KeyError::Unusable`] if no usable key is left, and
-    /// [`KeyError::TooMany`] if there are too many usable keys.
+    /// Returns [`KeyError::Jwks`] if the text is not a JWK set, and [`KeyError::InSet`] for the
+    /// first malformed key. Returns [`KeyError::Unusable`] if the set has no usable key, and
+    /// [`KeyError::TooMany`] if it has too many usable keys.
     pub fn parse(json: &[u8]) -> Result<Self, KeyError> {
         #[derive(Deserialize)]
         struct Set<'a> {
@@ -136,7 +136,7 @@ impl KeySet {
 /// Parses one key. Stores the `kid` in `id` first, so that a message about a later error can name
 /// the key.
 fn read(json: &str, id: &mut Option<Box<str>>) -> Result<Result<Key, Reason>, KeyError> {
-    // The first character is checked because serde would also accept an array of the values.
+    // serde would also accept an array of the members' values, so the first character is checked.
     if !json.starts_with('{') {
         return Err(KeyError::Jwk("not an object".into()));
     }

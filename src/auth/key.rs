@@ -212,8 +212,8 @@ fn public(algorithm: Algorithm, content: &[u8]) -> Result<DecodingKey, KeyError>
     made.ok_or(KeyError::Pem(algorithm))?
 }
 
-/// Returns the bytes that the library has extracted from a PEM text. The library does not check
-/// these bytes, and it accepts keys of other kinds as RSA keys.
+/// Returns the bytes of the key that the jsonwebtoken crate has found in a PEM text. The crate does
+/// not check these bytes. It also accepts keys of other kinds as RSA keys.
 fn bytes(found: jsonwebtoken::errors::Result<DecodingKey>) -> Option<Vec<u8>> {
     found.ok()?.try_get_as_bytes().ok().map(<[u8]>::to_vec)
 }

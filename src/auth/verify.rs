@@ -20,14 +20,14 @@ use crate::config::{Algorithm, TokenRules};
 /// The reason for which a token is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// None of the keys that match the token's `kid` is for the token's algorithm, or the token is
-    /// unsigned.
+    /// The token is unsigned, or no key that matches the token's `kid` is for the token's
+    /// algorithm.
     #[error("no matching key of this server is for the token's algorithm")]
     Algorithm,
     /// The claim `aud` does not name this server.
     #[error("the token is for another audience")]
     Audience,
-    /// A claim is missing or has the wrong type, or there are too many patterns.
+    /// A claim is missing or has the wrong type, or the token has too many channel patterns.
     #[error("the token's claims cannot be used")]
     Claims,
     /// A claim that contains a time is not a number.
@@ -161,7 +161,7 @@ impl Verifier {
 
 fn read_header(text: &str) -> Result<Header, TokenError> {
     let json = decode(text)?;
-    // The first character is checked because serde would also accept an array of the values.
+    // serde would also accept an array of the members' values, so the first character is checked.
     if !json.trim_ascii_start().starts_with(b"{") {
         return Err(TokenError::Malformed);
     }

@@ -14,7 +14,7 @@ const JWKS: &[u8] = include_bytes!("../../../tests/tokens/jwks.json");
 const RS256: &str = include_str!("../../../tests/tokens/rs256.jwt");
 const NOW_S: u64 = 1_800_000_000;
 
-/// Returns a key of the valid set with some members changed. `place` is the index of the key.
+/// Returns the key with the index `place` in the valid set, after some of its members were changed.
 fn jwk(place: usize, changes: &Value) -> Value {
     let set: Value = serde_json::from_slice(JWKS).unwrap();
     let mut key = set["keys"][place].clone();
@@ -153,7 +153,7 @@ fn point_that_is_not_on_its_curve_is_refused() {
     for x in [&[2; 32][..], &[0xff; 32], &[0; 32], &[7; 31], &[7; 33], b""] {
         assert_eq!(fault(jwk(2, &json!({"x": encode(x)}))), KeyError::Ed25519);
     }
-    // The point consists of the last bytes of the encoded key.
+    // The encoded key ends with the bytes of the point.
     for (algorithm, pem, error) in [
         (Algorithm::Es256, ES256_KEY, KeyError::Es256),
         (Algorithm::EdDsa, EDDSA_KEY, KeyError::Ed25519),

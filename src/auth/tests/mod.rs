@@ -1,4 +1,4 @@
-//! Tests that verify tokens of other implementations, and tests of all refusals.
+//! Tests that verify tokens made by other implementations, and tests of all refusals.
 
 mod keys;
 
@@ -45,7 +45,7 @@ fn encode(value: &Value) -> String {
     URL_SAFE_NO_PAD.encode(value.to_string())
 }
 
-/// Signs any header and claims with a secret.
+/// Returns a token with this header and these claims, signed with a secret.
 fn sign(header: &Value, claims: &Value, secret: &[u8]) -> String {
     let message = format!("{}.{}", encode(header), encode(claims));
     let key = jsonwebtoken::EncodingKey::from_secret(secret);
@@ -195,7 +195,7 @@ fn times_are_checked_with_leeway_to_the_second() {
     assert_eq!(at(&from, NOW_S - 11), Err(TokenError::NotYet));
 }
 
-/// Verifies a token with these claims at this time, and returns its expiry.
+/// Verifies a token with these claims at the time `unix_s`, and returns the token's expiry.
 fn verify_text(claims: &str, unix_s: u64) -> Result<u64, TokenError> {
     let header = encode(&json!({"alg": "HS256"}));
     let message = format!("{header}.{}", URL_SAFE_NO_PAD.encode(claims));
@@ -348,7 +348,7 @@ fn malformed_token_is_refused() {
     let twice = URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256","alg":"none"}"#);
     let token = format!("{twice}.e30.AA");
     assert_eq!(hs256().verify(&token, NOW_S), Err(TokenError::Malformed));
-    // This token is longer than any configurable request head.
+    // This token is longer than the largest request head that can be configured.
     let huge = "a".repeat(65_537);
     assert_eq!(hs256().verify(&huge, NOW_S), Err(TokenError::TooLong));
 }
