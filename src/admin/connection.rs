@@ -1,11 +1,10 @@
-//! One connection of the admin listener: one request and its response. Closing the connection loses
-//! neither the request nor the response.
+//! One connection of the admin listener, with one request and its response.
 //!
-//! [`AdminConn`] is a state machine over a non-blocking socket. [`AdminConn::advance`] performs the
-//! steps that the socket allows and never waits. A deadline applies to a whole step and not to each
-//! read. So a client that sends a byte now and then gets no more time than a silent client. The
-//! loop in the parent module is the only caller. The loop decides when a deadline has passed and
-//! which connection is closed for a new one.
+//! [`AdminConn`] is a state machine over a non-blocking socket. [`AdminConn::advance`] does what
+//! the socket allows and never waits. A deadline applies to a whole step, such as receiving the
+//! head, and not to each read. So a client that sends single bytes gets no more time than a silent
+//! client. The loop in the parent module is the only caller. It decides when a deadline has passed,
+//! and which connection is closed to make room for a new one.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
@@ -16,8 +15,8 @@ use crate::config::limits::ADMIN_HEAD_BYTES_MAX;
 use crate::http::Refusal;
 use crate::http::head::{HeadRead, Method, read_head};
 
-/// The size of one read from the socket, in bytes. It exceeds the longest head, so one read decides
-/// whether a request has arrived.
+/// The size of one read from the socket, in bytes. It exceeds the maximum length of a head. So if a
+/// complete head has arrived, one read receives all of it.
 const READ_BYTES: usize = 2 * ADMIN_HEAD_BYTES_MAX;
 
 #[derive(Debug)]
@@ -27,12 +26,14 @@ enum Step {
     /// The response is being sent. The values are the response and the number of bytes that the
     /// socket has accepted.
     Writing(Vec<u8>, usize),
-    /// The response was sent, but the client has not closed the connection. A close with unread
-    /// bytes would reset the connection, and the client might lose the response.
+    /// The response was sent, but the client has not closed the connection yet. If the server
+    /// closed it now, unread bytes would reset the connection, and the client might lose the
+    /// response.
     Lingering,
 }
 
-/// The priority of a connection. To make room, connections of the lowest priority are closed first.
+/// The priority of a connection. If there are too many connections, one of the lowest priority is
+/// closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Priority {
     /// The request has not arrived.
@@ -48,9 +49,9 @@ pub(super) enum Priority {
 pub(super) struct AdminConn {
     stream: TcpStream,
     step: Step,
-    /// The end of the current step.
+    /// The time at which the current step must have ended.
     deadline: Instant,
-    /// The maximum time of each step.
+    /// The maximum duration of each step.
     step_time: Duration,
 }
 
@@ -87,8 +88,8 @@ impl AdminConn {
         }
     }
 
-    /// Performs the steps that the socket allows: reads once, and answers if the head is complete.
-    /// Returns false if the connection has ended.
+    /// Does what the socket allows now. Reads once while the head is incomplete, and sends the
+    /// response when the head is complete. Returns false if the connection has ended.
     pub(super) fn advance(&mut self, figures: &FigureSources) -> bool {
         let advanced = match &mut self.step {
             Step::Reading(_) => self.read(figures),
@@ -101,8 +102,8 @@ impl AdminConn {
         })
     }
 
-    /// Ends the current step, because its deadline has passed. Returns false if the connection has
-    /// ended.
+    /// Acts on a deadline that has passed. If the head is incomplete, sends a refusal. Otherwise
+    /// the connection ends. Returns false if the connection has ended.
     pub(super) fn expire(&mut self) -> bool {
         matches!(self.step, Step::Reading(_)) && self.refuse(Refusal::HeadTimeout)
     }
@@ -153,7 +154,8 @@ impl AdminConn {
         Ok(true)
     }
 
-    /// Reads once. Bytes after the head are discarded. Returns `None` if nothing has arrived.
+    /// Reads once. Keeps the bytes only while the head is incomplete. Returns `None` if no bytes
+    /// have arrived.
     fn take(&mut self) -> io::Result<Option<usize>> {
         let mut chunk = [0; READ_BYTES];
         let count = if_ready(self.stream.read(&mut chunk))?;
@@ -164,7 +166,7 @@ impl AdminConn {
     }
 }
 
-/// Returns `None` if the call must be repeated after the next poll.
+/// Returns `None` if the socket was not ready. The caller repeats the call after the next poll.
 fn if_ready(result: io::Result<usize>) -> io::Result<Option<usize>> {
     match result {
         Ok(count) => Ok(Some(count)),

@@ -22,7 +22,7 @@ use crate::sys::pressure::{Meter, resident_bytes};
 /// The media type of all responses except metrics.
 const PLAIN: &str = "text/plain; charset=utf-8";
 
-/// The time after which a probe should repeat a request that was answered with 503, in seconds.
+/// The value of `Retry-After` in a response with status 503, in seconds.
 const RETRY_AFTER_S: &str = "1";
 
 /// Returns the response to a request.
@@ -74,7 +74,7 @@ pub(super) fn refuse(refusal: Refusal, method: Method, date: &str) -> Vec<u8> {
     response::refuse(&refusal, method, After::Close, Reader::SameOrigin, date).bytes
 }
 
-/// Returns a refusal with a text that is specific to the admin listener.
+/// Returns the response to a refused request, with a text that is specific to the admin listener.
 fn refuse_with(
     problem: Problem<'_>,
     method: Method,
@@ -85,7 +85,8 @@ fn refuse_with(
     respond(problem.status, PROBLEM, &document, method, field, date)
 }
 
-/// Returns the status of `/readyz`, and a line for each reason why the server is not ready.
+/// Returns the status and the text of the response to `/readyz`. If the server is not ready, the
+/// text has a line for each reason.
 fn readiness(figures: &FigureSources) -> (Status, String) {
     let mut reasons = match figures.readiness.stage() {
         ServerStage::Starting => return (Status::ServiceUnavailable, String::from("starting\n")),
@@ -102,13 +103,14 @@ fn readiness(figures: &FigureSources) -> (Status, String) {
     (Status::ServiceUnavailable, lines.collect())
 }
 
-/// Returns a reason if no worker has a free descriptor for a connection.
+/// Returns the reason why the server is not ready, if all descriptors are used although no client
+/// is connected.
 fn no_descriptor(figures: &FigureSources) -> Option<String> {
     let sum = |read: fn(&WorkerMetrics) -> u64| -> u64 {
         figures.workers.iter().map(|worker| read(worker)).sum()
     };
     let is_blocked = sum(|worker| worker.accept_blocked.value()) > 0;
-    // If workers share a descriptor table, one worker may use all descriptors of the table.
+    // The connections of all workers are counted, because workers may share a descriptor table.
     let is_empty = sum(|worker| worker.conns_open.value()) == 0;
     (is_blocked && is_empty).then(|| {
         format!(
@@ -198,8 +200,8 @@ fn push_process(figures: &FigureSources, out: &mut String) {
     }
 }
 
-/// Returns the help text of `fanfare_memory_bytes`. The text names the memory that
-/// `limits.memory_bytes` or the system limits.
+/// Returns the help text of the metric `fanfare_memory_bytes`. The text says which memory is
+/// measured.
 fn memory_help(meter: &Meter) -> &'static str {
     match meter {
         Meter::Cgroup { .. } => {

@@ -1,11 +1,11 @@
 //! SHELL: the admin listener serves metrics, liveness and readiness.
 //!
-//! One thread runs one loop over non-blocking sockets. The loop polls, advances the connections
-//! that are ready, ends connections whose deadline has passed, and accepts new connections. The
-//! loop never waits for a worker, and no worker waits for the loop. At most `ADMIN_CONNS_MAX`
-//! connections are open, each for one request. A new connection is always accepted; if necessary,
-//! the oldest silent connection is closed to make room. So neither silent clients nor clients that
-//! do not read block a health check.
+//! One thread runs one loop over non-blocking sockets. The loop polls the sockets, advances the
+//! connections that are ready, ends connections whose deadline has passed, and accepts new
+//! connections. The loop never waits for a worker, and no worker waits for the loop. At most
+//! `ADMIN_CONNS_MAX` connections are open, each for one request. A new connection is always
+//! accepted. If necessary, the oldest connection without a complete request is closed to make room.
+//! So clients that send nothing or do not read cannot block a health check.
 //!
 //! This module reads the counters of workers and feed, and writes no counters. The main thread
 //! binds the listener, starts its thread and sets its [`Readiness`]. The thread ends with the
@@ -39,19 +39,19 @@ use connection::{AdminConn, Priority};
 /// parser's table of header fields.
 const STACK_BYTES: usize = 256 * 1024;
 
-/// The stage of the server between its start and its end.
+/// The stage of the server: starting, ready or draining.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServerStage {
     /// Workers and feed are being started.
     Starting,
     /// Clients and feeders are served.
     Ready,
-    /// Connections are being closed.
+    /// The server is shutting down: open connections are being closed.
     Draining,
 }
 
-/// The server's stage, which the main thread sets, and the health of its parts. The admin thread
-/// reads both.
+/// The current stage of the server, and the health of its parts. The main thread sets the stage.
+/// The admin thread reads both values.
 #[derive(Debug)]
 pub struct Readiness {
     stage: AtomicU8,
@@ -73,7 +73,7 @@ impl Readiness {
         self.stage.store(stage as u8, Ordering::Relaxed);
     }
 
-    /// Returns the parts that have failed. While a part has failed, a started server is not ready.
+    /// Returns the health of the server's parts. While a part has failed, the server is not ready.
     #[must_use]
     pub fn health(&self) -> &Arc<Health> {
         &self.health
@@ -90,7 +90,7 @@ impl Readiness {
     }
 }
 
-/// The sources from which the admin listener reads its figures.
+/// The sources of the metrics and of the readiness that the admin listener serves.
 pub struct FigureSources {
     /// The metrics of each worker.
     pub workers: Vec<Arc<WorkerMetrics>>,
@@ -100,9 +100,9 @@ pub struct FigureSources {
     pub guard: Guard,
     /// The log. Its number of channels and its bytes of publications are metrics.
     pub log: Arc<Log>,
-    /// The meter of the memory that has a limit.
+    /// The meter of the memory in use.
     pub meter: Meter,
-    /// The server's stage and its failed parts.
+    /// The current stage of the server, and the health of its parts.
     pub readiness: Arc<Readiness>,
     /// The time at which the server started.
     pub started: SystemTime,
@@ -119,14 +119,14 @@ impl fmt::Debug for FigureSources {
     }
 }
 
-/// The bound admin listener. [`Admin::spawn`] starts to serve it.
+/// The admin listener after its address is bound. [`Admin::spawn`] starts the thread that serves
+/// it.
 #[derive(Debug)]
 pub struct Admin {
     listener: TcpListener,
-    /// The maximum time for a request head to arrive. The same maximum applies to sending the
-    /// response.
+    /// The maximum time to receive a request head. Sending the response has the same maximum.
     step: Duration,
-    /// A descriptor for a probe that connects while no other descriptor is free.
+    /// A spare descriptor. If no other descriptor is free, a health check is accepted with it.
     spare: Spare,
 }
 
@@ -197,7 +197,8 @@ struct AdminLoop<'a> {
 
 impl AdminLoop<'_> {
     fn turn(&mut self) {
-        // A poll that begins after a deadline reports all bytes that arrived before the deadline.
+        // Deadlines are compared with this time, which precedes the poll. So when a deadline has
+        // passed, the poll has reported all bytes that arrived before the deadline.
         let begun = Instant::now();
         self.paused_until = self.paused_until.filter(|until| *until > begun);
         self.spare.reserve();
@@ -222,8 +223,8 @@ impl AdminLoop<'_> {
         }
     }
 
-    /// Waits for a socket or for the next deadline. Returns one boolean per socket: first for the
-    /// listener, then for each connection. It is true if the socket is ready.
+    /// Waits until a socket is ready or the next deadline has passed. Returns whether each socket
+    /// is ready: first the listener, then each connection.
     fn poll(&self, begun: Instant) -> io::Result<Vec<bool>> {
         let listens = match self.paused_until {
             Some(_) => PollFlags::empty(),
@@ -246,13 +247,13 @@ impl AdminLoop<'_> {
         Ok(reports.map(|socket| !socket.revents().is_empty()).collect())
     }
 
-    /// Called when the listener is ready. Accepts connections while descriptors are free. If no
-    /// descriptor is free, accepts one connection.
+    /// Accepts the pending connections, after the poll has reported that the listener is ready. If
+    /// no descriptor is free, frees one and accepts only one connection.
     fn accept(&mut self) {
         for accepted in 0..ADMIN_ACCEPTS_PER_TURN_MAX {
             let outcome = match self.listener.accept() {
                 // Linux allocates the descriptor before it checks whether a connection is pending.
-                // So this error does not mean that another connection is pending.
+                // So the error does not mean that another connection is pending.
                 Err(error) if descriptors::is_exhausted(&error) && accepted > 0 => return,
                 Err(error) if descriptors::is_exhausted(&error) => return self.accept_last(&error),
                 outcome => outcome,
@@ -269,8 +270,8 @@ impl AdminLoop<'_> {
         }
     }
 
-    /// Accepts one connection with the descriptor of a closed connection, or else with the spare
-    /// descriptor.
+    /// Accepts one connection although no descriptor is free. To free a descriptor, closes an older
+    /// connection, or else the spare descriptor.
     fn accept_last(&mut self, error: &io::Error) {
         if !self.make_room() && !self.spare.release() {
             return self.pause(error);
@@ -282,15 +283,16 @@ impl AdminLoop<'_> {
         }
     }
 
-    /// Stops accepting for a while, because the next accept would fail in the same way.
+    /// Accepts no connections for a short time, because the next attempt would fail in the same
+    /// way.
     fn pause(&mut self, error: &io::Error) {
         tracing::debug!(%error, "admin connection not accepted");
         let pause = Duration::from_millis(ACCEPT_PAUSE_MS);
         self.paused_until = Some(Instant::now() + pause);
     }
 
-    /// Serves a new connection. It is read immediately, because its request has often already
-    /// arrived.
+    /// Serves a new connection. Reads from it immediately, because the request has often arrived
+    /// together with the connection.
     fn admit(&mut self, conn: io::Result<AdminConn>) {
         if self.conns.len() >= ADMIN_CONNS_MAX {
             self.make_room();
@@ -305,9 +307,10 @@ impl AdminLoop<'_> {
         }
     }
 
-    /// Closes the oldest silent connection. If no connection is silent, closes the oldest
-    /// connection of the lowest [`Priority`]. If a silent connection's request has arrived
-    /// meanwhile, the connection is answered instead. Returns false if no connection is open.
+    /// Closes one connection to make room for another. This is the oldest connection without a
+    /// complete request, or else the oldest connection of the lowest [`Priority`]. A connection
+    /// whose request turns out to have arrived is answered instead. Returns false if no connection
+    /// is open.
     fn make_room(&mut self) -> bool {
         for index in 0..self.conns.len() {
             let silent = self.conns.get_mut(index);
@@ -558,8 +561,8 @@ mod tests {
         let mut stream = server.connect();
         let mut dripping = stream.try_clone().unwrap();
         let drips = thread::spawn(move || {
-            // Each byte arrives in time, but the complete head does not arrive in time. The loop
-            // ends when the server has closed the connection.
+            // The client sends a byte every 20 ms, but the head is not complete before the
+            // deadline. The loop ends when the server has closed the connection.
             for byte in b"GET /healthz HTTP/1.1".iter().cycle().take(200) {
                 thread::sleep(Duration::from_millis(20));
                 if dripping.write_all(&[*byte]).is_err() {
