@@ -20,8 +20,8 @@ const RECORD_OVERHEAD: usize = 5 + 8 + 1 + 16;
 /// The number of bytes to reserve for an alert.
 const ALERT_BYTES: usize = 64;
 
-/// A fatal error of the TLS protocol. If the error causes an alert, the alert is in the unsent
-/// bytes.
+/// A fatal error of the TLS protocol. If the peer must receive an alert about the error, the alert
+/// is appended to the unsent records.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error(transparent)]
 pub struct TlsError(#[from] rustls::Error);
@@ -29,7 +29,8 @@ pub struct TlsError(#[from] rustls::Error);
 /// The TLS state of one conn.
 pub struct Filter {
     library: UnbufferedServerConnection,
-    /// The start of a record, or of a handshake message that spans several records.
+    /// Received bytes that are not processed yet: the start of a record, or of a handshake message
+    /// that spans several records.
     partial: Vec<u8>,
     /// Received plaintext that the caller has not taken yet.
     plain: Vec<u8>,
@@ -41,8 +42,8 @@ pub struct Filter {
     /// Whether any bytes have been received.
     has_begun: bool,
     is_peer_done: bool,
-    /// Whether the library has returned a fatal error. After such an error, the library must not be
-    /// called again.
+    /// Whether rustls has returned a fatal error. After such an error, rustls must not be called
+    /// again.
     is_broken: bool,
 }
 
@@ -61,8 +62,8 @@ impl Filter {
     /// Makes a filter whose handshake has not begun.
     ///
     /// # Errors
-    /// Returns the library's error if the library refuses the identity. This is not expected,
-    /// because [`Identity::new`] has checked the identity.
+    /// Returns the error of rustls if it refuses the identity. This is not expected, because
+    /// [`Identity::new`] has checked the identity.
     pub fn new(identity: &Identity) -> Result<Self, TlsError> {
         Ok(Self {
             library: UnbufferedServerConnection::new(Arc::clone(&identity.0))?,
@@ -104,7 +105,7 @@ impl Filter {
     /// [`Filter::unsent`] returns the records that answer the received bytes.
     ///
     /// # Errors
-    /// Returns the library's error if the peer violates the protocol or its certificate is refused.
+    /// Returns the error of rustls if the peer violates the protocol or its certificate is refused.
     /// After an error, further bytes are ignored.
     pub fn receive(&mut self, bytes: &mut [u8]) -> Result<(), TlsError> {
         self.has_begun = true;
@@ -138,7 +139,8 @@ impl Filter {
         std::mem::take(&mut self.plain)
     }
 
-    /// Puts back plaintext that was taken. No bytes may have been received since it was taken.
+    /// Puts back plaintext that the caller has taken but could not use. Between the two calls, no
+    /// bytes may be received.
     pub fn put_back(&mut self, plain: Vec<u8>) {
         debug_assert!(self.plain.is_empty());
         self.plain = plain;
@@ -155,7 +157,7 @@ impl Filter {
     /// bytes are encrypted.
     ///
     /// # Errors
-    /// Returns the library's error if the keys have reached their limit on records.
+    /// Returns the error of rustls if the keys must not encrypt more records.
     pub fn seal(&mut self, plaintext: &[u8]) -> Result<usize, TlsError> {
         if plaintext.is_empty() || self.is_broken || self.is_handshaking() {
             return Ok(0);
@@ -183,8 +185,8 @@ impl Filter {
             }
             _ => Ok(None),
         });
-        // A failure is ignored. After an error and during the handshake, `close_notify` cannot be
-        // written and is not needed.
+        // An error is ignored. During the handshake and after an error, no `close_notify` can be
+        // written, and none is needed.
         drop(written);
     }
 
@@ -210,7 +212,8 @@ impl Filter {
         self.partial.capacity() + self.plain.capacity() + self.sealed.capacity()
     }
 
-    /// Calls the library so that it appends to the unsent records.
+    /// Reserves `room` bytes after the unsent records, and calls `write` to fill them. Removes the
+    /// bytes that `write` did not use.
     fn write(
         &mut self,
         room: usize,
@@ -222,8 +225,8 @@ impl Filter {
         let begin = self.sealed.len();
         self.sealed.resize(begin + room, 0);
         let space = self.sealed.get_mut(begin..).unwrap_or_default();
-        // The library stores offsets into an incomplete message, so each call must pass the bytes
-        // of the incomplete message again.
+        // rustls stores offsets into an incomplete message, so each call must pass the bytes of
+        // this message again.
         let status = self.library.process_tls_records(&mut self.partial);
         let discard = status.discard;
         let written = match status.state {
@@ -280,8 +283,8 @@ impl Filter {
         }
     }
 
-    /// Appends the alert that the library sends to the peer after an error. When the library has
-    /// nothing more to write, it must not be called again.
+    /// Appends the alert that rustls sends to the peer after an error. rustls must not be called
+    /// again when it has nothing more to write.
     fn collect_alerts(&mut self, bytes: &mut [u8]) {
         while self.library.wants_write() {
             let state = self.library.process_tls_records(bytes).state;
@@ -293,7 +296,7 @@ impl Filter {
     }
 }
 
-/// Appends bytes that the library encodes. Reserves as much room as the library requests.
+/// Appends the bytes that rustls encodes. The first call fails and returns the required size.
 fn encode(mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>, into: &mut Vec<u8>) {
     let begin = into.len();
     let mut written = encode(&mut []);

@@ -16,7 +16,7 @@ use crate::config::ClientAuth;
 /// The only protocol that ALPN negotiates (RFC 7301).
 const ALPN: &[u8] = b"http/1.1";
 
-/// The content of the PEM files of an identity.
+/// The contents of the PEM files from which an identity is made.
 #[derive(Clone, Default)]
 pub struct Material {
     /// Certificate chains, each with its private key. The first pair is for clients that send no
@@ -24,7 +24,7 @@ pub struct Material {
     pub pairs: Vec<(Vec<u8>, Vec<u8>)>,
     /// The certificates of the authorities that sign client certificates.
     pub client_authorities: Vec<u8>,
-    /// Whether clients need a certificate.
+    /// Whether clients may or must present a certificate.
     pub client_auth: ClientAuth,
 }
 
@@ -47,7 +47,7 @@ pub enum IdentityError {
     /// A certificate chain cannot be parsed.
     #[error("certificate {index}: {reason}")]
     Certificate {
-        /// The index of the pair.
+        /// The index of the certificate and its key, counted from zero.
         index: usize,
         /// The error text of the library.
         reason: String,
@@ -55,7 +55,7 @@ pub enum IdentityError {
     /// A private key cannot be parsed, or does not belong to its certificate.
     #[error("key {index}: {reason}")]
     Key {
-        /// The index of the pair.
+        /// The index of the certificate and its key, counted from zero.
         index: usize,
         /// The error text of the library.
         reason: String,

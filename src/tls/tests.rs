@@ -40,7 +40,7 @@ fn trusting(made: &[&SelfSigned]) -> ClientConfig {
         .with_no_client_auth()
 }
 
-/// A client and a filter that are connected in memory.
+/// A TLS client and the server's filter, connected in memory.
 struct Pair {
     client: ClientConnection,
     filter: Filter,
