@@ -5,8 +5,8 @@
 //! trusted proxy appended may be forged. The lists are read from the right: the first address that
 //! is not a trusted proxy is the client's address. The configuration selects the field, because a
 //! proxy that writes one field forwards the other field as the client sent it. Quotes are also
-//! matched from the right. So an unclosed quote from the client does not include the element that
-//! the proxy appended.
+//! matched from the right. So if the client sends an opening quote without a closing quote, the
+//! proxy's element does not become part of the quoted text.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -23,8 +23,8 @@ pub enum List {
 
 /// Returns the client's address: the last address that is not a trusted proxy, or the first address
 /// if all addresses are trusted proxies. Returns `None` if there is no element, or if an element
-/// has no address. Some proxies extend a field line and others add a line. So all lines are needed,
-/// beginning with the last line.
+/// has no address. Some proxies append to a field line, and others add a new line. So the caller
+/// passes all lines of the field, the last line first.
 #[must_use]
 pub fn client(
     newest_first: impl Iterator<Item: AsRef<[u8]>>,
@@ -54,7 +54,7 @@ pub fn client(
     first
 }
 
-/// Returns the list without its last element, and this last element.
+/// Splits a list into the part before its last element, and the last element.
 fn take_last(list: &[u8]) -> Option<(&[u8], &[u8])> {
     if list.is_empty() {
         return None;
@@ -80,8 +80,8 @@ fn take_last(list: &[u8]) -> Option<(&[u8], &[u8])> {
 /// Returns the value of `for` in an element of `Forwarded` (RFC 7239, 4), without quotes.
 fn named_for(element: &[u8]) -> Option<&[u8]> {
     let mut is_quoted = false;
-    // Escapes need no special treatment. An escaped quote can end a pair too early, but then the
-    // value is not an address.
+    // Escaped quotes are not treated specially. Such a quote can split a value in the wrong place,
+    // but then the value is not an address.
     let pairs = element.split(|byte| {
         is_quoted ^= *byte == b'"';
         *byte == b';' && !is_quoted
@@ -101,7 +101,7 @@ fn named_for(element: &[u8]) -> Option<&[u8]> {
     None
 }
 
-/// Parses the address of a node (RFC 7239, 6). The node may have a port.
+/// The token will expire after this duration, and the client must be warned now.
 fn parse_node(node: &[u8]) -> Option<IpAddr> {
     let text = str::from_utf8(node).ok()?;
     if let Some(inner) = text.strip_prefix('[') {
@@ -218,8 +218,8 @@ mod tests {
     }
 
     proptest! {
-        /// The result depends only on the element that a trusted proxy appended, whatever the
-        /// client sends.
+        /// Whatever the client sends, the result depends only on the element that a trusted proxy
+        /// appended.
         #[test]
         fn nothing_before_the_last_element_matters(forged in "[ -~]{0,60}", client_address: [u8; 4]) {
             let address = IpAddr::from(client_address);

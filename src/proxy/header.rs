@@ -34,7 +34,7 @@ const _: () = assert!(V2_BYTES_MIN + V2_ADDRESS_BYTES_MAX <= HEADER_BYTES_MAX);
 pub enum HeaderRead {
     /// The part of the header that names the client is complete.
     Complete {
-        /// The number of bytes that were read.
+        /// The length of this part in bytes.
         length: usize,
         /// The number of further bytes of the header, whether received or not. The caller must skip
         /// these bytes.
@@ -43,9 +43,9 @@ pub enum HeaderRead {
         /// know the client.
         client: Option<IpAddr>,
     },
-    /// The bytes are the beginning of a header.
+    /// The bytes are an incomplete header.
     Incomplete {
-        /// The minimum number of further bytes of the header; never zero.
+        /// The minimum number of missing bytes; never zero.
         more: usize,
     },
 }
@@ -85,7 +85,7 @@ fn begins_like(bytes: &[u8], start: &[u8]) -> bool {
 }
 
 fn read_v1(bytes: &[u8]) -> Result<HeaderRead, HeaderError> {
-    // The minimum length of each kind of header, with the shortest addresses.
+    // The first bytes of each kind of header, and the minimum length of such a header.
     const LEAST: [(&[u8], usize); 3] = [
         (b"PROXY TCP4 ", 32),
         (b"PROXY TCP6 ", 22),
@@ -99,7 +99,7 @@ fn read_v1(bytes: &[u8]) -> Result<HeaderRead, HeaderError> {
         .take(V1_BYTES_MAX)
         .position(|byte| *byte == b'\r')
     else {
-        // Neither byte of the line end has been received, so at least two bytes are missing.
+        // Neither CR nor LF of the line end has been received, so at least two bytes are missing.
         let more = least.saturating_sub(bytes.len()).max(2);
         return match bytes.len() + more {
             0..=V1_BYTES_MAX => Ok(HeaderRead::Incomplete { more }),
@@ -217,9 +217,9 @@ enum Family {
 }
 
 impl Family {
-    /// Parses the byte with the family in the upper half, and stream or datagram in the lower half.
-    /// If one of the halves is unspecified, the addresses must be ignored. Undefined values are
-    /// errors.
+    /// Parses a byte that contains the address family in the upper half, and the transport (stream
+    /// or datagram) in the lower half. If one of the halves is unspecified, the addresses must be
+    /// ignored. Undefined values are errors.
     fn parse(byte: u8) -> Result<Self, HeaderError> {
         match (byte >> 4, byte & 0x0f) {
             (0, 0..=2) | (1..=3, 0) => Ok(Self::Unspecified),
@@ -230,7 +230,7 @@ impl Family {
         }
     }
 
-    /// Returns the total number of bytes of both addresses and ports.
+    /// Returns the total length of both addresses and both ports, in bytes.
     fn bytes(self) -> u16 {
         match self {
             Self::Unix => 216,
@@ -266,8 +266,8 @@ mod tests {
         [V2_START, &[command, family], &length, rest].concat()
     }
 
-    /// Checks that the header names this client, and that the last `skip` bytes of the header are
-    /// not read.
+    /// Checks that the parsed header names the client `client`. The last `skip` bytes of the header
+    /// must not be read.
     fn complete(header: &[u8], skip: u16, client: Option<&str>) {
         let length = header.len() - usize::from(skip);
         assert!(length <= HEADER_BYTES_MAX);
@@ -276,8 +276,8 @@ mod tests {
             skip,
             client: client.map(|text| text.parse().unwrap()),
         };
-        // Bytes after the header do not change the result. Bytes that will be skipped do not need
-        // to be received yet.
+        // Bytes after the header do not change the result. The result is also the same while the
+        // last `skip` bytes are missing.
         for next in [&b""[..], b"GET / HTTP/1.1\r\n", b"\r\n", b"\0\xff"] {
             for header in [header, &header[..length]] {
                 let longer = [header, next].concat();
@@ -289,8 +289,8 @@ mod tests {
                 );
             }
         }
-        // The result for an incomplete header requests more bytes, but never more than the complete
-        // header has.
+        // For an incomplete header, the requested number of bytes is never larger than the number
+        // of missing bytes.
         for cut in 0..length {
             match read_header(&header[..cut]) {
                 Ok(HeaderRead::Incomplete { more }) => {

@@ -2,9 +2,9 @@
 //!
 //! PURE: this module uses only texts, bytes and addresses. [`header`] reads the header of the PROXY
 //! protocol, which TCP proxies send before any other byte. [`forwarded`] reads the fields that HTTP
-//! proxies add to a request. [`network`] determines whether a proxy is trusted. The limits per
-//! source count conns by their [`Source`]. The callers are the conn's machine and `http`; the
-//! worker counts sources.
+//! proxies add to a request. [`network`] determines whether a proxy is trusted. A [`Source`]
+//! identifies the clients that share one limit on connections. The callers are `http` and the state
+//! machine of a conn. The worker counts the conns of each source.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 pub mod forwarded;
@@ -23,7 +23,7 @@ pub use network::{Network, NetworkError, contains};
 pub enum Source {
     /// A complete IPv4 address.
     V4([u8; 4]),
-    /// The first half of an IPv6 address.
+    /// The first 64 bits of an IPv6 address.
     V6([u8; 8]),
 }
 
@@ -51,13 +51,13 @@ impl fmt::Display for Source {
     }
 }
 
-/// The limit per source that a refused conn exceeds.
+/// The limit that a refused connection exceeds. Each source has its own count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TooMany {
-    /// The limit `limits.conns_per_source`.
+    /// The maximum number of open connections of one source, `limits.conns_per_source`.
     #[error("too many connections from one address")]
     Conns,
-    /// The limit `limits.connects_per_second_per_source`.
+    /// The maximum rate of new connections of one source, `limits.connects_per_second_per_source`.
     #[error("too many new connections from one address")]
     Connects,
 }
