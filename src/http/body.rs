@@ -12,7 +12,7 @@ pub(crate) struct Body {
     framing: Framing,
     bytes: Vec<u8>,
     bytes_max: usize,
-    /// The number of received bytes of content, kept or skipped.
+    /// The number of bytes of content that have been received, whether they are stored or not.
     length: usize,
     keeping: Keeping,
 }

@@ -33,11 +33,11 @@ enum State {
 pub(super) enum Step {
     /// The input begins with this many bytes of content.
     Content(usize),
-    /// The input begins with a line of this many bytes, which is not content.
+    /// The input begins with a line that is not content. The value is its length in bytes.
     Line(usize),
-    /// The input begins with the last line of the body, which has this many bytes.
+    /// The input begins with the last line of the body. The value is its length in bytes.
     End(usize),
-    /// Nothing can be consumed before more bytes arrive.
+    /// More bytes must arrive before any bytes can be consumed.
     Partial,
 }
 
@@ -53,7 +53,7 @@ pub(super) enum ChunkError {
     /// A line, or the sum of all trailer fields, exceeds its limit.
     #[error("a line between chunks is too long")]
     LineTooLong,
-    /// A line does not begin with a hexadecimal size, or has a bare LF.
+    /// The line before a chunk does not begin with a hexadecimal size, or contains a bare LF.
     #[error("a chunk's size is not a hexadecimal number")]
     Size,
     /// A trailer line ends with a bare LF.
@@ -71,8 +71,8 @@ impl Chunks {
         }
     }
 
-    /// Returns the part of the body with which the input begins, and moves past this part. The
-    /// caller must remove the bytes of this part from the input.
+    /// Returns the part of the body at the start of `input`, and moves past this part. The caller
+    /// must remove the bytes of this part from the input.
     ///
     /// # Errors
     /// Returns a [`ChunkError`] if the framing is broken.
@@ -109,8 +109,8 @@ impl Chunks {
             return Err(ChunkError::Size);
         }
         let parsed = parse_chunk_size(input);
-        // `parse_chunk_size` also accepts a bare LF in extensions, where other parsers see the end
-        // of the line.
+        // `parse_chunk_size` also accepts a bare LF in chunk extensions. Other parsers would see
+        // the end of the line there.
         let line = match parsed {
             Ok(Status::Complete((line, _))) => input.get(..line.saturating_sub(1)),
             Ok(Status::Partial) => Some(input),

@@ -1,9 +1,9 @@
 //! Admission of a request: finds its token, verifies it, and checks the requested channels.
 //!
 //! A token is read from the first of these places that contains a token: `Authorization: Bearer`
-//! (RFC 6750, 2.1), a second offered subprotocol, the configured cookie, the configured query
-//! parameter. An invalid token is refused even if no token is needed, so that the token's owner
-//! notices the fault.
+//! (RFC 6750, 2.1), an offered subprotocol that begins with `fanfare.token.`, the configured
+//! cookie, the configured query parameter. An invalid token is refused even if no token is needed,
+//! so that the token's owner notices the fault.
 
 use std::borrow::Cow;
 
@@ -16,10 +16,10 @@ use super::head::{Field, Fields};
 use super::response::Status;
 use super::target;
 
-/// The admission of a request.
+/// The permissions with which a request is admitted.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Entry {
-    /// The request has no token and is admitted to open channels only.
+    /// The request has no token. It may use only channels that need no token.
     Anonymous,
     /// The client must send a token in its first message.
     Awaited,
@@ -39,7 +39,7 @@ pub enum EntryError {
     /// A token is needed, but the request has none.
     #[error("a token is needed: Authorization: Bearer TOKEN")]
     TokenMissing,
-    /// A place that may contain one token contains two.
+    /// One of the places for a token contains more than one token.
     #[error("there is more than one token")]
     TokenRepeated,
 }
@@ -90,8 +90,8 @@ pub(super) fn decide(
         return Ok(Entry::Anonymous);
     }
     let Some(token) = find(fields, query, config)? else {
-        // A request without channels is admitted if there are open channels that the client can
-        // name later.
+        // A request that names no channels is admitted if some channels need no token. The client
+        // can subscribe to them later.
         let is_open = match channels {
             [] => config.has_open_channels(),
             channels => channels.iter().all(|channel| config.is_open(channel)),
@@ -158,8 +158,8 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
 }
 
 /// Returns the value of the first non-empty cookie with this name, without optional quotes (RFC
-/// 6265, 4.2.1). HTTP/2 clients may split the cookie field (RFC 9113, 8.2.3), and a proxy may
-/// forward it in several lines.
+/// 6265, 4.2.1). The cookies may be on several lines, because an HTTP/2 client may split the field
+/// (RFC 9113, 8.2.3) and a proxy may forward the parts.
 fn cookie<'b>(lines: impl Iterator<Item = &'b [u8]>, name: &str) -> Option<&'b [u8]> {
     let mut pairs = lines.flat_map(|line| line.split(|byte| *byte == b';'));
     pairs.find_map(|pair| {

@@ -17,8 +17,8 @@ const NAME: &[u8] = b"permessage-deflate";
 /// An accepted offer of permessage-deflate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deflate {
-    /// Whether the client limits the server's window. The answer must then name the window (RFC
-    /// 7692, 7.1.2.1).
+    /// Whether the client limits the size of the server's compression window. The answer must then
+    /// contain a size (RFC 7692, 7.1.2.1).
     pub tells_window: bool,
 }
 
@@ -32,7 +32,8 @@ pub struct Offers {
 }
 
 impl Offers {
-    /// Parses the value of one field line. Several lines are one list (RFC 6455, 9.1).
+    /// Parses the value of one field line. If the field has several lines, they form one list (RFC
+    /// 6455, 9.1).
     pub(super) fn note(&mut self, value: &[u8]) {
         match (Parser { rest: value }).read_list() {
             Ok(found) => self.deflate = self.deflate.or(found),
@@ -83,7 +84,8 @@ impl Offer {
                 &mut self.has_server_window,
                 matches!(value, Value::Bits(bits) if bits >= DEFLATE_WINDOW_BITS),
             ),
-            // This parameter is only a hint, because the server can inflate with any window.
+            // This parameter does not bind the server, because the server can decompress with any
+            // window.
             b"client_max_window_bits" => (&mut self.has_client_window, value != Value::Other),
             _ => return self.is_declined = true,
         };

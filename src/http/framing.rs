@@ -85,7 +85,7 @@ fn chunked_only(codings: &[u8]) -> Result<Framing, Refusal> {
     Err(Refusal::TransferCoding)
 }
 
-/// The response that a client awaits before it sends content (RFC 9110, 10.1.1).
+/// The response that a client waits for before it sends content (RFC 9110, 10.1.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Expectation {
     /// The client awaits no response.
@@ -110,7 +110,8 @@ impl Expectation {
 
 /// Whether `value` is a host with an optional port (RFC 9110, 7.2), without a user and a path. The
 /// check is stricter than RFC 3986, 3.2.2: characters that do not occur in host names are refused.
-/// A recipient that joins field lines would read a value with a comma as two hosts.
+/// This includes the comma, because a recipient that joins field lines would read the value as two
+/// hosts.
 #[must_use]
 pub fn is_authority(value: &[u8]) -> bool {
     let (host, port) = match value.strip_prefix(b"[") {

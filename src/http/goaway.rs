@@ -5,7 +5,7 @@
 //! with the error code for this case. The debug data of the frame is the problem document.
 //! [`super::response`] is the caller.
 
-/// An empty SETTINGS frame, which must come first (RFC 9113, 3.4).
+/// An empty SETTINGS frame, which must be the first frame (RFC 9113, 3.4).
 const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
 /// The type of a GOAWAY frame (RFC 9113, 6.8).
 const GOAWAY: u8 = 7;
@@ -14,7 +14,8 @@ const FIXED_BYTES: usize = 8;
 /// The error code `HTTP_1_1_REQUIRED` (RFC 9113, 7).
 const HTTP_1_1_REQUIRED: u32 = 0x0d;
 
-/// Appends the frames that end the connection before its first stream.
+/// Appends a SETTINGS frame and a GOAWAY frame with the debug data `debug`. They end an HTTP/2
+/// connection before its first stream.
 pub(super) fn push_goaway(debug: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(&SETTINGS);
     let length = u32::try_from(FIXED_BYTES + debug.len()).unwrap_or(u32::MAX);

@@ -3,10 +3,11 @@
 //!
 //! A head is parsed once, when it is complete; before that, each call costs one search for an empty
 //! line. Bytes that can never become a request are refused immediately. Field values are borrowed
-//! and collected in one pass; only the ids of `If-None-Match` need an allocation. A head with a
-//! framing fault is returned with the fault and with [`After::Close`], so that the caller knows the
-//! method. All listeners use this parser. The client and admin listeners, whose requests have no
-//! content, call [`read_head`]. The feed reads content and calls [`read_message_head`].
+//! and collected in one pass; only the ids of `If-None-Match` need an allocation. If the framing or
+//! the host is invalid, the head is returned with this fault and with [`After::Close`]. So the
+//! caller knows the method when it refuses the request. All listeners use this parser. The client
+//! and admin listeners, whose requests have no content, call [`read_head`]. The feed reads content
+//! and calls [`read_message_head`].
 
 use crate::config::limits::{REQUEST_HEADERS_MAX, REQUEST_TARGET_BYTES_MAX};
 
@@ -56,7 +57,8 @@ pub struct Head<'b> {
     pub version: Version,
     /// The header fields that the server uses.
     pub fields: Fields<'b>,
-    /// The way in which the end of the content is marked; `Absent` if the head has a fault.
+    /// The way in which the end of the content is marked. `Absent` if the framing or the host is
+    /// invalid.
     pub framing: Framing,
     /// Whether the conn may persist for another request.
     pub after: After,
@@ -254,9 +256,9 @@ impl<'b> Head<'b> {
         }
     }
 
-    /// Adds a fault if the request has content, for listeners that do not accept content. The
-    /// content is never read, so that no second request can be smuggled in the content. `100
-    /// Continue` is never sent.
+    /// Adds a fault if the method is not supported, if the expectation is unknown, or if the
+    /// request has content. For listeners that do not accept content. They never read the content,
+    /// so that no second request can be smuggled in it, and they never send `100 Continue`.
     fn without_content(mut self) -> Self {
         let content = match self.framing {
             Framing::Absent | Framing::Counted(0) => None,
@@ -274,8 +276,8 @@ impl<'b> Head<'b> {
             Expectation::Unknown => Some(Refusal::Expectation),
             Expectation::Absent | Expectation::Continue => None,
         };
-        // The method is checked before the content, so that a POST request is refused because of
-        // its method.
+        // The method is checked before the content. So a POST request is refused because of its
+        // method, and not because of its content.
         self.fault = self.fault.or(method).or(expectation).or(content);
         self
     }

@@ -78,7 +78,7 @@ pub enum RequestRead {
 pub enum Answer {
     /// A stream of server-sent events.
     EventStream(EventStreamRequest),
-    /// A poll, which is answered immediately, or when there are publications or gaps.
+    /// A poll. It is answered immediately, or as soon as there is something to deliver.
     Poll(PollRequest),
     /// A complete response.
     Respond(Response),
@@ -100,15 +100,15 @@ pub enum After {
 pub struct EventStreamRequest {
     /// The channels, at least one, without repetition, in the order of the query.
     pub channels: Vec<ChannelName>,
-    /// The position at which the subscription starts.
+    /// The position after which publications are delivered.
     pub since: Since,
-    /// The format of each publication.
+    /// The format of each publication: with the full envelope, or only its data.
     pub envelope: Envelope,
     /// The way in which the end of the body is marked.
     pub body: StreamBody,
     /// The origins whose pages may read the stream.
     pub sharing: Sharing,
-    /// The admission of the request.
+    /// The permissions with which the request is admitted.
     pub entry: Entry,
 }
 
@@ -117,32 +117,34 @@ pub struct EventStreamRequest {
 pub struct PollRequest {
     /// The channels, at least one, without repetition, in the order of the query.
     pub channels: Vec<ChannelName>,
-    /// The position at which the subscription starts.
+    /// The position after which publications are delivered.
     pub since: Since,
-    /// The format of each publication.
+    /// The format of each publication: with the full envelope, or only its data.
     pub envelope: Envelope,
     /// The maximum time that the poll waits, within the server's limit. Zero for a short poll.
     pub timeout: Duration,
-    /// The ids of the answers that the client already has.
+    /// The entity tags in `If-None-Match`: the ids of the answers that the client already has.
     pub validators: Validators,
     /// The origins whose pages may read the answer.
     pub sharing: Sharing,
     /// Whether the conn persists after the answer.
     pub after: After,
-    /// The admission of the request.
+    /// The permissions with which the request is admitted.
     pub entry: Entry,
 }
 
 /// A checked request for a WebSocket (RFC 6455, 4.2.1).
 #[derive(Debug, PartialEq, Eq)]
 pub struct WebSocketRequest {
-    /// The first channels, without repetition. May be empty if commands can name channels later.
+    /// The channels of the query, without repetition. May be empty if the client can name channels
+    /// later, in commands.
     pub channels: Vec<ChannelName>,
-    /// The position at which the subscription starts.
+    /// The position after which publications are delivered.
     pub since: Since,
-    /// The window of each of these channels, if the query has a window.
+    /// The maximum number of unacknowledged publications of each channel, if the query has the
+    /// parameter `window`.
     pub window: Option<Window>,
-    /// The format of each publication.
+    /// The format of each publication: with the full envelope, or only its data.
     pub envelope: Envelope,
     /// The value of `Sec-WebSocket-Accept`.
     pub accept: String,
@@ -150,13 +152,13 @@ pub struct WebSocketRequest {
     pub has_subprotocol: bool,
     /// The parameters of compression, if compression was negotiated.
     pub deflate: Option<Deflate>,
-    /// The admission of the request.
+    /// The permissions with which the request is admitted.
     pub entry: Entry,
 }
 
-/// Returns the client that a trusted proxy names in the request at the front of `bytes`. The outer
-/// `None` means that there is no complete, valid head. The inner `None` means that the field names
-/// no client.
+/// Returns the address of the client that a trusted proxy names in the request at the front of
+/// `bytes`. Returns `None` if there is no complete, valid head, and `Some(None)` if the proxy's
+/// field names no client.
 #[must_use]
 pub fn forwarded_client(bytes: &[u8], config: &Config) -> Option<Option<IpAddr>> {
     let head_bytes_max = usize::try_from(config.limits.request_head_bytes).unwrap_or(usize::MAX);
@@ -172,7 +174,7 @@ pub fn forwarded_client(bytes: &[u8], config: &Config) -> Option<Option<IpAddr>>
     Some(forwarded::client(newest_first, list, &config.proxy.trusted))
 }
 
-/// Reads one request from the front of `bytes`, on a server without keys for tokens.
+/// Reads one request from the front of `bytes`, on a server that requires no tokens.
 pub fn read_request(
     bytes: &[u8],
     config: &Config,
@@ -221,7 +223,7 @@ pub fn read_guarded_request(
     RequestRead::Request { length, answer }
 }
 
-/// Counts a refusal in the metrics. Returns whether the conn may persist.
+/// Counts a refusal in the metrics. Returns [`After::Close`] if the conn must be closed.
 fn note_refusal(refusal: Refusal, metrics: &WorkerMetrics) -> After {
     metrics.requests_refused.increment();
     if refusal == Refusal::Origin {

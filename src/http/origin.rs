@@ -85,13 +85,13 @@ fn is_same_host(origin: &[u8], host: &[u8]) -> bool {
     !origin.is_empty() && without_port(origin).eq_ignore_ascii_case(without_port(host))
 }
 
-/// The origins whose pages may read a later response. The origin is stored as an index into the
-/// configured list, so that a waiting conn holds no text.
+/// The origins whose pages may read a later response. The value is an index into the configured
+/// list, so that a conn that waits for its response stores no text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sharing(Option<u8>);
 
 impl Sharing {
-    /// Returns the pages that may read the response.
+    /// Returns the origins whose pages may read the response.
     #[must_use]
     pub fn reader(self, browser: &Browser) -> Reader<'_> {
         match self.0.and_then(|place| browser.origin(place)) {
@@ -102,7 +102,7 @@ impl Sharing {
     }
 }
 
-/// The pages that may read a response.
+/// The origins whose pages may read a response (CORS).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reader<'a> {
     /// Pages of any origin may read responses to requests without cookies.

@@ -152,7 +152,8 @@ pub enum Refusal {
     /// The parameter `window` is not a number of publications within the limit.
     #[error("window is a whole number from 1 to {WINDOW_PUBLICATIONS_MAX}")]
     Window,
-    /// The request has a `window` and the data envelope, which has no ids to acknowledge.
+    /// The request has a `window` and `envelope=data`. With this envelope, publications have no ids
+    /// that a client could acknowledge.
     #[error("a window needs the full envelope: publications are acknowledged by their ids")]
     WindowWithoutIds,
     /// The request has a `window` on a transport whose clients cannot acknowledge publications.
@@ -262,8 +263,8 @@ mod tests {
     use crate::auth::TokenError;
 
     impl Refusal {
-        /// Returns one value of each variant, and one value of each inner error that determines the
-        /// code.
+        /// Returns one value of each variant. If an inner error determines the `code`, returns one
+        /// value for each such error.
         pub(in crate::http) fn one_of_each() -> Vec<Self> {
             let mut all = vec![Self::ChannelMissing];
             while let Some(next) = all.last().and_then(|last| last.next()) {
@@ -272,8 +273,8 @@ mod tests {
             all
         }
 
-        /// Returns the next variant. The `match` does not compile until a new variant is listed
-        /// here.
+        /// Returns the value after `self` in the list of all variants. The `match` does not compile
+        /// until it contains a new variant.
         fn next(self) -> Option<Self> {
             let limit = 1;
             Some(match self {

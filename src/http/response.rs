@@ -1,9 +1,9 @@
 //! Writes response heads and complete short responses (RFC 9110, RFC 9112).
 //!
 //! Refusals are problem documents (RFC 9457). A response of the client listener has the CORS fields
-//! (Fetch, 3.3) and `Vary: Origin` for caches, except the live page. The heads of streams have
-//! separate functions, because such a head is written later, when it is known whether there is a
-//! gap.
+//! (Fetch, 3.3) and `Vary: Origin` for caches, except the built-in HTML page. The heads of streams
+//! have separate functions, because such a head is written later. At that time, the server knows
+//! whether the client has missed publications (a gap).
 
 use crate::config::limits::DEFLATE_WINDOW_BITS;
 use crate::frame::envelope::{push_display, push_json_string};
@@ -78,22 +78,21 @@ pub fn push_event_stream_head(
 /// The values in the head of a poll's answer.
 #[derive(Clone, Copy, Debug)]
 pub struct PollHead<'a> {
-    /// The client's position after the answer, which is also the entity tag.
+    /// The position after which the client's next request continues. It is also the entity tag.
     pub id: Cursor,
-    /// Whether the answer contains a gap.
+    /// Whether the client has missed publications, so that the field `Fanfare-Gap` is sent.
     pub has_gap: bool,
     /// Whether the conn persists after the response.
     pub then: After,
-    /// The time that the client waits before its next request, in seconds. `None` if the server is
-    /// not draining.
+    /// The value of `Retry-After`, in seconds. `None` if the server is not draining.
     pub retry_after_s: Option<u64>,
-    /// The pages that may read the answer.
+    /// The origins whose pages may read the answer.
     pub reader: Reader<'a>,
     /// The value of the `Date` field.
     pub date: &'a str,
 }
 
-/// Appends the head of a poll's answer whose content has this many bytes.
+/// Appends the head of the answer to a poll. The content has `content_bytes` bytes.
 pub fn push_poll_head(head: PollHead<'_>, content_bytes: usize, out: &mut Vec<u8>) {
     push_poll_answer(Status::Ok, head, out);
     push_field("Content-Type", "application/json", out);
@@ -106,7 +105,8 @@ pub fn push_poll_head(head: PollHead<'_>, content_bytes: usize, out: &mut Vec<u8
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends the answer 304, for a client that already has the current answer (RFC 9110, 15.4.5).
+/// Appends the head of a 304 response, for a client that already has the current answer (RFC 9110,
+/// 15.4.5).
 pub fn push_not_modified(head: PollHead<'_>, out: &mut Vec<u8>) {
     push_poll_answer(Status::NotModified, head, out);
     push_entity_tag(head.id, out);
@@ -146,8 +146,9 @@ pub fn push_switching_protocols(request: &WebSocketRequest, date: &str, out: &mu
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends the parameters of compression (RFC 7692, 7.1). Both sides renounce context takeover. If
-/// the client has limited the server's window, the answer names the window.
+/// Appends the accepted extension with its parameters (RFC 7692, 7.1). Neither side keeps
+/// compression state between messages. If the client has limited the server's window, the answer
+/// contains the size of the window.
 fn push_extension(deflate: Deflate, out: &mut Vec<u8>) {
     out.extend_from_slice(
         b"Sec-WebSocket-Extensions: permessage-deflate; \
@@ -160,9 +161,9 @@ fn push_extension(deflate: Deflate, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Returns a temporary refusal with `Retry-After`. The caller chooses a random delay, so that
-/// clients that are refused at the same time reconnect at different times. The conn is closed after
-/// the response.
+/// Returns a temporary refusal with `Retry-After`. The caller chooses `retry_after_s` at random, so
+/// that clients that are refused at the same time reconnect at different times. The conn is closed
+/// after the response.
 #[must_use]
 pub fn refuse_for_now(
     refusal: Refusal,
@@ -183,7 +184,7 @@ pub fn refuse_for_now(
     }
 }
 
-/// Returns the refusal of a connection that has no valid request. The conn is closed after the
+/// Returns the refusal of a connection that has sent no valid request. The conn is closed after the
 /// response.
 #[must_use]
 pub fn refuse_connection(refusal: Refusal, date: &str) -> Response {
@@ -267,8 +268,8 @@ impl<'a> Problem<'a> {
         self.document_with(|_| ())
     }
 
-    /// Returns the problem document with further extension members. `push_members` appends each
-    /// member after a comma.
+    /// Returns the problem document with further extension members. `push_members` must append a
+    /// comma and then each member.
     #[must_use]
     pub fn document_with(self, push_members: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
         let mut document = Vec::with_capacity(192);
@@ -306,7 +307,7 @@ pub(super) fn options(then: After, reader: Reader<'_>, date: &str) -> Response {
     })
 }
 
-/// Returns the response with the live page.
+/// Returns the response with the built-in HTML page.
 pub(super) fn page(method: Method, then: After, date: &str) -> Response {
     let mut bytes = Vec::with_capacity(PAGE.len() + 768);
     push_status_line(Status::Ok, date, &mut bytes);
@@ -329,7 +330,7 @@ pub(super) fn event_stream_head(then: After, reader: Reader<'_>, date: &str) -> 
     })
 }
 
-/// Returns the response to HEAD for a poll, without the fields that depend on the answer.
+/// Returns the response to HEAD for a poll. It has no fields that depend on the publications.
 pub(super) fn poll_head(then: After, reader: Reader<'_>, date: &str) -> Response {
     without_content(Status::Ok, then, |bytes| {
         push_poll_fields(Status::Ok, reader, date, bytes);
@@ -385,8 +386,8 @@ pub fn push_field(name: &str, value: &str, out: &mut Vec<u8>) {
     }
 }
 
-/// Appends the last fields of a head and the empty line. Then appends the content, unless the
-/// method is HEAD.
+/// Appends the content type, the content length, the field `Connection` and the empty line. Then
+/// appends the content, unless the method is HEAD.
 pub fn push_content(
     content_type: &str,
     content: &[u8],

@@ -147,7 +147,7 @@ impl Router<'_> {
         }
         let query = self.parse_query(target)?;
         let envelope = query.envelope.unwrap_or(Envelope::Full);
-        // With the data envelope, commands are ignored, so no channel can be named later.
+        // With the data envelope, commands are ignored, so the client cannot name a channel later.
         if envelope == Envelope::Data && query.channels.is_empty() {
             return Err(Refusal::ChannelMissing);
         }
@@ -155,13 +155,13 @@ impl Router<'_> {
         if window.is_some() && envelope == Envelope::Data {
             return Err(Refusal::WindowWithoutIds);
         }
-        // The window applies to the channels of the query only. A subscribe command has its own
-        // window.
+        // The parameter `window` applies only to the channels of the query. A subscribe command has
+        // its own window.
         if window.is_some() && query.channels.is_empty() {
             return Err(Refusal::ChannelMissing);
         }
         let entry = match self.entry(target, &query) {
-            // With the full envelope, the first message may be a token.
+            // With the full envelope, the client may send a token in its first message.
             Err(Refusal::Entry(EntryError::TokenMissing)) if envelope == Envelope::Full => {
                 Entry::Awaited
             }
@@ -199,8 +199,9 @@ impl Router<'_> {
         Query::parse(target.query, usize::try_from(limit).unwrap_or(usize::MAX))
     }
 
-    /// Parses the query for a transport whose clients send no commands. Such a query must name all
-    /// channels, and must not have a window because these clients cannot acknowledge publications.
+    /// Parses the query for an event stream or a poll, whose clients send no commands. The query
+    /// must name at least one channel. A window is refused, because these clients cannot
+    /// acknowledge publications.
     fn parse_read_only_query(&self, target: Target<'_>) -> Result<Query, Refusal> {
         let query = self.parse_query(target)?;
         if query.channels.is_empty() {
@@ -212,9 +213,9 @@ impl Router<'_> {
         Ok(query)
     }
 
-    /// Checks the page that sent the request. Browsers hide responses from foreign pages. But if
-    /// cookies can contain tokens, a foreign page must not even open a stream with its visitor's
-    /// token.
+    /// Refuses a request from a foreign page if cookies can contain tokens. The browser would send
+    /// the user's cookie, so the page could open a stream with the user's token. Without such
+    /// cookies, no check is needed, because browsers hide responses from foreign pages.
     fn check_source(&self) -> Result<(), Refusal> {
         if self.source == Source::Foreign && !self.config.auth.cookie.is_empty() {
             return Err(Refusal::Origin);
@@ -222,7 +223,7 @@ impl Router<'_> {
         Ok(())
     }
 
-    /// Returns the position at which the subscription starts. The field `Last-Event-ID` has
+    /// Returns the position after which publications are delivered. The field `Last-Event-ID` has
     /// priority over the query. After a reconnect, `EventSource` repeats its first query and sends
     /// its current position in the field.
     fn since(&self, query: &Query) -> Since {

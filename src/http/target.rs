@@ -18,12 +18,12 @@ use crate::json;
 use super::Refusal;
 use super::framing::is_authority;
 
-/// The parameters that may contain a position. If several parameters contain a position, the first
-/// of them in this list is used.
+/// The query parameters in which a client may send its position: the id after which it wants
+/// publications. If several of them contain a position, the first of them in this list is used.
 ///
-/// `since=first` and `last` request history only if no parameter contains a position. A client that
-/// reconnects repeats its query and adds its position. Such a client must not receive the history
-/// again.
+/// `since=first` and `last` request earlier publications. They are ignored if another parameter
+/// contains a position. A client that reconnects repeats its query and adds its position, and must
+/// not receive the earlier publications again.
 const POSITION_PARAMETERS: [&str; 3] = ["since", "last_event_id", "lastEventId"];
 
 /// The parts of a request target that the server uses.
@@ -80,7 +80,7 @@ pub(super) struct Query {
     pub(super) since: Option<Since>,
     /// The timeout of a poll. Other transports ignore the timeout, even if it is invalid.
     pub(super) timeout: Option<Result<Duration, Refusal>>,
-    /// The window of a WebSocket's channels.
+    /// The maximum number of unacknowledged publications of each channel. Only for a WebSocket.
     pub(super) window: Option<Result<Window, Refusal>>,
 }
 
@@ -157,8 +157,8 @@ fn envelope_named(name: &str) -> Result<Envelope, Refusal> {
     }
 }
 
-/// Parses a number of seconds. A number beyond 64 bits becomes the maximum number. The limit on
-/// timeouts is applied later.
+/// Parses a number of seconds. A number beyond 64 bits becomes [`Duration::MAX`]. The caller
+/// applies the limit on timeouts.
 fn seconds(text: &str) -> Result<Duration, Refusal> {
     let is_endless = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     match json::whole_number(text) {

@@ -36,8 +36,8 @@ pub(super) fn accept(head: &Head<'_>) -> Result<String, Refusal> {
     }
 }
 
-/// Whether `key` is 16 bytes in base64. The four unused bits of the last digit are not checked,
-/// because some of these bits are set in the example in RFC 6455, 4.1.
+/// Whether `key` is 16 bytes in base64. The last digit has four unused bits. They are not checked,
+/// because some of them are set in the example in RFC 6455, 4.1.
 fn is_key(key: &[u8]) -> bool {
     let Some(digits) = key.strip_suffix(b"==") else {
         return false;

@@ -40,8 +40,9 @@ impl Validators {
     }
 }
 
-/// Returns the id in an opaque tag, without a suffix that a proxy appended. A suffix begins with a
-/// character such as `-`, `;` or `:`, never with a letter or a digit.
+/// Returns the id at the start of an opaque tag. A proxy may have appended a suffix, which is
+/// ignored. A suffix begins with a character such as `-`, `;` or `:`, never with a letter or a
+/// digit.
 fn id_of(tag: &[u8]) -> Option<Cursor> {
     let number = tag.get(EPOCH_BYTES..)?;
     let digits = number.iter().take_while(|byte| byte.is_ascii_digit());
@@ -81,7 +82,7 @@ mod tests {
         }
     }
 
-    /// Returns the numbers from 1 to 9 whose ids match the field lines.
+    /// Returns the sequence numbers from 1 to 9 whose ids match the field lines.
     fn matching(lines: &[&[u8]]) -> Vec<u64> {
         let mut validators = Validators::default();
         for line in lines {

@@ -231,7 +231,7 @@ const TABLE: &[(&str, After, &[&str])] = &[
     ),
 ];
 
-/// Returns the entries of `TABLE`, together with long heads and heads that are not text.
+/// Returns the entries of `TABLE`, and further requests: long heads, and heads that are not text.
 fn table() -> Vec<(Vec<u8>, &'static str, After)> {
     let long_target = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(8192));
     let long_field = get("/", &format!("X: {}", "y".repeat(8192)));
@@ -485,7 +485,8 @@ fn event_stream_prefers_the_position_of_the_field() {
     assert_eq!(event_stream_to("/sse?channel=a", "").since, Since::Now);
     let request = event_stream_to(query, "Last-Event-ID: \u{fc}");
     assert_eq!(request.since, Since::Unrecognised);
-    // The repeated query of a reconnecting `EventSource` does not request the history again.
+    // After a reconnect, `EventSource` repeats its query. With `Last-Event-ID`, this query does not
+    // request earlier publications again.
     let query = "/sse?channel=a&last=20&since=first";
     assert_eq!(event_stream_to(query, field).since, at("000000000001-2"));
     let request = event_stream_to(query, "Last-Event-ID: first");
