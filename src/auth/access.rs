@@ -72,7 +72,7 @@ pub enum Due {
     Late,
     /// The token has expired.
     Over,
-    /// The token expires after this duration.
+    /// The token will expire after this duration, and the client must be warned now.
     Soon(Duration),
 }
 

@@ -101,7 +101,7 @@ fn named_for(element: &[u8]) -> Option<&[u8]> {
     None
 }
 
-/// The token will expire after this duration, and the client must be warned now.
+/// Parses the address of a node (RFC 7239, 6). The node may have a port.
 fn parse_node(node: &[u8]) -> Option<IpAddr> {
     let text = str::from_utf8(node).ok()?;
     if let Some(inner) = text.strip_prefix('[') {
