@@ -397,7 +397,7 @@ pub(crate) struct DoctorArgs {
     pub(crate) record: Option<PathBuf>,
 }
 
-/// The maximum target. It is far more than any machine can hold.
+/// The maximum value of `--target`. It is far more than any machine can hold.
 const TARGET_MAX: u64 = 1_000_000_000_000;
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -9,7 +9,7 @@ use fanfare::config::limits;
 use fanfare::id::ChannelName;
 use fanfare_generator::options::{BenchArgs, DEFLATE_BYTES_MIN};
 
-// The generator has its own copy of this bound, for its help text and its check.
+// The generator is a separate crate with its own copy of this constant. Both values must be equal.
 const _: () = assert!(DEFLATE_BYTES_MIN == limits::DEFLATE_BYTES_MIN);
 
 /// Checks the channel's name and runs the generator.

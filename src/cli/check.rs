@@ -36,7 +36,8 @@ pub(super) fn run(args: &CheckArgs, out: &mut dyn Write) -> Result<(), Failure> 
     Ok(())
 }
 
-/// Describes the retention of a namespace's channels, after global values are applied.
+/// Returns the limits on the log of a namespace's channels as text. Values that the namespace does
+/// not set are those of the global configuration.
 fn rules(retention: &Retention) -> String {
     let Retention {
         entries,

@@ -52,17 +52,18 @@ impl Failure {
         Self::Running(anyhow::Error::new(error).context("cannot write to standard output"))
     }
 
-    /// Prints the reason on standard error and returns the exit status.
+    /// Prints the reason of the failure on standard error and returns the exit status.
     fn report(&self) -> ExitCode {
         match self {
-            // Each line of the text begins with a file or variable, so the text needs no prefix.
+            // Each line of this text begins with the name of a file or variable. So the prefix
+            // `fanfare:` is not needed.
             Self::Config(error) => {
                 print_error(&error.to_string());
                 ExitCode::from(2)
             }
             Self::OutputClosed => ExitCode::SUCCESS,
             Self::Running(_) => {
-                // The alternate form of the text includes the causes.
+                // The format `{:#}` includes the causes of the error.
                 print_error(&format!("fanfare: {self:#}"));
                 ExitCode::FAILURE
             }
@@ -81,8 +82,8 @@ pub(crate) fn run() -> ExitCode {
     let arguments = match Arguments::take(std::env::args_os()) {
         Ok(arguments) => arguments,
         Err(error) => {
-            // Help and version are also returned as errors, with status 0. A failure to print is
-            // ignored.
+            // A request for the help text or the version is also an `Err`, with exit status 0. A
+            // failure to print is ignored.
             let _printed = error.print();
             return u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from);
         }

@@ -26,8 +26,8 @@ use fanfare::sys::{activation, memory, signals};
 
 /// The interval between checks of the workers if the service manager sets no watchdog.
 const WORKER_CHECK_INTERVAL: Duration = Duration::from_secs(5);
-/// The maximum time for which the ready line is delayed, so that earlier log lines are written
-/// first.
+/// The maximum time for which the start waits until earlier log lines are written. After that, it
+/// prints the line with `ready`.
 const START_LINES_WAIT: Duration = Duration::from_secs(1);
 /// The interval between checks whether a drain has ended.
 const DRAIN_CHECK_INTERVAL: Duration = Duration::from_millis(20);
@@ -74,8 +74,8 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
         .then(|| Demo::start(server.feed_path()))
         .transpose()?;
     let mut manager = ServiceManager::from_environment();
-    // A program that has read the ready line can rely on finding the warnings of the start in the
-    // log.
+    // The warnings of the start are written to the log before the line with `ready` is printed. So
+    // a program that waits for this line finds them in the log.
     logs.wait_until_written(START_LINES_WAIT);
     announce(&server, &mut manager)?;
     serve(server, &Start { args, file }, manager, &signals, demo);
@@ -85,7 +85,7 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
 /// The sources of the configuration, kept for a reload.
 struct Start<'a> {
     args: &'a ServeArgs,
-    /// The values of the file at the start.
+    /// The values in the configuration file at the start of the server.
     file: toml::Table,
 }
 
@@ -139,7 +139,7 @@ fn catch_signals() -> std::io::Result<Receiver<i32>> {
     Ok(receiver)
 }
 
-/// Prints the ready line and notifies the service manager.
+/// Prints the line with `ready` and notifies the service manager.
 fn announce(server: &Server, manager: &mut ServiceManager) -> Result<(), Failure> {
     let clients: String = server
         .addresses()

@@ -1,9 +1,9 @@
 //! PURE: this module gives advice on settings that do not limit the number of conns but affect
 //! servers with many conns.
 //!
-//! The subjects are backlogs in a connect storm, ports of a proxy and processor time, among others.
-//! Each piece of advice has the numbers and, where possible, a line to copy. No advice is given on
-//! unknown values.
+//! Examples are the listen backlogs when many clients connect at once, the ports of a proxy, and
+//! processor time. Each piece of advice has the numbers and, where possible, a line to copy. No
+//! advice is given on unknown values.
 
 use serde::Serialize;
 
@@ -15,7 +15,7 @@ use super::limit_texts::grouped;
 use super::parse::Ceiling;
 use fanfare::config::limits::LISTEN_BACKLOG;
 
-/// The first kernel version whose rings have the modes that a worker uses.
+/// The first kernel version whose `io_uring` has the modes that a worker uses.
 const RING_KERNEL: (u32, u32) = (6, 1);
 /// The number of memory maps of a thread: its stack, the guard page and the maps of the allocator.
 const MAPS_PER_THREAD: u64 = 16;
@@ -39,7 +39,7 @@ fn advice(about: &'static str, why: String, line: Option<&str>) -> Advice {
     Advice { about, why, line }
 }
 
-/// Returns all advice for this number of conns.
+/// Returns all advice for a server with this number of conns.
 pub(super) fn advise(facts: &Facts, plan: &Plan, conns: u64) -> Vec<Advice> {
     let mut found = Vec::new();
     found.extend(environment(facts));
@@ -236,12 +236,12 @@ fn devices(facts: &Facts) -> Vec<Advice> {
 /// Kernel features that the server uses if they are available.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Features {
-    /// The state of `io_uring(7)` with the modes that workers use: `available`, `for_privileged`,
-    /// `disabled`, `too_old` or `unknown`. A container's seccomp filter may still forbid
-    /// `io_uring`.
+    /// Whether the kernel offers `io_uring(7)` with the modes that workers use: `available`,
+    /// `for_privileged`, `disabled`, `too_old` (the kernel) or `unknown`. A container's seccomp
+    /// filter may still forbid `io_uring`.
     pub(super) io_uring: &'static str,
-    /// The state of the limit on locked memory: `enough`, `little` or `unknown`. Before Linux 5.12,
-    /// the memory of rings counts as locked memory.
+    /// Whether the limit on locked memory suffices for `io_uring`: `enough`, `little` or `unknown`.
+    /// The memory of rings counts as locked memory only before Linux 5.12.
     pub(super) locked_memory: &'static str,
 }
 

@@ -1,9 +1,10 @@
 //! PURE: this module computes how many conns each limit allows.
 //!
-//! The input is facts and a plan; the result is a list of limits. The limit that allows the fewest
-//! conns decides how many conns fit. A limit without a known fact is [`Allows::Unknown`] and is
-//! ignored. The costs of a conn are defined here, with their sources. [`super::remedies`] computes
-//! the inverse: values of the limits that are large enough.
+//! The input is the facts about a machine and the plan of a server; the result is a list of limits.
+//! The limit that allows the fewest conns decides how many conns fit. A limit whose fact is not
+//! known is [`Allows::Unknown`] and is ignored. The memory of a conn is defined here, with its
+//! sources. [`super::remedies`] computes the inverse: for a number of conns, values of the limits
+//! that are large enough.
 
 use super::cgroup::Tightest;
 use super::facts::{Conntrack, Facts, Files};
@@ -25,14 +26,14 @@ pub(super) const USER_BYTES_PER_CONN: u64 = 256;
 const PROCESS_BYTES: u64 = 16 << 20;
 /// Memory of a worker, in bytes: read buffer, stack, timer wheel, poll; rounded up.
 const WORKER_BYTES: u64 = 1 << 20;
-/// Descriptors that belong to the whole process and not to one worker's table, rounded up.
+/// The number of descriptors that the process opens once, and not once for each worker; rounded up.
 const DESCRIPTORS_SHARED: u64 = 64;
-/// The maximum number of threads that are not workers: main, signals, feed, admin, memory watch,
-/// log and demo, and with a journal its syncer and the store's thread.
+/// The maximum number of threads that are not workers. They are the threads for main, signals,
+/// feed, admin, memory measurement, log and demo. A journal adds two threads.
 pub(super) const OTHER_THREADS: u64 = 9;
-/// The extra room in each descriptor table, as a fraction. The kernel distributes clients over
-/// workers by a hash, so the shares are uneven: a table whose share is ten conns needs room for
-/// eleven.
+/// The ratio of a descriptor table's size to the worker's equal share of conns. The kernel
+/// distributes clients over workers by a hash, so the shares are uneven: a table whose share is ten
+/// conns needs room for eleven.
 const SPREAD: (u64, u64) = (11, 10);
 
 /// The configuration values of the planned server that affect its capacity.
@@ -65,8 +66,8 @@ impl Plan {
         }
     }
 
-    /// Returns the total size of the stalled conns' send buffers, divided by the number of all
-    /// conns.
+    /// Returns the memory of full send buffers per conn, in bytes. This is the total size of these
+    /// buffers, divided by the number of all conns.
     pub(super) fn buffer_bytes_per_conn(&self, facts: &Facts) -> u64 {
         let requested = u64::from(self.send_buffer_bytes);
         let granted = facts
@@ -97,7 +98,8 @@ impl Plan {
         u64::from(self.workers) + OTHER_THREADS
     }
 
-    /// Returns the number of conns that all tables hold together if each table has this size.
+    /// Returns the number of conns that the descriptor tables of all workers hold together, if each
+    /// table has `descriptors` entries.
     pub(super) fn conns_in_tables(&self, descriptors: u64) -> u64 {
         let usable = usable(descriptors, self.workers.into());
         if self.workers == 1 {
@@ -111,7 +113,7 @@ impl Plan {
         all.saturating_mul(whole) / spread
     }
 
-    /// Returns the smallest `limits.conns` that allows this number of conns.
+    /// Returns the smallest value of `limits.conns` that allows this number of conns.
     pub(super) fn conns_key_for(&self, conns: u64) -> u64 {
         if self.workers == 1 {
             return conns;
@@ -119,30 +121,32 @@ impl Plan {
         with_spread(conns)
     }
 
-    /// Returns the smallest size of each descriptor table that allows this number of conns.
+    /// Returns the smallest size of each worker's descriptor table that allows this number of
+    /// conns.
     pub(super) fn descriptors_for(&self, conns: u64) -> u64 {
         self.conns_key_for(conns)
             .div_ceil(self.workers.into())
             .saturating_add(DESCRIPTORS_KEPT + u64::from(self.workers))
     }
 
-    /// Returns the number of open files of the whole process with this number of conns.
+    /// Returns the number of files that the whole process has open with this number of conns.
     pub(super) fn files_for(&self, conns: u64) -> u64 {
         conns.saturating_add(self.files_kept())
     }
 
     fn files_kept(&self) -> u64 {
-        // The tables contain mostly copies of the same descriptors. All copies of one descriptor
-        // count as one open file.
+        // The descriptor tables of the workers mostly contain duplicates of the same descriptors.
+        // All duplicates of a descriptor count as one open file.
         DESCRIPTORS_SHARED + DESCRIPTORS_KEPT / 4 * u64::from(self.workers)
     }
 }
 
-/// Returns the minimum number of workers whose tables of this size together hold this number of
-/// conns.
+/// Returns the minimum number of workers that together hold `conns` conns, if the descriptor table
+/// of each worker has `descriptors` entries.
 pub(super) fn workers_for(conns: u64, descriptors: u64) -> u64 {
     let mut workers = 1;
-    // The number is found by iteration, because each worker needs a descriptor in every table.
+    // The number is found by iteration, because each additional worker needs a descriptor in the
+    // table of every worker.
     loop {
         let usable = usable(descriptors, workers);
         let needed = if conns <= usable {
@@ -157,7 +161,7 @@ pub(super) fn workers_for(conns: u64, descriptors: u64) -> u64 {
     }
 }
 
-/// Returns the number of descriptors of a table that are free for conns.
+/// Returns the number of descriptors in one worker's table that are free for conns.
 fn usable(descriptors: u64, workers: u64) -> u64 {
     let kept = DESCRIPTORS_KEPT.saturating_add(workers);
     descriptors - kept.min(descriptors / 2)
@@ -173,7 +177,7 @@ fn with_spread(conns: u64) -> u64 {
 pub(super) enum LimitId {
     /// The configuration key `limits.conns`.
     ConnsKey,
-    /// `RLIMIT_NOFILE`, which applies to each worker's table separately.
+    /// `RLIMIT_NOFILE`. Each worker has a descriptor table of its own, to which the limit applies.
     Descriptors,
     /// The sysctl `fs.nr_open`.
     NrOpen,
@@ -211,7 +215,7 @@ pub(super) enum Allows {
 }
 
 impl Allows {
-    /// Whether the limit is known and allows fewer than `conns`.
+    /// Whether the limit is known, and allows fewer than `conns` conns.
     pub(super) fn refuses(self, conns: u64) -> bool {
         matches!(self, Self::Conns(most) if most < conns)
     }
@@ -225,7 +229,7 @@ pub(super) struct Limit {
     pub(super) allows: Allows,
 }
 
-/// Computes all limits, in the order of the report.
+/// Computes how many conns each limit allows. The limits are in the order of the report.
 pub(super) fn limits(facts: &Facts, plan: &Plan) -> Vec<Limit> {
     use LimitId as Id;
     let descriptors = ceiling(facts.descriptors_hard, |most| plan.conns_in_tables(most));
@@ -297,7 +301,8 @@ fn conns_key(plan: &Plan) -> Allows {
     match plan.conns_key {
         0 => Allows::AnyNumber,
         conns if plan.workers == 1 => Allows::Conns(conns.into()),
-        // Each worker gets an equal share, but the kernel distributes clients unevenly.
+        // Each worker may serve an equal share of `limits.conns`, but the kernel distributes
+        // clients unevenly.
         conns => Allows::Conns(u64::from(conns) * SPREAD.1 / SPREAD.0),
     }
 }
@@ -327,7 +332,7 @@ fn group_memory(facts: &Facts, plan: &Plan) -> Allows {
     }
 }
 
-/// The pages of `tcp_mem` limit only sockets with full send buffers.
+/// Only full send buffers use many of the pages that `tcp_mem` limits.
 fn tcp_mem(facts: &Facts, plan: &Plan) -> Allows {
     let Some([_, pressure, _]) = facts.tcp_mem_pages else {
         return Allows::Unknown;
@@ -338,8 +343,8 @@ fn tcp_mem(facts: &Facts, plan: &Plan) -> Allows {
         .map_or(Allows::AnyNumber, Allows::Conns)
 }
 
-/// A tracking table without entries is assumed to be unused, so it does not limit the number of
-/// conns.
+/// If connection tracking has no entries, it is assumed to be unused. Then it does not limit the
+/// number of conns.
 fn conntrack(facts: &Facts) -> Allows {
     match facts.conntrack {
         None | Some(Some(Conntrack { count: 0, .. })) => Allows::AnyNumber,
@@ -364,8 +369,8 @@ fn user_threads(facts: &Facts, plan: &Plan) -> Allows {
     }
 }
 
-/// The number of threads does not limit conns, but the server cannot start without one thread per
-/// worker.
+/// The limit does not depend on the number of conns. But if it is lower than the number of the
+/// server's threads, the server cannot start.
 fn threads(plan: &Plan, most: u64) -> Allows {
     if most < plan.threads() {
         return Allows::Conns(0);

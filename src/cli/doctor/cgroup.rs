@@ -1,9 +1,10 @@
 //! The limits of a process's cgroups: memory, tasks and processor time.
 //!
 //! Both hierarchies are supported: v2 with one tree, and v1 with a tree for each controller. The
-//! limits of all ancestors apply too, so all visible levels are read and the tightest limit is
-//! kept. A level without the limit's file has no limit. Inside a container, the paths may belong to
-//! another namespace; paths that do not exist below `/sys/fs/cgroup` are ignored.
+//! limits of all ancestors of a cgroup apply too. So all visible levels are read, and the tightest
+//! limit is kept. If a level does not have the file of a limit, it has no such limit. Inside a
+//! container, the paths may belong to another namespace; paths that do not exist below
+//! `/sys/fs/cgroup` are ignored.
 
 use super::parse::{self, Ceiling};
 use super::tree::Tree;
@@ -29,9 +30,9 @@ impl Level {
 /// The tightest limit on one resource.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum Tightest {
-    /// The level with the smallest free amount.
+    /// The cgroup in which the smallest amount of the resource is free.
     At(Level),
-    /// No level has a limit.
+    /// No cgroup has a limit.
     #[default]
     None,
     /// A limit exists, but its value cannot be parsed.
@@ -161,7 +162,7 @@ fn processor_v1(tree: &Tree, folder: &str) -> Tightest {
     level(tree, folder, "cpu.cfs_quota_us", share, |_| Some(0))
 }
 
-/// Reads the limit of one level. If the file does not exist, there is no limit.
+/// Reads one limit of one cgroup. If the file of the limit does not exist, there is no limit.
 fn level(
     tree: &Tree,
     folder: &str,

@@ -116,8 +116,8 @@ pub(super) fn remedies(id: LimitId, facts: &Facts, plan: &Plan, conns: u64) -> V
     }
 }
 
-/// Returns the minimum number of workers whose tables, with the current limit, hold this number of
-/// conns.
+/// Returns the minimum number of workers that together hold this number of conns, with the current
+/// limits on descriptors.
 pub(super) fn enough_workers(facts: &Facts, conns: u64) -> Option<u32> {
     let table = [
         facts.descriptors_hard.and_then(Ceiling::bound),
@@ -231,7 +231,8 @@ fn group_memory(facts: &Facts, plan: &Plan, conns: u64) -> Vec<Remedy> {
     }
 }
 
-/// Returns the remedy for a limit of a cgroup that systemd or another program manages.
+/// Returns the remedy for a limit of a cgroup: a setting of its systemd unit, or else a write to
+/// its file.
 fn group(path: &str, property: &str, amount: &str, number: u64, file: &str) -> Remedy {
     let folder = path.rsplit_once('/').map_or(path, |(folder, _)| folder);
     let name = folder.rsplit('/').next().unwrap_or(folder);
@@ -257,7 +258,7 @@ fn tcp_mem(facts: &Facts, plan: &Plan, conns: u64) -> Vec<Remedy> {
         .div_ceil(facts.page_bytes.max(1))
         .saturating_add(used)
         .saturating_add(1);
-    // The three values have the same proportions as the kernel's defaults.
+    // The three values (low, pressure, high) have the same proportions as the kernel's defaults.
     let (low, high) = (pressure / 4 * 3, pressure.saturating_add(pressure / 2));
     let value = format!("{low} {pressure} {high}");
     vec![sysctl(&facts.context, "net.ipv4.tcp_mem", &value)]

@@ -21,7 +21,8 @@ use super::remedies::{self, Remedy};
 struct BytesPerConn {
     kernel: u64,
     user: u64,
-    /// Size of the stalled conns' send buffers, divided by the number of all conns.
+    /// Memory of full send buffers per conn. This is the total size of these buffers, divided by
+    /// the number of all conns.
     send_buffers: u64,
 }
 
@@ -44,10 +45,10 @@ struct Row {
 struct Target {
     conns: u64,
     fits: bool,
-    /// Names of the limits that are too low.
+    /// Names of the limits that are too low for the requested number of conns.
     too_low: Vec<&'static str>,
-    /// The number of workers with which the target fits without another change; null if there is no
-    /// such number.
+    /// A number of workers with which the requested number of conns fits without another change;
+    /// null if there is no such number.
     fits_with_workers: Option<u32>,
 }
 
@@ -65,19 +66,20 @@ pub(super) struct Report {
     /// The number of conns that fit; null if no limit is known.
     conns: Option<u64>,
     binds_first: Option<&'static str>,
-    /// The number of conns that the remedies make possible.
+    /// The number of conns for which the remedies raise the limits.
     goal: u64,
     target: Option<Target>,
     limits: Vec<Row>,
     features: Features,
     advice: Vec<Advice>,
-    /// All values by path. A value that could not be read is null.
+    /// All values that were read, by the path of their file. A value that could not be read is
+    /// null.
     read: BTreeMap<String, Option<String>>,
 }
 
 impl Report {
-    /// Creates the report for a target. Without a target, the goal is the number of conns that the
-    /// second limit allows.
+    /// Creates the report for a target, which is the requested number of conns. Without a target,
+    /// the remedies are for the number of conns that the second-lowest limit allows.
     pub(super) fn new(reading: &Reading, plan: &Plan, target: Option<u64>) -> Self {
         let facts = &reading.facts;
         let limits = capacity::limits(facts, plan);
@@ -129,7 +131,7 @@ impl Report {
         }
     }
 
-    /// Whether the machine can hold the target. True if there is no target.
+    /// Whether the machine can hold the requested number of conns. True if no number was requested.
     pub(super) fn fits(&self) -> bool {
         self.target.as_ref().is_none_or(|target| target.fits)
     }
@@ -335,8 +337,8 @@ fn write_wrapped(out: &mut dyn Write, text: &str) -> io::Result<()> {
     writeln!(out, "{line}")
 }
 
-/// Returns the number of conns that fit after the first limit has been raised. The second limit
-/// allows this number.
+/// Returns the number of conns that fit after the lowest limit has been raised. This is the number
+/// that the second-lowest limit allows.
 fn next_goal(limits: &[capacity::Limit]) -> u64 {
     let mut numbers: Vec<u64> = limits
         .iter()

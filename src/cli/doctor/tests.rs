@@ -1,5 +1,5 @@
-//! Tests of capacities and remedies. They check that the smallest limit binds, that raising a limit
-//! never lowers the result, and that each remedy raises its limit enough.
+//! Tests of capacities and remedies. They check that the lowest limit decides the result, that
+//! raising a limit never lowers the result, and that each remedy raises its limit enough.
 
 use proptest::prelude::*;
 
@@ -12,14 +12,14 @@ use super::remedies::{self, Remedy};
 use super::report::Report;
 use fanfare::config::Config;
 
-/// The number of limits with random values.
+/// The number of limits whose values are chosen at random.
 const SCALED: usize = 11;
 
 fn plan(workers: u32) -> Plan {
     Plan::new(&Config::default(), workers, 1)
 }
 
-/// Creates a host whose limits have these numbers, in the order of the list.
+/// Returns the facts of a host whose limits have these values, in the order of the first statement.
 fn host(numbers: [u64; SCALED]) -> Facts {
     let [
         nofile,
@@ -193,13 +193,13 @@ fn cgroup_outside_systemd_is_changed_through_its_file() {
     assert_eq!(line, start);
 }
 
-/// Returns the number at the end of a line.
+/// Returns the number at the end of a remedy's line.
 fn amount(line: &str) -> u64 {
     let number = line.rsplit(['=', ':', ' ']).next().unwrap();
     number.trim_end_matches('M').parse().unwrap()
 }
 
-/// Returns the host after the first remedy for a limit is applied.
+/// Returns the facts of the host after the first remedy for a limit was applied.
 fn raised(facts: &Facts, id: LimitId, plan: &Plan, conns: u64) -> Facts {
     const MIB: u64 = 1 << 20;
     let ways = remedies::remedies(id, facts, plan, conns);
@@ -307,7 +307,7 @@ proptest! {
         };
         if let Some(workers) = remedies::enough_workers(&facts, conns) {
             prop_assert!(bound(&facts, &plan(workers)) >= conns);
-            // Two or more workers need room for an uneven distribution, but one worker does not. So
+            // With two or more workers, each table needs extra room for an uneven distribution. So
             // the step from one to two workers is not checked.
             if workers > 2 {
                 prop_assert!(bound(&facts, &plan(workers - 1)) < conns);

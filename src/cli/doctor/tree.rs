@@ -1,10 +1,10 @@
 //! SHELL: this module reads a host's `/proc` and `/sys` below a root directory.
 //!
-//! Only this file of `doctor` accesses the file system, so a recorded tree is read exactly like the
-//! live tree. [`Tree`] owns the notes for the report. A note is the name and value of a read,
-//! without a value if the read failed. No read fails with an error: a file that is missing or
-//! cannot be parsed is an unknown value. The callers are [`super::facts`], [`super::cgroup`] and
-//! [`super::context`].
+//! Only this file of `doctor` accesses the file system. So the files of a recorded host are read
+//! exactly like the files of this host. [`Tree`] keeps the notes for the report. A note has the
+//! name of a value and the value, or no value if it could not be read. No read fails with an error:
+//! a file that is missing or cannot be parsed is an unknown value. The callers are
+//! [`super::facts`], [`super::cgroup`] and [`super::context`].
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -16,13 +16,13 @@ use std::path::{Path, PathBuf};
 /// entry is used.
 const FILE_BYTES_MAX: u64 = 16 * 1024;
 
-/// The name and value of a read. The read may have failed.
+/// A value that was read, with its name. A note is also made if the value could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Note {
-    /// The path below the root. If the note is about one line of the file, a colon and the line's
-    /// name follow the path.
+    /// The path of the file below the root. If the value is one line of the file, a colon and the
+    /// name of the line follow.
     pub(super) name: String,
-    /// The content; `None` if the value could not be read.
+    /// The value; `None` if it could not be read.
     pub(super) value: Option<String>,
 }
 
@@ -37,7 +37,8 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    /// Opens the tree below a directory, for the process `pid` or for this process.
+    /// Makes the tree of the files below a directory. The examined process is `pid`, or this
+    /// process.
     pub(super) fn new(root: &Path, pid: Option<u32>) -> Self {
         Self {
             root: root.to_path_buf(),
@@ -62,7 +63,7 @@ impl Tree {
         self.text(&format!("proc/{}/{name}", self.process))
     }
 
-    /// Parses a file that every host has. Adds a note about the file, also if the file is missing.
+    /// Parses a file that every host has. Adds a note about the file, even if the file is missing.
     pub(super) fn expect<T>(&self, path: &str, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
         let text = self.text(path);
         let parsed = text.as_deref().and_then(parse);
@@ -87,7 +88,8 @@ impl Tree {
     pub(super) fn exists(&self, path: &str) -> bool {
         let there = self.root.join(path).exists();
         if there && !self.root.join(path).is_dir() {
-            // The recorded copy of this tree must contain at least an empty file at this path.
+            // A recorded copy of the files must contain this path too. If the file is never read,
+            // the copy contains an empty file.
             let mut read = self.read.borrow_mut();
             read.entry(path.to_owned()).or_default();
         }
@@ -111,7 +113,7 @@ impl Tree {
         self.notes.into_inner()
     }
 
-    /// Copies all files that have been read to another directory. This directory can be examined on
+    /// Copies all files that have been read to another directory, which can then be examined on
     /// another machine.
     pub(super) fn record(&self, folder: &Path) -> io::Result<()> {
         let own = format!("proc/{}/", self.process);

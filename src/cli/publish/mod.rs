@@ -31,7 +31,7 @@ use template::{LINE_BYTES_MAX, PayloadError, Template};
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// Size of the read and write buffers, in bytes.
 const BUFFER_BYTES: usize = 64 * 1024;
-/// The feed of the packaged service, used if the default path does not exist.
+/// The feed socket of the packaged service, used if the default path does not exist.
 const SERVICE_FEED: &str = "/run/fanfare/feed.sock";
 
 /// Publishes the argument, or each line of standard input.
@@ -107,7 +107,8 @@ fn connect(path: &Path) -> Result<UnixStream, Failure> {
 }
 
 /// Creates a progress bar for a file, or a counter for a pipe. The bar is hidden for a single
-/// publication, for typed input, and if acknowledgements are printed on the terminal.
+/// publication, if standard input is a terminal, and if acknowledgements are printed on the
+/// terminal.
 fn progress(args: &PublishArgs) -> ProgressBar {
     let prints_here = args.ack && io::stdout().is_terminal();
     if args.data.is_some() || prints_here || io::stdin().is_terminal() {
@@ -160,7 +161,7 @@ impl Answer<'_> {
 }
 
 /// Sends one line. The arguments are the line's number in the input, the bytes for the feed, and
-/// whether no further line is buffered.
+/// whether to send immediately because no further line is buffered.
 type Put<'a> = &'a mut dyn FnMut(u64, &[u8], bool) -> io::Result<()>;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -168,15 +169,15 @@ struct Sent {
     lines: u64,
     /// The number of input lines that could not be sent.
     unfit: u64,
-    /// Whether the feed closed the connection.
+    /// Whether the feed closed the connection before all lines were sent.
     is_cut: bool,
 }
 
-/// State that the two threads of a connection to the feed share.
+/// The state that two threads share: one writes lines to the feed, and the other reads the answers.
 struct Exchange {
     template: Template,
-    /// The numbers of the input lines that were not sent. With them, the feed's line numbers are
-    /// mapped to line numbers of the input.
+    /// The numbers of the input lines that were not sent. The feed counts only the lines that it
+    /// receives. So these numbers are needed to find the input line to which an answer belongs.
     skipped: Mutex<Vec<u64>>,
     bar: ProgressBar,
 }
@@ -190,8 +191,8 @@ impl Exchange {
         }
     }
 
-    /// Publishes the lines of `input`. Without `--ack`, the feed answers only lines that it
-    /// refuses.
+    /// Publishes the lines of `input` without `--ack`. In this case, the feed answers only the
+    /// lines that it refuses.
     fn run(
         &self,
         stream: &UnixStream,
@@ -200,8 +201,7 @@ impl Exchange {
         let (sent, refused) = std::thread::scope(|scope| {
             let reader = scope.spawn(|| self.read_refusals(stream));
             let sent = write_lines(stream, input);
-            // The call fails if the feed has already closed the connection. No shutdown is needed
-            // in this case.
+            // An error is ignored. It means that the feed has already closed the connection.
             let _ended = stream.shutdown(Shutdown::Write);
             (sent, reader.join())
         });
@@ -228,7 +228,8 @@ impl Exchange {
             let read = lines::read(&mut input, LINE_BYTES_MAX, &mut line)
                 .map_err(|e| anyhow::Error::new(e).context("cannot read standard input"))?;
             self.bar.inc(line.len() as u64 + 1);
-            // An empty line is a separator. With --text it is an empty payload.
+            // Without --text, an empty line is a separator between publications. With --text, it is
+            // an empty payload.
             let is_separator = line.is_empty() && !self.template.is_text();
             wire.clear();
             let fit = match read {
@@ -256,15 +257,16 @@ impl Exchange {
         Ok(sent)
     }
 
-    /// Prints the feed's errors until the feed closes the connection. Returns the number of errors.
+    /// Prints the errors that the feed sends, until it closes the connection. Returns the number of
+    /// errors.
     fn read_refusals(&self, stream: &UnixStream) -> u64 {
         let mut reader = BufReader::with_capacity(BUFFER_BYTES, stream);
         let (mut refused, mut line) = (0, Vec::new());
         loop {
             match lines::read(&mut reader, ANSWER_BYTES_MAX, &mut line) {
                 Ok(LineRead::Line) => {}
-                // If the feed closes the connection before it has read all lines, the connection is
-                // reset after the last answer.
+                // The feed has closed the connection. The read fails if the feed did so before it
+                // had read all lines, because the kernel then resets the connection.
                 Ok(LineRead::End) | Err(_) => return refused,
                 Ok(LineRead::TooLong) => line.clear(),
             }
@@ -285,8 +287,8 @@ impl Exchange {
         }
     }
 
-    /// Returns the input's line number of the line that was sent as number `sent`. Zero means no
-    /// line.
+    /// Returns the number in the input of the line that was sent as line number `sent`. Zero means
+    /// that an answer belongs to no line.
     fn input_line(&self, sent: u64) -> u64 {
         if sent == 0 {
             return 0;
@@ -331,8 +333,8 @@ fn write_lines(
     }
 }
 
-/// Returns a closed connection as cut, not as an error, because the feed's last answer usually has
-/// the reason.
+/// Handles a write error. If the feed has closed the connection, the result is not an error but
+/// `is_cut`, because the feed's last answer usually has the reason.
 fn cut(sent: Sent, error: io::Error) -> Result<Sent, Failure> {
     match error.kind() {
         io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Ok(Sent {
@@ -365,8 +367,8 @@ pub(super) mod tests {
         }
     }
 
-    /// Starts a feed that accepts one connection and answers each line with the result of `answer`.
-    /// Returns the received lines.
+    /// Starts a fake feed that accepts one connection and answers each line with the result of
+    /// `answer`. Returns the received lines.
     fn feed(
         path: &Path,
         answer: impl Fn(usize) -> Option<&'static str> + Send + 'static,

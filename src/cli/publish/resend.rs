@@ -4,10 +4,10 @@
 //! SHELL: the code runs threads and connections. Each line has an idempotency key and stays in the
 //! [`SendWindow`] until the feed has answered the line. If the connection ends before the answer,
 //! the unanswered lines are sent again on the next connection. If the feed has already published
-//! such a line, the feed answers with the same id and does not publish the line twice. This holds
-//! while the feed remembers the key; with a journal, also after a restart. One thread reads the
-//! input, one thread writes and one thread reads answers. A sender that gives up does not wait for
-//! the input.
+//! such a line, it recognises the key. It then answers with the same id and does not publish the
+//! line twice. The feed remembers a key for a limited time; with a journal, also after a restart.
+//! One thread reads the input, one thread writes and one thread reads answers. If the feed stays
+//! unreachable, the command fails without waiting for more input.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::Shutdown;
@@ -25,14 +25,14 @@ use crate::cli::Failure;
 use crate::cli::lines::{self, LineRead};
 use fanfare::config::limits::DEDUPE_WINDOW_MS;
 
-/// The maximum time for which the feed may be unreachable.
+/// The maximum time for which the feed may be unreachable. After this time, the command fails.
 pub(super) const RECONNECT_TIME: Duration = Duration::from_secs(60);
 /// A line is sent again only within this time after it was first sent. Later, the feed may have
-/// forgotten the line's key.
+/// forgotten the line's idempotency key, and would publish the line twice.
 const RESEND_MAX: Duration = Duration::from_millis(DEDUPE_WINDOW_MS - 10_000);
 /// The shortest and the longest pause between two connection attempts. The pause doubles each time.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
-/// A connection that lasts this long counts as working, even if no answer has arrived.
+/// If a connection lasts this long, the outage counts as ended, even if no answer has arrived.
 const STEADY: Duration = Duration::from_secs(5);
 
 /// A line of output: the acknowledgement of one publication.
@@ -72,7 +72,8 @@ pub(super) fn run(
     let refused = resender.refused;
     window.abandon();
     exchange.bar.finish_and_clear();
-    // The thread is joined only after success. After a failure, it may block on the input for ever.
+    // The thread that reads the input is joined only after success. After a failure, it may wait
+    // for input for ever.
     ended?;
     let sent = reader
         .join()
@@ -83,7 +84,7 @@ pub(super) fn run(
     Ok(())
 }
 
-/// The path of the feed's socket, and the time after which reconnect attempts end.
+/// The path of the feed's socket, and the time after which the client stops trying to reconnect.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FeedAddress<'a> {
     pub(super) path: &'a Path,
@@ -96,7 +97,7 @@ struct Resender<'a, W> {
     feed: FeedAddress<'a>,
     out: &'a mut W,
     refused: u64,
-    /// The start of the current outage, and the pause before the next connection attempt.
+    /// The start of the feed's current outage, and the pause before the next connection attempt.
     outage: Option<(Instant, Duration)>,
 }
 
@@ -117,7 +118,8 @@ impl<W: Write> Resender<'_, W> {
         }
     }
 
-    /// Sends the window and reads answers until the connection ends. Returns the number of answers.
+    /// Sends the lines in the window, which are unacknowledged, and reads answers until the
+    /// connection ends. Returns the number of answers.
     fn send_window(&mut self, stream: &UnixStream) -> Result<u64, Failure> {
         let window = self.window;
         window.rewind();
@@ -125,8 +127,7 @@ impl<W: Write> Resender<'_, W> {
             let writer = scope.spawn(|| write_lines(window, stream));
             let answers = self.read_answers(stream);
             window.hang_up();
-            // The call fails if the feed has already closed the connection. No shutdown is needed
-            // in this case.
+            // An error is ignored. It means that the feed has already closed the connection.
             let _ended = stream.shutdown(Shutdown::Both);
             let written = writer.join();
             written.map_err(|_panic| anyhow::anyhow!("the thread that sends lines panicked"))?;
@@ -140,19 +141,21 @@ impl<W: Write> Resender<'_, W> {
         for answers in 0.. {
             match lines::read(&mut reader, ANSWER_BYTES_MAX, &mut line) {
                 Ok(LineRead::Line) => {}
-                // A feed that exits may reset the connection instead of closing it.
+                // A read error is also an end: a feed that exits may reset the connection instead
+                // of closing it.
                 Ok(LineRead::End) | Err(_) => return Ok(answers),
                 Ok(LineRead::TooLong) => line.clear(),
             }
             let answer = serde_json::from_slice::<Answer<'_>>(&line);
             match answer {
-                // The answer does not concern a line: the feed refuses the connection.
+                // An answer with line 0 belongs to no line: the feed refuses the connection.
                 Ok(answer) if !answer.ok && answer.line == 0 => {
                     self.exchange.print_error(&answer.refusal(0));
                     return Ok(answers);
                 }
                 Ok(answer) if answer.line == answers + 1 => self.take(&answer)?,
-                // The feed was killed while it wrote this answer, so the answer is ignored.
+                // The feed was killed while it wrote this answer. So the answer is incomplete and
+                // is ignored.
                 Err(_) if has_ended(&mut reader) => return Ok(answers),
                 Ok(_) | Err(_) => return Err(unexpected(&line)),
             }
@@ -215,7 +218,8 @@ impl<W: Write> Resender<'_, W> {
         }
     }
 
-    /// Returns an error if the feed may have forgotten the key of the oldest line.
+    /// Returns an error if the oldest line is too old to be sent again, because the feed may have
+    /// forgotten the line's idempotency key.
     fn check_age(&self) -> Result<(), Failure> {
         let oldest = self.window.oldest().and_then(|(_, first_sent)| first_sent);
         if oldest.is_some_and(|first_sent| first_sent.elapsed() > RESEND_MAX) {
@@ -247,8 +251,8 @@ fn unexpected(line: &[u8]) -> Failure {
     Failure::Running(anyhow::anyhow!("unexpected answer of the feed: {line}"))
 }
 
-/// Sends the lines of the window. A write error needs no report, because the thread that reads the
-/// answers notices the end of the connection.
+/// Sends lines from the window until the input or the connection ends. A write error is not
+/// reported here, because the thread that reads the answers notices the end of the connection.
 fn write_lines(window: &SendWindow, mut stream: &UnixStream) {
     let mut wire = Vec::new();
     loop {
@@ -275,9 +279,9 @@ mod tests {
     use super::super::{Template, connect};
     use super::*;
 
-    /// Starts a feed that accepts consecutive connections and answers each line with the result of
-    /// `answer`. If the result is `None`, the feed closes the connection. Returns the lines of each
-    /// connection.
+    /// Starts a fake feed that accepts consecutive connections and answers each line with the
+    /// result of `answer`. If the result is `None`, the fake feed closes the connection. Returns
+    /// the lines of each connection.
     fn feed(
         path: &Path,
         conns: usize,
@@ -392,7 +396,7 @@ mod tests {
             path: &path,
             reconnect_time: Duration::from_millis(100),
         };
-        // The input stays open, but the sender must not wait for it.
+        // The input does not end, but `run` must return without waiting for its end.
         let (_writer, idle) = io::pipe().map(|(read, write)| (write, read)).unwrap();
         let read = |exchange: &Exchange, put: Put<'_>| {
             put(7, b"{}\n", true).unwrap();
@@ -413,7 +417,8 @@ mod tests {
 
     #[test]
     fn publish_reads_answers_while_it_writes() {
-        // The total sizes of the lines and of the answers exceed the buffers of a socket.
+        // The lines and the answers are each larger than the buffers of a socket. So a client that
+        // wrote all lines before it read an answer would block.
         let input: &'static str = Box::leak("12345678\n".repeat(50_000).into_boxed_str());
         let (ended, out, lines) = publish(input, 1, |_, line| ok(line));
         assert!(ended.is_ok());

@@ -1,4 +1,4 @@
-//! The window of unacknowledged lines, between the thread that reads the input and the thread that
+//! The unacknowledged lines, which pass from the thread that reads the input to the thread that
 //! sends.
 //!
 //! SHELL: the window uses one lock and one condition variable. The window is bounded, so that the
@@ -15,18 +15,19 @@ use fanfare::config::limits::DEDUPE_KEYS_MAX;
 
 /// The maximum number of unacknowledged lines.
 const LINES_MAX: usize = 4096;
-// The feed still remembers the keys of all these lines, even if other feeders publish as well.
+// The feed remembers at least 16 times as many idempotency keys. So it still knows the keys of all
+// these lines, even if other processes publish too.
 const _: () = assert!(LINES_MAX <= DEDUPE_KEYS_MAX / 16);
 /// The maximum total size of the unacknowledged lines, in bytes. A single line may be larger.
 const BYTES_MAX: usize = 4 * 1024 * 1024;
-/// The number of bytes after which no further line is added to a write.
+/// No further line is added to a write that has at least this many bytes.
 const SEND_BYTES: usize = 64 * 1024;
 
 /// The result of [`SendWindow::take`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(super) enum Taken {
-    /// There are lines to send.
+    /// Lines to send were appended to the buffer.
     Lines,
     /// All lines of the input have been sent.
     End,
@@ -47,13 +48,13 @@ struct Inner {
     pending: VecDeque<PendingLine>,
     /// Total size of `pending`, in bytes.
     bytes: usize,
-    /// The number of lines at the front of `pending` that were sent on this connection.
+    /// The number of lines at the front of `pending` that were sent on the current connection.
     sent: usize,
     /// Whether the input has ended.
     is_finished: bool,
     /// Whether the connection has ended.
     is_hung_up: bool,
-    /// Whether the sender has given up.
+    /// Whether the command has failed, so that no more lines will be sent.
     is_abandoned: bool,
 }
 
@@ -95,13 +96,15 @@ impl SendWindow {
         self.changed.notify_all();
     }
 
-    /// Makes all calls of [`SendWindow::push`] return an error, because the sender has given up.
+    /// Makes all waiting and later calls of [`SendWindow::push`] return an error, because no more
+    /// lines will be sent.
     pub(super) fn abandon(&self) {
         self.lock().is_abandoned = true;
         self.changed.notify_all();
     }
 
-    /// Appends the next lines to send to `out`. Waits until there are lines to send.
+    /// Waits until there are lines to send, and appends them to `out`. Appends no further line when
+    /// `out` has at least [`SEND_BYTES`] bytes.
     pub(super) fn take(&self, out: &mut Vec<u8>) -> Taken {
         let mut inner = self.lock();
         while !inner.is_hung_up && !inner.is_finished && inner.sent == inner.pending.len() {
@@ -127,8 +130,8 @@ impl SendWindow {
         }
     }
 
-    /// Removes the oldest line, because its answer has arrived, and returns the line's number in
-    /// the input. Returns `None` if no line was sent on this connection.
+    /// Removes the oldest line, because its answer has arrived. Returns the line's number in the
+    /// input, or `None` if no line was sent on the current connection.
     pub(super) fn answered(&self) -> Option<u64> {
         let mut inner = self.lock();
         inner.sent = inner.sent.checked_sub(1)?;
@@ -144,7 +147,7 @@ impl SendWindow {
         self.changed.notify_all();
     }
 
-    /// Prepares for a new connection, on which all lines are sent again.
+    /// Prepares for a new connection, on which all lines in the window are sent again.
     pub(super) fn rewind(&self) {
         let mut inner = self.lock();
         inner.sent = 0;

@@ -38,7 +38,7 @@ pub(super) struct Template {
     run: Option<String>,
     /// The name of the member that contains the payload.
     name: &'static [u8],
-    /// The part after the payload, with the line end.
+    /// The part of the line after the payload, including the line end.
     after: Vec<u8>,
     is_text: bool,
 }
@@ -76,7 +76,7 @@ impl Template {
         self.is_text
     }
 
-    /// Appends the line with this payload to `out`.
+    /// Appends to `out` the line that publishes `payload`.
     pub(super) fn push_line(
         &self,
         number: u64,

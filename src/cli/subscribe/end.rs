@@ -1,8 +1,8 @@
 //! The reason why a stream ended, and the next step: success, failure, or a reconnect after a
 //! delay.
 //!
-//! PURE: this module classifies close codes, statuses and lost connections. Every transport returns
-//! an [`End`], and the loop in the parent module acts on it.
+//! PURE: this module classifies close codes, statuses and lost connections. The code of each
+//! transport returns an [`End`], and the loop in the parent module decides by this value.
 
 use std::time::Duration;
 
@@ -12,7 +12,8 @@ use crate::cli::Failure;
 
 /// The upper bound of the random delay before the first reconnect.
 const BASE: Duration = Duration::from_secs(1);
-/// The largest value to which the upper bound of the random delay grows.
+/// The maximum value of the upper bound of the random delay. The bound doubles with each failed
+/// attempt.
 const CEILING: Duration = Duration::from_secs(30);
 /// The minimum delay. It prevents a busy loop if the server closes every connection.
 const FLOOR: Duration = Duration::from_millis(50);
@@ -26,7 +27,7 @@ pub(super) enum End {
     Enough,
     /// The stream failed, and a reconnect would fail in the same way.
     Failed(String),
-    /// The server has ended the stream for good.
+    /// The server has ended the stream, and the client must not reconnect.
     Finished(String),
     /// The connection was lost or could not be established. A reconnect may succeed.
     Lost(Lost),
@@ -43,14 +44,14 @@ pub(super) struct Lost {
     pub(super) cause: String,
     /// The delay that the server requests.
     pub(super) retry_after: Option<Duration>,
-    /// Whether the stream had begun before the loss.
+    /// Whether the stream had begun before the connection was lost.
     pub(super) was_subscribed: bool,
-    /// Whether the server closed the connection as the protocol requires.
+    /// Whether the server closed the connection in the way that the protocol defines.
     pub(super) is_orderly: bool,
 }
 
 impl End {
-    /// Returns the end for a connection that could not be established.
+    /// Returns the [`End`] for a connection that could not be established.
     pub(super) fn unreached(cause: impl Into<String>) -> Self {
         Self::Lost(Lost {
             cause: cause.into(),
@@ -60,7 +61,7 @@ impl End {
         })
     }
 
-    /// Returns the end for a connection that broke after the stream had begun.
+    /// Returns the [`End`] for a connection that broke after the stream had begun.
     pub(super) fn broken(cause: impl Into<String>, retry_after: Option<Duration>) -> Self {
         Self::Lost(Lost {
             cause: cause.into(),
@@ -70,7 +71,8 @@ impl End {
         })
     }
 
-    /// Returns the end for a connection that the server closed as the protocol requires.
+    /// Returns the [`End`] for a connection that the server closed in the way that the protocol
+    /// defines.
     pub(super) fn orderly(cause: impl Into<String>, retry_after: Option<Duration>) -> Self {
         Self::Lost(Lost {
             cause: cause.into(),
@@ -80,7 +82,7 @@ impl End {
         })
     }
 
-    /// Returns the end for a response that is not a stream.
+    /// Returns the [`End`] for a response that is not a stream.
     pub(super) fn of_response(status: u16, retry_after: Option<Duration>, body: &[u8]) -> Self {
         let problem = Problem::read(body);
         let mut cause = match problem.code {
@@ -103,8 +105,9 @@ impl End {
         }
     }
 
-    /// Returns the end for a close code. Codes below 4000 are defined by RFC 6455, 7.4; the
-    /// server's own codes are in groups of 100.
+    /// Returns the [`End`] for a close code. Codes below 4000 are defined by RFC 6455, 7.4. Codes
+    /// from 4000 to 4099 are errors that a reconnect would not solve. Codes from 4200 to 4299 ask
+    /// for an immediate reconnect.
     pub(super) fn of_close(code: u16, reason: &str) -> Self {
         let cause = match reason {
             "" => format!("closed by the server with code {code}"),
@@ -126,7 +129,7 @@ pub(super) fn seconds(text: &str) -> Option<Duration> {
     text.trim().parse().ok().map(Duration::from_secs)
 }
 
-/// Parses `retry_ms=N` in the reason of a close frame.
+/// Parses the delay `retry_ms=N` in the reason of a close frame.
 fn retry_ms(reason: &str) -> Option<Duration> {
     let (_, digits) = reason.split_once("retry_ms=")?;
     let end = digits
@@ -154,13 +157,13 @@ impl Problem {
 /// Exponential back-off with full jitter.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
-    /// The number of failed attempts after the last stream.
+    /// The number of attempts that have failed since the last stream.
     failures: u32,
 }
 
 impl Backoff {
     /// Returns the delay before the next attempt. `random` is between 0 and 1. A delay that the
-    /// server requests is not changed, because the server has already made this delay random.
+    /// server requests gets no random part, because the server has already chosen it at random.
     pub(super) fn delay(&mut self, lost: &Lost, random: f64) -> Duration {
         if lost.was_subscribed {
             self.failures = 0;

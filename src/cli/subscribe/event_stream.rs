@@ -1,7 +1,8 @@
 //! Follows a stream of server-sent events over HTTP/1.1.
 //!
-//! The module sends one request. The pure modules decode and parse the body. A reconnect waits for
-//! the reconnection time of the stream (`retry`).
+//! The module sends one request and reads its response. [`super::response_body`] decodes the body,
+//! and [`super::parser`] parses the events. Before a reconnect, the client waits for the
+//! reconnection time of the stream (`retry`).
 
 use std::convert::Infallible;
 use std::io::{Read as _, Write as _};
@@ -109,7 +110,7 @@ fn handle(
         }
         Item::Event { id, event, data } => {
             subscriber.last_id = Some(id.clone());
-            // The server's own events are not publications.
+            // Events whose type begins with `fanfare.` are control messages and not publications.
             match event.strip_prefix("fanfare.") {
                 Some("disconnect") => return Err(disconnected(&data)),
                 Some("gap") => {
@@ -137,8 +138,8 @@ fn handle(
     }
 }
 
-/// Returns the end for a disconnect event. The result is the same as for a close frame with this
-/// code.
+/// Returns the [`End`] for the event `fanfare.disconnect`. The event contains a close code, like a
+/// WebSocket close frame.
 fn disconnected(data: &str) -> End {
     #[derive(Deserialize)]
     struct Disconnect {

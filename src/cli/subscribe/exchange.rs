@@ -14,7 +14,7 @@ use super::socket::Socket;
 
 /// The maximum length of a response's head, in bytes.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
-/// The maximum number of bytes that are read from the body of a refusal.
+/// The maximum number of bytes that are read from the body of a response that refuses the request.
 const REFUSAL_BYTES_MAX: usize = 16 * 1024;
 /// The maximum number of header fields of a response.
 const FIELDS_MAX: usize = 128;
@@ -33,7 +33,7 @@ pub(super) struct Response {
     pub(super) rest: Vec<u8>,
 }
 
-/// Builds the head of a request that resumes after the last id.
+/// Builds the head of a request for the publications after the last received id.
 pub(super) fn request(accept: &str, subscriber: &Subscriber<'_>) -> String {
     let target = subscriber.target;
     let mut text = format!("GET {} HTTP/1.1\r\n", target.request_target());
@@ -51,7 +51,7 @@ pub(super) fn request(accept: &str, subscriber: &Subscriber<'_>) -> String {
     let from_user = &subscriber.args.headers;
     for (name, value) in ours {
         // A field that the user sets replaces the default. `Last-Event-ID` is an exception, because
-        // the position changes during the run.
+        // its value changes when publications arrive.
         let is_set =
             name != "Last-Event-ID" && from_user.iter().any(|h| h.name.eq_ignore_ascii_case(name));
         if let Some(value) = value.filter(|_| !is_set) {
@@ -71,7 +71,7 @@ fn push_field(name: &str, value: &str, out: &mut String) {
     }
 }
 
-/// Reads the head of a response. `failed` converts an error of the connection.
+/// Reads the head of a response. `failed` returns the [`End`] for a connection error.
 pub(super) fn read_head(
     socket: &mut Socket,
     failed: impl Fn(&io::Error) -> End,
@@ -134,7 +134,7 @@ fn parse_head(bytes: &[u8]) -> Result<Option<Response>, httparse::Error> {
     }))
 }
 
-/// Reads a response that is not a stream, and returns the end for it.
+/// Reads the body of a response that is not a stream, and returns the [`End`] for the response.
 pub(super) fn refusal(socket: &mut Socket, response: Response) -> End {
     let mut body = Body::new(response.framing);
     let mut content = Vec::new();

@@ -23,7 +23,7 @@ use crate::cli::print_error;
 
 /// The maximum length of a response's content, in bytes. It is larger than any publication.
 const CONTENT_BYTES_MAX: usize = 256 * 1024 * 1024;
-/// The minimum time between two requests after a response that contains nothing new.
+/// The minimum time between two requests if the first response contains nothing new.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The content of a response, as JSON.
@@ -44,7 +44,7 @@ struct Envelope<'a> {
     id: Cow<'a, str>,
 }
 
-/// Polls until the stream ends.
+/// Sends polls until the subscription ends or the connection is lost.
 pub(super) fn follow(subscriber: &mut Subscriber<'_>) -> End {
     match attempt(subscriber) {
         Ok(never) => match never {},
@@ -131,7 +131,7 @@ fn print(content: &[u8], subscriber: &mut Subscriber<'_>) -> Result<bool, End> {
     }
     for publication in &content.publications {
         let text = publication.get();
-        // A publication without an envelope has no id.
+        // With `envelope=data`, a publication has no id.
         let envelope = serde_json::from_str::<Envelope<'_>>(text);
         let envelope = envelope.ok().filter(|_| !subscriber.target.is_bare());
         let id = envelope.map(|envelope| envelope.id).unwrap_or_default();

@@ -1,7 +1,8 @@
 //! `fanfare subscribe`: prints the publications of a subscription and keeps the subscription alive.
 //!
-//! One loop receives a stream until the stream ends, and then acts on the [`End`]. Each transport
-//! has a file. The [`Subscriber`] has the state that outlives a connection: the last id, the count,
+//! One loop receives publications until the connection ends. The [`End`] then determines whether
+//! the command reconnects, succeeds or fails. Each transport has its own file. The [`Subscriber`]
+//! has the state that outlives a connection: the last id, the number of printed publications and
 //! the deadline. Publications are written to standard output, which is flushed after each line.
 //! Everything else is written to standard error.
 
@@ -91,11 +92,11 @@ struct Subscriber<'a> {
     out: &'a mut dyn Write,
     /// The time at which `--timeout` ends the subscription.
     deadline: Option<Instant>,
-    /// The id after which the next connection resumes.
+    /// The last id that was received. The next connection resumes after this id.
     last_id: Option<String>,
     /// The number of publications printed so far.
     printed: u64,
-    /// Whether an earlier connection received a stream.
+    /// Whether the stream had begun on an earlier connection.
     was_subscribed: bool,
 }
 
@@ -136,15 +137,15 @@ impl Subscriber<'_> {
             .is_some_and(|deadline| Instant::now() >= deadline)
     }
 
-    /// Returns the end for an error that occurred before the response.
+    /// Returns the [`End`] for an error that occurred before the response was received.
     fn unreached(&self, error: &io::Error) -> End {
         if self.is_over() {
             return End::TimedOut;
         }
         let authority = &self.target.authority;
         match error.kind() {
-            // An unknown host is treated as an error in the URL, unless the host was reached
-            // before.
+            // An unknown host is an error in the URL, so a reconnect would fail too. But if the
+            // host was reached before, a reconnect may succeed.
             io::ErrorKind::NotFound if !self.was_subscribed => {
                 End::Failed(format!("cannot reach {authority}: {error}"))
             }
@@ -153,7 +154,7 @@ impl Subscriber<'_> {
         }
     }
 
-    /// Returns the end for an error that occurred after the stream had begun.
+    /// Returns the [`End`] for an error that occurred after the stream had begun.
     fn broken(&self, error: &io::Error, retry_after: Option<Duration>) -> End {
         if self.is_over() {
             return End::TimedOut;
@@ -162,8 +163,9 @@ impl Subscriber<'_> {
     }
 
     fn finished(&self, cause: &str) -> Result<(), Failure> {
-        // With `--count`, this end is a failure: fewer publications than requested were printed.
-        // Otherwise the stream would already have ended with `End::Enough`.
+        // With `--count`, the server has ended the stream too early: fewer publications than
+        // requested were printed. Otherwise the command would already have ended with
+        // `End::Enough`.
         if self.args.count.is_some() {
             return Err(failed(cause));
         }

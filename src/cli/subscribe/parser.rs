@@ -31,7 +31,7 @@ pub(super) enum Item {
 #[error("an event has more than {EVENT_BYTES_MAX} bytes")]
 pub(super) struct TooLong;
 
-/// The state of the parser between two pieces.
+/// The state of the parser between two calls.
 #[derive(Debug)]
 pub(super) struct Parser {
     line: Vec<u8>,
@@ -62,7 +62,8 @@ impl Parser {
         }
     }
 
-    /// Parses the next piece and appends all blocks that are now complete to `items`.
+    /// Parses the next bytes of the stream, and appends all blocks that are now complete to
+    /// `items`.
     pub(super) fn push(&mut self, mut bytes: &[u8], items: &mut Vec<Item>) -> Result<(), TooLong> {
         loop {
             if self.is_after_cr {
@@ -104,7 +105,7 @@ impl Parser {
         } else {
             self.take_field(&text, items);
         }
-        // The next line reuses the buffer.
+        // The buffer is kept for the next line.
         self.line = line;
         self.line.clear();
     }

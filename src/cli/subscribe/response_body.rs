@@ -42,7 +42,7 @@ enum State {
     Trailer,
 }
 
-/// The state of the decoder between two pieces.
+/// The state of the decoder between two calls.
 #[derive(Debug)]
 pub(super) struct Body {
     framing: Framing,

@@ -1,8 +1,8 @@
 //! The URL to subscribe to, parsed.
 //!
-//! PURE: the code parses and builds texts. It selects the transport, and adds the position to the
-//! query of a WebSocket URL. The position is a query parameter because browsers cannot set header
-//! fields on a WebSocket. The position replaces any earlier position in the query.
+//! PURE: the code parses and builds texts. It selects the transport. A WebSocket resumes with the
+//! query parameter `since`, as in browsers, which cannot set header fields on a WebSocket. This
+//! parameter replaces every other start position in the query.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tungstenite::http::Uri;
@@ -13,7 +13,7 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
-/// The query parameters that set the start position.
+/// The query parameters that determine where a subscription starts.
 const START_NAMES: [&str; 4] = ["since", "last_event_id", "lastEventId", "last"];
 
 /// The transport of a subscription.
@@ -84,7 +84,7 @@ impl Target {
         })
     }
 
-    /// Whether the messages of this URL have no envelope.
+    /// Whether the URL requests publications without an envelope (`envelope=data`).
     pub(super) fn is_bare(&self) -> bool {
         self.pairs().any(|pair| pair == "envelope=data")
     }
@@ -97,14 +97,14 @@ impl Target {
         }
     }
 
-    /// Returns the request target that resumes after an id.
+    /// Returns the request target of a subscription that resumes after `id`.
     pub(super) fn request_target_since(&self, id: &str) -> String {
         let since = format!("since={}", utf8_percent_encode(id, ESCAPED));
         format!("{}?{}", self.path, self.query_with(&since))
     }
 
-    /// Adds `since=first` or `last=N` to the query. The parameter sets the start position until an
-    /// id has been received.
+    /// Adds `since=first` or `last=N` to the query. The parameter is used only until an id has been
+    /// received. After that, the subscription resumes after the last id.
     pub(super) fn begin_with(&mut self, history: &str) {
         self.query = Some(self.query_with(history));
     }

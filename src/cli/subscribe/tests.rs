@@ -28,7 +28,8 @@ where
     (port, thread)
 }
 
-/// Responds to a request with these bytes. Returns the head of the request.
+/// Returns a script that responds to one request with these bytes. The script returns the head of
+/// the request.
 fn answer(bytes: &'static str) -> impl FnOnce(TcpStream) -> String + Send {
     move |mut stream| {
         let mut head = Vec::new();
@@ -42,7 +43,8 @@ fn answer(bytes: &'static str) -> impl FnOnce(TcpStream) -> String + Send {
     }
 }
 
-/// Accepts a WebSocket, sends these messages and closes the WebSocket. Returns the request target.
+/// Returns a script that accepts a WebSocket, sends these messages and closes the WebSocket. The
+/// script returns the request target.
 fn messages(
     texts: &'static [&'static str],
     close: Option<(u16, &'static str)>,
@@ -158,8 +160,8 @@ fn broken_event_stream_fails_without_reconnect_and_an_ended_one_succeeds() {
     assert!(subscribe(&url, "--no-reconnect").0.is_ok());
 }
 
-/// Responds to consecutive requests on one connection, one content for each request. Returns the
-/// heads of the requests.
+/// Returns a script that responds to consecutive requests on one connection, with one content for
+/// each request. The script returns the heads of the requests.
 fn answers(contents: &'static [&'static str]) -> impl FnOnce(TcpStream) -> String + Send {
     move |stream| {
         let mut heads = String::new();
@@ -379,7 +381,7 @@ fn bad_url_is_bad_usage() {
     assert!(matches!(ended, Err(Failure::Usage(_))));
 }
 
-/// A closed standard output.
+/// A standard output whose reader has closed the pipe.
 struct Closed;
 
 impl Write for Closed {

@@ -6,7 +6,8 @@
 //! a reconnect cannot resume.
 //!
 //! A server that needs a token accepts the WebSocket and waits for an `auth` command, which this
-//! client never sends. The client detects this state when a pong arrives before a welcome.
+//! client never sends. So this client sends a ping command after the handshake. If the pong arrives
+//! before a `welcome` message, the server waits for a token.
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -30,13 +31,15 @@ use crate::cli::print_error;
 /// The maximum length of a message, in bytes. It is larger than any publication with its envelope.
 const MESSAGE_BYTES_MAX: usize = 128 * 1024 * 1024;
 
-/// The command that shows whether the server waits for a token.
+/// The first command. If the server answers it without a `welcome` message before, the server waits
+/// for a token.
 const PING: &str = r#"{"type":"ping"}"#;
 /// The error message if the server waits for a token.
 const TOKEN_MISSING: &str = "token missing (401): the server waits for a token; send one with \
                              --header 'Authorization: Bearer TOKEN'";
 
-/// The type of a control message, or the id of a publication.
+/// The members that distinguish messages: a control message has a type, and a publication has an
+/// id.
 #[derive(Deserialize)]
 struct Envelope<'a> {
     #[serde(borrow, rename = "type")]
@@ -80,8 +83,7 @@ fn attempt(subscriber: &mut Subscriber<'_>) -> Result<Infallible, End> {
     }
     let end = read_messages(&mut conn, subscriber);
     if matches!(end, Err(End::Enough)) {
-        // If the server receives a close frame, it counts the connection as ended normally and not
-        // as lost.
+        // Without a close frame, the server would count the connection as lost.
         let _closed = conn.close(None);
         let _flushed = conn.flush();
     }
@@ -109,7 +111,7 @@ fn request(subscriber: &Subscriber<'_>) -> Result<Request, Error> {
     Ok(request)
 }
 
-/// Returns the end for a failed handshake.
+/// Returns the [`End`] for a failed handshake.
 fn refused(error: Error, subscriber: &Subscriber<'_>) -> End {
     match error {
         Error::Http(response) => {
@@ -168,8 +170,9 @@ fn take_text(
         return subscriber.publication(id, text);
     };
     match kind {
-        // The id is the position before the first publication. A resumed stream keeps its own,
-        // earlier position, because publications after that position may still arrive.
+        // The id in this message is the position before the first publication. A resumed
+        // subscription keeps its own, earlier id, because publications after that id may still
+        // arrive.
         "subscribed" if subscriber.last_id.is_none() && !id.is_empty() => {
             subscriber.last_id = Some(String::from(id));
             subscriber.note(text);
@@ -186,7 +189,8 @@ fn take_text(
     Ok(())
 }
 
-/// Returns the end for the close frame, or for the read error if no close frame was received.
+/// Returns the [`End`] for the received close frame, or for the read error if no close frame was
+/// received.
 fn ended(error: Error, close: Option<Option<CloseFrame>>, subscriber: &Subscriber<'_>) -> End {
     match (error, close) {
         (_, Some(Some(frame))) => End::of_close(frame.code.into(), frame.reason.as_str()),
