@@ -24,8 +24,7 @@ impl<'a> ConnAccess<'a> {
         Self { table, slot }
     }
 
-    /// Returns the permissions of all conns of the worker, read-only. They include the keys that
-    /// verify tokens.
+    /// Returns the worker's whole table, read-only. Its keys verify the tokens of requests.
     #[must_use]
     pub fn table(&self) -> &Access {
         self.table

@@ -16,11 +16,11 @@ use super::origin::Reader;
 pub use super::status::Status;
 use super::{After, Refusal, WebSocketRequest};
 
-/// The live page, which is one file without external assets.
+/// The built-in HTML page, which is one file without external assets.
 const PAGE: &[u8] = include_bytes!("page.html");
 
-/// The content security policy of the live page. It allows the page's inline script and style,
-/// images from data URLs, connections to the page's origin, and a `WebSocket` to any origin.
+/// The content security policy of the built-in HTML page. It allows the page's inline script and
+/// style, images from data URLs, connections to the page's origin, and a `WebSocket` to any origin.
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; \
     style-src 'unsafe-inline'; connect-src 'self' ws: wss:; img-src data:; base-uri 'none'; \
     form-action 'none'; frame-ancestors 'none'";
