@@ -1,9 +1,9 @@
 //! Checks the bytes that a client sends on a WebSocket (RFC 6455), in pieces of any length.
 //!
 //! The first byte selects the envelope and the compression, and the client sends the rest. The
-//! machine is compared with a simple model of the RFC, which uses the header parser of another
-//! implementation. Without compression, the machine and the model must find the same pings, the
-//! same end and the same fault at the same place.
+//! state machine of a WebSocket is compared with a simple model of the RFC, which uses the header
+//! parser of another implementation. Without compression, both must find the same pings, the same
+//! end and the same fault at the same place.
 
 use std::io::Cursor as Reader;
 
@@ -31,7 +31,7 @@ const PONG_BACKLOG_BYTES: usize = 4096;
 /// The maximum number of bytes that a conn may store in addition to those of its client.
 const HELD_BYTES: usize = 1024;
 
-/// Runs an input: one byte of choices, then the bytes of a client.
+/// Runs the target on an input: one byte of choices, then the bytes of a client.
 pub fn attack(bytes: &[u8]) {
     let Some((choices, sent)) = bytes.split_first() else {
         return;
@@ -54,7 +54,7 @@ pub fn attack(bytes: &[u8]) {
     }
 }
 
-/// The machine's response to a client's bytes.
+/// The response of the state machine to a client's bytes.
 #[derive(Debug, PartialEq)]
 struct Outcome {
     flow: Flow,

@@ -12,7 +12,7 @@ use toml::{Table, Value};
 
 const NAME: &str = "fanfare.toml";
 
-/// Runs an input: the text of a file.
+/// Runs the target on an input: the text of a file.
 pub fn attack(bytes: &[u8]) {
     let Ok(text) = str::from_utf8(bytes) else {
         return;

@@ -39,8 +39,8 @@ use super::{memory, parts, token, wire};
 const HEAD_BYTES_MAX: u32 = 512;
 const MESSAGE_BYTES_MAX: u32 = 300;
 const CHANNELS_MAX: usize = 3;
-/// If the replies in one call have more than this number of bytes, the machine answers further
-/// pings only as the client reads.
+/// If the replies in one call have more than this number of bytes, the state machine answers
+/// further pings only as the client reads.
 const PONG_BACKLOG_BYTES: usize = 4096;
 /// The maximum number of timers that fire before a conn with a silent peer ends.
 const TIMEOUTS_MAX: u32 = 12;
@@ -54,7 +54,7 @@ const FORWARDED: &[u8] = b"orwarded";
 /// The maximum number of bytes that a conn may store in addition to its input and pending output.
 const HELD_BYTES: usize = 4096;
 
-/// Runs an input: a script with the peer's bytes and the events between them.
+/// Runs the target on an input: a script with the peer's bytes and the events between them.
 pub fn attack(bytes: &[u8]) {
     let script = Script::new(bytes);
     let mut config = config();
@@ -72,7 +72,8 @@ pub fn attack(bytes: &[u8]) {
     run_script(script, &config).fall_silent();
 }
 
-/// Returns a configuration with namespaces that allow clients to act, and with small limits.
+/// Returns a configuration with small limits, and with namespaces in which clients may publish and
+/// count subscribers.
 pub(super) fn config() -> Config {
     let mut config = Config::default();
     config.heartbeat.interval_ms = 1000;
@@ -96,7 +97,7 @@ pub(super) fn config() -> Config {
     config
 }
 
-/// A conn and its surroundings.
+/// The state machine of a connection, and what a worker would keep for it.
 struct Harness<'c> {
     conn: Conn,
     config: &'c Config,
@@ -184,7 +185,7 @@ impl<'c> Harness<'c> {
         harness
     }
 
-    /// Calls the machine and applies its effects, as a worker does.
+    /// Calls the state machine and applies the effects that it requests, as a worker does.
     fn call<R>(
         &mut self,
         act: impl FnOnce(&mut Conn, &mut Vec<u8>, &mut Context<'_>) -> R,
@@ -407,8 +408,8 @@ impl<'c> Harness<'c> {
         }
     }
 
-    /// Passes as many bytes to the machine as it may read. Returns the rest, which stays in the
-    /// kernel.
+    /// Passes as many bytes to the state machine as it may read. Returns the rest, which stays in
+    /// the kernel.
     fn read<'b>(&mut self, mut bytes: &'b [u8]) -> &'b [u8] {
         while !bytes.is_empty() && self.closed.is_none() && !self.is_read_closed {
             let most = self.conn.read_bytes_max(HEAD_BYTES_MAX);

@@ -10,7 +10,7 @@ use fanfare::feed::protocol::item::Request;
 
 use super::feed::{self, check_payload, print_draft, read_line};
 
-/// Runs an input: the bytes of a feeder.
+/// Runs the target on an input: the bytes of a feeder.
 pub fn attack(bytes: &[u8]) {
     if !bytes.first().is_some_and(u8::is_ascii_alphabetic) {
         return;

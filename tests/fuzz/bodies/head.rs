@@ -24,7 +24,7 @@ pub(super) const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
 const CHANNELS_MAX: u32 = 3;
 const POLL_TIMEOUT_MS: u64 = 40_000;
 
-/// Runs an input: the bytes of any number of requests.
+/// Runs the target on an input: the bytes of any number of requests.
 pub fn attack(bytes: &[u8]) {
     for head_bytes_max in [256, 8192] {
         let mut config = Config::default();
@@ -152,8 +152,8 @@ fn take_field(line: &[u8]) -> (String, &[u8]) {
     (name, value[1..].trim_ascii())
 }
 
-/// Checks a request that is answered or followed by another: it has one `Host` and no content. If
-/// the request asks to close the connection, the connection is not kept open.
+/// Checks a request that the parser has accepted: it has at most one `Host` and no content. If the
+/// request asks to close the connection, the connection is not kept open.
 fn check_framing(fields: &[(String, &[u8])], head: &Head<'_>) {
     let values = |name: &str| -> Vec<&[u8]> {
         let found = fields.iter().filter(|(other, _)| other == name);

@@ -15,8 +15,8 @@ use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 
 use super::head::DATE;
 
-/// Runs an input: a text that may be an id or a name. The first 16 bytes are also used as two
-/// numbers, from which ids are made.
+/// Runs the target on an input: a text that may be an id or a name. The first 16 bytes are also
+/// used as two numbers, from which ids are made.
 pub fn attack(bytes: &[u8]) {
     check_numbers(bytes);
     check_as_field(bytes);

@@ -31,21 +31,21 @@ fn change(added: usize, removed: usize) {
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         change(layout.size(), 0);
-        // SAFETY: the caller keeps the contract of `GlobalAlloc`, and `System` has the same
+        // SAFETY: the caller upholds the contract of `GlobalAlloc`, and `System` has the same
         // contract.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
         change(0, layout.size());
-        // SAFETY: the caller keeps the contract of `GlobalAlloc`, and `System` has the same
+        // SAFETY: the caller upholds the contract of `GlobalAlloc`, and `System` has the same
         // contract.
         unsafe { System.dealloc(place, layout) }
     }
 
     unsafe fn realloc(&self, place: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         change(size, layout.size());
-        // SAFETY: the caller keeps the contract of `GlobalAlloc`, and `System` has the same
+        // SAFETY: the caller upholds the contract of `GlobalAlloc`, and `System` has the same
         // contract.
         unsafe { System.realloc(place, layout, size) }
     }

@@ -8,7 +8,7 @@ use fanfare::config::{Namespace, namespace};
 use fanfare::id::ChannelName;
 use fanfare::pattern::Pattern;
 
-/// Runs an input: lines with a channel and patterns.
+/// Runs the target on an input: lines with a channel and patterns.
 pub fn attack(bytes: &[u8]) {
     let Ok(text) = str::from_utf8(bytes) else {
         return;

@@ -12,7 +12,7 @@ use fanfare::proxy::forwarded::{List, client};
 use fanfare::proxy::header::{HEADER_BYTES_MAX, HeaderRead, read_header};
 use fanfare::proxy::{Network, contains};
 
-/// Runs an input: a header, a list or a network.
+/// Runs the target on an input: a header, a list or a network.
 pub fn attack(bytes: &[u8]) {
     let Some((kind, rest)) = bytes.split_first() else {
         return;

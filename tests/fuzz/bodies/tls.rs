@@ -13,12 +13,12 @@ use fanfare::tls::{Filter, Identity};
 
 use super::secure::{PeerEnd, secure};
 
-/// The maximum size of a filter's buffers: a handshake message, a record, and some room.
+/// The maximum size of a filter's buffers: a handshake message, a record, and slack.
 const BUFFER_BYTES_MAX: usize = 256 * 1024;
 
 static IDENTITY: LazyLock<Identity> = LazyLock::new(|| secure(1).identity.current());
 
-/// Runs an input: the pieces of a conversation.
+/// Runs the target on an input: the pieces of a conversation.
 pub fn attack(bytes: &[u8]) {
     let Some((mode, mut rest)) = bytes.split_first() else {
         return;

@@ -21,7 +21,7 @@ const CLAIMS: &[u8] = br#"{"exp":2000000000}"#;
 /// The time, in seconds since 1970.
 pub(super) const NOW_S: u64 = 1_800_000_000;
 
-/// Runs an input: a token, claims, a header, or a file with keys.
+/// Runs the target on an input: a token, claims, a header, or a file with keys.
 pub fn attack(bytes: &[u8]) {
     let Some((kind, rest)) = bytes.split_first() else {
         return;

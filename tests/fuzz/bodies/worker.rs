@@ -36,7 +36,8 @@ const MAILS_MAX: usize = 40;
 const TURNS_MAX: u32 = 2000;
 const EPOCH: u64 = 1;
 
-/// Runs an input: a script with the bytes of hostile clients and the events between them.
+/// Runs the target on an input: a script with the bytes of hostile clients and the events between
+/// them.
 pub fn attack(bytes: &[u8]) {
     let script = Script::new(bytes);
     let mut world = World::new(script);
