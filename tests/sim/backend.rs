@@ -173,7 +173,7 @@ impl Backend {
         }
     }
 
-    /// Accepts one notice if any notice is due. At random, skips the notices of some conns.
+    /// Accepts one notice if one is due. Skips the notices of some conns at random.
     fn take_notice(&mut self) -> bool {
         let mut passed = BTreeSet::new();
         let mut next = 0;

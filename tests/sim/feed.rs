@@ -144,7 +144,7 @@ pub(crate) struct Feed {
     pub(crate) journal: Option<Journal>,
     /// Events that the world has not read yet.
     events: Vec<LogEvent>,
-    /// Incomplete acknowledgements, in the order of their publications.
+    /// Acknowledgements that not all workers have confirmed, in the order of their publications.
     pub(crate) worker_acks: Vec<PendingAck>,
     random: fastrand::Rng,
     /// Whether a worker is in the middle of a turn.
@@ -227,8 +227,8 @@ impl Feed {
         self.chances = chances;
     }
 
-    /// If all earlier publications can be posted, begins a new epoch with a chance of `likely`
-    /// thousandths. Returns whether an epoch began.
+    /// Begins a new epoch with a chance of `likely` thousandths, if all earlier publications can be
+    /// posted first. Returns whether an epoch began.
     pub(crate) fn change_epoch_at_random(&mut self, likely: u32, now: Now) -> bool {
         if self.changes == 0 || self.chances.u32(0..1000) >= likely {
             return false;

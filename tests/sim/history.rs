@@ -18,8 +18,8 @@ pub(crate) struct History {
     channel: usize,
     /// The maximum number of publications in the history.
     count: usize,
-    /// The worker's head when the client sent its request. `read_at` is the worker's head when the
-    /// client read the confirmation.
+    /// The newest publication that the worker had processed when the client sent its request.
+    /// `read_at` is the newest one that it had processed when the client read the confirmation.
     requested_at: u64,
     read_at: u64,
     /// Whether the client has received neither a publication nor a gap.

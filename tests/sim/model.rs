@@ -184,8 +184,8 @@ impl ExpectedDeliveries {
         subscription.history = history;
     }
 
-    /// Whether a channel's subscription has history and has received neither a publication nor a
-    /// gap.
+    /// Whether the client requested history for a channel and has received neither a publication
+    /// nor a gap there.
     pub(crate) fn has_not_begun(&self, channel: usize) -> bool {
         let subscription = self.subscriptions.get(&channel);
         let history = subscription.and_then(|of| of.history.as_ref());

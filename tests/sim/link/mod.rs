@@ -494,7 +494,7 @@ impl Link {
         taken
     }
 
-    /// Sends the pongs and the close frame that are due, or discards them.
+    /// Sends the pongs and the close frame that still have to be sent, or discards them.
     pub(crate) fn send_replies(&mut self, sends_replies: bool) {
         if self.stage == Stage::WebSocket {
             let replies = std::mem::take(&mut self.replies);
@@ -672,7 +672,7 @@ impl Link {
             || self.is_superseded_after_start(gap, facts)
             || facts.is_too_old(gap.channel, gap.until)
             || facts.begins_too_old(gap);
-        // A client that exceeds its quota receives gaps with these causes.
+        // These are the causes of gaps for a client that exceeds its quota.
         let is_over = matches!(gap.cause.as_str(), "conflated" | "slow");
         let now = facts.now;
         assert!(

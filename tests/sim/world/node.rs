@@ -174,7 +174,8 @@ impl Node {
         }
     }
 
-    /// Checks that no source has conns. Called after all workers have ended.
+    /// Checks that no source address is counted as having conns. Called after all workers have
+    /// ended.
     pub(crate) fn check_sources(&self) {
         if let Some(sources) = &self.sources {
             sources.sweep(Now(u64::MAX / 2));

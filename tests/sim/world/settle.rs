@@ -126,8 +126,8 @@ impl World {
             let until = self.machine.now_us() + interval_us / 2;
             self.step_until(until, |_| true);
         }
-        // If the acknowledgement that opens a window exceeds its client's rate, the server reads
-        // the acknowledgement later.
+        // A client may exceed its rate limit. Then the server reads later the acknowledgement that
+        // lets the delivery continue.
         if self.config.limits.client_frames_per_second > 0 {
             self.step_while_owed(RATE_BACKLOG_US);
         }
