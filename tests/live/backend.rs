@@ -371,8 +371,9 @@ fn notices_of_one_client_delay_no_publication_and_no_other_notice() {
     let mut backend = consumer(&server, &json!(["chat:*"]), true);
     let (mut honest, honest_conn) = welcomed(&server, "channel=other");
     let (mut flooder, conn) = welcomed(&server, "channel=other");
-    // The client first causes more notices than the consumer's socket can buffer. Then it causes
-    // more pairs of notices that cancel out than all sockets and buffers have room for.
+    // First the client causes more notices than the consumer's socket can buffer. Then it
+    // subscribes and unsubscribes more often than all sockets and buffers have room for. These
+    // pairs of notices cancel out.
     let long = "x".repeat(150);
     let names: Vec<String> = (0..120)
         .map(|number| format!("chat:{number}-{long}"))

@@ -157,7 +157,7 @@ fn higher_values_are_kept_and_excessive_ones_skipped() {
 
 /// The key, the value before, the value in the file, and the value after.
 const MERGED: &[(&str, &str, &str, &str)] = &[
-    // Several numbers, each of them compared separately.
+    // The values have several numbers. Each number is compared separately.
     (
         "net.ipv4.tcp_rmem",
         "4096\t131072\t6291456\n",

@@ -269,7 +269,7 @@ fn readers_of_single_bytes_do_not_delay_bystanders() {
         }
     }
     assert!(attacked.server.metric("fanfare_publications_skipped_total") > 0.0);
-    // The log may become full, and store a frame of each kind for each publication.
+    // The limit allows for a full log that stores a frame of each kind for each publication.
     attacked.check_cost(CostLimit {
         held: slow.len(),
         bytes_each: 8 * KIB,
