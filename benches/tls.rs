@@ -1,8 +1,9 @@
-//! Measures TLS: handshakes and the memory of an idle conn, compared with rustls, and records.
+//! Measures TLS: handshakes, the memory of an idle conn, and the encryption of payloads.
 //!
-//! Criterion times the server's part of full and of resumed handshakes, with the filter and with
-//! `rustls::ServerConnection`. Criterion also times how the filter seals payloads. The program
-//! first prints the memory of an idle conn.
+//! The TLS filter of the worker is compared with plain rustls. Criterion times the server's part of
+//! full and of resumed handshakes, with the filter and with `rustls::ServerConnection`. Criterion
+//! also times how the filter encrypts payloads. The program first prints the memory of an idle
+//! conn.
 
 #![allow(
     missing_docs,
@@ -70,7 +71,8 @@ impl Setting {
     }
 }
 
-/// The server's end of a TLS connection, implemented by the filter and by rustls.
+/// The server's end of a TLS connection. It is implemented with the worker's TLS filter and with
+/// plain rustls.
 trait Server {
     fn receive(&mut self, bytes: &mut [u8]);
     /// Appends the bytes that must be sent to the client.

@@ -28,7 +28,8 @@ use rustix::event::epoll;
 /// The fixed response to every request.
 const HEAD: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
     Connection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
-/// The epoll data of the listener and the wake. The data of a socket is its index.
+/// The values in the epoll entries of the listener and of the eventfd that wakes the thread. The
+/// value of a client's socket is its index.
 const LISTENER: u64 = u64::MAX;
 const WAKE: u64 = u64::MAX - 1;
 

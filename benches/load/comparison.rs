@@ -1,4 +1,4 @@
-//! The figures of fanfare and of the floor, as text and as one JSON object.
+//! The figures of fanfare and of the floor (the baseline server), as text and as one JSON object.
 //!
 //! Each ratio is the quotient of two sums over all rounds. The report also shows the smallest and
 //! the greatest ratio of a single round.
@@ -15,7 +15,7 @@ use crate::ratio::Ratio;
 pub(crate) enum Side {
     /// The program under test.
     Fanfare,
-    /// The floor, which is the baseline.
+    /// The floor: the baseline server, which does the minimum of work.
     Floor,
 }
 

@@ -2,8 +2,8 @@
 //! format of its feed.
 //!
 //! This file starts the server and connects all clients, but measures nothing. It also defines the
-//! commands of fanfare and of the floor, which are part of every comparison. The user of the
-//! comparison defines the commands of other servers.
+//! commands of fanfare and of the floor (the baseline server), which are part of every comparison.
+//! The user of the comparison defines the commands of other servers.
 
 use std::process::Command;
 

@@ -32,15 +32,16 @@ use comparison::{Comparison, Side};
 use contender::Contender;
 use options::SharedOptions;
 
-/// Compares the server with the floor. Each burst is sent after all clients have received the last
-/// one.
+/// Compares fanfare with the floor, the baseline server. Each burst is sent after all clients have
+/// received the previous burst.
 #[derive(Debug, Parser)]
 #[command(name = "floor")]
 struct Options {
     /// WebSocket connections.
     #[arg(long, default_value_t = 100)]
     websockets: usize,
-    /// The number of event stream connections. The floor sends WebSocket frames even on these.
+    /// The number of event stream connections. The floor (the baseline server) sends WebSocket
+    /// frames even on these.
     #[arg(long, default_value_t = 100)]
     event_streams: usize,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! The flags and the main function that the comparisons with the floor share.
+//! The flags and the main function that the comparisons with the floor (the baseline server) share.
 //!
 //! Each of these programs starts itself as a child process with `--serve-floor`. With this flag,
 //! the program runs as the floor and compares nothing. `floor.rs` and `peers.rs` use this file.
@@ -13,7 +13,7 @@ use fanfare_generator::publisher::PAYLOAD_BYTES_MIN;
 
 use crate::baseline_server;
 
-/// The flags that all comparisons with the floor have.
+/// The flags of all comparisons with the floor, the baseline server.
 #[derive(Debug, Args)]
 pub(crate) struct SharedOptions {
     /// Bytes of JSON in each publication; at least 64.
@@ -28,7 +28,7 @@ pub(crate) struct SharedOptions {
     /// Number of times that all servers are started and measured.
     #[arg(long, default_value_t = 1)]
     pub(crate) rounds: u32,
-    /// Workers of fanfare and of the floor.
+    /// Workers of fanfare and of the floor, the baseline server.
     #[arg(long, default_value_t = 2)]
     pub(crate) workers: u32,
     /// Flags for `fanfare serve`, as one argument.
@@ -66,7 +66,8 @@ pub(crate) trait Report {
     /// Returns the figures as text.
     fn text(&self) -> String;
 
-    /// Whether the deliveries of fanfare and of the floor were complete and correct.
+    /// Whether the deliveries of fanfare and of the floor, the baseline server, were complete and
+    /// correct.
     fn is_clean(&self) -> bool;
 }
 

@@ -41,7 +41,7 @@ use results::{OWN, Results, Round, ServerResults};
 /// The second byte of the loopback addresses of the first server's clients.
 const FIRST_NETWORK: u8 = 32;
 
-/// Compares servers. Each burst is sent after all clients have received the last one.
+/// Compares servers. Each burst is sent after all clients have received the previous burst.
 #[derive(Debug, Parser)]
 #[command(name = "peers")]
 struct Options {

@@ -19,8 +19,8 @@ const CONNS_PER_ADDRESS: usize = 5_000;
 /// The maximum total number of unanswered requests of all threads. It is well below the listen
 /// backlog.
 const REQUESTS_ALL_MAX: usize = 2_048;
-/// The number of unanswered requests that each thread may have, even if all threads together then
-/// exceed [`REQUESTS_ALL_MAX`].
+/// Each thread may have at least this number of unanswered requests, even if the total of all
+/// threads then exceeds [`REQUESTS_ALL_MAX`].
 const REQUESTS_MIN: usize = 8;
 /// The time in seconds after which the server answers a poll without publications. It is the
 /// server's default.

@@ -81,8 +81,8 @@ AMBIGUOUS = [
     ("a space before the method (3)", request(line=" GET / HTTP/1.1")),
     ("a method that is not a token (3.1)", request(line="G(T / HTTP/1.1")),
 ]
-# Requests that the server refuses although their end is clear, or because of how they state their
-# end. Any refusal that closes the connection is correct.
+# Requests with a clear end that the server refuses: it does not accept their content, or does not
+# support their length or coding. Any refusal that closes the connection is correct.
 UNWANTED = [
     ("content of a GET", request("Content-Length: 48")),
     ("chunked content of a GET", request(CHUNKED) + b"0\r\n\r\n"),
