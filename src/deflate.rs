@@ -378,7 +378,8 @@ mod tests {
                 &[(first, FlushCompress::Full), (second, FlushCompress::Sync)],
                 window_bits,
             );
-            // The output of two compressors. The first ends with a last block.
+            // The outputs of two compressors, one after the other. The first output ends with a
+            // final block.
             let ended = [
                 compress(&[(first, FlushCompress::Finish)], window_bits),
                 compress(&[(second, FlushCompress::Sync)], window_bits),

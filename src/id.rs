@@ -447,8 +447,8 @@ mod tests {
 
     #[test]
     fn serials_in_one_slot_never_repeat() {
-        // While the first conn is open, the worker accepts two conns for each generation. The next
-        // conn in the slot then has the same generation.
+        // While the first conn is open, the worker accepts so many conns that each generation is
+        // used twice. The next conn in the slot then has the same generation.
         let serial = 7;
         let next = serial + 2 * GENERATIONS;
         let (first, second) = (ConnId::new(3, serial), ConnId::new(3, next));

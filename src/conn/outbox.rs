@@ -110,7 +110,7 @@ impl Outbox {
         }
         let pending = self.0.get_or_insert_default();
         debug_assert!(pending.answer.is_none(), "an answer is the last thing");
-        // Written bytes must be removed even if the queue is never empty. The written bytes are
+        // The queue may never become empty, so written bytes must be removed earlier. They are
         // removed only when they fill at least half of the queue. So each byte is moved at most
         // once on average.
         if pending.control_written * 2 >= pending.control.len() {
@@ -380,7 +380,8 @@ mod tests {
         logged(payload, kind, &Arc::default()).1
     }
 
-    /// Encodes a publication. The publication counts as in the log until it is dropped.
+    /// Encodes a publication. The ledger counts the encoding as part of the log until the
+    /// publication is dropped.
     fn logged(payload: Payload, kind: FrameKind, ledger: &Arc<Ledger>) -> (Publication, Encoded) {
         let id = Cursor {
             epoch: Epoch::new(1),

@@ -104,7 +104,7 @@ pub struct Encoded {
     pub id: Cursor,
     /// The kind of encoding that is sent.
     pub kind: FrameKind,
-    /// The encodings of the publication. The one of `kind` has been created.
+    /// The encodings of the publication. The encoding of `kind` is one of them.
     pub frames: Arc<Frames>,
 }
 

@@ -47,8 +47,8 @@ impl Ring {
     /// Returns the error of `io_uring_setup(2)`. Linux before 6.1 lacks the modes that are used
     /// here, and most containers forbid the call.
     pub fn new(sends_max: u16) -> io::Result<Self> {
-        // In these modes, only this thread may submit entries, and the kernel completes entries
-        // only inside the calls of this thread.
+        // With `single_issuer`, only this thread may submit entries. With `defer_taskrun`, the
+        // kernel completes entries only inside the calls of this thread.
         let ring = IoUring::builder()
             .dontfork()
             .setup_single_issuer()
@@ -151,7 +151,7 @@ fn entry(send: &Send<'_>, header: Option<&libc::msghdr>) -> Entry {
     let socket = types::Fd(send.socket.as_raw_fd());
     match (send.slices, header) {
         ([slice], _) => {
-            // If a slice is longer, only a part of the slice is sent. The caller sends the rest
+            // An entry sends at most `u32::MAX` bytes. The caller sends the rest of a longer slice
             // with its next send.
             let length = u32::try_from(slice.len()).unwrap_or(u32::MAX);
             let send = opcode::Send::new(socket, slice.as_ptr(), length);

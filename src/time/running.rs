@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::Now;
 use crate::config::limits::{SLEEP_MS_MAX, TURN_RUNNING_MS_MAX};
 
-/// The running time of a worker or of the feed.
+/// The clock of a worker or of the feed. It stops while the thread does not run.
 #[derive(Clone, Copy, Debug)]
 pub struct Running {
     now: Now,
