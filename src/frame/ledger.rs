@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::id::Sequence;
 
-/// The sums of bytes. If two threads change the [`Weight`] of the same publication, they may update
+/// The sums of bytes. If two threads change the `Weight` of the same publication, they may update
 /// a sum in either order. So a sum can be negative for a moment. A negative sum is stored modulo
 /// 2^64.
 #[derive(Debug)]
