@@ -90,7 +90,8 @@ impl EventStream {
         let position = JoinOutcome::position(outcomes).unwrap_or(context.head);
         let retry_ms = context.reconnect_ms();
         let mut events = Vec::with_capacity(64);
-        // This line belongs to the next block, which is a gap or the position.
+        // This line needs no empty line after it: it belongs to the block of the next gap or
+        // position.
         push_display(&format_args!("retry: {retry_ms}\n"), &mut events);
         // The position is written after all gaps. A client that loses the connection in between
         // resumes from its old position and receives the gaps again.

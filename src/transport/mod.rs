@@ -1,12 +1,12 @@
-//! The transports. Each transport has its own file. One enum contains the transports of streams,
-//! and another enum contains the polls.
+//! The transports. Each transport has its own file. The enum [`Transport`] contains the transports
+//! of streams, and the enum [`Poll`] contains the polls.
 //!
 //! A transport handles events of a conn: bytes from the client, the outcome of a subscription, a
-//! gap, a heartbeat, the end. Its results are bytes in the conn's control queue and effects for the
-//! worker. A transport owns only the state of its protocol. Transports do not handle publications:
-//! `frame` encodes them, and they are sent from the log. Transports do not use sockets, timers or
-//! the hub. No transport imports another, so a transport can be removed by deleting its file. The
-//! conn's machine is the only caller.
+//! gap, a heartbeat, the end. It answers with bytes in the conn's control queue, and with effects
+//! for the worker. A transport owns only the state of its protocol. Transports do not handle
+//! publications: `frame` encodes them, and they are sent from the log. Transports do not use
+//! sockets, timers or the hub. No transport imports another, so a transport can be removed by
+//! deleting its file. The conn's protocol machine is the only caller.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 #![warn(clippy::wildcard_enum_match_arm)]
 
@@ -35,8 +35,8 @@ use poll_answer::{News, PollTerms};
 
 /// The transport of a stream.
 ///
-/// In all functions, `out` is the conn's control queue. Bytes are appended in order and never
-/// changed. After the end of the stream, no function appends bytes.
+/// In all functions, `out` is the conn's control queue. Functions only append bytes to it. After
+/// the end of the stream, they append nothing.
 #[derive(Debug)]
 pub enum Transport {
     /// The transport is a stream of server-sent events.
@@ -55,7 +55,7 @@ const _: () = assert!(size_of::<Transport>() <= 16);
 /// events and no closing handshake.
 #[derive(Debug)]
 pub enum Poll {
-    /// A poll that is answered when a publication or gap is due, or after a timeout.
+    /// A poll that is answered when a publication or gap is pending, or after a timeout.
     Long(LongPoll),
     /// A poll that is answered immediately.
     Short(ShortPoll),
@@ -85,8 +85,8 @@ impl Poll {
         }
     }
 
-    /// Asks the worker for the answer now, even if there are no publications or gaps. If `reason`
-    /// is set, the conn is closed after the answer, even if keep-alive was possible.
+    /// Asks the worker to answer now, even if there are no publications or gaps. If `reason` is
+    /// set, the conn is closed after the answer, even if the client has asked for keep-alive.
     pub fn handle_end(&mut self, reason: Option<CloseReason>, context: &mut Context<'_>) {
         self.terms_mut().end_with(reason);
         context.ask(Effect::Answer {
@@ -95,8 +95,8 @@ impl Poll {
         });
     }
 
-    /// Writes the answer without its publications, which are sent after `out`. Returns the reason
-    /// to close the conn after the answer; `None` if the conn stays open.
+    /// Writes the part of the answer before its publications to `out`. Returns the reason to close
+    /// the conn after the answer; `None` if the conn stays open.
     pub fn handle_answer(
         &self,
         news: &News,
@@ -124,17 +124,16 @@ impl Poll {
     }
 }
 
-/// The state of the stream after a call.
+/// The state of a stream after a call to its transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Flow {
     /// The stream stays open.
     Open,
-    /// The server's close frame is in `out`, and the peer's close frame is awaited until a
-    /// deadline. Until then, the machine still passes the peer's bytes to the transport.
+    /// The server has written its close frame to `out` and waits for the peer's close frame, up to
+    /// a deadline. Until then, the transport still receives the peer's bytes.
     Closing(CloseReason),
-    /// The stream is over: the conn sends `out`, then FIN. The machine passes no further bytes to
-    /// the transport.
+    /// The stream is over. The conn sends `out`, then FIN. The transport receives no more bytes.
     Ended(CloseReason),
 }
 
@@ -164,19 +163,18 @@ pub enum Goodbye<'a> {
 pub enum StreamEvent<'a> {
     /// The outcome of an acknowledgement.
     Acknowledged(&'a Acknowledgement, Acknowledged),
-    /// A gap was found while the conn was served. The gap precedes all later publications of the
-    /// channel.
+    /// A gap in a channel. It must be sent before all later publications of the channel.
     Gap(&'a ChannelName, &'a Gap),
-    /// All known gaps have been sent. The gaps and publications that were sent cover everything up
-    /// to and including this position.
+    /// All known gaps were sent. Everything up to and including this position was sent or is in a
+    /// gap.
     GapsSent(Cursor),
-    /// The conn has been unsubscribed from a channel. The flag is false if the conn was not
-    /// subscribed to the channel.
+    /// The result of unsubscribing from a channel. The flag is false if the conn was not
+    /// subscribed.
     Left(&'a Leave, bool),
 }
 
 impl Goodbye<'_> {
-    /// Returns the close reason that is counted for this end.
+    /// Returns the close reason under which the metrics count this end.
     #[must_use]
     pub fn close_reason(self) -> CloseReason {
         match self {
@@ -202,8 +200,8 @@ impl Transport {
         }
     }
 
-    /// Whether the transport holds unhandled bytes from the client, because the work budget was
-    /// used up.
+    /// Whether the transport has bytes from the client that it has not handled yet. This happens
+    /// when it has used up its budget of work.
     #[must_use]
     pub fn has_unhandled(&self) -> bool {
         match self {
@@ -225,8 +223,8 @@ impl Transport {
         }
     }
 
-    /// Handles the outcome of a join. `outcomes` has one entry for each channel of `join`, in the
-    /// same order.
+    /// Handles the outcome of subscribing to the channels of `join`. `outcomes` has one entry for
+    /// each channel, in the same order.
     pub fn handle_joined(
         &mut self,
         join: &Join,
@@ -254,8 +252,8 @@ impl Transport {
         }
     }
 
-    /// Sends a heartbeat. `is_caught_up` is true if everything up to `context.head` has been sent
-    /// to the conn.
+    /// Sends a heartbeat. `is_caught_up` is true if the conn has been sent everything up to
+    /// `context.head`.
     pub fn handle_heartbeat(
         &mut self,
         is_caught_up: bool,
@@ -268,7 +266,7 @@ impl Transport {
         }
     }
 
-    /// Warns the client that its token expires after this time.
+    /// Warns the client that its token expires in `left`.
     pub fn handle_expiring(&self, left: Duration, out: &mut Vec<u8>) {
         match self {
             // The client cannot send a new token on this stream. When the stream ends, the client
@@ -278,8 +276,8 @@ impl Transport {
         }
     }
 
-    /// Called when the control queue has become empty. Sends the pong that was postponed to keep
-    /// the queue short.
+    /// Called when the control queue has become empty. Sends a pong that had to wait because the
+    /// queue was too long.
     pub fn handle_drained(&mut self, out: &mut Vec<u8>) {
         match self {
             Self::EventStream(_) => {}
@@ -303,7 +301,7 @@ impl Transport {
         }
     }
 
-    /// Ends the stream from the server's side.
+    /// Ends the stream for the reason `goodbye`.
     pub fn handle_goodbye(
         &mut self,
         goodbye: Goodbye<'_>,
@@ -376,7 +374,7 @@ pub(crate) mod test_context {
     }
 
     impl World {
-        /// Makes a context with a full work budget.
+        /// Makes a context. The transport may use its whole budget of work.
         pub(crate) fn context(&mut self) -> Context<'_> {
             self.work = WorkBudget::default();
             Context {

@@ -28,8 +28,7 @@ pub struct News {
     pub publications: Vec<Encoded>,
     /// The client's position after the answer.
     pub position: Cursor,
-    /// Whether the answer has no gaps and no publications, and the client's position stays the
-    /// same.
+    /// Whether the answer has no gaps and no publications, and the position is that of the request.
     pub is_unmoved: bool,
 }
 
@@ -41,7 +40,7 @@ impl News {
     }
 }
 
-/// The properties of a poll that determine the form of its answer, but not the answer's content.
+/// What determines the form of a poll's answer. The content of the answer is in [`News`].
 #[derive(Debug)]
 pub(super) struct PollTerms {
     envelope: Envelope,
@@ -74,8 +73,8 @@ impl PollTerms {
         self.end = reason.or(self.end);
     }
 
-    /// Writes the part of the answer that precedes the publications. If there are no publications,
-    /// writes the whole answer.
+    /// Writes the head of the answer and the body up to the first publication. If there are no
+    /// publications, writes the whole answer.
     pub(super) fn answer(
         &self,
         news: &News,
@@ -85,7 +84,7 @@ impl PollTerms {
         let mut opening = Vec::with_capacity(96);
         push_opening(news, &mut opening);
         let frames = news.publications.iter().map(|frame| frame.wire().len());
-        // The first element is sent without its separator.
+        // The separator before the first publication is not sent.
         let frames = frames.sum::<usize>().saturating_sub(SEPARATOR_BYTES);
         push_poll_head(
             self.head(news, context),

@@ -14,13 +14,13 @@ use crate::transport::poll_answer::{News, PollTerms};
 #[derive(Debug)]
 pub struct ShortPoll {
     terms: PollTerms,
-    /// Whether the client's validators match an answer that has no publications and no gaps.
+    /// Whether the client already has the answer, unless there is a publication or a gap. If so,
+    /// the answer is 304.
     has_answer: bool,
 }
 
 impl ShortPoll {
-    /// Makes a short poll for an accepted request. If the request names no position, the poll's
-    /// position is `head`.
+    /// Makes a short poll for an accepted request. A request without a position starts at `head`.
     #[must_use]
     pub fn new(
         envelope: Envelope,
@@ -68,8 +68,8 @@ impl ShortPoll {
     }
 }
 
-/// Returns the position of an answer that has no publications and no gaps. `None` stands for the
-/// log's head at the time of the answer.
+/// Returns the position of an answer without publications and gaps. `None` stands for the log's
+/// newest position when the answer is written.
 fn position(since: Since, head: Cursor) -> Option<Cursor> {
     match since {
         Since::After(cursor) => Some(cursor),

@@ -296,7 +296,7 @@ mod tests {
                 let part = &bytes[..cut];
                 let parsed = parse_header(part, Rsv1::Reserved);
                 prop_assert!(agrees_with_oracle(part, parsed), "{:?} {:x?}", parsed, part);
-                // With the extension, one more bit is allowed. All other results are the same.
+                // Without the extension, the bit RSV1 is an error. All other results are the same.
                 let with = parse_header(part, Rsv1::Compressed);
                 let [first @ (0x41 | 0x42 | 0xc1 | 0xc2), ref rest @ ..] = *part else {
                     prop_assert_eq!(with, parsed);

@@ -244,8 +244,7 @@ impl WebSocket {
                 Goodbye::Overflow => close::push_close(close::SLOW_CONSUMER, "slow consumer", out),
                 Goodbye::PeerDone => {
                     close::push_close(close::NORMAL, "end of input", out);
-                    // The client has omitted the closing handshake, so the close reason is
-                    // `PeerGone`.
+                    // The client did not send a close frame, so the close reason is `PeerGone`.
                     self.state = State::Ended(CloseReason::PeerGone);
                     return self.flow();
                 }
@@ -265,7 +264,7 @@ impl WebSocket {
         self.flow()
     }
 
-    /// Whether messages of the subprotocol can be sent.
+    /// Whether the server may send messages of the subprotocol now.
     fn has_subprotocol(&self) -> bool {
         self.state == State::Open && self.envelope != Envelope::Data
     }

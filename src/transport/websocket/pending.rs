@@ -11,7 +11,7 @@ use super::utf8::{InvalidUtf8, Utf8Check};
 use crate::config::limits::FRAME_HEADER_BYTES_MAX;
 use crate::frame::websocket::Opcode;
 
-/// Everything that waits for more bytes from the client or for room in the control queue.
+/// State that waits for more bytes from the client, or for room in the queue of control bytes.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
     /// An incomplete header. Empty while `frame` is set.
@@ -22,10 +22,10 @@ pub(super) struct Pending {
     pub(super) control: Vec<u8>,
     /// The message that the next data frame continues.
     pub(super) message: Option<PartialMessage>,
-    /// Unparsed input that exceeds the work budget. This input begins with a header, so `header`
-    /// and `frame` are empty while there is unhandled input.
+    /// Input that was not handled because the budget of work was used up. It begins with a header,
+    /// so `header` and `frame` are empty meanwhile.
     pub(super) unhandled: Vec<u8>,
-    /// The payload of the newest ping, if its pong is postponed.
+    /// The payload of the newest ping, if the pong could not be sent yet.
     pub(super) pong: Option<Vec<u8>>,
 }
 
@@ -91,7 +91,7 @@ pub(super) struct PartialFrame {
 }
 
 impl PartialFrame {
-    /// Returns the number of payload bytes that are missing.
+    /// Returns the number of payload bytes that were not received yet.
     pub(super) fn remaining(&self) -> u64 {
         self.header.payload_bytes - self.received
     }
@@ -104,8 +104,8 @@ pub(super) enum MessageKind {
 }
 
 impl MessageKind {
-    /// Returns the kind of message that a data frame begins. For a continuation frame the result
-    /// has no meaning, because the message in progress already has its kind.
+    /// Returns the kind of message that a data frame begins. For a continuation frame, the result
+    /// is not used.
     pub(super) fn of(opcode: Opcode) -> Self {
         match opcode {
             Opcode::Binary => Self::Binary,

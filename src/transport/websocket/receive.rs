@@ -1,5 +1,5 @@
-//! The receiving half of a WebSocket: turns bytes into answers and effects, however the bytes are
-//! split.
+//! The receiving half of a WebSocket. The result does not depend on how the client's bytes are
+//! split into reads.
 //!
 //! Input is processed in parts. A part is a header and the available bytes of its payload, which
 //! are unmasked in place. Complete frames and messages are handled in place; only an incomplete
@@ -56,8 +56,8 @@ impl WebSocket {
         (!unhandled.is_empty()).then(|| std::mem::take(unhandled))
     }
 
-    /// Handles parts of the input until the work budget is used up. The rest of the input waits for
-    /// a later call.
+    /// Handles the input until the budget of work is used up. The rest of the input is kept for a
+    /// later call.
     fn take_parts(&mut self, bytes: &mut [u8], out: &mut Vec<u8>, context: &mut Context<'_>) {
         let mut rest = bytes;
         while !rest.is_empty() && !matches!(self.state, State::Ended(_)) {
@@ -76,8 +76,8 @@ impl WebSocket {
         }
     }
 
-    /// Ends the conn because of a client's fault. If the server has already sent its close frame,
-    /// the reason of that close frame is kept.
+    /// Ends the conn because the client broke a rule. If the server has already sent a close frame,
+    /// the close reason does not change.
     fn fail(&mut self, fault: Fault, out: &mut Vec<u8>) {
         match self.state {
             State::Open => {
@@ -120,8 +120,8 @@ impl WebSocket {
         Ok(rest)
     }
 
-    /// Returns the frame that the bytes continue or begin, and the bytes after its header. If the
-    /// header is incomplete, keeps the bytes and returns `None`.
+    /// Returns the frame to which the bytes belong, and the bytes after its header. If the header
+    /// is incomplete, keeps the bytes and returns `None`.
     fn take_frame<'bytes>(
         &mut self,
         bytes: &'bytes mut [u8],
@@ -316,8 +316,8 @@ impl WebSocket {
         }
     }
 
-    /// Returns the part of a message to keep. The text of commands is kept, and so are compressed
-    /// bytes.
+    /// Returns which bytes of a message must be kept until it is complete: text that may be a
+    /// command, or compressed bytes.
     fn keep_of(&self, kind: MessageKind, first: &FrameHeader, context: &Context<'_>) -> Keep {
         let limit = context.config.limits.client_message_bytes;
         if first.is_compressed {
@@ -396,7 +396,7 @@ fn to_usize(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
-/// Executes a command: asks for an effect, or writes an answer.
+/// Executes a command: returns an effect to the worker, or writes an answer.
 fn handle_command(text: &str, out: &mut Vec<u8>, context: &mut Context<'_>) -> Result<(), Fault> {
     let command = match message::parse(text) {
         Ok(command) => command,
@@ -503,7 +503,8 @@ fn authenticate(
         }
     };
     context.metrics.tokens_accepted.increment();
-    // If the token expires before the next heartbeat, the worker sets the timer to an earlier time.
+    // The timer is set for the next heartbeat. If the token expires earlier, the worker sets the
+    // timer for that time.
     let interval = context.config.heartbeat.interval();
     context.ask(Effect::SetTimer(context.now.after(interval)));
     let effect = match shown {

@@ -43,7 +43,8 @@ impl Utf8Check {
         self.carry_bytes == 0
     }
 
-    /// Completes the carried character and returns the rest of the part.
+    /// Reads bytes until the incomplete character of the previous part is complete. Returns the
+    /// bytes after it.
     fn finish_character<'part>(
         &mut self,
         mut part: &'part [u8],

@@ -725,7 +725,8 @@ impl ClientInput {
     }
 }
 
-/// Splits the input at these positions. Each position is taken modulo the input's length plus one.
+/// Splits the input at these positions. Each position is reduced modulo the input's length plus
+/// one.
 pub(super) fn cut_at<'a>(input: &'a [u8], places: &[usize]) -> Vec<&'a [u8]> {
     let mut ends: Vec<usize> = places.iter().map(|at| at % (input.len() + 1)).collect();
     ends.push(input.len());
