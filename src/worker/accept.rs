@@ -1,8 +1,8 @@
 //! accept: accepts connections from the kernel. Each connection is given a slot or is refused.
 //!
 //! The number of connections that are accepted in one turn is limited. When no descriptor is left,
-//! accepting pauses for a moment. Otherwise the worker would retry constantly, because the listener
-//! stays ready. The pause is counted, and ends early if a conn is freed.
+//! the worker accepts no connections for a moment. Otherwise it would retry all the time, because
+//! the listener stays ready. A metric counts these pauses. A pause ends early if a conn is freed.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -43,7 +43,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Clears the metric `accept_blocked` once a descriptor is free.
+    /// If a descriptor is free again, sets the metric `accept_blocked` to zero.
     fn clear_accept_blocked(&mut self) {
         let metrics = &self.parts.metrics;
         if metrics.accept_blocked.value() > 0 && self.net.has_descriptor() {
@@ -107,14 +107,15 @@ impl<N: Net> Worker<N> {
         }
         self.round.note_arrived(id);
         self.call(id, |conn, _out, context| conn.handle_accepted(context));
-        // On a listener with PROXY headers, TLS begins only after the header.
+        // If a listener expects PROXY headers, TLS begins only after the header.
         let is_ready = is_proxied || !self.is_secure(listener) || self.secure(id);
         if self.draining.is_some() || !is_ready {
             self.close(id, CloseReason::Refused);
         }
     }
 
-    /// Counts an accepted socket that could not be given a slot, and releases its source.
+    /// Called if an accepted socket was not given a slot. Counts the error, and no longer counts
+    /// the connection for its source.
     fn drop_unregistered(&self, peer: Option<Peer>) {
         if let Some(peer) = peer {
             self.release_peer(peer);

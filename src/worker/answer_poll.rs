@@ -1,9 +1,9 @@
 //! `answer_poll`: collects all gaps and publications that are pending for a poll into one answer.
 //!
-//! A waiting poll is visited like any subscriber, and is answered when a publication or a gap is
-//! pending for the poll. Publications are added to the outbox by reference, within the byte budget
-//! of one turn. The client's next poll starts after these publications. `flush` calls this module
-//! for polls that wait, and `apply` for polls that are answered immediately.
+//! The worker visits a waiting poll like any subscriber, and answers it when a publication or a gap
+//! is pending for it. The outbox keeps references to the publications, within the byte budget of
+//! one turn. The client's next poll starts after these publications. `flush` calls this module for
+//! polls that wait, and `apply` for polls that are answered immediately.
 
 use std::time::Duration;
 
@@ -22,9 +22,9 @@ impl<N: Net> Worker<N> {
         matches!(kind, FrameKind::Poll(_)).then_some(kind)
     }
 
-    /// Answers a poll after all mail that was posted before the poll's request has been processed.
-    /// So the answer includes every publication that was acknowledged to a feeder before the
-    /// request.
+    /// Answers a poll after the worker has processed all mail that was posted before the request. A
+    /// feeder may already have received an acknowledgement for these publications, so the answer
+    /// must include them.
     pub(super) fn answer_when_caught_up(&mut self, id: ConnId, since: Option<Cursor>) {
         match self.hub.posted().sequence <= self.hub.head().sequence {
             true => self.answer(id, since),
@@ -33,22 +33,21 @@ impl<N: Net> Worker<N> {
     }
 
     fn postpone_answer(&mut self, id: ConnId, since: Option<Cursor>) {
-        // If the poll's timer fired while it waited, the poll is already listed.
+        // If the timer of a waiting poll has fired, the poll is already in the list.
         if self.awaiting_answer.insert(id) {
             self.to_answer.push_back((self.hub.posted(), id, since));
         }
-        // A waiting poll needs a timer like any other conn.
+        // Every conn needs a timer, and so does a poll that waits for mail.
         let again = Duration::from_millis(ANSWER_WAIT_MS);
         self.arm(id, self.running.now().after(again));
     }
 
-    /// Answers each waiting poll if the head has reached the first cursor of its entry in
-    /// `to_answer`.
+    /// Answers the polls that waited until the hub's head reached a certain position.
     pub(super) fn answer_due_polls(&mut self) {
         let head = self.hub.head().sequence;
         let is_due = |first: &mut (Cursor, ConnId, Option<Cursor>)| first.0.sequence <= head;
-        // If the log has switched to a newer epoch, it may return nothing. So the polls wait until
-        // the worker has switched to that epoch too.
+        // If the log has switched to a newer epoch, its answers to queries may be empty. So the
+        // polls wait until the hub has switched to that epoch too.
         while self.hub.is_in_newest_epoch()
             && let Some((_, id, since)) = self.to_answer.pop_front_if(is_due)
         {
@@ -57,18 +56,19 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Whether a poll waits until the worker has processed mail that the answer must include.
+    /// Whether a poll waits until the worker has processed the mail that was posted before the
+    /// request.
     pub(super) fn awaits_answer(&self, id: ConnId) -> bool {
         !self.awaiting_answer.is_empty() && self.awaiting_answer.contains(&id)
     }
 
-    /// Answers a poll, even if nothing is pending for the poll. The position in an empty answer is
-    /// usually `since`.
+    /// Answers a poll, even if nothing is pending for it. `since` is the position in the client's
+    /// request. An empty answer usually has this position.
     pub(super) fn answer(&mut self, id: ConnId, since: Option<Cursor>) {
         if let Some(kind) = self.poll_kind(id) {
             let news = self.gather(id.slot, kind, since);
-            // The epoch is checked after the log was read: if the log has switched to a newer
-            // epoch, it may return nothing.
+            // The epoch is checked after the query: if the log has switched to a newer epoch, the
+            // query may have found nothing.
             match news.is_empty() && !self.hub.is_in_newest_epoch() {
                 true => self.postpone_answer(id, since),
                 false => self.send_answer(id, news),
@@ -76,15 +76,15 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Answers a waiting poll if a publication or a gap is pending for the poll. Does nothing if
-    /// the poll waits for mail that the answer must include.
+    /// Answers a waiting poll if a publication or a gap is pending for it. Does nothing while the
+    /// poll waits for the worker to process mail.
     pub(super) fn answer_if_owed(&mut self, id: ConnId, kind: FrameKind) {
         if self.hub.is_behind(id.slot) && !self.awaits_answer(id) {
             let news = self.gather(id.slot, kind, None);
             if !news.is_empty() {
                 self.send_answer(id, news);
             } else if self.hub.is_behind(id.slot) {
-                // All publications that were read so far have expired, so the poll is visited
+                // Only expired publications were read, but more are pending. The poll is visited
                 // again.
                 self.list_to_serve(id);
             }
@@ -98,13 +98,14 @@ impl<N: Net> Worker<N> {
         self.note_answered(id.slot);
     }
 
-    /// Collects the gaps and publications that are pending for the conn in a slot, and advances the
-    /// conn's cursors.
+    /// Collects the gaps and publications for the answer to the poll in a slot. The poll's
+    /// positions move past them.
     fn gather(&mut self, slot: u32, kind: FrameKind, since: Option<Cursor>) -> News {
         let mut gaps = Vec::new();
         self.take_gaps(slot, &mut gaps);
         let publications = self.take_publications(slot, kind, &mut gaps);
-        // The epoch may have changed after the request, so `since` may no longer be valid.
+        // The epoch may have changed after the request, so the position `since` may no longer be
+        // valid.
         let since = since.filter(|since| self.hub.has_valid(*since));
         let stays = since.filter(|_| gaps.is_empty() && publications.is_empty());
         let position = self.position(slot, &gaps, &publications, stays);
@@ -116,8 +117,8 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Takes the gaps of the conn in a slot. Gaps that were taken earlier are taken again, because
-    /// they may have grown meanwhile.
+    /// Takes the gaps of the conn in a slot from the hub. Gaps that were taken before are first put
+    /// back, because they may have grown.
     fn take_gaps(&mut self, slot: u32, gaps: &mut Vec<(ChannelName, Gap)>) {
         for (name, gap) in gaps.drain(..) {
             self.hub.keep_gap(slot, &name, gap);
@@ -125,8 +126,8 @@ impl<N: Net> Worker<N> {
         gaps.extend(std::iter::from_fn(|| self.hub.take_gap(slot)));
     }
 
-    /// Reads the next publications within the byte budget, and skips expired publications. If the
-    /// log evicts entries before a publication was read, the gaps are taken again.
+    /// Takes the next publications, within the byte budget, and skips expired ones. If the log has
+    /// evicted the next publication, takes the gaps again.
     fn take_publications(
         &mut self,
         slot: u32,
@@ -158,9 +159,9 @@ impl<N: Net> Worker<N> {
         Vec::new()
     }
 
-    /// Returns the position from which the client continues. It is one cursor for all channels,
-    /// because the next poll may reach another worker. The position is the id of the last delivered
-    /// publication, or a later position if nothing more is pending.
+    /// Returns the position from which the client continues. It is the id of the last publication
+    /// of the answer, or a later position if nothing more is pending. One position applies to all
+    /// channels, because the next poll may reach another worker.
     fn position(
         &self,
         slot: u32,

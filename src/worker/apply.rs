@@ -1,5 +1,5 @@
-//! apply: applies the effects of machines to the wheel, the hub and the sockets. No other module
-//! applies effects.
+//! apply: applies the effects that conns' protocol machines return: to timers, the hub and the
+//! sockets. No other module applies effects.
 
 use super::Worker;
 use super::wire::net::Net;
@@ -11,8 +11,9 @@ use crate::time::Deadline;
 use crate::transport::StreamEvent;
 
 impl<N: Net> Worker<N> {
-    /// Applies the effects of one call into a conn's machine, in order. The outcomes of some
-    /// effects are passed back to the machine. The effects of these nested calls are applied too.
+    /// Applies the effects of one call to a conn's machine, in order. The results of some effects
+    /// are passed back to the machine. These nested calls can return further effects, which are
+    /// applied too.
     pub(super) fn apply(&mut self, id: ConnId) {
         if self.scratch.effects.is_empty() {
             return;
@@ -57,14 +58,14 @@ impl<N: Net> Worker<N> {
                 Effect::ShutdownWrite => self.shutdown_write(id),
             }
         }
-        // Nested calls have stored a smaller list here, so this list is stored again for its larger
-        // capacity.
+        // The empty list is stored again, because its memory is reused. A nested call may have
+        // stored another list here, which has less capacity.
         self.scratch.effects = effects;
     }
 
-    /// Sets a conn's timer to a deadline. If the expiry of the conn's token or the deadline of its
-    /// first subscription is earlier, that time is used instead. During a drain, the timer is never
-    /// later than the conn's goodbye.
+    /// Sets a conn's timer to a deadline. The timer is set to an earlier time in three cases: the
+    /// conn's token expires earlier, the conn must subscribe earlier, or the conn must be sent its
+    /// goodbye earlier during a drain.
     pub(super) fn arm(&mut self, id: ConnId, deadline: Deadline) {
         let is_ending = self.slot(id).is_some_and(|slot| slot.conn.is_ending());
         if is_ending && self.draining.is_some() {
@@ -124,7 +125,7 @@ impl<N: Net> Worker<N> {
     }
 
     /// Ends all subscriptions of a conn, and removes the permissions that its token granted.
-    /// Consumers receive no notices for polls, because a poll subscribes again with each request.
+    /// Consumers receive no notices about polls, because a poll subscribes again with each request.
     pub(super) fn leave_all(&mut self, id: ConnId, is_stream: bool) {
         if is_stream && !self.watched.is_empty() {
             let channels: Vec<_> = self.hub.channels_of(id.slot).cloned().collect();
@@ -186,7 +187,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Keeps the gaps of a poll until the poll is answered.
+    /// Stores the gaps of a poll until the poll is answered.
     fn keep_gaps(&mut self, id: ConnId, join: &Join, outcomes: &[JoinOutcome]) {
         for (channel, outcome) in join.channels.iter().zip(outcomes) {
             if let JoinOutcome::Joined(Joined { gap: Some(gap), .. }) = outcome {

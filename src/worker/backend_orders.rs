@@ -1,8 +1,9 @@
-//! Carries out the orders of backends on this worker, and delivers messages of backends to single
+//! Executes the orders of backends on this worker, and delivers messages of backends to single
 //! conns.
 //!
-//! A message is passed to the conn's machine if the conn still exists. The status of the message
-//! records the outcome. `broadcast` calls this module, in the order of the inbox.
+//! A message is passed to the conn's protocol machine if the conn still exists. The sender can
+//! learn whether the message was delivered. `broadcast` calls this module for each order, in the
+//! order of the inbox.
 
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use crate::id::ConnId;
 use crate::transport::Goodbye;
 
 impl<N: Net> Worker<N> {
-    /// Delivers a message to one conn, and records the outcome if the sender has requested it.
+    /// Delivers a message to one conn. If the sender has asked for the result, records it.
     pub(super) fn deliver_direct(&mut self, direct: &DirectMessage) {
         let delivery = match self.find(direct.to) {
             Some(id) => self.deliver(id, &direct.message),
@@ -37,8 +38,8 @@ impl<N: Net> Worker<N> {
         let delivery = self.call(id, |conn, out, context| {
             conn.handle_backend_message(message, out, context)
         });
-        // The message may have started to close the conn. A closing conn is read even if it has too
-        // many unsent answers, so the conn is listed for read.
+        // The conn may now be closing. A closing conn must be read even if it has too many unsent
+        // answers.
         self.list_to_read(id);
         delivery.unwrap_or(Delivery::NoConn)
     }
@@ -64,7 +65,8 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Confirms, for each channel, the number of subscribers on this worker.
+    /// Answers a request for the number of subscribers of some channels: confirms each channel with
+    /// the number on this worker.
     pub(super) fn count_subscribers(&self, counts: &SubscriberCounts) {
         let mut is_last = false;
         for (channel, worker_ack) in counts.iter() {
@@ -75,8 +77,8 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Replaces the watched channels, whose subscriptions are reported from now on. Confirms the
-    /// request.
+    /// Replaces the set of watched channels. From now on, subscriptions to these channels are
+    /// reported to consumers. Confirms the request.
     pub(super) fn watch(&mut self, watched: Arc<WatchedChannels>, worker_ack: &WorkerAck) {
         self.watched = watched;
         self.parts.upstream.note_watch();

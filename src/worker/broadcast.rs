@@ -1,13 +1,14 @@
-//! broadcast: processes the mail in the inbox. The hub accepts new entries and starts walks over
-//! their channels' subscribers.
+//! broadcast: processes the mail in the inbox. The hub accepts new entries and marks the
+//! subscribers of their channels, which the worker then visits.
 //!
-//! Processing stops while the walk over a channel is more than a quota behind. The rest of the mail
-//! stays in the inbox, and a full inbox slows the feed. So a worker that lags never skips
-//! publications for a subscriber that keeps up.
+//! If subscribers are still to be visited for more publications than a quota, the next entries wait
+//! in the inbox. A full inbox slows the feed. So a worker that lags never skips publications for a
+//! subscriber that keeps up.
 //!
-//! The hub's head moves to each entry that the hub accepts. When the inbox is empty, the head moves
-//! to the newest id that the feed has posted. All entries up to and including that id were accepted
-//! or belong to other workers.
+//! The hub's *head* is the number up to which the hub has accepted all entries for this worker. The
+//! head moves to each entry that the hub accepts. When the inbox is empty, the head moves to the
+//! newest id that the feed has posted. All entries up to this id were accepted or concern only
+//! other workers.
 
 use super::Worker;
 use super::mail::inbox::{Item, Mail};
@@ -18,8 +19,8 @@ impl<N: Net> Worker<N> {
     pub(super) fn broadcast(&mut self) {
         self.is_batch_held = false;
         self.drain_if_ordered();
-        // This id must be read before the inbox. An id that is read later could include entries
-        // that were not in the inbox.
+        // The newest posted id is read before the inbox. If it were read later, it could be the id
+        // of an entry that was posted after the inbox was read.
         let posted = self.hub.posted();
         for _ in 0..PUBLICATIONS_PER_TURN_MAX {
             if !self.open_batch() {
@@ -35,14 +36,14 @@ impl<N: Net> Worker<N> {
         self.handle_new_head();
     }
 
-    /// Does the work that was waiting for the head to move.
+    /// Handles the work that had to wait until the hub's head moved.
     fn handle_new_head(&mut self) {
         self.follow_for_postponed();
         self.answer_due_polls();
     }
 
-    /// Moves the head forward if the inbox is empty, so that a new subscriber starts at the newest
-    /// publication.
+    /// If the inbox is empty, moves the hub's head to the newest posted id. A new subscriber then
+    /// starts at the newest publication.
     pub(super) fn catch_up(&mut self) {
         let posted = self.hub.posted();
         if self.batch.len() == 0 && self.parts.inbox.is_empty() {
@@ -51,8 +52,8 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Processes mail until there is a batch of entries to process. Returns false if no mail is
-    /// left.
+    /// Takes mail from the inbox until the mail is a batch of entries. Other mail is processed at
+    /// once. Returns false if the inbox is empty.
     fn open_batch(&mut self) -> bool {
         while self.batch.len() == 0 {
             let Some(mail) = self.parts.inbox.take() else {
@@ -73,8 +74,8 @@ impl<N: Net> Worker<N> {
         true
     }
 
-    /// Passes the next entry to the hub. Returns false if the entry has to wait for the walk over
-    /// its channel.
+    /// Passes the next entry to the hub. Returns false if the hub cannot accept it yet, because too
+    /// many earlier publications are still to be delivered.
     fn take_next(&mut self) -> bool {
         let next = self.batch.as_slice().first();
         if next.is_some_and(|item| item.entry.publication.id.epoch != self.hub.head().epoch) {
@@ -107,8 +108,8 @@ impl<N: Net> Worker<N> {
         true
     }
 
-    /// Confirms the mail that arrived while this worker was ending. Otherwise feeders would wait
-    /// for these confirmations.
+    /// Confirms the mail that arrived while this worker ended. Feeders wait for these
+    /// confirmations.
     #[doc(hidden)]
     pub fn confirm_remaining(&mut self) {
         while self.open_batch() {

@@ -1,7 +1,8 @@
 //! close: ends a conn, over TCP or TLS. FIN is sent after the last byte. Then reap frees the conn.
 //!
-//! Over TLS, FIN and the close are delayed until all sealed bytes are sent. `apply` calls this
-//! module for effects, `flush` after each write, and every phase that finds a dead connection.
+//! Over TLS, all encrypted bytes are sent before FIN and before the conn is closed. `apply` calls
+//! this module for effects, `flush` calls it after each write, and every phase that finds a dead
+//! connection calls it.
 
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Sends FIN. Over TLS, the sealed bytes and a `close_notify` are sent first.
+    /// Sends FIN. Over TLS, first sends the encrypted bytes that are left and a `close_notify`.
     pub(super) fn shutdown_write(&mut self, id: ConnId) {
         if self.filters.defer_fin(id.slot) {
             return self.list_to_flush(id);
@@ -39,21 +40,22 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Closes a conn. If a TLS conn ended normally, or if its FIN is delayed, the sealed bytes and
-    /// a `close_notify` are sent first. A second call closes the conn immediately.
+    /// Closes a conn. If a TLS conn ended normally, or if its FIN is delayed, first sends the
+    /// encrypted bytes that are left and a `close_notify`. A second call closes the conn
+    /// immediately.
     pub(super) fn close_when_sent(&mut self, id: ConnId, reason: CloseReason) {
         if !self.filters.defer_close(id.slot, reason) {
             return self.close(id, reason);
         }
-        // Without this timer the conn might stay open forever: its earlier timer may have fired,
-        // and its peer may never read again.
+        // The conn needs a new timer: its earlier timer may have fired, and its peer may never read
+        // again. Without a timer, the conn might stay open forever.
         let linger = self.running.now().after(Duration::from_millis(LINGER_MS));
         self.arm(id, linger);
         self.list_to_flush(id);
     }
 
-    /// Called after a write of sealed bytes. If FIN or the close were delayed and no sealed bytes
-    /// are left, sends FIN and closes the conn.
+    /// Called after a write of encrypted bytes. If all of them were sent, sends a delayed FIN and
+    /// does a delayed close.
     pub(super) fn end_sealed(&mut self, id: ConnId) {
         let Some(SealedEnd { has_fin, reason }) = self.filters.take_end(id.slot) else {
             return;

@@ -2,10 +2,10 @@
 //! has received the goodbye.
 //!
 //! A drain lasts until all goodbyes are received, but no longer than `drain.window_ms`. Each
-//! goodbye contains a reconnect delay that must not end before the drain. So the maximum duration
-//! is computed at the start, from the number of conns of all workers. A peer that does not close
-//! its side does not delay the drain: once the peer's kernel has acknowledged all bytes, closing
-//! the socket loses nothing.
+//! goodbye contains a reconnect delay. The delay must not end before the drain does, so the drain's
+//! maximum duration is computed at the start, from the number of conns of all workers. A peer that
+//! does not close its side does not delay the drain: once the peer's kernel has acknowledged all
+//! bytes, closing the socket loses nothing.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -30,14 +30,14 @@ struct Plan {
     goodbyes: Duration,
     /// The maximum duration of the whole drain.
     window: Duration,
-    /// The time over which the clients reconnect.
+    /// The time over which the clients' reconnect delays are spread.
     reconnects: Duration,
 }
 
 impl Plan {
-    /// Plans a drain. `conns` is the number of conns of all workers. The more conns there are, the
-    /// longer the time over which the goodbyes are spread, up to three fifths of the window. The
-    /// rest of the window is for bytes in flight.
+    /// Plans a drain of all workers, which have `conns` conns. The more conns there are, the longer
+    /// the time over which the goodbyes are spread. This time is at most three fifths of the
+    /// maximum duration. The rest is for bytes in flight.
     fn new(drain: &Drain, conns: u64) -> Self {
         let window = drain.window();
         let goodbyes = Duration::from_micros(DRAIN_SPACING_US.saturating_mul(conns));
@@ -56,15 +56,15 @@ impl Plan {
 /// A drain in progress.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Draining {
-    /// The latest time at which the goodbye of a conn is due, even if the conn opens a stream
-    /// during the drain. In running time.
+    /// The time by which each conn is sent a goodbye, even a conn that opens a stream during the
+    /// drain. On the clock that stops while the worker's thread does not run.
     pub(super) goodbye_by: Deadline,
-    /// The time at which the remaining conns are closed. In monotonic time, because the reconnect
-    /// delays in the goodbyes must end after this time.
+    /// The time at which the remaining conns are closed. On the monotonic clock, because the
+    /// reconnect delays in the goodbyes must end later.
     pub(super) end: Deadline,
-    /// The time over which the clients reconnect.
+    /// The time over which the clients' reconnect delays are spread.
     reconnects: Duration,
-    /// Whether the window is over and the goodbye was sent to every conn.
+    /// Whether `end` has passed and every conn was sent a goodbye.
     is_over: bool,
 }
 
@@ -75,8 +75,8 @@ impl Draining {
     }
 }
 
-/// Conns whose goodbye was sent, and the time of the next check. Periodic checks are necessary
-/// because the kernel does not report that a peer has acknowledged the last byte.
+/// Conns that were sent a goodbye, and the time at which they are checked next. The checks are
+/// periodic, because the kernel does not report when a peer has acknowledged the last byte.
 #[derive(Debug, Default)]
 pub(super) struct Leaving {
     conns: VecDeque<ConnId>,
@@ -84,7 +84,7 @@ pub(super) struct Leaving {
 }
 
 impl Leaving {
-    /// Adds a conn whose goodbye was sent. A conn that is added twice is checked twice.
+    /// Adds a conn that was sent a goodbye. A conn that is added twice is checked twice.
     pub(super) fn add(&mut self, id: ConnId, now: Now) {
         self.conns.push_back(id);
         self.due.get_or_insert_with(|| next_check(now));
@@ -101,7 +101,7 @@ fn next_check(now: Now) -> Deadline {
 }
 
 impl<N: Net> Worker<N> {
-    /// Starts to drain if an order to drain has arrived. During the drain, the worker still
+    /// Starts to drain if the order to drain has been given. During the drain, the worker still
     /// processes the mail in its inbox.
     pub(super) fn drain_if_ordered(&mut self) {
         if self.draining.is_none()
@@ -145,7 +145,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Ends the conns whose peers have acknowledged everything, including the goodbye.
+    /// Ends the conns whose peers have acknowledged all bytes, including the goodbye.
     pub(super) fn end_acknowledged(&mut self) {
         if !self
             .leaving
@@ -170,9 +170,9 @@ impl<N: Net> Worker<N> {
         self.leaving.due = (!self.leaving.conns.is_empty()).then(|| next_check(self.now));
     }
 
-    /// Closes the conns that are left after the window. If the worker was stopped or starved, some
-    /// of these conns may not have received a goodbye. The worker sends them the goodbye now and
-    /// closes them in the next turn.
+    /// Closes the conns that are left at the end of the drain. If the worker's thread did not run
+    /// for a while, some conns were not sent a goodbye yet. They are sent a goodbye now and are
+    /// closed in the next turn.
     pub(super) fn close_remaining(&mut self) {
         let Some(draining) = self.draining else {
             return;

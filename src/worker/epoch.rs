@@ -1,9 +1,9 @@
 //! epoch: switches the hub to a new epoch of the log, while no planned write is pending.
 //!
 //! The worker switches at the start of a turn, before it accepts an entry of the new epoch, and
-//! before a conn subscribes. It also switches after the head has moved past entries that the log
-//! could not return. To announce a new epoch, the feed wakes the worker without sending mail. In
-//! the inbox, entries of the new epoch come after entries of the previous epoch.
+//! before a conn subscribes. It also switches if a query of the log returned too few entries
+//! because the log is in a newer epoch. To announce a new epoch, the feed wakes the worker without
+//! sending mail. In the inbox, entries of the new epoch come after entries of the previous epoch.
 
 use super::Worker;
 use super::wire::net::Net;
@@ -12,11 +12,11 @@ use crate::hub::JoinOutcome;
 use crate::id::ConnId;
 
 impl<N: Net> Worker<N> {
-    /// Switches to the log's newest epoch. If there is a new epoch, lists all conns for flush, even
-    /// those whose socket is full or whose window is closed. The publications that are pending for
-    /// a conn may have changed for two reasons. An entry that is now void no longer replaces an
-    /// older entry. And in the previous epoch the hub did not see all entries that count against a
-    /// quota.
+    /// Switches the hub to the log's newest epoch. If there is a new epoch, lists all conns for
+    /// flush, so that the quota of each conn is checked again. Even conns that cannot be written to
+    /// are listed. The amount by which a conn is behind may have grown: entries that the new epoch
+    /// has discarded no longer supersede older ones. Also, a query in the old epoch may have
+    /// returned too few entries.
     pub(super) fn follow_epoch(&mut self) {
         debug_assert!(self.scratch.collected.is_empty());
         if !self.hub.follow_epoch(self.now) {
@@ -31,17 +31,17 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Switches to the log's newer epoch if the log could not return all entries of a channel
-    /// because of that epoch. Nothing is delivered before the switch: an id that is delivered
-    /// earlier could be beyond entries that were not read.
+    /// Switches to the log's newest epoch if a query of the log returned too few entries because of
+    /// that epoch. Nothing may be delivered before the switch, because the client's position would
+    /// then be beyond entries that were not read.
     pub(super) fn follow_for_postponed(&mut self) {
         while self.hub.has_postponed() {
             self.follow_epoch();
         }
     }
 
-    /// Subscribes a conn to all channels of a request in the same epoch, the newest. Starts again
-    /// if the epoch changes meanwhile.
+    /// Subscribes a conn to all channels of a request. All subscriptions must begin in the log's
+    /// newest epoch. So if the epoch changes meanwhile, unsubscribes the conn and starts again.
     pub(super) fn subscribe_in_one_epoch(&mut self, id: ConnId, join: &Join) -> Vec<JoinOutcome> {
         loop {
             self.follow_epoch();

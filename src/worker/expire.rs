@@ -1,8 +1,8 @@
-//! expire: calls the machines of conns whose timers have fired.
+//! expire: handles the timers of conns.
 //!
-//! The decision about a fired timer is made one round later ([`super::round`]). So bytes that the
-//! server has not read yet do not count against the peer. During a drain, a conn's timer means that
-//! its goodbye is due.
+//! A fired timer is handled at the end of the round that begins after it has fired
+//! ([`super::round`]). So bytes that the server has not read yet do not count against the peer.
+//! During a drain, a fired timer means that the conn must be sent its goodbye.
 
 use super::Worker;
 use super::wire::net::Net;
@@ -31,15 +31,15 @@ impl<N: Net> Worker<N> {
         self.close_remaining();
     }
 
-    /// If the round is over, makes the decisions that waited for its end.
+    /// If a round is over, handles the new conns and the fired timers that waited for its end.
     fn end_round(&mut self) {
         let handshakes = self.filters.handshake_queue();
         let Some(decisions) = self.round.end(&self.to_read, handshakes) else {
             return;
         };
         for id in &decisions.fired {
-            // Bytes that were read meanwhile may have set a new timer or closed the conn. If so,
-            // the timer that fired is ignored.
+            // Bytes that were read during the round may have set a new timer or closed the conn. If
+            // so, the old timer is ignored.
             if self.slot(*id).is_some() && !self.wheel.is_armed(id.slot) {
                 self.expire_conn(*id);
             }
@@ -54,8 +54,8 @@ impl<N: Net> Worker<N> {
     fn expire_conn(&mut self, id: ConnId) {
         let is_to_be_read = self.is_to_be_read(id);
         if is_to_be_read && self.slot(id).is_some_and(|slot| slot.conn.takes_requests()) {
-            // The next read may complete the conn's request, so the decision is postponed by a
-            // round. The limit on the length of a request head limits how often this happens.
+            // The next read may complete the conn's request, so the timer is handled one round
+            // later. This cannot go on forever, because the length of a request head is limited.
             return self.round.note_fired(id);
         }
         if self.close_unsubscribed(id) {
@@ -86,8 +86,7 @@ impl<N: Net> Worker<N> {
                 conn.handle_timeout(send_state, out, context);
             }
         });
-        // A goodbye may have been added. A conn with a goodbye is read even if it has too many
-        // unsent answers, so the conn is listed for read.
+        // If the conn was sent a goodbye, it must be read even if it has too many unsent answers.
         self.list_to_read(id);
     }
 

@@ -1,17 +1,18 @@
 //! flush: writes pending bytes to conns. No other module writes to the sockets of conns.
 //!
-//! For each conn, one vectored write contains the conn's own bytes, then the frames of the log
-//! after the conn's cursors. The bytes that the socket accepted are then removed from the outbox,
-//! and the cursors advance. Then the conn's quota is enforced.
+//! For each conn, one vectored write contains the conn's own bytes, then the frames of the
+//! publications after the conn's cursors. The bytes that the socket accepted are then removed from
+//! the outbox, and the cursors advance. Then the conn's quota is enforced.
 //!
 //! Writes are collected and submitted as a batch, so that one system call can do many writes. Their
-//! outcomes are processed one by one. The memory that a write refers to does not change until the
-//! batch is done: outboxes and cursors change only before and after a batch, and no conn is in a
-//! batch twice. The hub keeps planned entries in memory even if the log evicts them.
+//! results are processed one by one. Until the batch is done, the memory that a write refers to
+//! does not change. So outboxes and cursors change only before and after a batch, and no conn is in
+//! a batch twice. The hub keeps the entries in memory even if the log evicts them.
 //!
-//! The system calls of a broadcast to half a million subscribers take seconds. So the loop over
-//! listed conns and the walks over channels each stop after a time slice and continue in the next
-//! turn. If a publication arrives meanwhile, it is sent in the same write as older publications.
+//! A conn is written to in two cases. It is in the list of conns for flush, or the hub reports it
+//! as a subscriber of a channel with a new publication. The system calls for a publication to half
+//! a million subscribers take seconds. So each of the two loops stops after a time slice and
+//! continues in the next turn. If another publication arrives meanwhile, one write sends both.
 
 use std::io::IoSlice;
 use std::ops::Range;
@@ -32,14 +33,14 @@ use crate::transport::{Goodbye, StreamEvent};
 #[derive(Debug, Default)]
 pub(super) struct Collected {
     writes: Vec<PendingWrite>,
-    /// The publications of all writes, in the order of the writes.
+    /// The publications of all writes of the batch, in the order of the writes.
     planned: Vec<Planned>,
-    /// The number of visited conns, including those without a write.
+    /// The number of conns that were visited for this batch, including those without a write.
     visits: usize,
     bytes: usize,
 }
 
-/// One write of a batch.
+/// One write of the batch.
 #[derive(Debug)]
 struct PendingWrite {
     id: ConnId,
@@ -70,11 +71,11 @@ impl<N: Net> Worker<N> {
     pub(super) fn flush(&mut self) {
         let start = self.net.now();
         self.flush_listed(start);
-        // Half of the slice is reserved for the walks, so that a long list cannot starve them.
+        // Each of the two loops gets half of the time slice, so that neither delays the other.
         let start = self.net.now();
         self.walk(start);
-        // Conns that are still listed may need the entries that the walks keep in memory. If the
-        // walks keep too much, the entries are released, and those conns read the log instead.
+        // The conns that are left in the list may need the entries that the hub keeps in memory. If
+        // the hub keeps too many bytes, they are released, and those conns read the log instead.
         if self.to_flush.is_empty() || self.hub.is_full() {
             self.hub.release_walked();
         }
@@ -83,7 +84,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Flushes the conns that were listed when the phase began.
+    /// Writes to the conns that were in the list when the phase began.
     fn flush_listed(&mut self, start: Now) {
         let mut left = self.to_flush.len();
         while left > 0 {
@@ -104,7 +105,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Continues the walks over the subscribers of channels with new entries.
+    /// Writes to the subscribers of channels with new publications, until the time slice is over.
     fn walk(&mut self, start: Now) {
         self.awaits_fanout = self.hub.is_walking() && !self.net.may_fan_out();
         let mut is_over = self.awaits_fanout;
@@ -149,19 +150,20 @@ impl<N: Net> Worker<N> {
         visits >= self.net.batch_writes_max() || bytes >= BATCH_WRITE_BYTES_MAX
     }
 
-    /// Collects a write for one conn, within the budget of one turn.
+    /// Collects the bytes to write to one conn in this turn. Does nothing if the batch already
+    /// contains a write to this conn.
     fn visit(&mut self, id: ConnId) {
         self.scratch.collected.visits += 1;
         let budget = self.parts.config.quota.write_bytes_per_turn as usize;
-        // A subscriber of two channels may be visited twice. The write of the first visit includes
-        // both channels.
+        // A subscriber of two channels may be visited twice. The first write contains the
+        // publications of both channels.
         if self.slot(id).is_none_or(|slot| !slot.has_write_collected) {
             self.serve(id, budget);
         }
     }
 
-    /// Collects a write for a conn. If there is nothing to write or the socket is full, enforces
-    /// the conn's quota instead.
+    /// Adds a write to the batch, at most `budget` bytes. If there is nothing to write or the
+    /// socket is full, enforces the conn's quota instead.
     fn serve(&mut self, id: ConnId, budget: usize) {
         match self.slot(id).and_then(|slot| slot.conn.serving()) {
             Some(kind @ FrameKind::Poll(_)) => self.answer_if_owed(id, kind),
@@ -171,14 +173,15 @@ impl<N: Net> Worker<N> {
         if !self.collect(id, budget) {
             self.enforce_quota(id);
         }
-        // If entries had left the log when this write was planned, the next visit reports the gap.
+        // If the log has evicted publications that the conn needs, the conn is visited again and
+        // receives the gap.
         if self.hub.take_found_loss() {
             self.list_to_serve(id);
         }
     }
 
-    /// Adds a conn's write to the batch. Returns false if there is nothing to write, if the socket
-    /// is full, or during a TLS handshake.
+    /// Adds a write to the batch. Returns false if there is nothing to write, if the socket is
+    /// full, or during a TLS handshake.
     fn collect(&mut self, id: ConnId, budget: usize) -> bool {
         let Self {
             conns,
@@ -197,7 +200,8 @@ impl<N: Net> Worker<N> {
         let sealing = filters.sealing(id.slot);
         let bytes = match sealing {
             Sealing::Handshaking => None,
-            // More bytes are sealed only after the socket has accepted all earlier sealed bytes.
+            // The socket has not accepted all encrypted bytes of the last write. More bytes are
+            // encrypted only after that.
             Sealing::Unsent => {
                 scratch.planned.clear();
                 Some(0)
@@ -232,8 +236,8 @@ impl<N: Net> Worker<N> {
         true
     }
 
-    /// Writes the batch. While conns of the batch can accept more bytes within their budgets,
-    /// writes further batches.
+    /// Submits the batch and processes the results. Repeats this with a new batch while sockets
+    /// accept more bytes and the budgets of their conns are not spent.
     fn write_collected(&mut self) {
         while !self.scratch.collected.is_empty() {
             let next = std::mem::take(&mut self.scratch.collected_next);
@@ -263,8 +267,8 @@ impl<N: Net> Worker<N> {
         self.hub.release_planned();
     }
 
-    /// Submits the batch. For each conn, one vectored write contains the rest of a frame, control
-    /// bytes, then frames of the log.
+    /// Submits the batch. For each conn, one vectored write contains the rest of a partly written
+    /// frame, control bytes, then frames of the log.
     fn write(&mut self, batch: &mut Collected, outcomes: &mut Vec<WriteOutcome>) {
         let Self {
             conns,
@@ -305,8 +309,8 @@ impl<N: Net> Worker<N> {
         debug_assert_eq!(writes.len(), outcomes.len());
     }
 
-    /// Processes the outcome of one write. Collects another write for the same conn if the socket
-    /// accepts more and the write's budget is not spent.
+    /// Processes the result of one write. If the socket accepts more bytes and the conn's budget is
+    /// not spent, adds another write to the next batch.
     fn note(&mut self, write: &PendingWrite, planned: &[Planned], outcome: WriteOutcome) {
         let id = write.id;
         if let Some(slot) = self.conns.get_mut(id.slot as usize) {
@@ -329,9 +333,9 @@ impl<N: Net> Worker<N> {
         self.enforce_quota(id);
     }
 
-    /// Processes the number of bytes that the socket accepted. Returns how many bytes of the outbox
-    /// and of frames were written. All sealed bytes count as written, because sealing cannot be
-    /// undone.
+    /// Records the `count` bytes that the socket accepted. Returns how many bytes of the outbox and
+    /// of frames were written. With TLS, all bytes that were encrypted count as written, because
+    /// they cannot be encrypted again.
     fn note_taken(
         &mut self,
         write: &PendingWrite,
@@ -350,7 +354,7 @@ impl<N: Net> Worker<N> {
         plaintext
     }
 
-    /// Removes written bytes from the outbox. Then advances the cursors over the publications that
+    /// Removes written bytes from the outbox. Then advances the cursors past the publications that
     /// were written.
     fn note_written(&mut self, id: ConnId, planned: &[Planned], bytes: usize, is_blocked: bool) {
         let Self {
@@ -395,8 +399,8 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Sends a stream's gap events before the publications that come after the gaps, then the
-    /// position of the stream.
+    /// Sends the pending gap events of a stream before the publications that come after the gaps.
+    /// Then sends the position of the stream.
     fn report_gaps(&mut self, id: ConnId) {
         let is_writable = self.slot(id).is_some_and(|slot| slot.is_writable);
         let mut has_gap = false;
@@ -410,9 +414,9 @@ impl<N: Net> Worker<N> {
             return;
         }
         let reached = self.hub.reached(id.slot);
-        // If the log has caused another gap meanwhile, that gap must be sent before a position. If
-        // the log has switched to a newer epoch, it may not have returned all entries before the
-        // position, so the position is not sent.
+        // The position must not be sent before another gap, which the log may have caused
+        // meanwhile. If the log has switched to a newer epoch, its answers may have been
+        // incomplete. Then the position is not sent.
         if !self.hub.has_loss(id.slot) && self.hub.is_in_newest_epoch() {
             self.call(id, |conn, out, context| {
                 conn.handle_event(StreamEvent::GapsSent(reached), out, context);
@@ -421,8 +425,7 @@ impl<N: Net> Worker<N> {
     }
 
     fn enforce_quota(&mut self, id: ConnId) {
-        // A poll that awaits its answer is delayed by this worker, not by its client, so its quota
-        // is not enforced.
+        // The quota of a poll is not enforced while the poll waits for this worker to process mail.
         if self.awaits_answer(id) {
             return;
         }
@@ -441,7 +444,7 @@ impl<N: Net> Worker<N> {
 }
 
 /// Plans the publications to write after a conn's own bytes, within the budget. Returns the number
-/// of bytes to write, or `None` if nothing is pending.
+/// of bytes to write, or `None` if there is nothing to write.
 fn plan(
     conn: &Conn,
     hub: &mut Hub,
@@ -453,7 +456,7 @@ fn plan(
     let planned = &mut scratch.planned;
     planned.clear();
     let own = conn.outbox().bytes();
-    // The publications of a poll are already in its outbox.
+    // The publications of a poll's answer are already in the outbox.
     if let Some(kind) = conn.serving()
         && !matches!(kind, FrameKind::Poll(_))
         && own < budget

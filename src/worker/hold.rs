@@ -12,8 +12,9 @@ use crate::id::ConnId;
 pub(super) enum Hold {
     /// The client has sent more than its rate allows (`admission/rates.rs`).
     Rate,
-    /// The feed is behind: a report of the conn waits or was refused, or too many notices of the
-    /// conn wait. The hold lasts until no report of the worker waits (`report.rs`).
+    /// A report of the conn waits for the feed or was refused, or too many notices of the conn
+    /// wait. The conn is read again when no report of its worker and only few of its notices wait
+    /// (`report.rs`).
     Feed,
 }
 
@@ -50,7 +51,7 @@ impl Holds {
 }
 
 impl<N: Net> Worker<N> {
-    /// Stops reading from a conn. Returns false if the conn was already held for this reason.
+    /// Stops reading from a conn. Returns false if the conn is already not read for this reason.
     pub(super) fn hold(&mut self, id: ConnId, cause: Hold) -> bool {
         self.slot(id).is_some_and(|slot| slot.holds.add(cause))
     }

@@ -12,8 +12,8 @@ use crate::hub::Amount;
 use crate::id::{ChannelName, ConnId, ConnName};
 
 impl<N: Net> Worker<N> {
-    /// Panics if the slab, hub, wheel and lists contradict each other, or if a conn has no timer.
-    /// Also panics if a conn is ready to be read from or written to but is on no list.
+    /// Panics if the parts of the worker contradict each other, or if a conn has no timer. Also
+    /// panics if a conn can be read from or written to but is in no list of the worker.
     #[doc(hidden)]
     pub fn check_invariants(&self) {
         self.hub.check_invariants();
@@ -32,8 +32,8 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Returns true if the worker has nothing left to write to the conn in a slot: no walk is in
-    /// progress, and the conn is not in the flush list. Such a conn must be within its quota.
+    /// Whether the worker has nothing left to write to the conn in a slot. Such a conn must be
+    /// within its quota.
     #[doc(hidden)]
     #[must_use]
     pub fn has_flushed(&self, slot: u32) -> bool {
@@ -41,7 +41,7 @@ impl<N: Net> Worker<N> {
         !self.hub.is_walking() && slot.is_some_and(|slot| !slot.is_listed_to_flush)
     }
 
-    /// Whether mail is waiting to be processed.
+    /// Whether the inbox or the current batch has mail to process.
     #[doc(hidden)]
     #[must_use]
     pub fn has_mail(&self) -> bool {
@@ -55,7 +55,7 @@ impl<N: Net> Worker<N> {
         &self.reaped
     }
 
-    /// Returns the subscriptions of all streams, with the conn names that backends know.
+    /// Returns the subscriptions of all streams, with the names by which backends know the conns.
     #[doc(hidden)]
     pub fn streams_in_channels(&self) -> impl Iterator<Item = (ConnName, &ChannelName)> {
         let streams = self.ids().filter(|id| {
@@ -68,7 +68,7 @@ impl<N: Net> Worker<N> {
         })
     }
 
-    /// Whether reports are waiting because the feed has no room.
+    /// Whether reports of this worker wait for room in the feed's queue.
     #[doc(hidden)]
     #[must_use]
     pub fn is_upstream_behind(&self) -> bool {

@@ -23,7 +23,7 @@ pub(super) struct MemoryTrim {
 }
 
 impl MemoryTrim {
-    /// Counts a conn that has opened or closed.
+    /// Records that a conn has opened or closed.
     pub(super) fn note(&mut self, now: Now) {
         if self.conns == 0 {
             self.first = now;

@@ -1,5 +1,5 @@
 //! SHELL: a worker is one thread with its own poll, slab, timer wheel and hub. All workers read the
-//! same log and share a few tables and counters.
+//! same log and share some state, such as the counters and the limits per client address.
 //!
 //! A turn runs these phases: poll (`readiness`), `report`, `read`, `accept`, `broadcast`, `expire`,
 //! `flush`, `pinned`, `reap`. Each phase whose work peers can cause has a budget, so that no peer
@@ -111,10 +111,10 @@ pub struct Parts {
 pub struct Worker<N: Net> {
     net: N,
     parts: Parts,
-    /// The time of the process's monotonic clock. Used for ages, and for windows that other threads
-    /// also measure.
+    /// The time of the process's monotonic clock at the start of the turn. Used for ages of
+    /// publications, and for periods that other threads measure too.
     now: Now,
-    /// The worker's running clock. Used for the wheel and for every deadline that a peer has to
+    /// A clock that stops while this thread does not run. Used for all deadlines that a peer has to
     /// meet.
     running: Running,
     conns: ChunkedSlab<Slot<N::Socket>>,
@@ -126,38 +126,38 @@ pub struct Worker<N: Net> {
     to_read: Queue,
     /// Conns to visit in the next flush.
     to_flush: VecDeque<ConnId>,
-    /// Polls that wait for an answer. A poll is answered when the head reaches the first cursor.
-    /// The second cursor is the poll's position.
+    /// Polls that wait until the hub's head reaches the first cursor. The second cursor is the
+    /// position that the client sent.
     to_answer: VecDeque<(Cursor, ConnId, Option<Cursor>)>,
-    /// The conns in `to_answer`.
     awaiting_answer: HashSet<ConnId>,
-    /// Conns whose outbox holds publications.
+    /// Conns whose outbox holds publications of the log in memory.
     holders: Holders,
     /// Conns to free at the end of this turn.
     to_reap: Vec<(ConnId, CloseReason)>,
     /// Conns that were freed at the end of the last turn.
     reaped: Vec<(ConnId, CloseReason)>,
-    /// Conns that are not read until the feed has accepted all waiting reports.
+    /// Conns that are not read until the feed's queue has room for all reports of this worker.
     awaiting_feed: Vec<ConnId>,
-    /// Channels whose subscriptions are reported to consumers.
     watched: Arc<WatchedChannels>,
-    /// The entries of the latest batch that `broadcast` has not processed yet.
+    /// Entries that were taken from the inbox and not yet passed to the hub.
     batch: std::vec::IntoIter<Item>,
-    /// Whether the next entry of the batch has to wait until the walk over its channel has
-    /// advanced.
+    /// Whether the hub cannot accept the next entry of the batch yet, because too many earlier
+    /// publications are still to be delivered.
     is_batch_held: bool,
-    /// Whether walks are in progress but the network does not allow them to continue yet.
+    /// Whether subscribers are still to be visited, but this worker has to wait for a permit
+    /// ([`wire::fanout_limiter`]).
     awaits_fanout: bool,
     accepting: Accepting,
-    /// The peers of conns. The table is empty unless a limit or a proxy needs it.
+    /// The sources for which conns are counted. The table is empty unless a limit or a proxy needs
+    /// it.
     peers: PeerTable,
     /// Conns that have not sent a request head, and `WebSocket`s that have not subscribed.
     pending: Pending,
-    /// Decisions about peers. A decision waits until the peer's bytes have been read.
+    /// New conns and fired timers. They are handled after all bytes that the peer has sent were
+    /// read.
     round: Round,
-    /// The rates of clients that have sent something recently.
     rates: Rates,
-    /// The remaining work budget for the input of the current conn.
+    /// The amount of work that the current conn may still cause in this call.
     work: WorkBudget,
     work_at_once: WorkBudget,
     /// The TLS state of conns of TLS listeners.
@@ -166,16 +166,16 @@ pub struct Worker<N: Net> {
     access: Access,
     memory_trim: MemoryTrim,
     draining: Option<Draining>,
-    /// Conns whose goodbye was sent during a drain.
+    /// During a drain, conns that wait until the peer has received the goodbye.
     leaving: Leaving,
     /// The current value of the `Date` field.
     date: Date,
-    /// The time at which the keys and the calendar were last read.
     keys_refreshed: Option<Now>,
     scratch: Scratch,
 }
 
-/// The slot of a conn. It contains the conn's socket, readiness, list memberships and machine.
+/// The slot of a conn: its socket, the readiness of the socket, the lists that contain the conn,
+/// and the conn's protocol machine.
 #[derive(Debug)]
 #[expect(
     clippy::struct_excessive_bools,
@@ -188,17 +188,17 @@ struct Slot<S> {
     is_read_closed: bool,
     is_listed_to_read: bool,
     is_listed_to_flush: bool,
-    /// Whether the conn has a write in the current batch.
+    /// Whether the batch of writes that is being collected contains a write to the conn.
     has_write_collected: bool,
     is_closing: bool,
-    /// The reasons not to read from the conn.
     holds: Holds,
     socket: S,
     conn: Conn,
 }
 
 impl<S> Slot<S> {
-    /// Whether the machine has unhandled input, or the socket has input that the machine accepts.
+    /// Whether the conn has input that can be handled now. The input was read earlier or is in the
+    /// socket.
     fn has_input(&self, head_bytes: u32) -> bool {
         self.conn.has_unhandled() || self.is_readable && self.conn.read_bytes_max(head_bytes) > 0
     }
@@ -206,9 +206,10 @@ impl<S> Slot<S> {
 
 #[derive(Debug, Default)]
 struct Accepting {
-    /// A bit mask of the listeners with waiting connections.
+    /// A bit mask of the listeners with connections to accept.
     ready: u64,
-    /// The end of the current pause. Accepting pauses when no descriptor is left.
+    /// The end of the current pause. Connections are not accepted for a moment when no descriptor
+    /// is left.
     paused_until: Option<Deadline>,
 }
 
@@ -225,27 +226,27 @@ struct Scratch {
     read_buffer: Box<[u8]>,
     readiness: Vec<Readiness>,
     effects: Vec<Effect>,
-    /// The number of frames that began in the bytes that a conn was last handed.
+    /// The number of WebSocket frames that began in the bytes of the last call to a machine.
     frames: u32,
     out: Vec<u8>,
     planned: Vec<Planned>,
     compressor: Compressor,
     inflater: Inflater,
     collected: Collected,
-    /// The next batch of writes. It is collected while the outcomes of the current batch are
+    /// The next batch of writes. It is collected while the results of the current batch are
     /// processed.
     collected_next: Collected,
     outcomes: Vec<WriteOutcome>,
     fired: Vec<u32>,
 }
 
-/// Whether the loop continues.
+/// The result of [`Worker::turn`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Turn {
-    /// The worker has drained and has no conns.
+    /// The worker was ordered to drain, and no conn is left.
     Ended,
-    /// There is a next turn.
+    /// [`Worker::turn`] has to be called again.
     Continues,
 }
 
@@ -339,7 +340,8 @@ impl<N: Net> Worker<N> {
         &mut self.net
     }
 
-    /// Sets the work budget with which the input of each conn starts. For the simulation.
+    /// Sets the amount of work that the input of each conn may cause in one call. For the
+    /// simulation.
     #[doc(hidden)]
     pub fn set_work_at_once(&mut self, work: u32) {
         self.work_at_once = WorkBudget::new(work);
@@ -399,8 +401,8 @@ impl<N: Net> Worker<N> {
         Some(ConnId { slot, generation })
     }
 
-    /// Calls a conn's machine, then applies the effects of the call. Calls that can cause effects
-    /// are made only here.
+    /// Calls a conn's protocol machine, then applies the effects that the machine returned. All
+    /// calls that can cause effects are made here.
     fn call<R>(
         &mut self,
         id: ConnId,
@@ -435,7 +437,7 @@ impl<N: Net> Worker<N> {
         Some(result)
     }
 
-    /// Lists a conn for flush if its own bytes are waiting and its socket is writable.
+    /// Lists a conn for flush if it has bytes of its own to send and its socket is writable.
     fn list_to_flush(&mut self, id: ConnId) {
         let has_sealed = self.filters.has_unsent(id.slot);
         let Some(slot) = self.slot(id) else { return };
@@ -453,7 +455,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Lists a conn for flush even if its socket is full. Flush then enforces the conn's quota.
+    /// Lists a conn for flush even if its socket is full. The conn's quota is then enforced.
     fn list_to_enforce(&mut self, id: ConnId) {
         let Some(slot) = self.slot(id) else { return };
         if !slot.is_listed_to_flush {
@@ -462,7 +464,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Lists a conn for read if it has input and there is no reason to hold it.
+    /// Lists a conn for read if it has input and no reason not to read from it.
     fn list_to_read(&mut self, id: ConnId) {
         let head_bytes = self.parts.config.limits.request_head_bytes;
         let Some(slot) = self.slot(id) else { return };
@@ -487,9 +489,9 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Updates the keys and the calendar time with which tokens are verified, at most twice a
-    /// second. If the calendar has advanced more than the monotonic clock, the timers of tokens are
-    /// set to earlier times.
+    /// Updates the keys and the calendar time for the verification of tokens, at most twice a
+    /// second. If the calendar was set forward, moves the timers for the expiry of tokens to
+    /// earlier times.
     fn refresh_keys(&mut self) {
         self.access.set_now(self.running.now());
         if !is_refresh_due(self.keys_refreshed, self.now) {
@@ -505,16 +507,16 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Returns the time at which [`Self::refresh_keys`] must run even if nothing else happens.
-    /// Returns `None` if no conn has a token, because only expiry times of tokens depend on the
-    /// calendar.
+    /// Returns the time by which [`Self::refresh_keys`] must be called. Returns `None` if no conn
+    /// has a token, because only the expiry of tokens depends on the calendar.
     fn keys_due(&self) -> Option<Deadline> {
         let refreshed = self.keys_refreshed.filter(|_| !self.access.is_empty())?;
         Some(refreshed.after(Duration::from_millis(CALENDAR_REFRESH_MS)))
     }
 }
 
-/// Whether a value that is refreshed twice a second is due to be refreshed.
+/// Whether half a second has passed since a value was refreshed. If it was never refreshed, the
+/// result is true.
 fn is_refresh_due(refreshed: Option<Now>, now: Now) -> bool {
     let interval = Duration::from_millis(CALENDAR_REFRESH_MS);
     refreshed.is_none_or(|refreshed| now.has_reached(refreshed.after(interval)))

@@ -1,11 +1,12 @@
 //! pinned: limits the memory of publications that the log has evicted while conns still send them.
 //!
-//! A partly written frame and the answer to a poll keep their publications in memory even if the
-//! log evicts these publications. A client that stops reading, or that reads only a few bytes now
-//! and then, *pins* such publications. The limit is `log.pinned_bytes`, for all workers together.
-//! Beyond the limit, a conn copies its unsent bytes if the copy is small compared with the pinned
-//! memory. If that is not enough, the conns that pin the oldest publications are closed. This phase
-//! runs after flush and before reap, so that the slots of these conns are freed in the same turn.
+//! A conn keeps a publication in memory while it sends a partly written frame or the answer to a
+//! poll. If the log evicts the publication meanwhile, the conn *pins* it. This happens when a
+//! client stops reading, or reads only a few bytes now and then. The limit on pinned memory is
+//! `log.pinned_bytes`, for all workers together. Beyond the limit, a conn copies its unsent bytes
+//! if the copy is small compared with the pinned memory. If that is not enough, the conns that pin
+//! the oldest publications are closed. This phase runs after flush and before reap, so that the
+//! slots of these conns are freed in the same turn.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
@@ -19,15 +20,16 @@ use crate::effect::CloseReason;
 use crate::id::{ConnId, Sequence};
 use crate::time::Now;
 
-/// For each worker, the oldest publication that its conns pin. The conns that pin the oldest
-/// publication of all workers are closed first.
+/// For each worker, the oldest publication that its conns keep in memory although the log has
+/// evicted it. If there are too many, the conns with the oldest publication of all workers are
+/// closed first.
 #[derive(Debug, Default)]
 pub struct OldestPinned(Mutex<BTreeMap<u16, (Sequence, Now)>>);
 
 impl OldestPinned {
-    /// Records `oldest`, the oldest publication that a worker's conns pin. Returns false if a conn
-    /// of another worker pins an older publication. A worker that has recorded nothing for a while
-    /// may be asleep and is ignored.
+    /// Records `oldest`, the oldest publication that the conns of a worker keep in memory. Returns
+    /// false if a conn of another worker keeps an older one. Ignores a worker that has recorded
+    /// nothing for a while, because its thread may be asleep.
     #[must_use]
     pub fn is_oldest(&self, worker: u16, oldest: Sequence, now: Now) -> bool {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -39,31 +41,31 @@ impl OldestPinned {
         is_oldest
     }
 
-    /// Records that a worker has no conns to close.
+    /// Records that a worker has no conn to close because of the limit.
     pub fn note_none(&self, worker: u16) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.remove(&worker);
     }
 }
 
-/// The conns whose outbox holds publications. They are ordered by the oldest publication that each
-/// conn holds.
+/// The conns of one worker whose outbox keeps publications in memory, ordered by the oldest of
+/// these publications.
 #[derive(Debug, Default)]
 pub(super) struct Holders {
     by_age: BTreeSet<Holder>,
     /// The slots of polls that were answered in this turn. Most answers are completely written in
-    /// the same turn, so the slots are checked only after flush.
+    /// the same turn, so their publications are examined only after flush.
     answered: Vec<u32>,
-    /// The first holder of the next batch, or `None` if the next batch starts with the oldest
-    /// holder.
+    /// The conn at which the next batch starts. `None` stands for the conn with the oldest
+    /// publication.
     next: Option<Holder>,
 }
 
-/// The sequence number of the oldest publication that a conn holds, and the conn's slot.
+/// The sequence number of the oldest publication that a conn keeps in memory, and the conn's slot.
 type Holder = (Sequence, u32);
 
 impl Holders {
-    /// Updates the oldest publication that a conn holds from `before` to `now`.
+    /// Changes the recorded oldest publication of a conn from `before` to `now`.
     fn note(&mut self, slot: u32, before: Option<Sequence>, now: Option<Sequence>) {
         if before != now
             && let Some(sequence) = before
@@ -75,13 +77,13 @@ impl Holders {
         }
     }
 
-    /// Whether holders remain after the last batch.
+    /// Whether the last batch did not reach the end of the list.
     pub(super) fn has_next(&self) -> bool {
         self.next.is_some()
     }
 
-    /// Returns the next batch of holders. The batch continues after the last batch, or starts with
-    /// the oldest holder.
+    /// Returns the next conns, in the order of their oldest publications. The batch continues after
+    /// the last one, or starts again with the oldest publication.
     fn next_batch(&mut self) -> Vec<Holder> {
         let from = self.next.take().unwrap_or((Sequence::ZERO, 0));
         let mut holders = self.by_age.range(from..).copied();
@@ -92,16 +94,16 @@ impl Holders {
 }
 
 impl<N: Net> Worker<N> {
-    /// Records the oldest publication that a conn's outbox holds. `before` is the oldest
-    /// publication that was recorded until now.
+    /// Records the oldest publication that a conn's outbox keeps in memory. `before` is the one
+    /// that was recorded until now.
     pub(super) fn note_held(&mut self, id: ConnId, before: Option<Sequence>) {
         let slot = self.conns.get(id.slot as usize);
         let held = slot.and_then(|slot| slot.conn.outbox().oldest_held());
         self.holders.note(id.slot, before, held);
     }
 
-    /// Records that a poll was answered. The publications of the answer that flush does not write
-    /// count as held.
+    /// Records that a poll was answered in this turn. After flush, the unwritten publications of
+    /// the answer are recorded.
     pub(super) fn note_answered(&mut self, slot: u32) {
         self.holders.answered.push(slot);
     }
@@ -120,13 +122,13 @@ impl<N: Net> Worker<N> {
         self.holders.answered = answered;
     }
 
-    /// Removes a conn from the holders when the conn is about to be freed.
+    /// Removes the record of a conn that will be freed.
     pub(super) fn forget_held(&mut self, slot: u32, outbox: &Outbox) {
         self.holders.note(slot, outbox.oldest_held(), None);
     }
 
-    /// Enforces the limit on pinned publications. If the log has too many encodings, wakes the
-    /// feed, which enforces the limit on encodings.
+    /// Enforces the limit on evicted publications that conns keep in memory. If the log has too
+    /// many encodings, wakes the feed, which enforces the limit on encodings.
     pub(super) fn bound_pinned(&mut self) {
         self.note_unwritten_answers();
         if self.hub.log().has_too_many_encodings() {
@@ -168,12 +170,13 @@ impl<N: Net> Worker<N> {
                 self.drop_outbox(slot);
             }
         }
-        // This worker has no more conns to close, so the other workers need not wait for it.
+        // This worker has closed all the conns that it could close. The other workers need not wait
+        // for it.
         self.parts.guard.oldest.note_none(number);
     }
 
-    /// Drops the outbox of a closed conn before reap, so that other workers immediately see that
-    /// less memory is pinned.
+    /// Drops the outbox of a closed conn before its slot is freed. So other workers see at once
+    /// that less memory is in use.
     fn drop_outbox(&mut self, slot: u32) {
         if let Some(slot_entry) = self.conns.get_mut(slot as usize) {
             let outbox = std::mem::take(slot_entry.conn.outbox_mut());
@@ -181,7 +184,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Returns the addresses and sizes of the encodings that conns hold although the log has
+    /// Returns the addresses and sizes of encodings that conns keep in memory although the log has
     /// evicted them. For tests.
     #[doc(hidden)]
     pub fn pinned_by_conns(&self) -> impl Iterator<Item = (usize, u64)> {
@@ -189,7 +192,7 @@ impl<N: Net> Worker<N> {
         conns.flat_map(|(_, slot)| slot.conn.outbox().pinned())
     }
 
-    /// Panics if the list of holders does not match the outboxes. For tests.
+    /// Panics if the recorded publications do not match the outboxes of the conns. For tests.
     #[doc(hidden)]
     pub fn check_holders(&self) {
         let conns = self.conns.iter();

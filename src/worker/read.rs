@@ -1,10 +1,11 @@
-//! read: moves bytes from sockets through the worker's one buffer into the conns' machines.
+//! read: reads bytes from sockets and passes them to the protocol machines of the conns. The worker
+//! has one read buffer.
 //!
 //! In each turn, a conn has budgets of bytes (inflated bytes included), of work and of time. The
 //! whole phase has budgets of conns, of inflated bytes and of time. A conn whose budget is spent
 //! stays on the list. Each conn is read at most once per turn, whatever its send rate. The machine
-//! first handles the input that it has kept, then input from the socket. A conn is not read while
-//! it has too many unsent answers.
+//! first handles input that it has kept, then input from the socket. A conn is not read while it
+//! has too many unsent answers.
 
 use super::admission::rates::Rates;
 use super::wire::net::{Net, ReadOutcome};
@@ -87,8 +88,8 @@ impl<N: Net> Worker<N> {
         inflated_bytes
     }
 
-    /// Handles the input that the machine has kept. If there is none, reads the socket once.
-    /// Returns the number of bytes to charge to the conn's budget, or `None` if the conn cannot be
+    /// Handles input that the machine has kept. If there is none, reads the socket once. Returns
+    /// the number of bytes that count towards the conn's budget, or `None` if the conn cannot be
     /// read now.
     fn read_once(&mut self, id: ConnId, buffer: &mut [u8]) -> Option<usize> {
         let head_bytes = self.parts.config.limits.request_head_bytes;
@@ -111,8 +112,8 @@ impl<N: Net> Worker<N> {
         self.read_socket(id, buffer.get_mut(..length)?, Self::hand_bytes)
     }
 
-    /// Reads a socket once and passes the bytes to `receive`. Returns the number of bytes to charge
-    /// to the conn's budget, or `None` if there is nothing more to read now.
+    /// Reads a socket once and passes the bytes to `receive`. Returns the number of bytes that
+    /// count towards the conn's budget, or `None` if there is nothing more to read now.
     pub(super) fn read_socket(
         &mut self,
         id: ConnId,
@@ -141,10 +142,11 @@ impl<N: Net> Worker<N> {
         None
     }
 
-    /// Passes bytes from a client to its machine, and charges them to the client's rates. Bytes
+    /// Passes bytes from a client to its machine, and counts them towards the client's rates. Bytes
     /// from sockets reach machines only through this function.
     pub(super) fn hand_bytes(&mut self, id: ConnId, bytes: &mut [u8]) -> Option<()> {
-        // Behind a trusted proxy, an effect of this call handles the bytes, in a call of its own.
+        // If a trusted proxy sent the bytes, this call may return an effect instead. Applying the
+        // effect then handles the bytes.
         self.scratch.frames = 0;
         self.call(id, |conn, out, context| {
             conn.handle_bytes(bytes, out, context);
@@ -167,7 +169,7 @@ impl<N: Net> Worker<N> {
         self.end_if_served(id);
     }
 
-    /// Ends a stream whose peer has sent FIN, once nothing is pending for the stream.
+    /// If the peer of a stream has sent FIN, ends the stream as soon as nothing is pending for it.
     pub(super) fn end_if_served(&mut self, id: ConnId) {
         let ends = self
             .slot(id)
@@ -180,8 +182,8 @@ impl<N: Net> Worker<N> {
     }
 }
 
-/// Reads from a socket, and repeats a read that was interrupted. Otherwise a round would count the
-/// interrupted read as a read of the conn, although the socket may have unread bytes.
+/// Reads from a socket, and repeats a read that was interrupted by a signal. A round counts one
+/// read of each conn, and an interrupted read must not count.
 fn read_uninterrupted<N: Net>(net: &mut N, socket: &mut N::Socket, into: &mut [u8]) -> ReadOutcome {
     let mut outcome = ReadOutcome::Interrupted;
     for _ in 0..INTERRUPTED_READS_MAX {
@@ -362,7 +364,7 @@ mod tests {
     /// A command that is parsed, refused and answered.
     const EMPTY_TEXT: &[u8] = b"\x81\x80\0\0\0\0";
 
-    /// Returns a command. The worker passes its result to the machine in a second call.
+    /// A command whose result the worker passes to the machine in a second call.
     fn unsubscribe() -> Vec<u8> {
         let command = br#"{"type":"unsubscribe","channel":"b"}"#;
         let length = u8::try_from(command.len()).unwrap();

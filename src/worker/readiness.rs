@@ -1,7 +1,8 @@
 //! readiness: waits for readiness reports, and stores the readiness in the slots of conns.
 //!
 //! The poll does not wait while work is left from the last turn. A report may arrive for a conn
-//! that was freed. The generation in the report's id shows this, and the report is dropped.
+//! that was freed. The id in the report then has an old generation number, and the report is
+//! dropped.
 
 use std::time::Duration;
 
@@ -25,8 +26,7 @@ impl<N: Net> Worker<N> {
         let mut reports = 0;
         for report in readiness.drain(..) {
             match report {
-                // Nothing is accepted during a drain, so the bit would never be cleared if it were
-                // set.
+                // Connections are not accepted during a drain, so this bit would never be cleared.
                 Readiness::Listener(_) if self.draining.is_some() => {}
                 Readiness::Listener(listener) => {
                     reports += 1;
@@ -95,7 +95,9 @@ impl<N: Net> Worker<N> {
             due.map(|deadline| deadline.remaining(now)),
             timer.map(|deadline| deadline.remaining(self.running.at(now))),
             (!self.conns.is_empty()).then_some(self.running.sleep_max()),
-            // The feed does not wake this worker for publications in channels of other workers.
+            // Entries that were not sent to this worker are accepted when the hub's head has passed
+            // them. The feed does not wake the worker for publications of other workers, which also
+            // move the head.
             self.hub
                 .has_late()
                 .then_some(Duration::from_millis(LATE_ENTRIES_WAIT_MS)),

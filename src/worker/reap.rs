@@ -1,7 +1,8 @@
 //! reap: frees the slots of conns that were closed in this turn, and updates the gauges.
 //!
 //! Conns are freed only here, so during the other phases a slot is never reused. The next conn in a
-//! slot has a new generation. So a late readiness report for the old conn is recognised.
+//! slot has a new generation number. So a late readiness report for the old conn is recognised and
+//! dropped.
 
 use super::Worker;
 use super::wire::net::Net;
@@ -26,7 +27,7 @@ impl<N: Net> Worker<N> {
             }
             self.pending.forget_subscribes_by(id.slot);
             self.rates.forget(id.slot);
-            // A descriptor is free again, so accepting may continue.
+            // A descriptor is free again, so the worker may accept connections again.
             self.accepting.paused_until = None;
             self.wheel.disarm(id.slot);
             self.memory_trim.note(self.now);
@@ -44,8 +45,8 @@ impl<N: Net> Worker<N> {
         self.update_gauges();
     }
 
-    /// Updates the gauges at the end of the turn, because the worker may then sleep for a long
-    /// time.
+    /// Updates the gauges. This is done at the end of the turn, because the worker may then sleep
+    /// for a long time.
     fn update_gauges(&self) {
         let metrics = &self.parts.metrics;
         metrics.conns_pending.set(self.pending.silent().into());

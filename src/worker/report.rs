@@ -1,8 +1,9 @@
 //! report: sends the publications, requests and notices of conns to the feed.
 //!
-//! Publications of clients and requests for the number of subscribers become reports. Streams that
-//! subscribe or unsubscribe cause notices. A conn is not read while its report waits for room in
-//! the queue, or while too many of its notices wait for the feed.
+//! Publications of clients, and requests for the number of subscribers, become *reports*. A
+//! *notice* says that a stream has subscribed to a channel or unsubscribed. A conn is not read
+//! while its report waits for room in the feed's queue, or while too many of its notices wait for
+//! the feed.
 
 use super::Worker;
 use super::hold::Hold;
@@ -14,8 +15,9 @@ use crate::hub::JoinOutcome;
 use crate::id::{ChannelName, ConnId};
 
 impl<N: Net> Worker<N> {
-    /// Sends the reports that waited for room. Releases a conn if the feed has accepted enough of
-    /// its notices. If no report waits any longer, also releases the conns whose reports waited.
+    /// Sends the reports that waited for room in the queue. If none is left, the conns of these
+    /// reports may be read again. A conn whose notices the feed has accepted may be read again,
+    /// too.
     pub(super) fn report(&mut self) {
         self.parts.upstream.send_kept();
         for name in self.parts.upstream.take_released() {
@@ -31,8 +33,8 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Releases a conn, unless too many notices of the conn or any reports of the worker still
-    /// wait.
+    /// Continues to read from a conn. Does nothing while too many notices of the conn wait, or
+    /// while reports of this worker wait.
     pub(super) fn release_from_feed(&mut self, id: ConnId) {
         let name = self.name(id);
         let is_held = self.slot(id).is_some_and(|slot| slot.holds.has(Hold::Feed));
@@ -76,8 +78,8 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Sends a report, and holds the conn while the report waits. If the report is refused, sends
-    /// `refused` to the client and returns false.
+    /// Sends a report to the feed. If the report has to wait for room in the queue, stops reading
+    /// from the conn. If the report is refused, sends `refused` to the client and returns false.
     fn report_for(&mut self, id: ConnId, report: Report, refused: &BackendMessage) -> bool {
         let reported = self.parts.upstream.report(report);
         if reported == Reported::Refused {
@@ -89,7 +91,7 @@ impl<N: Net> Worker<N> {
         reported != Reported::Refused
     }
 
-    /// Notifies consumers of the channels to which a stream has subscribed.
+    /// Adds a notice for each channel to which a stream has subscribed.
     pub(super) fn notify_joined(&mut self, id: ConnId, join: &Join, outcomes: &[JoinOutcome]) {
         if self.watched.is_empty() {
             return;
@@ -101,7 +103,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Notifies consumers that a stream has unsubscribed from a channel.
+    /// Adds a notice that a stream has unsubscribed from a channel.
     pub(super) fn notify_left(&mut self, id: ConnId, channel: &ChannelName) {
         self.notify(id, channel, false);
     }
@@ -116,8 +118,8 @@ impl<N: Net> Worker<N> {
             channel: channel.clone(),
             has_subscribed,
         };
-        // If the table has no room for the notice, the table counts the notice as lost, and
-        // consumers receive the count.
+        // If the table of notices is full, the notice is counted as lost, and consumers receive the
+        // count.
         if self.parts.upstream.notify(notice) == Noticed::Full && self.hold(id, Hold::Feed) {
             self.parts.metrics.client_reads_held.increment();
         }

@@ -1,14 +1,16 @@
 //! round: delays a decision about a peer until everything that the peer has sent has been read.
 //!
 //! A deadline or a limit measures the peer, never the server's own lag. When a conn is new or its
-//! timer fires, the kernel may have unread bytes of the conn. Possible causes are an interrupted
-//! wait, a full list of readiness reports, or a read budget that was spent. So every decision waits
-//! for a *round* that begins afterwards. A round has three steps. The first is a complete poll. The
-//! second reads once from each conn that was listed for read when the poll ended. The third
-//! continues each handshake that was queued when the reads were done. Conns and handshakes are in
-//! queues, so a position in the queue marks the end of the second and the third step. Decisions
-//! about timers of conns and about [`super::admission::pending`] are made at the end of a round, in
-//! `expire`, and nowhere else.
+//! timer fires, the kernel may have bytes of the conn that the worker has not read. Possible causes
+//! are an interrupted wait, a full list of readiness reports, or a read budget that was spent. So
+//! every decision waits for a *round* that begins afterwards. A round has three steps:
+//!
+//! 1. A poll that reports all sockets that are ready.
+//! 2. One read from each conn that was in the read queue after that poll.
+//! 3. One step of each handshake that was in the handshake queue after those reads.
+//!
+//! At the end of a round, `expire` decides about fired timers of conns and about
+//! [`super::admission::pending`]. These decisions are made nowhere else.
 
 use std::collections::VecDeque;
 
@@ -16,14 +18,15 @@ use super::wire::net::Polled;
 use crate::config::limits::ACCEPTS_PER_TURN_MAX;
 use crate::id::ConnId;
 
-/// A queue of conns, with a count of the conns that were removed from the queue.
+/// A queue of conns. It counts the conns that were removed, so that a position in the queue stays
+/// valid.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     conns: VecDeque<ConnId>,
     taken: u64,
 }
 
-/// A position in a [`Queue`].
+/// A position in a [`Queue`]. A round waits until all conns before this position were removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mark(u64);
 
@@ -54,48 +57,50 @@ impl Queue {
         self.conns.shrink_to_fit();
     }
 
-    /// Returns the position after the last conn.
+    /// Returns the position after the last conn of the queue.
     fn end(&self) -> Mark {
         Mark(self.taken + self.conns.len() as u64)
     }
 
-    /// Whether all conns before a position have been removed.
+    /// Whether all conns before a position were removed from the queue.
     fn has_passed(&self, mark: Mark) -> bool {
         self.taken >= mark.0 || self.conns.is_empty()
     }
 }
 
-/// The progress of the current round.
+/// The step that the current round has reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Progress {
-    /// The next poll begins a round.
+    /// No round is in progress. The next poll begins one.
     #[default]
     Ended,
-    /// No poll of the round has been complete. `reports` is the number of readiness reports of
-    /// these polls.
+    /// The round waits for a poll that reports all ready sockets. The polls of this round have
+    /// returned this number of reports so far.
     Polling { reports: usize },
-    /// Conns that were listed for read before the mark are being read.
+    /// The round waits until the conns before this position of the read queue were read.
     Reading(Mark),
-    /// Handshakes that were queued before the mark are being continued.
+    /// The round waits until the handshakes before this position of the handshake queue have
+    /// continued.
     Handshaking(Mark),
 }
 
-/// The current round, and the decisions that wait for this round or the next one.
+/// The current round, and the conns about which a decision is made when a round ends.
 #[derive(Debug, Default)]
 pub(super) struct Round {
     progress: Progress,
-    /// The decisions to make at the end of this round.
+    /// Conns about which a decision is made at the end of the current round.
     current: Decisions,
-    /// The decisions that became due after this round had begun.
+    /// Conns that were added after the current round had begun. A decision is made at the end of
+    /// the next round.
     next: Decisions,
 }
 
-/// Conns about which a decision is due.
+/// Conns that wait for the end of a round.
 #[derive(Debug, Default)]
 pub(super) struct Decisions {
-    /// Conns whose timers have fired.
+    /// Conns whose timers have fired, for example because the peer was silent for too long.
     pub(super) fired: Vec<ConnId>,
-    /// New conns. Their requests may still be unread.
+    /// New conns. A request of such a conn may not have been read yet.
     pub(super) arrived: Vec<ConnId>,
 }
 
@@ -108,23 +113,24 @@ impl Round {
         self.next.arrived.push(id);
     }
 
-    /// Returns the number of new conns.
+    /// Returns the number of new conns that wait for the end of a round.
     pub(super) fn arrived(&self) -> u32 {
         let arrived = self.current.arrived.len() + self.next.arrived.len();
         u32::try_from(arrived).unwrap_or(u32::MAX)
     }
 
-    /// Whether a fired timer waits for a decision. If so, the poll must not sleep.
+    /// Whether a conn whose timer has fired waits for the end of a round. If so, the next poll must
+    /// not sleep.
     pub(super) fn is_awaited(&self) -> bool {
         !self.next.fired.is_empty() || !self.current.fired.is_empty()
     }
 
-    /// Whether the fired timer of a conn waits for a decision.
+    /// Whether the timer of this conn has fired and the conn waits for the end of a round.
     pub(super) fn has_fired(&self, id: ConnId) -> bool {
         self.next.fired.contains(&id) || self.current.fired.contains(&id)
     }
 
-    /// Starts a round if none is in progress. Called before each poll.
+    /// Begins a round unless one is in progress. Called before each poll.
     pub(super) fn begin(&mut self) {
         if self.progress == Progress::Ended {
             std::mem::swap(&mut self.current, &mut self.next);
@@ -132,7 +138,7 @@ impl Round {
         }
     }
 
-    /// Records the outcome of a poll whose reports have been processed. `sockets` is the number of
+    /// Records the result of a poll, after its `reports` were processed. `sockets` is the number of
     /// conns and listeners.
     pub(super) fn note_polled(
         &mut self,
@@ -142,9 +148,9 @@ impl Round {
         to_read: &Queue,
     ) {
         if let Progress::Polling { reports: before } = self.progress {
-            // The kernel reports sockets in the order in which they became ready. Once there are as
-            // many reports as sockets, every socket that was ready when the round began has been
-            // reported. So the round continues even if no poll was complete.
+            // The kernel reports sockets in the order in which they became ready. After as many
+            // reports as there are sockets, every socket that was ready at the start has been
+            // reported. So the round continues even if each poll was incomplete.
             let reports = before + reports;
             self.progress = match polled {
                 Polled::Partial if reports < sockets => Progress::Polling { reports },
@@ -153,7 +159,8 @@ impl Round {
         }
     }
 
-    /// Returns the decisions if the round is over. Called after the reads and handshakes of a turn.
+    /// Called after the reads and handshakes of a turn. If the round is over, returns the conns
+    /// about which decisions must be made.
     pub(super) fn end(&mut self, to_read: &Queue, handshakes: &Queue) -> Option<Decisions> {
         if let Progress::Reading(mark) = self.progress
             && to_read.has_passed(mark)
@@ -169,8 +176,8 @@ impl Round {
         }
     }
 
-    /// Clears the lists of a finished round for reuse. The lists keep the capacity for a usual
-    /// turn.
+    /// Clears the lists of a finished round and keeps them for the next one. Memory beyond the
+    /// usual size is freed.
     pub(super) fn reuse(&mut self, mut decisions: Decisions) {
         for list in [&mut decisions.fired, &mut decisions.arrived] {
             list.clear();
@@ -194,7 +201,8 @@ mod tests {
         decisions.map(slots)
     }
 
-    /// Runs a turn with this outcome of its poll and this read list, and without handshakes.
+    /// Runs one turn without handshakes. `polled` is the result of the poll, and `to_read` is the
+    /// read queue.
     fn turn(round: &mut Round, polled: Polled, to_read: &Queue) -> Option<Vec<u32>> {
         round.begin();
         round.note_polled(polled, 1, 100, to_read);

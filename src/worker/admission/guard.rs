@@ -1,9 +1,10 @@
-//! guard: decides whether a connection is accepted, and for which source the connection counts.
+//! guard: decides whether a connection is accepted, and for which source the connection counts. A
+//! *source* is an IPv4 address, or an IPv6 network of 64 bits.
 //!
 //! The decision is made before a conn has a slot. If a proxy later names the conn's client, the
 //! decision is made again for that client. The table of peers is separate from the slots. It is
-//! empty unless a limit per source, a trusted proxy or the PROXY protocol is configured. Each
-//! counted conn is released once, in reap.
+//! empty unless a limit per source, a trusted proxy or the PROXY protocol is configured. When a
+//! conn is freed, it no longer counts for its source.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -31,9 +32,9 @@ pub struct Guard {
     pub silent: Option<Arc<SilentLimit>>,
     /// A bit mask of the listeners whose conns begin with a header of the PROXY protocol.
     pub proxied: u64,
-    /// The limits per source, or `None` if there are no such limits.
+    /// The limits on conns and connects per source, or `None` if there are no such limits.
     pub sources: Option<Arc<SourceLimiter>>,
-    /// The oldest publication that each worker's conns keep in memory.
+    /// For each worker, the oldest evicted publication that its conns keep in memory.
     pub oldest: Arc<OldestPinned>,
     /// The latest measurement of memory pressure.
     pub pressure: Arc<Pressure>,
@@ -50,13 +51,14 @@ pub(in crate::worker) struct PeerTable {
 pub(in crate::worker) struct Peer {
     /// The source for which the conn is counted, or `None` if the conn is not counted.
     counted: Option<Source>,
-    /// The source of the connection, or the source that a PROXY header has named.
+    /// The source of the connection, or the source that a PROXY header names.
     own: Source,
     /// Whether `own` is a trusted proxy.
     is_trusted: bool,
     /// Whether TLS has to start after the PROXY header.
     awaits_tls: bool,
-    /// Whether the conn was charged to the connect rate of a source. A conn is charged only once.
+    /// Whether the conn was counted as a new connection of a source. A conn is counted so only
+    /// once.
     has_connected: bool,
 }
 
@@ -86,7 +88,7 @@ impl<N: Net> Worker<N> {
         self.parts.guard.proxied & (1 << (listener % 64)) != 0
     }
 
-    /// Whether the peers of conns must be stored, because of a limit or a proxy.
+    /// Whether the source of each conn must be stored, because of a limit or a proxy.
     fn needs_peers(&self) -> bool {
         let guard = &self.parts.guard;
         guard.sources.is_some() || guard.proxied != 0 || !self.parts.config.proxy.trusted.is_empty()
@@ -129,8 +131,9 @@ impl<N: Net> Worker<N> {
         Ok(Some(peer))
     }
 
-    /// Counts a conn for another source, or for no source. Only the conn's first source is charged
-    /// for a connect, because a proxy can reuse the conn and name another client with each request.
+    /// Counts a conn for another source, or for no source. The rate limit on new connections
+    /// applies only to the first source. A proxy can reuse the conn and name another client with
+    /// each request.
     fn recount(&self, peer: &mut Peer, source: Option<Source>) -> Result<(), TooMany> {
         let Some(sources) = &self.parts.guard.sources else {
             return Ok(());
@@ -156,9 +159,9 @@ impl<N: Net> Worker<N> {
         self.peers.by_slot.insert(id.slot, peer);
     }
 
-    /// Releases the source of a conn that is freed or that was never given a slot.
+    /// The conn was freed or was never given a slot. It no longer counts for its source.
     pub(in crate::worker) fn release_peer(&self, mut peer: Peer) {
-        // Releasing a source cannot fail.
+        // Without a new source, this call cannot fail.
         let _released = self.recount(&mut peer, None);
     }
 
@@ -210,8 +213,8 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Counts a conn for the client that its PROXY header names, or for the conn's own address if
-    /// the header names no client. On a TLS listener, then starts TLS.
+    /// Counts a conn for the client that its PROXY header names. If the header names no client,
+    /// counts the conn for its own address. Then starts TLS, if the listener uses TLS.
     pub(in crate::worker) fn identify_by_proxy_header(
         &mut self,
         id: ConnId,
@@ -234,8 +237,8 @@ impl<N: Net> Worker<N> {
         });
     }
 
-    /// Counts a conn for the client that a trusted HTTP proxy names, or for no source if the proxy
-    /// names none.
+    /// Counts a conn for the client that a trusted HTTP proxy names. If the proxy names no client,
+    /// counts the conn for no source.
     pub(in crate::worker) fn identify_by_forwarded_header(
         &mut self,
         id: ConnId,

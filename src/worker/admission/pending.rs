@@ -1,11 +1,11 @@
 //! pending: limits the number of silent conns, and the time that a `WebSocket` takes to subscribe.
 //!
-//! A conn is *silent* if its first request head is not complete at the end of a round that began
-//! after the conn was accepted. When the node has too many silent conns, the oldest are closed: a
-//! legitimate client sends its request head within a round trip or two. A worker closes its own
-//! silent conns only while it has more than its share. So if another worker is flooded, this worker
-//! does not close its own conns. This module also stores the deadline by which each WebSocket has
-//! to subscribe.
+//! A conn is *silent* if its first request head is not complete after the worker has read
+//! everything that the conn has sent so far (`worker/round.rs`). When the node has too many silent
+//! conns, the oldest are closed: a legitimate client sends its request head within a round trip or
+//! two. A worker closes its own silent conns only while it has more than its share of the limit. So
+//! if another worker is flooded, this worker does not close its own conns. This module also stores
+//! the deadline by which each WebSocket has to subscribe.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -20,15 +20,16 @@ use crate::transport::Goodbye;
 use crate::worker::Worker;
 use crate::worker::wire::net::Net;
 
-/// Stale ids are removed from the queue when there are more of them than silent conns plus this
-/// number.
+/// The queue may contain ids of conns that are no longer silent. If it has more such ids than
+/// silent conns plus this number, they are removed.
 const QUEUE_SLACK: usize = 64;
 
 /// The limit on silent conns, shared by all workers.
 #[derive(Debug)]
 pub struct SilentLimit {
     most: u32,
-    /// The share of one worker. A worker closes silent conns only if it has more than this number.
+    /// The limit divided by the number of workers. A worker with no more silent conns than this
+    /// closes none.
     share: u32,
     count: AtomicU32,
 }
@@ -51,22 +52,22 @@ impl SilentLimit {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Whether a worker with `own` silent conns would have to close some of them if `more` conns
-    /// became silent.
+    /// Whether a worker with `own` silent conns would have to close some of them if `more` conns of
+    /// this worker became silent.
     fn is_exceeded_by(&self, own: u32, more: u32) -> bool {
         own + more > self.share && self.count() + more > self.most
     }
 }
 
-/// The silent and the unsubscribed conns of one worker.
+/// This worker's conns without a complete request head, and its WebSockets without a subscription.
 #[derive(Debug, Default)]
 pub(in crate::worker) struct Pending {
     silent: u32,
-    /// The ids of silent conns, oldest first. Some ids may be stale. The queue is empty if there is
-    /// no limit.
+    /// The ids of silent conns, oldest first. Some of these conns may no longer be silent. The
+    /// queue is empty if there is no limit.
     queue: VecDeque<ConnId>,
-    /// The deadline by which each WebSocket has to subscribe, by slot. The map is empty if there is
-    /// no such limit.
+    /// For each WebSocket without a subscription, by slot, the deadline by which it has to
+    /// subscribe. The map is empty if there is no such limit.
     subscribes_by: HashMap<u32, Deadline, RandomState>,
 }
 
@@ -98,14 +99,14 @@ impl Pending {
 }
 
 impl<N: Net> Worker<N> {
-    /// Called at the end of the first round that began after a conn was accepted. The conn may now
-    /// count as silent.
+    /// Called when the worker has read everything that a new conn has sent so far. The conn becomes
+    /// silent if its request head is not complete.
     pub(in crate::worker) fn note_silent(&mut self, id: ConnId) {
         self.call(id, |conn, _out, context| conn.handle_silent(context));
     }
 
-    /// Updates the counts and deadlines after the class of a conn has changed. The conn may already
-    /// be closing.
+    /// Updates the number of silent conns and the deadlines after the class of a conn has changed.
+    /// The conn may already be closing.
     pub(in crate::worker) fn reclassify(
         &mut self,
         id: ConnId,
@@ -143,8 +144,7 @@ impl<N: Net> Worker<N> {
         self.pending.queue.push_back(id);
     }
 
-    /// Subtracts a conn from the counts of silent conns, because it has sent a request head or is
-    /// closed.
+    /// Counts one silent conn less. It has sent a request head or is closed.
     pub(in crate::worker) fn remove_silent(&mut self) {
         debug_assert!(self.pending.silent > 0);
         self.pending.silent = self.pending.silent.saturating_sub(1);
@@ -153,7 +153,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Whether this worker would have to close silent conns if all new conns were silent.
+    /// Whether the limit would be exceeded if all new conns were silent.
     pub(in crate::worker) fn may_have_too_many_silent(&self) -> bool {
         let limit = self.parts.guard.silent.as_ref();
         let (silent, arrived) = (self.pending.silent, self.round.arrived());
@@ -166,7 +166,7 @@ impl<N: Net> Worker<N> {
     }
 
     /// Closes the oldest silent conns until the limit is no longer exceeded. A conn with unread
-    /// bytes moves to the end of the queue instead. Called at the end of a round.
+    /// bytes is moved to the end of the queue instead. Called at the end of a round.
     pub(in crate::worker) fn crowd_out(&mut self) {
         for _ in 0..self.pending.queue.len() {
             if !self.has_too_many_silent() {

@@ -1,10 +1,10 @@
 //! rates: limits the frames and bytes that WebSocket clients send per second.
 //!
 //! If a client has sent more than its rate allows in one second, the server stops reading from it
-//! until the rate allows more. Nothing is lost, because the kernel's flow control stops the client.
-//! A paused conn does not time out, because its pongs are not read either. Only clients that have
-//! sent something in the last second or two have an account; an idle conn has no account.
-//! `Worker::hand_bytes` charges clients for their frames and bytes.
+//! until the rate allows more (*pause*). Nothing is lost, because the kernel's flow control stops
+//! the client. A conn does not time out during a pause, because its pongs are not read either. Only
+//! clients that have sent something in the last second or two have an account; an idle conn has no
+//! account. `Worker::hand_bytes` adds the frames and bytes of a client to its account.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -21,36 +21,35 @@ use crate::worker::Worker;
 use crate::worker::hold::Hold;
 use crate::worker::wire::net::Net;
 
-/// The duration of a burst. A client may send in one burst all frames and bytes that its rate
-/// allows in this time. Also the interval between two sweeps of the table.
+/// A client may send in one burst all frames and bytes that its rate allows in this time. Unused
+/// accounts are removed at this interval.
 const BURST: Duration = Duration::from_secs(1);
-/// The maximum number of bytes of one read, for each frame per second of the client's rate. With
-/// the shortest frames, one read contains the frames of a few seconds, and never the frames of
-/// minutes.
+/// The maximum size of one read, in bytes, is the client's rate in frames per second times this
+/// number. So even if all frames are short, one read contains only the frames of a few seconds.
 const READ_BYTES_PER_FRAME: usize = 16;
-/// The minimum size of the read buffer for a limited client, in bytes.
+/// The maximum size of one read is never smaller than this number of bytes.
 const READ_BYTES_MIN: usize = 64;
 
-/// The accounts of one worker.
+/// The limits, and the accounts of the clients of one worker.
 #[derive(Debug)]
 pub(in crate::worker) struct Rates {
-    /// The nanoseconds that one frame adds to an account. Zero if there is no limit on frames.
+    /// The nanoseconds that the rate allows for one frame. Zero if there is no limit on frames.
     frame_ns: u64,
-    /// The nanoseconds that one byte adds to an account. Zero if there is no limit on bytes.
+    /// The nanoseconds that the rate allows for one byte. Zero if there is no limit on bytes.
     byte_ns: u64,
     read_bytes_max: usize,
     by_slot: HashMap<u32, Account, RandomState>,
-    /// The end of each pause, and the paused conn.
+    /// For each conn that is not read because of its rate, the end of the pause.
     pauses: BinaryHeap<Reverse<(Deadline, ConnId)>>,
     swept: Now,
 }
 
-/// The frames and bytes that one client has sent recently.
+/// What one client has sent recently. Both values are times in nanoseconds.
 #[derive(Clone, Copy, Debug, Default)]
 struct Account {
-    /// The time at which the client's rate has allowed all its frames.
+    /// The time by which the client could have sent all its frames at its rate.
     frames_ns: u64,
-    /// The time at which the client's rate has allowed all its bytes.
+    /// The time by which the client could have sent all its bytes at its rate.
     bytes_ns: u64,
 }
 
@@ -82,7 +81,7 @@ impl Rates {
         self.frame_ns > 0 || self.byte_ns > 0
     }
 
-    /// Returns the end of the next pause.
+    /// Returns the time at which the next pause ends.
     pub(in crate::worker) fn due(&self) -> Option<Deadline> {
         self.pauses.peek().map(|Reverse((due, _))| *due)
     }
@@ -99,7 +98,8 @@ impl Rates {
         }
     }
 
-    /// Charges a client for what it has sent. Returns the end of its pause if it has sent too much.
+    /// Adds frames and bytes to the account of a client. If the client has sent too much, returns
+    /// the time until which it must not be read.
     fn charge(&mut self, slot: u32, frames: u64, bytes: u64, now: Now) -> Option<Deadline> {
         if now.since(self.swept) >= BURST {
             self.sweep(now);
@@ -118,7 +118,7 @@ impl Rates {
         (until_ns > now_ns).then(|| Deadline(until_ns.div_ceil(1000)))
     }
 
-    /// Removes the accounts of clients whose frames and bytes the rate has allowed by now.
+    /// Removes the accounts of clients that have not sent more than their rate allows up to now.
     fn sweep(&mut self, now: Now) {
         self.swept = now;
         let now_ns = now.0.saturating_mul(1000);
@@ -131,7 +131,8 @@ impl Rates {
 }
 
 impl<N: Net> Worker<N> {
-    /// Charges a WebSocket client for what it has sent. Pauses reads if it has sent too much.
+    /// Adds the frames and bytes that a WebSocket client has sent to its account. If the client has
+    /// sent too much, stops reading from it for a while.
     pub(in crate::worker) fn charge(&mut self, id: ConnId, frames: u32, bytes: usize) {
         if !self.rates.is_on() {
             return;
@@ -152,7 +153,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Ends the pauses whose end has been reached.
+    /// Continues to read from conns whose pause is over.
     pub(in crate::worker) fn resume_reads(&mut self) {
         while let Some(Reverse((due, id))) = self.rates.pauses.peek().copied()
             && self.now.has_reached(due)

@@ -1,10 +1,11 @@
-//! Limits the number of conns and the rate of connects of each source, over all workers.
+//! Limits the number of conns and the rate of new connections of each source, over all workers. A
+//! *source* is an IPv4 address, or an IPv6 network of 64 bits.
 //!
 //! The kernel spreads the conns of one source over all listeners, so the workers share the table.
 //! The table has several parts, and each part has a lock that is held for one look-up. The table
-//! exists only if a limit per source is configured. A source has an entry while it has conns or
-//! recent connects. `guard` calls this module when conns open and close; the server's memory watch
-//! sweeps the table.
+//! exists only if a limit per source is configured. A source has an entry while it has conns or has
+//! connected recently. `guard` calls this module when conns open and close.
+//! `server/memory_watch.rs` removes old entries.
 
 use std::hash::BuildHasher as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -23,28 +24,28 @@ pub struct SourceLimiter {
     parts: Vec<Mutex<Part>>,
     hasher: RandomState,
     conns_max: u32,
-    /// The microseconds that one connect adds to the account of its source. Zero if there is no
-    /// limit on connects.
+    /// The microseconds that the limit allows for one new connection. Zero if there is no limit on
+    /// new connections.
     interval_us: u64,
 }
 
 type Part = HashMap<Source, Account, RandomState>;
 
-/// The reason why a conn is counted for a source.
+/// The reason why a conn is counted for a source. It decides whether the rate limit on new
+/// connections applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival {
     /// The source opened the conn, or is the first source that a proxy names on the conn.
     Connect,
-    /// A proxy reuses the conn after requests of another source. The source is not charged for a
-    /// connect.
+    /// A proxy reuses the conn for another source. The rate limit does not apply.
     Reuse,
 }
 
-/// The conns and connects of one source.
+/// The current conns and the recent connections of one source.
 #[derive(Clone, Copy, Debug, Default)]
 struct Account {
     conns: u32,
-    /// The time at which the limit has allowed all connects of the source.
+    /// The time by which the source could have opened all its connections at the allowed rate.
     paid_us: u64,
 }
 
@@ -105,7 +106,7 @@ impl SourceLimiter {
         }
     }
 
-    /// Removes the sources that have neither conns nor recent connects.
+    /// Removes the sources that have no conns and have not connected recently.
     pub fn sweep(&self, now: Now) {
         for part in &self.parts {
             let mut part = lock(part);
@@ -207,7 +208,8 @@ mod tests {
         }
         let one_more = sources.add_conn(A, Arrival::Reuse, Now(0));
         assert_eq!(one_more, Err(TooMany::Conns));
-        // After reused conns, the source's next connect is not delayed either.
+        // The rate limit did not count the reused conns. So it allows a new connection after one
+        // second.
         sources.remove_conn(A, Now(1_000_000));
         assert_eq!(connect(&sources, A, 1_000_000), Ok(()));
     }

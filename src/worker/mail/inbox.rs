@@ -1,9 +1,10 @@
-//! The bounded inbox of a worker. Posting mail wakes the worker.
+//! The bounded inbox of a worker. Adding a message (*posting mail*) wakes the worker.
 //!
 //! The feed posts entries of the log for channels that have subscribers on this worker. Messages
 //! and requests of backends are posted to the same queue, so their order is kept. A full inbox
-//! blocks the feed, so a worker that lags cannot use more and more memory. The order to drain
-//! overtakes all mail, because the window of a drain starts when the order is issued.
+//! blocks the feed, so a worker that lags cannot use more and more memory. The order to drain is
+//! not in this queue, so it overtakes all mail. It must not wait, because the maximum duration of a
+//! drain starts when the order is given.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -17,17 +18,17 @@ use crate::log::{ChannelKey, Entry, assert_unlocked};
 use crate::sys::wake::Wake;
 use crate::time::Now;
 
-/// An entry of the log for the subscribers of its channel.
+/// An entry of the log, sent to a worker that has subscribers of the entry's channel.
 #[derive(Debug)]
 pub struct Item {
-    /// The index of the channel on this worker. If the channel's last subscriber has left
-    /// meanwhile, the index is out of date.
+    /// The index of the channel on this worker when the entry was sent. If the channel's last
+    /// subscriber has left since then, the index may belong to another channel.
     pub place: u32,
     /// The channel's key in the log.
     pub key: ChannelKey,
-    /// The entry.
+    /// The entry of the log.
     pub entry: Entry,
-    /// Confirmed when the worker has processed the entry.
+    /// The worker confirms this acknowledgement after it has processed the entry.
     pub worker_ack: Option<Arc<WorkerAck>>,
 }
 
@@ -45,22 +46,22 @@ pub enum Mail {
     Publish(Batch),
     /// Close the conns whose token has the revoked subject.
     Revoke(Arc<Revocation>),
-    /// Report subscriptions to these channels from now on.
+    /// From now on, report when conns subscribe to these channels or unsubscribe.
     Watch {
-        /// The channels.
+        /// The channels to watch.
         watched: Arc<WatchedChannels>,
-        /// Confirmed when the worker reports these subscriptions.
+        /// The worker confirms this acknowledgement when it has begun to report.
         worker_ack: Arc<WorkerAck>,
     },
 }
 
-/// The order to stop listening, to send each conn a goodbye, and to end when no conn is left.
+/// The order to drain: stop listening, send each conn a goodbye, and end when no conn is left.
 #[derive(Clone, Copy, Debug)]
 pub struct DrainOrder {
     /// The number of conns of all workers, which is the number of clients that may reconnect.
     pub conns: u64,
-    /// The time at which the order was issued. The window starts at this time on all workers, even
-    /// on a worker that reads the order late.
+    /// The time at which the order was given. The maximum duration of the drain starts at this time
+    /// on all workers, even on a worker that reads the order late.
     pub given: Now,
 }
 
@@ -80,11 +81,11 @@ pub struct Inbox {
     wake: Arc<Wake>,
 }
 
-/// The outcome of posting mail.
+/// The result of posting a message to an inbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Posted {
-    /// The inbox had room.
+    /// The inbox had room for the message.
     AtOnce,
     /// The inbox was full, and the call waited until there was room.
     AfterWait,
@@ -123,7 +124,7 @@ impl Mailbox {
         self.post_and_meanwhile(mail, || {})
     }
 
-    /// Posts mail. Blocks while the inbox is full, and meanwhile calls `act` from time to time.
+    /// Posts mail. Blocks while the inbox is full, and meanwhile calls `act` at regular intervals.
     pub fn post_and_meanwhile(&self, mail: Mail, mut act: impl FnMut()) -> Posted {
         assert_unlocked();
         let mut posted = Posted::AtOnce;
@@ -151,8 +152,7 @@ impl Mailbox {
 }
 
 impl Mailbox {
-    /// Wakes the worker, so that the worker reads the data that it shares with the feed. Never
-    /// blocks.
+    /// Wakes the worker, which then reads the state that it shares with the feed. Never blocks.
     pub fn wake(&self) {
         self.wake.wake();
     }

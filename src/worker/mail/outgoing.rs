@@ -1,8 +1,9 @@
-//! The new entries that the feed will post next, in one batch per worker.
+//! The new entries of the log that the feed will send next, in one batch per worker.
 //!
-//! A publication is posted only to the workers that have subscribers of its channel. The feed looks
-//! up these workers while it holds the shard lock for adding the entry. So a worker that registers
-//! interest meanwhile either receives the entry or finds the entry in the log.
+//! A publication is sent only to the workers that have subscribers of its channel. The feed looks
+//! up these workers under the same lock under which it adds the entry to the log. So if a worker
+//! gets its first subscriber of the channel meanwhile, it receives the entry or finds it in the
+//! log.
 
 use std::sync::Arc;
 
@@ -13,7 +14,6 @@ use crate::log::Writer;
 /// The entries to post, in one batch per worker.
 #[derive(Debug)]
 pub struct Outgoing {
-    /// One batch for each worker.
     batches: Vec<Batch>,
     /// The workers whose batch is not empty.
     pending: Vec<u16>,
@@ -30,9 +30,9 @@ impl Outgoing {
     }
 
     /// Adds a publication to the log, and to the batch of each worker with subscribers of the
-    /// channel. Each of these workers confirms `worker_ack` once. During the call, the caller's own
-    /// confirmation must be outstanding. Returns the number of entries that the log has removed to
-    /// make room for the publication.
+    /// channel. Each of these workers confirms `worker_ack` once. The caller must also be one of
+    /// those that confirm it, and must do so only after this call. Returns the number of entries
+    /// that the log has evicted to make room.
     pub fn add(
         &mut self,
         writer: &mut Writer,

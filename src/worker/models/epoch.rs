@@ -1,8 +1,8 @@
 //! Models of a change of epoch, after which the new epoch assigns the same number to a different
 //! publication.
 //!
-//! The first epoch has the publications 1 and 2. In the second epoch, that publication 2 is void
-//! and a new publication has the number 2.
+//! The first epoch has the publications 1 and 2. The second epoch discards that publication 2, and
+//! has a new publication with the number 2.
 
 use super::*;
 use crate::log::EpochChange;
@@ -95,8 +95,8 @@ impl Subscriber {
             }
             let _advanced = hub.advance(SLOT, &planned, bytes);
             hub.release_planned();
-            // If the next epoch causes a loss, the loss is found only after the worker has switched
-            // to that epoch.
+            // If a change of epoch causes a loss, the hub finds the loss only after it has switched
+            // to the new epoch.
             if planned.is_empty() {
                 break;
             }

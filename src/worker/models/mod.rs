@@ -31,7 +31,7 @@ use crate::time::Now;
 use crate::worker::mail::inbox::{Batch, Item};
 use crate::worker::mail::outgoing::Outgoing;
 
-/// The maximum total number of preemptions of all threads in a run of a model.
+/// The default maximum number of preemptions of threads in one run of a model.
 const PREEMPTIONS_MAX: usize = 3;
 /// The stack size of a model's thread, in words. It is large enough for an unoptimised build.
 const STACK_WORDS: usize = 1 << 16;
@@ -42,7 +42,7 @@ const NOW: Now = Now(0);
 /// A time at which all publications are too old for the log.
 const LATER: Now = Now(u64::MAX / 2);
 
-/// An inbox with the ordering of a lock-free channel: posted mail may not be visible yet.
+/// An inbox like a lock-free channel: a worker may not see a batch yet that was already posted.
 #[derive(Default)]
 struct Inbox {
     mails: Mutex<VecDeque<Batch>>,
@@ -56,7 +56,8 @@ impl Inbox {
         self.posted.fetch_add(1, Ordering::Release);
     }
 
-    /// Returns the next batch, or `None` if no more than `taken` batches are visible as posted.
+    /// Returns the next batch. Returns `None` if the worker sees no more than `taken` posted
+    /// batches.
     fn take(&self, taken: usize) -> Option<Batch> {
         match self.posted.load(Ordering::Acquire) > taken {
             true => self.mails.lock().unwrap().pop_front(),
@@ -101,14 +102,16 @@ fn spawn<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> JoinHan
     builder.spawn(run).unwrap()
 }
 
-/// Whether the feed posts a batch before or after it records the batch as posted.
+/// Whether the feed sends a batch to the inboxes before or after it records the batch as posted.
+/// The server sends it before; the other order is wrong.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Posting {
     ThenNoted,
     AfterNoted,
 }
 
-/// Whether a worker reads the posted number before or after its inbox.
+/// Whether a worker reads the newest posted id before or after its inbox. The server reads the id
+/// before; the other order is wrong.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Looking {
     PostedFirst,
@@ -206,7 +209,7 @@ impl Worker {
         self.hub.advance_head(posted, NOW);
     }
 
-    /// Checks, at the end, that the worker has accepted all publications.
+    /// Processes the rest of the inbox. Checks that the worker has then accepted all publications.
     fn finish(mut self) {
         self.broadcast();
         assert!(!self.hub.has_late());
@@ -218,12 +221,13 @@ impl Worker {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Event {
     Given(u64),
-    /// A gap in a channel. It starts after the first number and ends with the second number.
+    /// A gap in a channel. It begins after the first number and includes the second number.
     Lost(ChannelName, u64, u64),
 }
 
 fn lost(channel: ChannelName, gap: &Gap, hub: &Hub) -> Event {
-    // An id beyond the head could skip publications of other channels.
+    // A gap must not end beyond the hub's head, because the client could then skip publications of
+    // other channels.
     assert!(gap.until.sequence <= hub.head().sequence, "{gap:?}");
     let since = gap.since.map_or(0, |since| since.sequence.0);
     Event::Lost(channel, since, gap.until.sequence.0)
@@ -248,7 +252,8 @@ impl Client {
         }
     }
 
-    /// Subscribes to new publications at the first call. At later calls, resumes from the position.
+    /// In the first call, subscribes to new publications. In later calls, resumes from the client's
+    /// position.
     fn come(&mut self, worker: &mut Worker) {
         let since = match self.start {
             Some(_) => Since::After(cursor(self.position)),
@@ -355,7 +360,7 @@ type Publications = &'static [(u64, &'static str)];
 const ONE_CHANNEL: Publications = &[(1, "a"), (2, "a"), (3, "a")];
 const TWO_CHANNELS: Publications = &[(1, "a"), (2, "b"), (3, "a")];
 
-/// A model of a feed that publishes two batches, and of a client that subscribes, unsubscribes and
+/// A model in which a feed publishes two batches, while a client subscribes, unsubscribes and
 /// resumes.
 #[derive(Clone)]
 struct Return {
@@ -612,8 +617,8 @@ fn poll_after_an_acknowledgement_is_given_the_publication() {
     });
 }
 
-/// Returns the names of two channels. If `has_same_lock`, the two channels have the same lock, so
-/// one channel can reuse the key of the other. Otherwise their locks differ.
+/// Returns the names of two channels. If `has_same_lock`, the same lock of the log guards both, so
+/// one channel can get the key that the other had. Otherwise their locks differ.
 fn names(log: &Log, has_same_lock: bool) -> (&'static str, &'static str) {
     let lock = |channel: &str| log.shard_of(&name(channel));
     let mut others = ["b", "c", "d", "e", "f", "g", "h"].into_iter();
@@ -653,7 +658,8 @@ fn channel_that_is_dropped_and_made_again_loses_nothing_in_silence() {
 fn mail_for_a_channel_that_has_gone_is_not_given_to_the_one_in_its_place() {
     check(|| {
         let mut config = Config::default();
-        // Another channel later takes the place of `a`. That channel has a different namespace.
+        // Another channel later gets the same index and key as `a`. The namespaces of the two
+        // channels differ.
         config.namespace.push(Namespace {
             pattern: "a".into(),
             ..Namespace::default()
@@ -688,7 +694,8 @@ fn mail_for_a_channel_that_has_gone_is_not_given_to_the_one_in_its_place() {
     });
 }
 
-/// Registers interest in a channel, in a log in which only one channel may have subscribers.
+/// Adds a worker's first subscriber of a channel to the log. The log allows one channel with
+/// subscribers.
 fn enter(log: &Log, worker: u16, channel: &str) -> Option<ChannelKey> {
     let interest = WorkerInterest { worker, place: 0 };
     let (none, mut late) = (Amount::default(), Vec::new());

@@ -1,11 +1,11 @@
-//! Limits how many workers walk over subscribers at the same time, if there are more workers than
-//! permits.
+//! Limits how many workers deliver a publication to many subscribers at the same time. The limiter
+//! exists only if there are more workers than permits.
 //!
-//! A broadcast to all subscribers keeps each worker busy for seconds. If all workers were runnable,
-//! a worker with one new request would wait until the scheduler had given a time slice to each
-//! other worker. So a worker needs a permit to walk over a channel's subscribers. A worker without
-//! a permit sleeps in its poll, where a new request wakes the worker immediately. After
-//! [`FANOUT_PERMIT_US`], a permit is passed to the worker that has waited longest.
+//! The delivery of a publication to all subscribers keeps each worker busy for seconds. If all
+//! workers were runnable, a worker with one new request would wait until the scheduler had given a
+//! time slice to each other worker. So a worker needs a permit to visit a channel's subscribers. A
+//! worker without a permit sleeps in its poll, where a new request wakes the worker immediately.
+//! After [`FANOUT_PERMIT_US`], a permit is passed to the worker that has waited longest.
 //!
 //! The lock is held for a few instructions when a permit is acquired, and again when it is
 //! released. In the usual case a server has no more workers than permits, and then has no limiter.
@@ -30,7 +30,7 @@ struct Permits {
     free: usize,
     /// Workers that wait for a permit, longest wait first. Empty while a permit is free.
     queue: VecDeque<usize>,
-    /// For each worker, whether the worker was granted a permit but has not noticed this yet.
+    /// Whether each worker was given a permit and has not called [`Permit::acquire`] since then.
     granted: Vec<bool>,
 }
 
@@ -51,7 +51,8 @@ enum PermitState {
 }
 
 impl FanoutLimiter {
-    /// Creates a limiter with `count` permits. `wakes` are the wakes of all workers.
+    /// Creates a limiter with `count` permits. To wake a worker, the limiter uses the worker's
+    /// element of `wakes`.
     #[must_use]
     pub fn new(count: usize, wakes: Vec<Arc<Wake>>) -> Self {
         let permits = Permits {
@@ -70,8 +71,8 @@ impl FanoutLimiter {
         self.permits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Grants a permit to the worker that has waited longest. If no worker waits, the permit
-    /// becomes free.
+    /// Gives a permit to the worker that has waited longest. If no worker waits, the permit becomes
+    /// free.
     fn pass_on(&self, mut permits: MutexGuard<'_, Permits>) {
         let Some(next) = permits.queue.pop_front() else {
             permits.free += 1;
@@ -88,15 +89,15 @@ impl FanoutLimiter {
 }
 
 impl Permits {
-    /// Returns whether a worker was granted a permit after the last call, and clears the grant.
+    /// Returns whether a waiting worker was given a permit, and clears this flag.
     fn take_granted(&mut self, worker: usize) -> bool {
         self.granted.get_mut(worker).is_some_and(std::mem::take)
     }
 }
 
 impl Permit {
-    /// Creates the handle of a worker that does not hold a permit. `worker` is the index of the
-    /// worker's wake.
+    /// Creates the handle of a worker that has no permit. `worker` is the worker's index in
+    /// `wakes`.
     #[must_use]
     pub fn new(limiter: Arc<FanoutLimiter>, worker: usize) -> Self {
         Self {
@@ -106,15 +107,15 @@ impl Permit {
         }
     }
 
-    /// Returns the wakes of all workers. The descriptors of these wakes must stay open in this
-    /// worker's descriptor table.
+    /// Returns the objects that wake the workers. Their descriptors must stay open in this worker's
+    /// descriptor table.
     #[must_use]
     pub fn wakes(&self) -> &[Arc<Wake>] {
         &self.limiter.wakes
     }
 
-    /// Acquires a permit. If no permit is free, returns false, and the worker is woken when it is
-    /// granted a permit.
+    /// Acquires a permit. If no permit is free, adds the worker to the queue and returns false. The
+    /// worker is woken when it is given a permit, and calls this function again.
     pub fn acquire(&mut self, now: Now) -> bool {
         let mut permits = self.limiter.lock();
         let is_held = match self.state {
@@ -137,8 +138,8 @@ impl Permit {
         is_held
     }
 
-    /// If this worker has held its permit for [`FANOUT_PERMIT_US`] and another worker waits, passes
-    /// the permit on. This worker then waits for another permit.
+    /// Passes the permit on if this worker has had it for [`FANOUT_PERMIT_US`] and another worker
+    /// waits. This worker then waits for another permit.
     pub fn yield_now(&mut self, now: Now) {
         let PermitState::Held { since } = self.state else {
             return;
@@ -151,8 +152,8 @@ impl Permit {
             self.state = PermitState::Held { since: now };
             return;
         }
-        // This worker is queued before the permit is passed on, so that the workers in the queue
-        // keep their order.
+        // This worker is added to the queue first. Otherwise another worker could get ahead of the
+        // workers that wait.
         permits.queue.push_back(self.worker);
         self.limiter.pass_on(permits);
         self.state = PermitState::Queued;
@@ -235,8 +236,8 @@ mod tests {
         assert!(!permits[1].acquire(Now(0)) && !permits[2].acquire(Now(0)));
         permits[1].release();
         permits[0].release();
-        // This worker was granted the permit, and releases the permit before it has noticed the
-        // grant.
+        // This worker was given the permit but has not called `acquire` again. It passes the permit
+        // on.
         permits[2].release();
         assert!(permits[1].acquire(Now(1)));
         drop(permits.remove(1));

@@ -27,21 +27,21 @@ use crate::sys::unacknowledged::unacknowledged_bytes;
 use crate::sys::wake::Wake;
 use crate::time::Now;
 
-/// An entry of the slab, in the layout of `slab`.
+/// Has the same layout as an entry of the `slab` crate.
 #[expect(dead_code, reason = "only its size is used")]
 enum SlabEntry<T> {
     Vacant(usize),
     Occupied(T),
 }
 
-// A slab entry must not become larger unnoticed: the socket adds four bytes to the machine, and the
-// slab adds none.
+// The size matters because the slab has an entry for each conn. The socket adds four bytes to the
+// conn's protocol machine, and the slab adds none.
 const _: () = assert!(
     size_of::<SlabEntry<crate::worker::Slot<TcpStream>>>()
         <= if cfg!(debug_assertions) { 72 } else { 56 }
 );
 
-/// The mio token of the worker's own wake.
+/// The mio token of the object that wakes the worker.
 const WAKE: Token = Token(usize::MAX);
 
 /// The network, implemented with mio.
@@ -53,15 +53,16 @@ pub struct MioNet {
     wake: Arc<Wake>,
     clock: Clock,
     random: fastrand::Rng,
-    /// A spare descriptor. When no other descriptor is left, the spare descriptor is freed for a
+    /// A spare descriptor. When no other descriptor is left, the spare descriptor is closed for a
     /// moment. A waiting connection can then be accepted and closed, so that it does not stay in
     /// the backlog.
     spare: Spare,
-    /// The ring that submits batches of writes, if the kernel allows one.
+    /// The `io_uring` ring that submits batches of writes, if the kernel allows one.
     ring: Option<Ring>,
-    /// The results of the ring's writes. The list is reused because of its capacity.
+    /// The results of the writes of the last batch. `None` means that the ring did not do the
+    /// write.
     answers: Vec<Option<io::Result<usize>>>,
-    /// The permit for walks, if the number of workers that may walk is limited.
+    /// The permit to visit many subscribers, if a limited number of workers may do this at a time.
     permit: Option<Permit>,
 }
 
@@ -89,7 +90,8 @@ impl MioNet {
         })
     }
 
-    /// Returns the descriptors that must stay open in this worker's descriptor table.
+    /// Returns the descriptors that must stay open when the worker's thread separates its
+    /// descriptor table from the process's table.
     #[must_use]
     pub fn descriptors(&self) -> Vec<RawFd> {
         let others = self.permit.iter().flat_map(Permit::wakes);
@@ -113,21 +115,21 @@ impl MioNet {
         Ok(())
     }
 
-    /// Uses a ring for batches of writes from now on.
+    /// From now on, submits batches of writes to an `io_uring` ring.
     pub fn use_ring(&mut self, ring: Ring) {
         self.ring = Some(ring);
     }
 
-    /// From now on, lets the worker walk over subscribers only while the worker holds a permit.
+    /// From now on, the worker needs a permit to visit the subscribers of channels.
     pub fn use_fanout_permit(&mut self, permit: Permit) {
         self.permit = Some(permit);
     }
 
-    /// Submits writes to the ring, if there is one. A write without an answer afterwards was not
-    /// done.
+    /// Submits writes to the `io_uring` ring, if there is one. A write that has no result
+    /// afterwards was not done.
     fn write_through_ring(&mut self, writes: &[Write<'_, TcpStream>]) {
         self.answers.clear();
-        // A single write does not use the ring, because it costs one system call either way.
+        // A single write needs one system call with or without the ring.
         if let (Some(ring), [_, _, ..]) = (&mut self.ring, writes) {
             let sends = writes.iter().map(|one| Send {
                 socket: one.socket.as_fd(),
@@ -141,8 +143,8 @@ impl MioNet {
         }
     }
 
-    /// Accepts a connection with the spare descriptor and closes the connection, so that the client
-    /// does not wait for an answer.
+    /// Accepts a connection by means of the spare descriptor, and closes it. Otherwise the client
+    /// would wait for an answer.
     fn drop_waiting(&mut self, listener: u32) {
         self.spare.release();
         if let Some(listener) = self.listeners.get(listener as usize) {
@@ -152,17 +154,17 @@ impl MioNet {
     }
 }
 
-/// Returns the mio token of a listener. Listener tokens count down from [`WAKE`], and ids of conns
-/// are always smaller than these tokens.
+/// Returns the mio token of a listener. The tokens of listeners are the largest numbers below
+/// [`WAKE`], and the ids of conns are smaller than all of them.
 fn listener_token(index: usize) -> Token {
     Token(WAKE.0 - 1 - index)
 }
 
-/// Translates the result of `send(2)` or `sendmsg(2)` into an outcome.
+/// Converts the result of `send(2)` or `sendmsg(2)`.
 fn outcome(slices: &[IoSlice<'_>], answer: io::Result<usize>) -> WriteOutcome {
     match answer {
-        // If a write is short, the send buffer is full. The kernel will report when the buffer has
-        // room again.
+        // If not all bytes were written, the send buffer is full. The kernel will report when it
+        // has room again.
         Ok(count) => WriteOutcome::Wrote {
             count,
             is_blocked: count < slices.iter().map(|slice| slice.len()).sum(),
@@ -197,7 +199,7 @@ impl Net for MioNet {
     }
 
     fn poll(&mut self, timeout: Option<Duration>, ready: &mut Vec<Readiness>) -> Polled {
-        // SIGSTOP and debuggers interrupt the wait. An interrupted wait reports no sockets.
+        // SIGSTOP or a debugger can interrupt the wait. The poll then reports no sockets.
         if self.poll.poll(&mut self.events, timeout).is_err() {
             return Polled::Partial;
         }
@@ -271,7 +273,8 @@ impl Net for MioNet {
     fn read(&mut self, socket: &mut TcpStream, into: &mut [u8]) -> ReadOutcome {
         match socket.read(into) {
             Ok(0) => ReadOutcome::Eof,
-            // If a read from a stream socket is short, the receive buffer is empty (epoll(7)).
+            // If a stream socket returns fewer bytes than requested, the receive buffer is empty
+            // (epoll(7)).
             Ok(count) => ReadOutcome::Bytes {
                 count,
                 is_drained: count < into.len(),
@@ -284,8 +287,8 @@ impl Net for MioNet {
     }
 
     fn write(&mut self, mut socket: &TcpStream, slices: &[IoSlice<'_>]) -> WriteOutcome {
-        // send(2) and sendmsg(2) are used instead of writev(2), which takes a lock for the position
-        // of a file.
+        // send(2) and sendmsg(2) are faster than writev(2), which takes a lock for the file
+        // position.
         let answer = match slices {
             [slice] => socket.write(slice),
             _ => rustix::net::sendmsg(
@@ -370,7 +373,7 @@ mod tests {
         MioNet::new(Arc::new(Wake::new().unwrap()), Clock::start()).unwrap()
     }
 
-    /// Creates a connection. Returns the worker's end and the peer's end.
+    /// Creates a connection. Returns the worker's socket and the peer's socket.
     fn connection() -> (TcpStream, std::net::TcpStream) {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let near = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -378,8 +381,8 @@ mod tests {
         (TcpStream::from_std(near), listener.accept().unwrap().0)
     }
 
-    /// Writes one slice to a socket, two slices to another, and one slice to a socket after its
-    /// FIN.
+    /// Makes three writes in one batch: one slice, one slice after FIN, and two slices. Checks the
+    /// results.
     fn write_three(net: &mut MioNet) {
         let (one, mut one_reader) = connection();
         let (two, mut two_reader) = connection();

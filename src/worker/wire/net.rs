@@ -20,7 +20,7 @@ pub trait Net {
     /// Returns the monotonic time.
     fn now(&self) -> Now;
 
-    /// Returns a random number for jitter.
+    /// Returns a random number, for example for random delays.
     fn draw(&mut self) -> u64;
 
     /// Returns the calendar time, as the duration since 1970.
@@ -54,8 +54,8 @@ pub trait Net {
     /// Writes to a connection.
     fn write(&mut self, socket: &Self::Socket, slices: &[IoSlice<'_>]) -> WriteOutcome;
 
-    /// Returns the maximum number of writes in one [`Net::write_batch`]. The clock is not read
-    /// while a batch is written.
+    /// Returns the maximum number of writes in one [`Net::write_batch`]. The worker does not check
+    /// its time slice within a batch.
     fn batch_writes_max(&self) -> usize {
         FLUSH_VISITS_PER_CLOCK
     }
@@ -70,18 +70,18 @@ pub trait Net {
         outcomes.extend(writes.iter().map(|one| self.write(one.socket, one.slices)));
     }
 
-    /// Whether the walks over channels may continue. If not, the worker's poll returns when the
-    /// walks may continue.
+    /// Whether the worker may visit the subscribers of channels with new publications now. If not,
+    /// the worker's poll returns when this is allowed.
     fn may_fan_out(&mut self) -> bool {
         true
     }
 
-    /// Called after the time slice of the walks. `is_walking` is true if subscribers remain to be
-    /// visited.
+    /// Called when the worker stops visiting subscribers in this turn. `is_walking` is true if some
+    /// are still to be visited.
     fn yield_fanout(&mut self, _is_walking: bool) {}
 
-    /// Returns how many bytes written to a socket, FIN included, the peer's kernel has not
-    /// acknowledged. If the number is zero, closing the socket loses nothing.
+    /// Returns how many bytes the peer's kernel has not acknowledged, FIN included. If the number
+    /// is zero, closing the socket loses nothing.
     fn unacknowledged_bytes(&self, _socket: &Self::Socket) -> u32 {
         0
     }
@@ -89,8 +89,8 @@ pub trait Net {
     /// Sends FIN on a connection.
     fn shutdown_write(&mut self, socket: &mut Self::Socket);
 
-    /// Refuses a connection that has no slot. Writes as much of the response as the socket accepts,
-    /// and closes the connection.
+    /// Refuses an accepted connection. Writes as much of the response as the socket accepts, and
+    /// closes the connection.
     fn refuse(&mut self, socket: Self::Socket, response: &[u8]);
 
     /// Closes all listeners.
@@ -103,20 +103,20 @@ pub trait Net {
 pub enum Polled {
     /// All sockets that were ready are reported.
     Complete,
-    /// The list was full or the wait was interrupted, so more sockets may be ready.
+    /// More sockets may be ready, because the list was full or the wait was interrupted.
     Partial,
 }
 
-/// A readiness report.
+/// A report of the poll that a socket is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readiness {
     /// A connection is readable, writable, or both.
     Conn {
-        /// The connection.
+        /// The id with which the connection was registered.
         id: ConnId,
-        /// Whether reading will not block.
+        /// Whether a read will not block.
         is_readable: bool,
-        /// Whether writing will not block.
+        /// Whether a write will not block.
         is_writable: bool,
         /// Whether the peer has ended its output. If so, reads return the end of the input after
         /// the remaining bytes.
@@ -151,25 +151,25 @@ pub enum AcceptOutcome<S> {
 pub enum ReadOutcome {
     /// At least one byte was read.
     Bytes {
-        /// The number of bytes.
+        /// The number of bytes that were read.
         count: usize,
         /// Whether nothing is left to read. If so, the poll reports when the socket is readable
         /// again.
         is_drained: bool,
     },
-    /// Reading would block.
+    /// No bytes can be read now.
     Drained,
     /// The peer has ended its output, and all input was read.
     Eof,
-    /// The connection is dead.
+    /// The connection has failed.
     Failed,
     /// The call was interrupted and has to be repeated.
     Interrupted,
-    /// The connection is dead: the peer accepted no bytes in the time allowed.
+    /// The connection has failed: the peer has not acknowledged bytes in the time allowed.
     TimedOut,
 }
 
-/// One write of a batch.
+/// One write of a batch to one socket.
 #[derive(Debug)]
 pub struct Write<'a, S> {
     /// The connection.
@@ -182,13 +182,13 @@ pub struct Write<'a, S> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum WriteOutcome {
-    /// The connection is dead.
+    /// The connection has failed.
     Failed,
-    /// The connection is dead: the peer accepted no bytes in the time allowed.
+    /// The connection has failed: the peer has not acknowledged bytes in the time allowed.
     TimedOut,
     /// The socket accepted some bytes, or none.
     Wrote {
-        /// The number of bytes.
+        /// The number of bytes that the socket accepted.
         count: usize,
         /// Whether another write would block. If so, the poll reports when the socket is writable
         /// again.

@@ -1,4 +1,4 @@
-//! TLS between sockets and machines, for the conns of TLS listeners.
+//! TLS between sockets and the protocol machines of conns, for the conns of TLS listeners.
 //!
 //! `read` calls `read_sealed` for such a conn, and `flush` encrypts (*seals*) the conn's writes
 //! with `Filters::seal`. The machine receives only plaintext. Sealed bytes count as written,
@@ -36,10 +36,9 @@ pub struct Secure {
 #[derive(Debug, Default)]
 pub(in crate::worker) struct Filters {
     by_slot: HashMap<u32, Box<SecuredConn>, RandomState>,
-    /// Readable conns whose handshakes are not complete.
+    /// Conns with an incomplete handshake that can be read.
     handshake_queue: Queue,
-    /// The plaintext of one write, collected before it is sealed. The buffer is reused because of
-    /// its capacity.
+    /// The plaintext of one write, before encryption. The memory is reused.
     gathered: Vec<u8>,
 }
 
@@ -47,33 +46,33 @@ pub(in crate::worker) struct Filters {
 struct SecuredConn {
     filter: Filter,
     is_in_handshake_queue: bool,
-    /// Whether FIN must be sent after the last sealed byte.
+    /// Whether FIN must be sent after the last encrypted byte.
     owes_fin: bool,
-    /// Whether the machine's `handle_drained` must be called after the last sealed byte is sent.
+    /// Whether `handle_drained` of the conn's protocol machine must be called after the last
+    /// encrypted byte was sent.
     owes_drained: bool,
-    /// The reason to close the conn after the last sealed byte is sent, or `None` to keep the conn
-    /// open.
+    /// If set, the conn is closed for this reason after the last encrypted byte was sent.
     closes: Option<CloseReason>,
 }
 
-/// Whether a conn's bytes are sealed, and whether more bytes can be sealed.
+/// Whether a conn uses TLS, and whether more bytes can be encrypted now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::worker) enum Sealing {
     /// The conn has no TLS.
     Plain,
-    /// The handshake is not complete, and there are no handshake bytes to send.
+    /// The handshake is not complete, and the server has no handshake bytes to send.
     Handshaking,
-    /// Sealed bytes wait for the socket.
+    /// Encrypted bytes wait for the socket. More bytes are encrypted after they were sent.
     Unsent,
-    /// More bytes can be sealed.
+    /// More bytes can be encrypted.
     Ready,
 }
 
-/// The steps to take after the last sealed byte of a conn is sent.
+/// What to do after the last encrypted byte of a conn was sent.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::worker) struct SealedEnd {
     pub(in crate::worker) has_fin: bool,
-    /// The reason to close the conn, or `None` to keep the conn open.
+    /// If set, the conn is closed for this reason.
     pub(in crate::worker) reason: Option<CloseReason>,
 }
 
@@ -98,18 +97,18 @@ impl Filters {
         self.get(slot).is_some()
     }
 
-    /// Returns the sealed bytes that a conn's socket has not accepted.
+    /// Returns the encrypted bytes that a conn's socket has not accepted yet.
     pub(in crate::worker) fn unsent(&self, slot: u32) -> &[u8] {
         let secured = self.get(slot);
         secured.map_or(&[], |secured| secured.filter.unsent())
     }
 
-    /// Whether sealed bytes of a conn wait for its socket.
+    /// Whether encrypted bytes of a conn wait for its socket.
     pub(in crate::worker) fn has_unsent(&self, slot: u32) -> bool {
         !self.unsent(slot).is_empty()
     }
 
-    /// Returns whether a conn's bytes are sealed, and whether more bytes can be sealed now.
+    /// Returns whether a conn uses TLS, and whether more bytes can be encrypted now.
     pub(in crate::worker) fn sealing(&self, slot: u32) -> Sealing {
         match self.get(slot) {
             None => Sealing::Plain,
@@ -144,8 +143,8 @@ impl Filters {
     fn drop_if_empty(&mut self) {
         if self.by_slot.is_empty() {
             *self = Self {
-                // The handshake queue is kept, because a round may be waiting for a position in the
-                // queue.
+                // The handshake queue is kept: a round may wait until the conns before a certain
+                // position were removed (`worker/round.rs`).
                 handshake_queue: std::mem::take(&mut self.handshake_queue),
                 ..Self::default()
             };
@@ -158,8 +157,8 @@ impl Filters {
         self.handshake_queue.shrink();
     }
 
-    /// Seals bytes for a conn, within the budget. Returns the number of plaintext bytes that were
-    /// sealed.
+    /// Encrypts at most `budget` bytes for a conn. Returns the number of plaintext bytes that were
+    /// encrypted.
     pub(in crate::worker) fn seal(
         &mut self,
         slot: u32,
@@ -180,7 +179,7 @@ impl Filters {
             .get_mut(slot)
             .map_or(0, |secured| match secured.filter.seal(&gathered) {
                 Ok(sealed) if sealed == gathered.len() => sealed,
-                // The filter has failed or its keys are used up, so it cannot seal more bytes.
+                // TLS has failed or its keys are used up, so no more bytes can be encrypted.
                 Ok(_) | Err(_) => {
                     secured.closes.get_or_insert(CloseReason::TlsError);
                     0
@@ -190,9 +189,9 @@ impl Filters {
         sealed
     }
 
-    /// Called after a write. `is_own_done` is whether all own bytes of the conn have been written
-    /// or sealed, and `has_more` whether the outbox has more bytes. Returns whether the socket has
-    /// accepted all own bytes.
+    /// Called after a write. `is_own_done` is whether this write was the last of the conn's own
+    /// bytes, and `has_more` whether the outbox has more bytes. Returns true once when the socket
+    /// has accepted all own bytes, which may be after a later write.
     pub(in crate::worker) fn has_sent_own(
         &mut self,
         slot: u32,
@@ -207,7 +206,8 @@ impl Filters {
         is_sent && !has_more && std::mem::take(&mut secured.owes_drained)
     }
 
-    /// Seals a `close_notify`. Returns whether FIN must be delayed until all sealed bytes are sent.
+    /// Encrypts a `close_notify`. Returns true if FIN must be sent later, after all encrypted
+    /// bytes.
     pub(in crate::worker) fn defer_fin(&mut self, slot: u32) -> bool {
         let Some(secured) = self.get_mut(slot) else {
             return false;
@@ -218,8 +218,9 @@ impl Filters {
         waits
     }
 
-    /// Returns whether the close of a conn must be delayed until all sealed bytes are sent. A close
-    /// is delayed at most once, and only if the conn ended normally or its FIN is delayed.
+    /// Returns true if a conn must be closed later, after all encrypted bytes were sent. Only a
+    /// conn that ended normally or whose FIN is delayed is closed later. A second call returns
+    /// false.
     pub(in crate::worker) fn defer_close(&mut self, slot: u32, reason: CloseReason) -> bool {
         let Some(secured) = self.get_mut(slot) else {
             return false;
@@ -239,8 +240,8 @@ impl Filters {
         true
     }
 
-    /// Returns the steps that were delayed until all sealed bytes were sent. Returns `None` if
-    /// sealed bytes are left.
+    /// Returns what was delayed until all encrypted bytes were sent. Returns `None` if some are
+    /// left.
     pub(in crate::worker) fn take_end(&mut self, slot: u32) -> Option<SealedEnd> {
         let secured = self.get_mut(slot)?;
         secured.filter.unsent().is_empty().then(|| SealedEnd {
@@ -278,7 +279,7 @@ impl<N: Net> Worker<N> {
         true
     }
 
-    /// Continues queued handshakes, at most [`HANDSHAKES_PER_TURN_MAX`] per turn.
+    /// Continues handshakes from the queue, at most [`HANDSHAKES_PER_TURN_MAX`] per turn.
     pub(in crate::worker) fn run_handshakes(&mut self) {
         for _ in 0..HANDSHAKES_PER_TURN_MAX {
             let Some(id) = self.filters.handshake_queue.pop() else {
@@ -298,9 +299,9 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Reads from a conn that speaks TLS, and returns the same values as `read_once`. Waiting
-    /// plaintext is handled before the socket is read. A conn whose handshake is not complete is
-    /// not read here, but added to the handshake queue.
+    /// Reads from a conn that uses TLS, and returns the same values as `read_once`. Decrypted bytes
+    /// are handled before the socket is read. A conn with an incomplete handshake is not read here,
+    /// but added to the handshake queue.
     pub(in crate::worker) fn read_sealed(
         &mut self,
         id: ConnId,
@@ -311,8 +312,8 @@ impl<N: Net> Worker<N> {
             return self.hand_plaintext(id);
         }
         if secured.closes.is_some() {
-            // The conn will be closed, so it is not read. If the slot stayed readable, each turn
-            // would list the conn again.
+            // The conn will be closed, so it is not read. Otherwise it would be listed for read in
+            // each turn.
             if let Some(slot) = self.slot(id) {
                 slot.is_readable = false;
             }
@@ -329,12 +330,12 @@ impl<N: Net> Worker<N> {
             }
             return None;
         }
-        // If the input ends without `close_notify`, it may have been truncated. Such an end is
+        // If the input ends without `close_notify`, an attacker may have cut it off. This end is
         // handled like any other end.
         self.read_socket(id, buffer, Self::receive_sealed)
     }
 
-    /// Handles bytes from the socket of a conn that speaks TLS.
+    /// Handles encrypted bytes that were read from the socket of a conn.
     fn receive_sealed(&mut self, id: ConnId, bytes: &mut [u8]) -> Option<()> {
         let secured = self.filters.get_mut(id.slot)?;
         if !secured.filter.has_begun() && bytes.first().is_some_and(u8::is_ascii_alphabetic) {
@@ -346,7 +347,7 @@ impl<N: Net> Worker<N> {
         let is_established = was_handshaking && !secured.filter.is_handshaking();
         let metrics = &self.parts.metrics;
         if let Err(error) = received {
-            // The conn stays open until the alert is sent, if there is an alert to send.
+            // If there is a TLS alert to send, the conn stays open until the alert is sent.
             secured.owes_fin = true;
             secured.closes = Some(CloseReason::TlsError);
             tracing::debug!(worker = self.parts.number, slot = id.slot, %error, "TLS failed");
@@ -375,9 +376,9 @@ impl<N: Net> Worker<N> {
         self.call(id, |conn, out, context| conn.handle_plaintext(out, context));
     }
 
-    /// Passes waiting plaintext to the machine until the machine accepts no more. The conn stays
-    /// readable if plaintext is left. Returns how many bytes the machine accepted, or `None` if it
-    /// accepted no bytes.
+    /// Passes decrypted bytes to the conn's protocol machine until it accepts no more. If some are
+    /// left, the conn still counts as readable. Returns how many bytes the machine accepted, or
+    /// `None` if it accepted none.
     fn hand_plaintext(&mut self, id: ConnId) -> Option<usize> {
         let mut plain = self.filters.get_mut(id.slot)?.filter.take_plain();
         let taken = self.hand_pieces(id, &mut plain)?;
@@ -393,8 +394,8 @@ impl<N: Net> Worker<N> {
         (taken > 0).then_some(taken)
     }
 
-    /// Passes plaintext to the machine in pieces until the machine accepts no more. Returns the
-    /// number of bytes that the machine accepted, or `None` if the conn is closing.
+    /// Passes decrypted bytes to the conn's protocol machine in pieces, until it accepts no more.
+    /// Returns how many bytes it accepted, or `None` if the conn is closing.
     fn hand_pieces(&mut self, id: ConnId, plain: &mut [u8]) -> Option<usize> {
         let head_bytes = self.parts.config.limits.request_head_bytes;
         let mut taken = 0;
@@ -415,7 +416,7 @@ impl<N: Net> Worker<N> {
         Some(taken)
     }
 
-    /// Removes the sealed bytes that the socket accepted.
+    /// Removes encrypted bytes that the socket has accepted.
     pub(in crate::worker) fn note_sealed(&mut self, id: ConnId, count: usize) {
         let now = self.running.now();
         if let Some(secured) = self.filters.get_mut(id.slot) {

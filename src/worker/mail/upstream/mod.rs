@@ -1,15 +1,15 @@
 //! Reports from workers to the feed, in one bounded queue on which workers never block.
 //!
 //! All workers share the queue for publications and requests of clients. If the queue has no room,
-//! a worker keeps its reports, in order, and is woken when there is room again. The conn of a kept
-//! report is not read until then. The memory for kept reports is limited too; reports that exceed
-//! the limit are refused.
+//! a worker keeps its reports, in order, and is woken when the queue has room again. Until then, a
+//! conn with a kept report is not read. The memory for kept reports is limited too; reports that
+//! exceed the limit are refused.
 //!
-//! Notices are stored in a separate table, from which the feed reads each notice as a
-//! [`WaitingNotice`]. A publication may overtake notices of other conns, but the reports and
-//! notices of one conn stay in order. So a notice stores the number of earlier reports of its
-//! worker, and waits until the feed has accepted these reports. Before the feed accepts a
-//! publication, it accepts the earlier notices of the same conn.
+//! Notices (a conn has subscribed or unsubscribed) are stored in a separate table, from which the
+//! feed reads each notice as a [`WaitingNotice`]. A publication may overtake notices of other
+//! conns, but the reports and notices of one conn stay in order. So a notice stores the number of
+//! earlier reports of its worker, and waits until the feed has accepted these reports. Before the
+//! feed accepts a publication, it accepts the earlier notices of the same conn.
 
 mod notices;
 #[cfg(test)]
@@ -31,7 +31,7 @@ use crate::sys::wake::Wake;
 
 pub use self::notices::{Bounds, WaitingNotice};
 
-/// The sending end of one worker.
+/// The end of one worker, which sends reports and notices to the feed.
 #[derive(Debug)]
 pub struct Upstream {
     end: usize,
@@ -44,7 +44,7 @@ pub struct Upstream {
     /// The number of bytes in `kept`.
     bytes: usize,
     notices: Arc<Notices>,
-    /// The number of reports so far, not counting refused reports.
+    /// The number of reports that were sent or kept so far.
     reports: u64,
     /// The number of times that the watched channels have changed.
     watch: u64,
@@ -52,11 +52,11 @@ pub struct Upstream {
     full: HashSet<ConnName, RandomState>,
 }
 
-/// The receiving end of the feed.
+/// The end of the feed, which receives the reports and notices of all workers.
 #[derive(Debug)]
 pub struct Reports {
     receiver: Receiver<Sent>,
-    /// The oldest report, removed from the channel but not yet accepted by the feed.
+    /// The oldest report. It was removed from the channel, and the feed has not accepted it yet.
     front: Option<Sent>,
     workers: Vec<(Arc<Wake>, Arc<AtomicBool>)>,
     /// The number of reports that the feed has accepted from each worker.
@@ -64,37 +64,37 @@ pub struct Reports {
     notices: Arc<Notices>,
 }
 
-/// A report, and the index of the worker's end that sent it.
+/// A report, and the index of the worker that sent it.
 #[derive(Debug)]
 struct Sent {
     end: usize,
     report: Report,
 }
 
-/// The outcome of a report.
+/// The result of [`Upstream::report`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Reported {
-    /// The report is in the queue.
+    /// The report is in the feed's queue.
     AtOnce,
-    /// The worker keeps the report until the queue has room.
+    /// The queue has no room. The worker keeps the report until it has room.
     Later,
     /// The report was dropped, because the worker already keeps too many bytes.
     Refused,
 }
 
-/// The outcome of a notice.
+/// The result of [`Upstream::notify`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Noticed {
-    /// The conn of the notice may be read.
+    /// The worker may continue to read from the conn.
     AtOnce,
-    /// The conn of the notice must not be read until [`Upstream::take_released`] returns this conn.
+    /// The worker must not read from the conn until [`Upstream::take_released`] returns this conn.
     Full,
 }
 
-/// Creates the sending end of each worker, and the receiving end of the feed. `wakes` wake the
-/// workers, and `feed` wakes the feed.
+/// Creates one sending end for each worker, and the receiving end for the feed. The feed wakes
+/// worker `i` with `wakes[i]`. Workers wake the feed with `feed`.
 #[must_use]
 pub fn upstream(wakes: &[Arc<Wake>], feed: &Arc<Wake>, bounds: Bounds) -> (Vec<Upstream>, Reports) {
     let (sender, receiver) = crossbeam_channel::bounded(REPORTS_MAX);
@@ -155,8 +155,8 @@ impl Upstream {
         }
     }
 
-    /// Adds a notice for the feed. If the notice cancels a waiting notice, removes that notice
-    /// instead.
+    /// Adds a notice for the feed. If a waiting notice and the new one cancel each other, removes
+    /// the waiting one instead.
     pub fn notify(&mut self, notice: Notice) -> Noticed {
         let conn = notice.conn;
         let origin = Origin {
@@ -182,7 +182,7 @@ impl Upstream {
         !self.full.is_empty() && self.full.contains(&conn)
     }
 
-    /// Removes a conn that has closed. The notices of the conn keep waiting for the feed.
+    /// Called when a conn has closed. Its notices keep waiting for the feed.
     pub fn forget(&mut self, conn: ConnName) {
         if !self.full.is_empty() && self.full.remove(&conn) {
             self.notices.forget(conn);
@@ -208,13 +208,14 @@ impl Upstream {
         released
     }
 
-    /// Records that the watched channels have changed. From now on, an arrival does not cancel an
-    /// earlier departure. Otherwise a new consumer would miss the arrival.
+    /// Records that the set of channels that consumers watch has changed. From now on, a new
+    /// arrival does not cancel an earlier departure. Otherwise a consumer that has just begun to
+    /// watch would not receive the arrival.
     pub fn note_watch(&mut self) {
         self.watch += 1;
     }
 
-    /// Whether a report waits for room in the queue.
+    /// Whether this worker keeps reports because the queue has no room.
     #[must_use]
     pub fn is_behind(&self) -> bool {
         !self.kept.is_empty()
@@ -225,8 +226,8 @@ impl Upstream {
         if !self.is_behind() {
             return;
         }
-        // The flag is set before the worker tries to send, because the feed reads the flag after it
-        // has made room.
+        // The flag must be set before the worker tries to send. When the feed removes a report from
+        // the queue, it reads the flag and wakes the worker.
         self.is_waiting.store(true, Ordering::SeqCst);
         let mut has_sent = false;
         while let Some(report) = self.kept.pop_front() {
@@ -270,7 +271,8 @@ impl Upstream {
         Reported::Later
     }
 
-    /// Panics if a conn is held although the table of notices has no reason to hold the conn.
+    /// Panics if a conn is not read because of its notices, but the table of notices says that the
+    /// conn may be read. For tests.
     #[doc(hidden)]
     pub fn check_invariants(&self) {
         for conn in &self.full {
@@ -282,14 +284,14 @@ impl Upstream {
     }
 }
 
-/// Returns the number of reports that the feed has accepted from a worker's end.
+/// Returns the number of reports that the feed has accepted from a worker.
 fn reports_taken(taken: &[u64], end: usize) -> u64 {
     let count = taken.get(end).copied();
     debug_assert!(count.is_some(), "there is no end {end}");
     count.unwrap_or(u64::MAX)
 }
 
-/// Returns the number of bytes that a report counts against the limit on kept reports.
+/// Returns the bytes of a report that count towards the limit on kept reports.
 fn weight(report: &Report) -> usize {
     size_of::<Report>()
         + match report {
@@ -299,8 +301,8 @@ fn weight(report: &Report) -> usize {
 }
 
 impl Reports {
-    /// Returns the oldest publication or request, or `None` if there is none. If this makes room in
-    /// the queue, wakes the workers that wait for room.
+    /// Returns the oldest publication or request, or `None` if there is none. If the queue then has
+    /// room, wakes the workers that wait for it.
     pub fn front(&mut self) -> Option<&Report> {
         if self.front.is_none() {
             self.front = Some(self.receiver.try_recv().ok()?);
@@ -313,8 +315,8 @@ impl Reports {
         self.front.as_ref().map(|sent| &sent.report)
     }
 
-    /// Returns the notices that consumers must receive before the publication at the front of the
-    /// queue.
+    /// If the front of the queue is a publication, returns the notices that consumers must receive
+    /// before it.
     #[must_use]
     pub fn notices_before_front(&self) -> Vec<WaitingNotice> {
         let Some(Sent { end, report }) = &self.front else {
@@ -340,8 +342,8 @@ impl Reports {
         Some(report)
     }
 
-    /// Returns the first waiting notice, or number of lost notices, whose order is at least `from`.
-    /// A caller that skips a notice must also skip all later notices of the same conn.
+    /// Returns the first waiting notice, or number of lost notices, whose `order` is `from` or
+    /// larger. A caller that skips a notice must also skip all later notices of the same conn.
     #[must_use]
     pub fn notice(&self, from: u64) -> Option<WaitingNotice> {
         match self.has_notices() {
@@ -350,8 +352,8 @@ impl Reports {
         }
     }
 
-    /// Removes a notice before it is sent to consumers. Returns false if the notice was cancelled
-    /// meanwhile.
+    /// Removes a notice from the table. The caller sends it to consumers afterwards. Returns false
+    /// if the notice was cancelled meanwhile.
     #[must_use]
     pub fn take_notice(&self, notice: &WaitingNotice) -> bool {
         let Some(Woken(end)) = self.notices.take(notice) else {
@@ -363,7 +365,7 @@ impl Reports {
         true
     }
 
-    /// Whether the queue has neither publications nor requests.
+    /// Whether no publication and no request is in the queue.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.front.is_none() && self.receiver.is_empty()
@@ -381,13 +383,13 @@ impl Reports {
         self.notices.waiting()
     }
 
-    /// Whether there are conns that are not read until the feed has accepted more notices.
+    /// Whether some conns are not read because too many of their notices wait.
     #[must_use]
     pub fn has_held(&self) -> bool {
         self.notices.held() > 0
     }
 
-    /// Returns the number of cancelled notices. Each pair counts as two.
+    /// Returns how many notices have cancelled another notice or were cancelled.
     #[must_use]
     pub fn notices_cancelled(&self) -> u64 {
         self.notices.cancelled()

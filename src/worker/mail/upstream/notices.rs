@@ -1,13 +1,13 @@
-//! The notices that wait for the feed, in one bounded table for all workers.
+//! The notices that wait for the feed, in one bounded table for all workers. A notice says that a
+//! conn has subscribed to a channel (*arrival*) or unsubscribed (*departure*).
 //!
-//! The table is separate from the queue of reports, so that notices never delay publications. Two
-//! opposite notices of the same conn and channel cancel each other, unless the conn has published
-//! in between. So the size of the table depends on what has changed, not on how often it changed. A
-//! conn with too many waiting notices is not read until the feed has accepted some of them. Notices
-//! that exceed the limit for all conns are dropped and counted as lost.
+//! The table is separate from the queue of reports, so that notices never delay publications. An
+//! arrival and a departure of the same conn and channel cancel each other, unless the conn has
+//! published in between. So the size of the table depends on what has changed, not on how often it
+//! changed. A conn with too many waiting notices is not read until the feed has accepted some of
+//! them. Notices that exceed the limit for all conns are dropped and counted as lost.
 //!
-//! Workers add notices and the feed removes notices, through their ends of the queue in [`super`].
-//! The lock is held only for a few look-ups.
+//! Workers add notices, and the feed removes them. The lock is held only for a few look-ups.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -46,18 +46,19 @@ impl Default for Bounds {
 /// A notice that waits for the feed, or a number of lost notices.
 #[derive(Debug, PartialEq, Eq)]
 pub struct WaitingNotice {
-    /// The position of the notice in the order of all notices.
+    /// The position of the notice among all notices: a later notice has a larger number.
     pub order: u64,
     /// The notice ([`Report::Notice`]), or the number of lost notices ([`Report::Lost`]).
     pub report: Report,
-    /// Whether the feed has accepted all earlier reports of the notice's worker.
+    /// Whether the notice may be sent now: the feed has accepted all earlier reports of the
+    /// notice's worker.
     pub is_due: bool,
 }
 
 /// The worker that adds a notice, and what that worker reported before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Origin {
-    /// The index of the worker's end of the queue.
+    /// The index of the worker.
     pub(super) end: usize,
     /// The number of earlier reports of the worker. The feed accepts these reports before the
     /// notice.
@@ -69,27 +70,26 @@ pub(super) struct Origin {
 /// The outcome of adding a notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Added {
-    /// The notice has cancelled a waiting notice.
+    /// The notice and a waiting notice have cancelled each other.
     Cancelled,
-    /// The notice waits, and its conn must not be read.
+    /// The notice waits. The conn has too many waiting notices and must not be read.
     Full,
     /// The notice waits, and its conn may be read.
     Kept,
-    /// The notice was dropped and counted as lost.
+    /// The table was full. The notice was dropped and counted as lost.
     Lost,
 }
 
-/// The table with its lock, and counts that are readable without the lock.
+/// The table with its lock, and counts that can be read without the lock.
 #[derive(Debug)]
 pub(super) struct Notices {
     table: Mutex<Table>,
     bounds: Bounds,
-    /// The number of waiting notices, plus one if notices were lost. This field and all fields
-    /// below can be read without the lock.
+    /// The number of waiting notices, plus one if notices were lost.
     waiting: AtomicUsize,
-    /// The number of conns that are not read.
+    /// The number of conns that are not read because too many of their notices wait.
     held: AtomicUsize,
-    /// For each worker's end, whether there are conns that may be read again.
+    /// For each worker, whether some of its conns may be read again.
     has_released: Box<[AtomicBool]>,
     cancelled: AtomicU64,
 }
@@ -98,14 +98,14 @@ pub(super) struct Notices {
 struct Table {
     next_order: u64,
     by_order: BTreeMap<u64, Entry>,
-    /// The order of the latest waiting notice of each conn and channel.
+    /// The number (`order`) of the latest waiting notice of each conn and channel.
     latest: HashMap<(ConnName, ChannelName), u64, RandomState>,
     conns: HashMap<ConnName, Conn, RandomState>,
-    /// The number of conns that are not read.
+    /// The number of conns that are not read because too many of their notices wait.
     held: usize,
     lost: Option<Lost>,
     cancelled: u64,
-    /// For each worker's end, the conns that may be read again.
+    /// For each worker, its conns that may be read again.
     released: Vec<Vec<ConnName>>,
 }
 
@@ -115,17 +115,16 @@ struct Entry {
     origin: Origin,
 }
 
-/// The waiting notices of one conn. The list is never empty.
+/// The waiting notices of one conn. There is at least one.
 #[derive(Debug, Default)]
 struct Conn {
     orders: BTreeSet<u64>,
-    /// All notices with a smaller order were added before the conn's latest publication.
+    /// Notices with a smaller number (`order`) were added before the conn's latest publication.
     published: u64,
     is_held: bool,
 }
 
-/// The number of lost notices. Consumers receive this number at the position of the first lost
-/// notice.
+/// The number of lost notices. Consumers receive it at the position of the first lost notice.
 #[derive(Clone, Copy, Debug)]
 struct Lost {
     order: u64,
@@ -133,9 +132,9 @@ struct Lost {
 }
 
 impl Entry {
-    /// Whether this waiting notice and the new notice cancel each other, so that consumers need
-    /// neither. A departure cancels any waiting arrival. An arrival cancels a departure only if
-    /// both have the same subject and the watched channels have not changed in between.
+    /// Whether this waiting notice and a new notice cancel each other. A departure cancels any
+    /// waiting arrival. An arrival cancels a departure under two conditions. Both notices have the
+    /// same token subject, and the set of watched channels has not changed in between.
     fn is_cancelled_by(&self, notice: &Notice, origin: Origin) -> bool {
         match (self.notice.has_subscribed, notice.has_subscribed) {
             (true, false) => true,
@@ -165,7 +164,8 @@ impl Notices {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// If the notice cancels a waiting notice, removes that notice. Otherwise adds the notice.
+    /// Adds a notice. If a waiting notice and the new one cancel each other, removes the waiting
+    /// one instead.
     pub(super) fn add(&self, notice: Notice, origin: Origin) -> Added {
         let mut table = self.lock();
         let (added, woken) = table.add(notice, origin, self.bounds);
@@ -174,7 +174,7 @@ impl Notices {
         added
     }
 
-    /// Records that a conn publishes. From now on, earlier notices of the conn cannot be cancelled.
+    /// Records that a conn publishes. From now on, no new notice cancels its earlier notices.
     pub(super) fn note_published(&self, conn: ConnName) {
         let mut table = self.lock();
         let next_order = table.next_order;
@@ -183,15 +183,15 @@ impl Notices {
         }
     }
 
-    /// Returns the first waiting notice whose order is at least `from`. `taken` is the number of
+    /// Returns the first waiting notice whose number is `from` or larger. `taken` is the number of
     /// reports that the feed has accepted from each worker.
     pub(super) fn first(&self, from: u64, taken: &[u64]) -> Option<WaitingNotice> {
         self.lock().first(from, taken)
     }
 
-    /// Returns, in order, the waiting notices of a conn that were added before a report of its
-    /// worker. `reports` is the number of earlier reports. If the position of the lost notices is
-    /// before one of the returned notices, the number of lost notices is included.
+    /// Returns the waiting notices of a conn that consumers must receive before a report of the
+    /// conn. `reports` is the number of earlier reports of the conn's worker. If notices were lost
+    /// before one of the returned notices, their number is included at that position.
     pub(super) fn of_conn(&self, conn: ConnName, reports: u64) -> Vec<WaitingNotice> {
         let table = self.lock();
         let orders = table.conns.get(&conn).map(|conn| conn.orders.iter());
@@ -208,9 +208,9 @@ impl Notices {
         found
     }
 
-    /// Removes a notice or a number of lost notices. Returns `None` if the notice was cancelled
-    /// meanwhile. Otherwise returns a [`Woken`], which names the worker to wake if a conn may be
-    /// read again.
+    /// Removes a notice, or a number of lost notices. Returns `None` if the notice was cancelled
+    /// meanwhile. Otherwise returns which worker must be woken, if any, because a conn may be read
+    /// again.
     pub(super) fn take(&self, waiting: &WaitingNotice) -> Option<Woken> {
         let mut table = self.lock();
         let woken = match waiting.report {
@@ -232,20 +232,21 @@ impl Notices {
         }
     }
 
-    /// Ends the hold on a conn that has closed. The conn's notices keep waiting for the feed.
+    /// Called when a conn has closed. It no longer counts as a conn that is not read. Its notices
+    /// keep waiting for the feed.
     pub(super) fn forget(&self, conn: ConnName) {
         let mut table = self.lock();
         table.forget(conn);
         self.count(&table);
     }
 
-    /// Whether some conns of a worker's end may be read again.
+    /// Whether some conns of a worker may be read again.
     pub(super) fn has_released(&self, end: usize) -> bool {
         let has_released = self.has_released.get(end);
         has_released.is_some_and(|has_released| has_released.load(Ordering::Acquire))
     }
 
-    /// Returns the conns of a worker's end that may be read again, and removes them from the list.
+    /// Returns the conns of a worker that may be read again, and clears the list.
     pub(super) fn take_released(&self, end: usize) -> Vec<ConnName> {
         let mut table = self.lock();
         if let Some(has_released) = self.has_released.get(end) {
@@ -253,8 +254,7 @@ impl Notices {
         }
         let released = table.released.get_mut(end).map(std::mem::take);
         let mut released = released.unwrap_or_default();
-        // A conn may have reached the limit again before its worker noticed the release. Such a
-        // conn stays held.
+        // A listed conn may have reached the limit again. Then it must still not be read.
         released.retain(|name| !table.conns.get(name).is_some_and(|conn| conn.is_held));
         released
     }
@@ -264,7 +264,7 @@ impl Notices {
         self.waiting.load(Ordering::Acquire)
     }
 
-    /// Returns the number of conns that are not read.
+    /// Returns the number of conns that are not read because too many of their notices wait.
     pub(super) fn held(&self) -> usize {
         self.held.load(Ordering::Acquire)
     }
@@ -274,7 +274,7 @@ impl Notices {
         self.cancelled.load(Ordering::Relaxed)
     }
 
-    /// Whether a conn is held, or was released without its worker having noticed.
+    /// Whether a conn must not be read, or may be read again but its worker does not know this yet.
     pub(super) fn holds(&self, conn: ConnName, end: usize) -> bool {
         let table = self.lock();
         let is_released = |names: &Vec<ConnName>| names.contains(&conn);
@@ -290,7 +290,7 @@ impl Notices {
     }
 }
 
-/// The end of the worker to wake, if a worker must be woken.
+/// The index of the worker to wake, or `None`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Woken(pub(super) Option<usize>);
 
@@ -315,8 +315,8 @@ impl Entry {
 }
 
 impl Table {
-    /// If the notice cancels a waiting notice, removes that notice, which may release the conn.
-    /// Otherwise adds the notice.
+    /// Adds a notice. If a waiting notice and the new one cancel each other, removes the waiting
+    /// one instead. The conn may then be read again.
     fn add(&mut self, notice: Notice, origin: Origin, bounds: Bounds) -> (Added, Option<Woken>) {
         let key = (notice.conn, notice.channel.clone());
         let latest = self.latest.get(&key).copied();
@@ -354,8 +354,8 @@ impl Table {
         }
     }
 
-    /// Subtracts a number of lost notices that was reported to consumers. If more notices were lost
-    /// meanwhile, the remaining number keeps its position in the order.
+    /// Subtracts lost notices that were reported to consumers. If more notices were lost meanwhile,
+    /// the rest is reported later, at the same position.
     fn take_lost(&mut self, count: u64) {
         self.lost = self
             .lost
@@ -375,8 +375,8 @@ impl Table {
         let mut woken = None;
         if let Some(conn) = self.conns.get_mut(&notice.conn) {
             conn.orders.remove(&order);
-            // A conn is released when half of the limit is reached, so that its worker is not woken
-            // for each notice.
+            // The conn may be read again only when half of its notices are left. Otherwise its
+            // worker would be woken for each notice.
             if conn.is_held && conn.orders.len() <= bounds.per_conn / 2 {
                 conn.is_held = false;
                 self.held -= 1;

@@ -63,8 +63,8 @@ fn take_notice(reports: &Reports) -> Option<Report> {
     Some(notice.report)
 }
 
-/// Takes the first due notice of a conn that is not skipped. If a notice is not due, its conn is
-/// skipped too.
+/// Takes the first notice that may be sent now, as the feed does. Leaves out the conn `skipped`. If
+/// a notice may not be sent yet, also leaves out later notices of the same conn.
 fn take_notice_skipping(reports: &Reports, skipped: ConnName) -> Option<Report> {
     let mut skipped = vec![skipped];
     let mut next = 0;
@@ -79,8 +79,8 @@ fn take_notice_skipping(reports: &Reports, skipped: ConnName) -> Option<Report> 
     None
 }
 
-/// Takes the report at the front of the queue, as the feed does. The notices that must precede the
-/// report are taken first.
+/// Takes the report at the front of the queue, as the feed does. Returns the notices that consumers
+/// must receive before it, then the report.
 fn take_front(reports: &mut Reports) -> Vec<Report> {
     if reports.front().is_none() {
         return Vec::new();
@@ -151,7 +151,7 @@ fn publications_beyond_the_bytes_kept_are_refused() {
     (0..=REPORTS_MAX).for_each(|_| publish(&mut end, 0, "1"));
     let large = publication(0, &"1".repeat(UPSTREAM_BYTES_MAX));
     assert_eq!(end.report(large), Reported::Refused);
-    // A notice waits for earlier reports, but not for a refused report.
+    // The refused report does not count. The notice waits only for the reports before it.
     arrive(&mut end, 0, "a");
     let all = take_all(&mut end, &mut reports);
     assert_eq!(all.len(), REPORTS_MAX + 2);
@@ -235,7 +235,7 @@ fn arrival_after_a_departure_is_kept_for_a_new_consumer_and_for_a_new_subject() 
     };
     assert_eq!(end.notify(by_carol), Noticed::AtOnce);
     assert_eq!(take_all(&mut end, &mut reports), ["1 -a", "1 +a"]);
-    // A departure cancels a waiting arrival even if their subjects differ.
+    // A departure cancels a waiting arrival even if their token subjects differ.
     end.note_watch();
     arrive(&mut end, CONN, "b");
     end.note_watch();
@@ -267,7 +267,7 @@ fn notices_beyond_the_bound_are_counted_at_the_position_of_the_first() {
     for channel in ["a", "b", "c", "d"] {
         arrive(&mut end, CONN, channel);
     }
-    // The cancelled notice makes room for another notice.
+    // The departure and the arrival cancel each other. So the table has room for one more notice.
     depart(&mut end, CONN, "b");
     arrive(&mut end, CONN, "e");
     assert_eq!(take_all(&mut end, &mut reports), ["1 +a", "lost 2", "1 +e"]);
@@ -382,7 +382,7 @@ fn count_of_lost_notices_comes_before_a_later_notice_of_a_publication() {
     assert_eq!(before, [Report::Lost(1), later]);
 }
 
-/// The actions of one conn, and the reports of these actions that consumers receive.
+/// The actions of one conn, and the reports about them that consumers have received.
 #[derive(Default)]
 struct History {
     done: Vec<String>,
@@ -503,7 +503,7 @@ fn notices_of_each_conn_keep_their_order_and_losses_are_counted() {
     }
 }
 
-/// Returns the channels of a conn at the time of each of its publications.
+/// For each publication of a conn, returns the channels to which the conn was subscribed then.
 fn at_publications(texts: &[String]) -> Vec<BTreeSet<&str>> {
     let mut channels = BTreeSet::new();
     let mut all = Vec::new();
@@ -518,7 +518,7 @@ fn at_publications(texts: &[String]) -> Vec<BTreeSet<&str>> {
 }
 
 /// Checks that the received reports are in the order of the actions and include every publication.
-/// Without losses, the reports must also lead to the final state of the conn.
+/// If no notices were lost, also checks the final subscriptions.
 fn check_history(history: &History, present: [bool; 3], lost: u64, seed: u64) {
     let mut done = history.done.iter();
     for text in &history.received {
