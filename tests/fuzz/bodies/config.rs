@@ -29,8 +29,7 @@ pub fn attack(bytes: &[u8]) {
         Err(ConfigError::Invalid(problems)) => {
             assert!(!problems.is_empty(), "refused without a problem");
             let lines = text.matches('\n').count() + 1;
-            // In these forms a key or value can contain a line break, which the error shows
-            // unchanged.
+            // Strings in these TOML forms can contain a line break. The error shows it unchanged.
             let is_odd = ["\\", "\"\"\"", "'''"]
                 .iter()
                 .any(|mark| text.contains(mark));

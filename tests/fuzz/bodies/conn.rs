@@ -529,7 +529,7 @@ impl<'c> Harness<'c> {
         }
     }
 
-    /// Skips publications for the subscriber of a channel.
+    /// Reports a gap to the subscriber of a channel.
     fn skip(&mut self) {
         let Some(channel) = self.subscribed.first().cloned() else {
             return;

@@ -32,7 +32,8 @@ pub fn limits() -> Limits {
 #[derive(Debug, PartialEq)]
 pub struct Decoded {
     pub item: Item,
-    /// The index after the item's last byte. For the end of a connection, it is the input's length.
+    /// The index after the item's last byte. An item for the end of the connection has the input's
+    /// length.
     pub end: usize,
 }
 

@@ -129,7 +129,7 @@ fn check_in_query(text: &str) {
     };
     match answer(request.as_bytes()) {
         Some(Answer::EventStream(request)) => assert_eq!(request.since, expected),
-        // The request may be refused only if it exceeds the limit on heads.
+        // The server may refuse the request only if it is longer than a request head may be.
         other => assert!(request.len() > 8192, "{request} gets {other:?}"),
     }
     let request = format!(
