@@ -13,7 +13,7 @@ as_root=()
 policy=
 is_running=
 clean_up() {
-  # A run that is stopped shows the tests of the binary that was running.
+  # If the run is stopped, the tests of the current binary are printed.
   if [[ $is_running ]]; then printf '    %s was stopped\n' "$binary"; cat "$log"; fi
   rm -f "$log"
   [[ -z $policy ]] || "${as_root[@]}" rm -f "$policy"

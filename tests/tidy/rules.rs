@@ -352,8 +352,7 @@ fn words_in(identifier: &str) -> Vec<String> {
             words.push(String::new());
         }
         if let Some(last) = words.last_mut().filter(|_| c != '_') {
-            // Case is kept until the word is complete, because an upper-case letter marks the next
-            // boundary.
+            // The case is needed to find the next word, so words are lower-cased at the end.
             last.push(c);
         }
     }

@@ -114,7 +114,8 @@ fn split_comments(text: &str) -> (String, String) {
     (code, comments)
 }
 
-/// Returns the state after the next characters, and the number of these characters.
+/// Reads the next one or more characters in this state. Returns the new state, and the number of
+/// characters read.
 fn step(chars: &[char], at: usize, state: State) -> (State, usize) {
     let rest = &chars[at..];
     let starts = |mark: &str| mark.chars().zip(rest).filter(|(a, b)| a == *b).count() == mark.len();

@@ -25,7 +25,7 @@ pub(crate) const FORBIDDEN: &[&str] = &[
     "whom",
 ];
 
-/// The file that contains the list, which is not checked.
+/// The file that contains the forbidden words. It is not checked.
 const LIST: &str = "tests/tidy/words.rs";
 
 /// Returns the forbidden words of a text, each with the line of its first word. The words of a
