@@ -376,7 +376,8 @@ impl Link {
     }
 }
 
-/// Returns the serial of the publication in an element, or `None` until enough bytes have arrived.
+/// Returns the serial of a publication in a poll's answer, or `None` until enough of its bytes have
+/// arrived.
 fn sequence_of(element: &[u8], is_full: bool, facts: &Facts) -> Option<u64> {
     if is_full {
         let mark = b"\"id\":\"";

@@ -53,7 +53,7 @@ pub(crate) struct Faults {
     pub(crate) pause: u32,
     /// The chance that the process is stopped between two turns. Its peers continue.
     pub(crate) stop: u32,
-    /// The chance that a write stays unacknowledged until the next write.
+    /// The chance that the peer's kernel acknowledges a write only after the next write.
     pub(crate) unacknowledged: u32,
 }
 
@@ -96,9 +96,10 @@ pub(crate) struct Pipe {
     /// Whether the worker refused the connection or never accepted it.
     pub(crate) is_refused: bool,
     is_write_blocked: bool,
-    /// Whether a write was cut short, and no poll has reported room after that.
+    /// Whether a write was cut short, and no poll has reported since then that the socket is
+    /// writable.
     is_full: bool,
-    /// The time at which a poll last reported room.
+    /// The time at which a poll last reported that a full socket is writable again.
     freed_us: u64,
     registered_us: u64,
     /// Whether the worker has closed the connection because the peer was silent.
@@ -605,7 +606,7 @@ fn header(number: u32) -> Vec<u8> {
         2 => v2(0x20, number as u8, &vec![0x20; number as usize % 300]),
         _ => {
             let mut rest = vec![192, 0, 2, client, 198, 51, 100, 1, 0x12, 0x67, 1, 0xbb];
-            // A TLV of an unknown type and any length.
+            // Adds a TLV (type, length, value) of an unknown type and any length.
             let length = number.wrapping_mul(7919) as u16 % 5000;
             rest.extend([0xea]);
             rest.extend(length.to_be_bytes());
