@@ -148,7 +148,7 @@ fn request_sent_while_the_server_was_stopped_is_answered() {
     late.write_all(b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")
         .unwrap();
     let silent: Vec<TcpStream> = (0..60).map(|_| connect(server.admin)).collect();
-    // This sleep is longer than the deadline of a request head, which is the condition to test.
+    // The server is stopped for longer than the deadline of a request head.
     thread::sleep(Duration::from_millis(2_500));
     server.signal("CONT");
     for stream in [early, late] {

@@ -106,12 +106,12 @@ fn name_of_a_conn_of_an_earlier_process_matches_no_conn() {
             assert_eq!(backend.answer()["error"], "no_conn", "{line}");
         }
     }
-    // These names have the formats of other versions.
+    // These names do not have the format of this version. Another version may have issued them.
     for (name, error) in [("1-0-0", "no_conn"), ("x", "no_conn"), ("", "bad_value")] {
         backend.send(&json!({"send": name, "data": 1}));
         assert_eq!(backend.answer()["error"], error, "{name:?}");
     }
-    // The next message to each client is the publication.
+    // The messages to invalid names have reached no client: its next message is the publication.
     backend.publish("a", "public");
     for (client, _) in &mut clients {
         assert_eq!(client.json()["data"], "public");

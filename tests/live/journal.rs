@@ -450,7 +450,7 @@ fn damaged_journal_is_an_error_and_is_not_changed() {
     running.signal("KILL");
 }
 
-/// The files are found to be invalid only when the store is opened.
+/// The invalid files of the store are detected only when the journal opens the store.
 #[test]
 fn journal_that_cannot_be_opened_is_an_error_that_forbids_a_restart() {
     let folder = tempfile::tempdir().unwrap();

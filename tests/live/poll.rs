@@ -301,7 +301,8 @@ fn each_publication_is_delivered_or_in_one_gap_over_successive_polls() {
 
 #[test]
 fn position_of_an_earlier_epoch_gets_the_whole_log_on_all_transports() {
-    // Replayed publications do not count towards the quota.
+    // The quota on undelivered publications does not include publications that are replayed from
+    // the log.
     let toml = "[quota]\nbehind_publications = 2\n[[namespace]]\nmatch = \"c\"\nlog_entries = 5\n";
     let server = Server::with(toml, &["--workers", "1"]);
     let mut feeder = Feeder::connect(&server.feed);

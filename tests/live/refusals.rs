@@ -185,7 +185,7 @@ fn plain_http_on_a_tls_port_gets_a_code_in_plain_text() {
     let url = format!("http://{addr}/");
     let output = Lines::curl([&url]).rest();
     assert!(output[0].starts_with("HTTP/1.1 400 "), "{output:?}");
-    // The first byte also decides the protocol after a PROXY header.
+    // After a PROXY header, the first byte that follows decides the protocol.
     let flags = ["--listen", "127.0.0.1:0 tls proxy"];
     let server = Server::with(&certificate.config(), &flags);
     let request = "PROXY TCP4 192.0.2.1 198.51.100.1 4711 443\r\nGET / HTTP/1.1\r\n\r\n";

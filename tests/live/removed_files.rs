@@ -159,7 +159,7 @@ fn socket_bound_by_another_process_is_kept_and_reported() {
     assert_eq!(log(&server).matches("no feeder can connect").count(), 1);
     server.signal("TERM");
     assert!(server.wait().success());
-    // The checks of the server have used no place in the backlog.
+    // The server's checks of the socket have left no connection in the backlog of `other`.
     let accepted = other.accept().unwrap_err();
     assert_eq!(accepted.kind(), ErrorKind::WouldBlock);
     assert!(UnixStream::connect(&server.feed).is_ok());

@@ -424,8 +424,8 @@ fn heartbeats_of_simultaneous_conns_are_spread() {
             .iter()
             .take_while(|arrival| **arrival - *first < interval / 10)
             .count();
-        // If heartbeats are spread evenly over half the interval, forty of them arrive in a tenth
-        // of the interval.
+        // Heartbeats are spread over half the interval. If they are spread evenly, forty of the 200
+        // arrive in a tenth of the interval.
         assert!(
             together < 100,
             "{together} of 200 in a tenth of the interval"

@@ -182,7 +182,7 @@ const MERGED: &[(&str, &str, &str, &str)] = &[
         "5000",
         "5000 131072 6291456\n",
     ),
-    // A range is widened at both ends.
+    // A range of ports is widened at both ends.
     (
         "net.ipv4.ip_local_port_range",
         "32768\t60999\n",
@@ -227,7 +227,7 @@ const MERGED: &[(&str, &str, &str, &str)] = &[
         "1 2 18446744073709551615",
         TCP_MEM,
     ),
-    // This repository's file would lower the first limit, and does not name the second one.
+    // The file of this repository would lower `tcp_notsent_lowat`. It does not contain `rmem_max`.
     (
         "net.ipv4.tcp_notsent_lowat",
         "4294967295\n",

@@ -70,7 +70,7 @@ fn data_envelope_is_the_payload_alone() {
     assert_eq!(socket.message(), Message::text("{\"n\":1}"));
     assert_eq!(socket.message(), Message::text("t"));
     assert_eq!(socket.message(), Message::binary(vec![0, 255]));
-    // Messages from such a client are checked, and then ignored.
+    // With `envelope=data`, messages from the client are checked and then ignored.
     socket.send(&json!({"type": "subscribe", "channel": "b", "ref": 1}));
     feeder.publish("b", 1);
     feeder.publish("a", 2);

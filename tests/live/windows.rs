@@ -218,7 +218,8 @@ fn example_has_each_effect_exactly_once_over_kills() {
     let server = Server::with("[quota]\nbehind_publications = 1000\n", &[]);
     let mut feeder = Feeder::connect(&server.feed);
     let folder = tempfile::tempdir().unwrap();
-    // The example starts at the current position. It stores that position with its first effect.
+    // The client (an example of the README) starts at the current position. It stores that position
+    // together with the result of its first publication.
     let mut client = example(&server, &folder);
     server.await_metric("fanfare_subscribers", 1.0);
     feeder.publish("orders", 0);
@@ -229,7 +230,7 @@ fn example_has_each_effect_exactly_once_over_kills() {
         feeder.publish("orders", published);
         published += 1;
         if published % 40 == 0 {
-            // The client is killed at any point of its work.
+            // The client may be in the middle of its work when it is killed.
             drop(client);
             kills += 1;
             client = example(&server, &folder);

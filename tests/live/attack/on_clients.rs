@@ -87,7 +87,7 @@ fn requests_without_end_from_clients_that_do_not_read_are_held_back() {
         acts,
         cpu_each: MS,
     });
-    // If a client of the flood starts to read, it receives a response to each of its requests.
+    // A client of the flood that now reads receives a response to each of its requests.
     let mut streams = flood.stop();
     let patient = streams.pop().unwrap();
     patient.set_nonblocking(false).unwrap();
@@ -495,7 +495,8 @@ fn flood_of_empty_frames_is_held_back() {
 
 #[test]
 fn flood_of_pongs_is_held_back() {
-    // The server does not answer pongs, so only its read budget limits its reading.
+    // The server does not answer pongs. So only the limit on the bytes that it reads per turn slows
+    // the clients.
     flood_of_frames(
         "pongs",
         &Frames {
