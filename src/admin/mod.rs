@@ -191,7 +191,7 @@ struct AdminLoop<'a> {
     figures: &'a FigureSources,
     /// The open connections, in the order in which they were accepted.
     conns: Vec<AdminConn>,
-    /// The time until which no connection is accepted.
+    /// Until this time, no connection is accepted, because accepting has failed.
     paused_until: Option<Instant>,
 }
 

@@ -1,8 +1,9 @@
 //! Checks whether 32 bytes are a public key of Ed25519 (RFC 8032, 5.1.3 and 5.1.7).
 //!
-//! The library decodes the point only during verification, where an invalid key looks like an
-//! invalid signature. This check runs once for each key and handles no secret. So its code is short
-//! rather than fast or constant-time: it does about 200,000 additions modulo 2^255 - 19 per key.
+//! The cryptographic library decodes the point only when it verifies a signature. At that time, an
+//! invalid key cannot be distinguished from an invalid signature. This check runs once for each key
+//! and handles no secret. So its code is short rather than fast or constant-time: it does about
+//! 200,000 additions modulo 2^255 - 19 per key.
 
 /// A number below the prime 2^255 - 19, in two halves. The high half is first, so that the derived
 /// comparison is numeric.
@@ -144,7 +145,7 @@ mod tests {
         for key in [
             // The curve has no point with y = 2.
             "0200000000000000000000000000000000000000000000000000000000000000",
-            // These are the prime itself and two numbers above the prime, which are not canonical.
+            // The prime itself and two larger numbers, which are not canonical encodings.
             "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
             "f0ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
             "ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",

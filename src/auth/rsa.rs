@@ -1,9 +1,9 @@
 //! RSA public keys: parses their two numbers, and checks whether the verifier can use them.
 //!
-//! The library checks the numbers only during verification, where an invalid key looks like an
-//! invalid signature. Leading zero bytes of a number are removed, because some issuers write them
-//! in spite of RFC 7518, 6.3.1.1. This module is pure; the callers are [`super::key`] and
-//! [`super::jwk`].
+//! The cryptographic library checks the numbers only when it verifies a signature. At that time, an
+//! invalid key cannot be distinguished from an invalid signature. Leading zero bytes of a number
+//! are removed, because some issuers write them in spite of RFC 7518, 6.3.1.1. This module is pure;
+//! the callers are [`super::key`] and [`super::jwk`].
 
 use jsonwebtoken::DecodingKey;
 

@@ -100,7 +100,7 @@ fn load(args: &ServeArgs) -> Result<file::Loaded, file::ConfigError> {
     loaded.map(file::Loaded::with_feed_path)
 }
 
-/// The thread that publishes for `--demo`.
+/// The thread of `--demo`, which publishes figures of this machine.
 struct Demo {
     thread: thread::JoinHandle<()>,
     stop: Sender<()>,

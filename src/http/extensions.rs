@@ -315,7 +315,8 @@ mod tests {
         ] {
             let line = format!("permessage-deflate; {parameters}");
             assert_eq!(read(&[&line]), DECLINED, "{line}");
-            // The next offer is examined, whether it is on the same line or on another line.
+            // After a declined offer, the next offer is examined. It may be on the same line or on
+            // another line.
             let next = format!("{line}, permessage-deflate");
             assert_eq!(read(&[&next]), ACCEPTED, "{next}");
             assert_eq!(read(&[&line, "permessage-deflate"]), ACCEPTED, "{line}");

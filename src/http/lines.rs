@@ -121,8 +121,8 @@ fn check_request_line(line: &[u8]) -> Result<(), Refusal> {
     }
 }
 
-/// Returns the refusal for a head that exceeds the limit. The refusal names the part that is too
-/// long.
+/// Returns the refusal for a head that exceeds the limit. The refusal says which part of the head
+/// is too long.
 fn overflow(bytes: &[u8], limit: usize) -> Refusal {
     if bytes.is_empty() || bytes == b"\r" {
         Refusal::NotHttp

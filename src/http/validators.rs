@@ -7,7 +7,8 @@
 
 use crate::id::Cursor;
 
-/// The number of bytes of an id before its sequence number.
+/// The length of the first part of an id, in bytes: the epoch and a hyphen. The sequence number
+/// follows.
 const EPOCH_BYTES: usize = 13;
 
 /// The entity tags of a request.

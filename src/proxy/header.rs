@@ -124,7 +124,7 @@ fn read_v1(bytes: &[u8]) -> Result<HeaderRead, HeaderError> {
 /// Returns the client that a version 1 header names. `line` does not contain the line end.
 fn parse_v1(line: &[u8]) -> Result<Option<IpAddr>, HeaderError> {
     if let Some(rest) = line.strip_prefix(b"PROXY UNKNOWN") {
-        // The standard requires that the rest of this line is ignored.
+        // The PROXY protocol requires that the text after `UNKNOWN` is ignored.
         let is_word = rest.is_empty() || rest.starts_with(b" ");
         return is_word.then_some(None).ok_or(HeaderError::Malformed);
     }

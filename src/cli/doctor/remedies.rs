@@ -22,7 +22,7 @@ pub(super) struct Remedy {
     pub(super) place: String,
     /// The line to copy.
     pub(super) line: String,
-    /// The line for a sysctl file, if the remedy is a sysctl.
+    /// The line for a file in `/etc/sysctl.d`, if the remedy sets a sysctl.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) sysctl: Option<String>,
 }

@@ -26,7 +26,7 @@ struct BytesPerConn {
     send_buffers: u64,
 }
 
-/// One row of the table of limits.
+/// One limit, as a row of the report's table.
 #[derive(Clone, Debug, Serialize)]
 struct Row {
     name: &'static str,

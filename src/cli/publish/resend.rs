@@ -35,7 +35,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_s
 /// If a connection lasts this long, the outage counts as ended, even if no answer has arrived.
 const STEADY: Duration = Duration::from_secs(5);
 
-/// A line of output: the acknowledgement of one publication.
+/// The acknowledgement of one publication, as a line of output in JSON.
 #[derive(Serialize)]
 struct Acknowledged<'a> {
     line: u64,

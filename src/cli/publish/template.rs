@@ -30,9 +30,9 @@ impl From<PayloadError> for Failure {
     }
 }
 
-/// A line for the feed, without its payload.
+/// The parts of a line for the feed that are the same for every payload.
 pub(super) struct Template {
-    /// The part before the idempotency key.
+    /// The part of the line before the idempotency key.
     before: Vec<u8>,
     /// Prefix of the idempotency keys; `None` if the lines have no keys.
     run: Option<String>,

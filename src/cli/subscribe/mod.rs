@@ -126,7 +126,7 @@ impl Subscriber<'_> {
         }
     }
 
-    /// Returns the deadline for the connection and the response.
+    /// Returns the deadline for connecting and for receiving the response.
     fn handshake_deadline(&self) -> Instant {
         let limit = Instant::now() + HANDSHAKE;
         self.deadline.map_or(limit, |deadline| deadline.min(limit))

@@ -13,7 +13,7 @@ const EVENT_BYTES_MAX: usize = 128 * 1024 * 1024;
 pub(super) enum Item {
     /// A complete event.
     Event {
-        /// The last event id after this block.
+        /// The last event id that is valid after this block.
         id: String,
         /// The type of the event; `message` if the block has none.
         event: String,
