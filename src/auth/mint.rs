@@ -37,7 +37,7 @@ pub enum MintError {
     /// The algorithm does not use a secret.
     #[error("only HS256, HS384 and HS512 can be signed here, not {0}")]
     Algorithm(Algorithm),
-    /// The library refused to sign.
+    /// The signing library returned an error.
     #[error("cannot sign")]
     Library,
 }

@@ -22,10 +22,10 @@
 //! - *Use a token of another service*: if `aud` is present, it must name this server; if an issuer
 //!   is configured, `iss` must match.
 //! - *Use a token forever*: `exp` is required, and open conns end when the token expires.
-//! - *Keep permissions that a newer token lacks*: a client that shows a new token loses all
+//! - *Keep permissions that a newer token lacks*: a client that sends a new token loses all
 //!   subscriptions that the new token does not allow.
-//! - *Take over another user's conn*: a token shown in band must have the same `sub` as the conn's
-//!   previous token.
+//! - *Take over another user's conn*: a token that the client sends over its open connection must
+//!   have the same `sub` as the conn's previous token.
 //! - *Exhaust the CPU with verifications*: an invalid token ends the conn or request; a conn can
 //!   show at most one valid token per second; at most 64 keys are tried for a token.
 //! - *Exhaust memory with claims*: a token has at most 64 KiB and must fit within the limit on

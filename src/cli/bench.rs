@@ -12,7 +12,7 @@ use fanfare_generator::options::{BenchArgs, DEFLATE_BYTES_MIN};
 // The generator is a separate crate with its own copy of this constant. Both values must be equal.
 const _: () = assert!(DEFLATE_BYTES_MIN == limits::DEFLATE_BYTES_MIN);
 
-/// Checks the channel's name and runs the generator.
+/// Checks the channel's name and runs the load generator.
 pub(super) fn run(args: &BenchArgs, out: &mut dyn Write) -> Result<(), Failure> {
     ChannelName::new(&args.longest_channel_name())
         .map_err(|error| Failure::Usage(format!("--channel: {error}")))?;

@@ -197,7 +197,7 @@ fn reload(server: &Server, start: &Start<'_>, manager: &mut ServiceManager) {
     manager.notify_reloaded();
 }
 
-/// Checks the workers until a signal arrives, then drains the server.
+/// Checks regularly whether the workers are alive, until a signal arrives. Then drains the server.
 fn serve(
     mut server: Server,
     start: &Start<'_>,

@@ -27,7 +27,7 @@ impl Framing {
         !matches!(self, Self::Absent | Self::Counted(0))
     }
 
-    /// Determines the framing from the two fields.
+    /// Determines the framing from `Content-Length` and `Transfer-Encoding`.
     pub(super) fn decide(
         content_length: Field<'_>,
         transfer_encoding: Field<'_>,

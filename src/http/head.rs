@@ -257,8 +257,9 @@ impl<'b> Head<'b> {
     }
 
     /// Adds a fault if the method is not supported, if the expectation is unknown, or if the
-    /// request has content. For listeners that do not accept content. They never read the content,
-    /// so that no second request can be smuggled in it, and they never send `100 Continue`.
+    /// request has content. This is for listeners that do not accept content. They never read the
+    /// content, so that no second request can be smuggled in it, and they never send `100
+    /// Continue`.
     fn without_content(mut self) -> Self {
         let content = match self.framing {
             Framing::Absent | Framing::Counted(0) => None,

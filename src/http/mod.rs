@@ -102,7 +102,7 @@ pub struct EventStreamRequest {
     pub channels: Vec<ChannelName>,
     /// The position after which publications are delivered.
     pub since: Since,
-    /// The format of each publication: with the full envelope, or only its data.
+    /// The format of each publication: in the full envelope, or only the data.
     pub envelope: Envelope,
     /// The way in which the end of the body is marked.
     pub body: StreamBody,
@@ -119,7 +119,7 @@ pub struct PollRequest {
     pub channels: Vec<ChannelName>,
     /// The position after which publications are delivered.
     pub since: Since,
-    /// The format of each publication: with the full envelope, or only its data.
+    /// The format of each publication: in the full envelope, or only the data.
     pub envelope: Envelope,
     /// The maximum time that the poll waits, within the server's limit. Zero for a short poll.
     pub timeout: Duration,
@@ -144,7 +144,7 @@ pub struct WebSocketRequest {
     /// The maximum number of unacknowledged publications of each channel, if the query has the
     /// parameter `window`.
     pub window: Option<Window>,
-    /// The format of each publication: with the full envelope, or only its data.
+    /// The format of each publication: in the full envelope, or only the data.
     pub envelope: Envelope,
     /// The value of `Sec-WebSocket-Accept`.
     pub accept: String,

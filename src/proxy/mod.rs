@@ -17,8 +17,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub use header::{HeaderError, HeaderRead};
 pub use network::{Network, NetworkError, contains};
 
-/// The origin of a conn for the limits per source: an IPv4 address, or the IPv6 /64 that a network
-/// provider usually assigns to one customer.
+/// The source of a connection, for the limits that each source has: an IPv4 address, or the IPv6
+/// /64 that a network provider usually assigns to one customer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Source {
     /// A complete IPv4 address.

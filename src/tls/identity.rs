@@ -49,7 +49,7 @@ pub enum IdentityError {
     Certificate {
         /// The index of the certificate and its key, counted from zero.
         index: usize,
-        /// The error text of the library.
+        /// The cause, as a text.
         reason: String,
     },
     /// A private key cannot be parsed, or does not belong to its certificate.
@@ -57,7 +57,7 @@ pub enum IdentityError {
     Key {
         /// The index of the certificate and its key, counted from zero.
         index: usize,
-        /// The error text of the library.
+        /// The cause, as a text.
         reason: String,
     },
     /// The certificates of the client authorities cannot be used.

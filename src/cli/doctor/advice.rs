@@ -245,7 +245,7 @@ pub(super) struct Features {
     pub(super) locked_memory: &'static str,
 }
 
-/// Derives the features from the facts.
+/// Determines from the facts which kernel features are available.
 pub(super) fn features(facts: &Facts) -> Features {
     const RING_BYTES: u64 = 8 << 20;
     let version = facts

@@ -12,7 +12,7 @@ use super::tree::Tree;
 /// A cgroup with a limit, and the current use of the limited resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Level {
-    /// Path of the file with the limit, below the root of the tree.
+    /// Path of the file with the limit, relative to the examined root directory.
     pub(super) path: String,
     /// The value of the limit.
     pub(super) limit: u64,

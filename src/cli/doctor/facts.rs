@@ -111,7 +111,7 @@ pub(super) struct Facts {
 }
 
 impl Facts {
-    /// Reads all facts of a host. Adds a note to the tree for each value that was read.
+    /// Reads all facts of a host. The report lists the values that are read.
     pub(super) fn gather(tree: &Tree) -> Self {
         let mut facts = Self {
             kernel: tree.expect("proc/sys/kernel/osrelease", |text| {

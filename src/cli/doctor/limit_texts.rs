@@ -9,7 +9,7 @@ use super::cgroup::Tightest;
 use super::facts::{Conntrack, Facts, Files};
 use super::parse::Ceiling;
 
-/// Returns the name of a limit as its documentation writes it.
+/// Returns the name of a limit, as in the documentation of the limit.
 pub(super) fn name(id: LimitId) -> &'static str {
     match id {
         LimitId::ConnsKey => "limits.conns",

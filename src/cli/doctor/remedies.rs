@@ -1,4 +1,5 @@
-//! PURE: this module finds ways to raise each limit: a line to copy, and the place of the line.
+//! PURE: this module finds ways to raise each limit: a line to copy, and the place where the line
+//! belongs.
 //!
 //! The module is the inverse of [`super::capacity`]: it finds the value of a limit that allows a
 //! given number of conns. The line suits the environment of the server: a unit, a container, a pod

@@ -1,7 +1,7 @@
 //! The report, as text and as JSON.
 //!
-//! [`Report::new`] computes the number of connections that fit, the limit that binds first, and
-//! remedies for limits below the goal. The report is serialised as one JSON object;
+//! [`Report::new`] computes the number of connections that fit, the limit that is reached first,
+//! and remedies for the limits that are too low. The report is serialised as one JSON object;
 //! [`Report::write`] prints the same content as text. The module reads no files. `fanfare doctor`
 //! is the only caller.
 

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 /// entry is used.
 const FILE_BYTES_MAX: u64 = 16 * 1024;
 
-/// A value that was read, with its name. A note is also made if the value could not be read.
+/// A value for the report, with its name. There is also a note for a value that could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Note {
     /// The path of the file below the root. If the value is one line of the file, a colon and the
@@ -48,7 +48,7 @@ impl Tree {
         }
     }
 
-    /// Reads a file without adding a note.
+    /// Reads a file without listing it in the report.
     pub(super) fn text(&self, path: &str) -> Option<String> {
         let mut bytes = Vec::new();
         let file = File::open(self.root.join(path)).ok()?;
@@ -58,12 +58,12 @@ impl Tree {
         Some(text)
     }
 
-    /// Reads a file of the examined process without adding a note.
+    /// Reads a file of the examined process without listing it in the report.
     pub(super) fn process_text(&self, name: &str) -> Option<String> {
         self.text(&format!("proc/{}/{name}", self.process))
     }
 
-    /// Parses a file that every host has. Adds a note about the file, even if the file is missing.
+    /// Parses a file that every host has. The report lists the file, even if it is missing.
     pub(super) fn expect<T>(&self, path: &str, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
         let text = self.text(path);
         let parsed = text.as_deref().and_then(parse);
@@ -72,12 +72,12 @@ impl Tree {
         parsed
     }
 
-    /// Parses a file that only some hosts have. Adds a note only if the file exists.
+    /// Parses a file that only some hosts have. The report lists the file only if it exists.
     pub(super) fn probe<T>(&self, path: &str, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
         self.exists(path).then(|| self.expect(path, parse))?
     }
 
-    /// Adds a note with this name and value.
+    /// Adds a value and its name to the report.
     pub(super) fn note(&self, name: &str, value: Option<&str>) {
         let value = value.map(|text| text.split_whitespace().collect::<Vec<_>>().join(" "));
         let name = name.to_owned();

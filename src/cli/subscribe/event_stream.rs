@@ -26,7 +26,7 @@ struct Shown<'a> {
     data: &'a str,
 }
 
-/// Receives the stream until it ends.
+/// Receives publications until the connection ends.
 pub(super) fn follow(subscriber: &mut Subscriber<'_>) -> End {
     match attempt(subscriber) {
         Ok(never) => match never {},

@@ -85,7 +85,7 @@ fn failed(cause: impl Into<String>) -> Failure {
     Failure::Running(anyhow::Error::msg(cause.into()))
 }
 
-/// State that outlives a connection.
+/// The state of a subscription that outlives a single connection.
 struct Subscriber<'a> {
     args: &'a SubscribeArgs,
     target: &'a Target,

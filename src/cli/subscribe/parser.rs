@@ -20,7 +20,7 @@ pub(super) enum Item {
         /// The data of the event, with line feeds between its lines.
         data: String,
     },
-    /// The new last event id, from a block without data.
+    /// A new last event id. The block has an id, but no data.
     Position(String),
     /// The reconnection time that the server requests, in milliseconds.
     Retry(u64),

@@ -3,7 +3,6 @@
 //!
 //! PURE: the decoder does no I/O. It accepts the bytes in pieces of any size. The content does not
 //! depend on how the bytes are split. Chunk extensions and trailers are skipped; both are bounded.
-//! The caller handles errors.
 
 /// The maximum length of a line that is not content: a chunk size with extensions, or a trailer
 /// field.

@@ -12,8 +12,8 @@ use tungstenite::{Message, WebSocket};
 use super::*;
 use crate::cli::args::{Arguments, Command};
 
-/// Starts a server that accepts one connection for each script and runs the script. Returns the
-/// port and the scripts' results.
+/// Starts a server that accepts one connection for each script, and calls the script with this
+/// connection. Returns the port, and a thread that returns the results of the scripts.
 fn server<S, R>(scripts: Vec<S>) -> (u16, JoinHandle<Vec<R>>)
 where
     S: FnOnce(TcpStream) -> R + Send + 'static,

@@ -31,8 +31,8 @@ use crate::cli::print_error;
 /// The maximum length of a message, in bytes. It is larger than any publication with its envelope.
 const MESSAGE_BYTES_MAX: usize = 128 * 1024 * 1024;
 
-/// The first command. If the server answers it without a `welcome` message before, the server waits
-/// for a token.
+/// The first command that is sent. If its answer arrives before a `welcome` message, the server
+/// waits for a token.
 const PING: &str = r#"{"type":"ping"}"#;
 /// The error message if the server waits for a token.
 const TOKEN_MISSING: &str = "token missing (401): the server waits for a token; send one with \
@@ -48,7 +48,7 @@ struct Envelope<'a> {
     id: Option<Cow<'a, str>>,
 }
 
-/// Receives the stream until it ends.
+/// Receives publications until the connection ends.
 pub(super) fn follow(subscriber: &mut Subscriber<'_>) -> End {
     match attempt(subscriber) {
         Ok(never) => match never {},
