@@ -347,7 +347,7 @@ mod tests {
                         let at = index.index(list.len());
                         prop_assert!(order.remove(Sequence(list.remove(at))));
                     }
-                    // Some of the newest entries are removed, and their numbers are used again.
+                    // The newest entries are removed, and their numbers are used again.
                     5 if !list.is_empty() => {
                         for number in list.split_off(index.index(list.len())) {
                             prop_assert!(order.remove(Sequence(number)));
