@@ -13,7 +13,7 @@ use crate::frame::Publication;
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct ChunkStats {
     pub(super) records: u64,
-    /// The number of bytes that the log would count for the records.
+    /// The number of bytes of memory that the log would count for these records.
     pub(super) held_bytes: u64,
     /// The number of records with an idempotency key.
     pub(super) dedupes: u64,
@@ -60,8 +60,8 @@ fn held_bytes(record: &Record<'_>) -> u64 {
     (size_of::<Publication>() + record.channel.len() + labels + payload) as u64
 }
 
-/// Whether neither the log nor the idempotency keys can need a record of the chunk. `later` has the
-/// statistics of the records after the chunk.
+/// Whether no record of the chunk can be needed any more, neither by the log nor by the idempotency
+/// keys. `later` has the statistics of the records after the chunk.
 pub(super) fn is_unneeded(
     stats: ChunkStats,
     later: ChunkStats,

@@ -1,7 +1,7 @@
 //! The outcome of writing one batch to the journal. The batch's answers wait for this outcome.
 //!
-//! The batch's answers, the sequencer and the sync thread share the commit. Its state is an atomic
-//! byte, so no lock is needed. This module performs no I/O.
+//! The batch's answers, the sequencer and the sync thread share one [`Commit`]. Its state is an
+//! atomic byte, so no lock is needed. This module performs no I/O.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 

@@ -39,7 +39,7 @@ impl Written {
     }
 }
 
-/// The condition of the store's files, as a check finds it.
+/// The result of a check of the store's files.
 #[derive(Clone, Copy, Debug, Default)]
 enum Files {
     #[default]
@@ -56,7 +56,7 @@ struct Inner {
     log: Vec<Written>,
     /// The number of batches that survive a power failure.
     kept: usize,
-    /// The index of the first batch that a failed sync may have missed.
+    /// The index of the first batch that the next power failure loses because of a failed sync.
     doomed: Option<usize>,
     state: Option<Vec<u8>>,
     mark: Mark,
@@ -132,7 +132,8 @@ impl FakeStore {
         self.0.lock().unwrap().state = None;
     }
 
-    /// Keeps only the first `batches` batches, like a store that mistakes damage for a torn tail.
+    /// Keeps only the first `batches` batches, like a store that mistakes damage for an incomplete
+    /// write at the end of its log.
     pub(super) fn cut(&self, batches: usize) {
         let mut inner = self.0.lock().unwrap();
         inner.log.truncate(batches);

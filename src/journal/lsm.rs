@@ -61,7 +61,8 @@ impl Opener for LsmOpener {
             }
             outcome => Ok(Opened::Whole(outcome.map_err(opening)?)),
         });
-        // `repair` may have replaced a log after the logs were last listed.
+        // `repair` may have replaced a log after the last list was made, so the logs are listed
+        // again.
         self.0.note_logs()?;
         let (database, state) = opened?;
         Ok(Arc::new(Lsm {

@@ -156,7 +156,8 @@ impl RecordWriter {
     }
 
     /// Whether a sync has failed since the system was booted. In this case, a power failure may
-    /// lose later records, because the store reads its log only up to the first hole.
+    /// lose later records. The failed sync may leave a hole in the store's log (a page that was not
+    /// written), and the store reads its log only up to the first hole.
     #[must_use]
     pub fn has_unsynced(&self) -> bool {
         self.has_unsynced
@@ -380,7 +381,8 @@ impl RecordWriter {
         }
     }
 
-    /// Returns the open store. Reopens a released store after the pause.
+    /// Returns the open store. A store that was released after an error is reopened first, if the
+    /// pause after the error has ended.
     fn reopen(&mut self) -> Result<Arc<dyn Engine>, EngineError> {
         let (engine, until) = match &mut self.access {
             StoreAccess::Open(engine) => return Ok(Arc::clone(engine)),
@@ -391,7 +393,7 @@ impl RecordWriter {
         }
         let opened = self.opener.open().and_then(|engine| {
             let begun = self.begin_chunk(&engine);
-            // This write also tests whether the store can be written to.
+            // Writing the state also tests whether the store accepts writes.
             let ready = begun.and_then(|()| self.put_state(&engine, self.ceiling, None));
             self.noting_sync_failure(&engine, ready)?;
             Ok(engine)

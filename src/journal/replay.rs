@@ -117,7 +117,8 @@ fn settings(config: &Config) -> Settings {
     let bounds = if config.namespace.is_empty() {
         config.log
     } else {
-        // The records of a busy namespace must not evict the records of a quiet namespace.
+        // With namespaces, the bounds of the whole log do not apply here. Otherwise the records of
+        // a busy namespace would evict the records of a quiet namespace.
         LogBounds {
             bytes: u64::MAX,
             entries: u64::MAX,
