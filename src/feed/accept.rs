@@ -80,8 +80,8 @@ impl FeedLoop {
 
 fn refuse(mut stream: UnixStream) {
     let line = answer_queue::error_line(0, "too_many_feeders", "too many feeders are connected");
-    // The send buffer of a new connection has space for the line. A peer that has already closed
-    // the connection does not need the line.
+    // The write does not block, because the empty send buffer of a new connection has space for the
+    // line. A failed write is harmless, because the peer has closed the connection already.
     let sent = stream
         .set_nonblocking(true)
         .and_then(|()| stream.write_all(&line));

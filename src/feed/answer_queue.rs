@@ -35,8 +35,9 @@ const SENT_BYTES_KEPT: usize = FEED_ANSWER_BYTES_MAX / 2;
 pub(super) struct Ack {
     /// The id of the publication. For a repetition, the id of the original publication.
     pub(super) id: Cursor,
-    /// The confirmations, complete when each worker with subscribers has confirmed the publication.
-    /// `None` if the publication repeats another publication or needs no acknowledgement.
+    /// The confirmations of workers. They are complete when each worker with subscribers has
+    /// confirmed the publication. `None` if the publication repeats another publication or needs no
+    /// acknowledgement.
     pub(super) worker_ack: Option<Arc<WorkerAck>>,
     /// The outcome of writing the publication's batch to the journal; `None` if there is no
     /// journal.

@@ -66,8 +66,8 @@ pub(super) struct Feeder {
     pub(super) socket: Socket,
     pub(super) phase: Phase,
     decoder: Decoder,
-    /// Bytes that were read but not decoded yet: a part of a line, or more bytes while the answers
-    /// are congested.
+    /// Bytes that were read but not decoded yet: a part of a line, or more bytes while too many
+    /// answers are unsent.
     rest: Vec<u8>,
     /// The number of decoded bytes in `rest`. Zero when `rest` is empty.
     rest_start: usize,
@@ -150,9 +150,9 @@ impl Feeder {
         self.answers.is_waiting()
     }
 
-    /// Whether the loop must be notified when the feeder's socket has room. This is necessary after
-    /// a write that would have blocked. It is always necessary for a consumer, because the
-    /// consumer's reads determine which reports it receives next.
+    /// Whether the loop must be notified when the send buffer of the feeder's socket has free
+    /// space. This is necessary after a write that would have blocked. It is always necessary for a
+    /// consumer, because the consumer's reads determine which reports it receives next.
     pub(super) fn awaits_room(&self) -> bool {
         !self.socket.is_writable || self.consume_options.is_some()
     }
@@ -258,7 +258,7 @@ impl Feeder {
         }
     }
 
-    /// Decodes until more bytes are needed or the answers are congested. Returns the number of
+    /// Decodes until more bytes are needed or too many answers are unsent. Returns the number of
     /// decoded bytes.
     fn decode(&mut self, input: &[u8], intake: &mut Intake, now: Now, date: SystemTime) -> usize {
         let mut used = 0;

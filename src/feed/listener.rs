@@ -38,8 +38,8 @@ pub enum FeedError {
     /// The access mode is not an octal number.
     #[error("`{0}` is not an octal mode such as 0660")]
     BadMode(String),
-    /// The directory is not safe. It is the private directory under `/tmp`, or was created after
-    /// the start.
+    /// Another user could replace the socket in this directory. The error occurs for the private
+    /// directory under `/tmp`, and for a directory that was created after the start.
     #[error("{} belongs to another user or is open to others; remove it or set `feed`", path.display())]
     ForeignDirectory {
         /// The path of the directory.
@@ -260,7 +260,8 @@ fn is_at(path: &Path, inode: Inode) -> bool {
     Inode::at_link(path).is_ok_and(|found| found == inode)
 }
 
-/// Removes a socket's file, unless another file is at its path. The socket must be open.
+/// Removes the socket's file, but no other file at the same path. The caller keeps the socket open,
+/// because the inode identifies the socket's file only while the socket is open.
 fn remove_own(path: &Path, inode: Inode) {
     if is_at(path, inode)
         && let Err(error) = fs::remove_file(path)
@@ -276,8 +277,8 @@ fn parent(path: &Path) -> &Path {
     }
 }
 
-/// Whether the directory is the default directory and belongs to the server. Under a service
-/// manager, the default directory belongs to the manager.
+/// Whether the directory is the default directory. False under a service manager that creates the
+/// directory (`RUNTIME_DIRECTORY`).
 fn is_default_directory(directory: &Path) -> bool {
     std::env::var_os("RUNTIME_DIRECTORY").is_none() && directory == parent(&default_feed_path())
 }
@@ -666,7 +667,8 @@ mod tests {
         fs::create_dir_all(open.join("inner")).unwrap();
         fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
         let (_listener, mut file) = listen(&config(&path)).unwrap();
-        // The operator may have opened the original directory to others.
+        // The operator has allowed other users to write to the original directory. It is used
+        // nevertheless.
         fs::set_permissions(&made, fs::Permissions::from_mode(0o777)).unwrap();
         fs::remove_file(&path).unwrap();
         let _listener = restore(&mut file).unwrap().unwrap();

@@ -86,7 +86,7 @@ struct FeedLoop {
     clock: Clock,
     /// The time when the last poll returned.
     now: Now,
-    /// The clock of stall timers, which does not advance while the server is stopped.
+    /// The clock of stall timers, which does not advance while the process does not run.
     running: Running,
     wake: Arc<Wake>,
     stop: Arc<AtomicBool>,
@@ -313,8 +313,9 @@ impl FeedLoop {
         }
     }
 
-    /// Requests reports of free space in a feeder's socket, but only while the feeder needs these
-    /// reports. Otherwise each answer that a feeder reads would wake the loop needlessly.
+    /// Asks the poll to report free space in a feeder's socket, but only while the feeder waits for
+    /// free space. Otherwise the loop would wake needlessly each time that a feeder reads an
+    /// answer.
     fn watch_for_room(&mut self, slot: usize) {
         let Some(feeder) = self.feeders.get_mut(slot) else {
             return;
@@ -358,8 +359,8 @@ impl FeedLoop {
         }
     }
 
-    /// Informs the workers of the channels for which consumers want notices. Workers report notices
-    /// only for these channels.
+    /// Informs the workers of the channels for which consumers want notices of subscriptions.
+    /// Workers report notices only for these channels.
     fn update_watched_channels(&mut self) {
         let Some(worker_ack) = self.intake.consumers_changed.take() else {
             return;
@@ -381,7 +382,8 @@ impl FeedLoop {
         let Some(feeder) = self.feeders.try_remove(slot) else {
             return;
         };
-        // Closing the descriptor is not enough, because other descriptor tables may contain a copy.
+        // Closing the descriptor does not remove it from the poll if another descriptor table
+        // contains a copy.
         let fd = feeder.as_raw_fd();
         if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&fd)) {
             tracing::debug!(%error, "a feeder was not registered");

@@ -27,7 +27,7 @@ pub(super) enum SocketPlace {
         path: PathBuf,
         inode: Inode,
     },
-    /// The service manager opened the socket. This process finds no file for the socket.
+    /// The service manager opened the socket, but this process cannot find the socket's file.
     Unseen,
 }
 
@@ -162,8 +162,8 @@ mod tests {
     use crate::feed::listener;
     use crate::sys::clock::Clock;
 
-    /// Returns a listener on `feed.sock` in a folder, its watch, and the health that receives the
-    /// watch's reports.
+    /// Returns a listener on `feed.sock` in a folder, a watch that checks the listener's path, and
+    /// the [`Health`] to which the watch reports faults.
     fn watched(folder: &Path) -> (UnixListener, SocketWatch, Arc<Health>) {
         let config = Config {
             feed: folder.join("feed.sock"),

@@ -275,7 +275,7 @@ fn feeder_that_reads_no_answers_is_not_read() {
         refused < (FEED_ANSWER_BYTES_MAX + (1 << 20)) / 80,
         "{refused}"
     );
-    // Another feeder is served meanwhile.
+    // Another feeder is served while the first feeder does not read.
     let mut other = rig.connect();
     other.write_all(acked("a", 7).as_bytes()).unwrap();
     other.shutdown(Shutdown::Write).unwrap();

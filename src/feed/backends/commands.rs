@@ -77,12 +77,12 @@ impl Feeder {
             .is_some_and(|consume_options| consume_options.covers(report))
     }
 
-    /// Whether the feeder's answers are congested, so that no report can be queued.
+    /// Whether too many answers are unsent, so that no report can be queued.
     pub(crate) fn is_congested(&self) -> bool {
         self.answers.is_congested()
     }
 
-    /// Whether a notice may be queued for the feeder.
+    /// Whether the notice budget of the feeder allows another notice.
     pub(crate) fn has_notice_room(&mut self) -> bool {
         let sent = self.answers.sent_total();
         let socket = &mut self.socket;

@@ -45,7 +45,7 @@ pub(crate) struct ReportRouter {
     waited_for: Vec<usize>,
     stalled: Vec<usize>,
     /// The time at which the next stalled consumer is closed. It is measured in running time, which
-    /// does not advance while the server is stopped.
+    /// does not advance while the process does not run.
     deadline: Option<Deadline>,
     /// The replies that need confirmations of workers or the journal, oldest first.
     pending_replies: VecDeque<PendingReply>,
@@ -120,14 +120,14 @@ impl ReportRouter {
     }
 
     /// Returns the time at which the next stalled consumer is closed. It is measured in running
-    /// time, which does not advance while the server is stopped.
+    /// time, which does not advance while the process does not run.
     pub(crate) fn deadline(&self) -> Option<Deadline> {
         self.deadline
     }
 
-    /// Routes reports and notices while there is room, and adds the feeders with new bytes to
-    /// `touched`. Stall timers use running time, which does not advance while the server is
-    /// stopped. Publications get their time from `now`.
+    /// Routes reports and notices while the consumers have room, and adds the feeders with new
+    /// bytes to `touched`. Stall timers use running time, which does not advance while the process
+    /// does not run. Publications get their time from `now`.
     pub(crate) fn turn(
         &mut self,
         feeders: &mut Slab<Feeder>,

@@ -67,7 +67,7 @@ pub enum Command {
     },
     /// Close one conn.
     Disconnect {
-        /// The conn; `None` if this version does not create names of this form.
+        /// The name of the conn. `None` if this version of the server does not create such names.
         conn: Option<ConnName>,
         /// The close code and reason for the client.
         close_info: CloseInfo,
@@ -83,7 +83,7 @@ pub enum Command {
     Presence(Vec<ChannelName>),
     /// Send a message to one conn.
     Send {
-        /// The conn; `None` if this version does not create names of this form.
+        /// The name of the conn. `None` if this version of the server does not create such names.
         conn: Option<ConnName>,
         /// The message.
         payload: Payload,

@@ -79,7 +79,7 @@ impl Draft {
         Self::labelled(fields, channels, payload)
     }
 
-    /// Combines channels, labels and payload.
+    /// Combines the channels, the labels (event type and keys) and the payload into a draft.
     pub(super) fn labelled(
         fields: &Fields<'_>,
         channels: Channels,
@@ -116,7 +116,7 @@ pub fn check_event(event: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Checks the channel names of one key.
+/// Checks the channel names in the value of one JSON key.
 pub(super) fn channels(
     key: Key,
     named: Option<&Names<'_>>,

@@ -162,7 +162,7 @@ fn kind(content_type: Option<&str>) -> Result<PayloadKind, RequestRefusal> {
     let refuse = |detail| Err(RequestRefusal::unsupported(MEDIA_TYPE, detail, ACCEPT));
     let kind = match &*essence {
         "application/json" => PayloadKind::Json,
-        // By default, `curl -d` sends the first of these types.
+        // `curl -d` sends `application/x-www-form-urlencoded` by default.
         "application/x-www-form-urlencoded" | "multipart/form-data" => {
             return refuse(
                 "a form is not published: name the body's type, in curl by \
@@ -214,8 +214,7 @@ fn read_query(query: &str) -> Result<Fields<'static>, Refusal> {
                 names.push(Cow::Owned(value));
                 continue;
             }
-            // Some programs send this value if a variable is not set, so the value counts as
-            // absent.
+            // Some programs send `null` if a variable is not set, so `null` counts as absent.
             Key::TtlMs if value == "null" => continue,
             Key::TtlMs => {
                 let ttl = json::whole_number(&value).ok_or_else(|| Refusal::bad_value(key))?;
@@ -227,7 +226,7 @@ fn read_query(query: &str) -> Result<Fields<'static>, Refusal> {
             Key::Dedupe => &mut fields.dedupe,
             Key::Event => &mut fields.event,
             Key::Key => &mut fields.key,
-            // Ignored, because a request is always answered.
+            // `ack` is ignored, because a request is always answered.
             Key::Ack => continue,
             Key::Base64
             | Key::Code

@@ -27,7 +27,7 @@ pub enum Item {
     Continue,
     /// A line with a command.
     Command {
-        /// The line's number.
+        /// The number of the line in the feeder's input, counted from 1.
         line: u64,
         /// Whether the line requests an acknowledgement.
         wants_ack: bool,
@@ -36,7 +36,7 @@ pub enum Item {
     },
     /// A line with a publication.
     Publish {
-        /// The line's number.
+        /// The number of the line in the feeder's input, counted from 1.
         line: u64,
         /// Whether the line requests an acknowledgement.
         wants_ack: bool,
@@ -45,7 +45,7 @@ pub enum Item {
     },
     /// A refused line.
     Refuse {
-        /// The line's number.
+        /// The number of the line in the feeder's input, counted from 1.
         line: u64,
         /// The reason for the refusal.
         refusal: Refusal,

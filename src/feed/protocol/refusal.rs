@@ -69,15 +69,15 @@ pub enum Refusal {
     /// The text is not UTF-8.
     #[error("not UTF-8")]
     NotUtf8,
-    /// The number of payload keys is not one.
+    /// The publication has no payload, or more than one.
     #[error(
         "exactly one of `data`, `text` and `base64` is needed, not {0}; `\"data\":null` is one"
     )]
     PayloadCount(usize),
-    /// The label or reason exceeds its limit.
+    /// The value of this key is too long.
     #[error("`{key}` has at most {limit} bytes, not {got}")]
     TooLong {
-        /// The key with the long value.
+        /// The key whose value is too long.
         key: Key,
         /// The limit in bytes.
         limit: usize,
@@ -96,8 +96,8 @@ pub enum Refusal {
     /// The publication has too many channels.
     #[error("`channel` names at most {CHANNELS_PER_PUBLICATION_MAX} channels")]
     TooManyChannels,
-    /// The key is unknown or does not belong to the command. The value contains its first 40
-    /// characters.
+    /// The key is unknown or does not belong to the command. The variant contains the first 40
+    /// characters of the key.
     #[error("`{0}` is not a key here")]
     UnknownKey(Box<str>),
 }

@@ -17,7 +17,7 @@ use crate::http::head::{Field, Head, HeadRead, Method, Version, read_message_hea
 use crate::http::response::Status;
 use crate::http::{self, After, Target};
 
-/// The requests of one feeder.
+/// Decodes the HTTP requests of one feeder.
 #[derive(Debug)]
 pub(super) struct Requests {
     /// The request whose body is being received.

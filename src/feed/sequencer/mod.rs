@@ -213,7 +213,7 @@ impl Sequencer {
         posted
     }
 
-    /// Returns an acknowledgement that is complete when each worker has confirmed once.
+    /// Returns an acknowledgement that is complete when each worker has confirmed it once.
     pub(super) fn ack_of_workers(&self) -> WorkerAck {
         WorkerAck::new(u32::try_from(self.mailboxes.len()).unwrap_or(u32::MAX))
     }
