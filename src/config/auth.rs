@@ -59,7 +59,7 @@ impl Auth {
         !self.keys.is_empty() || !self.jwks.as_os_str().is_empty()
     }
 
-    /// Returns the requirements for every token, except the signature.
+    /// Returns the requirements that every token must meet in addition to a valid signature.
     #[must_use]
     pub fn token_rules(&self) -> TokenRules {
         let named = |text: &str| (!text.is_empty()).then(|| Box::from(text));
@@ -70,14 +70,14 @@ impl Auth {
         }
     }
 
-    /// Returns the maximum time until the `auth` command of a WebSocket.
+    /// Returns the maximum time that a WebSocket may take to send an `auth` command.
     #[must_use]
     pub fn deadline(&self) -> Duration {
         Duration::from_millis(self.deadline_ms)
     }
 }
 
-/// The requirements for every token, except the signature.
+/// The requirements that every token must meet in addition to a valid signature.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TokenRules {
     /// This server's name in `aud`. If `None`, tokens with an audience are refused.

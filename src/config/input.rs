@@ -127,7 +127,7 @@ mod tests {
         });
         assert!(read(&path).unwrap() == content);
         writer.join().unwrap();
-        // The path is like a path that the shell's process substitution passes.
+        // The shell's process substitution passes such a path, for example `/dev/fd/63`.
         let (reader, mut writer) = io::pipe().unwrap();
         writer.write_all(b"secret").unwrap();
         drop(writer);

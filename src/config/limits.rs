@@ -119,7 +119,8 @@ pub const DESCRIPTORS_KEPT: u64 = 64;
 /// The maximum number of connections of one listener that the kernel queues until they are
 /// accepted. A smaller value of `net.core.somaxconn` takes precedence.
 pub const LISTEN_BACKLOG: i32 = 4096;
-/// The number of parts of the table of client sources. Each part has its own lock.
+/// The number of parts of the table that counts conns for each client address. Each part has its
+/// own lock.
 pub const SOURCE_TABLE_PARTS: usize = 64;
 /// The burst that the limit on connects allows, in seconds. In one burst, a source may open as many
 /// connections as its rate allows in this time.
@@ -160,23 +161,25 @@ pub const NAMESPACES_MAX: usize = 256;
 
 // -- Draining.
 
-/// The time between two closes of a drain, counted over all workers, in microseconds. The time is
-/// shorter if `drain.window_ms` is short.
+/// The time between the closes of two conns during a drain, counted over all workers, in
+/// microseconds. The time is shorter if `drain.window_ms` is short.
 pub const DRAIN_SPACING_US: u64 = 200;
 /// The time in which the last closes of a drain can reach their clients, in milliseconds.
 pub const DRAIN_ARRIVAL_MS: u64 = 1_000;
 /// The time from the end of a drain until the first clients return, in milliseconds. Without a
 /// socket unit, no process listens until the next server has started.
 pub const RESTART_MS: u64 = 1_000;
-/// The minimum time over which the returns of clients are spread after a drain, in milliseconds.
-/// This minimum applies even if there are few clients.
+/// The minimum time over which reconnecting clients are spread after a drain, in milliseconds. This
+/// minimum applies even if there are few clients.
 pub const RECONNECTS_MS_MIN: u64 = 500;
 /// The maximum time for which a drain waits for the request of a conn that was just accepted, in
 /// milliseconds.
 pub const DRAIN_PENDING_MS: u64 = 50;
-/// The time between two checks whether the peers have acknowledged their closes, in milliseconds.
+/// The time between two checks whether the peers have acknowledged the closes of their conns, in
+/// milliseconds.
 pub const DRAIN_CHECK_MS: u64 = 10;
-/// The maximum number of conns in one check whether the peers have acknowledged their closes.
+/// The maximum number of conns for which one check tests whether the peer has acknowledged the
+/// close.
 pub const DRAIN_CHECKS_MAX: usize = 1_024;
 
 // -- HTTP on the client side.
@@ -205,8 +208,8 @@ pub const LINGER_MS: u64 = 2_000;
 /// `auth` command, because messages may be longer. A signature over this many bytes takes about 50
 /// us more.
 pub const TOKEN_BYTES_MAX: usize = REQUEST_HEAD_BYTES_MAX as usize;
-/// The maximum number of patterns to subscribe in a token. The same maximum applies to the patterns
-/// to publish.
+/// The maximum number of channel patterns in a token that allow subscriptions. The same maximum
+/// applies to the patterns that allow publications.
 pub const TOKEN_PATTERNS_MAX: usize = 64;
 /// The maximum length of a token's `sub`, in bytes.
 pub const TOKEN_SUB_BYTES_MAX: usize = 256;
@@ -317,8 +320,8 @@ pub const DIRECT_BYTES_MAX: usize = 128 * KIB as usize;
 pub const REPORTS_MAX: usize = 256;
 /// The maximum number of reports that the feed reads before it serves its feeders again.
 pub const REPORTS_PER_ROUND_MAX: u32 = 256;
-/// The maximum total size of the client publications that one worker stores until the feed has
-/// room, in bytes. Further publications are refused.
+/// The maximum total size of client publications that one worker stores while the feed cannot
+/// accept them, in bytes. Further publications are refused.
 pub const UPSTREAM_BYTES_MAX: usize = 4096 * KIB as usize;
 /// The maximum number of notices that wait for consumers, counted over all workers. Further notices
 /// are counted as lost.

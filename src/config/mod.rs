@@ -243,7 +243,7 @@ pub struct Quota {
     pub behind_bytes: u64,
     /// The maximum number of publications by which a subscriber may be behind.
     pub behind_publications: u64,
-    /// The policy for a subscriber that exceeds one of these two limits.
+    /// The policy for a subscriber that exceeds `behind_bytes` or `behind_publications`.
     pub overflow: Overflow,
     /// The maximum number of bytes written to one conn in one turn.
     pub write_bytes_per_turn: u32,

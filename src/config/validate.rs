@@ -187,8 +187,8 @@ impl Config {
         }
     }
 
-    /// Checks the paths that can come from the command line or from `RUNTIME_DIRECTORY`. The
-    /// configuration is printed and compared as TOML, which is UTF-8.
+    /// Checks that the paths which can come from the command line or from `RUNTIME_DIRECTORY` are
+    /// UTF-8, because the configuration is printed and compared as TOML.
     fn check_paths(&self, found: &mut Vec<Invalid>) {
         for (key, path) in [("feed", &self.feed), ("journal.path", &self.journal.path)] {
             if path.to_str().is_none() {
