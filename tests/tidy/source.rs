@@ -137,7 +137,7 @@ fn step(chars: &[char], at: usize, state: State) -> (State, usize) {
     }
 }
 
-/// Returns the next step in code, which may start a raw string or contain a character literal.
+/// Like `step`, for code. The next characters may start a raw string or be a character literal.
 fn code_step(chars: &[char], at: usize) -> (State, usize) {
     let rest = &chars[at..];
     let is_start = at == 0 || !is_word(chars[at - 1]);
