@@ -88,8 +88,8 @@ impl History {
         );
     }
 
-    /// Checks a delivered publication and its initial mark. `mark` is `None` if the client cannot
-    /// see marks.
+    /// Checks a delivered publication and whether it is marked as initial. `mark` is `None` if this
+    /// kind of frame has no such mark.
     pub(crate) fn deliver(&mut self, sequence: u64, mark: Option<bool>, facts: &Facts) {
         let newer = facts
             .between(self.channel, sequence, self.requested_at)

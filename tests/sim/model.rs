@@ -266,8 +266,8 @@ impl ExpectedDeliveries {
         found.unwrap_or_else(|| panic!("channel {channel} is not subscribed"))
     }
 
-    /// Checks a publication that the client has read. `mark` is its initial mark, or `None` if the
-    /// client cannot see marks.
+    /// Checks a publication that the client has read. `mark` says whether it is marked as initial.
+    /// It is `None` if this kind of frame has no such mark.
     pub(crate) fn deliver(&mut self, sequence: u64, mark: Option<bool>, facts: &Facts) {
         let name = facts.publication(sequence).channel.as_str();
         let channel = facts.channel(name);

@@ -23,8 +23,8 @@ pub(super) struct PartialPoll {
 /// The close frame that the server writes to a silent WebSocket.
 pub(super) const CLOSE_AS_IDLE: &[u8] = b"\x88\x06\x03\xe9idle";
 
-/// The time after a full socket has room again in which the server may still write what it decided
-/// to write before.
+/// After a full socket has room again, the server may still write for this time what it decided to
+/// write before.
 const WRITTEN_US: u64 = 100_000;
 /// The start of the response to a late request head.
 pub(super) const HEAD_TIMEOUT: &[u8] = b"HTTP/1.1 408";

@@ -254,7 +254,7 @@ impl World {
         );
     }
 
-    /// Checks that no client is asked to return before the server listens again.
+    /// Checks that no client is asked to reconnect before the server listens again.
     fn check_delays(&self) {
         for delay in &self.facts.delays {
             let returns_us = delay.written_us + delay.retry_ms * 1000;
