@@ -454,7 +454,7 @@ fn pair_of_notices_cancels_out_while_no_consumer_has_the_first() {
     for _ in 0..4 {
         let _answer = client.json();
     }
-    // No line before the last notice belongs to a pair of notices that cancel out.
+    // The client's earlier notices cancel out in pairs, so its first notice is this one.
     let stays = notice("subscribed", &conn, &Value::Null, "chat:stays");
     let mut others = 0;
     loop {
@@ -509,8 +509,8 @@ fn consumer_that_reads_slowly_is_not_cut_off() {
         }
         client
     });
-    // The test reads so little that the server's socket does not become writable. This takes longer
-    // than a consumer may read nothing.
+    // The test reads so little that the server's socket does not become writable. It goes on for
+    // longer than the time in which a consumer must read something.
     let (start, mut lines) = (Instant::now(), 0);
     while start.elapsed() < Duration::from_secs(13) {
         let mut bytes = [0; 2048];

@@ -80,7 +80,7 @@ const PLAIN: &str = "listen = [\"127.0.0.1:0\"]\nadmin = \"off\"\nfeed = \"@/fee
 /// A faulty configuration and its errors. Each error is a key and a part of a message.
 type Case = (String, &'static [(&'static str, &'static str)]);
 
-/// Returns the cases of certificates, keys and secrets.
+/// Returns the test cases with faulty certificates, keys and secrets.
 fn credentials() -> Vec<Case> {
     let tls = |pair: &str| format!("{TLS}[tls]\n{pair}");
     let plain = |rest: &str| format!("{PLAIN}{rest}");
@@ -148,7 +148,7 @@ fn credentials() -> Vec<Case> {
     ]
 }
 
-/// Returns the cases of paths and values.
+/// Returns the test cases with faulty paths and values.
 fn values() -> Vec<Case> {
     let plain = |rest: &str| format!("{PLAIN}{rest}");
     let feed = |path: &str| PLAIN.replace("@/feed.sock", path);

@@ -198,7 +198,7 @@ fn example(server: &Server, folder: &TempDir) -> Lines {
     )
 }
 
-/// Returns the effects that the example has stored.
+/// Returns the results that the example of the README has stored.
 fn stored(folder: &TempDir) -> Vec<u64> {
     let script = "import sqlite3\n\
                   db = sqlite3.connect('file:orders.db?mode=ro', uri=True)\n\

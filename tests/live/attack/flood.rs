@@ -27,7 +27,7 @@ pub(crate) struct Flood {
 
 struct Attacker {
     stream: TcpStream,
-    /// The offset of the next byte in the repeated piece.
+    /// The offset of the next byte in the bytes that are sent repeatedly.
     at: usize,
     /// The number of bytes that the attacker may still send.
     left: usize,
