@@ -39,7 +39,7 @@ pub struct EpochChange {
     pub from: Epoch,
     /// The new epoch.
     pub to: Epoch,
-    /// The numbers of the new epoch are above this number. It is at least `valid_until`.
+    /// The number after which the new epoch's own numbers begin. At least `valid_until`.
     pub head: Sequence,
     /// The number up to which both epochs have the same publications. `None` if the epochs share no
     /// publications. Every position of the old epoch is then invalid, even a position before its
@@ -322,7 +322,7 @@ impl Writer {
         self.publish_figures();
     }
 
-    /// Removes the entries that are not valid in the new epoch from a shard, and moves the shard to
+    /// Removes the entries of a shard that are not valid in the new epoch, and moves the shard to
     /// the new epoch.
     fn clean(&mut self, log: &Log, number: u32, state: &EpochState) {
         let Some(mut shard) = log.shards.write_number(number) else {
@@ -360,7 +360,8 @@ impl Writer {
 impl Channel {
     /// Removes the entries after a number, as if they had never been added.
     fn cut(&mut self, kept: Sequence) -> VecDeque<Entry> {
-        // Entries above `kept` may already have been evicted, so `evicted` may be above `kept`.
+        // If entries above `kept` have already left the log, `evicted` is above `kept` and must be
+        // lowered.
         self.evicted = self.evicted.min(kept);
         let void = self.history_mut().map(|history| history.cut(kept));
         void.unwrap_or_default()

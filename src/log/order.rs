@@ -63,7 +63,8 @@ struct Chunk {
     /// The sequence number of the first slot. Stored here so that a search reads no slots of other
     /// chunks.
     first: Sequence,
-    /// No slot of the chunk has a sequence number above this number.
+    /// The sequence number of the last slot. It may be larger, because slots at the end may have
+    /// been dropped.
     last: Sequence,
     places: VecDeque<Ordered>,
     dead: usize,

@@ -30,9 +30,9 @@ pub struct ChannelState {
     /// The number and size of the channel's publications up to `last`, since the channel was
     /// created.
     pub total: Amount,
-    /// The lowest number after the horizon at which the channel may have a publication, even one
-    /// that has left the log. When the reader's horizon reaches this number, the reader must query
-    /// the state again. `None` if there is no such number.
+    /// The lowest number at which the channel may have a publication that the reader does not see
+    /// yet, even one that has left the log. When the reader sees entries up to this number, the
+    /// reader must query the state again. `None` if there is no such number.
     pub next: Option<Sequence>,
 }
 
@@ -244,7 +244,8 @@ impl Log {
     pub fn count_between(&self, key: ChannelKey, after: Sequence, last: Horizon) -> Option<u64> {
         let (shard, last, end) = self.read_within(key, last)?;
         let channel = shard.get(key.place()).filter(|_| end == ALL)?;
-        // No publication is missing between two entries, so the indices can be subtracted.
+        // The log has all publications between any two entries of a channel, so the indices can be
+        // subtracted.
         let count = channel
             .index_after(last)
             .saturating_sub(channel.index_after(after));

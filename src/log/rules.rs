@@ -111,7 +111,8 @@ impl Rules {
         }
     }
 
-    /// Returns the policy for conns that exceed their quota on a channel with this rule.
+    /// Returns the policy for conns that are further behind than their quota allows, on a channel
+    /// with this rule.
     #[must_use]
     pub fn overflow(&self, index: RuleIndex) -> Overflow {
         self.get(index).map_or(Overflow::Skip, |rule| rule.overflow)

@@ -255,7 +255,8 @@ impl Writer {
             return;
         }
         // Subscribers that are far behind can cause old entries to be encoded again and again. So
-        // only half of `max` is used for the old entries, and the other half for newer entries.
+        // the old entries may use only half of the `max` visits. The other half is for newer
+        // entries.
         let noted = self.log.ledger.take_oldest_encoded();
         let after_noted = self.drop_encodings_from(noted, max / 2);
         let from = self.swept_until.max(after_noted);
