@@ -24,8 +24,8 @@ pub enum ReplayEvent<'a> {
     Epoch(Epoch),
     /// A publication with its sequence number.
     Record(Sequence, Record<'a>),
-    /// Publications up to and including this number may be lost. Earlier records stay valid, and a
-    /// gap follows them.
+    /// Publications up to and including this number may be lost, so resuming clients receive a gap.
+    /// Earlier records stay valid.
     Lost(Sequence),
 }
 

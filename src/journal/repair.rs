@@ -97,8 +97,8 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), EngineError> {
     Ok(file.sync_all()?)
 }
 
-/// Returns the newest log. Only this log can have a hole, because all older logs were synced before
-/// the store began it.
+/// Returns the newest log. Only this log can have a hole (a page that was not written), because all
+/// older logs were synced before the store began it.
 fn newest_log(store: &Path) -> Result<Option<PathBuf>, EngineError> {
     let newest = find_logs(store)?
         .into_iter()
