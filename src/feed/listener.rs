@@ -414,8 +414,9 @@ fn is_bound(path: &Path) -> io::Result<bool> {
         };
         match Errno::from_io_error(&error) {
             Some(Errno::CONNREFUSED) => {}
-            // The socket at the path has another type, is a datagram socket with its own peer, or
-            // has a full backlog.
+            // Each of these errors means that a process has bound the socket. The socket is not of
+            // this type, is a datagram socket that is connected to another peer, or has a full
+            // backlog.
             Some(Errno::PROTOTYPE | Errno::PERM | Errno::AGAIN) => return Ok(true),
             _ => return Err(error),
         }
