@@ -13,9 +13,9 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use serde::{Serialize, Serializer};
 
-/// The word that selects TLS.
+/// The word after an address that selects TLS.
 const TLS: &str = "tls";
-/// The word that selects the PROXY protocol.
+/// The word after an address that selects the PROXY protocol.
 const PROXY: &str = "proxy";
 
 /// One address to listen on, and its protocols.
