@@ -26,8 +26,8 @@ use fanfare::sys::{activation, memory, signals};
 
 /// The interval between checks of the workers if the service manager sets no watchdog.
 const WORKER_CHECK_INTERVAL: Duration = Duration::from_secs(5);
-/// The maximum time for which the start waits until earlier log lines are written. After that, it
-/// prints the line with `ready`.
+/// The maximum time for which the start waits until earlier log lines are written. Then it prints
+/// the line with `ready`.
 const START_LINES_WAIT: Duration = Duration::from_secs(1);
 /// The interval between checks whether a drain has ended.
 const DRAIN_CHECK_INTERVAL: Duration = Duration::from_millis(20);

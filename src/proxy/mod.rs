@@ -17,8 +17,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub use header::{HeaderError, HeaderRead};
 pub use network::{Network, NetworkError, contains};
 
-/// The source of a connection, for the limits that each source has: an IPv4 address, or the IPv6
-/// /64 that a network provider usually assigns to one customer.
+/// The source of a connection. Some limits apply to each source separately. A source is an IPv4
+/// address, or the IPv6 /64 that a network provider usually assigns to one customer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Source {
     /// A complete IPv4 address.
@@ -51,7 +51,7 @@ impl fmt::Display for Source {
     }
 }
 
-/// The limit that a refused connection exceeds. Each source has its own count.
+/// The limit that a refused connection exceeds. Each [`Source`] is counted separately.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TooMany {
     /// The maximum number of open connections of one source, `limits.conns_per_source`.

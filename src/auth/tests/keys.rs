@@ -14,7 +14,7 @@ const JWKS: &[u8] = include_bytes!("../../../tests/tokens/jwks.json");
 const RS256: &str = include_str!("../../../tests/tokens/rs256.jwt");
 const NOW_S: u64 = 1_800_000_000;
 
-/// Returns the key with the index `place` in the valid set, after some of its members were changed.
+/// Returns the key with the index `place` in the valid JWK set, with some members changed.
 fn jwk(place: usize, changes: &Value) -> Value {
     let set: Value = serde_json::from_slice(JWKS).unwrap();
     let mut key = set["keys"][place].clone();

@@ -228,7 +228,7 @@ impl Facts {
 #[derive(Debug)]
 pub(super) struct Reading {
     pub(super) facts: Facts,
-    /// All values that were read, in this order.
+    /// All values, in the order in which they were read.
     pub(super) notes: Vec<Note>,
 }
 

@@ -19,7 +19,8 @@ fn plan(workers: u32) -> Plan {
     Plan::new(&Config::default(), workers, 1)
 }
 
-/// Returns the facts of a host whose limits have these values, in the order of the first statement.
+/// Returns the facts of a host whose limits have these values. The order of the values is that of
+/// the names in the first statement.
 fn host(numbers: [u64; SCALED]) -> Facts {
     let [
         nofile,

@@ -15,8 +15,8 @@ use fanfare::config::limits::DEDUPE_KEYS_MAX;
 
 /// The maximum number of unacknowledged lines.
 const LINES_MAX: usize = 4096;
-// The feed remembers at least 16 times as many idempotency keys. So it still knows the keys of all
-// these lines, even if other processes publish too.
+// The feed remembers at least 16 times `LINES_MAX` idempotency keys. So it still knows the keys of
+// all these lines, even if other processes publish too.
 const _: () = assert!(LINES_MAX <= DEDUPE_KEYS_MAX / 16);
 /// The maximum total size of the unacknowledged lines, in bytes. A single line may be larger.
 const BYTES_MAX: usize = 4 * 1024 * 1024;

@@ -12,8 +12,8 @@ use crate::cli::Failure;
 
 /// The upper bound of the random delay before the first reconnect.
 const BASE: Duration = Duration::from_secs(1);
-/// The maximum value of the upper bound of the random delay. The bound doubles with each failed
-/// attempt.
+/// The random delay has an upper bound. The bound doubles with each failed attempt, up to this
+/// value.
 const CEILING: Duration = Duration::from_secs(30);
 /// The minimum delay. It prevents a busy loop if the server closes every connection.
 const FLOOR: Duration = Duration::from_millis(50);
