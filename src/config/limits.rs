@@ -119,8 +119,8 @@ pub const DESCRIPTORS_KEPT: u64 = 64;
 /// The maximum number of connections of one listener that the kernel queues until they are
 /// accepted. A smaller value of `net.core.somaxconn` takes precedence.
 pub const LISTEN_BACKLOG: i32 = 4096;
-/// The number of parts of the table that counts conns for each client address. Each part has its
-/// own lock.
+/// The number of parts of the table that counts conns for each source (an IPv4 address or an IPv6
+/// /64). Each part has its own lock.
 pub const SOURCE_TABLE_PARTS: usize = 64;
 /// The burst that the limit on connects allows, in seconds. In one burst, a source may open as many
 /// connections as its rate allows in this time.
@@ -220,9 +220,10 @@ pub const TOKEN_KEYS_MAX: usize = 64;
 /// The time between the warning to a WebSocket client and the expiry of its token, in milliseconds.
 /// If the remaining lifetime is short, the warning is sent after half of that lifetime.
 pub const TOKEN_WARNING_MS: u64 = 30_000;
-/// The interval in which a worker reads the wall clock to check tokens, in milliseconds. While a
-/// conn has a token, the worker wakes at least this often. A timer descriptor for each worker could
-/// report clock steps and suspensions instead, but a wake costs only about 10 us.
+/// The minimum time between two reads of the wall clock for the same purpose (the `Date` field, or
+/// the expiry of tokens), in milliseconds. While a conn has a token, the worker wakes at this
+/// interval. A timer descriptor for each worker could report clock steps and suspensions instead,
+/// but a wake costs only about 10 us.
 pub const CALENDAR_REFRESH_MS: u64 = 500;
 /// The minimum time between two tokens of one WebSocket, in milliseconds. The verification of a
 /// token costs as much as a hundred other commands.
