@@ -42,8 +42,8 @@ pub struct Walk {
     /// The channel's newest entries, including all entries that a subscriber is still to be visited
     /// for.
     pub tail: Tail,
-    /// All subscribers were visited for the publications up to this total. Updated when a pass over
-    /// the subscribers begins.
+    /// The channel's running total up to which all subscribers were visited. Updated when a pass
+    /// over the subscribers begins.
     pub floor: Amount,
     /// The next value of `floor`. It applies when the next pass over the subscribers begins.
     pub again_floor: Amount,

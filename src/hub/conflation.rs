@@ -45,9 +45,9 @@ impl Hub {
         }
     }
 
-    /// From now on, the conn in a slot skips superseded publications. The conn exceeds its quota.
-    /// Returns false if the conn already skips them, or if it is not behind on any channel that
-    /// conflates.
+    /// Makes the conn in a slot skip superseded publications from now on. Called if the conn
+    /// exceeds its quota. Returns false if the conn already skips them, or if it is not behind on
+    /// any channel that conflates.
     pub(super) fn begin_conflation(&mut self, slot: u32) -> bool {
         let mut subscriptions = self.subscriptions(slot).iter();
         let may = subscriptions.any(|subscription| {

@@ -63,7 +63,7 @@ impl Hub {
         self.state.horizon(self.head)
     }
 
-    /// Whether the log has not switched to an epoch that is newer than the hub's epoch.
+    /// Whether the hub is in the log's newest epoch.
     #[must_use]
     pub fn is_in_newest_epoch(&self) -> bool {
         self.log.is_newest(&self.state)
@@ -113,8 +113,8 @@ impl Hub {
             valid_until,
             restart: valid_until.unwrap_or_else(|| state.begin()),
         };
-        // The head must not be beyond entries that are still in the inbox and also belong to the
-        // new epoch.
+        // Entries that are valid in the new epoch may still be in the inbox. Their numbers are
+        // above this head.
         self.head = valid_until.map_or_else(|| state.begin(), |valid| self.head.min(valid));
         self.state = state;
         self.fetched.clear();
@@ -194,7 +194,7 @@ impl Hub {
         let state = &self.state;
         let gap = self.gaps.entry(key).or_insert(fresh);
         (gap.until, gap.missed) = (until, None);
-        // In this case, the missing publications had expired, and no discarded publication was
+        // True if the gap is about expired publications, and no discarded publication was
         // delivered.
         let has_expired =
             gap.cause == GapCause::Expired && gap.since.is_some_and(|since| state.has_valid(since));

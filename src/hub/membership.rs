@@ -83,8 +83,8 @@ impl Hub {
         if member.len() >= self.channels_per_conn as usize {
             return JoinOutcome::TooManyChannels;
         }
-        // Zero is correct here: when the channel was added, its entries beyond the head were
-        // recorded.
+        // `added` is zero for a known channel: its entries beyond the head were recorded when the
+        // channel was added.
         let known = known.map(|(index, channel_state)| (index, channel_state, Sequence::ZERO));
         let Some((index, channel_state, added)) = known.or_else(|| self.add_channel(name)) else {
             return JoinOutcome::ServerFull;

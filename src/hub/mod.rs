@@ -230,10 +230,10 @@ impl Hub {
         self.subscribers
     }
 
-    /// Whether the hub can accept an entry now. If not, the entry has to wait in the inbox. The
-    /// entry waits while earlier publications, for which some subscribers are still to be visited,
-    /// fill a quota. It also waits while the entries that the hub holds for walks fill their
-    /// maximum bytes. So a subscriber that keeps up loses nothing.
+    /// Whether the hub can accept an entry now. If not, the entry has to wait in the inbox, so that
+    /// a subscriber that keeps up loses nothing. There are two reasons to wait. Subscribers may
+    /// still have to be visited for too many earlier publications. Or the hub may hold too many
+    /// bytes of entries for walks.
     #[must_use]
     pub fn has_room_for(&mut self, place: u32, key: ChannelKey, entry: &Entry) -> bool {
         let Some(channel) = self.addressed(place, key, entry) else {
@@ -550,7 +550,8 @@ impl Hub {
             let Some(channel_state) = channel_state else {
                 continue;
             };
-            // If all entries of the channel have left the log, the state may differ.
+            // After the log has evicted all entries of a channel, it does not know the number of
+            // the last one.
             let is_known = channel_state.evicted < channel_state.last;
             assert!(
                 !is_known || channel.last == channel_state.last,

@@ -29,8 +29,8 @@ pub enum QuotaOutcome {
 impl Hub {
     /// Returns the amount that counts towards the quota of the conn in a slot. This is the amount
     /// of the publications of which no byte was written. Publications that were in the log when the
-    /// conn resumed do not count. A conn that conflates skips superseded publications, so they do
-    /// not count either if the amount would exceed the quota.
+    /// conn resumed do not count. If the amount exceeds the quota and the conn conflates,
+    /// superseded publications do not count either.
     #[must_use]
     pub fn behind(&self, slot: u32) -> Amount {
         let exempt = self.replays.get(&slot).copied().unwrap_or_default();

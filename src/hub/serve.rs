@@ -250,8 +250,8 @@ impl Hub {
         is_same.then_some(plan.step)
     }
 
-    /// Returns the plan in the form that is stored for the next conn. Returns `None` unless its
-    /// only publication is the channel's newest one and the hub holds it in a tail.
+    /// Returns the plan if the next conn may reuse it. Its only publication must then be the
+    /// channel's newest one, and the hub must hold this publication in a tail.
     fn to_repeat(&self, only: Subscription, plan: &Plan<'_>) -> Option<LastPlan> {
         let [step] = *plan.planned.as_slice() else {
             return None;
@@ -606,8 +606,8 @@ impl Hub {
             return held;
         }
         let next = self.log.next_after(channel.key, position, self.horizon());
-        // The tail may have entries that the log has evicted. If the log is in a newer epoch, its
-        // answer may be empty although it has entries.
+        // The tail may have entries that the log has evicted. A log in a newer epoch may return no
+        // entries although it has some.
         let held = held.filter(|_| next.is_some() || self.is_in_newest_epoch());
         next.into_iter().chain(held).min_by_key(|(next, _)| *next)
     }
@@ -626,7 +626,7 @@ impl Hub {
         let mut next = Vec::with_capacity(1);
         self.log
             .fetch(channel.key, position, self.horizon(), 1, &mut next);
-        // If the log is in a newer epoch, its answer may be empty although it has entries.
+        // A log in a newer epoch may return no entries although it has some.
         let held = held.filter(|_| !next.is_empty() || self.is_in_newest_epoch());
         next.into_iter().chain(held).min_by_key(Entry::sequence)
     }

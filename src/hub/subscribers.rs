@@ -202,7 +202,7 @@ impl Many {
 }
 
 impl Marks {
-    /// Converts the state of an only subscriber to the marks of a list with one entry.
+    /// Returns the marks of a list with one subscriber. `passed` is the number of marks after it.
     fn of_one(passed: u8) -> Self {
         Self {
             again: u32::from(passed > 2),
@@ -211,7 +211,7 @@ impl Marks {
         }
     }
 
-    /// Converts the marks of a list with one entry to the state of an only subscriber.
+    /// Returns how many marks are after the only subscriber of the list.
     fn as_one(self) -> u8 {
         [self.again, self.next, self.end]
             .map(|mark| u8::from(mark > 0))

@@ -220,8 +220,8 @@ impl Tail {
         }
     }
 
-    /// Drops the entries after the number `kept`, which an epoch change has discarded. Entries that
-    /// only discarded entries superseded are no longer superseded. Returns the number of the
+    /// Drops the entries after the number `kept`, which an epoch change has discarded. Then
+    /// determines again which of the other entries are superseded. Returns the number of the
     /// channel's last publication before the discarded entries, and the total up to that
     /// publication. Returns `None` if no entry is discarded, or if the tail does not know that
     /// number.

@@ -83,7 +83,7 @@ impl WindowRoom {
         self.publications == 0
     }
 
-    /// Returns what is left after the delivery of a publication.
+    /// Returns the number of publications that may still be delivered after this one.
     pub(super) fn after(self, sequence: Sequence) -> Self {
         let taken = u32::from(sequence > self.acknowledged);
         Self {

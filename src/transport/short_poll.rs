@@ -14,8 +14,8 @@ use crate::transport::poll_answer::{News, PollTerms};
 #[derive(Debug)]
 pub struct ShortPoll {
     terms: PollTerms,
-    /// Whether the client already has the answer, unless there is a publication or a gap. If so,
-    /// the answer is 304.
+    /// Whether the client already has the answer without publications and gaps. If so, this answer
+    /// is sent as 304.
     has_answer: bool,
 }
 

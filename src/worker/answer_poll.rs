@@ -23,8 +23,8 @@ impl<N: Net> Worker<N> {
     }
 
     /// Answers a poll after the worker has processed all mail that was posted before the request. A
-    /// feeder may already have received an acknowledgement for these publications, so the answer
-    /// must include them.
+    /// feeder may already have received an acknowledgement for a publication in this mail, so the
+    /// answer must include the publication.
     pub(super) fn answer_when_caught_up(&mut self, id: ConnId, since: Option<Cursor>) {
         match self.hub.posted().sequence <= self.hub.head().sequence {
             true => self.answer(id, since),
@@ -33,11 +33,11 @@ impl<N: Net> Worker<N> {
     }
 
     fn postpone_answer(&mut self, id: ConnId, since: Option<Cursor>) {
-        // If the timer of a waiting poll has fired, the poll is already in the list.
+        // If the poll already waits and its timer has fired, its entry in `to_answer` is kept.
         if self.awaiting_answer.insert(id) {
             self.to_answer.push_back((self.hub.posted(), id, since));
         }
-        // Every conn needs a timer, and so does a poll that waits for mail.
+        // Like every conn, a waiting poll needs a timer.
         let again = Duration::from_millis(ANSWER_WAIT_MS);
         self.arm(id, self.running.now().after(again));
     }

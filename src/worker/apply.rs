@@ -58,8 +58,8 @@ impl<N: Net> Worker<N> {
                 Effect::ShutdownWrite => self.shutdown_write(id),
             }
         }
-        // The empty list is stored again, because its memory is reused. A nested call may have
-        // stored another list here, which has less capacity.
+        // Nested calls may have stored another list here. This list has more capacity, so it is
+        // kept.
         self.scratch.effects = effects;
     }
 

@@ -414,9 +414,9 @@ impl<N: Net> Worker<N> {
             return;
         }
         let reached = self.hub.reached(id.slot);
-        // The position must not be sent before another gap, which the log may have caused
-        // meanwhile. If the log has switched to a newer epoch, its answers may have been
-        // incomplete. Then the position is not sent.
+        // The position is not sent if the log has caused another gap meanwhile, because that gap
+        // must be sent first. It is also not sent if the log has switched to a newer epoch, because
+        // queries may have returned too few entries.
         if !self.hub.has_loss(id.slot) && self.hub.is_in_newest_epoch() {
             self.call(id, |conn, out, context| {
                 conn.handle_event(StreamEvent::GapsSent(reached), out, context);

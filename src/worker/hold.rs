@@ -13,8 +13,8 @@ pub(super) enum Hold {
     /// The client has sent more than its rate allows (`admission/rates.rs`).
     Rate,
     /// A report of the conn waits for the feed or was refused, or too many notices of the conn
-    /// wait. The conn is read again when no report of its worker and only few of its notices wait
-    /// (`report.rs`).
+    /// wait. The conn is read again after the feed has accepted the reports of its worker and
+    /// enough of its notices (`report.rs`).
     Feed,
 }
 

@@ -111,7 +111,7 @@ pub struct Parts {
 pub struct Worker<N: Net> {
     net: N,
     parts: Parts,
-    /// The time of the process's monotonic clock at the start of the turn. Used for ages of
+    /// The time of the process's monotonic clock after the turn's poll. Used for ages of
     /// publications, and for periods that other threads measure too.
     now: Now,
     /// A clock that stops while this thread does not run. Used for all deadlines that a peer has to
@@ -157,7 +157,7 @@ pub struct Worker<N: Net> {
     /// read.
     round: Round,
     rates: Rates,
-    /// The amount of work that the current conn may still cause in this call.
+    /// The amount of work that the input of the current conn may still cause.
     work: WorkBudget,
     work_at_once: WorkBudget,
     /// The TLS state of conns of TLS listeners.
@@ -464,7 +464,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Lists a conn for read if it has input and no reason not to read from it.
+    /// Lists a conn for read if it has input and may be read.
     fn list_to_read(&mut self, id: ConnId) {
         let head_bytes = self.parts.config.limits.request_head_bytes;
         let Some(slot) = self.slot(id) else { return };

@@ -21,8 +21,8 @@ use crate::id::{ConnId, Sequence};
 use crate::time::Now;
 
 /// For each worker, the oldest publication that its conns keep in memory although the log has
-/// evicted it. If there are too many, the conns with the oldest publication of all workers are
-/// closed first.
+/// evicted it. If such publications use too much memory, the conns with the oldest one of all
+/// workers are closed first.
 #[derive(Debug, Default)]
 pub struct OldestPinned(Mutex<BTreeMap<u16, (Sequence, Now)>>);
 
@@ -77,13 +77,13 @@ impl Holders {
         }
     }
 
-    /// Whether the last batch did not reach the end of the list.
+    /// Whether there are more conns after the last batch.
     pub(super) fn has_next(&self) -> bool {
         self.next.is_some()
     }
 
-    /// Returns the next conns, in the order of their oldest publications. The batch continues after
-    /// the last one, or starts again with the oldest publication.
+    /// Returns the next conns in the list. After the end of the list, starts again with the conn
+    /// that keeps the oldest publication.
     fn next_batch(&mut self) -> Vec<Holder> {
         let from = self.next.take().unwrap_or((Sequence::ZERO, 0));
         let mut holders = self.by_age.range(from..).copied();
@@ -170,8 +170,8 @@ impl<N: Net> Worker<N> {
                 self.drop_outbox(slot);
             }
         }
-        // This worker has closed all the conns that it could close. The other workers need not wait
-        // for it.
+        // No conn of this worker is left to close, so the other workers need not wait for this
+        // worker.
         self.parts.guard.oldest.note_none(number);
     }
 

@@ -182,8 +182,8 @@ impl<N: Net> Worker<N> {
     }
 }
 
-/// Reads from a socket, and repeats a read that was interrupted by a signal. A round counts one
-/// read of each conn, and an interrupted read must not count.
+/// Reads from a socket, and repeats a read that a signal has interrupted. Otherwise the socket
+/// could have unread bytes although the conn counts as read (`round.rs`).
 fn read_uninterrupted<N: Net>(net: &mut N, socket: &mut N::Socket, into: &mut [u8]) -> ReadOutcome {
     let mut outcome = ReadOutcome::Interrupted;
     for _ in 0..INTERRUPTED_READS_MAX {

@@ -33,8 +33,8 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Continues to read from a conn. Does nothing while too many notices of the conn wait, or
-    /// while reports of this worker wait.
+    /// Continues to read from a conn that waits for the feed. Does nothing while too many notices
+    /// of the conn wait, or while reports of this worker wait.
     pub(super) fn release_from_feed(&mut self, id: ConnId) {
         let name = self.name(id);
         let is_held = self.slot(id).is_some_and(|slot| slot.holds.has(Hold::Feed));

@@ -150,7 +150,7 @@ impl Round {
         if let Progress::Polling { reports: before } = self.progress {
             // The kernel reports sockets in the order in which they became ready. After as many
             // reports as there are sockets, every socket that was ready at the start has been
-            // reported. So the round continues even if each poll was incomplete.
+            // reported. So this step ends even if no poll could report all ready sockets at once.
             let reports = before + reports;
             self.progress = match polled {
                 Polled::Partial if reports < sockets => Progress::Polling { reports },

@@ -120,8 +120,8 @@ impl MessageKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Keep {
     /// The compressed bytes, at most `bytes_max`. They are inflated and checked when the message is
-    /// complete. Inflating each part on arrival would occupy an inflater and a window until the
-    /// client has sent the last part.
+    /// complete. Inflating each part on arrival would occupy an inflater until the client has sent
+    /// the last part.
     Compressed { bytes_max: usize },
     /// Nothing is kept, because the payload is only checked.
     Nothing,

@@ -144,7 +144,8 @@ impl<N: Net> Worker<N> {
         self.pending.queue.push_back(id);
     }
 
-    /// Counts one silent conn less. It has sent a request head or is closed.
+    /// Subtracts one from the number of silent conns. The conn has sent a request head or is
+    /// closed.
     pub(in crate::worker) fn remove_silent(&mut self) {
         debug_assert!(self.pending.silent > 0);
         self.pending.silent = self.pending.silent.saturating_sub(1);

@@ -44,7 +44,7 @@ pub(in crate::worker) struct Rates {
     swept: Now,
 }
 
-/// What one client has sent recently. Both values are times in nanoseconds.
+/// The recent frames and the recent bytes of one client, each expressed as a time in nanoseconds.
 #[derive(Clone, Copy, Debug, Default)]
 struct Account {
     /// The time by which the client could have sent all its frames at its rate.
@@ -118,7 +118,7 @@ impl Rates {
         (until_ns > now_ns).then(|| Deadline(until_ns.div_ceil(1000)))
     }
 
-    /// Removes the accounts of clients that have not sent more than their rate allows up to now.
+    /// Removes the accounts of clients whose two times have passed.
     fn sweep(&mut self, now: Now) {
         self.swept = now;
         let now_ns = now.0.saturating_mul(1000);

@@ -30,9 +30,9 @@ impl Outgoing {
     }
 
     /// Adds a publication to the log, and to the batch of each worker with subscribers of the
-    /// channel. Each of these workers confirms `worker_ack` once. The caller must also be one of
-    /// those that confirm it, and must do so only after this call. Returns the number of entries
-    /// that the log has evicted to make room.
+    /// channel. Each of these workers confirms `worker_ack` once. The caller must confirm it too,
+    /// but only after this call. Returns the number of entries that the log has evicted to make
+    /// room.
     pub fn add(
         &mut self,
         writer: &mut Writer,

@@ -287,8 +287,7 @@ impl Net for MioNet {
     }
 
     fn write(&mut self, mut socket: &TcpStream, slices: &[IoSlice<'_>]) -> WriteOutcome {
-        // send(2) and sendmsg(2) are faster than writev(2), which takes a lock for the file
-        // position.
+        // send(2) and sendmsg(2) are used, because writev(2) takes a lock for the file position.
         let answer = match slices {
             [slice] => socket.write(slice),
             _ => rustix::net::sendmsg(

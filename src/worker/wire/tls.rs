@@ -189,9 +189,9 @@ impl Filters {
         sealed
     }
 
-    /// Called after a write. `is_own_done` is whether this write was the last of the conn's own
-    /// bytes, and `has_more` whether the outbox has more bytes. Returns true once when the socket
-    /// has accepted all own bytes, which may be after a later write.
+    /// Called after a write. Returns whether the socket has now accepted all of the conn's own
+    /// bytes. `is_own_done` is whether the last of them was written or encrypted. `has_more` is
+    /// whether the outbox has more bytes.
     pub(in crate::worker) fn has_sent_own(
         &mut self,
         slot: u32,

@@ -55,7 +55,7 @@ pub struct WaitingNotice {
     pub is_due: bool,
 }
 
-/// The worker that adds a notice, and what that worker reported before.
+/// The worker that adds a notice, and counts of what the worker has reported earlier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Origin {
     /// The index of the worker.
