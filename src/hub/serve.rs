@@ -55,7 +55,8 @@ const _: () = assert!(size_of::<Planned>() <= 48);
 /// The last plan, if it consisted of one publication. The next conn usually needs the same plan.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LastPlan {
-    /// The position of the conn for which the plan was made.
+    /// The conn's position before the planned publication, and the number of the channel's newest
+    /// publication at that time.
     position: Sequence,
     last: Sequence,
     now: Now,

@@ -2,11 +2,11 @@
 //! before its client acknowledges them.
 //!
 //! A window contains the ids that its subscription has received and its client has not
-//! acknowledged. The window is closed while it contains its maximum number of ids. The ids cannot
-//! be computed from the log's ordinals, because an acknowledged id may have left the log or belong
-//! to another channel. Also, expired and skipped publications do not count. A window does not
-//! change how the cursor moves. So publications that a closed window holds back are part of the
-//! subscription's lag, and the quota applies to them.
+//! acknowledged. The window is closed while it contains its maximum number of ids. The ids have to
+//! be stored. Their number cannot be computed from two positions in the log, because an
+//! acknowledged id may have left the log or belong to another channel. Also, expired and skipped
+//! publications do not count. A window does not change how the cursor moves. So publications that a
+//! closed window holds back are part of the subscription's lag, and the quota applies to them.
 //!
 //! An acknowledged id may be beyond the last delivered id, because a resuming client may have
 //! processed publications that it is about to receive again. These publications take no room in the

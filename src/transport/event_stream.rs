@@ -281,9 +281,9 @@ fn push_disconnect_event(close_info: &CloseInfo, event: &mut Vec<u8>) {
 /// Ends a block that has no data. If `position` is set, it becomes the client's position.
 ///
 /// A client that follows the standard does not dispatch an event without data. Some libraries
-/// dispatch such an event, so an event type distinguishes the block from publications. The type is
-/// written without the optional space after the colon (WHATWG HTML, 9.2.6). So `event: fanfare.`
-/// always starts an event with data.
+/// dispatch such an event, so an event type distinguishes the block from publications. The line
+/// with the type has no space after the colon, which is optional (WHATWG HTML, 9.2.6). The types of
+/// events with data are written with the space.
 fn push_position_event(position: Option<Cursor>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"event:fanfare.position\n");
     if let Some(position) = position {

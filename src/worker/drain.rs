@@ -57,10 +57,10 @@ impl Plan {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Draining {
     /// The time by which each conn is sent a goodbye, even a conn that opens a stream during the
-    /// drain. On the clock that stops while the worker's thread does not run.
+    /// drain. It refers to the clock that stops while the worker's thread does not run.
     pub(super) goodbye_by: Deadline,
-    /// The time at which the remaining conns are closed. On the monotonic clock, because the
-    /// reconnect delays in the goodbyes must end later.
+    /// The time at which the remaining conns are closed. It refers to the monotonic clock, because
+    /// the reconnect delays in the goodbyes must end later.
     pub(super) end: Deadline,
     /// The time over which the clients' reconnect delays are spread.
     reconnects: Duration,

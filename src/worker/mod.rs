@@ -76,7 +76,7 @@ use round::{Queue, Round};
 use wire::net::{Net, Readiness, WriteOutcome};
 use wire::tls::{Filters, Secure};
 
-/// The parts from which a worker is made.
+/// The arguments of [`Worker::new`], apart from the network and the hub.
 #[derive(Debug)]
 pub struct Parts {
     /// The id of this run of the server. The names of conns contain this id.

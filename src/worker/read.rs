@@ -228,9 +228,9 @@ mod tests {
     struct Endless {
         frame: Vec<u8>,
         now_us: Cell<u64>,
-        /// The duration of a read.
+        /// The time that each read from a socket takes.
         read_us: u64,
-        /// The duration of a call into a machine.
+        /// The time that each call to a protocol machine takes.
         call_us: u64,
         waiting: usize,
         ready: Vec<Readiness>,

@@ -372,8 +372,8 @@ fn each_of_very_many_channels_keeps_its_one_entry_within_the_bound() {
         assert_eq!(hub.evict(Now(round), u32::MAX), 0, "round {round}");
         assert_eq!(hub.log().len(), CHANNELS);
     }
-    // The name has 6 bytes and the payload has 10. The crate's documentation makes this calculation
-    // for a total of 111 bytes.
+    // The crate's documentation states the memory for a name and a payload of 111 bytes in total.
+    // Here they have 6 and 10 bytes, so the difference is added.
     let each = bound / CHANNELS + 111 - 16;
     assert!(each <= 440, "{each} bytes for a channel with one entry");
     // The log's order list may contain one unused element for each entry.

@@ -26,9 +26,9 @@ pub struct FrameHeader {
 /// The meaning of the first reserved bit (RSV1) on a conn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rsv1 {
-    /// The bit marks the first frame of a compressed message (RFC 7692, 6).
+    /// RSV1 marks the first frame of a compressed message (RFC 7692, 6).
     Compressed,
-    /// The bit must be zero, because no extension was negotiated.
+    /// RSV1 must be zero, because no extension was negotiated.
     Reserved,
 }
 
@@ -99,7 +99,7 @@ fn parse_first_byte(byte: u8, rsv1: Rsv1) -> Result<(bool, Opcode), HeaderError>
     }
     let is_final = byte & FIN != 0;
     let opcode = Opcode::from_bits(byte & 0x0f);
-    // Only the first frame of a message may have this bit. Control frames are never compressed.
+    // Only the first frame of a message may have the bit RSV1. Control frames are never compressed.
     if byte & RSV1 != 0 && !matches!(opcode, Some(Opcode::Text | Opcode::Binary)) {
         return Err(HeaderError::ReservedBits);
     }

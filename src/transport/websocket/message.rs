@@ -32,7 +32,7 @@ pub(super) struct Command {
 /// The action that a command requests.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Action {
-    /// Show a token.
+    /// Authenticate with a token.
     Authenticate { token: Box<str> },
     /// Acknowledge all publications of a channel up to and including an id. If `channel` is `None`,
     /// the conn's only channel is meant.
@@ -123,7 +123,7 @@ pub(super) enum Refusal {
 }
 
 impl Refusal {
-    /// Returns the value of `code` in the message.
+    /// Returns the value of the field `code` in the `error` message.
     fn code(self) -> &'static str {
         match self {
             Self::AlreadySubscribed => "already_subscribed",

@@ -4,9 +4,9 @@
 //! protocol. It answers pings and close frames, and turns commands into effects. While there is no
 //! incomplete input, a WebSocket occupies only one pointer and four bytes, because complete frames
 //! are handled in place. The worker's inflater inflates compressed messages. Control messages of
-//! the server are short, so they are sent uncompressed. With the data envelope, the client's
-//! messages are checked and ignored. Publications are not written here, because `frame` encodes
-//! them. The caller is the enum `Transport`.
+//! the server are short, so they are sent uncompressed. A client that receives only payloads (data
+//! envelope) cannot send commands, so its messages are checked and ignored. Publications are not
+//! written here, because `frame` encodes them. The caller is the enum `Transport`.
 
 pub mod decode;
 pub mod unmask;
@@ -149,8 +149,8 @@ impl WebSocket {
                 message::push_gap(channel, gap, out);
                 context.metrics.gaps.increment();
             }
-            // No message is needed, because the client keeps a position for each channel. After a
-            // gap, this position is the end of the gap.
+            // The client needs no message with its new position. It keeps a position for each
+            // channel, and has set this position to the end of the gap.
             StreamEvent::GapsSent(_) => {}
             StreamEvent::Left(leave, true) => {
                 message::push_unsubscribed(&leave.channel, leave.reference.as_ref(), out);

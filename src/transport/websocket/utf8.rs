@@ -10,7 +10,7 @@
 #[error("text is not UTF-8")]
 pub struct InvalidUtf8;
 
-/// The state of the check after the parts that were checked so far.
+/// The state of the check, after all parts that were checked so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Utf8Check {
     /// The bytes of an incomplete character. Between two calls, there are at most three such bytes.

@@ -25,7 +25,7 @@ pub(super) struct Outcome {
     pub(super) effects: Vec<Effect>,
 }
 
-/// Returns a masked frame of a client, with any first byte.
+/// Returns a masked frame of a client. `first` is the first byte of the frame.
 pub(super) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     frame_with_key(first, payload, KEY)
 }

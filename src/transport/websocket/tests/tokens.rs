@@ -12,7 +12,7 @@ use crate::id::{ChannelName, Since};
 use crate::time::{Deadline, Now};
 use crate::transport::test_context::World;
 
-/// Makes a world with a key, and a token that is valid for this many seconds.
+/// Returns the state of a server with a token key, and a token that is valid for this many seconds.
 fn guarded(seconds: u64) -> (World, String) {
     let secret = [7; 32];
     let spec = TokenSpec {
