@@ -151,8 +151,8 @@ test_step() {
     cargo test --no-fail-fast "$@" 2>&1 </dev/null 3>&-
     printf 'cargo ended with status %d\n' "$?"
   )
-  # If no test has failed, the build failed, or a test binary failed after its result. Either counts
-  # as one failure. The log has cargo's last lines.
+  # If cargo failed and no test failed, the step counts as one failure: the build failed, or a test
+  # binary printed its result and failed afterwards. The log has cargo's last lines.
   if ((code != 0)); then
     ((failed != failed_before)) || failed=$((failed + 1))
     cat "$log"

@@ -64,8 +64,8 @@ fn wait(epoll: &OwnedFd) -> Result<Vec<u64>> {
     Ok(events.iter().map(|event| event.data.u64()).collect())
 }
 
-/// Runs the first thread, which passes lines to the second. The comparison writes only whole lines,
-/// so the bytes of each read end with a line end.
+/// Runs the first thread, which reads lines from the feeder and passes them to the second thread.
+/// The feeder of this benchmark writes only whole lines, so each read ends with a line end.
 fn take_feed(listener: &UnixListener, mailbox: &Sender<Vec<u8>>, wake: &Wake) -> Result<()> {
     let (mut feeder, _address): (UnixStream, _) = listener.accept()?;
     let epoll = waiting_for(&[(&feeder, 0)])?;

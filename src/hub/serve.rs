@@ -251,8 +251,8 @@ impl Hub {
         is_same.then_some(plan.step)
     }
 
-    /// Returns the plan if the next conn may reuse it. Its only publication must then be the
-    /// channel's newest one, and the hub must hold this publication in a tail.
+    /// Returns the plan in the form in which the next conn may reuse it. Returns `None` unless the
+    /// plan has one publication, this publication is the channel's newest, and the hub holds it.
     fn to_repeat(&self, only: Subscription, plan: &Plan<'_>) -> Option<LastPlan> {
         let [step] = *plan.planned.as_slice() else {
             return None;

@@ -243,7 +243,8 @@ impl Hub {
         }
     }
 
-    /// Whether a closed window holds back a publication or a gap of the conn in a slot.
+    /// Whether the conn in this slot must still receive a publication or a gap, but cannot receive
+    /// it before its client acknowledges more publications.
     #[must_use]
     pub fn is_held_back(&self, slot: u32) -> bool {
         let windows = self.windows.of(slot);

@@ -160,9 +160,10 @@ fn reconnects_of_all_workers_are_spread_at_the_configured_rate() {
     let config = "[drain]\nreconnects_per_second = 2\n";
     let mut server = Server::with(config, &["--workers", "4"]);
     let (sockets, _streams, _poll) = delays(&server, 16);
-    // Twenty clients at two per second are spread over ten seconds. At least one of sixteen random
-    // delays is in the second half of this time, except in one of 65,536 runs. If each worker
-    // counted only its own five clients, no delay would be in the second half.
+    // There are twenty clients: sixteen WebSockets and four others. At two per second, their delays
+    // are spread over ten seconds. Each delay is in the second half of this time with a probability
+    // of one half, so all sixteen are in the first half in one of 65,536 runs. If each of the four
+    // workers counted only its own five clients, no delay would be in the second half.
     let latest = sockets.iter().max().unwrap();
     assert!((7_000..=13_500).contains(latest), "{sockets:?}");
     assert!(server.wait().success());

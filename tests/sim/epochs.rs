@@ -1,11 +1,14 @@
-//! The epochs of a run: the publication that each number identifies, and the publications that
-//! epoch changes have discarded.
+//! A model of the epochs of a run. It finds the publication that an id names, and knows which
+//! publications an epoch change has discarded.
 //!
-//! Two epochs may use the same numbers, so the model counts in *serials*. Serials increase over all
-//! epochs: each publication has a serial, and so has the position where an epoch begins. An id from
-//! the wire is translated into a serial once. An epoch keeps the numbers of the previous epoch up
-//! to a limit. A number between that limit and the epoch's own first number identifies the position
-//! where the epoch begins.
+//! An id has an epoch and a number. Two epochs may use the same numbers for different publications.
+//! So the model gives each publication a *serial*, which increases over all epochs. The position
+//! where an epoch begins has a serial too. The model translates each id from the wire into a
+//! serial.
+//!
+//! At an epoch change, the numbers of the previous epoch up to a limit stay valid in the new epoch.
+//! The new epoch's own numbers may begin above this limit. A number in between stands for the
+//! position where the new epoch begins.
 
 use fanfare::id::{Cursor, Epoch, Sequence};
 use fanfare::log::EpochChange;

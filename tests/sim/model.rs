@@ -93,7 +93,7 @@ impl Subscription {
         restart.filter(|_| self.last > 0)
     }
 
-    /// Removes the publications that an epoch change has discarded from the window. They need no
+    /// An epoch change discards publications. Removes these from the window, because they need no
     /// acknowledgement.
     fn forget_void(&mut self, facts: &Facts) {
         if let Some(window) = &mut self.window {

@@ -20,7 +20,7 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    /// Splits a Rust file into views.
+    /// Separates the code, the comments and the tests of a Rust file.
     pub(crate) fn new(path: &str, text: &str) -> Self {
         let (code, comments) = split_comments(text);
         let product = blank_tests(&code);

@@ -23,7 +23,7 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 /// The reason why a stream ended.
 #[derive(Debug)]
 pub(super) enum End {
-    /// The number of publications that `--count` requests has been printed.
+    /// As many publications as `--count` requests have been printed.
     Enough,
     /// The stream failed, and a reconnect would fail in the same way.
     Failed(String),

@@ -189,9 +189,9 @@ impl Filters {
         sealed
     }
 
-    /// Called after a write. Returns whether the socket has now accepted all of the conn's own
-    /// bytes. `is_own_done` is whether the last of them was written or encrypted. `has_more` is
-    /// whether the outbox has more bytes.
+    /// Called after a write. Returns true once after each write that emptied the outbox: as soon as
+    /// the socket has accepted the encrypted bytes. `is_own_done` is whether this write emptied the
+    /// outbox. `has_more` is whether new bytes are in the outbox.
     pub(in crate::worker) fn has_sent_own(
         &mut self,
         slot: u32,

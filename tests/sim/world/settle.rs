@@ -259,8 +259,9 @@ impl World {
         for delay in &self.facts.delays {
             let returns_us = delay.written_us + delay.retry_ms * 1000;
             let listens_us = self.facts.ended_us + RESTART_MS * 1000;
-            // The last reconnect delays are written one turn before the end of the drain, and that
-            // turn takes time. In the simulation it also waits for the turns of the other workers.
+            // A client may come back early by at most the length of a worker's last turn: the
+            // worker writes its last reconnect delays in this turn, and the drain ends after it. In
+            // the simulation, this turn also lasts while other workers take their turns.
             let work = self.facts.work.iter();
             let others = work.filter(|work| work.worker != delay.worker);
             let after = others.map(|work| {

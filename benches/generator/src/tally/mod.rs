@@ -77,8 +77,8 @@ impl Role {
 pub enum Start {
     /// Any publication.
     Anywhere,
-    /// The first publication of the channel, because the connection subscribes before anything is
-    /// published.
+    /// The first publication of the channel. This holds for a connection that subscribes before
+    /// anything is published.
     First,
     /// The publication right after the position at which the subscription starts. This is usable
     /// only if the sequence numbers in the ids are the publication numbers.

@@ -124,8 +124,8 @@ pub fn upstream(wakes: &[Arc<Wake>], feed: &Arc<Wake>, bounds: Bounds) -> (Vec<U
 }
 
 impl Upstream {
-    /// Sends a publication or a request to the feed. If the queue has no room, keeps or refuses the
-    /// report.
+    /// Sends a report of a client to the feed: a publication or a request. If the queue to the feed
+    /// has no room, the report waits here. If too many reports wait here, it is refused.
     pub fn report(&mut self, report: Report) -> Reported {
         debug_assert!(matches!(report, Report::Count { .. } | Report::Publish(_)));
         if let Report::Publish(publication) = &report
