@@ -21,7 +21,7 @@ pub struct Ledger {
     resident: AtomicU64,
     logged: AtomicU64,
     pinned: AtomicU64,
-    /// The lowest number that was passed to [`Self::note_encoded`] after the last call of
+    /// The lowest number that was passed to [`Self::note_encoded`] since the last call of
     /// [`Self::take_oldest_encoded`].
     oldest_encoded: AtomicU64,
 }
@@ -80,9 +80,9 @@ impl Ledger {
         self.oldest_encoded.fetch_min(sequence.0, Ordering::Relaxed);
     }
 
-    /// Returns the lowest number that [`Self::note_encoded`] has recorded after the last call of
-    /// this function. The caller drops the encodings of publications from this number on. It then
-    /// calls [`Self::note_encoded`] with the number at which it stopped.
+    /// Returns the lowest number that [`Self::note_encoded`] has recorded since the previous call
+    /// of this function. The caller drops the encodings of the publications that have this number
+    /// or a larger one. Then it calls [`Self::note_encoded`] with the number at which it stopped.
     pub(crate) fn take_oldest_encoded(&self) -> Sequence {
         Sequence(self.oldest_encoded.swap(u64::MAX, Ordering::Relaxed))
     }
