@@ -39,13 +39,13 @@ const _: () = assert!(size_of::<Channel>() == 64);
 /// The delivery of new publications to the subscribers of a channel, one subscriber after another.
 #[derive(Debug, Default)]
 pub struct Walk {
-    /// The channel's newest entries, including all entries that a subscriber is still to be visited
-    /// for.
+    /// The channel's newest entries. They include all entries for which at least one subscriber
+    /// still has to be visited.
     pub tail: Tail,
     /// The channel's running total up to which all subscribers were visited. Updated when a pass
     /// over the subscribers begins.
     pub floor: Amount,
-    /// The next value of `floor`. It applies when the next pass over the subscribers begins.
+    /// The value that `floor` gets when the next pass over the subscribers begins.
     pub again_floor: Amount,
     /// The time at which the visits began.
     pub started: Now,
@@ -84,8 +84,9 @@ impl Channel {
         }
     }
 
-    /// Accepts the channel's newest entry and marks all subscribers as behind. Returns whether the
-    /// hub has to queue the channel for visits. Calls `fresh` if the channel has no [`Walk`].
+    /// Accepts the channel's newest entry and marks all subscribers as behind. If the channel has
+    /// no [`Walk`], uses the one that `fresh` returns. Returns whether the hub has to queue the
+    /// channel, so that its subscribers are visited.
     pub fn take(
         &mut self,
         entry: Entry,

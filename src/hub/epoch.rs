@@ -3,8 +3,8 @@
 //! Up to some number, the old and the new epoch have the same publications. The new epoch discards
 //! the later publications of the old epoch; they are called *void*. A subscription whose position
 //! is not beyond this number continues without a gap. Any other subscription receives a gap and
-//! continues after the gap. Acknowledgements, history, quota exemptions and walks are cut at the
-//! same number.
+//! continues after the gap. The same number limits what the hub stores about acknowledgements,
+//! requested history, exemptions from the quota, and entries that are being delivered.
 //!
 //! Messages of the old epoch may still be in the inbox. If the entry of a message is not void, the
 //! worker accepts the entry, because the log may have evicted it. If the entry is void, the worker
@@ -194,8 +194,8 @@ impl Hub {
         let state = &self.state;
         let gap = self.gaps.entry(key).or_insert(fresh);
         (gap.until, gap.missed) = (until, None);
-        // True if the gap is about expired publications, and no discarded publication was
-        // delivered.
+        // True if the gap reports expired publications, and the new epoch has not discarded the
+        // position before the gap.
         let has_expired =
             gap.cause == GapCause::Expired && gap.since.is_some_and(|since| state.has_valid(since));
         if !gap.cause.is_foreign() && !has_expired {

@@ -203,8 +203,8 @@ mod tests {
         Node::new(Epoch::new(7), Sequence::ZERO, &config)
     }
 
-    /// Publishes once in each channel that `channels` names with one letter. All publications have
-    /// the same key.
+    /// Publishes once in each channel of `channels`, in which each letter is the name of a channel.
+    /// All publications have the same key.
     fn publish(hub: &mut Node, channels: &str) {
         for channel in channels.chars() {
             let id = cursor(hub.head.0 + 1);
@@ -236,8 +236,8 @@ mod tests {
         planned
     }
 
-    /// Visits all subscribers without serving them, and releases the entries that the hub held for
-    /// these visits.
+    /// Visits all subscribers but sends them nothing. Then releases the entries that the hub held
+    /// for these visits.
     fn walk(hub: &mut Node) {
         while hub.visit() != Visit::Done {}
         hub.release_walked();

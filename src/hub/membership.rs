@@ -83,8 +83,8 @@ impl Hub {
         if member.len() >= self.channels_per_conn as usize {
             return JoinOutcome::TooManyChannels;
         }
-        // `added` is zero for a known channel: its entries beyond the head were recorded when the
-        // channel was added.
+        // If the channel already has subscribers on this worker, `added` is zero. Its entries after
+        // the head were recorded when the channel was added.
         let known = known.map(|(index, channel_state)| (index, channel_state, Sequence::ZERO));
         let Some((index, channel_state, added)) = known.or_else(|| self.add_channel(name)) else {
             return JoinOutcome::ServerFull;
@@ -186,8 +186,9 @@ impl Hub {
             },
             Since::Unrecognised => after_gap(None, self.head(), GapCause::Unknown),
             Since::After(cursor) if !self.has_valid(cursor) => {
-                // The gap ends after the publications that are really missing. Not missing are
-                // those that both epochs share, and those of the current epoch that are in the log.
+                // The gap ends after the publications that are really missing. Publications that
+                // both epochs share are not missing, and neither are those of the current epoch
+                // that are in the log.
                 let valid = self.state.valid_until(cursor.epoch);
                 let after_valid = valid.map(|valid| valid.max(evicted).max(lost_until));
                 let begin = || self.log.begin(channel_state.key, self.horizon());

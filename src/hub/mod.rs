@@ -118,10 +118,11 @@ pub struct Hub {
     /// Channels whose subscribers were all visited. The hub may still hold entries for their
     /// writes.
     walked: Vec<ChannelIndex>,
-    /// Memory of finished walks, kept for reuse.
+    /// Unused [`Walk`] objects, kept for reuse.
     #[expect(clippy::vec_box, reason = "walks move between here and their channels")]
     spare_walks: Vec<Box<Walk>>,
-    /// The total size of the publications that the hub holds for walks, in bytes, and its maximum.
+    /// The total size, in bytes, of the publications that the hub holds for visits to
+    /// subscribers, and the maximum of this size.
     held_bytes: u64,
     held_bytes_max: u64,
     is_full: bool,
@@ -159,8 +160,8 @@ enum Late {
     Unheld { until: Sequence },
 }
 
-/// The entries that one worker holds for walks may use at most this fraction of the log's maximum
-/// bytes: one divided by this number.
+/// The maximum size of the entries that one worker holds for visits to subscribers, in bytes, is
+/// the log's maximum size divided by this number.
 const HELD_SHARE: u64 = 16;
 const SPARE_WALKS_MAX: usize = 64;
 
@@ -232,8 +233,8 @@ impl Hub {
 
     /// Whether the hub can accept an entry now. If not, the entry has to wait in the inbox, so that
     /// a subscriber that keeps up loses nothing. There are two reasons to wait. Subscribers may
-    /// still have to be visited for too many earlier publications. Or the hub may hold too many
-    /// bytes of entries for walks.
+    /// still have to be visited for too many earlier publications. Or the entries that the hub
+    /// holds for these visits may use too many bytes.
     #[must_use]
     pub fn has_room_for(&mut self, place: u32, key: ChannelKey, entry: &Entry) -> bool {
         let Some(channel) = self.addressed(place, key, entry) else {
@@ -245,7 +246,8 @@ impl Hub {
         is_within_quota && !self.is_full
     }
 
-    /// Whether the next entry has to wait because the hub already holds too many bytes for walks.
+    /// Whether the next entry has to wait because the entries that the hub holds for visits to
+    /// subscribers already use too many bytes.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.is_full
@@ -256,8 +258,9 @@ impl Hub {
         debt == Amount::default() || !debt.plus(more).exceeds(self.quota)
     }
 
-    /// Moves the hub's head to an id. The caller has passed all entries up to this id that were
-    /// sent to this worker. Ignores an id that is not valid in the hub's epoch.
+    /// Moves the hub's head to an id. Before this call, the caller has passed to the hub all
+    /// entries up to this id that were sent to this worker. Ignores an id that is not valid in the
+    /// hub's epoch.
     pub fn advance_head(&mut self, head: Cursor, now: Now) {
         if head.sequence <= self.head || !self.has_valid(head) {
             return;
@@ -386,8 +389,8 @@ impl Hub {
         }
     }
 
-    /// Whether the hub has to switch to a newer epoch before anything is delivered. The state of
-    /// some channels could not be read from the log because of that epoch.
+    /// Whether the hub has to switch to a newer epoch before anything is delivered. If so, the log
+    /// was already in that epoch, so the hub could not read the state of some channels from it.
     #[must_use]
     pub fn has_postponed(&self) -> bool {
         !self.postponed.is_empty()

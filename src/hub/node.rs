@@ -48,7 +48,7 @@ impl Node {
         subscribers
     }
 
-    /// Whether the hub can accept a publication now, so that no subscriber that keeps up loses it.
+    /// Whether the hub can accept a publication now without a loss for a subscriber that keeps up.
     #[must_use]
     pub fn has_room_for(&self, publication: &Publication) -> bool {
         let channel = self.hub.named(&publication.channel);

@@ -56,9 +56,9 @@ impl Hub {
         Some(next.map_or(position, |next| next.sequence().before()))
     }
 
-    /// Limits the gaps of an answer to the part up to the answer's position, and returns these
-    /// parts. If no publication is missing in that part, the gap is not reported. It is stored for
-    /// a later answer of the same conn.
+    /// Cuts each gap of an answer at the answer's position, and returns the parts up to this
+    /// position. If no publication is missing up to the position, the gap is not reported. It is
+    /// stored for a later answer of the same conn.
     pub fn cut_gaps(
         &mut self,
         slot: u32,
@@ -88,8 +88,8 @@ impl Hub {
         if since >= until.sequence {
             return None;
         }
-        // If the number of missing publications before `until` is unknown, it is computed from the
-        // number after `until`.
+        // The missing publications before `until` are counted. If the log no longer has all of
+        // them, those after `until` are counted and subtracted from the number of the whole gap.
         let rest = || self.count_between(name, until.sequence, gap.until.sequence);
         let missed = gap.missed.and_then(|whole| {
             let before = self.count_between(name, since, until.sequence);
@@ -120,10 +120,10 @@ impl Hub {
         all.map(|subscription| subscription.position)
     }
 
-    /// Whether the entries after a position will soon leave the log, or have already left it. This
-    /// is the case if the position is in the older half of the log. The conn in the slot has
-    /// received all publications up to the position. A client that kept such a position would soon
-    /// receive a gap, even if nothing was published on its channels.
+    /// Whether the entries directly after a position have left the log or will leave it soon,
+    /// because the position is in the older half of the log. The conn in the slot has received all
+    /// its publications up to the position. A client that kept such a position would soon receive a
+    /// gap when it resumes, even if nothing was published on its channels.
     #[must_use]
     pub fn nears_eviction(&self, slot: u32, position: Sequence, now: Now) -> bool {
         if position >= self.head {
@@ -151,22 +151,22 @@ impl Hub {
 /// Earlier values of the hub's head, each with a time. They show how old a position is.
 #[derive(Debug)]
 pub(super) struct Samples {
-    /// Pairs of a head and a time. Publications after that head were accepted at that time or
-    /// later.
+    /// Pairs of a value of the head and a time. Publications after that value were accepted at that
+    /// time or later.
     samples: VecDeque<(Sequence, Now)>,
-    /// The minimum time between two stored heads.
+    /// The minimum time between two stored values of the head.
     interval: Duration,
-    /// The time from which the next head is stored.
+    /// The earliest time at which the next value of the head is stored.
     due: Deadline,
 }
 
-/// The maximum number of stored heads. The time between two of them is so long that all of them
-/// together cover the log's maximum age.
+/// The maximum number of stored values of the hub's head. They are stored at such intervals that
+/// all of them together cover the log's maximum age.
 const SAMPLES_MAX: u32 = 1024;
-/// The usual time between two stored heads. It is shorter if a channel has a short maximum age. It
-/// is longer if the log's maximum age is more than `SAMPLES_MAX` times as long.
+/// The usual time between two stored values of the head. It is shorter if a channel has a short
+/// maximum age. It is longer if the log's maximum age is more than `SAMPLES_MAX` times as long.
 const INTERVAL_MAX: Duration = Duration::from_secs(1);
-/// The number of heads that are stored within the shortest maximum age of any channel.
+/// The number of values of the head that are stored within the shortest maximum age of any channel.
 const SAMPLES_IN_AN_AGE: u32 = 16;
 
 impl Samples {
@@ -192,8 +192,8 @@ impl Samples {
         }
     }
 
-    /// Removes the heads after the number `kept`. An epoch change has discarded publications after
-    /// it.
+    /// Removes the values of the head after the number `kept`, because an epoch change has
+    /// discarded the publications after `kept`.
     pub(super) fn cut(&mut self, kept: Sequence) {
         while self.samples.pop_back_if(|(head, _)| *head > kept).is_some() {}
     }

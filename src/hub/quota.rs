@@ -69,8 +69,8 @@ impl Hub {
         if behind.exceeds(self.quota) && self.begin_conflation(slot) {
             behind = self.behind(slot);
         }
-        // Superseded publications are skipped first. If the log evicts them, their number is
-        // unknown.
+        // Superseded publications are skipped now, while they are in the log. Once the log has
+        // evicted them, it is unknown how many they were.
         self.skip_superseded(slot);
         if !behind.exceeds(self.quota) {
             return QuotaOutcome::Within;
@@ -86,7 +86,8 @@ impl Hub {
     /// Skips the oldest publications of a conn until the conn is within its quota. `behind` is the
     /// amount that counts towards the quota. Returns the number of skipped publications.
     fn skip_until_within(&mut self, slot: u32, mut behind: Amount, now: Now) -> u64 {
-        // For publications that have left the log, a gap without a number is recorded.
+        // It is unknown how many publications have left the log. So their gap is recorded without
+        // the number of publications.
         self.note_evicted(slot);
         let exempt = self.replays.remove(&slot).unwrap_or_default();
         let mut skipped = 0;

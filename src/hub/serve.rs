@@ -63,14 +63,15 @@ pub(super) struct LastPlan {
     step: Planned,
 }
 
-/// The next publication of one channel, and where the hub finds it. A plan has one source for each
-/// channel.
+/// The next publication of one channel, and the place where the hub finds it. A plan is made from
+/// several such sources, at most one for each channel of the conn.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Source {
     /// The number of the next publication; [`END`] if there is none.
     next: Sequence,
     held: Held,
-    /// The end of this channel's entries among the entries that were fetched from the log.
+    /// The index at which this channel's entries end in the list of entries that were fetched from
+    /// the log.
     fetched_end: u32,
     channel: ChannelIndex,
     /// The index of the channel among the conn's subscriptions.
@@ -89,7 +90,7 @@ struct Plan<'a> {
     /// The maximum number of bytes to write, and the number of bytes planned so far.
     budget: usize,
     bytes: usize,
-    /// Whether nothing more is added. Further publications are left for a later plan.
+    /// Whether the plan is complete. Further publications are left for a later plan.
     is_full: bool,
     compressor: &'a mut Compressor,
     planned: &'a mut Vec<Planned>,
@@ -298,7 +299,7 @@ impl Hub {
                 source.next = END;
             }
             Held::Fetched(index) => {
-                // Entries from `fetched_end` on belong to another channel.
+                // Entries at the index `fetched_end` or later belong to another channel.
                 let entries = fetched.iter_mut().skip(index as usize);
                 for (index, entry) in (index..source.fetched_end).zip(entries) {
                     source.held = Held::Fetched(index);
@@ -389,8 +390,8 @@ impl Hub {
         })
     }
 
-    /// Returns whether the last plan ended early because the log has evicted the next entries.
-    /// Clears this flag. The gap is created when the conn is served again.
+    /// Returns true once after a plan that ended early because the log has evicted the next
+    /// entries. The gap is created when the conn is served again.
     pub fn take_found_loss(&mut self) -> bool {
         std::mem::take(&mut self.has_found_loss)
     }
@@ -551,8 +552,9 @@ impl Hub {
         }
     }
 
-    /// Moves a cursor to the number `until` without delivering the entries in between. Records a
-    /// gap, unless `missed` is zero.
+    /// Moves a cursor to the number `until` without delivering the entries in between. `missed` is
+    /// the number of missing publications, if it is known. Records a gap unless this number is
+    /// zero.
     pub(super) fn skip(
         &mut self,
         slot: u32,

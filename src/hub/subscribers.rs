@@ -35,8 +35,8 @@ const _: () = assert!(size_of::<Subscribers>() == 16);
 #[derive(Clone, Copy, Debug)]
 pub struct One {
     slot: u32,
-    /// How many of the three marks are after the subscriber: 0, 1 (`end`), 2 (`next` and `end`) or
-    /// 3.
+    /// How many of the three [`Marks`] are after the subscriber: none, only `end`, `next` and
+    /// `end`, or all three.
     marks: u8,
 }
 
@@ -47,14 +47,15 @@ pub struct Many {
     marks: Marks,
 }
 
-/// The ends of the first three sections of the list. Each end is an index in the list.
+/// The ends of the first three sections of the list of subscribers (see the start of this file).
+/// Each end is an index in the list.
 #[derive(Clone, Copy, Debug, Default)]
 struct Marks {
     /// Subscribers before this index are visited again in the next pass.
     again: u32,
     /// The index of the next subscriber to visit.
     next: u32,
-    /// The current pass ends before this index.
+    /// The index at which the current pass over the subscribers ends.
     end: u32,
 }
 
@@ -100,7 +101,7 @@ impl Subscribers {
         self.slots().is_empty()
     }
 
-    /// Whether a subscriber is still to be visited because of a publication.
+    /// Whether at least one subscriber still has to be visited because of a publication.
     #[must_use]
     pub fn is_walking(&self) -> bool {
         self.marks().are_walking()
@@ -202,7 +203,8 @@ impl Many {
 }
 
 impl Marks {
-    /// Returns the marks of a list with one subscriber. `passed` is the number of marks after it.
+    /// Returns the marks of a list with one subscriber, if `passed` of the three marks are after
+    /// this subscriber.
     fn of_one(passed: u8) -> Self {
         Self {
             again: u32::from(passed > 2),
@@ -211,7 +213,7 @@ impl Marks {
         }
     }
 
-    /// Returns how many marks are after the only subscriber of the list.
+    /// Returns how many of the three marks are after the only subscriber of the list.
     fn as_one(self) -> u8 {
         [self.again, self.next, self.end]
             .map(|mark| u8::from(mark > 0))

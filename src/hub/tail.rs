@@ -154,8 +154,7 @@ impl Tail {
     }
 
     /// If a newer entry has the same key as an entry of the tail, marks the older one as
-    /// superseded. The tail has its own copy of the mark, because the log changes only its own
-    /// entry.
+    /// superseded. The tail has its own copies of entries, so the log's mark does not change them.
     pub fn supersede(&mut self, newer: &Entry) {
         let Some(key) = newer.publication.key() else {
             return;
@@ -187,8 +186,8 @@ impl Tail {
         self.entries.iter()
     }
 
-    /// Adds the channel's newest entry. If entries are missing between it and the tail's last
-    /// entry, drops all older entries first.
+    /// Adds the channel's newest entry. If entries are missing between the tail's last entry and
+    /// the newest one, drops all older entries first.
     pub fn push(&mut self, entry: Entry) {
         // Entries are missing if the channel was removed and created again, or if it had too many
         // older entries to be held.
@@ -241,7 +240,8 @@ impl Tail {
         None
     }
 
-    /// Adds the amount `void` to the running total of each entry.
+    /// Adds `void`, the amount of publications that an epoch change has discarded, to the running
+    /// total of each entry.
     pub fn add_before(&mut self, void: Amount) {
         for served in &mut self.entries {
             served.entry.before = served.entry.before.plus(void);

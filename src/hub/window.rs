@@ -265,7 +265,7 @@ impl Hub {
         windows.map(|given| given.ids.len()).sum()
     }
 
-    /// Panics if a window has no subscription, or contains more ids than it allows. For tests.
+    /// Panics if a window has no subscription, or exceeds its maximum number of ids. For tests.
     pub(super) fn check_windows(&self) {
         for (slot, all) in &self.windows.0 {
             assert!(!all.is_empty(), "slot {slot} has no window and is listed");
@@ -322,8 +322,8 @@ mod tests {
         hub
     }
 
-    /// Publishes once in each of the named channels. If the channel's letter is a capital, its
-    /// publication expires immediately.
+    /// Publishes once for each letter of `channels`, in the channel of this name. If the letter is
+    /// a capital, its lower-case form is the name, and the publication expires immediately.
     fn publish(hub: &mut Node, channels: &str) {
         for channel in channels.chars() {
             let id = cursor(hub.log().sequenced().next().0);
@@ -371,7 +371,8 @@ mod tests {
         assert_eq!(acknowledge(&mut hub, 2), Acknowledged::Opened);
         assert!(hub.is_behind(0));
         assert_eq!(serve(&mut hub).1, [4]);
-        // An id of another channel is also a position in this channel.
+        // Each id is a position in every channel, so the id of a publication in another channel is
+        // accepted.
         assert_eq!(acknowledge(&mut hub, 7), Acknowledged::Opened);
         assert_eq!(serve(&mut hub).1, [6]);
         assert!(!hub.is_held_back(0));

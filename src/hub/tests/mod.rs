@@ -80,7 +80,7 @@ fn give(hub: &mut Node, slot: u32, bytes: usize, now: Now) -> Vec<u64> {
         .collect()
 }
 
-/// Visits all subscribers without serving them, as if all sockets were full.
+/// Visits all subscribers but sends them nothing, as if all sockets were full.
 fn end_walks(hub: &mut Node) {
     while hub.visit() != Visit::Done {}
     hub.release_walked();
