@@ -278,8 +278,8 @@ impl Log {
         Arc::clone(&state.unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Whether `state` belongs to the newest epoch. The answer is false if the caller has received
-    /// any data of a later epoch, even data that a client has sent back.
+    /// Whether `state` belongs to the newest epoch. If the caller has already received data of a
+    /// later epoch, directly or from a client, the result is always false.
     #[must_use]
     pub fn is_newest(&self, state: &EpochState) -> bool {
         self.newest.generation.load(Ordering::Acquire) == state.generation

@@ -63,8 +63,7 @@ struct Chunk {
     /// The sequence number of the first slot. Stored here so that a search reads no slots of other
     /// chunks.
     first: Sequence,
-    /// The sequence number of the last slot. It may be larger, because slots at the end may have
-    /// been dropped.
+    /// The sequence number of the last slot, or a larger number if slots at the end were dropped.
     last: Sequence,
     places: VecDeque<Ordered>,
     dead: usize,

@@ -21,18 +21,17 @@ pub struct ChannelState {
     pub key: ChannelKey,
     /// The channel's rule.
     pub rule: RuleIndex,
-    /// The number of the channel's newest visible publication, even if that publication has left
-    /// the log. The stored number may be too large, but the channel has no visible publication
-    /// above it.
+    /// The number of the newest publication that the reader sees in the channel. The publication
+    /// may have left the log. If its number is unknown, a larger number is stored here.
     pub last: Sequence,
     /// The number of the channel's newest visible publication that has left the log.
     pub evicted: Sequence,
     /// The number and size of the channel's publications up to `last`, since the channel was
     /// created.
     pub total: Amount,
-    /// The lowest number at which the channel may have a publication that the reader does not see
-    /// yet, even one that has left the log. When the reader sees entries up to this number, the
-    /// reader must query the state again. `None` if there is no such number.
+    /// The lowest number after the reader's horizon at which the channel may have a publication,
+    /// even one that has left the log. When the horizon reaches this number, the reader must query
+    /// the state again. `None` if there is no such number.
     pub next: Option<Sequence>,
 }
 
@@ -64,7 +63,7 @@ impl Channel {
             return Some(number.next());
         }
         let next = match self.entries().get(self.index_after(number)) {
-            // The publication `later.previous` is above `number` too, and has left the log.
+            // The publication before `later` is above `number` too. It has left the log.
             Some(later) if later.previous > number => later.previous,
             Some(later) => later.sequence(),
             None => self.last(),
@@ -106,10 +105,10 @@ impl Log {
     }
 
     /// Registers a worker that has its first subscriber of a channel. Creates the channel if it
-    /// does not exist. From now on, the writer sends new entries of the channel to the worker.
-    /// Existing entries after `horizon` are added to `late`: the newest of them, in total at most
-    /// `late_max`. Returns the channel's state up to `horizon`, and the number of the channel's
-    /// newest publication, which may be after `horizon`. Returns `None` if the limit
+    /// does not exist. From now on, the writer sends new entries of the channel to the worker. The
+    /// newest of the existing entries after `horizon` are added to `late`, as far as their total
+    /// does not exceed `late_max`. Returns the channel's state up to `horizon`, and the number of
+    /// the channel's newest publication, which may be after `horizon`. Returns `None` if the limit
     /// `limits.channels` is reached and the channel has no subscribers on any worker.
     pub fn register_interest(
         &self,

@@ -23,13 +23,14 @@ pub struct Rules {
     /// The rules. The first rule is for channels outside all namespaces. The other rules are for
     /// the namespaces, in order.
     table: Vec<Rule>,
-    /// The different age limits of namespaces that are shorter than the log's age limit.
+    /// The age limits of namespaces, without duplicates. Only limits that are shorter than the
+    /// log's age limit are listed.
     pub(super) ages: Vec<Duration>,
     /// The bounds for all channels together.
     pub(super) bounds: LogBounds,
     has_conflation: bool,
-    /// The maximum that [`Rules::evicted_floor`] returns. It is lowered during an epoch change, and
-    /// is `u64::MAX` at all other times.
+    /// The upper limit of the result of [`Rules::evicted_floor`]. It is lowered during an epoch
+    /// change. At all other times it is `u64::MAX`, which means no limit.
     evicted_floor_max: AtomicU64,
 }
 
@@ -154,7 +155,7 @@ impl Rules {
         self.table.get(usize::from(index.0))
     }
 
-    /// Returns the class of the channels with this rule.
+    /// Returns the [`Class`] of the channels with this rule.
     pub(super) fn class(&self, index: RuleIndex) -> Class {
         self.get(index).map_or(Class::Feeders, |rule| rule.class)
     }
@@ -166,8 +167,8 @@ impl Rules {
     pub(super) fn evicted_floor(&self, index: RuleIndex) -> Sequence {
         let rule = self.get(index);
         // `evicted_floor_max` is loaded before `evicted_floor`. Otherwise,
-        // [`Self::cut_evicted_floor`] could run between the two loads, and the function would
-        // return a number without the limit.
+        // [`Self::cut_evicted_floor`] could run between the two loads, and the result could be
+        // above the limit.
         let most = self.evicted_floor_max.load(Ordering::Acquire);
         rule.map_or(Sequence::ZERO, |rule| {
             Sequence(rule.evicted_floor.load(Ordering::Relaxed).min(most))
@@ -181,8 +182,9 @@ impl Rules {
         self.evicted_floor_max.store(kept.0, Ordering::Release);
     }
 
-    /// Lowers `evicted_floor` of each rule to at most `kept`, and ends the limit on its result.
-    /// Called after the epoch change has removed entries from all shards.
+    /// Lowers `evicted_floor` of each rule to at most `kept`. Then removes the limit that
+    /// [`Self::bound_evicted_floor`] has set. Called after the epoch change has removed entries
+    /// from all shards.
     pub(super) fn cut_evicted_floor(&self, kept: Sequence) {
         for rule in &self.table {
             rule.evicted_floor.fetch_min(kept.0, Ordering::Relaxed);

@@ -1,8 +1,8 @@
 //! The shards, which hold the channels. Each shard has its own lock.
 //!
-//! A thread locks one shard at a time. While a thread holds a lock, it does not encode, drop a
-//! publication or make a system call. Debug builds assert with [`assert_unlocked`] that the thread
-//! holds no lock at these points.
+//! A thread locks one shard at a time. While a thread holds a lock, it does not encode
+//! publications, does not drop publications and makes no system calls. Debug
+//! builds check this with [`assert_unlocked`].
 
 use std::hash::BuildHasher;
 use std::ops::{Deref, DerefMut};
@@ -47,8 +47,8 @@ pub(super) struct Channel {
 /// The publications of a channel.
 #[derive(Debug)]
 pub(super) struct History {
-    /// The entries, oldest first, with increasing numbers. The `before` of each entry equals the
-    /// total after the previous entry.
+    /// The entries, oldest first, with increasing numbers. The running total before an entry
+    /// (`before`) equals the running total after the previous entry.
     pub(super) entries: Entries,
     /// The number of the newest publication, even if it has left the log.
     pub(super) last: Sequence,
@@ -366,7 +366,7 @@ pub(super) fn key(shard: u32, place: u32) -> ChannelKey {
 }
 
 pub(super) fn shard_of(hash: u64) -> u32 {
-    // The hash tables inside the shards use the other bits of the hash.
+    // The hash tables inside the shards do not use these bits of the hash.
     let bits = (hash >> 32) & ((1 << SHARD_BITS) - 1);
     u32::try_from(bits).unwrap_or_default()
 }

@@ -65,7 +65,7 @@ impl Part {
     }
 }
 
-/// Finds the oldest entry among the channels that have a certain age limit.
+/// The search for the oldest entry of the channels that have a certain age limit.
 #[derive(Clone, Debug)]
 struct Clock {
     age: Duration,
@@ -255,8 +255,8 @@ impl Writer {
             return;
         }
         // Subscribers that are far behind can cause old entries to be encoded again and again. So
-        // the old entries may use only half of the `max` visits. The other half is for newer
-        // entries.
+        // at most half of the `max` entries are visited among these old entries. The other half is
+        // left for newer entries.
         let noted = self.log.ledger.take_oldest_encoded();
         let after_noted = self.drop_encodings_from(noted, max / 2);
         let from = self.swept_until.max(after_noted);
@@ -264,8 +264,8 @@ impl Writer {
         if self.swept_until > self.head {
             self.swept_until = Sequence::ZERO;
         }
-        // The number is recorded again, because entries from this number on may have encoded
-        // frames.
+        // The number is recorded again, because the entry with this number and later entries may
+        // have encoded frames.
         self.log.ledger.note_encoded(after_noted);
     }
 
@@ -469,8 +469,9 @@ impl Writer {
         self.removed = removed;
     }
 
-    /// Finds the oldest entry with the age limit of this clock. Returns the time at which the entry
-    /// expires, and its channel. The entry is also the oldest of its channel.
+    /// Finds the oldest entry of the channels that have the age limit of this [`Clock`]. Returns
+    /// the time at which the entry becomes too old, and its channel. The entry is also the oldest
+    /// of its channel.
     fn next_expiry(&mut self, clock: usize) -> Option<(Deadline, ChannelKey)> {
         let this = self.clocks.get(clock)?;
         let (mut next, age) = (this.next, this.age);
@@ -494,8 +495,8 @@ impl Writer {
         found
     }
 
-    /// Moves the clocks and lists back after an epoch change has removed all entries after `kept`.
-    /// The numbers of the removed entries may be assigned again.
+    /// Adjusts the stored numbers and the lists of entries after an epoch change has removed all
+    /// entries after `kept`. The numbers of the removed entries may be assigned again.
     pub(super) fn rewind(&mut self, kept: Sequence) {
         let begin = self.head.next();
         self.feeders.order.drop_dead_at_end();
