@@ -14,8 +14,8 @@ use crate::transport::poll_answer::{News, PollTerms};
 #[derive(Debug)]
 pub struct ShortPoll {
     terms: PollTerms,
-    /// Whether the client already has the answer without publications and gaps. If so, this answer
-    /// is sent as 304.
+    /// Whether the client already has the empty answer, which has no publications and no gaps. If
+    /// so, an empty answer is sent as 304 (Not Modified).
     has_answer: bool,
 }
 

@@ -387,7 +387,7 @@ fn push_channel(channel: &ChannelName, out: &mut Vec<u8>) {
     push_json_string(channel.as_str(), out);
 }
 
-/// Appends a text that the server has written, which contains no character that JSON escapes.
+/// Appends a text that the server has written. The text contains no character that JSON escapes.
 fn push_plain(text: impl Display, out: &mut Vec<u8>) {
     let start = out.len();
     push_display(&text, out);
@@ -722,7 +722,8 @@ mod tests {
         ] {
             let mut out = vec![0xee];
             push_error(refusal, Reference::from_json("\"r\"").as_ref(), &mut out);
-            // Earlier bytes stay unchanged. The frame's header has two or four bytes.
+            // The byte that was in `out` before is unchanged. The frame's header has two or four
+            // bytes.
             assert_eq!(out[..2], [0xee, 0x81]);
             let body = if out[2] < 126 { &out[3..] } else { &out[5..] };
             let value: serde_json::Value = serde_json::from_slice(body).unwrap();
