@@ -58,8 +58,8 @@ impl<N: Net> Worker<N> {
                 Effect::ShutdownWrite => self.shutdown_write(id),
             }
         }
-        // Nested calls may have stored another list here. This list has more capacity, so it is
-        // kept.
+        // A nested call may have stored its own list in `scratch.effects`. `effects` replaces it,
+        // because `effects` has more capacity.
         self.scratch.effects = effects;
     }
 

@@ -1,9 +1,9 @@
 //! broadcast: processes the mail in the inbox. The hub accepts new entries and marks the
 //! subscribers of their channels, which the worker then visits.
 //!
-//! If subscribers are still to be visited for more publications than the quota allows, the next
-//! entries wait in the inbox. A full inbox slows the feed. So a worker that lags never skips
-//! publications for a subscriber that keeps up.
+//! Subscribers may still have to be visited because of earlier publications. If these publications
+//! exceed the quota, the next entries wait in the inbox. A full inbox slows the feed. So a worker
+//! that lags never skips publications for a subscriber that keeps up.
 //!
 //! The hub's *head* is the number up to which the hub has accepted all entries for this worker. The
 //! head moves to each entry that the hub accepts. When the inbox is empty, the head moves to the
@@ -108,7 +108,7 @@ impl<N: Net> Worker<N> {
         true
     }
 
-    /// Confirms the mail that arrived while this worker ended. Feeders wait for these
+    /// Confirms the mail that arrived while this worker was ending. Feeders wait for these
     /// confirmations.
     #[doc(hidden)]
     pub fn confirm_remaining(&mut self) {

@@ -59,8 +59,8 @@ pub(super) struct Draining {
     /// The time by which each conn is sent a goodbye, even a conn that opens a stream during the
     /// drain. It refers to the clock that stops while the worker's thread does not run.
     pub(super) goodbye_by: Deadline,
-    /// The time at which the remaining conns are closed. It refers to the monotonic clock, because
-    /// the reconnect delays in the goodbyes must end later.
+    /// The time at which the remaining conns are closed. It refers to the monotonic clock, which
+    /// does not stop. So the drain ends before the reconnect delays in the goodbyes.
     pub(super) end: Deadline,
     /// The time over which the clients' reconnect delays are spread.
     reconnects: Duration,

@@ -31,7 +31,8 @@ impl<N: Net> Worker<N> {
         self.close_remaining();
     }
 
-    /// If a round is over, handles the new conns and the fired timers that waited for its end.
+    /// If a round ([`super::round`]) is over, handles the new conns and the fired timers that
+    /// waited for its end.
     fn end_round(&mut self) {
         let handshakes = self.filters.handshake_queue();
         let Some(decisions) = self.round.end(&self.to_read, handshakes) else {
@@ -54,8 +55,9 @@ impl<N: Net> Worker<N> {
     fn expire_conn(&mut self, id: ConnId) {
         let is_to_be_read = self.is_to_be_read(id);
         if is_to_be_read && self.slot(id).is_some_and(|slot| slot.conn.takes_requests()) {
-            // The next read may complete the conn's request, so the timer is handled one round
-            // later. This cannot go on forever, because the length of a request head is limited.
+            // The next read may complete the conn's request. So the timer is handled at the end of
+            // the next round. This cannot go on forever, because the length of a request head is
+            // limited.
             return self.round.note_fired(id);
         }
         if self.close_unsubscribed(id) {

@@ -50,7 +50,7 @@ struct PendingWrite {
     planned: Range<usize>,
     /// The number of slices to write. Zero if all planned publications have expired.
     slices: usize,
-    /// Over TLS, the number of plaintext bytes that were sealed for this write.
+    /// Over TLS, the number of plaintext bytes that were encrypted for this write.
     plaintext: Option<usize>,
 }
 
@@ -74,8 +74,9 @@ impl<N: Net> Worker<N> {
         // Each of the two loops gets half of the time slice, so that neither delays the other.
         let start = self.net.now();
         self.walk(start);
-        // The conns that are left in the list may need the entries that the hub keeps in memory. If
-        // the hub keeps too many bytes, they are released, and those conns read the log instead.
+        // The hub keeps entries in memory for the subscribers that were visited. The conns that are
+        // left in the list may still need these entries. If the hub keeps too many bytes, it
+        // releases the entries anyway, and these conns read the log instead.
         if self.to_flush.is_empty() || self.hub.is_full() {
             self.hub.release_walked();
         }

@@ -1,5 +1,6 @@
-//! SHELL: a worker is one thread with its own poll, slab, timer wheel and hub. All workers read the
-//! same log and share some state, such as the counters and the limits per client address.
+//! SHELL: this module is the worker, which is one thread with its own poll, slab, timer wheel and
+//! hub. All workers read the same log and share some state, such as the counters and the limits per
+//! client address.
 //!
 //! A turn runs these phases: poll (`readiness`), `report`, `read`, `accept`, `broadcast`, `expire`,
 //! `flush`, `pinned`, `reap`. Each phase whose work peers can cause has a budget, so that no peer
@@ -126,8 +127,8 @@ pub struct Worker<N: Net> {
     to_read: Queue,
     /// Conns to visit in the next flush.
     to_flush: VecDeque<ConnId>,
-    /// Polls that wait until the hub's head reaches the first cursor. The second cursor is the
-    /// position that the client sent.
+    /// Polls that wait until the hub's head reaches a position. Each element has this position, the
+    /// conn, and the position that the client sent.
     to_answer: VecDeque<(Cursor, ConnId, Option<Cursor>)>,
     awaiting_answer: HashSet<ConnId>,
     /// Conns whose outbox holds publications of the log in memory.
@@ -157,7 +158,7 @@ pub struct Worker<N: Net> {
     /// read.
     round: Round,
     rates: Rates,
-    /// The amount of work that the input of the current conn may still cause.
+    /// The part of the budget of work that the input of the current conn has not used.
     work: WorkBudget,
     work_at_once: WorkBudget,
     /// The TLS state of conns of TLS listeners.
@@ -340,8 +341,8 @@ impl<N: Net> Worker<N> {
         &mut self.net
     }
 
-    /// Sets the amount of work that the input of each conn may cause in one call. For the
-    /// simulation.
+    /// Sets the maximum amount of work that a conn's input may cause in one call of the conn's
+    /// machine. For the simulation.
     #[doc(hidden)]
     pub fn set_work_at_once(&mut self, work: u32) {
         self.work_at_once = WorkBudget::new(work);

@@ -41,7 +41,8 @@ impl OldestPinned {
         is_oldest
     }
 
-    /// Records that a worker has no conn to close because of the limit.
+    /// Removes the record of a worker that has no conn to close because of the limit on pinned
+    /// memory.
     pub fn note_none(&self, worker: u16) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.remove(&worker);
@@ -53,8 +54,9 @@ impl OldestPinned {
 #[derive(Debug, Default)]
 pub(super) struct Holders {
     by_age: BTreeSet<Holder>,
-    /// The slots of polls that were answered in this turn. Most answers are completely written in
-    /// the same turn, so their publications are examined only after flush.
+    /// The slots of polls that were answered in this turn. After flush, the polls whose answers are
+    /// not completely written are added to `by_age`. Most answers are completely written before
+    /// that.
     answered: Vec<u32>,
     /// The conn at which the next batch starts. `None` stands for the conn with the oldest
     /// publication.
@@ -77,13 +79,13 @@ impl Holders {
         }
     }
 
-    /// Whether there are more conns after the last batch.
+    /// Whether the last call of [`Self::next_batch`] has left conns for the next call.
     pub(super) fn has_next(&self) -> bool {
         self.next.is_some()
     }
 
-    /// Returns the next conns in the list. After the end of the list, starts again with the conn
-    /// that keeps the oldest publication.
+    /// Returns the next conns in the order of `by_age`. After the last conn, starts again with the
+    /// conn that keeps the oldest publication.
     fn next_batch(&mut self) -> Vec<Holder> {
         let from = self.next.take().unwrap_or((Sequence::ZERO, 0));
         let mut holders = self.by_age.range(from..).copied();
@@ -102,8 +104,8 @@ impl<N: Net> Worker<N> {
         self.holders.note(id.slot, before, held);
     }
 
-    /// Records that a poll was answered in this turn. After flush, the unwritten publications of
-    /// the answer are recorded.
+    /// Records that a poll was answered in this turn. If the answer is not completely written after
+    /// flush, the oldest publication that it keeps in memory is recorded.
     pub(super) fn note_answered(&mut self, slot: u32) {
         self.holders.answered.push(slot);
     }

@@ -145,8 +145,8 @@ impl<N: Net> Worker<N> {
     /// Passes bytes from a client to its machine, and counts them towards the client's rates. Bytes
     /// from sockets reach machines only through this function.
     pub(super) fn hand_bytes(&mut self, id: ConnId, bytes: &mut [u8]) -> Option<()> {
-        // If a trusted proxy sent the bytes, this call may return an effect instead. Applying the
-        // effect then handles the bytes.
+        // If a trusted proxy sent the bytes, this call may first return an effect that identifies
+        // the client. The bytes are then handled when this effect is applied.
         self.scratch.frames = 0;
         self.call(id, |conn, out, context| {
             conn.handle_bytes(bytes, out, context);

@@ -26,7 +26,8 @@ pub(super) struct Queue {
     taken: u64,
 }
 
-/// A position in a [`Queue`]. A round waits until all conns before this position were removed.
+/// A position in a [`Queue`]. Two steps of a round each wait until all conns before such a position
+/// were removed from their queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mark(u64);
 
@@ -79,19 +80,20 @@ enum Progress {
     Polling { reports: usize },
     /// The round waits until the conns before this position of the read queue were read.
     Reading(Mark),
-    /// The round waits until the handshakes before this position of the handshake queue have
-    /// continued.
+    /// The round waits until each conn before this position of the handshake queue has continued
+    /// its handshake.
     Handshaking(Mark),
 }
 
-/// The current round, and the conns about which a decision is made when a round ends.
+/// The current round, and the conns that wait for the end of a round: new conns and conns whose
+/// timers have fired.
 #[derive(Debug, Default)]
 pub(super) struct Round {
     progress: Progress,
-    /// Conns about which a decision is made at the end of the current round.
+    /// Conns that are handled at the end of the current round.
     current: Decisions,
-    /// Conns that were added after the current round had begun. A decision is made at the end of
-    /// the next round.
+    /// Conns that were added after the current round had begun. They are handled at the end of the
+    /// next round.
     next: Decisions,
 }
 
@@ -160,7 +162,7 @@ impl Round {
     }
 
     /// Called after the reads and handshakes of a turn. If the round is over, returns the conns
-    /// about which decisions must be made.
+    /// that waited for its end.
     pub(super) fn end(&mut self, to_read: &Queue, handshakes: &Queue) -> Option<Decisions> {
         if let Progress::Reading(mark) = self.progress
             && to_read.has_passed(mark)

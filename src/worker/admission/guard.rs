@@ -159,9 +159,10 @@ impl<N: Net> Worker<N> {
         self.peers.by_slot.insert(id.slot, peer);
     }
 
-    /// The conn was freed or was never given a slot. It no longer counts for its source.
+    /// Called when a conn was freed or was never given a slot. The conn then no longer counts for
+    /// its source.
     pub(in crate::worker) fn release_peer(&self, mut peer: Peer) {
-        // Without a new source, this call cannot fail.
+        // The conn is not counted for a new source, so this call cannot fail.
         let _released = self.recount(&mut peer, None);
     }
 

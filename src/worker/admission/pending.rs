@@ -20,16 +20,16 @@ use crate::transport::Goodbye;
 use crate::worker::Worker;
 use crate::worker::wire::net::Net;
 
-/// The queue may contain ids of conns that are no longer silent. If it has more such ids than
-/// silent conns plus this number, they are removed.
+/// The queue may contain ids of conns that are no longer silent. These ids are removed when they
+/// outnumber the silent conns by more than this number.
 const QUEUE_SLACK: usize = 64;
 
 /// The limit on silent conns, shared by all workers.
 #[derive(Debug)]
 pub struct SilentLimit {
     most: u32,
-    /// The limit divided by the number of workers. A worker with no more silent conns than this
-    /// closes none.
+    /// The limit divided by the number of workers. A worker closes silent conns only if it has more
+    /// of them than this number.
     share: u32,
     count: AtomicU32,
 }

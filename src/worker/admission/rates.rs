@@ -118,7 +118,7 @@ impl Rates {
         (until_ns > now_ns).then(|| Deadline(until_ns.div_ceil(1000)))
     }
 
-    /// Removes the accounts of clients whose two times have passed.
+    /// Removes the accounts whose two times (`frames_ns` and `bytes_ns`) have passed.
     fn sweep(&mut self, now: Now) {
         self.swept = now;
         let now_ns = now.0.saturating_mul(1000);

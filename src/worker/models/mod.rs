@@ -56,8 +56,8 @@ impl Inbox {
         self.posted.fetch_add(1, Ordering::Release);
     }
 
-    /// Returns the next batch. Returns `None` if the worker sees no more than `taken` posted
-    /// batches.
+    /// Returns the next batch. `taken` is the number of batches that were taken before. Returns
+    /// `None` if the worker does not see yet that more batches were posted.
     fn take(&self, taken: usize) -> Option<Batch> {
         match self.posted.load(Ordering::Acquire) > taken {
             true => self.mails.lock().unwrap().pop_front(),
@@ -111,7 +111,7 @@ enum Posting {
 }
 
 /// Whether a worker reads the newest posted id before or after its inbox. The server reads the id
-/// before; the other order is wrong.
+/// first; the other order is wrong.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Looking {
     PostedFirst,
@@ -163,7 +163,7 @@ impl Feed {
         self.writer.note_posted();
     }
 
-    /// Removes entries from the log that are too old or exceed a limit.
+    /// Removes the log's entries that are too old or exceed a limit.
     fn evict(&mut self, now: Now) {
         self.writer.evict(now, u32::MAX);
     }
@@ -617,8 +617,9 @@ fn poll_after_an_acknowledgement_is_given_the_publication() {
     });
 }
 
-/// Returns the names of two channels. If `has_same_lock`, the same lock of the log guards both, so
-/// one channel can get the key that the other had. Otherwise their locks differ.
+/// Returns the names of two channels. If `has_same_lock` is true, the same lock of the log guards
+/// both channels. One channel can then get the key that the other had before. If it is false, the
+/// channels have different locks.
 fn names(log: &Log, has_same_lock: bool) -> (&'static str, &'static str) {
     let lock = |channel: &str| log.shard_of(&name(channel));
     let mut others = ["b", "c", "d", "e", "f", "g", "h"].into_iter();
@@ -658,7 +659,7 @@ fn channel_that_is_dropped_and_made_again_loses_nothing_in_silence() {
 fn mail_for_a_channel_that_has_gone_is_not_given_to_the_one_in_its_place() {
     check(|| {
         let mut config = Config::default();
-        // Another channel later gets the same index and key as `a`. The namespaces of the two
+        // Another channel later gets the index and the key that `a` had. The namespaces of the two
         // channels differ.
         config.namespace.push(Namespace {
             pattern: "a".into(),

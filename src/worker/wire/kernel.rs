@@ -62,7 +62,8 @@ pub struct MioNet {
     /// The results of the writes of the last batch. `None` means that the ring did not do the
     /// write.
     answers: Vec<Option<io::Result<usize>>>,
-    /// The permit to visit many subscribers, if a limited number of workers may do this at a time.
+    /// The handle with which this worker acquires a permit to visit subscribers. `None` if the
+    /// number of workers that may do this at the same time is not limited.
     permit: Option<Permit>,
 }
 
@@ -125,8 +126,8 @@ impl MioNet {
         self.permit = Some(permit);
     }
 
-    /// Submits writes to the `io_uring` ring, if there is one. A write that has no result
-    /// afterwards was not done.
+    /// Submits writes to the `io_uring` ring, if there is one. If a write has no result afterwards,
+    /// the ring did not do the write.
     fn write_through_ring(&mut self, writes: &[Write<'_, TcpStream>]) {
         self.answers.clear();
         // A single write needs one system call with or without the ring.
@@ -380,8 +381,8 @@ mod tests {
         (TcpStream::from_std(near), listener.accept().unwrap().0)
     }
 
-    /// Makes three writes in one batch: one slice, one slice after FIN, and two slices. Checks the
-    /// results.
+    /// Makes three writes in one batch and checks the results. The first write has one slice. The
+    /// second has one slice for a socket that has already sent FIN. The third has two slices.
     fn write_three(net: &mut MioNet) {
         let (one, mut one_reader) = connection();
         let (two, mut two_reader) = connection();

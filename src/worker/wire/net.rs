@@ -77,7 +77,7 @@ pub trait Net {
     }
 
     /// Called when the worker stops visiting subscribers in this turn. `is_walking` is true if some
-    /// are still to be visited.
+    /// subscribers are still to be visited.
     fn yield_fanout(&mut self, _is_walking: bool) {}
 
     /// Returns how many bytes the peer's kernel has not acknowledged, FIN included. If the number

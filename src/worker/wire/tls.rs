@@ -143,8 +143,8 @@ impl Filters {
     fn drop_if_empty(&mut self) {
         if self.by_slot.is_empty() {
             *self = Self {
-                // The handshake queue is kept: a round may wait until the conns before a certain
-                // position were removed (`worker/round.rs`).
+                // The handshake queue is kept, because a round may wait for a position in it
+                // (`worker/round.rs`).
                 handshake_queue: std::mem::take(&mut self.handshake_queue),
                 ..Self::default()
             };
@@ -240,8 +240,8 @@ impl Filters {
         true
     }
 
-    /// Returns what was delayed until all encrypted bytes were sent. Returns `None` if some are
-    /// left.
+    /// Returns the actions that were delayed until all encrypted bytes were sent. Returns `None` if
+    /// some encrypted bytes are left.
     pub(in crate::worker) fn take_end(&mut self, slot: u32) -> Option<SealedEnd> {
         let secured = self.get_mut(slot)?;
         secured.filter.unsent().is_empty().then(|| SealedEnd {

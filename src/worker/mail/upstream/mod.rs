@@ -56,7 +56,7 @@ pub struct Upstream {
 #[derive(Debug)]
 pub struct Reports {
     receiver: Receiver<Sent>,
-    /// The oldest report. It was removed from the channel, and the feed has not accepted it yet.
+    /// The oldest report. It was removed from the queue, and the feed has not accepted it yet.
     front: Option<Sent>,
     workers: Vec<(Arc<Wake>, Arc<AtomicBool>)>,
     /// The number of reports that the feed has accepted from each worker.
@@ -342,8 +342,9 @@ impl Reports {
         Some(report)
     }
 
-    /// Returns the first waiting notice, or number of lost notices, whose `order` is `from` or
-    /// larger. A caller that skips a notice must also skip all later notices of the same conn.
+    /// Returns the first waiting entry whose `order` is at least `from`. The entry is a notice, or
+    /// a number of lost notices. A caller that skips a notice must also skip all later notices of
+    /// the same conn.
     #[must_use]
     pub fn notice(&self, from: u64) -> Option<WaitingNotice> {
         match self.has_notices() {

@@ -209,8 +209,8 @@ impl Notices {
     }
 
     /// Removes a notice, or a number of lost notices. Returns `None` if the notice was cancelled
-    /// meanwhile. Otherwise returns which worker must be woken, if any, because a conn may be read
-    /// again.
+    /// meanwhile. Otherwise returns the worker that must be woken because one of its conns may be
+    /// read again, if there is such a worker.
     pub(super) fn take(&self, waiting: &WaitingNotice) -> Option<Woken> {
         let mut table = self.lock();
         let woken = match waiting.report {
@@ -254,7 +254,8 @@ impl Notices {
         }
         let released = table.released.get_mut(end).map(std::mem::take);
         let mut released = released.unwrap_or_default();
-        // A listed conn may have reached the limit again. Then it must still not be read.
+        // A conn in this list may have reached the limit on its notices again. It must still not be
+        // read, so it is removed from the list.
         released.retain(|name| !table.conns.get(name).is_some_and(|conn| conn.is_held));
         released
     }
