@@ -110,7 +110,7 @@ fn no_descriptor(figures: &FigureSources) -> Option<String> {
         figures.workers.iter().map(|worker| read(worker)).sum()
     };
     let is_blocked = sum(|worker| worker.accept_blocked.value()) > 0;
-    // The connections of all workers are counted, because workers may share a descriptor table.
+    // The connections of all workers are added up, because workers may share a descriptor table.
     let is_empty = sum(|worker| worker.conns_open.value()) == 0;
     (is_blocked && is_empty).then(|| {
         format!(

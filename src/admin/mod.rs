@@ -135,8 +135,8 @@ pub struct Admin {
 /// # Errors
 /// Returns the system's error if the address cannot be bound.
 pub fn bind(address: SocketAddr) -> io::Result<Admin> {
-    // This descriptor is opened first, because a low descriptor stays usable after the limit on
-    // descriptors is lowered.
+    // The spare descriptor is opened first, so that it has a low number. Low numbers can still be
+    // used after the limit on descriptors is lowered.
     let mut spare = Spare::default();
     spare.reserve();
     let listener = TcpListener::bind(address)?;
@@ -308,9 +308,9 @@ impl AdminLoop<'_> {
     }
 
     /// Closes one connection to make room for another. This is the oldest connection without a
-    /// complete request, or else the oldest connection of the lowest [`Priority`]. A connection
-    /// whose request turns out to have arrived is answered instead. Returns false if no connection
-    /// is open.
+    /// complete request, or else the oldest connection of the lowest [`Priority`]. Before a
+    /// connection without a request is closed, its socket is read once more. If its request has
+    /// arrived, it is answered instead. Returns false if no connection is open.
     fn make_room(&mut self) -> bool {
         for index in 0..self.conns.len() {
             let silent = self.conns.get_mut(index);
