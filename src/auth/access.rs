@@ -79,7 +79,8 @@ pub enum Due {
 /// The result of a valid token that a client sends over its open connection.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Shown {
-    /// The conn was waiting for its first token. Now it makes this subscription.
+    /// The server was waiting for the conn's first token. Now it makes this subscription, which the
+    /// client has requested earlier.
     First(Join),
     /// The permissions of this token replace the permissions of the conn's previous token, if any.
     Next,
@@ -468,7 +469,8 @@ mod tests {
         assert_eq!(access.sub(2), None);
         assert!(access.show(2, &token("v", 60), at(0)).is_ok());
         assert_eq!(access.sub(2).as_deref(), Some("v"));
-        // The server did not wait for this token, so commands that precede it may be unfinished.
+        // The server was not waiting for this token, so commands that precede it may be unfinished.
+        // Until they are done, the subject is not reported.
         assert!(access.show(3, &token("w", 60), at(0)).is_ok());
         assert_eq!(access.sub(3), None);
         access.start_reporting(3);

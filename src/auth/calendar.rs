@@ -19,8 +19,8 @@ const LATE_US_MAX: i64 = 100_000;
 pub(super) struct Calendar {
     /// The time of the calendar minus the time of the worker's clock, in microseconds.
     lead_us: i64,
-    /// The smallest `lead_us` since all timers were last armed. If `lead_us` becomes larger than
-    /// this value, timers fire too late.
+    /// The smallest value of `lead_us` since all timers were last armed. If `lead_us` rises above
+    /// this value by [`LATE_US_MAX`] or more, some timers may fire too late.
     armed_us: i64,
 }
 
@@ -61,8 +61,8 @@ mod tests {
     const HOUR_US: u64 = 3_600_000_000;
     const START_US: u64 = 1_800_000_000_000_000;
 
-    /// Stores a reading with the calendar at `START_US + more_us` and the worker's clock at
-    /// `clock_us`.
+    /// Lets `calendar` read both clocks. The wall clock is at `START_US + more_us`, and the
+    /// worker's clock is at `clock_us`.
     fn read(calendar: &mut Calendar, more_us: u64, clock_us: u64) -> bool {
         calendar.read(Duration::from_micros(START_US + more_us), Now(clock_us))
     }
@@ -89,8 +89,8 @@ mod tests {
         assert!(read(&mut calendar, 2_000_000 + HOUR_US, 2_000_000));
         assert!(!read(&mut calendar, 3_000_000 + HOUR_US, 3_000_000));
         assert!(!read(&mut calendar, 4_000_000, 4_000_000));
-        // The calendar is set ahead by an hour again. A timer that was armed at the previous
-        // reading would now be late.
+        // The calendar is set ahead by an hour again. A timer that was armed after the previous
+        // reading would now fire an hour late.
         assert!(read(&mut calendar, 5_000_000 + HOUR_US, 5_000_000));
     }
 

@@ -5,8 +5,8 @@
 //! and handles no secret. So its code is short rather than fast or constant-time: it does about
 //! 200,000 additions modulo 2^255 - 19 per key.
 
-/// A number below the prime 2^255 - 19, in two halves. The high half is first, so that the derived
-/// comparison is numeric.
+/// A number below the prime 2^255 - 19, in two halves. The high half is the first field, so that
+/// the derived `Ord` compares the numbers.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Element {
     high: u128,
