@@ -256,8 +256,8 @@ pub(super) fn features(facts: &Facts) -> Features {
         (Some(0), _) => "available",
         (Some(1), _) => "for_privileged",
         (Some(2), _) => "disabled",
-        // The sysctl exists in Linux 6.6 and later. In earlier versions, only the kernel's build
-        // configuration decides whether `io_uring` is available.
+        // The sysctl `kernel.io_uring_disabled` exists in Linux 6.6 and later. In earlier versions,
+        // only the kernel's build configuration decides whether `io_uring` is available.
         (None, Some(version)) if (RING_KERNEL..(6, 6)).contains(&version) => "available",
         (None, Some(version)) if version < RING_KERNEL => "too_old",
         (Some(_) | None, _) => "unknown",

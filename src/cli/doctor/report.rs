@@ -47,8 +47,8 @@ struct Target {
     fits: bool,
     /// Names of the limits that are too low for the requested number of conns.
     too_low: Vec<&'static str>,
-    /// A number of workers with which the requested number of conns fits without another change;
-    /// null if there is no such number.
+    /// A number of workers with which the machine can hold the requested number of conns, without
+    /// any other change. Null if there is no such number.
     fits_with_workers: Option<u32>,
 }
 

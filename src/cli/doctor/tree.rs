@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 /// entry is used.
 const FILE_BYTES_MAX: u64 = 16 * 1024;
 
-/// A value for the report, with its name. There is also a note for a value that could not be read.
+/// An entry of the report: the name of a value, and the value if it could be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Note {
     /// The path of the file below the root. If the value is one line of the file, a colon and the
@@ -88,8 +88,8 @@ impl Tree {
     pub(super) fn exists(&self, path: &str) -> bool {
         let there = self.root.join(path).exists();
         if there && !self.root.join(path).is_dir() {
-            // A recorded copy of the files must contain this path too. If the file is never read,
-            // the copy contains an empty file.
+            // A recorded copy must contain every file whose existence was tested. If the file
+            // itself is never read, the copy contains an empty file.
             let mut read = self.read.borrow_mut();
             read.entry(path.to_owned()).or_default();
         }

@@ -287,8 +287,9 @@ impl Exchange {
         }
     }
 
-    /// Returns the number in the input of the line that was sent as line number `sent`. Zero means
-    /// that an answer belongs to no line.
+    /// Returns the position in the input of a line whose number in the feed's answer is `sent`. The
+    /// feed counts only the lines that it receives. Returns zero if `sent` is zero, because such an
+    /// answer belongs to no line.
     fn input_line(&self, sent: u64) -> u64 {
         if sent == 0 {
             return 0;
@@ -333,8 +334,8 @@ fn write_lines(
     }
 }
 
-/// Handles a write error. If the feed has closed the connection, the result is not an error but
-/// `is_cut`, because the feed's last answer usually has the reason.
+/// Handles a write error. If the feed has closed the connection, sets `is_cut` instead of returning
+/// an error, because the feed's last answer usually gives the reason.
 fn cut(sent: Sent, error: io::Error) -> Result<Sent, Failure> {
     match error.kind() {
         io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Ok(Sent {

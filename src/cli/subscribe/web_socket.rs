@@ -170,8 +170,8 @@ fn take_text(
         return subscriber.publication(id, text);
     };
     match kind {
-        // The id in this message is the position before the first publication. A resumed
-        // subscription keeps its own, earlier id, because publications after that id may still
+        // The id in `subscribed` is the position before the first publication. A subscription that
+        // has resumed keeps its own, earlier id, because publications after that id may still
         // arrive.
         "subscribed" if subscriber.last_id.is_none() && !id.is_empty() => {
             subscriber.last_id = Some(String::from(id));
