@@ -84,10 +84,10 @@ pub const TRIMS_PER_PUBLICATION_MAX: u32 = 64;
 /// is pinned if a conn still sends it after the log has evicted it. The check runs only while too
 /// many bytes are pinned.
 pub const HOLDERS_PER_TURN_MAX: usize = 4096;
-/// The time for which a worker's record of its oldest pinned publication is valid, in milliseconds.
-/// A publication is pinned if a conn still sends it after the log has evicted it. The conns that
-/// pin the oldest publications are closed first. A worker with an older record may be asleep, so
-/// its conns are ignored in this comparison.
+/// Each worker records its oldest pinned publication. A publication is pinned if a conn still sends
+/// it after the log has evicted it. The conns with the oldest publication of all workers are closed
+/// first. A record older than this time, in milliseconds, is ignored, because its worker may be
+/// asleep.
 pub const PINNED_STALE_MS: u64 = 100;
 /// The maximum time of the flush phase in one turn, in microseconds.
 pub const FLUSH_SLICE_US_MAX: u64 = 2_000;
@@ -95,8 +95,8 @@ pub const FLUSH_SLICE_US_MAX: u64 = 2_000;
 /// same time. Each of these workers needs a permit. With a limit of one, a processor is idle while
 /// a permit passes to the next worker. The last subscriber is then reached 10 percent later.
 pub const WALKERS_PER_PROCESSOR: usize = 2;
-/// The time after which a worker that sends a publication to its subscribers passes on its permit,
-/// in microseconds. The limit applies only while other workers wait for a permit.
+/// The time for which a worker may keep its permit to send publications to subscribers, in
+/// microseconds. After this time, it passes the permit on if another worker waits for one.
 pub const FANOUT_PERMIT_US: u64 = 4_000;
 /// The number of subscribers visited between two reads of the clock in the flush phase.
 pub const FLUSH_VISITS_PER_CLOCK: usize = 16;
@@ -297,8 +297,8 @@ pub const INBOX_WAIT_MS: u64 = 10;
 /// The time after which a poll that is ready to be answered is checked again, in milliseconds. Such
 /// a poll waits until its worker has processed all publications that the answer must include.
 pub const ANSWER_WAIT_MS: u64 = 1_000;
-/// The maximum sleep of a worker that has found log entries which it cannot deliver yet, in
-/// milliseconds. The worker must not deliver these entries before all earlier entries are posted.
+/// The maximum sleep of a worker while the log contains entries that the worker must not deliver
+/// yet, in milliseconds. An entry is delivered only after all earlier entries are posted.
 pub const LATE_ENTRIES_WAIT_MS: u64 = 1;
 /// The maximum number of feeders that are connected at the same time.
 pub const FEEDERS_MAX: usize = 1024;
@@ -393,8 +393,8 @@ pub const JOURNAL_FILES_MAX: usize = 64;
 pub const JOURNAL_LOG_BYTES: u64 = 64 * 1024 * KIB as u64;
 /// The time between a failure of the store and the attempt to open it again, in milliseconds.
 pub const JOURNAL_PAUSE_MS: u64 = 1_000;
-/// If no batch was refused for this time, a failed store is opened again without a new batch, in
-/// milliseconds. Before that, only a new batch causes the store to be opened.
+/// The time without a refused batch after which a failed store is opened again, in milliseconds.
+/// Before that, the store is opened again only for a new batch.
 pub const JOURNAL_QUIET_MS: u64 = 5_000;
 /// The maximum length of a record, in bytes: the maximum line or body of the feed, with a reserve.
 pub const JOURNAL_RECORD_BYTES_MAX: u64 = 65 * 1024 * KIB as u64;
@@ -427,7 +427,7 @@ const _: () = assert!(STREAM_READ_BYTES <= READ_BUFFER_BYTES);
 const _: () = assert!(CONTROL_PAYLOAD_BYTES_MAX <= 125);
 const _: () = assert!(DIRECT_BYTES_MAX < CONTROL_BYTES_MAX);
 // The shortest command is an empty text frame of 6 bytes, and its answer has at most 96 bytes. A
-// test of `conn` sends a whole read of such frames.
+// test of `conn` sends one read that is full of such frames.
 const _: () = assert!(STREAM_READ_BYTES as usize / 6 * 96 <= CONTROL_BYTES_MAX);
 const _: () = assert!(GATHER_SLICES_MAX <= 1024);
 // A worker has one bit of a u64 for each listener. A conn stores the index of its origin in a byte.

@@ -374,8 +374,8 @@ pub struct Journal {
     /// The journal's directory. If empty, there is no journal.
     pub path: PathBuf,
     /// The maximum total size of the journal's records on disk, in bytes. Above this size, the
-    /// oldest records are deleted, even if a restart would restore them to the log or to the table
-    /// of idempotency keys.
+    /// oldest records are deleted. A restart then cannot restore these records to the log or to the
+    /// table of idempotency keys.
     pub bytes: u64,
     /// The time at which records are synced to the disk.
     pub sync: JournalSync,

@@ -286,8 +286,8 @@ impl Draft {
                 self.problem(origin, &indexed, message);
                 continue;
             }
-            // The table contains only this key and an empty pattern, so that every error concerns
-            // this key.
+            // Parses a table that contains only this key and an empty pattern. So a parse error
+            // always concerns this key.
             let alone = Table::from_iter([
                 (String::from(MATCH), Value::String(String::new())),
                 (key.clone(), value.clone()),
