@@ -150,8 +150,8 @@ impl Socket {
         let unread = unacknowledged_bytes(self.stream.as_fd());
         if unread < self.unread {
             self.read_by_peer += u64::from(self.unread - unread);
-            // The flag is set here, because the kernel reports free space only when three quarters
-            // of its buffer are free.
+            // The socket is marked as writable here, because the kernel reports free space only
+            // when three quarters of its buffer are free.
             self.is_writable = true;
         }
         self.unread = unread;

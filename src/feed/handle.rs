@@ -49,7 +49,7 @@ pub struct FeedParts {
     pub mailboxes: Vec<Mailbox>,
     /// The reports of the workers.
     pub reports: Reports,
-    /// Wakes the feed when a worker has sent the last confirmation.
+    /// Wakes the feed, for example when the last confirmation of an acknowledgement has arrived.
     pub wake: Arc<Wake>,
     /// The feed's counters.
     pub metrics: Arc<FeedMetrics>,

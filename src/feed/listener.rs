@@ -233,7 +233,8 @@ pub(super) fn listen(config: &Config) -> Result<(UnixListener, SocketFile), Feed
     let path = config.feed.as_path();
     check_path(path)?;
     let directory = parent(path);
-    // The default directory is created again if it is missing later, even if it exists now.
+    // The default directory is created again whenever it is missing. Another directory is created
+    // again only if it is missing now.
     let makes_directory = !directory.exists() || is_default_directory(directory);
     make_directory(directory)?;
     let open_directory = open_directory(directory)?;

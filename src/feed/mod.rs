@@ -405,9 +405,9 @@ impl FeedLoop {
         if let Some(listener) = self.listener.take()
             && is_bound
         {
-            // Other descriptor tables may contain copies of the listener. These copies must not
-            // queue connections that are never accepted. An inherited listener stays open for the
-            // next server.
+            // The listener is shut down, because other descriptor tables may contain copies of it.
+            // These copies must not queue connections that are never accepted. An inherited
+            // listener is not shut down, because the next server uses it.
             if let Err(error) = rustix::net::shutdown(&listener, rustix::net::Shutdown::Both) {
                 tracing::debug!(%error, "the feed's listener cannot be shut down");
             }

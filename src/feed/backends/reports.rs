@@ -37,7 +37,8 @@ use crate::worker::mail::upstream::{Reports, WaitingNotice};
 #[derive(Debug)]
 pub(crate) struct ReportRouter {
     reports: Reports,
-    /// Whether the first report must wait because a consumer has no room.
+    /// Whether the first waiting report cannot be delivered yet, because one of its consumers has
+    /// too many unsent answers.
     is_report_stuck: bool,
     scan: Scan,
     /// `waited_for` lists the slots of consumers for which clients or other consumers wait in this
@@ -57,8 +58,8 @@ pub(crate) struct ReportRouter {
 /// notices of one conn stay in order.
 #[derive(Debug, Default)]
 struct Scan {
-    /// The order of the next notice to visit. Notices with a smaller order were delivered or
-    /// skipped.
+    /// The `order` of the next notice to examine, which is its position in the queue. All notices
+    /// with a smaller `order` were delivered or skipped.
     next: u64,
     /// The conns of skipped notices. Later notices of these conns must wait, too.
     passed: HashSet<ConnName, RandomState>,
@@ -67,18 +68,19 @@ struct Scan {
     full: Vec<usize>,
     /// Whether a notice was skipped because it must wait for an earlier report of its worker.
     awaits_report: bool,
-    /// The consumers that are congested while another consumer of the same notice has room.
+    /// The consumers with too many unsent answers for which a notice waits, although another
+    /// consumer of this notice has room.
     blocking: Vec<usize>,
-    /// Whether a notice waits for a consumer without room, although another consumer of the notice
-    /// has room.
+    /// Whether a notice waits because one of its consumers has no room, although another of its
+    /// consumers has room.
     holds_others: bool,
-    /// Whether no other notice can be delivered now.
+    /// Whether the scan has stopped, because it has reached the end of the queue or has skipped too
+    /// many notices.
     is_stuck: bool,
 }
 
 impl Scan {
-    /// Whether the maximum number of notices has been skipped. In this case, all later notices must
-    /// wait.
+    /// Whether so many notices were skipped that all later notices must wait.
     fn is_blocked(&self) -> bool {
         self.notices_passed >= NOTICES_PASSED_MAX
     }
@@ -139,17 +141,17 @@ impl ReportRouter {
         self.send_replies(sequencer);
         self.waited_for.clear();
         if self.deadline.is_some_and(|due| running.has_reached(due)) {
-            // Notices that waited for the stalled consumer may have been cancelled since the last
-            // scan. The scan restarts, because the consumer is closed only if clients or other
-            // consumers still wait for it.
+            // A stalled consumer has reached its deadline, but it is closed only if clients or
+            // other consumers still wait for it. Notices that waited for it may have been cancelled
+            // since the last scan, so the scan restarts.
             self.rescan();
         }
         self.route_reports(feeders, sequencer, now, touched);
         self.route_notices(feeders, touched);
         self.check_stall(feeders, running, touched);
         sequencer.post();
-        // The replies are sent here, because the journal does not wake the feed when it refuses a
-        // batch.
+        // Replies are sent again, because the batch that was just posted may have been refused by
+        // the journal. The journal does not wake the feed when it refuses a batch.
         self.send_replies(sequencer);
         let metrics = &self.metrics;
         let waiting = self.reports.notices_waiting();
@@ -222,8 +224,9 @@ impl ReportRouter {
                 self.scan.next = notice.order + 1;
                 self.deliver_notice(&notice, feeders, touched);
                 if matches!(notice.report, Report::Lost(_)) {
-                    // More notices may have been lost meanwhile. Their count is at the same
-                    // position in the order, so the scan restarts.
+                    // Further notices may have been lost during the delivery. Their number has the
+                    // same position in the queue as the delivered number, so the scan restarts to
+                    // find it.
                     self.rescan();
                 }
             }
@@ -255,8 +258,8 @@ impl ReportRouter {
             }
         }
         if has_room && congested.is_empty() {
-            // The notice budget of a consumer only prevents publications to the same consumer from
-            // waiting after many notices. So a consumer that exceeds its budget must not delay
+            // The notice budget of a consumer has one purpose: publications to this consumer are
+            // not delayed by many notices. So a consumer that exceeds its budget must not delay
             // other consumers.
             full.clear();
         }
@@ -277,8 +280,8 @@ impl ReportRouter {
                 self.scan.passed.insert(*conn);
                 self.scan.notices_passed += 1;
             }
-            // The count of lost notices has the same position in the order for all consumers. So it
-            // is never overtaken, and all later notices must wait.
+            // The number of lost notices has one position in the queue, which is the same for all
+            // consumers. It must be delivered before all later notices, so these must wait.
             _ => self.scan.notices_passed = NOTICES_PASSED_MAX,
         }
         self.scan.is_stuck = self.scan.is_blocked();
@@ -437,7 +440,7 @@ fn published(ack: &Ack) -> Option<PublishOutcome> {
     })
 }
 
-/// Adds those of the slots to `known` that it does not contain yet.
+/// Adds to `known` each of the slots that it does not contain yet.
 fn add_slots(slots: &[usize], known: &mut Vec<usize>) {
     for slot in slots {
         if !known.contains(slot) {
@@ -446,7 +449,8 @@ fn add_slots(slots: &[usize], known: &mut Vec<usize>) {
     }
 }
 
-/// Returns whether `is_full` is true for any feeder, and adds the slots of these feeders to `full`.
+/// Adds to `full` the slot of each feeder for which `is_full` returns true. Returns whether there
+/// is such a feeder.
 fn note_full(
     feeders: &mut Slab<Feeder>,
     full: &mut Vec<usize>,

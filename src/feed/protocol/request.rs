@@ -448,8 +448,8 @@ mod tests {
 
     #[test]
     fn head_over_its_limit_is_too_large_whatever_follows() {
-        // The limit is 300 bytes. The error in the field is after the first 300 bytes, so the limit
-        // applies.
+        // The limit is 300 bytes, and the invalid byte is after the first 300 bytes. So the head is
+        // refused because of its length.
         let fields = format!("Host: f\r\nX: {}\u{8}", "y".repeat(300));
         let bytes = format!("POST /publish HTTP/1.1\r\n{fields}\r\n\r\n");
         assert_eq!(status(&bytes), (431, true));

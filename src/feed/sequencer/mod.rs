@@ -150,7 +150,8 @@ impl Sequencer {
         for worker in 0..self.mailboxes.len() {
             let mail = Mail::Revoke(Arc::clone(&revocation));
             if self.send(worker, mail) == Posted::WorkerGone {
-                // No wake is needed, because the feeder's answer is checked after this call.
+                // The feed does not need a wake, because it checks the feeder's answer after this
+                // call.
                 let _is_last = revocation.worker_ack.confirm(0);
             }
         }
@@ -169,7 +170,8 @@ impl Sequencer {
         for worker in 0..self.mailboxes.len() {
             if self.send(worker, Mail::Count(Arc::clone(&counts))) == Posted::WorkerGone {
                 for (_, worker_ack) in counts.iter() {
-                    // No wake is needed, because the feeder's answer is checked after this call.
+                    // The feed does not need a wake, because it checks the feeder's answer after
+                    // this call.
                     let _is_last = worker_ack.confirm(0);
                 }
             }
@@ -186,8 +188,8 @@ impl Sequencer {
                 worker_ack: Arc::clone(worker_ack),
             };
             if self.send(worker, mail) == Posted::WorkerGone {
-                // The worker has stopped and cannot confirm, so its confirmation is added here. No
-                // wake is needed, because the feeder's answer is checked after this call.
+                // The worker has stopped and cannot confirm, so its confirmation is added here. The
+                // feed does not need a wake, because it checks the feeder's answer after this call.
                 let _is_last = worker_ack.confirm(0);
             }
         }
@@ -243,8 +245,8 @@ impl Sequencer {
 
     /// Begins a new epoch, whose numbers continue after `head`. Publications of the old epoch up to
     /// `valid_until` remain valid in the new epoch. The current batch belongs to the old epoch.
-    // Only tests call this function. The epoch changes only if a storage engine orders the
-    // publications, and no such engine exists yet.
+    // Only tests call this function. In a running server, an epoch change would need a storage
+    // engine that orders the publications, and no such engine exists yet.
     #[cfg(test)]
     pub(super) fn change_epoch(&mut self, head: Cursor, valid_until: Option<Sequence>) {
         self.post();
@@ -309,11 +311,11 @@ impl Sequencer {
         }
         self.post_outgoing();
         self.writer.note_posted();
-        // From now on, a client that resumes on any worker receives these publications. So the
-        // sequencer confirms them.
+        // From now on, a client that resumes receives these publications, whichever worker serves
+        // it. So the sequencer gives its own confirmation.
         for worker_ack in worker_acks {
             let subscribers = 0;
-            // No wake is needed: the feed's thread sends its answers after posting.
+            // The feed does not need a wake, because its thread sends the answers after posting.
             let _is_last = worker_ack.confirm(subscribers);
         }
         enforce_bounds(&mut self.writer, &self.metrics, self.clock.now());
@@ -325,8 +327,8 @@ impl Sequencer {
         while let Some((worker, batch)) = self.outgoing.take() {
             let worker_acks: Vec<_> = batch.iter().filter_map(|i| i.worker_ack.clone()).collect();
             if self.send(worker, Mail::Publish(batch)) == Posted::WorkerGone {
-                // A stopped worker has no subscribers, so 0 subscribers are confirmed on its
-                // behalf.
+                // A stopped worker has no subscribers and cannot confirm, so the sequencer confirms
+                // 0 subscribers for it.
                 worker_acks.iter().for_each(|worker_ack| {
                     let _is_last = worker_ack.confirm(0);
                 });
@@ -430,8 +432,8 @@ impl Sequencer {
     fn worker_ack(acknowledge: Acknowledge, publications: usize) -> Option<Arc<WorkerAck>> {
         match acknowledge {
             Acknowledge::No => None,
-            // The sequencer confirms each publication once. Each worker that receives a publication
-            // confirms it, too; [`Outgoing::add`] counts these confirmations.
+            // The sequencer itself confirms each publication once. [`Outgoing::add`] adds one
+            // expected confirmation for each worker that receives a publication.
             Acknowledge::Yes => {
                 debug_assert!(
                     publications <= CHANNELS_PER_PUBLICATION_MAX,
