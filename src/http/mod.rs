@@ -231,7 +231,8 @@ fn note_refusal(refusal: Refusal, metrics: &WorkerMetrics) -> After {
     }
     if matches!(refusal, Refusal::Entry(EntryError::Token(_))) {
         metrics.tokens_refused.increment();
-        // Verifying a token costs CPU time, so each further attempt requires a new connection.
+        // Verifying a token costs CPU time. The conn is closed, so that each further attempt
+        // requires a new connection.
         return After::Close;
     }
     After::KeepAlive

@@ -273,8 +273,9 @@ mod tests {
             all
         }
 
-        /// Returns the value after `self` in the list of all variants. The `match` does not compile
-        /// until it contains a new variant.
+        /// Returns the variant after `self`, or `None` after the last variant. So a test can visit
+        /// all variants. A new variant must be added to the `match`, because otherwise it does not
+        /// compile.
         fn next(self) -> Option<Self> {
             let limit = 1;
             Some(match self {
