@@ -13,7 +13,7 @@ use crate::frame::Publication;
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct ChunkStats {
     pub(super) records: u64,
-    /// The number of bytes of memory that the log would count for these records.
+    /// The memory that the log would account for these records, in bytes. This is a lower bound.
     pub(super) held_bytes: u64,
     /// The number of records with an idempotency key.
     pub(super) dedupes: u64,

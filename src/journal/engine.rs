@@ -70,7 +70,7 @@ impl EngineError {
         matches!(self, Self::Damaged(_) | Self::Foreign(_) | Self::Version)
     }
 
-    /// Whether files in use were removed.
+    /// Whether a file or directory was removed or replaced after it was opened.
     #[must_use]
     pub fn is_removed(&self) -> bool {
         matches!(self, Self::Removed(_))

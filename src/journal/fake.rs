@@ -98,7 +98,7 @@ impl FakeStore {
         self.0.lock().unwrap().room = bytes;
     }
 
-    /// Removes the files or restores them.
+    /// Makes checks report that the store's files are removed, or that they exist again.
     pub(crate) fn set_removed(&self, is_removed: bool) {
         self.0.lock().unwrap().files = match is_removed {
             true => Files::Removed,

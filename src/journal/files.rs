@@ -25,8 +25,8 @@ pub(super) const TABLES: &str = "tables";
 pub(super) struct StoreFiles {
     /// The write-ahead logs, in ascending order of their numbers.
     logs: Vec<Log>,
-    /// The number of logs that the store itself counts. It is greater than `logs.len()` if a log
-    /// was removed before it was added to `logs`.
+    /// The number of logs, as counted by the store. It is greater than `logs.len()` if a log's file
+    /// was removed before it could be added to `logs`.
     pub(super) log_count: usize,
     pub(super) chunks: Vec<ChunkFiles>,
 }
@@ -262,8 +262,8 @@ mod tests {
         fs::write(&path, "").unwrap();
         let inode = Inode::at(&path).unwrap();
         expect_same(&path, inode).unwrap();
-        // The error for a name that is too long does not show whether the file exists. The same is
-        // true of any error except the error for a missing file.
+        // Only the error for a missing file shows that the file does not exist. Other errors, such
+        // as the error for a name that is too long, do not show this.
         let long = folder.path().join("x".repeat(300));
         for outcome in [expect_same(&long, inode), expect_present(&long)] {
             let unknown = outcome.unwrap_err();

@@ -30,8 +30,8 @@ const MARK: &str = "mark";
 const STORE: &str = "store";
 /// The name of the store's directory while the store is being created.
 const UNFINISHED: &str = "unfinished";
-/// The directory that some file systems have in their root. A new journal may be created next to
-/// it.
+/// The directory `lost+found`, which some file systems have in their root. A new journal can be
+/// created in a directory that contains it.
 const LOST_AND_FOUND: &str = "lost+found";
 /// A file that every store has.
 const VERSION: &str = "version";
@@ -164,7 +164,8 @@ impl Folder {
         let mut bytes = [0; Mark::BYTES];
         match self.mark.read_exact_at(&mut bytes, 0) {
             Ok(()) => {}
-            // The file is written with one call, so a file that is too short was never written.
+            // The file is written with one call. So if the file is shorter than a mark, no mark was
+            // ever written.
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(Mark::default()),
             Err(error) => return Err(error.into()),
         }
@@ -179,7 +180,7 @@ impl Folder {
         Ok(self.mark.write_all_at(&mark.encode(), 0)?)
     }
 
-    /// Makes the last written mark durable, with `fdatasync(2)`.
+    /// Makes the file with the mark durable, with `fdatasync(2)`. See [`Folder::put_mark`].
     ///
     /// # Errors
     /// Returns the error of the system call.

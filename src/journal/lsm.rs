@@ -134,7 +134,7 @@ struct Lsm {
 struct Unflushed {
     /// The chunk of the last append, and the number of bytes appended to it.
     current: Option<(Sequence, u64)>,
-    /// The full chunks. Some of these chunks may not be in tables yet.
+    /// The full chunks. The records of some of these chunks may not be in tables on disk yet.
     full: Vec<Keyspace>,
 }
 
@@ -177,8 +177,9 @@ impl Lsm {
                 .max_memtable_size(JOURNAL_MEMTABLE_BYTES)
                 .data_block_size_policy(BlockSizePolicy::all(BLOCK_BYTES))
                 .filter_policy(FilterPolicy::disabled())
-                // Keys only increase, so no compaction is needed. The size limit is so high that no
-                // table is removed because of its size.
+                // Keys only increase, so the tables need no compaction. `Fifo` removes the oldest
+                // tables if their total size exceeds its limit. The limit is the largest number, so
+                // that no table is removed.
                 .compaction_strategy(Arc::new(Fifo::new(u64::MAX, None)))
         };
         Ok(self.database.keyspace(&name(first), options)?)
@@ -198,8 +199,8 @@ impl Lsm {
     /// Updates the list of the store's files, and checks whether these files exist.
     fn check_files(&self) -> Result<(), EngineError> {
         let state = self.state.path();
-        // The number of tables in these keyspaces is not checked, because the store may merge
-        // tables.
+        // The number of tables is not checked for the keyspaces of the names and of the state,
+        // because the store may merge their tables.
         let names = state.with_file_name(NAMES);
         let mut chunks: Vec<_> = [names, state.to_path_buf()]
             .map(|path| ChunkFiles {
@@ -514,7 +515,7 @@ mod tests {
         assert!(matches!(outcome, Err(EngineError::Damaged(_))));
     }
 
-    /// Fills a chunk and waits until the chunk is in a table.
+    /// Fills a chunk, and waits until the store has written the records to a table on disk.
     fn fill_chunk(engine: &dyn Engine, folder: &Path) -> PathBuf {
         engine.begin_chunk(FIRST).unwrap();
         let text = "x".repeat(1024 * 1024);

@@ -256,7 +256,8 @@ mod tests {
     #[test]
     fn invalid_bytes_are_refused() {
         let good = encoded(&record());
-        // The offsets are those of the flags, the channel's length, and the length of a label.
+        // Offset 16 has the flags, offset 17 has the length of the channel's name, and offset 19
+        // has the upper byte of the length of a label.
         for (at, value) in [(16, 0xff), (16, 3), (17, 0), (17, 255), (19, 0xff)] {
             let mut bytes = good.clone();
             bytes[at] = value;

@@ -70,8 +70,8 @@ impl Chunk {
 enum StoreAccess {
     Open(Arc<dyn Engine>),
     Broken {
-        /// A reference to the released engine. The store cannot be reopened while other threads
-        /// still use the engine.
+        /// A weak reference to the engine that was released. The store cannot be reopened while
+        /// other threads still use this engine.
         engine: Weak<dyn Engine>,
         until: Instant,
     },

@@ -17,7 +17,8 @@ use super::state::{Mark, State};
 use crate::config::limits::JOURNAL_IDS_RESERVED;
 use crate::id::{Epoch, Sequence};
 
-/// An event of a replay. Events are passed to the caller in order.
+/// An event while a journal is read at a start: the epoch, a record or a loss was found. Events are
+/// passed to the caller in order.
 #[derive(Debug)]
 pub enum ReplayEvent<'a> {
     /// The epoch of all sequence numbers. Always the first event.
@@ -93,8 +94,8 @@ fn create(
         sync: settings.sync,
         boot: settings.boot,
     };
-    // The state is written first. If the process is killed between the two writes, the mark of the
-    // earlier journal remains. That mark only causes sequence numbers to be skipped.
+    // The state is written before the mark. If the process is killed in between, the mark of the
+    // earlier journal remains. The next start then only skips sequence numbers.
     engine.put_state(&state.encode())?;
     engine.put_mark(Mark::default())?;
     Ok((state, Mark::default()))

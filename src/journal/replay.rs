@@ -117,8 +117,8 @@ fn settings(config: &Config) -> Settings {
     let bounds = if config.namespace.is_empty() {
         config.log
     } else {
-        // With namespaces, the bounds of the whole log do not apply here. Otherwise the records of
-        // a busy namespace would evict the records of a quiet namespace.
+        // With namespaces, the size of the whole log does not determine which records are removed.
+        // Otherwise the records of a busy namespace would evict the records of a quiet namespace.
         LogBounds {
             bytes: u64::MAX,
             entries: u64::MAX,
@@ -205,7 +205,7 @@ impl<'a> Collector<'a> {
             .labelled(event, key)
             .expiring(ttl.map(|ttl| published.after(ttl)));
         writer.announce(sequence);
-        // No channel has subscribers before the server has started.
+        // The server has not started yet, so no channel has subscribers.
         let send = |_, _, _| debug_assert!(false, "a channel has subscribers before the start");
         let _trimmed = writer.publish(Arc::new(publication), send);
         let _trimmed = writer.trim(u32::MAX);

@@ -35,7 +35,7 @@ impl BootId {
 /// The highest sequence number known to be assigned, and whether a sync has failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mark {
-    /// The last assigned number, or a slightly older number.
+    /// The last assigned sequence number, or a slightly lower one.
     pub sequence: Sequence,
     /// Whether a sync has failed. In this case, a power failure may lose any record, whatever the
     /// value of `journal.sync`.

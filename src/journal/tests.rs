@@ -15,7 +15,7 @@ use crate::config::LogBounds;
 use crate::config::limits::JOURNAL_CHUNK_BYTES;
 use crate::id::{Epoch, Sequence};
 
-/// The number of seeds per property.
+/// The number of random seeds with which each property is tested.
 const SEEDS: u64 = 400;
 
 fn settings(sync: JournalSync, boot: &str) -> Settings {
@@ -28,7 +28,8 @@ fn settings(sync: JournalSync, boot: &str) -> Settings {
     }
 }
 
-/// The records and losses that a start replayed.
+/// The result of reading the journal at a start: the records, and the number up to which
+/// publications may be lost.
 #[derive(Debug, Default)]
 struct Replay {
     texts: Vec<(u64, String)>,
@@ -336,7 +337,8 @@ fn check_that_fails_itself_keeps_the_store_open() {
     store.set_removed(true);
     journal.check_now();
     assert!(journal.failure().unwrap().contains("removed"));
-    // The store was released, and cannot be reopened without a free descriptor.
+    // The check has closed the store because of the removed files. Without a free descriptor, the
+    // store cannot be opened again.
     store.set_unchecked();
     assert!(!write(&mut journal));
     assert!(!journal.record_writer.has_unsynced());
@@ -425,7 +427,7 @@ fn full_store_counts_as_failing_until_a_batch_is_written_or_a_quiet_time_passes(
     let mut journal = journal(&store);
     store.set_room(0);
     assert!(!write(&mut journal));
-    // A store that can be opened may still lack space, so the failure remains.
+    // The store can be opened without free space. So opening it again does not end the failure.
     journal.check_now();
     assert!(journal.failure().is_some());
     journal.failure.as_mut().unwrap().refused -= Duration::from_millis(JOURNAL_QUIET_MS);
@@ -434,7 +436,7 @@ fn full_store_counts_as_failing_until_a_batch_is_written_or_a_quiet_time_passes(
     assert!(!write(&mut journal) && journal.failure().is_some());
     store.set_room(usize::MAX);
     assert!(write(&mut journal) && journal.failure().is_none());
-    // If files are removed during another failure, the reported reason changes.
+    // If files are removed while the store is full, the reported reason changes to the removal.
     store.set_room(0);
     assert!(!write(&mut journal));
     store.set_removed(true);
@@ -486,8 +488,8 @@ fn run(record_writer: &mut RecordWriter, rng: &mut Rng, replay: &Replay, store: 
                 }
             }
         };
-        // Only the fake store shows whether a write is lost. In each such case the record writer
-        // must report a failed sync.
+        // Only the fake store knows whether a power failure would lose a write because of a failed
+        // sync. If it would, the record writer must report a failed sync.
         assert!(record_writer.has_unsynced() || !store.is_doomed());
         if is_synced && !record_writer.has_unsynced() {
             run.durable = record_writer.head().0;
