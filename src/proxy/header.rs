@@ -266,8 +266,8 @@ mod tests {
         [V2_START, &[command, family], &length, rest].concat()
     }
 
-    /// Checks that the parsed header names the client `client`. The last `skip` bytes of the header
-    /// must not be read.
+    /// Checks that the parser finds the client `client`, and that the caller is told to skip the
+    /// last `skip` bytes of the header.
     fn complete(header: &[u8], skip: u16, client: Option<&str>) {
         let length = header.len() - usize::from(skip);
         assert!(length <= HEADER_BYTES_MAX);
@@ -276,8 +276,8 @@ mod tests {
             skip,
             client: client.map(|text| text.parse().unwrap()),
         };
-        // Bytes after the header do not change the result. The result is also the same while the
-        // last `skip` bytes are missing.
+        // The result does not depend on the bytes that follow the header. It also does not depend
+        // on whether the last `skip` bytes have been received.
         for next in [&b""[..], b"GET / HTTP/1.1\r\n", b"\r\n", b"\0\xff"] {
             for header in [header, &header[..length]] {
                 let longer = [header, next].concat();

@@ -51,7 +51,8 @@ impl fmt::Display for Source {
     }
 }
 
-/// The limit that a refused connection exceeds. Each [`Source`] is counted separately.
+/// The limit because of which a connection is refused. Each limit applies to each [`Source`]
+/// separately.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TooMany {
     /// The maximum number of open connections of one source, `limits.conns_per_source`.
