@@ -24,7 +24,7 @@ pub struct ServiceManager {
 }
 
 impl ServiceManager {
-    /// Returns the manager that the environment names. An address of another kind, such as
+    /// Returns the service manager that `NOTIFY_SOCKET` names. An address of another kind, such as
     /// `vsock:`, is logged and ignored, because a missing notification must not prevent a start.
     #[must_use]
     pub fn from_environment() -> Self {

@@ -217,7 +217,8 @@ impl Preparation {
                     %error,
                     "cannot give a worker its own descriptor table: all workers share the limit"
                 );
-                // If `limits.conns` is set, each worker's maximum is already a share of it.
+                // All workers share one descriptor table, so its size must be divided. If
+                // `limits.conns` is set, each worker's maximum is already a share of that limit.
                 if self.parts.config.limits.conns == 0 {
                     let workers = u32::try_from(self.workers).unwrap_or(u32::MAX);
                     self.parts.conns_max = self.parts.conns_max.div_ceil(workers);
