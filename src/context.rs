@@ -50,8 +50,9 @@ pub struct Context<'a> {
     pub inflater: &'a mut Inflater,
     /// Access to the conn's token and its permissions.
     pub access: ConnAccess<'a>,
-    /// The number of frames in the client's input, each counted when it begins. The machine counts
-    /// the frames. An effect can cause another call of the machine, which continues the count.
+    /// Counts the WebSocket frames that begin in the client's current input. The worker sets this
+    /// counter to zero before it passes input to the machine, and the machine increments it. If an
+    /// effect calls the machine again for the same input, the machine continues to count.
     pub frames: &'a mut u32,
     /// The effects of this call, in order.
     pub effects: &'a mut Vec<Effect>,

@@ -24,8 +24,8 @@ const FLUSH_TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 /// truncated.
 const TAIL_AND_END: [u8; 9] = [0, 0, 0xff, 0xff, 1, 0, 0, 0xff, 0xff];
 
-/// The length of the output buffer minus the length of the message. Output that fills the buffer is
-/// longer than the message, so it is not used.
+/// The output buffer is larger than the message by this number of bytes. If the output fills the
+/// buffer, the message does not become shorter, so the output is not used.
 const SLACK_BYTES: usize = 16;
 
 /// The size of the first allocation for an inflated message, in bytes.
@@ -260,8 +260,8 @@ mod tests {
                 "{compressed:x?}"
             );
         }
-        // The second message of 7.2.3.2 refers to the first message, which is an error without
-        // context takeover.
+        // The second message of RFC 7692, 7.2.3.2 refers to bytes of the first message. Without
+        // context takeover, this is an error.
         assert_eq!(
             inflate(&[0xf2, 0x00, 0x11, 0x00, 0x00]),
             Err(InflateError::Broken)

@@ -219,7 +219,7 @@ fn parse_load(text: &str) -> Option<Load> {
     })
 }
 
-/// The `cpu` line of `/proc/stat`: clock units of all cores from the boot on.
+/// The `cpu` line of `/proc/stat`: the time of all cores since the boot, in clock ticks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct CpuTime {
     busy: u64,
@@ -271,8 +271,8 @@ fn parse_memory(text: &str) -> Option<Memory> {
     })
 }
 
-/// The figures of `/proc/net/dev`: bytes from the boot on. Bytes of the loopback device are counted
-/// separately, and only once.
+/// The figures of `/proc/net/dev`: the bytes since the boot. For the loopback device, only the
+/// received bytes are stored, because it receives exactly the bytes that it sends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Traffic {
     received_bytes: u64,

@@ -447,8 +447,8 @@ mod tests {
 
     #[test]
     fn serials_in_one_slot_never_repeat() {
-        // While the first conn is open, the worker accepts so many conns that each generation is
-        // used twice. The next conn in the slot then has the same generation.
+        // The first conn of the slot stays open until the worker has accepted `2 * GENERATIONS`
+        // more conns. Then the next conn in the slot has the same generation.
         let serial = 7;
         let next = serial + 2 * GENERATIONS;
         let (first, second) = (ConnId::new(3, serial), ConnId::new(3, next));
