@@ -44,8 +44,8 @@ use crate::transport::{Flow, Goodbye, StreamEvent, Transport};
 pub struct Conn {
     phase: Phase,
     outbox: Outbox,
-    /// The time of the peer's last sign of life, in milliseconds of the worker's running clock. The
-    /// number wraps.
+    /// The time of the peer's last sign of life, in milliseconds. It refers to the clock that stops
+    /// while the worker's thread does not run. The number wraps.
     life_ms: u32,
     ping: Ping,
     class: ConnClass,
