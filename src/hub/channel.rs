@@ -54,8 +54,8 @@ pub struct Walk {
 }
 
 impl Walk {
-    /// Adds an amount to all totals. The amount is that of publications that an epoch change has
-    /// discarded. The log's totals include them, but no subscriber receives them.
+    /// Adds an amount to all totals: the amount of publications that an epoch change has discarded.
+    /// The log's totals include these publications, but no subscriber receives them.
     fn add_before(&mut self, void: Amount) {
         self.tail.add_before(void);
         self.floor = self.floor.plus(void);

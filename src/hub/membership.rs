@@ -280,8 +280,8 @@ impl Hub {
         }
     }
 
-    /// Frees memory of conns and channels that no longer exist. No slot from the index `slots` on
-    /// has a conn with subscriptions.
+    /// Frees memory of conns and channels that no longer exist. All conns with subscriptions are in
+    /// slots below `slots`.
     pub fn shrink_to(&mut self, slots: usize) {
         debug_assert!(self.members.iter().skip(slots).all(|m| m.all().is_empty()));
         self.members.truncate(slots);

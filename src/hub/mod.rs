@@ -279,8 +279,8 @@ impl Hub {
         }
     }
 
-    /// Records that a channel's next entry is in the log, but was never sent to this worker. Does
-    /// nothing if the hub holds this entry, or if its number is above `until`.
+    /// Records the next entry of a channel, which is in the log but was never sent to this worker.
+    /// Does nothing if the hub holds this entry, or if the entry's number is above `until`.
     fn note_late(&mut self, index: ChannelIndex, next: Option<Sequence>, until: Sequence) {
         if let Some(next) = next.filter(|next| *next <= until) {
             let unheld = Late::Unheld { until };
@@ -288,9 +288,9 @@ impl Hub {
         }
     }
 
-    /// Whether the log has publications that are not sent to this worker, and that the hub accepts
-    /// when its head passes them. They were published before the channel had a subscriber on this
-    /// worker.
+    /// Whether the log has publications that were published before their channel had a subscriber
+    /// on this worker. They are not sent to this worker. The hub accepts them when its head passes
+    /// them.
     #[must_use]
     pub fn has_late(&self) -> bool {
         !self.late.is_empty()

@@ -88,8 +88,8 @@ impl Node {
         self.writer.bytes()
     }
 
-    /// Frees memory of conns and channels that no longer exist. No slot from the index `slots` on
-    /// has a conn with subscriptions.
+    /// Frees memory of conns and channels that no longer exist. All conns with subscriptions are in
+    /// slots below `slots`.
     pub fn shrink_to(&mut self, slots: usize) {
         self.hub.shrink_to(slots);
         self.writer.shrink_to_fit();

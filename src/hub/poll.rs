@@ -198,8 +198,8 @@ impl Samples {
         while self.samples.pop_back_if(|(head, _)| *head > kept).is_some() {}
     }
 
-    /// Returns a time before which no publication after a position was accepted. Returns `None` if
-    /// all stored heads are later than the position.
+    /// Returns a time. Publications after the position were accepted at this time or later. Returns
+    /// `None` if all stored values of the head are later than the position.
     fn after(&self, position: Sequence) -> Option<Now> {
         let after = self.samples.partition_point(|(head, _)| *head <= position);
         let (_, since) = self.samples.get(after.checked_sub(1)?)?;

@@ -235,8 +235,8 @@ impl Marks {
         begins && self.end > 0
     }
 
-    /// Returns the index of the next subscriber to visit. Otherwise returns that a pass or all
-    /// visits are over.
+    /// Returns the index of the next subscriber to visit. If there is none, returns whether only
+    /// the current pass or all visits are over.
     fn step(&mut self) -> Result<u32, Step> {
         if self.next < self.end {
             self.next += 1;

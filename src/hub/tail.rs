@@ -222,8 +222,8 @@ impl Tail {
     /// Drops the entries after the number `kept`, which an epoch change has discarded. Then
     /// determines again which of the other entries are superseded. Returns the number of the
     /// channel's last publication before the discarded entries, and the total up to that
-    /// publication. Returns `None` if no entry is discarded, or if the tail does not know that
-    /// number.
+    /// publication. Returns `None` if no entry is discarded, or if the tail does not know the
+    /// number of that last publication.
     pub fn cut(&mut self, kept: Sequence, conflates: bool) -> Option<(Sequence, Amount)> {
         let all = std::mem::take(&mut self.entries);
         self.clear();
@@ -256,8 +256,9 @@ impl Tail {
         self.entries.shrink_to(ROOM_KEPT);
     }
 
-    /// Returns the index of an entry in the tail. `ordinal` gives the index directly, unless an
-    /// epoch change has discarded entries. Then the entry is searched for by its number.
+    /// Returns the index of an entry in the tail. It is computed from `ordinal`, the entry's index
+    /// among all entries of the channel. If an epoch change has discarded entries, the entry is
+    /// searched for by its number instead.
     fn index(&self, sequence: Sequence, ordinal: u64) -> Option<usize> {
         let is_it = |index: &usize| {
             let entry = self.entries.get(*index);

@@ -68,7 +68,8 @@ const _: () = assert!(size_of::<ConnWindow>() <= 48);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct WindowRoom {
     publications: u32,
-    /// The client has acknowledged publications up to this number in advance, so they do not count.
+    /// The client has acknowledged publications up to this number in advance, so they do not count
+    /// towards the window.
     acknowledged: Sequence,
 }
 

@@ -544,8 +544,8 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
-/// A model that checks every publication of a channel. The publication is delivered once and in
-/// order, lies in a reported gap, or is still pending and within the quota.
+/// A model that checks every publication of a channel. Each must be delivered once and in order, be
+/// in a reported gap, or be pending and within the quota.
 struct Model {
     hub: Node,
     quota: Amount,
