@@ -222,7 +222,7 @@ impl EpochState {
 /// Larger than all assigned numbers.
 pub(super) const ALL: Sequence = Sequence(u64::MAX);
 
-/// The number up to which a reader sees the log, with the reader's epoch.
+/// The last number that a reader may see, and the reader's epoch.
 #[derive(Clone, Copy, Debug)]
 pub struct Horizon {
     generation: u64,

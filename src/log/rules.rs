@@ -160,10 +160,10 @@ impl Rules {
         self.get(index).map_or(Class::Feeders, |rule| rule.class)
     }
 
-    /// Returns the highest number among the entries that were evicted from removed channels with
-    /// this rule. The caller holds the lock of the new channel's shard. [`Self::note_evicted`] is
-    /// called with the lock of the removed channel's shard. Channels of the same name have the same
-    /// shard, so the new channel knows the number of an earlier channel of its name.
+    /// Called when a channel is created. Returns the highest number among the entries that were
+    /// evicted from removed channels with this rule. The caller holds the lock of the channel's
+    /// shard, and so does the caller of [`Self::note_evicted`]. Channels of the same name have the
+    /// same shard. So the result includes the entries of an earlier channel of the same name.
     pub(super) fn evicted_floor(&self, index: RuleIndex) -> Sequence {
         let rule = self.get(index);
         // `evicted_floor_max` is loaded before `evicted_floor`. Otherwise,
