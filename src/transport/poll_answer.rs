@@ -103,7 +103,7 @@ impl PollTerms {
         self.end
     }
 
-    /// Writes the answer 304, because the client already has this answer.
+    /// Writes a 304 answer (Not Modified), because the client already has the content.
     pub(super) fn answer_not_modified(
         &self,
         news: &News,
