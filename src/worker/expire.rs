@@ -88,11 +88,11 @@ impl<N: Net> Worker<N> {
                 conn.handle_timeout(send_state, out, context);
             }
         });
-        // If the conn was sent a goodbye, it must be read even if it has too many unsent answers.
+        // A conn that was sent a goodbye must be read even if it has too many unsent answers.
         self.list_to_read(id);
     }
 
-    /// Whether a conn has input and is listed for read or queued for a handshake step.
+    /// Whether a conn has input, and waits in the list for read or in the handshake queue.
     pub(super) fn is_to_be_read(&mut self, id: ConnId) -> bool {
         let Some(slot) = self.slot(id) else {
             return false;

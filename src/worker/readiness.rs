@@ -26,7 +26,8 @@ impl<N: Net> Worker<N> {
         let mut reports = 0;
         for report in readiness.drain(..) {
             match report {
-                // Connections are not accepted during a drain, so this bit would never be cleared.
+                // Connections are not accepted during a drain, so the listener's bit in `ready`
+                // would never be cleared.
                 Readiness::Listener(_) if self.draining.is_some() => {}
                 Readiness::Listener(listener) => {
                     reports += 1;

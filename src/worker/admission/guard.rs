@@ -132,8 +132,8 @@ impl<N: Net> Worker<N> {
     }
 
     /// Counts a conn for another source, or for no source. The rate limit on new connections
-    /// applies only to the first source. A proxy can reuse the conn and name another client with
-    /// each request.
+    /// applies only to the conn's first source, because a proxy can reuse the conn and name another
+    /// client with each request.
     fn recount(&self, peer: &mut Peer, source: Option<Source>) -> Result<(), TooMany> {
         let Some(sources) = &self.parts.guard.sources else {
             return Ok(());

@@ -44,12 +44,15 @@ pub(in crate::worker) struct Rates {
     swept: Now,
 }
 
-/// The recent frames and the recent bytes of one client, each expressed as a time in nanoseconds.
+/// The frames and the bytes that one client has sent recently. Each amount is stored as a time in
+/// nanoseconds.
 #[derive(Clone, Copy, Debug, Default)]
 struct Account {
-    /// The time by which the client could have sent all its frames at its rate.
+    /// The earliest time by which a client that keeps to the rate of frames could have sent these
+    /// frames.
     frames_ns: u64,
-    /// The time by which the client could have sent all its bytes at its rate.
+    /// The earliest time by which a client that keeps to the rate of bytes could have sent these
+    /// bytes.
     bytes_ns: u64,
 }
 

@@ -45,7 +45,8 @@ pub enum Arrival {
 #[derive(Clone, Copy, Debug, Default)]
 struct Account {
     conns: u32,
-    /// The time by which the source could have opened all its connections at the allowed rate.
+    /// The earliest time by which a source that keeps to the allowed rate could have opened these
+    /// connections.
     paid_us: u64,
 }
 

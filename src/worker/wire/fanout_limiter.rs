@@ -67,7 +67,7 @@ impl FanoutLimiter {
     }
 
     fn lock(&self) -> MutexGuard<'_, Permits> {
-        // No code that panics runs with the lock held.
+        // While the lock is held, no code runs that can panic.
         self.permits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -70,8 +70,8 @@ pub trait Net {
         outcomes.extend(writes.iter().map(|one| self.write(one.socket, one.slices)));
     }
 
-    /// Whether the worker may visit the subscribers of channels with new publications now. If not,
-    /// the worker's poll returns when this is allowed.
+    /// Whether the worker may now visit the subscribers of channels that have new publications. If
+    /// not, the worker's poll returns as soon as this is allowed.
     fn may_fan_out(&mut self) -> bool {
         true
     }

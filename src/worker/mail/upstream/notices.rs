@@ -133,8 +133,8 @@ struct Lost {
 
 impl Entry {
     /// Whether this waiting notice and a new notice cancel each other. A departure cancels any
-    /// waiting arrival. An arrival cancels a departure under two conditions. Both notices have the
-    /// same token subject, and the set of watched channels has not changed in between.
+    /// waiting arrival. An arrival cancels a waiting departure only if both have the same token
+    /// subject and the set of watched channels has not changed in between.
     fn is_cancelled_by(&self, notice: &Notice, origin: Origin) -> bool {
         match (self.notice.has_subscribed, notice.has_subscribed) {
             (true, false) => true,

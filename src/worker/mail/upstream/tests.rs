@@ -151,7 +151,7 @@ fn publications_beyond_the_bytes_kept_are_refused() {
     (0..=REPORTS_MAX).for_each(|_| publish(&mut end, 0, "1"));
     let large = publication(0, &"1".repeat(UPSTREAM_BYTES_MAX));
     assert_eq!(end.report(large), Reported::Refused);
-    // The refused report does not count. The notice waits only for the reports before it.
+    // The refused report does not count: the notice waits only for the accepted reports before it.
     arrive(&mut end, 0, "a");
     let all = take_all(&mut end, &mut reports);
     assert_eq!(all.len(), REPORTS_MAX + 2);
