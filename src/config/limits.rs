@@ -204,9 +204,9 @@ pub const LINGER_MS: u64 = 2_000;
 // -- Tokens (RFC 7519).
 
 /// The maximum length of a token that is verified, in bytes. It equals the maximum configurable
-/// request head, so `limits.request_head_bytes` is reached first. It also limits the cost of the
-/// `auth` command, because messages may be longer. A signature over this many bytes takes about 50
-/// us more.
+/// request head, so a token in a request head reaches `limits.request_head_bytes` first. But a
+/// message with an `auth` command may be longer than this. A signature over this many bytes takes
+/// about 50 us more.
 pub const TOKEN_BYTES_MAX: usize = REQUEST_HEAD_BYTES_MAX as usize;
 /// The maximum number of channel patterns in a token that allow subscriptions. The same maximum
 /// applies to the patterns that allow publications.
@@ -380,8 +380,8 @@ pub const JOURNAL_CHUNK_BYTES: u64 = JOURNAL_MEMTABLE_BYTES;
 /// The maximum number of chunks into which `journal.bytes` is divided. If `journal.bytes` is small,
 /// there are fewer chunks, because the minimum size of a chunk is [`JOURNAL_CHUNK_BYTES`].
 pub const JOURNAL_CHUNKS_MAX: u64 = 64;
-/// If this number of full chunks are not written to tables yet, the creation of a new chunk is
-/// delayed by at most a second.
+/// If this many full chunks are not in tables on disk yet, a new chunk must wait for at most a
+/// second.
 pub const JOURNAL_CHUNKS_UNFLUSHED_MAX: usize = 3;
 /// The size of the store's block cache, in bytes. It can be small, because records are read only
 /// once, at a start.

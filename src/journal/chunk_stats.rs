@@ -60,8 +60,8 @@ fn held_bytes(record: &Record<'_>) -> u64 {
     (size_of::<Publication>() + record.channel.len() + labels + payload) as u64
 }
 
-/// Whether no record of the chunk can be needed any more, neither by the log nor by the idempotency
-/// keys. `later` has the statistics of the records after the chunk.
+/// Whether neither the log nor the idempotency keys can still need a record of the chunk. `later`
+/// has the statistics of the records after the chunk.
 pub(super) fn is_unneeded(
     stats: ChunkStats,
     later: ChunkStats,

@@ -25,8 +25,8 @@ pub enum ReplayEvent<'a> {
     Epoch(Epoch),
     /// A publication with its sequence number.
     Record(Sequence, Record<'a>),
-    /// Publications up to and including this number may be lost, so resuming clients receive a gap.
-    /// Earlier records stay valid.
+    /// Publications up to and including this number may be missing, so resuming clients receive a
+    /// gap. The records that were passed before this event stay valid.
     Lost(Sequence),
 }
 

@@ -480,8 +480,8 @@ impl WorkerSpawner {
     fn report_limit(&self, workers: usize) {
         let RaisedLimit { in_force, refused } = &self.descriptor_limit;
         let Some(error) = refused else { return };
-        // A worker's table starts as a copy of this thread's table, so both tables have the same
-        // number of free descriptors.
+        // A worker's descriptor table starts as a copy of this thread's table, so both tables have
+        // the same number of free descriptors.
         let free = in_force.saturating_sub(descriptors::open_count());
         let each = u64::from(self.conns_max(workers)).min(free);
         let connections = each.saturating_mul(workers as u64);

@@ -3,7 +3,7 @@
 //! The limit determines which memory is measured:
 //! - `limits.memory_bytes`, if it is set, limits the resident memory of this process.
 //! - Otherwise the cgroup's limit applies to the memory of the cgroup, without inactive file pages.
-//! - If the cgroup has no limit, the machine's memory is the limit on memory that is not available.
+//! - If the cgroup has no limit, the machine's total memory limits the memory of all programs.
 //!
 //! One thread measures; the workers read a flag.
 
@@ -79,7 +79,7 @@ pub enum Meter {
 
 impl Meter {
     /// Selects the memory to measure. If `memory_bytes` is not zero, it limits this process. If it
-    /// is zero, the cgroup or the machine is limited, depending on which has less memory.
+    /// is zero, the limit is the smaller of two: the cgroup's limit and the machine's total memory.
     #[must_use]
     pub fn new(memory_bytes: u64) -> Self {
         if memory_bytes > 0 {

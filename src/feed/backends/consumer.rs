@@ -72,8 +72,8 @@ impl NoticeBudget {
 pub(crate) fn line(report: &Report) -> Vec<u8> {
     let mut out = Vec::with_capacity(128);
     match report {
-        // Consumers never receive this report: `reports` asks the workers for the count and answers
-        // the client.
+        // A request for a number of subscribers is never sent to consumers. `reports` asks the
+        // workers for the number and answers the client.
         Report::Count { .. } => return out,
         Report::Lost(notices) => push_display(
             &format_args!("{{\"type\":\"notices_lost\",\"count\":{notices}"),

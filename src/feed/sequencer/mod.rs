@@ -398,8 +398,9 @@ impl Sequencer {
             0 => None,
             publications => Self::worker_ack(acknowledge, publications),
         };
-        // The journal may not have written the original of a repeated publication yet. The outcome
-        // of the newest batch is known last, so the acknowledgement waits for that outcome.
+        // If the draft repeats an earlier publication, the journal may not have written that
+        // publication yet. The outcome of the newest batch is known last, so the acknowledgement
+        // waits for that outcome.
         let mut commit = self.journal.as_ref().map(Journal::newest);
         for (id, channel) in fresh {
             let (channel, payload) = (channel.clone(), draft.payload.clone());
