@@ -573,9 +573,9 @@ impl Conn {
         self.settle(out, context);
     }
 
-    /// Called when the peer's kernel has acknowledged all sent bytes and all received bytes have
-    /// been read. On a WebSocket, FIN is sent now, so that the peer's close frame has one more
-    /// round trip to arrive.
+    /// Called when two conditions hold: the peer's kernel has acknowledged all sent bytes, and the
+    /// worker has read all received bytes. On a WebSocket, FIN is sent now, so that the peer's
+    /// close frame has one more round trip to arrive.
     pub fn handle_goodbye_acknowledged(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
         match self.phase {
             Phase::Stream {

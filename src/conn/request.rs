@@ -209,8 +209,8 @@ impl Conn {
     }
 }
 
-/// Registers the request's token. Returns `join`, or `None` if the client must send a token before
-/// it can subscribe.
+/// Registers the request's token. Returns the subscription `join`, or `None` if the client must
+/// send a token before it can subscribe.
 pub(super) fn admit(
     entry: Entry,
     join: Join,
