@@ -74,7 +74,7 @@ impl FrameKind {
         }
     }
 
-    /// Returns the kind for publications of the history that the client requested when it
+    /// Returns the kind of frame for publications of the history that the client requested when it
     /// subscribed. The full envelope then contains a flag. The data envelope does not change,
     /// because it contains only the payload.
     #[must_use]
