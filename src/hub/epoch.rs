@@ -113,8 +113,8 @@ impl Hub {
             valid_until,
             restart: valid_until.unwrap_or_else(|| state.begin()),
         };
-        // Entries that are valid in the new epoch may still be in the inbox. Their numbers are
-        // above this head.
+        // If both epochs share publications, the head does not move forward, because entries that
+        // are valid in both epochs may still be in the inbox.
         self.head = valid_until.map_or_else(|| state.begin(), |valid| self.head.min(valid));
         self.state = state;
         self.fetched.clear();

@@ -115,8 +115,8 @@ pub struct Hub {
     /// Channels with subscribers to visit because of a new publication. The first channel is next.
     walks: VecDeque<ChannelIndex>,
     visits_in_a_row: u32,
-    /// Channels whose subscribers were all visited. The hub may still hold entries for their
-    /// writes.
+    /// Channels whose subscribers were all visited. The hub may still hold entries that are being
+    /// written to these subscribers.
     walked: Vec<ChannelIndex>,
     /// Unused [`Walk`] objects, kept for reuse.
     #[expect(clippy::vec_box, reason = "walks move between here and their channels")]

@@ -25,9 +25,9 @@ impl Hub {
         }
     }
 
-    /// Returns the position of the conn in a slot if it has received everything. This is the hub's
-    /// head. If the client resumed from a later position, which it had received from another
-    /// worker, this is the client's position.
+    /// Returns the position of a conn that has received everything. This is the hub's head, or a
+    /// later position from which the client resumed. The client had received such a position from
+    /// another worker.
     #[must_use]
     pub fn caught_up_position(&self, slot: u32) -> Cursor {
         let positions = self.positions(slot);

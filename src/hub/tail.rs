@@ -279,7 +279,8 @@ impl Tail {
 }
 
 /// If a tail has more entries than this, it drops entries for which all subscribers were visited.
-/// The quota alone does not limit their number, because superseded entries do not count.
+/// The quota alone does not limit their number, because superseded entries do not count towards the
+/// quota.
 const ENTRIES_MAX: usize = 4096;
 /// The capacity that an empty tail keeps, in entries.
 const ROOM_KEPT: usize = 4;

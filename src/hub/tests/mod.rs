@@ -746,8 +746,8 @@ fn log_holds_a_compressed_frame_once_and_the_plain_one_for_what_would_not_shrink
     // Quotas count the bytes of payloads, whether they are compressed or not.
     assert_eq!(behind, 1010);
     assert_eq!(plan(1, deflated), (lengths, held, behind));
-    // Only the long publication needs a new frame for a conn without compression. The short one has
-    // no compressed frame, because compression would not make it shorter.
+    // Only the long publication needs a new frame for a conn without compression. For the short
+    // one, all conns share the plain frame, because compression would not make it shorter.
     let (lengths, with_plain, _) = plan(2, KIND);
     assert_eq!(lengths, [1004, 12]);
     assert_eq!(with_plain, held + 1004);
