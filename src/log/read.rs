@@ -143,8 +143,8 @@ impl Log {
         Some((channel_state, channel.last().min(end)))
     }
 
-    /// Removes a worker that no longer has subscribers of a channel from the channel's list of
-    /// workers. Removes the channel if it has neither entries nor subscribers.
+    /// Removes a worker from a channel's list of workers, because the worker no longer has
+    /// subscribers of this channel. Removes the channel if it has neither entries nor subscribers.
     pub fn leave(&self, key: ChannelKey, worker: u16) {
         let Some(mut shard) = self.shards.write(key) else {
             return;

@@ -57,8 +57,8 @@ pub(super) struct Rule {
     pub(super) clock: Option<usize>,
     pub(super) class: Class,
     /// The highest number among the entries that were evicted from removed channels with this rule.
-    /// A new channel may have the name of a removed channel, so it may have had entries up to this
-    /// number.
+    /// A new channel may have the name of a removed channel, so there may have been entries of this
+    /// name up to this number.
     evicted_floor: AtomicU64,
 }
 

@@ -1,8 +1,8 @@
 //! The shards, which hold the channels. Each shard has its own lock.
 //!
 //! A thread locks one shard at a time. While a thread holds a lock, it does not encode
-//! publications, does not drop publications and makes no system calls. Debug
-//! builds check this with [`assert_unlocked`].
+//! publications, does not drop publications and makes no system calls. Debug builds
+//! check this with [`assert_unlocked`].
 
 use std::hash::BuildHasher;
 use std::ops::{Deref, DerefMut};
@@ -60,7 +60,7 @@ pub(super) struct History {
 
 /// The memory of a channel with entries, in bytes: the channel itself, its part of a block's
 /// header, its slot in the hash table of names, and its history without the lists. The hash table
-/// doubles when it grows.
+/// doubles when it grows, so a part of it is unused.
 pub(super) const CHANNEL_BYTES: u64 = (size_of::<Channel>() + 8 + 16 + size_of::<History>()) as u64;
 
 const _: () = assert!(size_of::<Channel>() == 48);
