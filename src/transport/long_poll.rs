@@ -1,9 +1,9 @@
 //! A long poll is answered once: as soon as there is a publication or a gap, or after a timeout.
 //!
 //! While a long poll waits, its conn is a normal subscriber. The worker answers when a publication
-//! or a gap is due. A poll without a position is answered immediately, with the current position. A
-//! poll that asks for history waits if the log has no history of its channels. The worker's timer
-//! wheel contains the deadline. The caller is the enum `Poll`.
+//! or a gap is pending. A poll without a position is answered immediately, with the current
+//! position. A poll that asks for history waits if the log has no history of its channels. The
+//! worker's timer wheel contains the deadline. The caller is the enum `Poll`.
 
 use crate::context::Context;
 use crate::effect::{Effect, Join};

@@ -35,8 +35,7 @@ use pending::Pending;
 /// The state of a WebSocket.
 #[derive(Debug)]
 pub struct WebSocket {
-    /// Incomplete or unhandled input, and a postponed pong; `None` while there is no such input and
-    /// no postponed pong.
+    /// Incomplete or unhandled input, and a postponed pong; `None` while there is neither.
     pending: Option<Box<Pending>>,
     envelope: Envelope,
     compression: Compression,
