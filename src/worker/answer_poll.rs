@@ -160,8 +160,8 @@ impl<N: Net> Worker<N> {
     }
 
     /// Returns the position from which the client continues. It is the id of the last publication
-    /// of the answer, or a later position if nothing more is pending. One position applies to all
-    /// channels, because the next poll may reach another worker.
+    /// of the answer, or a later position if nothing more is pending. The client has only one
+    /// position for all channels, because its next poll may reach another worker.
     fn position(
         &self,
         slot: u32,

@@ -202,7 +202,7 @@ impl<N: Net> Worker<N> {
         let bytes = match sealing {
             Sealing::Handshaking => None,
             // The socket has not accepted all encrypted bytes of the last write. More bytes are
-            // encrypted only after that.
+            // encrypted only after it has accepted them.
             Sealing::Unsent => {
                 scratch.planned.clear();
                 Some(0)

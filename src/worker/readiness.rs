@@ -97,8 +97,8 @@ impl<N: Net> Worker<N> {
             timer.map(|deadline| deadline.remaining(self.running.at(now))),
             (!self.conns.is_empty()).then_some(self.running.sleep_max()),
             // Entries that were not sent to this worker are accepted when the hub's head has passed
-            // them. The feed does not wake the worker for publications of other workers, which also
-            // move the head.
+            // them. The feed does not wake the worker for publications that concern only other
+            // workers, although they also move the head.
             self.hub
                 .has_late()
                 .then_some(Duration::from_millis(LATE_ENTRIES_WAIT_MS)),

@@ -57,8 +57,8 @@ pub(in crate::worker) struct Peer {
     is_trusted: bool,
     /// Whether TLS has to start after the PROXY header.
     awaits_tls: bool,
-    /// Whether the conn was counted as a new connection of a source. A conn is counted so only
-    /// once.
+    /// Whether the conn was counted as a new connection of a source. This happens at most once for
+    /// each conn.
     has_connected: bool,
 }
 

@@ -376,9 +376,9 @@ impl<N: Net> Worker<N> {
         self.call(id, |conn, out, context| conn.handle_plaintext(out, context));
     }
 
-    /// Passes decrypted bytes to the conn's protocol machine until it accepts no more. If some are
-    /// left, the conn still counts as readable. Returns how many bytes the machine accepted, or
-    /// `None` if it accepted none.
+    /// Passes decrypted bytes to the conn's protocol machine until it accepts no more. If decrypted
+    /// bytes are left, the conn still counts as readable. Returns how many bytes the machine
+    /// accepted, or `None` if it accepted none.
     fn hand_plaintext(&mut self, id: ConnId) -> Option<usize> {
         let mut plain = self.filters.get_mut(id.slot)?.filter.take_plain();
         let taken = self.hand_pieces(id, &mut plain)?;

@@ -355,8 +355,8 @@ impl Table {
         }
     }
 
-    /// Subtracts lost notices that were reported to consumers. If more notices were lost meanwhile,
-    /// the rest is reported later, at the same position.
+    /// Subtracts the lost notices that were reported to consumers from the number of lost notices.
+    /// If more notices were lost meanwhile, the rest is reported later, at the same position.
     fn take_lost(&mut self, count: u64) {
         self.lost = self
             .lost
