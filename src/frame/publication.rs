@@ -60,7 +60,7 @@ impl Payload {
     reason = "the private fields are counted in the ledger"
 )]
 pub struct Publication {
-    /// The publication's position in the node's sequence.
+    /// The publication's id, which is its position in the sequence of all publications.
     pub id: Cursor,
     /// The channel.
     pub channel: ChannelName,
