@@ -28,7 +28,8 @@ struct Passage {
     /// The last number for which both epochs have the same publications, if they have any in
     /// common.
     valid_until: Option<Sequence>,
-    /// Subscriptions whose position is discarded by the change continue from this position.
+    /// The position from which a subscription continues if the epoch change has discarded its own
+    /// position.
     restart: Sequence,
 }
 

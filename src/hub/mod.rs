@@ -81,11 +81,12 @@ pub enum Visit {
     Done,
     /// The conn in this slot has to be visited, because its channel has a new publication.
     Subscriber(u32),
-    /// The last subscriber of a channel was visited. The visits of this channel began at this time.
+    /// The last subscriber of a channel was visited. Contains the time at which the visits to the
+    /// channel's subscribers began.
     WalkDone(Now),
 }
 
-/// The channels of one worker that have subscribers.
+/// The channels that have subscribers on one worker.
 #[derive(Debug)]
 pub struct Hub {
     log: Arc<Log>,
@@ -470,7 +471,7 @@ impl Hub {
         self.fetched.shrink_to(FETCHED_KEPT);
     }
 
-    /// Whether a subscriber is left to visit because of a new publication.
+    /// Whether at least one subscriber still has to be visited because of a new publication.
     #[must_use]
     pub fn is_walking(&self) -> bool {
         !self.walks.is_empty()

@@ -41,7 +41,7 @@ pub struct Planned {
 pub enum Held {
     /// An index into the entries that were fetched from the log.
     Fetched(u32),
-    /// The entry is in a channel's tail.
+    /// The entry is in a channel's tail, which contains the newest entries that the hub holds.
     Tail {
         /// The channel.
         channel: ChannelIndex,
@@ -313,7 +313,7 @@ impl Hub {
         }
     }
 
-    /// Lists a source for each channel of the conn in a slot. Leaves out channels whose
+    /// Lists a [`Source`] for each channel of the conn in a slot. Leaves out channels whose
     /// acknowledgement window is closed.
     fn find_sources(&mut self, slot: u32, sources: &mut Vec<Source>) {
         sources.clear();
@@ -482,7 +482,7 @@ impl Hub {
         self.has_next(subscription) || self.gaps.contains_key(&(slot, subscription.channel))
     }
 
-    /// Whether a subscription has yet to receive a publication of its channel.
+    /// Whether a subscription still has to receive a publication of its channel.
     pub(super) fn has_next(&self, subscription: Subscription) -> bool {
         let channel = self.channel(subscription.channel);
         channel.is_some_and(|channel| subscription.position < channel.last)

@@ -35,8 +35,8 @@ const _: () = assert!(size_of::<Subscribers>() == 16);
 #[derive(Clone, Copy, Debug)]
 pub struct One {
     slot: u32,
-    /// How many of the three [`Marks`] are after the subscriber: none, only `end`, `next` and
-    /// `end`, or all three.
+    /// How many of the three [`Marks`] are after the subscriber: 0 (none), 1 (only `end`), 2
+    /// (`next` and `end`) or 3 (all).
     marks: u8,
 }
 

@@ -261,7 +261,8 @@ fn encodings_have_a_quarter_of_the_log_and_the_oldest_go_first() {
     assert_eq!(bytes - hub.log_bytes(), 7 * each);
     assert_ne!(hub.next_eviction(), Some(Deadline(0)));
     let resident = hub.log().ledger().resident();
-    // A subscriber that resumes needs old frames, which are encoded again. The limit still applies.
+    // A subscriber that resumes needs old frames, which are encoded again. The limit on encoded
+    // frames still applies.
     let start = Cursor {
         epoch: Epoch::new(7),
         sequence: Sequence(2),
