@@ -24,7 +24,8 @@ pub struct ChannelState {
     /// The number of the newest publication that the reader sees in the channel. The publication
     /// may have left the log. If its number is unknown, a larger number is stored here.
     pub last: Sequence,
-    /// The number of the channel's newest visible publication that has left the log.
+    /// The number of the channel's newest publication that has left the log, but at most the last
+    /// number that the reader may see.
     pub evicted: Sequence,
     /// The number and size of the channel's publications up to `last`, since the channel was
     /// created.
