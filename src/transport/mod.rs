@@ -158,7 +158,7 @@ pub enum Goodbye<'a> {
     TokenMissing,
 }
 
-/// An event for an open stream that does not end the stream.
+/// An event of an open stream. The event does not end the stream.
 #[derive(Clone, Copy, Debug)]
 pub enum StreamEvent<'a> {
     /// The outcome of an acknowledgement.
