@@ -26,8 +26,8 @@ pub(super) struct Queue {
     taken: u64,
 }
 
-/// A position in a [`Queue`]. Two steps of a round each wait until all conns before such a position
-/// were removed from their queue.
+/// A position in a [`Queue`]. A step of a round can wait until all conns before such a position
+/// were removed from the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mark(u64);
 

@@ -50,7 +50,8 @@ pub enum Mail {
     Watch {
         /// The channels to watch.
         watched: Arc<WatchedChannels>,
-        /// The worker confirms this acknowledgement when it has begun to report.
+        /// The worker confirms this acknowledgement when it has begun to report subscriptions to
+        /// these channels.
         worker_ack: Arc<WorkerAck>,
     },
 }

@@ -62,7 +62,7 @@ pub(in crate::worker) enum Sealing {
     Plain,
     /// The handshake is not complete, and the server has no handshake bytes to send.
     Handshaking,
-    /// Encrypted bytes wait for the socket. More bytes are encrypted after they were sent.
+    /// Encrypted bytes wait for the socket. More bytes are encrypted after these were sent.
     Unsent,
     /// More bytes can be encrypted.
     Ready,

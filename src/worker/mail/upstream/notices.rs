@@ -55,7 +55,7 @@ pub struct WaitingNotice {
     pub is_due: bool,
 }
 
-/// The worker that adds a notice, and counts of what the worker has reported earlier.
+/// The worker that adds a notice, and counters of that worker when the notice is added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Origin {
     /// The index of the worker.
@@ -275,7 +275,8 @@ impl Notices {
         self.cancelled.load(Ordering::Relaxed)
     }
 
-    /// Whether a conn must not be read, or may be read again but its worker does not know this yet.
+    /// Whether the worker of a conn must not read the conn, or has not yet learned that it may read
+    /// the conn again.
     pub(super) fn holds(&self, conn: ConnName, end: usize) -> bool {
         let table = self.lock();
         let is_released = |names: &Vec<ConnName>| names.contains(&conn);
