@@ -8,6 +8,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::auth::ConnAccess;
+use crate::certain;
 use crate::config::limits::{JOIN_WORK, RESTART_MS, WORK_AT_ONCE_MAX};
 use crate::config::{Config, Drain};
 use crate::deflate::Inflater;
@@ -63,7 +64,7 @@ impl Context<'_> {
     /// the budget of work for each channel.
     pub fn ask(&mut self, effect: Effect) {
         if let Effect::Join(join) = &effect {
-            let channels = u32::try_from(join.channels.len()).unwrap_or(u32::MAX);
+            let channels = certain::to_u32(join.channels.len());
             self.work.spend(channels.saturating_mul(JOIN_WORK));
         }
         self.effects.push(effect);
@@ -185,7 +186,7 @@ impl Draw {
     #[must_use]
     pub fn below(self, bound: u64) -> u64 {
         let wide = u128::from(self.0) * u128::from(bound);
-        u64::try_from(wide >> 64).unwrap_or(0)
+        certain::to_u64(wide >> 64)
     }
 }
 

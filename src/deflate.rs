@@ -11,6 +11,7 @@ use flate2::{
     Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status as Progress,
 };
 
+use crate::certain;
 use crate::config::limits::{
     DEFLATE_BUFFER_BYTES_KEPT, DEFLATE_BYTES_MAX, DEFLATE_BYTES_MIN, DEFLATE_LEVEL,
     DEFLATE_WINDOW_BITS,
@@ -177,8 +178,8 @@ fn run(
         let progress = engine
             .decompress_vec(input, out, FlushDecompress::Sync)
             .map_err(|_why| InflateError::Broken)?;
-        let taken = usize::try_from(engine.total_in() - taken_before).unwrap_or(usize::MAX);
-        input = input.get(taken..).unwrap_or_default();
+        let taken = certain::to_usize(engine.total_in() - taken_before);
+        input = certain::skip(input, taken);
         if out.len() > bytes_max {
             return Err(InflateError::TooLong);
         }

@@ -249,6 +249,7 @@ pub mod frame;
 
 pub mod auth;
 pub mod backend;
+pub mod certain;
 pub mod chunks;
 pub mod config;
 pub mod context;

@@ -11,6 +11,7 @@ use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{FigureSources, endpoints};
+use crate::certain;
 use crate::config::limits::ADMIN_HEAD_BYTES_MAX;
 use crate::http::Refusal;
 use crate::http::head::{HeadRead, Method, read_head};
@@ -160,7 +161,7 @@ impl AdminConn {
         let mut chunk = [0; READ_BYTES];
         let count = if_ready(self.stream.read(&mut chunk))?;
         if let (Step::Reading(received), Some(count)) = (&mut self.step, count) {
-            received.extend_from_slice(chunk.get(..count).unwrap_or_default());
+            received.extend_from_slice(certain::take(&chunk, count));
         }
         Ok(count)
     }

@@ -8,6 +8,7 @@
 use jsonwebtoken::DecodingKey;
 
 use super::key::KeyError;
+use crate::certain;
 
 /// The minimum size of a modulus in bits (RFC 7518, 3.3), and the maximum size that the library
 /// supports.
@@ -74,7 +75,7 @@ fn value(tag: u8, der: &[u8]) -> Option<(&[u8], &[u8])> {
 
 fn without_zeros(number: &[u8]) -> &[u8] {
     let zeros = number.iter().take_while(|byte| **byte == 0).count();
-    number.get(zeros..).unwrap_or_default()
+    certain::skip(number, zeros)
 }
 
 /// Returns the size in bits of a number without leading zero bytes.

@@ -6,6 +6,8 @@
 
 use std::io::{self, BufRead};
 
+use fanfare::certain;
+
 /// The result of reading a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
@@ -37,9 +39,7 @@ pub(super) fn read(
         }
         is_empty = false;
         let end = buffer.iter().position(|b| *b == b'\n');
-        let taken = buffer
-            .get(..end.unwrap_or(buffer.len()))
-            .unwrap_or_default();
+        let taken = certain::take(buffer, end.unwrap_or(buffer.len()));
         if is_too_long || line.len() + taken.len() > bytes_max {
             is_too_long = true;
             line.clear();

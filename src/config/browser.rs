@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::Config;
 use super::limits::BROWSER_ORIGINS_MAX;
 use super::validate::{Invalid, push};
+use crate::certain;
 
 /// The entry that matches every origin.
 const ANY: &str = "*";
@@ -35,7 +36,7 @@ impl Browser {
             origins.position(|listed| listed.as_bytes() == wanted)
         };
         let place = place_of(origin).or_else(|| place_of(ANY.as_bytes()));
-        place.and_then(|place| u8::try_from(place).ok())
+        place.map(certain::to_u8)
     }
 
     /// Returns the entry at an index.

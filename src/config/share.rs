@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::certain;
+
 /// A fraction between 0 and 1, stored in millionths so that configurations can be compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "f64", into = "f64")]
@@ -22,7 +24,7 @@ impl Share {
     #[must_use]
     pub fn of(self, amount: u64) -> u64 {
         let part = u128::from(amount) * u128::from(self.0) / u128::from(WHOLE);
-        u64::try_from(part).unwrap_or(amount)
+        certain::to_u64(part)
     }
 }
 

@@ -14,6 +14,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crate::certain;
 use crate::frame::json_element::SEPARATOR_BYTES;
 use crate::frame::{Copied, Encoded, FrameKind, Frames, Hold};
 use crate::id::Sequence;
@@ -273,7 +274,7 @@ impl Pending {
 
 impl Rest {
     fn bytes(&self) -> &[u8] {
-        self.frame.bytes().get(self.written..).unwrap_or_default()
+        certain::skip(self.frame.bytes(), self.written)
     }
 }
 
@@ -284,7 +285,7 @@ impl Answer {
         let pieces = frames.chain(std::iter::once(self.tail));
         pieces.map(move |piece| {
             let done = std::mem::take(&mut offset);
-            piece.get(done..).unwrap_or_default()
+            certain::skip(piece, done)
         })
     }
 
@@ -351,7 +352,7 @@ impl Held {
         if let Bytes::Shared(frames, kind) = &self.bytes
             && !frames.is_logged()
         {
-            let rest = frames.wire(*kind).get(*done..).unwrap_or_default();
+            let rest = certain::skip(frames.wire(*kind), *done);
             if rest.len() as u64 <= frames.share() / 2 {
                 self.bytes = Bytes::Copied(Copied::of(frames, rest));
                 *done = 0;

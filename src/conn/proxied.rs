@@ -8,6 +8,7 @@
 
 use super::phase::{Partial, Phase};
 use super::{Conn, TooMany};
+use crate::certain;
 use crate::context::Context;
 use crate::effect::{CloseReason, Effect};
 use crate::http;
@@ -73,10 +74,7 @@ impl Conn {
             }
         };
         let mut partial = None;
-        Partial::push(
-            &mut partial,
-            bytes.get(usize::from(skipped)..).unwrap_or_default(),
-        );
+        Partial::push(&mut partial, certain::skip(bytes, usize::from(skipped)));
         self.phase = Phase::Request {
             partial,
             is_first: true,

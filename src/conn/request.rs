@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::{Conn, Partial, Phase};
 use crate::auth::Warning;
+use crate::certain;
 use crate::context::Context;
 use crate::effect::{CloseReason, ConnClass, Effect, Join, Origin, Window};
 use crate::frame::Envelope;
@@ -56,7 +57,7 @@ impl Conn {
         let RequestRead::Request { length, answer } = read else {
             return self.keep(bytes, false);
         };
-        let rest = bytes.get_mut(length..).unwrap_or_default();
+        let rest = certain::skip_mut(bytes, length);
         match answer {
             Answer::Respond(response) => {
                 out.extend_from_slice(&response.bytes);

@@ -16,6 +16,7 @@ use super::protocol::http_publish::Shape;
 use super::protocol::refusal::Refusal;
 use super::protocol::request_refusal::RequestRefusal;
 use crate::backend::{Delivery, DeliveryStatus, Revocation, SubscriberCounts};
+use crate::certain;
 use crate::config::limits::{FEED_ACKS_MAX, FEED_ANSWER_BYTES_MAX};
 use crate::frame::WorkerAck;
 use crate::frame::envelope::{push_display, push_json_string};
@@ -223,8 +224,7 @@ impl AnswerQueue {
 
     /// Returns the bytes to send next.
     pub(super) fn unsent(&self) -> &[u8] {
-        debug_assert!(self.sent <= self.unsent.len());
-        self.unsent.get(self.sent..).unwrap_or_default()
+        certain::skip(&self.unsent, self.sent)
     }
 
     /// Removes the first `bytes` unsent bytes, which have been sent.

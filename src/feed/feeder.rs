@@ -21,6 +21,7 @@ use super::http_answers::{self, push_refused};
 use super::protocol::decode::Decoder;
 use super::protocol::item::{Item, Request};
 use super::sequencer::{Acknowledge, Sequencer};
+use crate::certain;
 use crate::config::Limits;
 use crate::config::limits::{FEED_READ_BYTES, LINGER_MS};
 use crate::frame::WorkerAck;
@@ -217,9 +218,7 @@ impl Feeder {
         match self.socket.read(&mut buffer) {
             ReadOutcome::Bytes(bytes) => {
                 intake.metrics.received_bytes.add(bytes as u64);
-                debug_assert!(bytes <= buffer.len(), "{bytes} of {} bytes", buffer.len());
-                let fresh = buffer.get(..bytes).unwrap_or_default();
-                self.decode_fresh(fresh, intake, now, date);
+                self.decode_fresh(certain::take(&buffer, bytes), intake, now, date);
             }
             ReadOutcome::Drained => {}
             ReadOutcome::End => self.end(intake, now, date),
@@ -241,14 +240,12 @@ impl Feeder {
             return self.decode_rest(intake, now, date);
         }
         let used = self.decode(fresh, intake, now, date);
-        self.rest
-            .extend_from_slice(fresh.get(used..).unwrap_or_default());
+        self.rest.extend_from_slice(certain::skip(fresh, used));
     }
 
     fn decode_rest(&mut self, intake: &mut Intake, now: Now, date: SystemTime) {
         let rest = std::mem::take(&mut self.rest);
-        debug_assert!(self.rest_start <= rest.len());
-        let unconsumed = rest.get(self.rest_start..).unwrap_or_default();
+        let unconsumed = certain::skip(&rest, self.rest_start);
         self.rest_start += self.decode(unconsumed, intake, now, date);
         // A buffer without undecoded bytes is freed, so an idle feeder has no buffer.
         if self.rest_start < rest.len() {
@@ -267,7 +264,7 @@ impl Feeder {
             if self.is_stalled {
                 return used;
             }
-            let step = self.decoder.next(input.get(used..).unwrap_or_default());
+            let step = self.decoder.next(certain::skip(input, used));
             used += step.consumed;
             debug_assert!(used <= input.len(), "{used} of {} bytes", input.len());
             match step.item {
@@ -352,7 +349,7 @@ impl Feeder {
     /// Handles the end of the input.
     fn end(&mut self, intake: &mut Intake, now: Now, date: SystemTime) {
         let rest = std::mem::take(&mut self.rest);
-        let unconsumed = rest.get(self.rest_start..).unwrap_or_default();
+        let unconsumed = certain::skip(&rest, self.rest_start);
         self.rest_start = 0;
         match self.decoder.finish(unconsumed) {
             Some(item) => {

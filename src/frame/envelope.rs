@@ -5,6 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::{Payload, Publication};
+use crate::certain;
 
 /// Appends the full envelope of a publication as one JSON object. `is_initial` is true if the
 /// publication belongs to the history that the client requested when it subscribed.
@@ -64,8 +65,6 @@ pub fn push_base64(bytes: &[u8], out: &mut Vec<u8>) {
     let start = out.len();
     let length = base64::encoded_len(bytes.len(), true).unwrap_or(0);
     out.resize(start + length, 0);
-    if let Some(room) = out.get_mut(start..) {
-        let written = STANDARD.encode_slice(bytes, room);
-        debug_assert_eq!(written, Ok(length));
-    }
+    let written = STANDARD.encode_slice(bytes, certain::skip_mut(out, start));
+    debug_assert_eq!(written, Ok(length));
 }

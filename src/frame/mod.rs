@@ -20,6 +20,8 @@ pub use compressor::Compressor;
 pub use frames::{Copied, Frames, Hold};
 pub use ledger::Ledger;
 pub use publication::{Encoded, Payload, Publication};
+
+use crate::certain;
 pub use worker_ack::WorkerAck;
 
 /// The form in which a subscriber receives a publication.
@@ -109,7 +111,7 @@ impl Frame {
     /// Creates a frame that is always sent whole.
     #[must_use]
     pub fn whole(bytes: Vec<u8>) -> Self {
-        let end = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let end = certain::to_u32(bytes.len());
         Self {
             bytes: bytes.into_boxed_slice(),
             body_start: 0,
@@ -123,8 +125,8 @@ impl Frame {
     pub fn chunk(content: &[u8]) -> Self {
         let mut bytes = Vec::with_capacity(content.len() + 12);
         let size_line = event_stream::push_chunk(content, &mut bytes);
-        let body_start = u32::try_from(size_line).unwrap_or(u32::MAX);
-        let body_end = u32::try_from(size_line + content.len()).unwrap_or(u32::MAX);
+        let body_start = certain::to_u32(size_line);
+        let body_end = certain::to_u32(size_line + content.len());
         Self {
             bytes: bytes.into_boxed_slice(),
             body_start,
@@ -140,10 +142,10 @@ impl Frame {
             | FrameKind::Poll(_)
             | FrameKind::WebSocket(_)
             | FrameKind::WebSocketDeflated(_) => &self.bytes,
-            FrameKind::EventStreamUntilClose(_) => self
-                .bytes
-                .get(self.body_start as usize..self.body_end as usize)
-                .unwrap_or_default(),
+            FrameKind::EventStreamUntilClose(_) => {
+                let front = certain::take(&self.bytes, self.body_end as usize);
+                certain::skip(front, self.body_start as usize)
+            }
         }
     }
 

@@ -5,6 +5,7 @@
 //! `bytes_max` bytes of content are stored. The content of a skipped body is not stored.
 
 use super::chunked::{ChunkError, Chunks, Step};
+use crate::certain;
 
 /// A body that is being received.
 #[derive(Debug)]
@@ -78,15 +79,14 @@ impl Body {
     pub(crate) fn take(&mut self, input: &[u8]) -> Result<Progress, BodyError> {
         let mut used = 0;
         loop {
-            debug_assert!(used <= input.len());
-            let rest = input.get(used..).unwrap_or_default();
+            let rest = certain::skip(input, used);
             let before = used;
             match &mut self.framing {
                 Framing::Counted { left } => {
                     let taken = rest.len().min(*left);
                     *left -= taken;
                     let is_complete = *left == 0;
-                    self.keep(rest.get(..taken).unwrap_or_default())?;
+                    self.keep(certain::take(rest, taken))?;
                     used += taken;
                     if is_complete {
                         return Ok(Progress::Complete(used));
@@ -94,7 +94,7 @@ impl Body {
                 }
                 Framing::Chunked(chunks) => match chunks.next(rest)? {
                     Step::Content(taken) => {
-                        self.keep(rest.get(..taken).unwrap_or_default())?;
+                        self.keep(certain::take(rest, taken))?;
                         used += taken;
                     }
                     Step::Line(line) => used += line,

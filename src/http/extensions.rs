@@ -9,6 +9,7 @@
 //! parser borrows the field and allocates nothing.
 
 use super::framing::is_token_byte;
+use crate::certain;
 use crate::config::limits::DEFLATE_WINDOW_BITS;
 
 /// The only supported extension.
@@ -228,10 +229,7 @@ impl<'b> Parser<'b> {
     fn skip_space(&mut self) {
         let is_space = |byte: &u8| matches!(byte, b' ' | b'\t');
         let end = self.rest.iter().position(|byte| !is_space(byte));
-        self.rest = self
-            .rest
-            .get(end.unwrap_or(self.rest.len())..)
-            .unwrap_or_default();
+        self.rest = certain::skip(self.rest, end.unwrap_or(self.rest.len()));
     }
 }
 

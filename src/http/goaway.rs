@@ -5,6 +5,8 @@
 //! with the error code for this case. The debug data of the frame is the problem document.
 //! [`super::response`] is the caller.
 
+use crate::certain;
+
 /// An empty SETTINGS frame, which must be the first frame (RFC 9113, 3.4).
 const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
 /// The type of a GOAWAY frame (RFC 9113, 6.8).
@@ -18,8 +20,9 @@ const HTTP_1_1_REQUIRED: u32 = 0x0d;
 /// connection before its first stream.
 pub(super) fn push_goaway(debug: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(&SETTINGS);
-    let length = u32::try_from(FIXED_BYTES + debug.len()).unwrap_or(u32::MAX);
-    let [_, length @ ..] = length.to_be_bytes();
+    let length = certain::to_u32(FIXED_BYTES + debug.len());
+    let [high, length @ ..] = length.to_be_bytes();
+    debug_assert_eq!(high, 0, "the length has 24 bits");
     out.extend_from_slice(&length);
     out.extend_from_slice(&[GOAWAY, 0, 0, 0, 0, 0]);
     let last_stream = 0_u32;

@@ -9,6 +9,7 @@
 
 use super::Refusal;
 use super::framing::is_token_byte;
+use crate::certain;
 
 /// The maximum length of a method in bytes. The longest registered method has 17 bytes.
 const METHOD_BYTES_MAX: usize = 32;
@@ -79,7 +80,7 @@ fn may_be_request(bytes: &[u8]) -> bool {
 /// yet.
 fn through_empty_line(bytes: &[u8]) -> Result<Option<&[u8]>, Refusal> {
     let mut start = 0;
-    while let Some(line) = next_line(bytes.get(start..).unwrap_or_default())? {
+    while let Some(line) = next_line(certain::skip(bytes, start))? {
         if start == 0 {
             check_request_line(line)?;
         }

@@ -161,7 +161,7 @@ pub struct WebSocketRequest {
 /// field names no client.
 #[must_use]
 pub fn forwarded_client(bytes: &[u8], config: &Config) -> Option<Option<IpAddr>> {
-    let head_bytes_max = usize::try_from(config.limits.request_head_bytes).unwrap_or(usize::MAX);
+    let head_bytes_max = config.limits.request_head_bytes as usize;
     let HeadRead::Complete { head, .. } = head::read_head(bytes, head_bytes_max) else {
         return None;
     };
@@ -195,7 +195,7 @@ pub fn read_guarded_request(
     date: &str,
     metrics: &WorkerMetrics,
 ) -> RequestRead {
-    let head_bytes_max = usize::try_from(config.limits.request_head_bytes).unwrap_or(usize::MAX);
+    let head_bytes_max = config.limits.request_head_bytes as usize;
     let (length, answer) = match head::read_head(bytes, head_bytes_max) {
         HeadRead::Incomplete => return RequestRead::Incomplete,
         HeadRead::Complete { length, head } => {

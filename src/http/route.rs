@@ -196,7 +196,7 @@ impl Router<'_> {
 
     fn parse_query(&self, target: Target<'_>) -> Result<Query, Refusal> {
         let limit = self.config.limits.channels_per_conn;
-        Query::parse(target.query, usize::try_from(limit).unwrap_or(usize::MAX))
+        Query::parse(target.query, limit as usize)
     }
 
     /// Parses the query for an event stream or a poll, whose clients send no commands. The query

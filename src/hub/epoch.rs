@@ -16,6 +16,7 @@
 use super::channel::{Channel, ChannelIndex};
 use super::member::Member;
 use super::{Gap, GapCause, Hub, Late};
+use crate::certain;
 use crate::config::Overflow;
 use crate::id::{Cursor, Epoch, Sequence};
 use crate::log::{ChannelState, Horizon};
@@ -129,7 +130,7 @@ impl Hub {
         for until in self.replays.values_mut() {
             *until = passage.kept().min(*until);
         }
-        for slot in 0..u32::try_from(self.members.len()).unwrap_or(u32::MAX) {
+        for slot in 0..certain::to_u32(self.members.len()) {
             self.move_member(slot, passage);
         }
         true

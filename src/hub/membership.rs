@@ -12,6 +12,7 @@
 
 use super::member::{Member, Subscription};
 use super::{Channel, ChannelIndex, Gap, GapCause, Hub, Late};
+use crate::certain;
 use crate::id::{ChannelName, Cursor, Sequence, Since};
 use crate::log::{ChannelState, WorkerInterest};
 
@@ -243,7 +244,7 @@ impl Hub {
         &mut self,
         name: &ChannelName,
     ) -> Option<(ChannelIndex, ChannelState, Sequence)> {
-        let place = u32::try_from(self.channels.vacant_key()).ok()?;
+        let place = certain::to_u32(self.channels.vacant_key());
         let worker = self.worker;
         let (interest, mut late) = (WorkerInterest { worker, place }, Vec::new());
         let (log, quota) = (&self.log, self.quota);

@@ -53,6 +53,7 @@ pub use quota::QuotaOutcome;
 pub use serve::{Advanced, Planned};
 pub use window::Acknowledged;
 
+use crate::certain;
 use crate::chunks::{ChunkedSlab, ChunkedVec};
 use crate::config::{Config, Overflow};
 use crate::frame::{Frames, Publication};
@@ -573,7 +574,7 @@ impl Hub {
 }
 
 fn index_at(place: usize) -> ChannelIndex {
-    ChannelIndex(u32::try_from(place).unwrap_or(u32::MAX))
+    ChannelIndex(certain::to_u32(place))
 }
 
 /// The capacity for fetched entries that is kept between two turns.

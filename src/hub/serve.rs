@@ -11,6 +11,7 @@
 
 use super::initial::{self, Mark};
 use super::{Channel, ChannelIndex, Gap, GapCause, Hub};
+use crate::certain;
 use crate::config::limits::GATHER_SLICES_MAX;
 use crate::frame::{Compressor, Encoded, FrameKind};
 use crate::hub::member::{Member, Subscription};
@@ -337,7 +338,7 @@ impl Hub {
             held: Held::Fetched(u32::MAX),
             fetched_end: 0,
             channel: subscription.channel,
-            subscription: u32::try_from(index).unwrap_or(u32::MAX),
+            subscription: certain::to_u32(index),
             room,
         };
         (!room.is_over()).then(|| self.source_after(start))
@@ -384,8 +385,8 @@ impl Hub {
         let first = self.fetched.get(index)?;
         (evicted <= position).then_some(Source {
             next: first.sequence(),
-            held: Held::Fetched(u32::try_from(index).ok()?),
-            fetched_end: u32::try_from(self.fetched.len()).ok()?,
+            held: Held::Fetched(certain::to_u32(index)),
+            fetched_end: certain::to_u32(self.fetched.len()),
             ..source
         })
     }

@@ -16,6 +16,8 @@
 //! publication
 //! ```
 
+use crate::certain;
+
 /// The slots of the subscribers of one channel. Most channels have one subscriber, which is stored
 /// in place.
 #[derive(Clone, Debug, Default)]
@@ -92,7 +94,7 @@ impl Subscribers {
     /// Returns the number of subscribers.
     #[must_use]
     pub fn len(&self) -> u32 {
-        u32::try_from(self.slots().len()).unwrap_or(u32::MAX)
+        certain::to_u32(self.slots().len())
     }
 
     /// Whether there are no subscribers.
@@ -193,7 +195,7 @@ impl Many {
                 hole = fill(&mut self.slots, hole, *mark, &mut moved);
             }
         }
-        let last = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
+        let last = certain::to_u32(self.slots.len());
         fill(&mut self.slots, hole, last.saturating_sub(1), &mut moved);
         self.slots.pop();
         if self.slots.len() * 4 < self.slots.capacity() {

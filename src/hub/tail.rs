@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::ops::Deref;
 use std::sync::Arc;
 
+use crate::certain;
 use crate::frame::{Compressor, Encoded, FrameKind, Frames};
 use crate::id::Sequence;
 use crate::log::{Amount, Entry};
@@ -268,8 +269,9 @@ impl Tail {
             return Some(self.entries.len() - 1);
         }
         let first = self.entries.front()?.before.publications;
-        let guess = usize::try_from(ordinal.wrapping_sub(first)).ok();
-        guess.filter(is_it).or_else(|| {
+        // Out of range if the tail has dropped the entry.
+        let guess = certain::to_usize(ordinal.wrapping_sub(first));
+        Some(guess).filter(is_it).or_else(|| {
             let index = self
                 .entries
                 .partition_point(|entry| entry.sequence() < sequence);

@@ -19,6 +19,7 @@ use std::collections::VecDeque;
 
 use super::channel::ChannelIndex;
 use super::{Hub, Map};
+use crate::certain;
 use crate::effect::Window;
 use crate::id::{ChannelName, Cursor, Sequence};
 
@@ -97,7 +98,7 @@ impl WindowRoom {
 impl ConnWindow {
     /// Returns the number of publications that may be delivered now.
     pub(super) fn room(&self) -> WindowRoom {
-        let given = u32::try_from(self.ids.len()).unwrap_or(u32::MAX);
+        let given = certain::to_u32(self.ids.len());
         WindowRoom {
             publications: self.window.publications().saturating_sub(given),
             acknowledged: self.acknowledged,

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::state::Mark;
+use crate::certain;
 use crate::id::Sequence;
 
 /// An error of a store.
@@ -144,8 +145,7 @@ impl Batch {
         let mut begin = 0;
         let ends = self.ends.iter().zip(self.first.0..);
         ends.map(move |(end, sequence)| {
-            debug_assert!(begin <= *end && *end <= self.bytes.len());
-            let bytes = self.bytes.get(begin..*end).unwrap_or_default();
+            let bytes = certain::skip(certain::take(&self.bytes, *end), begin);
             begin = *end;
             (Sequence(sequence), bytes)
         })

@@ -68,6 +68,7 @@ use crate::frame::Publication;
 use crate::id::Cursor;
 use crate::metrics::FeedMetrics;
 use crate::sys::wake::Wake;
+use crate::time::micros;
 
 /// The reason why publications are refused.
 #[derive(Debug)]
@@ -298,10 +299,9 @@ impl Journal {
     }
 }
 
-/// Returns the wall-clock time in microseconds since 1970.
+/// Returns the wall-clock time in microseconds since 1970; zero if the clock is set to an earlier
+/// year.
 fn unix_us() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| {
-        u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
-    })
+    since.map_or(0, micros)
 }

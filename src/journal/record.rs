@@ -5,6 +5,7 @@
 //! The store's checksums usually detect damage first, but this module also refuses invalid bytes. A
 //! decoded record borrows from its input.
 
+use crate::certain;
 use crate::config::limits::{JOURNAL_RECORD_BYTES_MAX, LABEL_BYTES_MAX};
 use crate::frame::Payload;
 use crate::id::CHANNEL_NAME_BYTES_MAX;
@@ -110,9 +111,8 @@ fn push_body(record: &Record<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(&record.published_us.to_le_bytes());
     out.extend_from_slice(&record.ttl_us.unwrap_or(0).to_le_bytes());
     let labels = [record.event, record.key, record.dedupe];
-    // The length of a channel name fits into a byte.
     debug_assert!(record.channel.len() <= CHANNEL_NAME_BYTES_MAX);
-    let channel_bytes = u8::try_from(record.channel.len()).unwrap_or(u8::MAX);
+    let channel_bytes = certain::to_u8(record.channel.len());
     out.extend_from_slice(&[flags, channel_bytes]);
     for label in labels {
         out.extend_from_slice(&short(label.map_or(0, str::len)).to_le_bytes());
@@ -193,7 +193,7 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
 /// Returns the length of a label as a 16-bit number. The feed has already limited the length.
 fn short(length: usize) -> u16 {
     debug_assert!(length <= LABEL_BYTES_MAX, "{length}");
-    u16::try_from(length).unwrap_or(u16::MAX)
+    certain::to_u16(length)
 }
 
 const _: () = assert!(CHANNEL_NAME_BYTES_MAX <= u8::MAX as usize);

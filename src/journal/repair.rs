@@ -12,6 +12,8 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use crate::certain;
+
 use super::engine::EngineError;
 use super::files::find_logs;
 
@@ -48,12 +50,12 @@ pub(super) fn open<T>(
         fs::rename(&whole, &log)?;
         return Err(refusal);
     };
-    debug_assert!(cut <= bytes.len());
+    let kept = certain::take(&bytes, cut);
     tracing::warn!(
-        bytes = bytes.len().saturating_sub(cut),
+        bytes = bytes.len() - kept.len(),
         "the journal's log had a hole and was truncated there"
     );
-    write(&log, bytes.get(..cut).unwrap_or_default())?;
+    write(&log, kept)?;
     fs::remove_file(&whole)?;
     require_intact(try_open()?)
 }
@@ -73,7 +75,7 @@ fn find_cut<T>(
     try_open: impl Fn() -> Result<Opened<T>, EngineError>,
 ) -> Result<Option<usize>, EngineError> {
     let opens = |length: usize| {
-        write(log, bytes.get(..length).unwrap_or_default())?;
+        write(log, certain::take(bytes, length))?;
         Ok::<_, EngineError>(matches!(try_open()?, Opened::Whole(_)))
     };
     if !opens(0)? {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::Amount;
 use super::sync::AtomicU64;
+use crate::certain;
 use crate::config::namespace::{self, Namespace};
 use crate::config::{ClientPublish, Config, LogBounds, Overflow, Retention};
 use crate::id::{ChannelName, Sequence};
@@ -148,7 +149,7 @@ impl Rules {
     /// Returns the index of the rule for a channel name.
     pub(super) fn find(&self, name: &ChannelName) -> RuleIndex {
         let found = namespace::find(&self.namespaces, name.as_str());
-        RuleIndex(found.map_or(0, |index| u16::try_from(index + 1).unwrap_or(0)))
+        RuleIndex(found.map_or(0, |index| certain::to_u16(index + 1)))
     }
 
     pub(super) fn get(&self, index: RuleIndex) -> Option<&Rule> {

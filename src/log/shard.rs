@@ -18,6 +18,7 @@ use super::interest::Interest;
 use super::sync::LOCKS;
 use super::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, SHARD_BITS};
 use super::{Amount, ChannelKey, Entry, Log, RuleIndex};
+use crate::certain;
 use crate::chunks::ChunkedSlab;
 use crate::id::{ChannelName, Sequence};
 
@@ -217,10 +218,8 @@ impl Shard {
 
     /// Returns the slots of all channels.
     pub(super) fn places(&self) -> Vec<u32> {
-        let places = self.channels.iter().map(|(place, _)| place);
-        places
-            .filter_map(|place| u32::try_from(place).ok())
-            .collect()
+        let places = self.channels.iter();
+        places.map(|(place, _)| certain::to_u32(place)).collect()
     }
 
     pub(super) fn channels(&self) -> impl Iterator<Item = &Channel> {
@@ -239,7 +238,7 @@ impl Shard {
         }
         let rule = log.rules.find(name);
         let channel = Channel::new(name.clone(), rule, log.rules.evicted_floor(rule));
-        let place = u32::try_from(self.channels.insert(channel)).ok()?;
+        let place = certain::to_u32(self.channels.insert(channel));
         let channels = &self.channels;
         let rehash = |place: &u32| {
             let channel = channels.get(*place as usize);
@@ -342,7 +341,7 @@ impl Shards {
 
     /// Returns the numbers of all shards.
     pub(super) fn numbers(&self) -> std::ops::Range<u32> {
-        0..u32::try_from(self.0.len()).unwrap_or(u32::MAX)
+        0..certain::to_u32(self.0.len())
     }
 
     fn read_number(&self, shard: u32) -> Option<Guard<RwLockReadGuard<'_, Shard>>> {
@@ -367,8 +366,7 @@ pub(super) fn key(shard: u32, place: u32) -> ChannelKey {
 
 pub(super) fn shard_of(hash: u64) -> u32 {
     // The hash tables inside the shards do not use these bits of the hash.
-    let bits = (hash >> 32) & ((1 << SHARD_BITS) - 1);
-    u32::try_from(bits).unwrap_or_default()
+    certain::to_u32((hash >> 32) & ((1 << SHARD_BITS) - 1))
 }
 
 /// A locked shard.

@@ -10,6 +10,8 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use crate::certain;
+
 use super::network::{Network, contains};
 
 /// The field that contains the list.
@@ -61,14 +63,14 @@ fn take_last(list: &[u8]) -> Option<(&[u8], &[u8])> {
     }
     let mut is_quoted = false;
     for (at, byte) in list.iter().enumerate().rev() {
-        let before = list.get(..at).unwrap_or_default();
+        let before = certain::take(list, at);
         match byte {
             b'"' => {
                 let slashes = before.iter().rev().take_while(|byte| **byte == b'\\');
                 is_quoted ^= slashes.count().is_multiple_of(2);
             }
             b',' if !is_quoted => {
-                let element = list.get(at + 1..).unwrap_or_default();
+                let element = certain::skip(list, at + 1);
                 return Some((before, element.trim_ascii()));
             }
             _ => {}

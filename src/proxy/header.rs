@@ -11,6 +11,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::certain;
+
 /// The signature of version 1.
 const V1_START: &[u8] = b"PROXY ";
 /// The maximum length of a version 1 header, including the line end.
@@ -109,7 +111,7 @@ fn read_v1(bytes: &[u8]) -> Result<HeaderRead, HeaderError> {
     if end + 2 > V1_BYTES_MAX {
         return Err(HeaderError::TooLong);
     }
-    let client = parse_v1(bytes.get(..end).unwrap_or_default())?;
+    let client = parse_v1(certain::take(bytes, end))?;
     match bytes.get(end + 1) {
         Some(b'\n') => Ok(HeaderRead::Complete {
             length: end + 2,
@@ -169,6 +171,7 @@ fn is_port(text: &str) -> bool {
 }
 
 fn read_v2(bytes: &[u8]) -> Result<HeaderRead, HeaderError> {
+    // Empty until more than the start is received.
     let fixed = bytes.get(V2_START.len()..).unwrap_or_default();
     // Each byte is checked as soon as it is received.
     let is_local = match fixed.first() {

@@ -147,7 +147,7 @@ pub fn start(logging: &Logging) -> (Logs, Arc<dyn Fn() -> u64 + Send + Sync>) {
     // Libraries log through the `log` facade. Only their warnings and errors are useful to an
     // operator.
     log::set_max_level(log::max_level().min(log::LevelFilter::Warn));
-    let dropped_lines = move || u64::try_from(dropped.dropped_lines()).unwrap_or(u64::MAX);
+    let dropped_lines = move || dropped.dropped_lines() as u64;
     (logs, Arc::new(dropped_lines))
 }
 

@@ -30,6 +30,7 @@ use std::thread::JoinHandle;
 use std::time::SystemTime;
 
 use crate::admin::{self, FigureSources, Readiness, ServerStage};
+use crate::certain;
 use crate::config::limits::{DEDUPE_WINDOW_MS, DESCRIPTORS_KEPT, WALKERS_PER_PROCESSOR};
 use crate::config::validate::Invalid;
 use crate::config::{Config, Listen};
@@ -468,7 +469,7 @@ impl WorkerSpawner {
     /// Creates the state for admission control in workers. Clones of this state share the counts
     /// that limit all workers together.
     fn guard(&self, workers: usize) -> Guard {
-        let workers = u32::try_from(workers).unwrap_or(u32::MAX);
+        let workers = certain::to_u32(workers);
         let limits = &self.config.limits;
         Guard {
             silent: SilentLimit::new(limits.pending_conns, workers).map(Arc::new),
@@ -495,7 +496,7 @@ impl WorkerSpawner {
     /// Returns a worker's share of `limits.conns`. Without this limit, returns the number of conns
     /// that fit in the worker's descriptor table.
     fn conns_max(&self, workers: usize) -> u32 {
-        let workers = u32::try_from(workers).unwrap_or(u32::MAX);
+        let workers = certain::to_u32(workers);
         match self.config.limits.conns {
             0 => {
                 // At most half of a small table is reserved, so that a few conns fit even with a

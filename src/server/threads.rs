@@ -8,6 +8,7 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
 use super::StartError;
+use crate::certain;
 use crate::config::limits::{LISTENERS_MAX, RING_WRITES_MAX};
 use crate::config::{Config, KernelFeature, Listen};
 use crate::hub::Hub;
@@ -220,7 +221,7 @@ impl Preparation {
                 // All workers share one descriptor table, so its size must be divided. If
                 // `limits.conns` is set, each worker's maximum is already a share of that limit.
                 if self.parts.config.limits.conns == 0 {
-                    let workers = u32::try_from(self.workers).unwrap_or(u32::MAX);
+                    let workers = certain::to_u32(self.workers);
                     self.parts.conns_max = self.parts.conns_max.div_ceil(workers);
                 }
             }

@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use crate::time::Now;
+use crate::time::{Now, micros};
 
 /// Measures the time after [`Clock::start`].
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +33,7 @@ impl Clock {
     /// Returns the current time.
     #[must_use]
     pub fn now(&self) -> Now {
-        let elapsed = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let elapsed = micros(self.started.elapsed());
         Now(self.start.0.saturating_add(elapsed))
     }
 }

@@ -9,6 +9,8 @@
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use crate::certain;
+
 use io_uring::squeue::Entry;
 use io_uring::{IoUring, opcode, types};
 
@@ -110,8 +112,7 @@ impl Ring {
                 completed += 1;
                 let result = usize::try_from(completion.result())
                     .map_err(|_negative| io::Error::from_raw_os_error(-completion.result()));
-                let index = usize::try_from(completion.user_data());
-                let place = index.ok().and_then(|index| results.get_mut(index));
+                let place = results.get_mut(certain::to_usize(completion.user_data()));
                 debug_assert!(place.is_some(), "user data is an index into the results");
                 if let Some(place) = place {
                     *place = Some(result);

@@ -46,8 +46,11 @@ impl Deadline {
     }
 }
 
-fn micros(wait: Duration) -> u64 {
-    u64::try_from(wait.as_micros()).unwrap_or(u64::MAX)
+/// Returns a duration in microseconds. A duration that is longer than 64 bits can count is as good
+/// as endless, and becomes the largest number.
+#[must_use]
+pub fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 //! each call.
 
 use super::{Deadline, Now};
+use crate::certain;
 use crate::chunks::ChunkedVec;
 
 /// The length of a tick in microseconds (65.5 ms). The length is a power of two, so that a division
@@ -185,7 +186,7 @@ impl Wheel {
         if self.armed == 0 {
             return None;
         }
-        let start = usize::try_from((self.tick + 1) % BUCKETS as u64).ok()?;
+        let start = certain::to_usize((self.tick + 1) % BUCKETS as u64);
         let first_word = start / 64;
         for step in 0..=WORDS {
             let word_index = (first_word + step) % WORDS;

@@ -11,6 +11,7 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
 
 use super::Identity;
+use crate::certain;
 use crate::config::limits::TLS_RECORD_BYTES;
 
 /// The maximum number of bytes that a record adds to its plaintext: header, explicit nonce, content
@@ -114,8 +115,7 @@ impl Filter {
         }
         if self.partial.is_empty() {
             let done = self.process(bytes)?;
-            self.partial
-                .extend_from_slice(bytes.get(done..).unwrap_or_default());
+            self.partial.extend_from_slice(certain::skip(bytes, done));
             return Ok(());
         }
         self.partial.extend_from_slice(bytes);
@@ -193,7 +193,7 @@ impl Filter {
     /// Returns the records to send next.
     #[must_use]
     pub fn unsent(&self) -> &[u8] {
-        self.sealed.get(self.sent..).unwrap_or_default()
+        certain::skip(&self.sealed, self.sent)
     }
 
     /// Removes the first `bytes` bytes of the unsent records, after they were sent.
@@ -224,7 +224,7 @@ impl Filter {
     ) -> Result<Option<usize>, TlsError> {
         let begin = self.sealed.len();
         self.sealed.resize(begin + room, 0);
-        let space = self.sealed.get_mut(begin..).unwrap_or_default();
+        let space = certain::skip_mut(&mut self.sealed, begin);
         // rustls stores offsets into an incomplete message, so each call must pass the bytes of
         // this message again.
         let status = self.library.process_tls_records(&mut self.partial);
@@ -270,13 +270,13 @@ impl Filter {
                 Ok(_) => is_over = true,
                 Err(error) => {
                     self.is_broken = true;
-                    self.collect_alerts(bytes.get_mut(discard..).unwrap_or_default());
+                    self.collect_alerts(certain::skip_mut(bytes, discard));
                     return Err(TlsError(error));
                 }
             }
             done += discard;
             let rest = std::mem::take(&mut bytes);
-            bytes = rest.get_mut(discard..).unwrap_or_default();
+            bytes = certain::skip_mut(rest, discard);
             if is_over {
                 return Ok(done);
             }
@@ -302,7 +302,7 @@ fn encode(mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>, into:
     let mut written = encode(&mut []);
     if let Err(EncodeError::InsufficientSize(size)) = &written {
         into.resize(begin + size.required_size, 0);
-        written = encode(into.get_mut(begin..).unwrap_or_default());
+        written = encode(certain::skip_mut(into, begin));
     }
     debug_assert!(written.is_ok(), "the second attempt has enough room");
     into.truncate(begin + written.unwrap_or(0));

@@ -12,6 +12,7 @@ use super::wire::net::Net;
 use crate::backend::{
     BackendMessage, Delivery, DirectMessage, Revocation, SubscriberCounts, WatchedChannels,
 };
+use crate::certain;
 use crate::frame::WorkerAck;
 use crate::id::ConnId;
 use crate::transport::Goodbye;
@@ -53,7 +54,7 @@ impl<N: Net> Worker<N> {
             .into_iter()
             .filter_map(|slot| self.id_in(slot))
             .collect();
-        let count = u32::try_from(ids.len()).unwrap_or(u32::MAX);
+        let count = certain::to_u32(ids.len());
         for id in ids {
             self.call(id, |conn, out, context| {
                 conn.handle_goodbye(Goodbye::Disconnect(&revocation.close_info), out, context);

@@ -13,6 +13,7 @@ use std::time::Duration;
 use super::Worker;
 use super::mail::inbox::DrainOrder;
 use super::wire::net::Net;
+use crate::certain;
 use crate::config::Drain;
 use crate::config::limits::{
     DRAIN_ARRIVAL_MS, DRAIN_CHECK_MS, DRAIN_CHECKS_MAX, DRAIN_PENDING_MS, DRAIN_SPACING_US,
@@ -21,7 +22,7 @@ use crate::config::limits::{
 use crate::context::ReconnectDelay;
 use crate::effect::{CloseReason, ConnClass};
 use crate::id::ConnId;
-use crate::time::{Deadline, Now};
+use crate::time::{Deadline, Now, micros};
 
 /// The durations of the parts of a drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,10 +124,10 @@ impl<N: Net> Worker<N> {
             reconnects: plan.reconnects,
             is_over: false,
         });
-        let goodbyes_us = u64::try_from(plan.goodbyes.as_micros()).unwrap_or(u64::MAX);
+        let goodbyes_us = micros(plan.goodbyes);
         let pending = plan.goodbyes + Duration::from_millis(DRAIN_PENDING_MS);
         for (key, slot) in self.conns.iter() {
-            let number = u32::try_from(key).unwrap_or(u32::MAX);
+            let number = certain::to_u32(key);
             if slot.conn.is_ending() {
                 let generation = slot.generation;
                 let slot = number;

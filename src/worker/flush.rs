@@ -26,7 +26,7 @@ use crate::effect::CloseReason;
 use crate::frame::FrameKind;
 use crate::hub::{Hub, Planned, QuotaOutcome, Visit};
 use crate::id::ConnId;
-use crate::time::Now;
+use crate::time::{Now, micros};
 use crate::transport::{Goodbye, StreamEvent};
 
 /// The writes of one batch.
@@ -137,9 +137,8 @@ impl<N: Net> Worker<N> {
 
     fn record_walk(&self, started: Now) {
         let took = self.net.now().since(started);
-        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.parts.metrics.walks.increment();
-        self.parts.metrics.walk_last_us.set(took);
+        self.parts.metrics.walk_last_us.set(micros(took));
     }
 
     fn is_slice_over(&self, start: Now) -> bool {

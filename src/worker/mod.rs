@@ -47,6 +47,7 @@ use hashbrown::HashSet;
 
 use crate::auth::{Access, ConnAccess, Verifier};
 use crate::backend::WatchedChannels;
+use crate::certain;
 use crate::chunks::ChunkedSlab;
 use crate::config::Config;
 use crate::config::limits::{CALENDAR_REFRESH_MS, READ_BUFFER_BYTES};
@@ -387,13 +388,9 @@ impl<N: Net> Worker<N> {
 
     /// Iterates over the ids of all conns.
     fn ids(&self) -> impl Iterator<Item = ConnId> {
-        self.conns.iter().filter_map(|(key, slot)| {
-            let number = u32::try_from(key).ok();
-            debug_assert!(number.is_some(), "slots are numbered with 32 bits");
-            Some(ConnId {
-                slot: number?,
-                generation: slot.generation,
-            })
+        self.conns.iter().map(|(key, slot)| ConnId {
+            slot: certain::to_u32(key),
+            generation: slot.generation,
         })
     }
 

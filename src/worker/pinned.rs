@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use super::Worker;
 use super::wire::net::Net;
+use crate::certain;
 use crate::config::limits::{HOLDERS_PER_TURN_MAX, PINNED_STALE_MS};
 use crate::conn::Outbox;
 use crate::effect::CloseReason;
@@ -199,8 +200,7 @@ impl<N: Net> Worker<N> {
     pub fn check_holders(&self) {
         let conns = self.conns.iter();
         let held = conns.filter_map(|(slot, entry)| {
-            let slot = u32::try_from(slot).ok()?;
-            Some((entry.conn.outbox().oldest_held()?, slot))
+            Some((entry.conn.outbox().oldest_held()?, certain::to_u32(slot)))
         });
         let held: BTreeSet<Holder> = held.collect();
         assert!(self.holders.by_age == held, "{:?}: {held:?}", self.holders);

@@ -10,6 +10,7 @@
 use super::admission::rates::Rates;
 use super::wire::net::{Net, ReadOutcome};
 use super::{Slot, Worker};
+use crate::certain;
 use crate::config::limits::{
     CONN_SLICE_US_MAX, INFLATED_BYTES_PER_TURN_MAX, INTERRUPTED_READS_MAX,
     READ_BYTES_PER_CONN_TURN_MAX, READ_CONNS_PER_TURN_MAX, READ_SLICE_US_MAX,
@@ -109,7 +110,7 @@ impl<N: Net> Worker<N> {
             return self.read_sealed(id, buffer);
         }
         let length = length.min(buffer.len());
-        self.read_socket(id, buffer.get_mut(..length)?, Self::hand_bytes)
+        self.read_socket(id, certain::take_mut(buffer, length), Self::hand_bytes)
     }
 
     /// Reads a socket once and passes the bytes to `receive`. Returns the number of bytes that
@@ -130,7 +131,7 @@ impl<N: Net> Worker<N> {
                 // stays readable until the end of the input is read.
                 slot.is_readable = !is_drained || slot.is_read_closed;
                 self.parts.metrics.received_bytes.add(count as u64);
-                receive(self, id, buffer.get_mut(..count)?)?;
+                receive(self, id, certain::take_mut(buffer, count))?;
                 return Some(count);
             }
             ReadOutcome::Interrupted => return Some(1),

@@ -15,6 +15,7 @@
 use std::collections::VecDeque;
 
 use super::wire::net::Polled;
+use crate::certain;
 use crate::config::limits::ACCEPTS_PER_TURN_MAX;
 use crate::id::ConnId;
 
@@ -118,7 +119,7 @@ impl Round {
     /// Returns the number of new conns that wait for the end of a round.
     pub(super) fn arrived(&self) -> u32 {
         let arrived = self.current.arrived.len() + self.next.arrived.len();
-        u32::try_from(arrived).unwrap_or(u32::MAX)
+        certain::to_u32(arrived)
     }
 
     /// Whether a conn whose timer has fired waits for the end of a round. If so, the next poll must

@@ -28,8 +28,8 @@ pub(crate) enum Layer {
 }
 
 const WORDS: &[&str] = &[
-    "auth", "chunks", "context", "deflate", "effect", "id", "json", "metrics", "pattern", "proxy",
-    "time",
+    "auth", "certain", "chunks", "context", "deflate", "effect", "id", "json", "metrics",
+    "pattern", "proxy", "time",
 ];
 const PURE: &[&str] = &["backend", "frame", "http", "hub", "log", "tls", "transport"];
 const SHELL: &[&str] = &[

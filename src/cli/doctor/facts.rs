@@ -8,6 +8,7 @@ use super::cgroup::{self, Groups};
 use super::context::Context;
 use super::parse::{self, Ceiling};
 use super::tree::{Note, Tree};
+use fanfare::certain;
 
 /// The capability that allows a process to raise hard limits (capabilities(7)).
 const CAP_SYS_RESOURCE: u32 = 24;
@@ -257,7 +258,7 @@ fn devices(tree: &Tree) -> Vec<Device> {
             is_spread |=
                 mask.is_some_and(|mask| mask.bytes().any(|b| b.is_ascii_hexdigit() && b != b'0'));
         }
-        let receive_queues = u32::try_from(receive.len()).unwrap_or(u32::MAX);
+        let receive_queues = certain::to_u32(receive.len());
         devices.push(Device {
             name,
             receive_queues,

@@ -8,6 +8,8 @@ use std::convert::Infallible;
 use std::io::{Read as _, Write as _};
 use std::time::Duration;
 
+use fanfare::certain;
+
 use serde::{Deserialize, Serialize};
 
 use super::Subscriber;
@@ -89,7 +91,7 @@ fn read_events(
             });
         }
         piece.clear();
-        piece.extend_from_slice(buffer.get(..count).unwrap_or_default());
+        piece.extend_from_slice(certain::take(&buffer, count));
     }
 }
 

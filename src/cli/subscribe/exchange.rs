@@ -7,6 +7,8 @@
 use std::io::{self, Read as _};
 use std::time::Duration;
 
+use fanfare::certain;
+
 use super::Subscriber;
 use super::end::{End, seconds};
 use super::response_body::{Body, Framing};
@@ -83,7 +85,7 @@ pub(super) fn read_head(
         if count == 0 {
             return Err(failed(&io::Error::other("closed without a response")));
         }
-        bytes.extend_from_slice(buffer.get(..count).unwrap_or_default());
+        bytes.extend_from_slice(certain::take(&buffer, count));
         let parsed = parse_head(&bytes)
             .map_err(|error| End::Failed(format!("the response is not HTTP: {error}")))?;
         match parsed {
@@ -130,7 +132,7 @@ fn parse_head(bytes: &[u8]) -> Result<Option<Response>, httparse::Error> {
         is_last: field("connection").is_some_and(|options| options.contains("close")),
         retry_after: field("retry-after").as_deref().and_then(seconds),
         location: field("location"),
-        rest: Vec::from(bytes.get(length..).unwrap_or_default()),
+        rest: Vec::from(certain::skip(bytes, length)),
     }))
 }
 
@@ -148,7 +150,7 @@ pub(super) fn refusal(socket: &mut Socket, response: Response) -> End {
     {
         match socket.read(&mut buffer) {
             Ok(0) | Err(_) => break,
-            Ok(count) => piece = Vec::from(buffer.get(..count).unwrap_or_default()),
+            Ok(count) => piece = Vec::from(certain::take(&buffer, count)),
         }
     }
     if let (300..=399, Some(location)) = (response.status, response.location) {

@@ -11,6 +11,8 @@ use std::convert::Infallible;
 use std::io::{Read as _, Write as _};
 use std::time::{Duration, Instant};
 
+use fanfare::certain;
+
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -117,7 +119,7 @@ fn read_content(
         match count {
             0 if body.may_end() => return Ok(content),
             0 => return Err(End::broken("the connection ended within a response", None)),
-            count => piece = Vec::from(buffer.get(..count).unwrap_or_default()),
+            count => piece = Vec::from(certain::take(&buffer, count)),
         }
     }
 }

@@ -74,9 +74,7 @@ impl Parser {
                 bytes = bytes.strip_prefix(b"\n").unwrap_or(bytes);
             }
             let end = bytes.iter().position(|b| matches!(b, b'\r' | b'\n'));
-            let (taken, rest) = bytes
-                .split_at_checked(end.unwrap_or(bytes.len()))
-                .unwrap_or_default();
+            let (taken, rest) = bytes.split_at(end.unwrap_or(bytes.len()));
             if self.line.len() + taken.len() + self.data.len() > EVENT_BYTES_MAX {
                 return Err(TooLong);
             }

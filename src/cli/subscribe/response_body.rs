@@ -4,6 +4,8 @@
 //! PURE: the decoder does no I/O. It accepts the bytes in pieces of any size. The content does not
 //! depend on how the bytes are split. Chunk extensions and trailers are skipped; both are bounded.
 
+use fanfare::certain;
+
 /// The maximum length of a line that is not content: a chunk size with extensions, or a trailer
 /// field.
 const LINE_BYTES_MAX: usize = 8 * 1024;
@@ -92,8 +94,8 @@ impl Body {
     }
 
     fn take_content<'a>(&mut self, left: u64, bytes: &'a [u8], content: &mut Vec<u8>) -> &'a [u8] {
-        let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
-        let (taken, rest) = bytes.split_at_checked(wanted).unwrap_or_default();
+        let wanted = certain::to_usize(left).min(bytes.len());
+        let (taken, rest) = bytes.split_at(wanted);
         content.extend_from_slice(taken);
         let left = left - taken.len() as u64;
         self.state = match (self.framing, left) {
@@ -107,9 +109,7 @@ impl Body {
 
     fn take_line<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], BodyError> {
         let end = bytes.iter().position(|b| *b == b'\n');
-        let (taken, rest) = bytes
-            .split_at_checked(end.unwrap_or(bytes.len()))
-            .unwrap_or_default();
+        let (taken, rest) = bytes.split_at(end.unwrap_or(bytes.len()));
         if self.line.len() + taken.len() > LINE_BYTES_MAX {
             return Err(BodyError::LineTooLong);
         }

@@ -11,6 +11,7 @@ use super::draft::NameCache;
 use super::item::{Item, Step};
 use super::refusal::Refusal;
 use super::request::Requests;
+use crate::certain;
 use crate::config::Limits;
 
 /// Decodes the bytes of one feeder into items.
@@ -112,9 +113,9 @@ impl Lines {
     fn next(&mut self, input: &[u8], names: &mut NameCache, limit: usize) -> Step {
         let mut consumed = 0;
         loop {
-            let rest = input.get(consumed..).unwrap_or_default();
-            debug_assert!(self.searched <= rest.len(), "bytes were not passed again");
-            let unsearched = rest.get(self.searched..).unwrap_or_default();
+            let rest = certain::skip(input, consumed);
+            // The caller passes the searched bytes again.
+            let unsearched = certain::skip(rest, self.searched);
             let Some(found) = memchr::memchr(b'\n', unsearched) else {
                 if rest.len() > limit {
                     return self.too_long(input.len(), limit);
@@ -128,7 +129,7 @@ impl Lines {
                 return self.too_long(input.len(), limit);
             }
             consumed += length + 1;
-            if let Some(item) = self.line(rest.get(..length).unwrap_or_default(), names) {
+            if let Some(item) = self.line(certain::take(rest, length), names) {
                 return Step::item(consumed, item);
             }
         }

@@ -3,6 +3,7 @@
 //! Numbers and strings are kept byte for byte. The caller has checked that the text is JSON. For
 //! any other text the result is unspecified, but the function does not panic.
 
+use crate::certain;
 use crate::json::string_end;
 
 /// Returns the text without white space between tokens (RFC 8259, 2).
@@ -17,7 +18,7 @@ pub fn minify(json: &str) -> Box<str> {
     let mut start = 0;
     loop {
         out.push_str(json.get(start..end).unwrap_or_default());
-        let rest = bytes.get(end..).unwrap_or_default();
+        let rest = certain::skip(bytes, end);
         let Some(spaces) = rest.iter().position(|byte| !is_space(*byte)) else {
             return out.into_boxed_str();
         };

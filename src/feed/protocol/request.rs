@@ -10,6 +10,7 @@ use super::draft::NameCache;
 use super::http_publish::PublishPlan;
 use super::item::{Item, Request, Step};
 use super::request_refusal::RequestRefusal;
+use crate::certain;
 use crate::config::Limits;
 use crate::http::body::{Body, BodyError, Keeping, Progress};
 use crate::http::framing::{Expectation, Framing};
@@ -61,7 +62,7 @@ impl Requests {
         if wants_continue {
             return Step::item(head_bytes, Item::Continue);
         }
-        let step = self.read_body(input.get(head_bytes..).unwrap_or_default(), names);
+        let step = self.read_body(certain::skip(input, head_bytes), names);
         Step {
             consumed: head_bytes + step.consumed,
             ..step

@@ -15,6 +15,7 @@ use crate::backend::{
     BackendMessage, CloseInfo, Delivery, DeliveryStatus, DirectMessage, Revocation,
     SubscriberCounts, WatchedChannels,
 };
+use crate::certain;
 use crate::config::limits::{
     BATCH_BYTES_MAX, BATCH_PUBLICATIONS_MAX, CHANNELS_PER_PUBLICATION_MAX, EVICTIONS_PER_TURN_MAX,
 };
@@ -217,7 +218,7 @@ impl Sequencer {
 
     /// Returns an acknowledgement that is complete when each worker has confirmed it once.
     pub(super) fn ack_of_workers(&self) -> WorkerAck {
-        WorkerAck::new(u32::try_from(self.mailboxes.len()).unwrap_or(u32::MAX))
+        WorkerAck::new(certain::to_u32(self.mailboxes.len()))
     }
 
     /// Enforces the log's bounds if an eviction is due, and updates the log's metrics.
@@ -440,7 +441,7 @@ impl Sequencer {
                     publications <= CHANNELS_PER_PUBLICATION_MAX,
                     "{publications}"
                 );
-                let confirmations = u32::try_from(publications).unwrap_or(u32::MAX);
+                let confirmations = certain::to_u32(publications);
                 Some(Arc::new(WorkerAck::new(confirmations)))
             }
         }

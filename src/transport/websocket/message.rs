@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
+use crate::certain;
 use crate::config::limits::WINDOW_PUBLICATIONS_MAX;
 use crate::context::Context;
 use crate::effect::{Reference, Window};
@@ -423,9 +424,7 @@ fn frame_from(start: usize, out: &mut Vec<u8>) {
     let payload_end = out.len();
     push_header(Opcode::Text, payload_end - start, out);
     let header_bytes = out.len() - payload_end;
-    if let Some(frame) = out.get_mut(start..) {
-        frame.rotate_right(header_bytes);
-    }
+    certain::skip_mut(out, start).rotate_right(header_bytes);
 }
 
 #[cfg(test)]

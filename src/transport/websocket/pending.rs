@@ -8,6 +8,7 @@
 
 use super::decode::{FrameHeader, HeaderError, Rsv1, parse_header};
 use super::utf8::{InvalidUtf8, Utf8Check};
+use crate::certain;
 use crate::config::limits::FRAME_HEADER_BYTES_MAX;
 use crate::frame::websocket::Opcode;
 
@@ -60,22 +61,24 @@ impl PartialHeader {
         rsv1: Rsv1,
     ) -> Result<Option<(FrameHeader, usize)>, HeaderError> {
         let before = usize::from(self.length);
-        let room = self.bytes.get_mut(before..).unwrap_or_default();
+        let room = certain::skip_mut(&mut self.bytes, before);
         let copied = room.len().min(input.len());
         for (to, from) in room.iter_mut().zip(input) {
             *to = *from;
         }
         let filled = before + copied;
-        match parse_header(self.bytes.get(..filled).unwrap_or_default(), rsv1)? {
+        match parse_header(certain::take(&self.bytes, filled), rsv1)? {
             Some((header, taken)) => {
                 self.length = 0;
+                // Without the new bytes, the header was incomplete.
+                debug_assert!(taken > before, "{taken} bytes with {before} from earlier");
                 Ok(Some((header, taken.saturating_sub(before))))
             }
             None => {
                 // A full buffer always contains a complete header. This header is incomplete, so
                 // the buffer had room for all of the input.
                 debug_assert_eq!(copied, input.len());
-                self.length = u8::try_from(filled).unwrap_or(0);
+                self.length = certain::to_u8(filled);
                 Ok(None)
             }
         }

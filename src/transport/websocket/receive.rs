@@ -16,6 +16,7 @@ use super::unmask::unmask;
 use super::utf8::InvalidUtf8;
 use super::{Compression, State, WebSocket, refuse};
 use crate::auth::{ShowError, Shown};
+use crate::certain;
 use crate::config::ClientPublish;
 use crate::config::limits::{COMMAND_WORK, CONTROL_BYTES_MAX, INFLATED_BYTES_PER_WORK};
 use crate::context::Context;
@@ -100,10 +101,10 @@ impl WebSocket {
         let Some((mut frame, bytes)) = self.take_frame(bytes, context)? else {
             return Ok(&mut []);
         };
-        let length = usize::try_from(frame.remaining()).unwrap_or(usize::MAX);
+        let length = certain::to_usize(frame.remaining());
         let (payload, rest) = bytes.split_at_mut(length.min(bytes.len()));
         // The masking key repeats every four bytes.
-        let offset = usize::try_from(frame.received % 4).unwrap_or(0);
+        let offset = certain::to_usize(frame.received % 4);
         unmask(payload, frame.header.masking_key, offset);
         frame.received += payload.len() as u64;
         if frame.header.opcode.is_control() {
@@ -322,14 +323,14 @@ impl WebSocket {
         let limit = context.config.limits.client_message_bytes;
         if first.is_compressed {
             return Keep::Compressed {
-                bytes_max: to_usize(deflated_bytes_max(limit)),
+                bytes_max: certain::to_usize(deflated_bytes_max(limit)),
             };
         }
         if !self.has_subprotocol() || kind == MessageKind::Binary {
             return Keep::Nothing;
         }
         Keep::Payload {
-            bytes_max: to_usize(u64::from(limit)),
+            bytes_max: limit as usize,
         }
     }
 
@@ -343,16 +344,14 @@ impl WebSocket {
         context: &mut Context<'_>,
     ) -> Result<(), Fault> {
         let limit = context.config.limits.client_message_bytes;
-        let inflated = context
-            .inflater
-            .inflate(compressed, to_usize(u64::from(limit)));
+        let inflated = context.inflater.inflate(compressed, limit as usize);
         let message = inflated.map_err(|error| match error {
             InflateError::Broken => Fault::InvalidDeflate,
             InflateError::TooLong => Fault::MessageTooBig { limit },
         })?;
         context.metrics.client_messages_inflated.increment();
         let work = message.len() / INFLATED_BYTES_PER_WORK;
-        context.work.spend(u32::try_from(work).unwrap_or(u32::MAX));
+        context.work.spend(certain::to_u32(work));
         let handled = self.handle_message(kind, &message, out, context);
         context.inflater.recycle(message);
         handled
@@ -390,10 +389,6 @@ impl WebSocket {
     fn message(&self) -> Option<&PartialMessage> {
         self.pending.as_ref()?.message.as_ref()
     }
-}
-
-fn to_usize(bytes: u64) -> usize {
-    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 /// Executes a command: returns an effect to the worker, or writes an answer.

@@ -5,6 +5,8 @@
 //! closed immediately. The check is used for text messages that arrive in parts. A complete message
 //! is checked in one call, without this state.
 
+use crate::certain;
+
 /// The error for a text that is not UTF-8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("text is not UTF-8")]
@@ -29,7 +31,7 @@ impl Utf8Check {
             Ok(_) => Ok(()),
             Err(error) if error.error_len().is_some() => Err(InvalidUtf8),
             Err(error) => {
-                for &byte in rest.get(error.valid_up_to()..).unwrap_or_default() {
+                for &byte in certain::skip(rest, error.valid_up_to()) {
                     self.carry_byte(byte)?;
                 }
                 Ok(())

@@ -23,7 +23,8 @@ use crate::worker::wire::net::Net;
 
 /// A client may send in one burst all frames and bytes that its rate allows in this time. Unused
 /// accounts are removed at this interval.
-const BURST: Duration = Duration::from_secs(1);
+const BURST: Duration = Duration::from_nanos(BURST_NS);
+const BURST_NS: u64 = 1_000_000_000;
 /// The maximum size of one read, in bytes, is the client's rate in frames per second times this
 /// number. So even if all frames are short, one read contains only the frames of a few seconds.
 const READ_BYTES_PER_FRAME: usize = 16;
@@ -115,9 +116,8 @@ impl Rates {
         };
         account.frames_ns = add(account.frames_ns, frames, self.frame_ns);
         account.bytes_ns = add(account.bytes_ns, bytes, self.byte_ns);
-        let burst_ns = u64::try_from(BURST.as_nanos()).unwrap_or(u64::MAX);
         let until_ns = account.frames_ns.max(account.bytes_ns);
-        let until_ns = until_ns.saturating_sub(burst_ns);
+        let until_ns = until_ns.saturating_sub(BURST_NS);
         (until_ns > now_ns).then(|| Deadline(until_ns.div_ceil(1000)))
     }
 

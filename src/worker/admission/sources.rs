@@ -13,6 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use foldhash::quality::RandomState;
 use hashbrown::HashMap;
 
+use crate::certain;
 use crate::config::Limits;
 use crate::config::limits::{CONNECTS_AT_ONCE_S, SOURCE_TABLE_PARTS};
 use crate::proxy::{Source, TooMany};
@@ -125,7 +126,7 @@ impl SourceLimiter {
     }
 
     fn part(&self, source: Source) -> Option<MutexGuard<'_, Part>> {
-        let hash = usize::try_from(self.hasher.hash_one(source)).unwrap_or(0);
+        let hash = certain::to_usize(self.hasher.hash_one(source));
         let part = self.parts.get(hash % SOURCE_TABLE_PARTS);
         debug_assert!(part.is_some(), "the table has all its parts");
         part.map(lock)

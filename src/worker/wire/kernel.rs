@@ -18,6 +18,7 @@ use rustix::net::{SendAncillaryBuffer, SendFlags};
 
 use super::fanout_limiter::Permit;
 use super::net::{AcceptOutcome, Net, Polled, ReadOutcome, Readiness, Write, WriteOutcome};
+use crate::certain;
 use crate::config::limits::{FLUSH_VISITS_PER_CLOCK, POLL_READINESS_MAX, RING_WRITES_MAX};
 use crate::id::ConnId;
 use crate::sys::clock::Clock;
@@ -212,9 +213,7 @@ impl Net for MioNet {
                 self.wake.acknowledge();
             } else if WAKE.0 - token.0 <= self.listeners.len() {
                 let index = WAKE.0 - 1 - token.0;
-                let index = u32::try_from(index).ok();
-                debug_assert!(index.is_some(), "there are fewer listeners than 2^32");
-                ready.extend(index.map(Readiness::Listener));
+                ready.push(Readiness::Listener(certain::to_u32(index)));
             } else {
                 ready.push(Readiness::Conn {
                     id: ConnId::from_bits(token.0 as u64),
@@ -235,7 +234,7 @@ impl Net for MioNet {
     }
 
     fn listener_count(&self) -> u32 {
-        u32::try_from(self.listeners.len()).unwrap_or(0)
+        certain::to_u32(self.listeners.len())
     }
 
     fn accept(&mut self, listener: u32) -> AcceptOutcome<TcpStream> {
@@ -261,11 +260,7 @@ impl Net for MioNet {
     }
 
     fn register(&mut self, socket: &mut TcpStream, id: ConnId) -> io::Result<()> {
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "usize has 64 bits where this runs"
-        )]
-        let token = Token(id.to_bits() as usize);
+        let token = Token(certain::to_usize(id.to_bits()));
         self.poll
             .registry()
             .register(socket, token, Interest::READABLE | Interest::WRITABLE)

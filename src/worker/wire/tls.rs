@@ -15,6 +15,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
 use super::net::Net;
+use crate::certain;
 use crate::config::limits::HANDSHAKES_PER_TURN_MAX;
 use crate::effect::CloseReason;
 use crate::id::ConnId;
@@ -410,7 +411,7 @@ impl<N: Net> Worker<N> {
                 break;
             }
             let end = plain.len().min(taken + most);
-            self.hand_bytes(id, plain.get_mut(taken..end)?)?;
+            self.hand_bytes(id, certain::skip_mut(certain::take_mut(plain, end), taken))?;
             taken = end;
         }
         Some(taken)
