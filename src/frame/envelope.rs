@@ -63,7 +63,8 @@ pub fn push_display(value: &impl std::fmt::Display, out: &mut Vec<u8>) {
 /// Appends bytes as base64 with padding (RFC 4648, 4).
 pub fn push_base64(bytes: &[u8], out: &mut Vec<u8>) {
     let start = out.len();
-    let length = base64::encoded_len(bytes.len(), true).unwrap_or(0);
+    let length = base64::encoded_len(bytes.len(), true);
+    let length = certain::some(length, "a payload is small").unwrap_or(0);
     out.resize(start + length, 0);
     let written = STANDARD.encode_slice(bytes, certain::skip_mut(out, start));
     debug_assert_eq!(written, Ok(length));

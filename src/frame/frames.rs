@@ -8,6 +8,8 @@
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
+use crate::certain;
+
 use super::ledger::{Ledger, Weight};
 use super::{
     Compressor, Envelope, Frame, FrameKind, Publication, event_stream, json_element, websocket,
@@ -55,7 +57,7 @@ impl Frames {
         kind: FrameKind,
         compressor: &mut Compressor,
     ) -> Option<&Frame> {
-        let filled = self.cells.get(kind.cell())?.get_or_init(|| {
+        let filled = self.cell(kind.cell())?.get_or_init(|| {
             let cell = encode(publication, kind, compressor);
             if let Cell::Frame(frame) = &cell {
                 self.weight.add(frame.bytes_held());
@@ -73,7 +75,7 @@ impl Frames {
     /// Returns the frame for one kind of conn, if the frame exists.
     #[must_use]
     pub fn get(&self, kind: FrameKind) -> Option<&Frame> {
-        match self.cells.get(kind.cell())?.get()? {
+        match self.cell(kind.cell())?.get()? {
             Cell::AsPlain(envelope) => self.frame_in(FrameKind::WebSocket(*envelope).cell()),
             Cell::Frame(frame) => Some(frame),
         }
@@ -92,7 +94,7 @@ impl Frames {
     #[must_use]
     pub fn holder(&self, kind: FrameKind) -> Option<usize> {
         let cell = kind.cell();
-        match self.cells.get(cell)?.get()? {
+        match self.cell(cell)?.get()? {
             Cell::AsPlain(envelope) => Some(FrameKind::WebSocket(*envelope).cell()),
             Cell::Frame(_) => Some(cell),
         }
@@ -117,8 +119,12 @@ impl Frames {
         self.weight.is_logged()
     }
 
+    fn cell(&self, cell: usize) -> Option<&OnceLock<Cell>> {
+        certain::some(self.cells.get(cell), "each kind has a cell")
+    }
+
     fn frame_in(&self, cell: usize) -> Option<&Frame> {
-        match self.cells.get(cell)?.get()? {
+        match self.cell(cell)?.get()? {
             Cell::AsPlain(_) => None,
             Cell::Frame(frame) => Some(frame),
         }

@@ -67,8 +67,8 @@ pub fn push_deflated(opcode: Opcode, compressed: &[u8], out: &mut Vec<u8>) {
 
 fn push_head(first: u8, payload_bytes: usize, out: &mut Vec<u8>) {
     out.push(first);
-    if payload_bytes < 126 {
-        out.extend(u8::try_from(payload_bytes));
+    if let Ok(short @ ..126) = u8::try_from(payload_bytes) {
+        out.push(short);
     } else if let Ok(short) = u16::try_from(payload_bytes) {
         out.push(126);
         out.extend_from_slice(&short.to_be_bytes());

@@ -11,6 +11,7 @@ use hashbrown::hash_table::{Entry as Place, HashTable};
 
 use super::shard::History;
 use super::{Amount, Entry};
+use crate::certain;
 use crate::id::Sequence;
 
 /// The memory that is counted for one sequence number in the list, in bytes. The factor is 2
@@ -47,6 +48,8 @@ impl Newest {
     }
 }
 
+const LISTED: &str = "a listed entry is in the log";
+
 impl History {
     /// Adds the channel's newest entry to the list. If it supersedes an older entry, marks the
     /// older entry as superseded.
@@ -54,7 +57,9 @@ impl History {
         let mut newest = self.newest.take().unwrap_or_default();
         let superseded = self.add_newest(&mut newest, hasher);
         self.newest = Some(newest);
-        if let Some(entry) = superseded.and_then(|sequence| self.get_mut(sequence)) {
+        if let Some(sequence) = superseded
+            && let Some(entry) = certain::some(self.get_mut(sequence), LISTED)
+        {
             entry.is_superseded = true;
         }
     }
@@ -65,7 +70,8 @@ impl History {
         let sequence = entry.sequence();
         places.insert(sequence);
         let key = entry.publication.key()?;
-        let key_of = |known: &Sequence| self.get(*known)?.publication.key();
+        let listed = |known: &Sequence| certain::some(self.get(*known), LISTED);
+        let key_of = |known: &Sequence| listed(known)?.publication.key();
         let has_same = |known: &Sequence| key_of(known) == Some(key);
         let rehash = |known: &Sequence| hasher.hash_one(key_of(known).unwrap_or_default());
         match keys.entry(hasher.hash_one(key), has_same, rehash) {
@@ -134,7 +140,7 @@ impl History {
         };
         let places = newest.places.range(position.next()..);
         let places = places.take_while(|sequence| **sequence <= until);
-        let entries = places.filter_map(|sequence| self.get(*sequence));
+        let entries = places.filter_map(|sequence| certain::some(self.get(*sequence), LISTED));
         let amounts = entries.map(|entry| Amount::of(&entry.publication));
         amounts.fold(Amount::default(), Amount::plus)
     }

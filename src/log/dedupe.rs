@@ -13,6 +13,7 @@ use std::time::Duration;
 use foldhash::quality::FixedState;
 use hashbrown::{Equivalent, HashMap};
 
+use crate::certain;
 use crate::config::limits::{DEDUPE_KEYS_MAX, DEDUPE_WINDOW_MS};
 use crate::id::{ChannelName, Cursor, Sequence};
 use crate::time::Now;
@@ -73,7 +74,8 @@ impl Dedupe {
     /// Removes every key whose first publication has a number above `last`.
     pub fn forget_after(&mut self, last: Sequence) {
         while let Some((_, key)) = self.order.back() {
-            if self.first_ids.get(key).is_none_or(|id| id.sequence <= last) {
+            let first_id = certain::some(self.first_ids.get(key), LISTED);
+            if first_id.is_none_or(|id| id.sequence <= last) {
                 return;
             }
             self.first_ids.remove(key);
@@ -92,10 +94,13 @@ impl Dedupe {
 
     fn forget_oldest(&mut self) {
         if let Some((_, key)) = self.order.pop_front() {
-            self.first_ids.remove(&key);
+            let removed = self.first_ids.remove(&key);
+            debug_assert!(removed.is_some(), "{LISTED}");
         }
     }
 }
+
+const LISTED: &str = "a key in the order has an id";
 
 #[derive(Debug, PartialEq, Eq)]
 struct Key {

@@ -205,7 +205,7 @@ impl Order {
     /// Frees memory that a chunk does not need.
     fn tidy(&mut self, index: usize) {
         let Some(chunk) = self.chunks.get_mut(index) else {
-            return;
+            return debug_assert!(false, "there is no chunk {index}");
         };
         if chunk.live() == 0 {
             self.places -= chunk.places.len() as u64;
@@ -226,6 +226,7 @@ impl Order {
         let Some(before) = index.checked_sub(1) else {
             return;
         };
+        debug_assert!(index < self.chunks.len(), "there is no chunk {index}");
         let live = |index: usize| self.chunks.get(index).map_or(0, Chunk::live);
         if live(before) + live(index) > CHUNK_ENTRIES / 2 {
             return;

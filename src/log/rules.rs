@@ -153,7 +153,8 @@ impl Rules {
     }
 
     pub(super) fn get(&self, index: RuleIndex) -> Option<&Rule> {
-        self.table.get(usize::from(index.0))
+        let rule = self.table.get(usize::from(index.0));
+        certain::some(rule, "an index comes from the same table")
     }
 
     /// Returns the [`Class`] of the channels with this rule.

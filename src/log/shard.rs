@@ -202,17 +202,25 @@ pub(super) struct Shard {
 impl Shard {
     pub(super) fn find(&self, hash: u64, name: &ChannelName) -> Option<u32> {
         let is_it = |place: &u32| {
-            let channel = self.channels.get(*place as usize);
-            channel.is_some_and(|channel| channel.name == *name)
+            self.get(*place)
+                .is_some_and(|channel| channel.name == *name)
         };
         self.directory.find(hash, is_it).copied()
     }
 
+    /// Returns the channel in a slot that is in use. A channel's slot stays in use while the
+    /// channel has entries or subscribers.
     pub(super) fn get(&self, place: u32) -> Option<&Channel> {
-        self.channels.get(place as usize)
+        channel_in(&self.channels, place)
     }
 
+    /// Like [`Self::get`], for a channel that is changed.
     pub(super) fn get_mut(&mut self, place: u32) -> Option<&mut Channel> {
+        certain::some(self.get_mut_if_used(place), IN_USE)
+    }
+
+    /// Returns the channel in a slot; `None` if the slot is free.
+    pub(super) fn get_mut_if_used(&mut self, place: u32) -> Option<&mut Channel> {
         self.channels.get_mut(place as usize)
     }
 
@@ -240,10 +248,8 @@ impl Shard {
         let channel = Channel::new(name.clone(), rule, log.rules.evicted_floor(rule));
         let place = certain::to_u32(self.channels.insert(channel));
         let channels = &self.channels;
-        let rehash = |place: &u32| {
-            let channel = channels.get(*place as usize);
-            channel.map_or(0, |channel| log.hash(&channel.name))
-        };
+        let rehash =
+            |place: &u32| channel_in(channels, *place).map_or(0, |channel| log.hash(&channel.name));
         self.directory.insert_unique(hash, place, rehash);
         log.channels.fetch_add(1, Ordering::Relaxed);
         Some(place)
@@ -269,12 +275,17 @@ impl Shard {
             self.channels.shrink_to_fit();
             let channels = &self.channels;
             self.directory.shrink_to_fit(|place| {
-                let channel = channels.get(*place as usize);
-                channel.map_or(0, |channel| log.hash(&channel.name))
+                channel_in(channels, *place).map_or(0, |channel| log.hash(&channel.name))
             });
         }
         true
     }
+}
+
+const IN_USE: &str = "the channel's slot is in use";
+
+fn channel_in(channels: &ChunkedSlab<Channel, CHUNK>, place: u32) -> Option<&Channel> {
+    certain::some(channels.get(place as usize), IN_USE)
 }
 
 /// A shard's lock, on its own cache line.
@@ -345,14 +356,14 @@ impl Shards {
     }
 
     fn read_number(&self, shard: u32) -> Option<Guard<RwLockReadGuard<'_, Shard>>> {
-        let Locked(lock) = self.0.get(shard as usize)?;
+        let Locked(lock) = certain::some(self.0.get(shard as usize), "all shards exist")?;
         let held = Held::new();
         let guard = lock.read().unwrap_or_else(PoisonError::into_inner);
         Some(Guard(guard, held))
     }
 
     pub(super) fn write_number(&self, shard: u32) -> Option<Guard<RwLockWriteGuard<'_, Shard>>> {
-        let Locked(lock) = self.0.get(shard as usize)?;
+        let Locked(lock) = certain::some(self.0.get(shard as usize), "all shards exist")?;
         let held = Held::new();
         let guard = lock.write().unwrap_or_else(PoisonError::into_inner);
         Some(Guard(guard, held))

@@ -17,6 +17,7 @@ use super::order::{Order, Ordered};
 use super::rules::Class;
 use super::shard::{CHANNEL_BYTES, Channel, assert_unlocked, key};
 use super::{Amount, ChannelKey, Entry, Log, RuleIndex, WorkerInterest};
+use crate::certain;
 use crate::config::limits::TRIMS_PER_PUBLICATION_MAX;
 use crate::config::{Config, Overflow};
 use crate::frame::Publication;
@@ -280,7 +281,9 @@ impl Writer {
             };
             left -= 1;
             next = entry.sequence.next();
-            if let Some(publication) = self.log.publication(entry.channel, entry.sequence) {
+            let publication = self.log.publication(entry.channel, entry.sequence);
+            if let Some(publication) = certain::some(publication, "an ordered entry is in the log")
+            {
                 publication.drop_frames();
             }
         }
@@ -296,7 +299,10 @@ impl Writer {
             && let Some(key) = self.over.front().copied()
         {
             let mut shard = log.shards.write(key);
-            let channel = shard.as_mut().and_then(|shard| shard.get_mut(key.place()));
+            // A channel whose entries were removed for another reason may be gone.
+            let channel = shard
+                .as_mut()
+                .and_then(|shard| shard.get_mut_if_used(key.place()));
             if let Some(channel) = channel {
                 if self.is_over(channel, Amount::default()) {
                     self.remove_first(channel);
@@ -473,7 +479,7 @@ impl Writer {
     /// the time at which the entry becomes too old, and its channel. The entry is also the oldest
     /// of its channel.
     fn next_expiry(&mut self, clock: usize) -> Option<(Deadline, ChannelKey)> {
-        let this = self.clocks.get(clock)?;
+        let this = certain::some(self.clocks.get(clock), "the clock exists")?;
         let (mut next, age) = (this.next, this.age);
         let mut found = None;
         while let Some(entry) = self.oldest_from(next) {
