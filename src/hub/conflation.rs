@@ -36,7 +36,7 @@ impl Hub {
         }
         self.note_evicted(slot);
         for index in 0..self.subscriptions(slot).len() {
-            let subscription = self.subscriptions(slot).get(index).copied();
+            let subscription = self.subscription(slot, index);
             let Some((until, count)) = subscription.and_then(|s| self.superseded_run(s)) else {
                 continue;
             };

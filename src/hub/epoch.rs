@@ -14,7 +14,6 @@
 //! between its phases and before it subscribes a conn.
 
 use super::channel::{Channel, ChannelIndex};
-use super::member::Member;
 use super::{Gap, GapCause, Hub, Late};
 use crate::certain;
 use crate::config::Overflow;
@@ -173,8 +172,7 @@ impl Hub {
     }
 
     fn move_subscription(&mut self, slot: u32, index: usize, passage: Passage) {
-        let member = self.members.get_mut(slot as usize).map(Member::all_mut);
-        let Some(subscription) = member.and_then(|all| all.get_mut(index)) else {
+        let Some(subscription) = self.subscription_mut(slot, index) else {
             return;
         };
         let (position, key) = (subscription.position, (slot, subscription.channel));

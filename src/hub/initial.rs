@@ -133,19 +133,22 @@ impl Hub {
         index: usize,
         evicted: Sequence,
     ) -> Sequence {
-        let member = self.members.get_mut(slot as usize).map(Member::all_mut);
-        let Some(subscription) = member.and_then(|member| member.get_mut(index)) else {
+        let Some(subscription) = self.subscription(slot, index) else {
             return evicted;
         };
         let marks = self.initial.0.get_mut(&slot).into_iter().flatten();
         let mut unbegun = marks.filter(|mark| {
             mark.channel == subscription.channel && mark.start == subscription.position
         });
-        if let Some(mark) = unbegun.next() {
-            mark.start = mark.start.max(evicted.min(mark.until));
-            subscription.position = mark.start;
+        let Some(mark) = unbegun.next() else {
+            return subscription.position;
+        };
+        mark.start = mark.start.max(evicted.min(mark.until));
+        let start = mark.start;
+        if let Some(subscription) = self.subscription_mut(slot, index) {
+            subscription.position = start;
         }
-        subscription.position
+        start
     }
 
     /// Panics if initial publications are recorded for a subscription that does not exist. For

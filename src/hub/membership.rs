@@ -11,7 +11,7 @@
 //! publications.
 
 use super::member::{Member, Subscription};
-use super::{Channel, ChannelIndex, Gap, GapCause, Hub, Late};
+use super::{Channel, ChannelIndex, Gap, GapCause, Hub, Late, SUBSCRIBED};
 use crate::certain;
 use crate::id::{ChannelName, Cursor, Sequence, Since};
 use crate::log::{ChannelState, WorkerInterest};
@@ -109,7 +109,8 @@ impl Hub {
             channel: index,
             place,
         };
-        if let Some(member) = self.members.get_mut(slot as usize) {
+        let member = self.members.get_mut(slot as usize);
+        if let Some(member) = certain::some(member, "room was made for the slot") {
             member.add(subscription);
         }
         self.subscribers += 1;
@@ -155,7 +156,7 @@ impl Hub {
     pub fn channels_of(&self, slot: u32) -> impl Iterator<Item = &ChannelName> {
         let member = self.members.get(slot as usize);
         let subscriptions = member.into_iter().flat_map(Member::all);
-        subscriptions.filter_map(|one| Some(&self.channels.get(one.channel.0 as usize)?.name))
+        subscriptions.filter_map(|one| Some(&self.channel(one.channel)?.name))
     }
 
     /// Returns the number of subscribers that a channel has on this worker.
@@ -224,13 +225,15 @@ impl Hub {
         self.gaps.remove(&(slot, index));
         self.windows.remove(slot, index);
         self.initial.remove(slot, index);
-        self.subscribers = self.subscribers.saturating_sub(1);
+        self.subscribers -= 1;
         let (channels, members) = (&mut self.channels, &mut self.members);
-        if let Some(channel) = channels.get_mut(index.0 as usize) {
+        let channel = channels.get_mut(index.0 as usize);
+        if let Some(channel) = certain::some(channel, SUBSCRIBED) {
             channel
                 .subscribers
                 .remove(subscription.place, |moved, place| {
-                    if let Some(member) = members.get_mut(moved as usize) {
+                    let member = members.get_mut(moved as usize);
+                    if let Some(member) = certain::some(member, "a subscriber has a record") {
                         member.set_place(index, place);
                     }
                 });
@@ -269,7 +272,7 @@ impl Hub {
         let channel = self.channels.get(place);
         if channel.is_some_and(|channel| channel.subscribers.is_empty()) {
             let Some(channel) = self.channels.remove(place) else {
-                return;
+                return debug_assert!(false, "{index:?} has no channel");
             };
             self.last_plan = None;
             self.held_bytes -= channel.held_bytes();

@@ -343,7 +343,8 @@ impl Hub {
             held_bytes,
             ..
         } = self;
-        if let Some(channel) = channels.get_mut(index.0 as usize) {
+        let channel = channels.get_mut(index.0 as usize);
+        if let Some(channel) = certain::some(channel, SUBSCRIBED) {
             // After an epoch change, `previous` may be the last number that both epochs share,
             // instead of the number of the channel's previous entry.
             if entry.previous > channel.last && state.is_end_of_valid(entry.previous) {
@@ -369,7 +370,8 @@ impl Hub {
             held_bytes,
             ..
         } = self;
-        let Some(channel) = channels.get_mut(index.0 as usize) else {
+        let channel = channels.get_mut(index.0 as usize);
+        let Some(channel) = certain::some(channel, SUBSCRIBED) else {
             return;
         };
         let horizon = self.state.horizon(self.head);
@@ -572,6 +574,9 @@ impl Hub {
         }
     }
 }
+
+/// The reason why the channel of a subscription exists.
+const SUBSCRIBED: &str = "a channel with subscribers exists";
 
 fn index_at(place: usize) -> ChannelIndex {
     ChannelIndex(certain::to_u32(place))

@@ -10,7 +10,7 @@
 //! publications that come after them.
 
 use super::initial::{self, Mark};
-use super::{Channel, ChannelIndex, Gap, GapCause, Hub};
+use super::{Channel, ChannelIndex, Gap, GapCause, Hub, SUBSCRIBED};
 use crate::certain;
 use crate::config::limits::GATHER_SLICES_MAX;
 use crate::frame::{Compressor, Encoded, FrameKind};
@@ -322,7 +322,7 @@ impl Hub {
         // All channels share one plan, so only a few entries of each channel are fetched.
         self.fetch_max = (GATHER_SLICES_MAX / count.max(1)).max(1);
         for index in 0..count {
-            if let Some(subscription) = self.subscriptions(slot).get(index).copied() {
+            if let Some(subscription) = self.subscription(slot, index) {
                 sources.extend(self.source(slot, index, subscription));
             }
         }
@@ -351,7 +351,7 @@ impl Hub {
             next: END,
             ..source
         };
-        let Some(channel) = self.channels.get(source.channel.0 as usize) else {
+        let Some(channel) = self.channel(source.channel) else {
             return end;
         };
         if channel.last <= source.next {
@@ -412,6 +412,7 @@ impl Hub {
     pub fn frame(&self, step: &Planned) -> &[u8] {
         let frames = self.held(step).and_then(|held| held.frames.as_ref());
         let wire = frames.map(|frames| frames.wire(step.kind));
+        debug_assert!(step.length == 0 || wire.is_some(), "{step:?} is not held");
         wire.unwrap_or_default()
     }
 
@@ -435,7 +436,9 @@ impl Hub {
             if written == 0 && step.length > 0 {
                 break;
             }
-            if let Some(subscription) = member.all_mut().get_mut(step.subscription as usize) {
+            let subscription = member.all_mut().get_mut(step.subscription as usize);
+            debug_assert!(subscription.is_some(), "{step:?} has no subscription");
+            if let Some(subscription) = subscription {
                 subscription.position = step.sequence;
                 if step.length > 0
                     && let Some(given) = window::find_mut(windows, subscription.channel)
@@ -542,7 +545,7 @@ impl Hub {
             return;
         }
         for index in 0..self.subscriptions(slot).len() {
-            let Some(subscription) = self.subscriptions(slot).get(index).copied() else {
+            let Some(subscription) = self.subscription(slot, index) else {
                 return;
             };
             if let Some(evicted) = self.loss_before_next(subscription)
@@ -564,12 +567,7 @@ impl Hub {
         missed: Option<u64>,
         cause: GapCause,
     ) {
-        let member = self
-            .members
-            .get_mut(slot as usize)
-            .map(Member::all_mut)
-            .unwrap_or_default();
-        let Some(subscription) = member.get_mut(index) else {
+        let Some(subscription) = self.subscription_mut(slot, index) else {
             return;
         };
         let key = (slot, subscription.channel);
@@ -642,8 +640,32 @@ impl Hub {
             .unwrap_or_default()
     }
 
+    /// Returns a subscription of the conn in a slot, by its index among them.
+    pub(super) fn subscription(&self, slot: u32, index: usize) -> Option<Subscription> {
+        let subscription = self.subscriptions(slot).get(index).copied();
+        certain::some(
+            subscription,
+            "the index is below the number of subscriptions",
+        )
+    }
+
+    /// Like [`Self::subscription`], for a subscription whose cursor is moved.
+    pub(super) fn subscription_mut(
+        &mut self,
+        slot: u32,
+        index: usize,
+    ) -> Option<&mut Subscription> {
+        let member = self.members.get_mut(slot as usize).map(Member::all_mut);
+        let subscription = member.and_then(|all| all.get_mut(index));
+        certain::some(
+            subscription,
+            "the index is below the number of subscriptions",
+        )
+    }
+
+    /// Returns a channel that has subscribers.
     pub(super) fn channel(&self, index: ChannelIndex) -> Option<&Channel> {
-        self.channels.get(index.0 as usize)
+        certain::some(self.channels.get(index.0 as usize), SUBSCRIBED)
     }
 }
 

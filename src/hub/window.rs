@@ -209,7 +209,8 @@ impl Hub {
     /// Sets a window for the conn in a slot, which has just subscribed. From then on, the conn
     /// receives publications of the channel only while the window is open.
     pub fn set_window(&mut self, slot: u32, name: &ChannelName, window: Window) {
-        if let Some(channel) = self.index_of(name) {
+        let channel = self.index_of(name);
+        if let Some(channel) = certain::some(channel, "the conn has subscribed to the channel") {
             self.windows.add(slot, channel, window);
         }
     }
