@@ -52,7 +52,7 @@ impl Conn {
     /// Writes the poll's answer. After the answer, the conn waits for the next request or ends.
     pub fn handle_answer(&mut self, news: News, out: &mut Vec<u8>, context: &mut Context<'_>) {
         let Phase::Poll { poll, partial } = &mut self.phase else {
-            return;
+            return debug_assert!(false, "only polls are answered");
         };
         let end = poll.handle_answer(&news, out, context);
         let partial = partial.take();

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::Worker;
 use super::wire::net::Net;
 use super::wire::tls::SealedEnd;
+use crate::certain;
 use crate::config::limits::LINGER_MS;
 use crate::effect::{CloseReason, ConnClass};
 use crate::id::ConnId;
@@ -35,7 +36,8 @@ impl<N: Net> Worker<N> {
     }
 
     fn send_fin(&mut self, id: ConnId) {
-        if let Some(slot) = self.conns.get_mut(id.slot as usize) {
+        let slot = self.conns.get_mut(id.slot as usize);
+        if let Some(slot) = certain::some(slot, "conns are freed only in reap") {
             self.net.shutdown_write(&mut slot.socket);
         }
     }

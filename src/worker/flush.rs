@@ -20,6 +20,7 @@ use std::ops::Range;
 use super::wire::net::{Net, Write, WriteOutcome};
 use super::wire::tls::Sealing;
 use super::{Scratch, Worker};
+use crate::certain;
 use crate::config::limits::{BATCH_WRITE_BYTES_MAX, FLUSH_SLICE_US_MAX};
 use crate::conn::Conn;
 use crate::effect::CloseReason;
@@ -313,7 +314,8 @@ impl<N: Net> Worker<N> {
     /// not spent, adds another write to the next batch.
     fn note(&mut self, write: &PendingWrite, planned: &[Planned], outcome: WriteOutcome) {
         let id = write.id;
-        if let Some(slot) = self.conns.get_mut(id.slot as usize) {
+        let slot = self.conns.get_mut(id.slot as usize);
+        if let Some(slot) = certain::some(slot, "conns are freed only in reap") {
             slot.has_write_collected = false;
         }
         self.parts.metrics.writes.increment();

@@ -147,7 +147,8 @@ impl<N: Net> Worker<N> {
             if !self.is_too_much_pinned() {
                 return;
             }
-            if let Some(slot) = self.conns.get_mut(slot as usize) {
+            let slot = self.conns.get_mut(slot as usize);
+            if let Some(slot) = certain::some(slot, "a holder is a conn") {
                 slot.conn.outbox_mut().copy_rests();
             }
         }
@@ -168,7 +169,7 @@ impl<N: Net> Worker<N> {
             {
                 return;
             }
-            if let Some(id) = self.id_in(slot) {
+            if let Some(id) = certain::some(self.id_in(slot), "a holder is a conn") {
                 self.close(id, CloseReason::Overflow);
                 self.drop_outbox(slot);
             }
@@ -181,8 +182,9 @@ impl<N: Net> Worker<N> {
     /// Drops the outbox of a closed conn before its slot is freed. So other workers see at once
     /// that less memory is in use.
     fn drop_outbox(&mut self, slot: u32) {
-        if let Some(slot_entry) = self.conns.get_mut(slot as usize) {
-            let outbox = std::mem::take(slot_entry.conn.outbox_mut());
+        let entry = self.conns.get_mut(slot as usize);
+        if let Some(entry) = certain::some(entry, "conns are freed only in reap") {
+            let outbox = std::mem::take(entry.conn.outbox_mut());
             self.forget_held(slot, &outbox);
         }
     }

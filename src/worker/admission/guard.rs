@@ -162,8 +162,8 @@ impl<N: Net> Worker<N> {
     /// Called when a conn was freed or was never given a slot. The conn then no longer counts for
     /// its source.
     pub(in crate::worker) fn release_peer(&self, mut peer: Peer) {
-        // The conn is not counted for a new source, so this call cannot fail.
-        let _released = self.recount(&mut peer, None);
+        let released = self.recount(&mut peer, None);
+        debug_assert!(released.is_ok(), "the conn is not counted for a new source");
     }
 
     /// Removes and returns the peer of a conn that is freed.

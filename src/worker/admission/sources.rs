@@ -102,6 +102,7 @@ impl SourceLimiter {
         let Some(account) = part.get_mut(&source) else {
             return debug_assert!(false, "{source} has no conn to release");
         };
+        debug_assert!(account.conns > 0, "{source} has no conn to release");
         account.conns = account.conns.saturating_sub(1);
         if is_idle(*account, now) {
             part.remove(&source);

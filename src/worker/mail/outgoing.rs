@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use super::inbox::{Batch, Item};
+use crate::certain;
 use crate::frame::{Publication, WorkerAck};
 use crate::log::Writer;
 
@@ -63,7 +64,7 @@ impl Outgoing {
     /// Removes and returns the batch of the next worker, with the worker's number.
     pub fn take(&mut self) -> Option<(usize, Batch)> {
         let worker = usize::from(self.pending.pop()?);
-        let batch = self.batches.get_mut(worker)?;
+        let batch = certain::some(self.batches.get_mut(worker), "each worker has a batch")?;
         Some((worker, std::mem::take(batch)))
     }
 }

@@ -14,6 +14,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::certain;
 use crate::config::limits::FANOUT_PERMIT_US;
 use crate::sys::wake::Wake;
 use crate::time::Now;
@@ -78,15 +79,19 @@ impl FanoutLimiter {
             permits.free += 1;
             return;
         };
-        if let Some(granted) = permits.granted.get_mut(next) {
+        // Without this mark or this wake, the worker would wait for ever.
+        let granted = permits.granted.get_mut(next);
+        if let Some(granted) = certain::some(granted, IS_WORKER) {
             *granted = true;
         }
         drop(permits);
-        if let Some(wake) = self.wakes.get(next) {
+        if let Some(wake) = certain::some(self.wakes.get(next), IS_WORKER) {
             wake.wake();
         }
     }
 }
+
+const IS_WORKER: &str = "a number in the queue is a worker";
 
 impl Permits {
     /// Returns whether a waiting worker was given a permit, and clears this flag.

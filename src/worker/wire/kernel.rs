@@ -149,7 +149,8 @@ impl MioNet {
     /// would wait for an answer.
     fn drop_waiting(&mut self, listener: u32) {
         self.spare.release();
-        if let Some(listener) = self.listeners.get(listener as usize) {
+        let listener = self.listeners.get(listener as usize);
+        if let Some(listener) = certain::some(listener, "each listener has an index") {
             drop(listener.accept());
         }
         self.spare.reserve();

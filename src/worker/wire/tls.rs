@@ -86,6 +86,11 @@ impl Filters {
         self.by_slot.get(&slot).map(|secured| &**secured)
     }
 
+    /// Returns the TLS state of a conn that is known to speak TLS.
+    fn secured(&mut self, slot: u32) -> Option<&mut SecuredConn> {
+        certain::some(self.get_mut(slot), "the conn speaks TLS")
+    }
+
     fn get_mut(&mut self, slot: u32) -> Option<&mut SecuredConn> {
         if self.by_slot.is_empty() {
             return None;
@@ -177,7 +182,7 @@ impl Filters {
             }
         }
         let sealed = self
-            .get_mut(slot)
+            .secured(slot)
             .map_or(0, |secured| match secured.filter.seal(&gathered) {
                 Ok(sealed) if sealed == gathered.len() => sealed,
                 // TLS has failed or its keys are used up, so no more bytes can be encrypted.
@@ -308,7 +313,7 @@ impl<N: Net> Worker<N> {
         id: ConnId,
         buffer: &mut [u8],
     ) -> Option<usize> {
-        let secured = self.filters.get_mut(id.slot)?;
+        let secured = self.filters.secured(id.slot)?;
         if secured.filter.has_plain() {
             return self.hand_plaintext(id);
         }
@@ -338,7 +343,7 @@ impl<N: Net> Worker<N> {
 
     /// Handles encrypted bytes that were read from the socket of a conn.
     fn receive_sealed(&mut self, id: ConnId, bytes: &mut [u8]) -> Option<()> {
-        let secured = self.filters.get_mut(id.slot)?;
+        let secured = self.filters.secured(id.slot)?;
         if !secured.filter.has_begun() && bytes.first().is_some_and(u8::is_ascii_alphabetic) {
             self.refuse_plaintext(id);
             return Some(());
@@ -381,7 +386,7 @@ impl<N: Net> Worker<N> {
     /// bytes are left, the conn still counts as readable. Returns how many bytes the machine
     /// accepted, or `None` if it accepted none.
     fn hand_plaintext(&mut self, id: ConnId) -> Option<usize> {
-        let mut plain = self.filters.get_mut(id.slot)?.filter.take_plain();
+        let mut plain = self.filters.secured(id.slot)?.filter.take_plain();
         let taken = self.hand_pieces(id, &mut plain)?;
         let is_left = taken < plain.len();
         let secured = self.filters.get_mut(id.slot)?;
@@ -420,7 +425,7 @@ impl<N: Net> Worker<N> {
     /// Removes encrypted bytes that the socket has accepted.
     pub(in crate::worker) fn note_sealed(&mut self, id: ConnId, count: usize) {
         let now = self.running.now();
-        if let Some(secured) = self.filters.get_mut(id.slot) {
+        if let Some(secured) = self.filters.secured(id.slot) {
             secured.filter.advance(count);
         }
         if count > 0

@@ -23,8 +23,9 @@ use crossbeam_channel::{Receiver, Sender, TrySendError};
 use foldhash::fast::RandomState;
 use hashbrown::HashSet;
 
-use self::notices::{Added, Notices, Origin, Woken};
+use self::notices::{Added, HAS_END, Notices, Origin, Woken};
 use crate::backend::{Notice, Report};
+use crate::certain;
 use crate::config::limits::{REPORTS_MAX, UPSTREAM_BYTES_MAX};
 use crate::id::ConnName;
 use crate::sys::wake::Wake;
@@ -286,9 +287,8 @@ impl Upstream {
 
 /// Returns the number of reports that the feed has accepted from a worker.
 fn reports_taken(taken: &[u64], end: usize) -> u64 {
-    let count = taken.get(end).copied();
-    debug_assert!(count.is_some(), "there is no end {end}");
-    count.unwrap_or(u64::MAX)
+    let count = certain::some(taken.get(end), HAS_END);
+    count.copied().unwrap_or(u64::MAX)
 }
 
 /// Returns the bytes of a report that count towards the limit on kept reports.
@@ -336,7 +336,7 @@ impl Reports {
     pub fn take(&mut self) -> Option<Report> {
         self.front()?;
         let Sent { end, report } = self.front.take()?;
-        if let Some(taken) = self.taken.get_mut(end) {
+        if let Some(taken) = certain::some(self.taken.get_mut(end), HAS_END) {
             *taken += 1;
         }
         Some(report)
@@ -360,7 +360,9 @@ impl Reports {
         let Some(Woken(end)) = self.notices.take(notice) else {
             return false;
         };
-        if let Some((wake, _)) = end.and_then(|end| self.workers.get(end)) {
+        if let Some(end) = end
+            && let Some((wake, _)) = certain::some(self.workers.get(end), HAS_END)
+        {
             wake.wake();
         }
         true

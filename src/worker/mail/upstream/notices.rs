@@ -17,6 +17,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
 use crate::backend::{Notice, Report};
+use crate::certain;
 use crate::config::limits::{NOTICES_MAX, NOTICES_PER_CONN_MAX};
 use crate::id::{ChannelName, ConnName};
 
@@ -196,7 +197,8 @@ impl Notices {
         let table = self.lock();
         let orders = table.conns.get(&conn).map(|conn| conn.orders.iter());
         let entries = orders.into_iter().flatten().filter_map(|order| {
-            let entry = table.by_order.get(order)?;
+            let entry = table.by_order.get(order);
+            let entry = certain::some(entry, "a conn lists waiting notices")?;
             Some(entry.waiting(*order, reports))
         });
         let mut found: Vec<_> = entries.filter(|waiting| waiting.is_due).collect();
@@ -226,8 +228,9 @@ impl Notices {
     }
 
     fn note_released(&self, woken: Option<Woken>) {
-        let end = woken.and_then(|Woken(end)| end);
-        if let Some(has_released) = end.and_then(|end| self.has_released.get(end)) {
+        if let Some(Woken(Some(end))) = woken
+            && let Some(has_released) = certain::some(self.has_released.get(end), HAS_END)
+        {
             has_released.store(true, Ordering::Release);
         }
     }
@@ -242,18 +245,18 @@ impl Notices {
 
     /// Whether some conns of a worker may be read again.
     pub(super) fn has_released(&self, end: usize) -> bool {
-        let has_released = self.has_released.get(end);
+        let has_released = certain::some(self.has_released.get(end), HAS_END);
         has_released.is_some_and(|has_released| has_released.load(Ordering::Acquire))
     }
 
     /// Returns the conns of a worker that may be read again, and clears the list.
     pub(super) fn take_released(&self, end: usize) -> Vec<ConnName> {
         let mut table = self.lock();
-        if let Some(has_released) = self.has_released.get(end) {
+        if let Some(has_released) = certain::some(self.has_released.get(end), HAS_END) {
             has_released.store(false, Ordering::Release);
         }
-        let released = table.released.get_mut(end).map(std::mem::take);
-        let mut released = released.unwrap_or_default();
+        let released = certain::some(table.released.get_mut(end), HAS_END);
+        let mut released = released.map(std::mem::take).unwrap_or_default();
         // A conn in this list may have reached the limit on its notices again. It must still not be
         // read, so it is removed from the list.
         released.retain(|name| !table.conns.get(name).is_some_and(|conn| conn.is_held));
@@ -316,6 +319,9 @@ impl Entry {
     }
 }
 
+/// The reason why a worker's end exists.
+pub(super) const HAS_END: &str = "each worker has an end";
+
 impl Table {
     /// Adds a notice. If a waiting notice and the new one cancel each other, removes the waiting
     /// one instead. The conn may then be read again.
@@ -375,14 +381,16 @@ impl Table {
             self.latest.remove(&key);
         }
         let mut woken = None;
-        if let Some(conn) = self.conns.get_mut(&notice.conn) {
+        let conn = self.conns.get_mut(&notice.conn);
+        if let Some(conn) = certain::some(conn, "the conn of a waiting notice is listed") {
             conn.orders.remove(&order);
             // The conn may be read again only when half of its notices are left. Otherwise its
             // worker would be woken for each notice.
             if conn.is_held && conn.orders.len() <= bounds.per_conn / 2 {
                 conn.is_held = false;
                 self.held -= 1;
-                if let Some(released) = self.released.get_mut(origin.end) {
+                let released = self.released.get_mut(origin.end);
+                if let Some(released) = certain::some(released, HAS_END) {
                     released.push(notice.conn);
                     woken = Some(origin.end);
                 }
