@@ -121,7 +121,10 @@ impl DeliveryStatus {
             0 => None,
             1 => Some(Delivery::Done),
             2 => Some(Delivery::Full),
-            _ => Some(Delivery::NoConn),
+            code => {
+                debug_assert_eq!(code, 3);
+                Some(Delivery::NoConn)
+            }
         }
     }
 }

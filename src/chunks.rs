@@ -6,6 +6,8 @@
 
 use slab::Slab;
 
+use crate::certain;
+
 /// The default number of entries in a chunk.
 const CHUNK: usize = 1024;
 
@@ -53,7 +55,7 @@ impl<T> ChunkedVec<T> {
             if self.len().is_multiple_of(CHUNK) {
                 self.chunks.push(Vec::with_capacity(CHUNK));
             }
-            if let Some(last) = self.chunks.last_mut() {
+            if let Some(last) = certain::some(self.chunks.last_mut(), "a chunk has room") {
                 last.push(fresh());
             }
         }

@@ -66,9 +66,9 @@ impl Deflater {
         }
         self.out.clear();
         self.out.reserve_exact(room);
-        engine
-            .compress_vec(message, &mut self.out, FlushCompress::Sync)
-            .ok()?;
+        let compressed = engine.compress_vec(message, &mut self.out, FlushCompress::Sync);
+        debug_assert!(compressed.is_ok(), "{compressed:?}");
+        compressed.ok()?;
         // If the output has filled the buffer, it may be incomplete.
         let is_whole = engine.total_in() == message.len() as u64 && self.out.len() < room;
         let body = self.out.strip_suffix(&FLUSH_TAIL)?;

@@ -275,7 +275,9 @@ impl fmt::Display for Epoch {
             let value = (self.0 >> (4 * place)) & 0xf;
             *digit = HEX_DIGITS.get(value as usize).copied().unwrap_or(b'0');
         }
-        f.write_str(std::str::from_utf8(&text).unwrap_or_default())
+        let text = std::str::from_utf8(&text);
+        debug_assert!(text.is_ok(), "hexadecimal digits are ASCII");
+        f.write_str(text.unwrap_or_default())
     }
 }
 

@@ -116,6 +116,7 @@ impl AdminConn {
             Some(_) => {}
         }
         let Step::Reading(received) = &self.step else {
+            debug_assert!(false, "the step is to read");
             return Ok(true);
         };
         match read_head(received, ADMIN_HEAD_BYTES_MAX) {
@@ -141,6 +142,7 @@ impl AdminConn {
 
     fn write(&mut self) -> io::Result<bool> {
         let Step::Writing(bytes, sent) = &mut self.step else {
+            debug_assert!(false, "the step is to write");
             return Ok(true);
         };
         while let Some(left) = bytes.get(*sent..).filter(|left| !left.is_empty()) {

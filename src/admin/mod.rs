@@ -85,7 +85,10 @@ impl Readiness {
         match self.stage.load(Ordering::Relaxed) {
             0 => ServerStage::Starting,
             1 => ServerStage::Ready,
-            _ => ServerStage::Draining,
+            code => {
+                debug_assert_eq!(code, 2);
+                ServerStage::Draining
+            }
         }
     }
 }
@@ -211,6 +214,11 @@ impl AdminLoop<'_> {
                 return thread::sleep(Duration::from_millis(ACCEPT_PAUSE_MS));
             }
         };
+        debug_assert_eq!(
+            ready.len(),
+            self.conns.len() + 1,
+            "one report for each socket"
+        );
         let mut ready = ready.into_iter();
         let has_client = ready.next().unwrap_or(false);
         let figures = self.figures;
@@ -241,6 +249,7 @@ impl AdminLoop<'_> {
         let deadlines = self.conns.iter().map(AdminConn::deadline);
         let next = deadlines.chain(self.paused_until).min();
         let wait = next.map(|next| next.saturating_duration_since(begun));
+        // A wait that is too long for the system is endless.
         let wait = wait.and_then(|wait| Timespec::try_from(wait).ok());
         poll(&mut sockets, wait.as_ref())?;
         let reports = sockets.iter();

@@ -42,6 +42,7 @@ use self::backends::reports::{self, ReportRouter};
 use self::feeder::{Feeder, Intake, TurnOutcome};
 use self::sequencer::{Sequencer, SequencerStart};
 use self::socket_watch::SocketWatch;
+use crate::certain;
 use crate::config::Config;
 use crate::config::limits::{FILES_CHECK_MS, LINGER_MS};
 use crate::health::{Health, Part};
@@ -379,7 +380,8 @@ impl FeedLoop {
     }
 
     fn remove(&mut self, slot: usize) {
-        let Some(feeder) = self.feeders.try_remove(slot) else {
+        let feeder = self.feeders.try_remove(slot);
+        let Some(feeder) = certain::some(feeder, "a feeder is removed once") else {
             return;
         };
         // Closing the descriptor does not remove it from the poll if another descriptor table

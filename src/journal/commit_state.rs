@@ -33,7 +33,10 @@ impl Commit {
             1 => CommitState::Written,
             2 => CommitState::Committed,
             3 => CommitState::Refused,
-            _ => CommitState::Unsynced,
+            code => {
+                debug_assert_eq!(code, 4);
+                CommitState::Unsynced
+            }
         }
     }
 

@@ -70,8 +70,8 @@ impl ServiceManager {
         let Some(address) = &self.address else { return };
         let mut message = String::new();
         for state in states {
-            // Writing to a string never fails.
-            let _written = writeln!(message, "{state}");
+            let written = writeln!(message, "{state}");
+            debug_assert!(written.is_ok(), "writing to a string never fails");
         }
         let socket = UnixDatagram::unbound();
         let sent = socket.and_then(|socket| socket.send_to_addr(message.as_bytes(), address));

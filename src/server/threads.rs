@@ -112,9 +112,11 @@ pub(super) fn start_worker(
         .spawn(move || {
             let bound = preparation.prepare(adopted, &addresses);
             let is_ready = bound.is_ok();
-            // Sending cannot fail, because the receiver is dropped only after it has received this
-            // message.
-            let _reported = report.send(bound);
+            let reported = report.send(bound);
+            debug_assert!(
+                reported.is_ok(),
+                "the receiver is dropped after this message"
+            );
             if is_ready {
                 preparation.into_worker().run();
             }

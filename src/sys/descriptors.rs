@@ -108,7 +108,8 @@ fn block_signals() -> io::Result<()> {
     let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: the pointer is valid, and the call writes the set completely. The call cannot fail
     // for a valid pointer.
-    let _always_zero = unsafe { libc::sigfillset(all.as_mut_ptr()) };
+    let outcome = unsafe { libc::sigfillset(all.as_mut_ptr()) };
+    debug_assert_eq!(outcome, 0, "the pointer is valid");
     // SAFETY: the set was written above; the previous mask is not requested.
     let refused =
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), std::ptr::null_mut()) };
@@ -129,6 +130,7 @@ impl OwnTable {
     /// Without this call, a listener or feed that another thread closes would stay open in the
     /// copied tables.
     pub fn keep_only(&self, keep: &[RawFd]) {
+        debug_assert!(keep.iter().all(|fd| *fd >= 0), "{keep:?}");
         let mut keep: Vec<u32> = keep
             .iter()
             .filter_map(|fd| u32::try_from(*fd).ok())

@@ -10,7 +10,8 @@ pub fn unacknowledged_bytes(socket: BorrowedFd<'_>) -> u32 {
     // SAFETY: the kernel writes one int through the pointer (tcp(7), unix(7): SIOCOUTQ).
     let outcome = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
     debug_assert_eq!(outcome, 0, "the call fails only for sockets that listen");
-    u32::try_from(bytes).unwrap_or(0)
+    debug_assert!(bytes >= 0, "{bytes} bytes");
+    bytes.max(0).cast_unsigned()
 }
 
 #[cfg(test)]

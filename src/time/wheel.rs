@@ -90,11 +90,12 @@ impl Wheel {
         // A tick number of 32 bits is enough for nine years of uptime.
         let due = u32::try_from(tick).unwrap_or(NEVER - 1);
         let bucket = bucket_of(due);
-        let Some(head) = self.heads.get_mut(bucket) else {
-            return debug_assert!(false, "each tick has a bucket");
+        let Some(head) = certain::some(self.heads.get_mut(bucket), HAS_BUCKET) else {
+            return;
         };
         let next = std::mem::replace(head, slot);
-        if let Some(link) = self.links.get_mut(slot as usize) {
+        let link = self.links.get_mut(slot as usize);
+        if let Some(link) = certain::some(link, "a link was added for the slot") {
             *link = Link {
                 next,
                 previous: NONE,
@@ -146,7 +147,7 @@ impl Wheel {
             return;
         }
         let bucket = bucket_of(due);
-        if let Some(head) = self.heads.get_mut(bucket) {
+        if let Some(head) = certain::some(self.heads.get_mut(bucket), HAS_BUCKET) {
             *head = next;
         }
         if next == NONE {
@@ -190,7 +191,7 @@ impl Wheel {
         let first_word = start / 64;
         for step in 0..=WORDS {
             let word_index = (first_word + step) % WORDS;
-            let mut word = *self.occupied.get(word_index)?;
+            let mut word = *certain::some(self.occupied.get(word_index), HAS_BUCKET)?;
             if step == 0 {
                 word &= u64::MAX << (start % 64);
             }
@@ -206,7 +207,8 @@ impl Wheel {
     /// Fires at most `left` due slots of one bucket and subtracts their number from `left`. Returns
     /// false if a due slot remains.
     fn expire_tick(&mut self, due: u32, left: &mut u32, fired: &mut Vec<u32>) -> bool {
-        let mut slot = self.heads.get(bucket_of(due)).copied().unwrap_or(NONE);
+        let head = certain::some(self.heads.get(bucket_of(due)), HAS_BUCKET);
+        let mut slot = head.copied().unwrap_or(NONE);
         while let Some(link) = self.links.get(slot as usize) {
             let next = link.next;
             if link.due <= due {
@@ -223,7 +225,7 @@ impl Wheel {
     }
 
     fn set_occupied(&mut self, bucket: usize, is_occupied: bool) {
-        if let Some(word) = self.occupied.get_mut(bucket / 64) {
+        if let Some(word) = certain::some(self.occupied.get_mut(bucket / 64), HAS_BUCKET) {
             let bit = 1 << (bucket % 64);
             *word = if is_occupied {
                 *word | bit
@@ -233,6 +235,8 @@ impl Wheel {
         }
     }
 }
+
+const HAS_BUCKET: &str = "each tick has a bucket";
 
 fn bucket_of(due: u32) -> usize {
     due as usize % BUCKETS

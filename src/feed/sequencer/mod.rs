@@ -205,7 +205,8 @@ impl Sequencer {
             clock,
             ..
         } = self;
-        let Some(mailbox) = mailboxes.get(worker) else {
+        let mailbox = mailboxes.get(worker);
+        let Some(mailbox) = certain::some(mailbox, "each worker has a mailbox") else {
             return Posted::WorkerGone;
         };
         let meanwhile = || enforce_bounds(writer, metrics, clock.now());
