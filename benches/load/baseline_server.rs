@@ -37,7 +37,7 @@ const WAKE: u64 = u64::MAX - 1;
 pub(crate) fn serve(feed: &Path, workers: u32) -> Result<()> {
     let feed_listener = UnixListener::bind(feed)?;
     let mut address = SocketAddr::from(([127, 0, 0, 1], 0));
-    let cpus = cpu::allowed();
+    let cpus = cpu::allowed()?;
     let mut parts = Vec::new();
     for number in 0..workers {
         let listener = bind(address, SocketOptions::new(&Config::default()))?;

@@ -258,7 +258,7 @@ fn latency(options: &Options) -> Result<Value> {
 
 /// Measures how many lines per second a server with one processor appends to the log.
 fn throughput(options: &Options) -> Result<Value> {
-    let processors = cpu::allowed();
+    let processors = cpu::allowed()?;
     let (own, theirs) = match processors.as_slice() {
         [first, second, ..] => (Some(*second), Some(*first)),
         _ => (None, None),

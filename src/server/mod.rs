@@ -376,7 +376,13 @@ impl WorkerSpawner {
     /// Starts the workers one by one. All eventfds are created before the first worker leaves the
     /// common descriptor table. So each eventfd has the same number in every table.
     fn start(self, listeners: &mut Listeners) -> Result<StartedWorkers, StartError> {
-        let cpus = cpu::allowed();
+        let cpus = cpu::allowed().unwrap_or_else(|error| {
+            tracing::warn!(
+                %error,
+                "the processors are not known: without the key `workers`, only one worker starts"
+            );
+            vec![0]
+        });
         let count = match self.config.workers {
             0 => cpus.len(),
             some => some as usize,

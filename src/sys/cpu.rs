@@ -5,14 +5,14 @@ use std::io;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 /// Returns the numbers of the processors that this process may use. A cgroup can restrict them.
-#[must_use]
-pub fn allowed() -> Vec<usize> {
-    let Ok(set) = sched_getaffinity(None) else {
-        return vec![0];
-    };
-    (0..CpuSet::MAX_CPU)
-        .filter(|cpu| set.is_set(*cpu))
-        .collect()
+///
+/// # Errors
+/// Returns the error of `sched_getaffinity(2)`, for example on a machine with more than 1,024
+/// processors.
+pub fn allowed() -> io::Result<Vec<usize>> {
+    let set = sched_getaffinity(None)?;
+    let cpus = 0..CpuSet::MAX_CPU;
+    Ok(cpus.filter(|cpu| set.is_set(*cpu)).collect())
 }
 
 /// Pins the calling thread to one processor.
@@ -32,10 +32,10 @@ mod tests {
 
     #[test]
     fn pinned_thread_may_use_one_processor_only() {
-        let cpu = *allowed().first().unwrap();
+        let cpu = *allowed().unwrap().first().unwrap();
         let left = std::thread::spawn(move || {
             pin(cpu).unwrap();
-            allowed()
+            allowed().unwrap()
         });
         assert_eq!(left.join().unwrap(), [cpu]);
     }
