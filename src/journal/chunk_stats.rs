@@ -38,7 +38,11 @@ impl ChunkStats {
         }
     }
 
+    /// Subtracts the statistics of a part.
     pub(super) fn minus(self, other: Self) -> Self {
+        debug_assert!(self.records >= other.records, "{other:?} of {self:?}");
+        debug_assert!(self.held_bytes >= other.held_bytes, "{other:?} of {self:?}");
+        debug_assert!(self.dedupes >= other.dedupes, "{other:?} of {self:?}");
         Self {
             records: self.records.saturating_sub(other.records),
             held_bytes: self.held_bytes.saturating_sub(other.held_bytes),

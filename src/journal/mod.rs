@@ -225,7 +225,11 @@ impl Journal {
                 commit.set(CommitState::Written);
                 syncer.request(SyncRequest { engine, commit });
             }
-            _ => commit.set(CommitState::Committed),
+            (None, _) => commit.set(CommitState::Committed),
+            (Some(_), None) => {
+                debug_assert!(false, "the batch was written, so the store is open");
+                commit.set(CommitState::Unsynced);
+            }
         }
     }
 

@@ -143,6 +143,8 @@ pub struct Collector<'a> {
     /// The writer of the log; `None` before the first record or loss is replayed.
     writer: Option<Writer>,
     dedupe: Dedupe,
+    /// The number of records that cannot be replayed, because no channel can have their name.
+    unreplayed: u64,
 }
 
 impl<'a> Collector<'a> {
@@ -155,6 +157,7 @@ impl<'a> Collector<'a> {
             epoch: context.fresh,
             writer: None,
             dedupe: Dedupe::new(context.dedupe_seed),
+            unreplayed: 0,
         }
     }
 
@@ -178,6 +181,7 @@ impl<'a> Collector<'a> {
 
     fn take_record(&mut self, sequence: Sequence, record: &Record<'_>) {
         let Ok(channel) = ChannelName::with_reserved(record.channel) else {
+            self.unreplayed += 1;
             return;
         };
         let now = self.context.now;
@@ -219,6 +223,12 @@ impl<'a> Collector<'a> {
         let head = record_writer.head();
         let config = self.context.config;
         let writer = self.writer;
+        if self.unreplayed > 0 {
+            tracing::warn!(
+                records = self.unreplayed,
+                "records of the journal are not replayed: their channels have invalid names"
+            );
+        }
         (
             writer.unwrap_or_else(|| Writer::new(config, head)),
             self.dedupe,
