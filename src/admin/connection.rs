@@ -97,16 +97,13 @@ impl AdminConn {
             Step::Writing(..) => self.write(),
             Step::Lingering => self.take().map(|taken| taken != Some(0)),
         };
-        advanced.unwrap_or_else(|error| {
-            tracing::debug!(%error, "admin connection ended early");
-            false
-        })
+        is_open(advanced)
     }
 
     /// Acts on a deadline that has passed. If the head is incomplete, sends a refusal. Otherwise
     /// the connection ends. Returns false if the connection has ended.
     pub(super) fn expire(&mut self) -> bool {
-        matches!(self.step, Step::Reading(_)) && self.refuse(Refusal::HeadTimeout)
+        matches!(self.step, Step::Reading(_)) && is_open(self.refuse(Refusal::HeadTimeout))
     }
 
     fn read(&mut self, figures: &FigureSources) -> io::Result<bool> {
@@ -125,13 +122,13 @@ impl AdminConn {
                 let bytes = endpoints::answer(&head, figures, &date());
                 self.answer(bytes)
             }
-            HeadRead::Refused(refusal) => Ok(self.refuse(refusal)),
+            HeadRead::Refused(refusal) => self.refuse(refusal),
         }
     }
 
-    fn refuse(&mut self, refusal: Refusal) -> bool {
+    fn refuse(&mut self, refusal: Refusal) -> io::Result<bool> {
         let bytes = endpoints::refuse(refusal, Method::Get, &date());
-        self.answer(bytes).unwrap_or(false)
+        self.answer(bytes)
     }
 
     fn answer(&mut self, bytes: Vec<u8>) -> io::Result<bool> {
@@ -167,6 +164,14 @@ impl AdminConn {
         }
         Ok(count)
     }
+}
+
+/// Returns whether a connection stays open after a step. An error ends the connection.
+fn is_open(advanced: io::Result<bool>) -> bool {
+    advanced.unwrap_or_else(|error| {
+        tracing::debug!(%error, "admin connection ended early");
+        false
+    })
 }
 
 /// Returns `None` if the socket was not ready. The caller repeats the call after the next poll.
