@@ -172,7 +172,8 @@ impl ReconnectDelay {
     }
 }
 
-/// Converts to milliseconds, rounded up so that a delay is never too short.
+/// Converts to milliseconds, rounded up so that a delay is never too short. A delay that 64 bits
+/// cannot count becomes so long that sums of delays still fit.
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros().div_ceil(1000)).unwrap_or(u64::MAX / 4)
 }

@@ -10,6 +10,8 @@ use std::str::FromStr;
 
 use arcstr::ArcStr;
 
+use crate::certain;
+
 /// The maximum length of a channel name, in bytes.
 pub const CHANNEL_NAME_BYTES_MAX: usize = 200;
 
@@ -273,7 +275,8 @@ impl fmt::Display for Epoch {
         let mut text = [0; 12];
         for (place, digit) in text.iter_mut().rev().enumerate() {
             let value = (self.0 >> (4 * place)) & 0xf;
-            *digit = HEX_DIGITS.get(value as usize).copied().unwrap_or(b'0');
+            let found = HEX_DIGITS.get(value as usize).copied();
+            *digit = certain::some(found, "the value has four bits").unwrap_or(b'0');
         }
         let text = std::str::from_utf8(&text);
         debug_assert!(text.is_ok(), "hexadecimal digits are ASCII");

@@ -292,7 +292,7 @@ impl Answer {
     /// Removes written bytes. Returns true if all bytes of `tail` have been written.
     fn drain(&mut self, drained: &mut Drained) -> bool {
         while let Some(frame) = self.frames.front() {
-            let left = frame.bytes().len().saturating_sub(self.offset);
+            let left = certain::skip(frame.bytes(), self.offset).len();
             if drained.left < left {
                 self.offset += std::mem::take(&mut drained.left);
                 return false;

@@ -60,8 +60,7 @@ impl Conn {
             debug_assert!(false, "no extensions are awaited");
             return;
         };
-        let length = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
-        let skipped = length.min(*left);
+        let skipped = u16::try_from(bytes.len()).map_or(*left, |length| length.min(*left));
         *left -= skipped;
         if *left > 0 {
             return;

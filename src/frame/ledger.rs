@@ -88,6 +88,8 @@ impl Ledger {
     }
 }
 
+/// Returns a sum. A thread may see a subtraction before the addition of another thread, so the sum
+/// may be negative for a moment.
 fn sum(bytes: &AtomicU64) -> u64 {
     let bytes = bytes.load(Ordering::Relaxed);
     u64::try_from(bytes.cast_signed()).unwrap_or(0)

@@ -33,10 +33,9 @@ impl Counter {
 
     /// Subtracts one. Used only for gauges.
     pub fn decrement(&self) {
-        self.0.store(
-            self.0.load(Ordering::Relaxed).saturating_sub(1),
-            Ordering::Relaxed,
-        );
+        let number = self.0.load(Ordering::Relaxed);
+        debug_assert!(number > 0, "more was subtracted than added");
+        self.0.store(number.saturating_sub(1), Ordering::Relaxed);
     }
 
     /// Replaces the number. Used only for gauges.

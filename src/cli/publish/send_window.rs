@@ -11,6 +11,7 @@ use std::io;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use fanfare::certain;
 use fanfare::config::limits::DEDUPE_KEYS_MAX;
 
 /// The maximum number of unacknowledged lines.
@@ -135,7 +136,7 @@ impl SendWindow {
     pub(super) fn answered(&self) -> Option<u64> {
         let mut inner = self.lock();
         inner.sent = inner.sent.checked_sub(1)?;
-        let line = inner.pending.pop_front()?;
+        let line = certain::some(inner.pending.pop_front(), "sent lines are pending")?;
         inner.bytes -= line.wire.len();
         self.changed.notify_all();
         Some(line.number)

@@ -198,6 +198,7 @@ impl Net for MioNet {
 
     fn unix_time(&self) -> Duration {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        // A clock that is set to a time before 1970 counts as 1970.
         since.unwrap_or_default()
     }
 
