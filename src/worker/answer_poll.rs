@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::Worker;
 use super::wire::net::Net;
+use crate::certain;
 use crate::config::limits::{ANSWER_WAIT_MS, POLL_PLANS_MAX};
 use crate::frame::{Encoded, FrameKind};
 use crate::hub::Gap;
@@ -146,7 +147,8 @@ impl<N: Net> Worker<N> {
                 continue;
             }
             let given = planned.iter().filter(|step| step.length > 0);
-            let given = given.filter_map(|step| self.hub.encoded(step));
+            let encoded = |step| certain::some(self.hub.encoded(step), "a planned entry is held");
+            let given = given.filter_map(encoded);
             let given: Vec<_> = given.collect();
             let bytes = planned.iter().map(|step| step.length).sum();
             let is_all = planned.is_empty();

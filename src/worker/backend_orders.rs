@@ -52,7 +52,7 @@ impl<N: Net> Worker<N> {
             .access
             .slots_of(&revocation.sub)
             .into_iter()
-            .filter_map(|slot| self.id_in(slot))
+            .filter_map(|slot| certain::some(self.id_in(slot), "only conns have tokens"))
             .collect();
         let count = certain::to_u32(ids.len());
         for id in ids {

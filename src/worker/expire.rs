@@ -6,6 +6,7 @@
 
 use super::Worker;
 use super::wire::net::Net;
+use crate::certain;
 use crate::config::limits::EXPIRES_PER_TURN_MAX;
 use crate::conn::SendState;
 use crate::id::ConnId;
@@ -21,7 +22,7 @@ impl<N: Net> Worker<N> {
             self.parts.metrics.expire_budget_exhausted.increment();
         }
         for slot in fired.drain(..) {
-            if let Some(id) = self.id_in(slot) {
+            if let Some(id) = certain::some(self.id_in(slot), "only conns have timers") {
                 self.round.note_fired(id);
             }
         }
