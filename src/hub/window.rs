@@ -87,6 +87,7 @@ impl WindowRoom {
 
     /// Returns the number of publications that may still be delivered after this one.
     pub(super) fn after(self, sequence: Sequence) -> Self {
+        debug_assert!(!self.is_over(), "{sequence:?} does not fit");
         let taken = u32::from(sequence > self.acknowledged);
         Self {
             publications: self.publications.saturating_sub(taken),
@@ -99,6 +100,7 @@ impl ConnWindow {
     /// Returns the number of publications that may be delivered now.
     pub(super) fn room(&self) -> WindowRoom {
         let given = certain::to_u32(self.ids.len());
+        debug_assert!(given <= self.window.publications(), "{given} were given");
         WindowRoom {
             publications: self.window.publications().saturating_sub(given),
             acknowledged: self.acknowledged,

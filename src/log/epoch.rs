@@ -28,6 +28,7 @@ use super::entries::Entries;
 use super::shard::{Channel, Guard, History, Shard};
 use super::sync::{AtomicU64, RwLock, RwLockReadGuard};
 use super::{ChannelKey, Entry, Log, Writer};
+use crate::certain;
 use crate::config::Overflow;
 use crate::config::limits::PREVIOUS_EPOCHS_MAX;
 use crate::id::{Cursor, Epoch, Sequence};
@@ -344,7 +345,8 @@ impl Writer {
             return;
         }
         let conflates = self.log.rules.overflow(channel.rule) == Overflow::Conflate;
-        if let Some(history) = channel.history_mut() {
+        let history = channel.history_mut();
+        if let Some(history) = certain::some(history, "the channel had entries") {
             history.rebuild(conflates, &self.log.hasher);
         }
         let held = void.iter().map(|entry| entry.publication.bytes_held());

@@ -452,7 +452,8 @@ impl Writer {
             self.remove_first(channel);
             if channel.entries().is_empty() {
                 self.part(channel.rule).bytes -= channel.bytes_held();
-                if let Some(history) = channel.history_mut() {
+                let history = channel.history_mut();
+                if let Some(history) = certain::some(history, "the channel had entries") {
                     history.entries = Entries::NONE;
                 }
             }
@@ -494,7 +495,7 @@ impl Writer {
         if found.is_none() {
             next = self.head.next();
         }
-        if let Some(this) = self.clocks.get_mut(clock) {
+        if let Some(this) = certain::some(self.clocks.get_mut(clock), "the clock exists") {
             this.next = next;
             this.due = found.map(|(due, _)| due);
         }
