@@ -182,7 +182,7 @@ fn push_process(figures: &FigureSources, out: &mut String) {
     let name = "fanfare_publication_pinned_bytes";
     one(name, "", Kind::Gauge, help, pinned);
     let help = memory_help(&figures.meter);
-    let used = figures.meter.used_bytes();
+    let used = figures.meter.used_bytes().unwrap_or(0);
     one("fanfare_memory_bytes", "", Kind::Gauge, help, used);
     let help =
         "Limit of fanfare_memory_bytes above which new connections are refused; 0 if unknown.";

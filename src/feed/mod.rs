@@ -318,7 +318,8 @@ impl FeedLoop {
     /// free space. Otherwise the loop would wake needlessly each time that a feeder reads an
     /// answer.
     fn watch_for_room(&mut self, slot: usize) {
-        let Some(feeder) = self.feeders.get_mut(slot) else {
+        let feeder = self.feeders.get_mut(slot);
+        let Some(feeder) = certain::some(feeder, "the feeder has had its turn") else {
             return;
         };
         let is_awaited = feeder.awaits_room();

@@ -38,7 +38,8 @@ impl MemoryWatch {
         if meter == Meter::Nothing {
             tracing::info!("the system does not report its memory, so no limit on it is kept");
         }
-        meter.measure(&pressure);
+        let mut is_known = meter.measure(&pressure);
+        log_unknown(is_known);
         let (end, ended) = bounded(0);
         let measured = meter.clone();
         let watch = move || {
@@ -46,7 +47,11 @@ impl MemoryWatch {
                 == Err(RecvTimeoutError::Timeout)
             {
                 let was_short = pressure.is_short();
-                measured.measure(&pressure);
+                let was_known = is_known;
+                is_known = measured.measure(&pressure);
+                if was_known {
+                    log_unknown(is_known);
+                }
                 log_change(&pressure, was_short);
                 if let Some(sources) = &sources {
                     sources.sweep(clock.now());
@@ -61,6 +66,12 @@ impl MemoryWatch {
 
     pub(super) fn meter(&self) -> &Meter {
         &self.meter
+    }
+}
+
+fn log_unknown(is_known: bool) {
+    if !is_known {
+        tracing::warn!("the memory in use cannot be read: its limit is not kept");
     }
 }
 

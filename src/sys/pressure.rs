@@ -101,24 +101,26 @@ impl Meter {
         }
     }
 
-    /// Measures once and stores the result in `pressure`.
-    pub fn measure(&self, pressure: &Pressure) {
-        // If the memory in use is unknown, zero is stored, so that no connection is refused.
-        pressure.note(self.used_bytes(), self.limit_bytes());
+    /// Measures once and stores the result in `pressure`. If the memory in use is unknown, stores
+    /// zero, so that no connection is refused. Returns false if a limit cannot be kept because of
+    /// that.
+    pub fn measure(&self, pressure: &Pressure) -> bool {
+        let used_bytes = self.used_bytes();
+        pressure.note(used_bytes.unwrap_or(0), self.limit_bytes());
+        used_bytes.is_some() || *self == Self::Nothing
     }
 
-    /// Returns the number of bytes in use now, or zero if the system does not report the use.
+    /// Returns the number of bytes in use now, or `None` if the system does not report the use.
     #[must_use]
-    pub fn used_bytes(&self) -> u64 {
-        let used = match self {
+    pub fn used_bytes(&self) -> Option<u64> {
+        match self {
             Self::Cgroup { folder, .. } => cgroup_used(folder),
             Self::Machine { .. } => {
-                machine_bytes().map(|machine| machine.total - machine.available)
+                machine_bytes().map(|machine| machine.total.saturating_sub(machine.available))
             }
             Self::Nothing => None,
             Self::Process { .. } => resident_bytes(),
-        };
-        used.unwrap_or(0)
+        }
     }
 
     /// Returns the number of bytes that may be used, or zero if there is no limit.
@@ -215,12 +217,24 @@ mod tests {
     fn configured_limit_applies_to_the_process() {
         let (tight, wide) = (Meter::new(1), Meter::new(1 << 50));
         let pressure = Pressure::default();
-        tight.measure(&pressure);
+        assert!(tight.measure(&pressure));
         assert!(pressure.is_short());
         assert!(pressure.used_bytes() > 1 << 20);
-        wide.measure(&pressure);
+        assert!(wide.measure(&pressure));
         assert!(!pressure.is_short());
         assert_eq!(pressure.limit_bytes(), 1 << 50);
+    }
+
+    #[test]
+    fn unknown_use_counts_as_zero_and_is_reported() {
+        let pressure = Pressure::default();
+        pressure.note(11, 10);
+        let meter = Meter::Cgroup {
+            folder: PathBuf::from("/nowhere"),
+            limit_bytes: 10,
+        };
+        assert!(!meter.measure(&pressure));
+        assert_eq!((pressure.used_bytes(), pressure.is_short()), (0, false));
     }
 
     #[test]
@@ -240,7 +254,7 @@ mod tests {
     fn meter_without_a_configured_limit_finds_one_of_the_system() {
         let pressure = Pressure::default();
         let meter = Meter::new(0);
-        meter.measure(&pressure);
+        assert!(meter.measure(&pressure));
         assert!(meter == Meter::Nothing || pressure.limit_bytes() > 0);
     }
 }
