@@ -269,7 +269,7 @@ mod tests {
         [V2_START, &[command, family], &length, rest].concat()
     }
 
-    /// Checks that the parser finds the client `client`, and that the caller is told to skip the
+    /// Checks that the parser finds the client `client`, and that it asks the caller to skip the
     /// last `skip` bytes of the header.
     fn complete(header: &[u8], skip: u16, client: Option<&str>) {
         let length = header.len() - usize::from(skip);

@@ -59,7 +59,8 @@ impl SilentLimit {
     }
 }
 
-/// This worker's conns without a complete request head, and its WebSockets without a subscription.
+/// This worker's conns without a complete request head, and its WebSocket conns without a
+/// subscription.
 #[derive(Debug, Default)]
 pub(in crate::worker) struct Pending {
     silent: u32,
