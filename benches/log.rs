@@ -1,4 +1,5 @@
-//! Measures the log and the hub: appending, evicting, and reading the entries after a cursor.
+//! Measures the log, and a worker's hub, which reads the log for the worker's subscribers:
+//! appending, evicting, and reading the entries after a cursor.
 //!
 //! Covers everything from a worker's inbox to the first write of a broadcast. Appending must cost
 //! the same with no subscriber and with a thousand, because appending visits no subscribers. The

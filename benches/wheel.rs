@@ -28,8 +28,8 @@ fn scattered() -> impl Iterator<Item = u32> {
     std::iter::repeat_with(move || random.u32(..SLOTS))
 }
 
-/// Returns a wheel in which every slot is armed. The deadlines are distributed over one interval
-/// that starts at `now`.
+/// Returns a timer wheel in which every slot is armed. The deadlines are distributed over one
+/// interval that starts at `now`.
 fn full(now: Now) -> Wheel {
     let mut random = fastrand::Rng::with_seed(11);
     let mut wheel = Wheel::new(now);

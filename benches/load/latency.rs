@@ -55,7 +55,7 @@ struct Options {
     /// Bytes of JSON in each publication.
     #[arg(long, default_value_t = 100)]
     payload: usize,
-    /// Rounds of latencies and of throughput.
+    /// Number of rounds of the latency measurement, and of the throughput measurement.
     #[arg(long, default_value_t = 5)]
     rounds: u32,
     /// Flags for `fanfare serve`, as one argument.
@@ -64,7 +64,8 @@ struct Options {
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
-    /// Run as the echo, with its feed at this path; used by the program itself.
+    /// Run as the echo (the baseline server), with the feed at this path. Only this program sets
+    /// the flag.
     #[arg(long, hide = true)]
     serve_echo: Option<PathBuf>,
     /// cargo sets this flag. It is ignored.

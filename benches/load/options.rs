@@ -22,7 +22,7 @@ pub(crate) struct SharedOptions {
     /// Publications sent together; may be repeated [default: 1 and 10].
     #[arg(long)]
     burst: Vec<u32>,
-    /// Bursts of one measurement.
+    /// Number of bursts in one measurement.
     #[arg(long, default_value_t = 20)]
     pub(crate) bursts: u32,
     /// Number of times that all servers are started and measured.
@@ -37,7 +37,8 @@ pub(crate) struct SharedOptions {
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
-    /// Run as the floor, with its feed at this path; used by the program itself.
+    /// Run as the floor (the baseline server), with the feed at this path. Only this program sets
+    /// the flag.
     #[arg(long, hide = true)]
     serve_floor: Option<PathBuf>,
     /// cargo sets this flag. It is ignored.

@@ -141,8 +141,8 @@ impl ClientThread {
         if outcome.pings > 0
             && let Some(fd) = self.conns.get(index).and_then(|conn| conn.fd.as_ref())
         {
-            // If the send buffer is full, the pong is dropped. This is harmless, because the server
-            // then still has unread bytes from this client.
+            // If the send buffer is full, the pong is dropped. This is harmless, because the bytes
+            // in the buffer also show the server that the client is alive.
             let _sent = rustix::io::write(fd, &PONG.repeat(outcome.pings));
         }
         if outcome.is_subscribed && self.phase(index) == Phase::Requesting {

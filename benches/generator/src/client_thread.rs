@@ -157,8 +157,8 @@ impl ClientThread {
         // without waiting for an epoll report.
         let is_sent = match send(&fd, &self.plan.request(spec)) {
             Ok(is_sent) => is_sent,
-            // A churning connection continues here. Its next read returns the error, and the error
-            // is counted there.
+            // If the connection is churning, the thread ignores the error here. The next read
+            // returns the error, and it is counted then.
             Err(_) if spec.role == Role::Churning => true,
             Err(error) => bail!("cannot connect to {}: {error}", self.plan.target),
         };

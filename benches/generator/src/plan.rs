@@ -55,7 +55,7 @@ pub struct Plan {
     pub churn: usize,
     /// The rule for the ids of publications.
     pub ids: IdRule,
-    /// The first publication that each connection expects, except churning connections.
+    /// The first publication that a connection expects, unless it is a churning connection.
     pub start: Start,
 }
 
@@ -108,7 +108,7 @@ impl Plan {
         specs
     }
 
-    /// Returns the properties of a thread's churning connection with the number `count`.
+    /// Returns the properties of the churning connection that a thread opens as its number `count`.
     #[must_use]
     pub fn churn_spec(&self, thread: usize, count: usize) -> ClientSpec {
         let kinds: Vec<Kind> = self

@@ -61,7 +61,7 @@ def publish_until(server, is_done, timeout=40.0):
 
 
 def skipped(verdicts):
-    """Measures whether subscribers over their quota miss publications, which is the default."""
+    """Measures whether the server by default skips publications for subscribers over quota."""
     with Server() as server:
         stalled, watch = stall(server), MemoryWatch(server)
 

@@ -77,8 +77,8 @@ impl Role {
 pub enum Start {
     /// Any publication.
     Anywhere,
-    /// The first publication of the channel. This holds for a connection that subscribes before
-    /// anything is published.
+    /// The first publication of the channel, because the connection subscribes before anything is
+    /// published.
     First,
     /// The publication right after the position at which the subscription starts. This is usable
     /// only if the sequence numbers in the ids are the publication numbers.
@@ -116,7 +116,8 @@ pub struct Faults {
     pub lost: u64,
     /// The count of publication numbers that were received twice in a row.
     pub duplicates: u64,
-    /// The count of other publication numbers that were received after a higher number.
+    /// The count of publication numbers that were received after a higher number, except those
+    /// received twice in a row.
     pub reordered: u64,
     /// The count of ids that violate the [`IdRule`].
     pub wrong_ids: u64,
@@ -152,8 +153,8 @@ pub struct Gaps {
     pub impaired: u64,
     /// The number of publications in all gaps.
     pub skipped: u64,
-    /// The count of stalled and slow connections that the server closed. A closed connection is not
-    /// a fault either, because the close reports the loss.
+    /// The count of stalled and slow connections that the server closed. Such a close is not a
+    /// fault, because it tells the client that publications are missing.
     pub cut: u64,
 }
 

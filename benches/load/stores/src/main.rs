@@ -327,8 +327,8 @@ impl Kept for Redb {
                 newest = sequence;
                 table.insert(newest, encoded(&record, &mut bytes))?;
             }
-            // When the surplus exceeds a tenth of `KEPT`, it is removed in one step, which is
-            // faster than removing records one by one.
+            // The oldest records are removed in one step when the store has a tenth more than
+            // `KEPT` records. This is faster than removing records one by one.
             if newest > self.oldest + KEPT + KEPT / 10 {
                 self.oldest = newest - KEPT;
                 table.retain_in(..self.oldest, |_, _| false)?;
