@@ -1,13 +1,12 @@
-//! The side of the feed and the backend: it accepts reports late, answers them, and sends messages
-//! to conns.
+//! A simulated feed with a backend. It accepts the workers' reports (notices, client publications
+//! and requests for counts) late, answers them, and sends messages to conns.
 //!
-//! This module simulates the feed and a backend behind it. It checks the following rules. A conn
-//! joins a channel before it leaves the channel, and has left all channels when the conn ends.
-//! Every delivery has a status. Messages to conns of an earlier start reach no conn. Each report
-//! has the subject of the conn's token. When no notice is waiting, the subscriptions that the
-//! backend knows differ from the real ones by at most the number of lost notices. Notices that the
-//! backend does not accept delay no publication. The number of waiting notices stays within the
-//! configured limit.
+//! This module checks the following rules. A conn joins a channel before it leaves the channel, and
+//! has left all channels when the conn ends. Every delivery has a status. Messages to conns of an
+//! earlier start reach no conn. Each report has the subject of the conn's token. When no notice is
+//! waiting, the subscriptions that the backend knows differ from the real ones by at most the
+//! number of lost notices. Notices that the backend does not accept delay no publication. The
+//! number of waiting notices stays within the configured limit.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -39,8 +38,8 @@ pub(crate) struct Backend {
     subs: BTreeMap<ConnName, Option<Arc<str>>>,
     has_tokens: bool,
     is_watching: bool,
-    /// Whether the backend accepts no report for a while. If only `takes_no_notices` is set, it
-    /// accepts no notice, but other reports.
+    /// Whether the backend accepts no report for a while. If only `takes_no_notices` is set, the
+    /// backend accepts other reports but no notices.
     takes_nothing: bool,
     takes_no_notices: bool,
     bounds: Bounds,
@@ -55,7 +54,7 @@ pub(crate) struct Backend {
     notices_lost: u64,
 }
 
-/// Returns random bounds that are so small that some runs reach both of them.
+/// Returns random bounds on waiting reports, so small that some runs reach both bounds.
 pub(crate) fn draw_bounds(random: &mut fastrand::Rng) -> Bounds {
     Bounds {
         notices: [4, 1000][random.usize(0..2)],
@@ -101,13 +100,13 @@ impl Backend {
         }
     }
 
-    /// Adds the conn names of the previous server process to the stale names.
+    /// Adds the conns of the previous server process to `stale`, the conns of earlier processes.
     pub(crate) fn take_over_names(&mut self, before: Self) {
         self.stale = before.stale;
         self.stale.extend(before.known);
     }
 
-    /// At random, stops or resumes accepting reports, and sends a message.
+    /// At random, stops or resumes accepting reports. Also sends a message at random.
     pub(crate) fn act_at_random(&mut self, mailboxes: &Mailboxes, random: &mut fastrand::Rng) {
         self.takes_nothing ^= random.u32(0..80) == 0;
         self.takes_no_notices ^= self.random.u32(0..30) == 0;

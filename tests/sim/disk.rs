@@ -3,8 +3,9 @@
 //!
 //! The real record writer and the real recovery use a store that sometimes refuses a batch. After a
 //! refusal, the store must be opened again. An accepted batch survives the end of the process.
-//! After the process is killed, the batch that was refused last may exist, as with a store that
-//! writes its buffers on exit. If the same process opens the store again, no refused batch exists.
+//! After the process is killed, the batch that was refused last may be in the store, as with a
+//! store that writes its buffers on exit. If the same process opens the store again, no refused
+//! batch is in it.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,7 +36,7 @@ struct DiskInner {
     mark: Mark,
     refused: Option<(u64, Records)>,
     is_broken: bool,
-    /// Whether the directory has been moved away.
+    /// Whether the journal's directory has been moved away.
     is_moved: bool,
     /// The chance that the directory is moved away before a batch, in thousandths.
     moves: u32,
@@ -73,7 +74,7 @@ impl Disk {
         inner.moves = moves;
     }
 
-    /// Ends the failures and puts the directory back.
+    /// Ends the simulated failures. If the journal's directory was moved away, puts it back.
     pub(crate) fn end_faults(&self) {
         self.set_faults(0, 0);
         self.put_back();
@@ -95,7 +96,8 @@ impl Disk {
         inner.is_moved
     }
 
-    /// Kills the process that has opened the disk. The last refused batch may exist afterwards.
+    /// Kills the process that has opened the disk. The batch that was refused last may be on the
+    /// disk afterwards.
     fn kill(&self) {
         let mut inner = self.0.lock().unwrap();
         if let Some((chunk, records)) = inner.refused.take()
@@ -177,7 +179,8 @@ impl Engine for OpenDisk {
     }
 
     fn put_mark(&self, mark: Mark) -> Result<(), EngineError> {
-        // The mark is a file outside the store, so it has none of the simulated errors.
+        // The mark (the highest assigned sequence number) is in a file outside the store. That file
+        // has none of the simulated errors.
         self.0.0.lock().unwrap().mark = mark;
         Ok(())
     }
@@ -229,7 +232,7 @@ impl Engine for OpenDisk {
 
     fn sync(&self) -> Result<(), EngineError> {
         self.with(|inner| {
-            // If a sync fails, the batch counts as refused, although the batch exists.
+            // If a sync fails, the batch counts as refused, although it is in the store.
             inner.may_fail()
         })
     }
@@ -241,8 +244,8 @@ pub(crate) struct Journal {
     pub(crate) disk: Disk,
     records: Option<RecordWriter>,
     settings: Settings,
-    /// The publication that the store refused last, unless a publication was accepted after it. The
-    /// refused publication may exist after the server is killed.
+    /// The publication that the store refused last, unless a publication was accepted after it. It
+    /// may be in the journal after the server is killed.
     refused: Option<Arc<Publication>>,
     /// Whether a check has found that the directory was moved away.
     has_noticed: bool,
@@ -333,7 +336,8 @@ impl Journal {
         self.disk.put_back();
         self.has_noticed = false;
         let context = OpenContext {
-            // The epoch of a new journal. This journal exists, so the value must not be used.
+            // Only a new journal would get this epoch. The journal of this disk already exists and
+            // keeps its own epoch.
             fresh: Epoch::new(0),
             dedupe_seed: 7,
             now,

@@ -17,8 +17,8 @@ use fanfare::log::EpochChange;
 #[derive(Debug)]
 pub(crate) struct Epochs(Vec<EpochSpan>);
 
-/// One epoch. It begins at the number `begin`, whose serial is `start`. Its first publication has
-/// the number `begin + 1`.
+/// One epoch. The position where it begins has the number `begin` and the serial `start`. Its first
+/// publication has the number `begin + 1`.
 #[derive(Debug)]
 struct EpochSpan {
     epoch: Epoch,
@@ -130,8 +130,8 @@ impl Epochs {
         later.find(is_void).map(|one| one.start)
     }
 
-    /// Returns the last serial that stands for the same position as `serial`. If `serial` is the
-    /// last publication that an epoch change keeps, that is the beginning of the next epoch.
+    /// Returns the last serial that stands for the same position as `serial`. The last publication
+    /// that an epoch change keeps is at the same position as the beginning of the next epoch.
     pub(crate) fn same_as(&self, serial: u64) -> u64 {
         let next = |serial, one: &EpochSpan| match one.kept == Some(serial) {
             true => one.start,
@@ -150,7 +150,8 @@ impl Epochs {
         self.0.iter().rev().fold(serial, before)
     }
 
-    /// Whether an epoch begins at a serial. No publication has such a serial.
+    /// Whether this is the serial of a position where an epoch begins. No publication has such a
+    /// serial.
     pub(crate) fn is_beginning(&self, serial: u64) -> bool {
         self.0.iter().any(|one| one.start == serial)
     }

@@ -72,7 +72,7 @@ pub(crate) struct Facts {
     pub(crate) has_deflate: bool,
     /// Whether the fault phase is over.
     pub(crate) is_quiet: bool,
-    /// Whether the workers drain. If so, an answer is no longer guaranteed.
+    /// Whether the workers drain. From then on, a request may stay unanswered.
     pub(crate) is_draining: bool,
     /// The reconnect delays that clients received during the drain.
     pub(crate) delays: Vec<Delay>,
@@ -93,8 +93,8 @@ pub(crate) struct Facts {
 #[derive(Debug)]
 pub(crate) struct Delay {
     pub(crate) worker: usize,
-    /// The time of the worker's last write to the connection. The worker wrote the delay at that
-    /// time or earlier.
+    /// The time of the worker's last write to the connection. The worker sent the reconnect delay
+    /// in that write or in an earlier one.
     pub(crate) written_us: u64,
     pub(crate) retry_ms: u64,
 }
@@ -258,8 +258,8 @@ impl Facts {
     /// Whether the channel conflates and the log has a later publication with the same key.
     fn is_superseded(&self, log: &LogFacts, channel: usize, sequence: u64) -> bool {
         let key = self.publication(sequence).key();
-        // Discarded publications count as later ones, too. A gap over a replaced publication stays
-        // right when an epoch change discards the replacement.
+        // A later publication counts even if an epoch change has discarded it, because a gap that
+        // was right before the epoch change stays right.
         let later = within(&self.ever[channel], sequence, log.added);
         let mut later = later.iter();
         self.rules[channel].overflow == Overflow::Conflate

@@ -3,8 +3,8 @@
 //!
 //! The real sequencer does all [`Step`]s in one pass. Here each step may be late: adding a
 //! publication, posting a message to a worker, marking the batch as posted, confirming the batch,
-//! and evicting from the log. The world runs steps between turns. A worker's network runs steps in
-//! the middle of a turn, because the feed's thread may act at any time.
+//! and evicting from the log. [`crate::world`] runs steps between turns. A worker's network runs
+//! steps in the middle of a turn, because the feed's thread may act at any time.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -142,7 +142,7 @@ pub(crate) struct Feed {
     late: Option<usize>,
     /// The journal, in runs where the server may be killed and started again.
     pub(crate) journal: Option<Journal>,
-    /// Events that the world has not read yet.
+    /// Events that `take_events` has not returned yet.
     events: Vec<LogEvent>,
     /// Acknowledgements that not all workers have confirmed, in the order of their publications.
     pub(crate) worker_acks: Vec<PendingAck>,
@@ -203,8 +203,8 @@ impl Feed {
         std::mem::take(&mut self.events)
     }
 
-    /// Begins or ends, at random, a delay of one worker's messages. All later steps wait until the
-    /// delay ends.
+    /// At random, begins or ends a delay of the messages to one worker. All later steps wait until
+    /// the delay ends.
     pub(crate) fn draw_late_worker(&mut self) {
         if self.random.u32(0..50) == 0 {
             let workers = self.mailboxes.0.len();
@@ -213,7 +213,8 @@ impl Feed {
         }
     }
 
-    /// Stops delaying messages and acting in the middle of turns.
+    /// Ends the faults of the feed: delayed messages, actions in the middle of turns, and epoch
+    /// changes.
     pub(crate) fn end_faults(&mut self) {
         (self.acts_in_turns, self.changes) = (0, 0);
         self.late = None;
@@ -244,8 +245,8 @@ impl Feed {
             1 => Some(head),
             _ => Some(head.saturating_sub(chances.u64(1..12))),
         };
-        // No publication has a number after `valid_until` and up to `begin` of an epoch. A limit in
-        // this range is raised to `begin`.
+        // In an earlier epoch, no publication has a number above its `valid_until` and up to its
+        // `begin`. A limit in this range is raised to `begin`.
         let valid_until = valid_until.map(|valid: u64| {
             let mut all = self.spans.iter().rev();
             let of = all.find(|(_, valid_until)| valid >= *valid_until);
@@ -286,7 +287,8 @@ impl Feed {
         self.sequence(channel, size, ttl_ms, now);
     }
 
-    /// Assigns a number to a publication. The payload begins with the serial.
+    /// Creates a publication with the next number. Its payload begins with its serial, which counts
+    /// over all epochs.
     pub(crate) fn sequence(&mut self, channel: usize, size: usize, ttl_ms: Option<u64>, now: Now) {
         let number = self.head + 1;
         let id = Cursor {
@@ -316,7 +318,8 @@ impl Feed {
         };
         let publication = make(self.writer.log().ledger());
         let worker_ack = (self.random.u32(0..8) == 0).then(|| Arc::new(WorkerAck::new(1)));
-        // The simulation keeps a copy of its own, which must not count as memory of the log.
+        // The simulation keeps its own copy of each publication. The copy must not count as memory
+        // of the log.
         let for_world = Arc::new(make(&Arc::default()));
         if let Some(journal) = &mut self.journal
             && !journal.take(&for_world)
@@ -345,7 +348,7 @@ impl Feed {
         }
     }
 
-    /// Does all steps for which the inboxes have room.
+    /// Does steps until none is left, or until the next step has to wait.
     pub(crate) fn post_everything(&mut self, now: Now) {
         while self.step(now) {}
     }

@@ -44,7 +44,7 @@ impl ReportedGap {
         let passes = restart.is_some_and(|restart| self.until >= restart);
         let is_cut = restart.is_some() && answer == Some(self.until);
         match self.cause.as_str() {
-            // The gap may include an earlier loss, so it may begin before the discarded
+            // The gap may also cover an earlier loss. It then begins before the discarded
             // publications.
             "restart" => {
                 let void = facts.ever_between(self.channel, since, self.until);
@@ -98,7 +98,7 @@ pub(crate) fn check_start(
             Requested::After(since) => assert_eq!(position, since, "{at:?}: not where it asked"),
             Requested::OtherEpoch | Requested::Invalid => panic!("{at:?}: no gap"),
             Requested::Now => assert!((requested_at..=log.head).contains(&position), "{at:?}"),
-            // `History` checks that the subscription skips no requested publication.
+            // The module `history` checks that the subscription skips no requested publication.
             Requested::First | Requested::Last(_) => assert!(position <= log.head, "{at:?}"),
         };
     };

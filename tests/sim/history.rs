@@ -1,10 +1,10 @@
 //! History: the earlier publications at the start of a subscription, which the server marks as
 //! initial.
 //!
-//! The worker processed the client's request at an unknown time between the sending of the request
-//! and the reading of the answer. The worker's heads at these two times are recorded here: the
-//! newest publications that it had processed. The checks allow each publication that at least one
-//! of the heads allows. They require only publications that both heads require.
+//! The worker processed the client's request at an unknown time: after the client sent it, and
+//! before the client read the answer. For both ends of this period, the worker's head is recorded:
+//! the newest publication that it had processed. A publication may be in the history if either head
+//! allows it. It must be in the history only if both heads require it.
 
 use fanfare::config::Overflow;
 
@@ -60,8 +60,8 @@ impl History {
         self.has_not_begun
     }
 
-    /// Returns the serial up to which no publication has to be delivered. These publications are
-    /// older than the requested count, or left the log before the first delivery.
+    /// Returns the serial up to which publications need not be delivered. They are not among the
+    /// newest ones that the client requested, or they left the log before the first delivery.
     pub(crate) fn not_owed_until(&self, facts: &Facts) -> u64 {
         // The epoch has changed after the request. This may have discarded the first publications
         // of the history.

@@ -74,8 +74,8 @@ struct Subscription {
     /// The subscription's position. Each publication up to this serial was delivered, is in a gap
     /// or had expired.
     last: u64,
-    /// The newest id on the connection when the subscription began. Publications up to this serial
-    /// may be delivered after that id.
+    /// The newest id on the connection when the subscription began, as a serial. Publications up to
+    /// this serial may be delivered although the connection has already received a newer id.
     catch_up: u64,
     /// The newest publication in the log when the subscription began.
     newest_at_start: u64,
@@ -266,8 +266,8 @@ impl ExpectedDeliveries {
         found.unwrap_or_else(|| panic!("channel {channel} is not subscribed"))
     }
 
-    /// Checks a publication that the client has read. `mark` says whether it is marked as initial.
-    /// It is `None` if this kind of frame has no such mark.
+    /// Checks a publication that the client has read. `mark` says whether the publication is marked
+    /// as initial, and is `None` if this kind of frame has no such mark.
     pub(crate) fn deliver(&mut self, sequence: u64, mark: Option<bool>, facts: &Facts) {
         let name = facts.publication(sequence).channel.as_str();
         let channel = facts.channel(name);
@@ -335,8 +335,8 @@ impl ExpectedDeliveries {
         assert!(since < gap.until, "{gap:?} is empty");
         gap.check_void(None, facts);
         let missing = gap.missing(since, facts);
-        // If a channel is new to the worker, the worker does not know which publication of the
-        // channel was lost last.
+        // The gap need not end at a publication if the channel is new to the worker, because the
+        // worker does not know which publication of the channel was lost last.
         let is_vague = gap.cause == "expired" && gap.missed.is_none()
             || gap.cause == "restart"
             || facts.epochs.is_beginning(gap.until);
@@ -418,10 +418,11 @@ impl ExpectedDeliveries {
                 let newest = facts.first_newest(log, gap.channel, since, gap.until);
                 assert_eq!(newest, None, "{gap:?}: no publication supersedes it");
                 let missing = gap.missing(since, facts);
-                // The count of a shortened gap is missing if the counted publications had already
-                // left the log.
+                // A gap has no count if it was shortened and its publications had already left the
+                // log.
                 let is_lost = gap.missed.is_none() && log.evicted[gap.channel] > gap.until;
-                // The count may include publications in the gap that an epoch change has discarded.
+                // If an epoch change has discarded publications in the gap, the count may or may
+                // not include them.
                 let valid = facts.between(gap.channel, since, gap.until).len() as u64;
                 let range = valid..=missing.len() as u64;
                 let is_exact = gap.missed.is_some_and(|missed| range.contains(&missed));
@@ -456,12 +457,12 @@ impl ExpectedDeliveries {
     }
 
     /// Checks a position that the server sent. The connection must have received everything up to
-    /// it. `since` is a position that the client received from another worker. That worker may have
-    /// processed more publications than this one.
+    /// it. `since` is a position that the client received from another worker, which may have
+    /// processed more publications than the worker of this connection.
     pub(crate) fn caught_up_position(&mut self, head: u64, since: u64, facts: &Facts) {
         let published = facts.logs[self.worker].head;
-        // After an epoch change, a gap may end after the newest publication of this worker, because
-        // another worker had processed more.
+        // After an epoch change, a gap may end after the newest publication that this worker has
+        // processed, if another worker had processed more.
         let reported = self.subscriptions.values().map(|one| one.last).max();
         let reported = reported.filter(|_| facts.epochs.have_changed());
         let most = published.max(since).max(reported.unwrap_or(0));

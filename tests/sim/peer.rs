@@ -17,7 +17,7 @@ pub(crate) struct Behavior {
     read_max: usize,
     /// The maximum number of bytes per write.
     send_max: usize,
-    /// The maximum pause between two acts.
+    /// The maximum pause between two actions.
     pause_us: u64,
     /// Whether the peer answers pings and close frames.
     sends_replies: bool,
@@ -58,7 +58,7 @@ pub(crate) struct Peer {
     last_id: Option<u64>,
     /// The progress of a tracked client from its first connection on.
     progress: Option<Progress>,
-    /// The time of the next act.
+    /// The time of the next action.
     pub(crate) next_us: u64,
     /// The pause after the next acknowledgement. The pause doubles with each acknowledgement.
     ack_pause_us: u64,

@@ -18,8 +18,9 @@ pub(crate) fn draw_bound(config: &mut Config, seed: u64) {
 }
 
 /// Checks, after a worker's turn, the memory of publications that have left the log but are not
-/// sent yet. All of them must be in outboxes. They must be within the limit, unless conns of other
-/// workers have some of them: those workers close conns in their own turns.
+/// sent yet. All of them must be in outboxes of conns. Their memory must be within the limit,
+/// unless conns of another worker have some of them: that worker closes its conns only in its own
+/// turn.
 pub(crate) fn check_turn(workers: &[NodeWorker], turned: usize, log: &Log, config: &Config) {
     workers[turned].worker.check_holders();
     let pinned = log.ledger().pinned();
@@ -32,8 +33,8 @@ pub(crate) fn check_turn(workers: &[NodeWorker], turned: usize, log: &Log, confi
     assert!(is_within || do_others_pin, "{pinned} bytes pinned");
 }
 
-/// Checks the total memory of publications. Each of them must be in the log, in a worker, or in an
-/// outbox. Called when the feed has nothing left to post.
+/// Checks the total memory of publications. Each publication must be in the log, in a worker, or in
+/// the outbox of a conn. Called when the feed has nothing left to post.
 pub(crate) fn check_all(workers: &[NodeWorker], log: &Log) {
     let mut all = pinned_by_conns(workers);
     for publication in log.publications() {
@@ -43,7 +44,7 @@ pub(crate) fn check_all(workers: &[NodeWorker], log: &Log) {
     for node_worker in workers {
         for (publication, frames) in node_worker.worker.hub().held_here() {
             note(&mut all, &publication, frames.as_ref());
-            // Adds the publication's encodings that other workers made.
+            // Other workers may have made more encodings of the publication. They count, too.
             note(&mut all, &publication, publication.made_frames().as_ref());
         }
     }

@@ -20,8 +20,8 @@ pub(crate) struct Progress {
 struct ChannelProgress {
     /// The newest delivered publication, or the start of the first subscription.
     delivered: u64,
-    /// The end of the newest gap. A client that resumes before this end may receive publications of
-    /// the gap.
+    /// The end of the newest gap. If the client resumes at an earlier position, the server may
+    /// deliver publications of that gap.
     gap_end: u64,
     /// Publications up to this serial may be delivered again, because the client resumes at the
     /// lowest position that it has acknowledged in any channel.

@@ -29,15 +29,14 @@ pub(crate) struct ShownToken {
     pub(crate) ends_soon: bool,
     /// The expiry time of the token, in seconds since the Unix epoch.
     ends_s: u64,
-    /// The latest second of the calendar that the worker may have seen after the token was drawn.
+    /// The latest calendar second that the worker may have read since the token was chosen.
     latest_s: u64,
     /// The time at which the calendar passed the end of the token, on the clock without pauses.
     ended_us: Option<u64>,
 }
 
-/// The maximum time for which a conn may be served after the end of its token. The worker reads the
-/// calendar up to half a second later, rounding adds a second, and the rest is for timers and
-/// turns.
+/// The maximum time for which a conn may be served after the end of its token: half a second until
+/// the worker reads the calendar, a second for rounding, and the rest for timers and turns.
 const LATE_US_MAX: u64 = 1_800_000;
 /// The steps by which the calendar may be changed, in seconds.
 const STEPS_S: [i64; 8] = [-3600, -30, -1, 1, 2, 30, 3600, 40_000];
@@ -47,8 +46,8 @@ pub(crate) fn require(config: &mut Config) {
     config.auth.jwks = "jwks.json".into();
     config.auth.leeway_ms = 0;
     config.auth.deadline_ms = 60_000;
-    // Each heartbeat sets the timer for the token's end again. Short heartbeat intervals would hide
-    // that a worker has missed a change of the calendar.
+    // Each heartbeat also sets the timer for the end of the token. With short heartbeat intervals,
+    // the test would not detect that a worker has missed a change of the calendar.
     config.heartbeat.interval_ms *= 4;
 }
 

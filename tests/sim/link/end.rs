@@ -66,7 +66,7 @@ impl Link {
         };
         assert!(has_end, "no end in {:?}: {:?}", self.stage, self.goodbye);
         // Polls are exempt, because one answer need not contain all publications. Streams with
-        // windows are exempt, because the publications that a window withholds are no longer
+        // windows are exempt, because publications that wait for room in a window are no longer
         // delivered.
         if self.window.is_none() && !matches!(self.service, Service::Poll { .. }) {
             let owed = self.expected.owed_until(self.requested_at, facts);
@@ -88,8 +88,8 @@ impl Link {
             }
             _ => self.has_due_answers(),
         };
-        // `log.pinned_bytes` also holds during a drain. If this limit is below one publication and
-        // its frame, the server may close a slow client without a close frame.
+        // The limit `log.pinned_bytes` also applies during a drain. If it is below the size of one
+        // publication and its frame, the server may close a slow client without a close frame.
         let is_cut_off = self.may_be_cut_off && self.pipe.borrow().is_cut_off;
         assert!(
             has_goodbye || is_cut_off || !self.must_get_goodbye,

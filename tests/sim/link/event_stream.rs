@@ -1,7 +1,7 @@
 //! Parses an event stream on the peer's side: its chunks, blocks and messages.
 //!
-//! The gaps of the request come before the position. Publications and later gaps come after the
-//! position.
+//! The stream begins with the gaps that the server reports in answer to the request. The start
+//! position comes after these gaps. Publications and later gaps come after the start position.
 
 use super::{Goodbye, Link, Service, parse_gap};
 use crate::model::{Facts, Observation, check_start};
@@ -116,7 +116,8 @@ impl Link {
         self.last_id = id;
     }
 
-    /// Called when all gaps of the request were read. Channels without a gap start at `position`.
+    /// Called when all gaps before the start position were read. Channels without a gap start at
+    /// `position`.
     fn finish_opening(&mut self, position: u64, facts: &Facts) {
         self.is_opened = true;
         for channel in self.channels.clone() {

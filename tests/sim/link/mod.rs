@@ -109,7 +109,7 @@ pub(crate) struct Link {
     observations: Vec<Observation>,
     /// Whether at least one publication has been delivered.
     has_delivery: bool,
-    /// Whether the connection belongs to a tracked client. Such a connection keeps the channels of
+    /// Whether the client is tracked: it always resumes at its last id and keeps the channels of
     /// its request.
     pub(crate) is_tracked: bool,
     /// Whether the peer has broken a rule of the protocol.
@@ -146,8 +146,8 @@ pub(crate) struct Link {
     body: Vec<u8>,
     /// Pongs and the close frame that the peer still has to send.
     replies: Vec<u8>,
-    /// Whether the event stream has sent its position. The position comes after the gaps of the
-    /// request.
+    /// Whether the peer has read the start position of the event stream. The gaps that the server
+    /// reports in answer to the request come before it.
     is_opened: bool,
     /// The gaps of channels that are not confirmed yet. All these gaps come before the
     /// confirmations.
@@ -156,7 +156,7 @@ pub(crate) struct Link {
     unconfirmed: VecDeque<usize>,
     commands: BTreeMap<u64, Command>,
     next_reference: u64,
-    /// The number of unanswered messages that are so invalid that they have no reference.
+    /// The number of unanswered messages that are invalid and contain no readable `ref`.
     unreferenced: u32,
     /// The number of the last direct message from a backend.
     last_direct: u64,
@@ -398,8 +398,8 @@ impl Link {
     }
 
     /// Checks a refusal with status 429 in a run that limits only the rate of new connections. Such
-    /// a limit can refuse only the first client of a connection: a proxy's other clients use an
-    /// open connection.
+    /// a refusal must be the first response on its connection: for later clients, a proxy uses a
+    /// connection that is already open.
     fn check_refused_client(&self, status: u16, facts: &Facts) {
         let limits = &facts.config.limits;
         if status == 429 && limits.conns_per_source == 0 {
@@ -682,8 +682,8 @@ impl Link {
         self.expected.note_gap(gap, facts);
     }
 
-    /// Whether a gap begins with publications that were in the log when the subscription started.
-    /// All other publications in the gap must be replaced by later ones with the same key.
+    /// Whether a gap begins before the newest publication that was in the log when the subscription
+    /// started, and every later publication in the gap was replaced by one with the same key.
     fn is_superseded_after_start(&self, gap: &ReportedGap, facts: &Facts) -> bool {
         let newest_at_start = self.expected.newest_at_start(gap.channel);
         let log = &facts.logs[self.worker];

@@ -311,7 +311,7 @@ impl Link {
             let frame = frame_of(sequence, kind, facts);
             frame[1..].to_vec()
         });
-        // The forms with and without the mark `initial` differ in their first `plain.len()` bytes.
+        // The first `plain.len()` bytes show whether the publication has the mark `initial`.
         let Some(start) = element.get(..plain.len()) else {
             return 0;
         };

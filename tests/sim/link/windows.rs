@@ -21,8 +21,7 @@ impl Link {
         Some(acknowledged).filter(|all| is_whole && !all.is_empty())
     }
 
-    /// Adds one to the number of filled windows if this publication has filled its subscription's
-    /// window.
+    /// Counts the publication if it has filled the window of its subscription.
     pub(super) fn count_full_window(&self, sequence: u64, facts: &mut Facts) {
         let channel = facts.channel(facts.publication(sequence).channel.as_str());
         facts.windows_filled += u64::from(self.expected.is_full(channel));
@@ -35,8 +34,9 @@ impl Link {
         channel.is_some_and(|channel| self.expected.has_window(channel))
     }
 
-    /// Whether the peer may send an acknowledgement. While a subscription begins or ends, it is
-    /// uncertain to which subscription an acknowledgement applies.
+    /// Whether the peer may send an acknowledgement. It may not while a subscribe or unsubscribe
+    /// command is unanswered, because it is then unknown to which subscription an acknowledgement
+    /// applies.
     fn may_acknowledge(&self) -> bool {
         let mut commands = self.commands.values();
         let is_settled = !commands.any(|command| {

@@ -1,7 +1,7 @@
 //! The machine on which the workers of a node run: one clock, one calendar, one trace of events.
 //!
-//! The clock only moves forward, and the time that one worker uses passes for all workers.
-//! [`MidTurn`] is the feed, which also acts while a worker is in the middle of a turn.
+//! The clock only moves forward, and the time that one worker uses passes for all workers. The feed
+//! ([`MidTurn`]) may act while a worker is in the middle of a turn.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;

@@ -12,7 +12,7 @@ use fanfare::id::ConnId;
 
 use super::{FakeNet, Pipe, PipeRef, Readiness};
 
-/// A poll that has filled its list of reports. More sockets may have been ready.
+/// A poll for ready sockets that has filled its list of reports. More sockets may have been ready.
 #[derive(Debug)]
 pub(super) struct PartialPoll {
     begin_us: u64,
@@ -23,8 +23,8 @@ pub(super) struct PartialPoll {
 /// The close frame that the server writes to a silent WebSocket.
 pub(super) const CLOSE_AS_IDLE: &[u8] = b"\x88\x06\x03\xe9idle";
 
-/// After a full socket has room again, the server may still write for this time what it decided to
-/// write before.
+/// The maximum time from the report that a full socket is writable again until the server writes
+/// the bytes that waited for it.
 const WRITTEN_US: u64 = 100_000;
 /// The start of the response to a late request head.
 pub(super) const HEAD_TIMEOUT: &[u8] = b"HTTP/1.1 408";
@@ -51,9 +51,9 @@ impl FakeNet {
         self.turn_us
     }
 
-    /// Records the time that the worker has waited while other workers had turns. At most
-    /// `TURN_RUNNING_MS_MAX` after its last turn counts as running time of this worker. The worker
-    /// itself may count more.
+    /// Records the time that the worker has waited since its last poll while other workers had
+    /// turns. The first `TURN_RUNNING_MS_MAX` of that time is not recorded, because it counts as
+    /// running time of this worker.
     pub(super) fn note_starved(&mut self) {
         let us = self.now_us() - self.turn_us;
         let most = TURN_RUNNING_MS_MAX * 1000;
@@ -177,8 +177,8 @@ impl FakeNet {
     /// Checks a conn that the worker closes because its peer was silent. The peer must have had at
     /// least one heartbeat interval of the server's running time to answer.
     pub(super) fn check_idle(&self, pipe: &Pipe) {
-        // The decision to close the conn may be older than this write, because the socket was full
-        // or a write was cut short. Then the conn is not checked.
+        // If the socket was full or a write was cut short, the decision to close the conn may be
+        // older than the write of the close frame. Then the conn is not checked.
         let has_waited = pipe.freed_us + WRITTEN_US >= self.turn_us && pipe.freed_us > 0;
         if has_waited || pipe.read_turn_us == self.turn_us {
             return;

@@ -16,8 +16,8 @@ pub(super) fn draw_acts_in_turns(random: &mut fastrand::Rng) -> u32 {
     [0, 1, 10, 100][random.usize(0..4)]
 }
 
-/// Returns the pause between two acts of a quiet peer. The pause is so short that several acts fit
-/// in a heartbeat interval and in the shortest poll.
+/// Returns the pause between two actions of a quiet peer. The pause is so short that several
+/// actions fit in a heartbeat interval and in the shortest poll.
 pub(super) fn quiet_pause_us(config: &Config) -> u64 {
     (config.heartbeat.interval_ms * 100).min(200_000)
 }
@@ -128,7 +128,7 @@ pub(super) fn draw_faults(random: &mut fastrand::Rng) -> Faults {
         unacknowledged: rate(200),
         delay_us: [0, 100, 30_000, 400_000][random.usize(0..4)],
         write_us: [0, 20, 400][random.usize(0..3)],
-        // A turn may read for 10 ms, so a few reads of up to 6 ms end it.
+        // A worker stops reading after 10 ms of a turn. A few reads of up to 6 ms reach this limit.
         read_us: [0, 0, 6_000][random.usize(0..3)],
     }
 }

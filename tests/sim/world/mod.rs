@@ -73,7 +73,8 @@ pub(crate) struct World {
     peers: Vec<Peer>,
     random: fastrand::Rng,
     turns: u64,
-    /// Whether the limits on conns are too low for all clients.
+    /// Whether the limits on conns are so low that not all clients can be connected at the same
+    /// time.
     is_crowded: bool,
     /// Whether every worker runs so often that no turn counts as late.
     is_punctual: bool,

@@ -1,7 +1,7 @@
 //! The workers of one server, and the parts that they share.
 //!
 //! As in the real server, the workers share one log, one table of sources and one queue of reports.
-//! The world runs one turn of one worker at a time.
+//! [`crate::world`] runs one turn of one worker at a time.
 
 use std::sync::Arc;
 
@@ -26,12 +26,12 @@ use crate::net::FakeNet;
 use crate::secure::secure;
 use crate::tokens;
 
-/// The maximum number of conns of a crowded node. `CROWDED_SILENT` limits the conns that have not
-/// sent a request.
+/// The limit on conns in a crowded run, too low for all clients. `CROWDED_SILENT` is the limit on
+/// conns that have not sent a request.
 const CROWDED_CONNS: u32 = 3;
 const CROWDED_SILENT: u32 = 2;
 
-/// One worker, and the state that the world keeps for that worker.
+/// One worker, and the state that the simulation keeps for that worker.
 pub(crate) struct NodeWorker {
     pub(crate) worker: Worker<FakeNet>,
     pub(crate) metrics: Arc<WorkerMetrics>,

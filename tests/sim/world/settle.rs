@@ -15,9 +15,9 @@ use crate::peer::Peer;
 /// does not sleep.
 const TURNS_MAX: u64 = 40_000;
 /// The number of heartbeat intervals until the server closes a conn of a peer that is gone. A conn
-/// is closed after two silent intervals. Only heartbeats check this, which takes up to a third
-/// interval. A heartbeat that warns about the end of a token does not check it, which adds a
-/// fourth.
+/// is closed after two silent intervals. The server checks this only when it sends a heartbeat, so
+/// a third interval may pass. A heartbeat that warns about the end of a token does not include the
+/// check, so a fourth may pass.
 const SILENT_INTERVALS: u64 = 4;
 /// The time that the clients need after `SILENT_INTERVALS` to reconnect and catch up, with slack. A
 /// client acts every 200 ms. Readiness may be delayed by 400 ms since the fault phase, and up to
@@ -37,7 +37,7 @@ const SLACK_US: u64 = 400_000;
 /// The maximum duration of a drain of a few conns whose peers neither read nor close. It consists
 /// of one timer tick before the close frames, two round trips, and the turns.
 const SILENT_DRAIN_US: u64 = 500_000;
-/// The maximum reconnect delay of a few clients, in addition to the window of the drain.
+/// The maximum reconnect delay if there are few clients, not including the window of the drain.
 const MOST_DELAY_MS: u64 = RESTART_MS + RECONNECTS_MS_MIN + 1;
 
 impl World {
@@ -126,8 +126,8 @@ impl World {
             let until = self.machine.now_us() + interval_us / 2;
             self.step_until(until, |_| true);
         }
-        // A client may exceed its rate limit. Then the server reads later the acknowledgement that
-        // lets the delivery continue.
+        // If a client has exceeded its rate limit, the server reads its acknowledgement late. The
+        // delivery continues only after this acknowledgement.
         if self.config.limits.client_frames_per_second > 0 {
             self.step_while_owed(RATE_BACKLOG_US);
         }
@@ -159,8 +159,8 @@ impl World {
         self.feed.borrow_mut().post_everything(self.machine.now());
         self.facts.is_draining = true;
         self.end_starvation();
-        // The drain allows time for the peers, but not for publications whose delivery still has to
-        // wait.
+        // Ends the faults that delay deliveries or stop the server, because the time limit of the
+        // drain allows only for delays by the peers.
         for net in self.node.nets() {
             let faults = &mut net.faults;
             (faults.walk_waits, faults.pause, faults.stop) = (0, 0, 0);
@@ -259,9 +259,9 @@ impl World {
         for delay in &self.facts.delays {
             let returns_us = delay.written_us + delay.retry_ms * 1000;
             let listens_us = self.facts.ended_us + RESTART_MS * 1000;
-            // A client may come back early by at most the length of a worker's last turn: the
-            // worker writes its last reconnect delays in this turn, and the drain ends after it. In
-            // the simulation, this turn also lasts while other workers take their turns.
+            // A client may return too early by at most the duration of a worker's last turn: the
+            // worker sends reconnect delays in this turn, and the drain ends only after it. In the
+            // simulation, the turns of other workers extend this duration.
             let work = self.facts.work.iter();
             let others = work.filter(|work| work.worker != delay.worker);
             let after = others.map(|work| {
