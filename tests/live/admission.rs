@@ -304,7 +304,7 @@ fn answers_in_order(mut stream: impl Read + Write, sent: &[u8], count: usize) {
         let text = String::from_utf8_lossy(answers);
         let fields = text.split("\"ref\":").skip(1);
         let numbers = fields.filter_map(|field| {
-            // The last reference may be incomplete.
+            // The digits of the last `ref` may not have arrived completely.
             let end = field.find(|c: char| !c.is_ascii_digit())?;
             field[..end].parse().ok()
         });

@@ -136,7 +136,8 @@ fn names_differ_when_slots_are_reused() {
     }
 }
 
-/// Starts a server that requires tokens signed with a secret in this folder, except for `open*`.
+/// Starts a server whose channels, except `open*`, require a token. A secret in this folder signs
+/// the tokens.
 fn guarded(folder: &std::path::Path) -> Server {
     let secret = folder.join("secret");
     std::fs::write(&secret, "0123456789abcdef0123456789abcdef").unwrap();
@@ -211,7 +212,8 @@ fn backend_receives_the_subject_after_a_token_in_band() {
     let notice_of = |kind: &str, sub: &Value, channel: &str| notice(kind, &conn, sub, channel);
     let (none, carol) = (Value::Null, json!("carol"));
     assert_eq!(backend.answer(), notice_of("subscribed", &none, "open"));
-    // All commands are sent in one write. Notices of commands before the token contain no subject.
+    // All commands are sent in one write. The notices about the commands before `auth` contain no
+    // subject.
     let token = token(folder.path(), Some("carol"), 60);
     let commands = [
         json!({"type": "unsubscribe", "channel": "open"}),
@@ -283,7 +285,7 @@ fn consumer_receives_notices_of_subscriptions() {
     }
     drop(client);
     assert_eq!(backend.answer(), notice_of("unsubscribed", &conn, "chat:1"));
-    // A poll causes no notice.
+    // A poll causes no notice to the backend, so the next notice is about the event stream.
     let url = server.url("/poll?channel=chat:1");
     assert!(Lines::curl([&url]).until("HTTP/1.1 200").contains("200"));
     let mut stream = Lines::curl([&server.url("/sse?channel=chat:3")]);
@@ -454,7 +456,8 @@ fn pair_of_notices_cancels_out_while_no_consumer_has_the_first() {
     for _ in 0..4 {
         let _answer = client.json();
     }
-    // The client's earlier notices cancel out in pairs, so its first notice is this one.
+    // The client's earlier notices (subscribed, then unsubscribed) cancelled each other out and
+    // were not sent. So its first notice is this one.
     let stays = notice("subscribed", &conn, &Value::Null, "chat:stays");
     let mut others = 0;
     loop {
@@ -509,8 +512,8 @@ fn consumer_that_reads_slowly_is_not_cut_off() {
         }
         client
     });
-    // The test reads so little that the server's socket does not become writable. It goes on for
-    // longer than the time in which a consumer must read something.
+    // The test reads so little that the server's socket does not become writable. The test reads
+    // for longer than the time within which a consumer must read something.
     let (start, mut lines) = (Instant::now(), 0);
     while start.elapsed() < Duration::from_secs(13) {
         let mut bytes = [0; 2048];
@@ -603,7 +606,8 @@ fn stalled_consumer_delays_no_notices_of_another_with_the_same_channels() {
 #[test]
 fn consumer_that_reads_a_few_bytes_is_cut_off() {
     let server = Server::with(OPEN, &[]);
-    // One consumer receives publications, and the other receives notices. Both delay clients.
+    // One consumer receives publications, and the other receives notices. Each of them can delay
+    // clients.
     let mut readers = [
         consumer(&server, &json!(["chat:*"]), false),
         consumer(&server, &json!(["other:*"]), true),
@@ -662,7 +666,7 @@ fn consumer_that_never_reads_is_cut_off_and_its_clients_get_an_error() {
         }
     }
     assert!(refused > 0);
-    // Lines in the buffer still arrive, and then the end of the stream.
+    // The lines that are already in the buffer still arrive. Then the stream ends.
     while !backend.has_ended() {
         backend.skip_line();
     }

@@ -20,8 +20,8 @@ const SUBCOMMANDS: [&str; 7] = [
     "subscribe",
     "token",
 ];
-/// The maximum time until a command ends or reports that its first attempt failed. A retry would
-/// come later.
+/// The maximum time until a command ends, or reports that its first attempt failed. It is too short
+/// for a second attempt.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
 fn run(line: &[&str]) -> Output {

@@ -278,7 +278,7 @@ fn health_continues_and_readiness_ends_with_the_drain() {
     assert_eq!(Raw::get(server.admin, "/healthz").status, 200);
     assert_eq!(Raw::get(server.admin, "/readyz").status, 200);
     assert_eq!(Raw::get(server.admin, "/nowhere").status, 404);
-    // A client that reads nothing keeps the drain open for its whole window.
+    // A client that reads nothing keeps the drain open until the drain's window ends.
     let mut stalled = connect_small(server.addr);
     stalled
         .write_all(b"GET /sse?channel=a HTTP/1.1\r\nHost: a\r\n\r\n")

@@ -132,8 +132,8 @@ fn page_asks_for_a_token_and_uses_the_one_it_is_given() {
     assert!(page.wait().success(), "{}", page.stderr());
 }
 
-/// Publishes a text as soon as the channel has a subscriber, because a stream may be open shortly
-/// before it is subscribed.
+/// Publishes a text repeatedly until the channel has a subscriber, because a stream may be open
+/// shortly before it is subscribed.
 fn publish_to_one(feeder: &mut Feeder, channel: &str, text: &str) {
     let line = json!({"channel": channel, "text": text, "ack": true});
     crate::support::within("a subscriber", || {

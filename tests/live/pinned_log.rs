@@ -55,8 +55,8 @@ fn assert_bounded(server: &Server) {
         (server.metric("fanfare_publication_pinned_bytes") <= PINNED).then_some(())
     });
     let held = server.metric("fanfare_publication_bytes");
-    // The log evicts before it appends a publication, and encodes the publication afterwards.
-    // Therefore the limit allows for one more publication.
+    // The log first evicts old publications, then appends a new one, then encodes it. Therefore the
+    // limit allows for one more publication.
     let most = LOG + PINNED + 2.5 * f64::from(u32::try_from(PUBLICATION).unwrap());
     assert!(held <= most, "{held} bytes of publications");
     let open = server.metric("fanfare_conns");

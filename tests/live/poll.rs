@@ -265,7 +265,7 @@ fn each_publication_is_delivered_or_in_one_gap_over_successive_polls() {
         let since = feeder.publish("d", 0);
         let mut published = Vec::new();
         for n in 0..300 {
-            // Most publications of `c` come after most of `d`, which are then not yet delivered.
+            // Most publications of `d` come before most publications of `c`.
             let channel = if n > 250 || n % 9 == 0 { "c" } else { "d" };
             let key = ["k", "l"][n % 2];
             let text = "x".repeat(bytes);

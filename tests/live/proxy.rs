@@ -407,7 +407,8 @@ fn kept_alive_connection_counts_as_a_connect_of_its_first_client() {
         .collect();
     assert!(connects[..AT_ONCE].iter().all(|status| *status == 200));
     assert!(connects[AT_ONCE..].contains(&429), "{connects:?}");
-    // A reused connection counts as a new connection of the first client that a request names.
+    // The first request of each connection names no known client. The connection counts as a new
+    // connection of the client that the second request names.
     let connects: Vec<u16> = (0..2 * AT_ONCE)
         .map(|_| {
             let mut stream = BufReader::new(connect(server.addr));

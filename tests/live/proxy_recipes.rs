@@ -127,7 +127,7 @@ fn check_transports(front: &Front) {
     assert_eq!(head.field("content-encoding"), None, "{head:?}");
 }
 
-/// Returns the JSON document in the response to a poll, with or without chunks.
+/// Returns the JSON document in the response to a poll. The response may be chunked.
 fn answer_to(poll: &mut BufReader<TcpStream>) -> String {
     let head = Raw::read(poll);
     assert_eq!(head.status, 200, "{head:?}");

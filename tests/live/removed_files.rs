@@ -446,7 +446,8 @@ fn journal_that_is_moved_away_continues_when_restored() {
     assert_continues(server, feeder, &folder, &first);
 }
 
-/// Publishes twice. Checks that a restarted server has these two publications and the first one.
+/// Publishes twice and restarts the server. Checks that a client can resume without a gap from
+/// `first`, the id of the first publication, and from the first of the two new ids.
 fn assert_continues(mut server: Server, mut feeder: Feeder, folder: &TempDir, first: &str) {
     let last_but_one = feeder.publish("a", 1);
     let last = feeder.publish("a", 2);

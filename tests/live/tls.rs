@@ -570,8 +570,8 @@ fn slow_reader_receives_the_whole_last_answer() {
     let rig = Rig::start();
     let mut feeder = Feeder::connect(&rig.server.feed);
     let first = feeder.publish("a", "first");
-    // The lengths differ, so that different numbers of bytes are in the socket when the server
-    // writes the last byte.
+    // The answers have different lengths. So the number of bytes in the socket's buffer differs
+    // when the server writes the last byte.
     for length in (20_000..150_000).step_by(10_000) {
         let channel = format!("a{length}");
         let data = "x".repeat(length);

@@ -23,8 +23,8 @@ use crate::support::{Process, Server, within};
 /// Memory growth that is normal: the allocator reserves some MiB at a time for each thread, and the
 /// log stores the new publications.
 const GROWTH_BYTES: u64 = 8 * MIB;
-/// The memory that may remain after the attackers are gone. It includes the allocator's reserves,
-/// and tables that have doubled for up to a thousand conns.
+/// The memory that may remain after the attackers are gone. It includes memory that the allocator
+/// keeps, and tables that have grown by doubling for up to a thousand conns.
 const LEFT_BYTES: u64 = 12 * MIB;
 /// The maximum share of a processor for the bystanders and for reading metrics.
 const BESIDE_SHARE: f64 = 0.5;
@@ -42,7 +42,7 @@ pub(crate) struct CostLimit {
     /// The number of simultaneous attackers, or the number of items that the server stores for
     /// them.
     pub(crate) held: usize,
-    /// The maximum memory for each item that `held` counts, in bytes.
+    /// The maximum memory in bytes for each of the `held` attackers or items.
     pub(crate) bytes_each: u64,
     /// The number of actions that cost the server processor time, such as requests or frames.
     pub(crate) acts: usize,
@@ -75,7 +75,7 @@ impl AttackedServer {
         Self::with_bystanders::<TcpStream>(name, server, Vec::new())
     }
 
-    /// Like `with`, but adds bystanders: on each of these connections, one of them reads an event
+    /// Like `with`, but with more bystanders: each of these connections is used for one more event
     /// stream.
     pub(crate) fn with_bystanders<S: Read + Write + Send + 'static>(
         name: &'static str,

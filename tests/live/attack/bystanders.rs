@@ -35,8 +35,8 @@ pub(crate) struct Delivered {
 }
 
 impl Bystanders {
-    /// Starts the feeder and its subscribers: a WebSocket, an event stream, and one more event
-    /// stream on each of these connections.
+    /// Starts the feeder and its subscribers: a WebSocket, an event stream, and one event stream
+    /// for each of the given `connections`.
     pub(crate) fn new<S: Read + Write + Send + 'static>(
         server: &Server,
         connections: Vec<S>,

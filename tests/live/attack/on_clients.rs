@@ -87,7 +87,8 @@ fn requests_without_end_from_clients_that_do_not_read_are_held_back() {
         acts,
         cpu_each: MS,
     });
-    // A client of the flood that now reads receives a response to each of its requests.
+    // The test now reads from one of the flood's connections. The server must have answered each
+    // request on it.
     let mut streams = flood.stop();
     let patient = streams.pop().unwrap();
     patient.set_nonblocking(false).unwrap();
@@ -600,7 +601,8 @@ fn names_of_channels_are_bounded() {
         conns.push(stream);
         status
     };
-    // Subtracts one client, because the bystanders' channel counts towards the limit, too.
+    // The loop stops one client below the limit, because the bystanders' channel counts towards the
+    // limit, too.
     for number in 0..most / EACH - 1 {
         assert_eq!(open(number), 101);
     }
@@ -616,7 +618,7 @@ fn names_of_channels_are_bounded() {
             > 0.0
     );
     // The memory limit per channel covers one subscriber, the channel's name in two places, and
-    // tables that have just doubled.
+    // tables whose capacity has just doubled.
     attacked.check_cost(CostLimit {
         held: most,
         bytes_each: 768,

@@ -12,7 +12,7 @@ use std::fmt::{self, Write as _};
 
 /// One request of the table, with the expected responses.
 pub(crate) struct Row {
-    /// The fault, in the words of the documentation.
+    /// The fault of the request, as the documentation names it.
     pub(crate) what: &'static str,
     pub(crate) sent: Sent,
     /// The expected response of a listener for clients.
@@ -27,7 +27,7 @@ pub(crate) enum Sent {
     Bytes(&'static [u8]),
     /// A request line, fields, and the bytes after the head.
     Head(&'static str, &'static [&'static str], &'static str),
-    /// A start, a middle with its number of repetitions, and an end.
+    /// A start, a middle and how often the middle is repeated, and an end.
     Long(&'static str, &'static str, usize, &'static str),
     /// Like `Head`, but the fields of a valid handshake come before the other fields.
     Upgrade(&'static str, &'static [&'static str], &'static str),

@@ -64,7 +64,7 @@ impl Process {
             .collect()
     }
 
-    /// Returns the number of descriptors in the largest table.
+    /// Returns the number of descriptors in the descriptor table that has the most.
     pub(crate) fn descriptors_max(self) -> usize {
         self.descriptors().into_values().max().unwrap()
     }

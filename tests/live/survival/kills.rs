@@ -153,7 +153,7 @@ fn run_with_kills(config: &str) -> Outcome {
     })
 }
 
-/// Compares the log of every subscriber with the publications.
+/// Compares the messages that each subscriber recorded with the publications.
 fn check(outcome: &Outcome) -> Tally {
     let began = Instant::now();
     let record = Record::new(&outcome.epochs, &outcome.published);

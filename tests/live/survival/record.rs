@@ -17,7 +17,7 @@ pub(crate) struct Record<'a> {
     /// The server's epochs, oldest first.
     epochs: &'a [String],
     published: &'a Published,
-    /// The numbers of acknowledged publications, by position.
+    /// For each position, the number of the publication that was acknowledged with it.
     places: BTreeMap<Place, usize>,
 }
 
