@@ -26,7 +26,7 @@ use super::{memory, parts, wire};
 
 /// The limit on messages, small so that inputs exceed it.
 const MESSAGE_BYTES_MAX: u32 = 300;
-/// If its replies have more bytes than this, the server may leave pings unanswered.
+/// The server may leave pings unanswered if its replies have more bytes than this.
 const PONG_BACKLOG_BYTES: usize = 4096;
 /// The maximum number of bytes that a conn may store in addition to those of its client.
 const HELD_BYTES: usize = 1024;

@@ -29,7 +29,8 @@ pub fn attack(bytes: &[u8]) {
         Err(ConfigError::Invalid(problems)) => {
             assert!(!problems.is_empty(), "refused without a problem");
             let lines = text.matches('\n').count() + 1;
-            // Strings in these TOML forms can contain a line break. The error shows it unchanged.
+            // With escapes or in multi-line strings, a value can contain a line break. The error
+            // message shows the line break unchanged.
             let is_odd = ["\\", "\"\"\"", "'''"]
                 .iter()
                 .any(|mark| text.contains(mark));

@@ -226,8 +226,8 @@ impl<'c> Harness<'c> {
             self.apply(effect);
         }
         self.depth -= 1;
-        // The remaining effects of an outer call are applied after a nested call. So only the
-        // outermost call compares the class.
+        // After a nested call, effects of the outer call are still to be applied. So the class is
+        // compared only after the outermost call.
         assert!(
             self.depth > 0 || self.conn.class() == self.class,
             "the worker counts another class"
@@ -408,8 +408,8 @@ impl<'c> Harness<'c> {
         }
     }
 
-    /// Passes as many bytes to the state machine as it may read. Returns the rest, which stays in
-    /// the kernel.
+    /// Passes the bytes to the state machine until it reads no more. Returns the remaining bytes,
+    /// which stay in the kernel's buffer.
     fn read<'b>(&mut self, mut bytes: &'b [u8]) -> &'b [u8] {
         while !bytes.is_empty() && self.closed.is_none() && !self.is_read_closed {
             let most = self.conn.read_bytes_max(HEAD_BYTES_MAX);
@@ -589,8 +589,9 @@ fn bytes_have(bytes: &[u8], part: &[u8]) -> bool {
 #[derive(Debug, PartialEq)]
 struct Output {
     responses: Vec<u8>,
-    /// The frames in sorted order. Their original order depends on how the bytes are cut into
-    /// pieces, because the result of a command is sent after all other answers to its piece.
+    /// The frames in sorted order. Their original order depends on how the input is cut: the server
+    /// sends the results of the commands in one piece of input after its other answers to that
+    /// piece.
     frames: Vec<Vec<u8>>,
     /// The body of the server's close frame.
     close: Option<Vec<u8>>,
@@ -612,7 +613,7 @@ fn check_cuts(stream: &[u8], config: &Config) {
             continue;
         };
         if whole.close.is_some() {
-            // If a fault arrives in one piece with commands, the commands may stay unanswered.
+            // If one piece contains commands and a fault, the commands may stay unanswered.
             output.frames.clone_from(&whole.frames);
         }
         assert_eq!(output, whole, "{way:?}");

@@ -5,7 +5,7 @@
 //! letters and digits are events: `1` is event 1 after 8 bytes, `A` is event 1 after 16, `a` is
 //! event 1 after 64.
 
-/// An event and its position, from one byte.
+/// An event of the script and its place among the bytes, decoded from one byte.
 #[derive(Clone, Copy, Debug)]
 pub struct Step {
     /// The number of the event, below 16.

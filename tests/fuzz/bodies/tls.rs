@@ -4,8 +4,8 @@
 //!
 //! The first byte selects whether the handshake is completed first. The rest is a list of pieces,
 //! each with a kind, a length and that number of bytes. Depending on the kind, the client sends the
-//! piece (whole or in small cuts), the server sends it, or it is injected unencrypted. If bit 64 of
-//! the kind is set, the client updates its key first.
+//! piece (whole or in small cuts), the server sends it, or it is injected unencrypted. If the bit
+//! 0x40 of the kind is set, the client updates its key first.
 
 use std::sync::LazyLock;
 
@@ -104,7 +104,8 @@ impl Pair {
             assert!(count == 0 || count == piece.len());
             self.sealed.extend_from_slice(&piece[..count]);
         }
-        // Only pieces of even length are exchanged immediately, so that both cases are tested.
+        // Pieces of even length are sent immediately. Pieces of odd length wait for a later
+        // exchange, so that both cases are tested.
         if piece.len().is_multiple_of(2) {
             self.exchange(usize::MAX);
         }
