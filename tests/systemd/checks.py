@@ -44,8 +44,8 @@ def unit_files_are_valid():
 def service_is_active_only_when_it_answers():
     for _ in range(5):
         host.start()
-        # The check does not retry, because units that are ordered after the service rely on its
-        # readiness.
+        # The requests are not repeated, because units that are ordered after the service rely on an
+        # answer as soon as the service is active.
         assert get() == 200
         assert get("/readyz", host.ADMIN) == 200
     assert show("ActiveState") == "active" and show("Type") == "notify"

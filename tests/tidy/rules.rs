@@ -173,9 +173,9 @@ pub(crate) fn shell_only(source: &Source) -> Vec<Finding> {
     findings
 }
 
-/// Checks that only one file of `doctor` reads the host, from the tree that is passed to it.
-/// `doctor` asks the system nothing else, so a recorded host gives the same result as the machine
-/// itself.
+/// Checks that only one file of `doctor`, `tree.rs`, reads the host. It reads below a folder that
+/// is passed to it. `doctor` asks the system nothing else, so a folder with the recorded files of a
+/// host gives the same result as that host.
 pub(crate) fn doctor_files(source: &Source) -> Vec<Finding> {
     if !source.path.starts_with("src/cli/doctor/") || source.path.ends_with("/tree.rs") {
         return Vec::new();
