@@ -76,8 +76,8 @@ impl SharedCounters {
         }
     }
 
-    /// Returns the number of deliveries to readers that are due if the publication with this number
-    /// and all earlier publications are sent.
+    /// Returns how many deliveries the readers receive in total, if the publication with this
+    /// number and all earlier publications are sent.
     fn deliveries(&self, plan: &Plan, published: u64) -> u64 {
         (0..plan.channels)
             .zip(&self.readers)
@@ -181,8 +181,8 @@ impl ClientPool {
             .sum()
     }
 
-    /// Returns the number of deliveries to readers that are due if the publication with this number
-    /// and all earlier publications are sent.
+    /// Returns how many deliveries the readers receive in total, if the publication with this
+    /// number and all earlier publications are sent.
     #[must_use]
     pub fn deliveries(&self, published: u64) -> u64 {
         self.counters.deliveries(&self.plan, published)
