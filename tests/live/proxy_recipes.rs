@@ -62,7 +62,7 @@ impl Front {
     }
 }
 
-/// Returns the duration of one poll without publications, and the number of such polls.
+/// Returns how long a poll without publications waits, and how many such polls a test sends.
 fn quiet() -> (Duration, u32) {
     match std::env::var("FANFARE_LONG") {
         Ok(polls) => (Duration::from_secs(110), polls.parse().unwrap()),

@@ -484,8 +484,8 @@ fn token_limits_commands_and_a_new_one_changes_the_limits() {
     let mut types = [socket.json(), socket.json()].map(|answer| answer["type"].clone());
     types.sort_by_key(|kind| kind.is_null());
     assert_eq!(types, [json!("ok"), json!(null)]);
-    // A new token must have the same `sub`. For a second after the last token, the answer is
-    // `busy`.
+    // A new token must have the same `sub`. For a second after a token, the answer to another token
+    // is `busy`.
     let refusal = within("the time of another token", || {
         let code = refused(&mut socket, auth(&claims("v", 60)));
         (code != "busy").then_some(code)

@@ -153,7 +153,8 @@ fn take_frames(mut out: &[u8]) -> Vec<(u8, Vec<u8>)> {
 #[derive(Debug, Default)]
 struct RfcModel {
     pings: Vec<Vec<u8>>,
-    /// The message that has begun: `Some(text)` if it is text, `Some(None)` if it is binary.
+    /// The message whose last frame has not arrived yet: `Some(Some(bytes))` if it is text,
+    /// `Some(None)` if it is binary, `None` if there is none.
     message: Option<Option<Vec<u8>>>,
     message_bytes: u64,
     end: Option<End>,
@@ -270,7 +271,8 @@ impl RfcModel {
             (Control::Close, []) => self.end = Some(End::Closed(payload)),
             (Control::Close, [high, low, reason @ ..]) => {
                 let code = u16::from_be_bytes([*high, *low]);
-                // Close code 1014 (bad gateway) was registered after the library's list was made.
+                // tungstenite does not allow close code 1014 (bad gateway), which was registered
+                // later than the others.
                 let is_allowed = CloseCode::from(code).is_allowed() || code == 1014;
                 self.end = Some(match (is_allowed, str::from_utf8(reason)) {
                     (false, _) => End::Failed(1002),

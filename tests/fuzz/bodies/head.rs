@@ -101,8 +101,8 @@ fn check_each(mut bytes: &[u8], config: &Config) {
                 if !goes_on(&answer) {
                     return;
                 }
-                // Another request may follow only if the server knows where this one ends. These
-                // two faults do not change that.
+                // Another request may follow only if the server knows where this one ends. For
+                // these two faults, the server knows it.
                 assert!(matches!(
                     head.fault,
                     None | Some(Refusal::Expectation | Refusal::Method)

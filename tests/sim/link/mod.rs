@@ -661,7 +661,7 @@ impl Link {
         if gap.cause == "restart" {
             return self.expected.note_gap(gap, facts);
         }
-        // A gap may end after the last publication in it.
+        // The position at which a gap ends may be after the last publication in the gap.
         let last = facts.newest(gap.channel, gap.until);
         let is_excused = self.pipe.borrow().has_blocked
             || facts.is_tight

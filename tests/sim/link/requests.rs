@@ -360,8 +360,8 @@ impl Link {
             }
             7..11 if self.stage == Stage::WebSocket => {
                 self.has_broken_protocol = true;
-                // This message is larger than any limit on messages. It is listed four times,
-                // because few connections reach this point.
+                // This message is larger than any limit on messages. It is listed four times so
+                // that it is chosen often, because few connections reach this point.
                 let too_big: &[u8] = &[0x82, 0xff, 0, 0, 0, 0, 0, 0x1f, 0, 0, 1, 2, 3, 4];
                 let wrong: [&[u8]; 9] = [
                     too_big,

@@ -494,7 +494,7 @@ fn draw_feed(facts: &Facts, random: &mut fastrand::Rng) -> Rc<RefCell<Feed>> {
     );
     feed.acts_in_turns = draw_acts_in_turns(random);
     // The epoch changes only in a run without a journal. The changes come from a clone of the
-    // generator, so that the run's other random numbers do not depend on them.
+    // random number generator, so that the run's other random numbers do not depend on them.
     if feed.journal.is_none() {
         feed.draw_changes(random.clone());
     }
