@@ -41,6 +41,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Server {
     child: Child,
     folder: Option<TempDir>,
+    /// The file with the server's standard error.
+    stderr: PathBuf,
     /// The address to which clients connect.
     pub(crate) addr: SocketAddr,
     /// The address of the admin listener, which serves metrics and health checks.
@@ -112,6 +114,7 @@ impl Server {
             return Err((status, fs::read_to_string(stderr).unwrap()));
         };
         Ok(Self {
+            stderr,
             addr: address(&ready, "ready: http://"),
             admin: address(&ready, "admin=http://"),
             child,
@@ -179,13 +182,13 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        if thread::panicking()
-            && let Some(stderr) = self
-                .feed
-                .parent()
-                .and_then(|folder| fs::read_to_string(folder.join("stderr.txt")).ok())
-        {
+        // A test may have removed the folder.
+        let stderr = fs::read_to_string(&self.stderr).unwrap_or_default();
+        if thread::panicking() {
             eprintln!("-- the server's standard error:\n{stderr}");
+        } else {
+            // In a debug build, a server lives on without the thread whose assertion has failed.
+            assert!(!stderr.contains("panicked at"), "{stderr}");
         }
     }
 }
