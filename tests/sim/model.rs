@@ -421,8 +421,7 @@ impl ExpectedDeliveries {
                 // A gap has no count if it was shortened and its publications had already left the
                 // log.
                 let is_lost = gap.missed.is_none() && log.evicted[gap.channel] > gap.until;
-                // If an epoch change has discarded publications in the gap, the count may or may
-                // not include them.
+                // The count may include publications that an epoch change has discarded.
                 let valid = facts.between(gap.channel, since, gap.until).len() as u64;
                 let range = valid..=missing.len() as u64;
                 let is_exact = gap.missed.is_some_and(|missed| range.contains(&missed));
