@@ -112,7 +112,8 @@
 //!
 //! [`hub`] never imports [`conn`], and no transport imports another. mio is used only in
 //! `worker/wire/kernel.rs` and the feed's loop; unsafe code is only in [`sys`]. The command line
-//! (`src/cli`) belongs to the binary; the load generator is a crate in `benches/generator`.
+//! (`src/cli`) belongs to the binary; the load generator is a crate in `benches/generator`. The
+//! pages of the [`guide`] are data.
 //!
 //! # Memory of an idle conn
 //!
@@ -255,6 +256,7 @@ pub mod config;
 pub mod context;
 pub mod deflate;
 pub mod effect;
+pub mod guide;
 pub mod health;
 pub mod id;
 pub mod json;

@@ -32,12 +32,28 @@ use fanfare_generator::options::BenchArgs;
 /// The maximum width of a help text, in columns.
 const HELP_COLUMNS_MAX: usize = 100;
 
+/// The version of the program, with the commit of a release build.
+pub(crate) const VERSION: &str =
+    concat!(env!("CARGO_PKG_VERSION"), " (", env!("BUILD_COMMIT"), ")");
+/// The version, and what the program was built for.
+const LONG_VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (",
+    env!("BUILD_COMMIT"),
+    ")\ntarget: ",
+    env!("BUILD_TARGET"),
+    "\nfeatures: websocket sse poll tls journal deflate io_uring jwt proxy_protocol systemd"
+);
+
 /// A push server for one Linux machine: it takes publications from a Unix socket and delivers them
 /// over WebSocket, server-sent events and polls.
 #[derive(Debug, Parser)]
-#[command(name = "fanfare", version, propagate_version = true)]
+#[command(name = "fanfare", version = VERSION, long_version = LONG_VERSION)]
+#[command(propagate_version = true, disable_help_subcommand = true)]
 #[command(max_term_width = HELP_COLUMNS_MAX)]
 #[command(after_help = "\
+Guide: fanfare help topics
+
 Exit status:
   0  success
   1  failure while running
@@ -87,6 +103,10 @@ pub(crate) enum Command {
     Check(CheckArgs),
     /// Report how many connections this machine can hold and which limit binds first.
     Doctor(DoctorArgs),
+    /// Write man pages and shell completions.
+    Generate(GenerateArgs),
+    /// Print the help of a command, or a page of the guide.
+    Help(HelpArgs),
     /// Send publications to the feed of a running server.
     Publish(PublishArgs),
     /// Run the server.
@@ -109,6 +129,8 @@ Exit status:
   0  success, after a signal and a drain
   1  failure at the start or while running
   2  bad usage or configuration
+
+Guide: fanfare help operations
 
 Examples:
   fanfare serve
@@ -178,6 +200,8 @@ Exit status:
   1  a line was refused, or failure while running
   2  bad usage or configuration
 
+Guide: fanfare help publishing
+
 Examples:
   fanfare publish prices '{\"eur\":1.0841}'
   fanfare publish chat:42 --text 'Good morning' --event greeting
@@ -224,6 +248,8 @@ Exit status:
   0  success: --count publications, the end of the stream, or a closed standard output
   1  refused by the server, --timeout, or failure while running
   2  bad usage or configuration
+
+Guide: fanfare help subscribing
 
 Examples:
   fanfare subscribe 'ws://127.0.0.1:8080/ws?channel=prices'
@@ -280,6 +306,8 @@ Exit status:
   0  success
   1  failure while running
   2  bad usage or configuration
+
+Guide: fanfare help authorization
 
 Examples:
   head -c 32 /dev/urandom | base64 -w0 > secret
@@ -346,6 +374,8 @@ Exit status:
   1  failure while running
   2  bad usage or configuration
 
+Guide: fanfare help configuration
+
 Examples:
   fanfare check /etc/fanfare/fanfare.toml
   FANFARE_WORKERS=2 fanfare check")]
@@ -364,6 +394,8 @@ Exit status:
   0  success: the target fits, or none was given
   1  the target does not fit, or failure while running
   2  bad usage or configuration
+
+Guide: fanfare help capacity
 
 Examples:
   fanfare doctor
@@ -395,6 +427,51 @@ pub(crate) struct DoctorArgs {
     /// Copy the files that are read to this directory.
     #[arg(long, value_name = "DIR")]
     pub(crate) record: Option<PathBuf>,
+}
+
+/// Arguments of `fanfare help`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A page is shown in a pager if standard output is a terminal. PAGER names the pager; the default is
+less.
+
+Exit status:
+  0  success
+  1  failure while running
+  2  there is neither a command nor a topic of this name
+
+Guide: fanfare help getting-started
+
+Examples:
+  fanfare help topics
+  fanfare help troubleshooting
+  fanfare help protocol | grep -A5 since
+  fanfare help serve")]
+pub(crate) struct HelpArgs {
+    /// A command, a topic of the guide, or `topics` for the list of topics.
+    pub(crate) name: Option<String>,
+}
+
+/// Arguments of `fanfare generate`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Writes man/man1, man/man5, man/man7 and completions/{bash,fish,zsh} below DIR. Existing files of
+the same names are replaced.
+
+Exit status:
+  0  success
+  1  failure while running
+  2  bad usage or configuration
+
+Guide: fanfare help getting-started
+
+Examples:
+  fanfare generate /tmp/fanfare
+  fanfare generate . && man -l man/man7/fanfare-protocol.7")]
+pub(crate) struct GenerateArgs {
+    /// Directory to write to. It is created if it does not exist.
+    #[arg(value_name = "DIR")]
+    pub(crate) directory: PathBuf,
 }
 
 /// The maximum value of `--target`. It is far more than any machine can hold.
@@ -486,6 +563,28 @@ mod tests {
         }
         assert_eq!(parsed("fanfare --help").unwrap_err().exit_code(), 0);
         assert_eq!(parsed("fanfare --version").unwrap_err().exit_code(), 0);
+    }
+
+    #[test]
+    fn help_texts_fit_and_name_a_page_and_two_examples() {
+        let mut program = Arguments::command().term_width(HELP_COLUMNS_MAX);
+        program.build();
+        for sub in program.get_subcommands_mut() {
+            let help = sub.render_long_help().to_string();
+            let name = sub.get_name();
+            for line in help.lines() {
+                let columns = line.chars().count();
+                assert!(columns <= HELP_COLUMNS_MAX, "{name}: {line}");
+            }
+            let (_, rest) = help.split_once("Guide: fanfare help ").unwrap();
+            let guide_page = rest.split_whitespace().next().unwrap();
+            assert!(
+                fanfare::guide::page(guide_page).is_some(),
+                "{name}: {guide_page}"
+            );
+            let (_, examples) = help.split_once("Examples:\n").unwrap();
+            assert!(examples.lines().count() >= 2, "{name}");
+        }
     }
 
     #[test]

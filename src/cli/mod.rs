@@ -8,6 +8,7 @@ pub(crate) mod args;
 mod bench;
 mod check;
 mod doctor;
+mod guide;
 mod lines;
 mod publish;
 mod serve;
@@ -95,6 +96,8 @@ pub(crate) fn run() -> ExitCode {
         Command::Bench(args) => bench::run(args, &mut io::stdout()),
         Command::Check(args) => check::run(args, &mut io::stdout().lock()),
         Command::Doctor(args) => doctor::run(args, &mut io::stdout().lock()),
+        Command::Generate(args) => guide::generate(args),
+        Command::Help(args) => guide::help(args),
         Command::Publish(args) => publish::run(args),
         Command::Serve(args) => serve::run(args),
         Command::Subscribe(args) => subscribe::run(args, &mut io::stdout().lock()),

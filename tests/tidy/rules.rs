@@ -28,12 +28,12 @@ pub(crate) enum Layer {
 }
 
 const WORDS: &[&str] = &[
-    "auth", "certain", "chunks", "context", "deflate", "effect", "id", "json", "metrics",
+    "auth", "certain", "chunks", "context", "deflate", "effect", "guide", "id", "json", "metrics",
     "pattern", "proxy", "time",
 ];
 const PURE: &[&str] = &["backend", "frame", "http", "hub", "log", "tls", "transport"];
 const SHELL: &[&str] = &[
-    "admin", "cli", "demo", "lib", "main", "server", "sys", "worker",
+    "admin", "build", "cli", "demo", "lib", "main", "server", "sys", "worker",
 ];
 const TRANSPORTS: &[&str] = &["event_stream", "long_poll", "short_poll", "websocket"];
 

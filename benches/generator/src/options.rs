@@ -38,6 +38,8 @@ Exit status:
   1  one was lost, doubled, out of order or skipped without a gap, or failure while running
   2  bad usage or configuration
 
+Guide: fanfare help benchmarks
+
 Examples:
   fanfare bench
   fanfare bench --websockets 10000 --event-streams 10000 --rate 100 --burst 10 --seconds 30
