@@ -77,6 +77,8 @@ debian_packages() {
   need lighttpd lighttpd
   # promtool checks the format of metrics.
   need promtool prometheus
+  # man shows the man pages with warnings.
+  need man man-db
   if command -v python3 >/dev/null 2>&1 && ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
     missing+=(python3-venv)
   fi

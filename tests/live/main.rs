@@ -29,6 +29,7 @@ mod deflate;
 mod doctor;
 mod drain;
 mod feed;
+mod guide;
 mod half_closed;
 mod history;
 mod http;
