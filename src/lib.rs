@@ -45,10 +45,9 @@
 //!   that have subscribers of its channel; other workers are not woken.
 //! - *Log to client.* `worker/broadcast.rs` gives the entries to the [`hub`]. `worker/flush.rs`
 //!   walks over the channel's subscribers. [`frame`] encodes an entry for the first subscriber; the
-//!   other subscribers share the bytes. Compressed frames are shared too, because no WebSocket has
-//!   its own compressor ([`deflate`]). Most subscribers are at the same position, so the hub
-//!   decides only once which entries they receive ([`hub::serve`]). `worker/answer_poll.rs` decides
-//!   the content of a poll's answer.
+//!   other subscribers share the bytes, also when they are compressed ([`deflate`]). Most
+//!   subscribers are at the same position, so the hub decides only once which entries they receive
+//!   ([`hub::serve`]). `worker/answer_poll.rs` decides the content of a poll's answer.
 //! - *TLS* is a filter between the socket and the machine (`worker/wire/tls.rs`, [`tls`]). Frames
 //!   are shared as plaintext; flush encrypts them just before the write.
 //! - *Upstream.* A client's publication leaves its worker as a report (`worker/mail/upstream`). The
@@ -94,31 +93,27 @@
 //! A client misses a deadline only if it had the chance to meet the deadline. After a timer has
 //! fired, the worker first completes a *round*: one complete poll and one read of all sockets that
 //! the poll reported (`worker/round.rs`). The timer wheel runs on [`time::running`], a clock that
-//! stops while the worker does not run (SIGSTOP, a paused machine, no processor). While the server
-//! chooses not to read a conn, the conn's silence does not count.
+//! stops while the worker does not run. A conn that the server does not read is not silent.
 //!
 //! # Code map
-//!
-//! Dependencies point inward only (checked by `tests/tidy`).
 //!
 //! | ring | modules |
 //! |---|---|
 //! | words | [`id`], [`pattern`], [`time`], [`effect`], [`deflate`], [`metrics`], [`config`] |
-//! | words of input and access | [`json`], [`proxy`], [`auth`], [`context`] |
+//! | words of input and access | [`json`], [`proxy`], [`auth`], [`context`], [`guide`] |
 //! | pure | [`http`], [`frame`], [`backend`], [`log`](mod@log), [`hub`], [`tls`], [`transport`] |
 //! | pure in part | [`feed`], [`journal`] |
 //! | machine | [`conn`] |
 //! | shell | [`worker`], [`admin`], [`server`], [`sys`], [`demo`] |
 //!
-//! [`hub`] never imports [`conn`], and no transport imports another. mio is used only in
-//! `worker/wire/kernel.rs` and the feed's loop; unsafe code is only in [`sys`]. The command line
-//! (`src/cli`) belongs to the binary; the load generator is a crate in `benches/generator`. The
-//! pages of the [`guide`] are data.
+//! Dependencies point inward only. [`hub`] never imports [`conn`], and no transport imports another
+//! (`tests/tidy`). mio is used only in `worker/wire/kernel.rs` and the feed's loop; unsafe code is
+//! only in [`sys`]. `src/cli` belongs to the binary; the load generator is in `benches/generator`.
 //!
 //! # Memory of an idle conn
 //!
-//! The figures are for one subscription, any streaming transport or a waiting poll, and a release
-//! build. The sizes are asserted next to the types. No part is a separate heap block.
+//! For one subscription, any stream or a waiting poll, in a release build. The sizes are asserted
+//! next to the types. No part is a separate heap block.
 //!
 //! | what | bytes | where |
 //! |---|---|---|
@@ -130,9 +125,9 @@
 //! | **sum** | **96** | |
 //!
 //! The tables grow by chunks that never move ([`chunks`]). The allocator gives each worker separate
-//! pages for each size of block: about 50 KB with the worker's first conns. A second channel adds a
-//! list of 24 bytes, and 16 bytes for each channel. A window adds 48 bytes, and 8 bytes for each
-//! unacknowledged publication. A token adds about 100 bytes and its texts.
+//! pages for each size of block: about 50 KB with the worker's first conns. Further channels add a
+//! list of 24 bytes and 16 bytes for each channel, a window 48 bytes and 8 bytes for each
+//! unacknowledged publication, a token about 100 bytes and its texts.
 //!
 //! # Memory of a channel
 //!
@@ -147,11 +142,10 @@
 //! | place in the order list | 24 | `log/order.rs` |
 //! | with conflation: the list, the entry's place, its key's | 56, 16, 18 | `log/conflation.rs` |
 //!
-//! With N + P = 111 the sum is 383 bytes, so 64 MiB hold 175,000 such channels. The allocator's
-//! overhead is not included (`cargo bench --bench log` measures a million). The first encoding adds
-//! 288 bytes and its length; an event type or a conflation key adds 32 bytes and its length. A
-//! channel without entries takes 72 bytes and its name. Each worker with subscribers of a channel
-//! uses 64 bytes for the channel.
+//! With N + P = 111 the sum is 383 bytes, so 64 MiB hold 175,000 such channels, without the
+//! allocator's overhead. The first encoding adds 288 bytes and its length; an event type or a
+//! conflation key adds 32 bytes and its length. A channel without entries takes 72 bytes and its
+//! name. Each worker with subscribers of a channel uses 64 bytes for the channel.
 //!
 //! # Invariants
 //!
@@ -162,8 +156,7 @@
 //! - *No silent loss.* A subscriber receives every publication of its channel once and in order, or
 //!   a gap that names the missing ids. Over successive polls, each publication is delivered or lies
 //!   in exactly one gap.
-//! - *No number twice.* With a journal, a batch is on disk before it is delivered, or it is refused
-//!   and its numbers are free again.
+//! - *No number twice.* With a journal, a batch is on disk before it is delivered, or is refused.
 //! - *Epochs.* A position of an unknown epoch is served from the channel's oldest entry. If a new
 //!   epoch began while the server ran, positions up to the last number that both epochs share stay
 //!   valid ([`log::epoch`]).
@@ -172,9 +165,8 @@
 //!   evicted. Beyond that, the conns with the oldest publications are closed (`worker/pinned.rs`).
 //!   Encodings use at most a quarter of `log.bytes`.
 //! - *Quotas.* After a flush, no conn is behind by more than its quota. Publications that were in
-//!   the log at a resume do not count. A publication whose first byte has been written does not
-//!   count either. The number of unacknowledged publications never exceeds the window. A poll's
-//!   answer is fixed before its first byte is written.
+//!   the log at a resume do not count, nor does one of which a byte has been written. At most a
+//!   window of publications is unacknowledged. A poll's answer is fixed before its first byte.
 //! - *Fast readers lose nothing.* A subscriber whose socket accepts everything is never skipped. A
 //!   publication beyond the walk's quota waits in the inbox; the feed then waits until the inbox
 //!   has room.
@@ -185,18 +177,10 @@
 //!
 //! - *permessage-deflate* is negotiated without context takeover and with the same window for all
 //!   conns. So one compressor serves a worker, and compressed frames are shared.
-//! - *A poll is subscribed only while it waits.* A channel may be dropped between two polls. So a
-//!   poll that times out receives the worker's head as its new position.
-//! - *A drain waits for kernels, not for client programs.* A conn is closed when its peer's kernel
-//!   has acknowledged the close frame (`worker/drain.rs`).
 //! - *Encrypted bytes count as written*, because TLS cannot undo the encryption. At most one
-//!   write's budget is encrypted ahead of the socket. TLS is not part of the machine, because only
-//!   flush has the frames.
+//!   write's budget is encrypted ahead of the socket.
 //! - *Kernel TLS was tried and removed*: 12 KB more kernel memory per connection (both ends) and
 //!   twice the CPU for a delivery of 1,400 bytes (Linux 6.1, a virtual machine without AES).
-//! - *Heartbeats of event streams* carry the position if everything has been sent to the client.
-//!   Their event type is `fanfare.position`, because some clients dispatch a message at each empty
-//!   line.
 //!
 //! # Words
 //!
@@ -209,10 +193,10 @@
 //! | log, cursor, gap | the node's recent publications; a position in the log; a reported loss |
 //! | head, tail | the end of the log for a worker; the newest entries of a channel that it holds |
 //! | epoch | a part of the sequence in which no number stands for two publications |
-//! | hub, quota | a worker's subscribers, cursors and walks; the bounds of one conn |
-//! | walk | one pass of a worker over a channel's subscribers, to write new entries to them |
+//! | hub, quota | a worker's subscribers and their cursors; the bounds of one conn |
+//! | walk | one pass over a channel's subscribers, to write new entries to them |
 //! | feed, feeder, consumer | the Unix socket; a process that publishes; one that reads reports |
-//! | report, notice | a client's publication or question; a subscription that began or ended |
+//! | report, notice | a client's publication or question; a subscription's begin or end |
 //! | effect, close reason | what a machine asks the worker to do; why a conn ended |
 #![cfg_attr(
     test,
