@@ -54,37 +54,6 @@ fn check_page(server: &Server, end: &str) {
 }
 
 #[test]
-fn example_of_the_readme_shows_what_the_demo_publishes() {
-    let server = Server::with("", &["--demo"]);
-    let folder = tempfile::tempdir().unwrap();
-    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
-    let mut browser = Lines::run(
-        Command::new("node")
-            .arg(dependency("node").join("page_example.mjs"))
-            .arg("/usr/bin/chromium")
-            .arg(server.url("/"))
-            .arg(folder.path().join("profile"))
-            .args([readme, "10"]),
-    );
-    let (mut events, mut messages) = (0, 0);
-    for _ in 0..10 {
-        let logged = browser.json();
-        if logged[0].is_string() {
-            assert!(logged[1]["cpu_percent"].is_number(), "{logged}");
-            events += 1;
-        } else if logged[0].get("type").is_none() {
-            assert_eq!(logged[0]["channel"], "demo:memory", "{logged}");
-            messages += 1;
-        }
-    }
-    assert!(
-        events > 0 && messages > 0,
-        "{events} events, {messages} messages"
-    );
-    assert!(browser.wait().success(), "{}", browser.stderr());
-}
-
-#[test]
 fn page_asks_for_a_token_and_uses_the_one_it_is_given() {
     let folder = tempfile::tempdir().unwrap();
     let secret = folder.path().join("secret");

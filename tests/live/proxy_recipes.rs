@@ -1,6 +1,6 @@
 //! The proxies of `systemd/proxies` in front of the server. Every transport passes without delay
 //! and with the client's address, and a quiet poll is not cut off. When the server drains or is
-//! killed, clients see the behaviour that the README describes.
+//! killed, clients see the behaviour that the guide describes.
 //!
 //! With `FANFARE_LONG=N` there are N consecutive polls that wait for 110 s each. The streams are
 //! quiet for the same time.
@@ -286,16 +286,15 @@ fn varnish_passes_everything() {
 }
 
 #[test]
-fn readme_names_every_recipe_and_each_has_its_test() {
+fn guide_names_every_recipe_and_each_has_its_test() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let readme = fs::read_to_string(root.join("README.md")).unwrap();
+    let page = fs::read_to_string(root.join("src/guide/proxies.md")).unwrap();
     let files: BTreeSet<String> = fs::read_dir(root.join("systemd/proxies"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     for file in &files {
-        let link = format!("(systemd/proxies/{file})");
-        assert!(readme.contains(&link), "{link}");
+        assert!(page.contains(&format!("`{file}`")), "{file}");
     }
     let tested: BTreeSet<String> = Recipe::ALL.map(|recipe| recipe.file().to_owned()).into();
     assert_eq!(files, tested);

@@ -183,12 +183,11 @@ fn gap_after_a_full_window_is_sent_when_it_opens_and_a_resume_has_none() {
     }
 }
 
-/// Starts the example in the README.
+/// Starts the example of the guide's page on delivery.
 fn example(server: &Server, folder: &TempDir) -> Lines {
-    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let readme = fs::read_to_string(readme).unwrap();
-    let (_, section) = readme.split_once("## Acknowledge\n").unwrap();
-    let (_, script) = section.split_once("```python\n").unwrap();
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/guide/delivery.md");
+    let page = fs::read_to_string(page).unwrap();
+    let (_, script) = page.split_once("```python background\n").unwrap();
     let (script, _) = script.split_once("```\n").unwrap();
     let script = script.replace("127.0.0.1:8080", &server.addr.to_string());
     Lines::run(
@@ -198,7 +197,7 @@ fn example(server: &Server, folder: &TempDir) -> Lines {
     )
 }
 
-/// Returns the results that the example of the README has stored.
+/// Returns the results that the example has stored.
 fn stored(folder: &TempDir) -> Vec<u64> {
     let script = "import sqlite3\n\
                   db = sqlite3.connect('file:orders.db?mode=ro', uri=True)\n\
@@ -218,8 +217,8 @@ fn example_has_each_effect_exactly_once_over_kills() {
     let server = Server::with("[quota]\nbehind_publications = 1000\n", &[]);
     let mut feeder = Feeder::connect(&server.feed);
     let folder = tempfile::tempdir().unwrap();
-    // The client (an example of the README) starts at the current position. It stores that position
-    // together with the result of its first publication.
+    // The client starts with everything that the log has. It stores the id of each publication
+    // together with the result.
     let mut client = example(&server, &folder);
     server.await_metric("fanfare_subscribers", 1.0);
     feeder.publish("orders", 0);

@@ -462,7 +462,7 @@ def crash_with_the_socket_unit_refuses_no_client():
 
 
 @check
-def recipes_of_the_readme_serve_tls_on_port_443():
+def recipes_of_the_guide_serve_tls_on_port_443():
     host.uninstall()
     checkout = pathlib.Path("/tmp/checkout")
     shutil.copytree("/checks/units", checkout / "systemd")
@@ -471,10 +471,11 @@ def recipes_of_the_readme_serve_tls_on_port_443():
     for name, suffix in (("certificate", "pem"), ("key", "key")):
         shutil.copy(f"/checks/out/{name}.pem", checkout / f"example.org.{suffix}")
     began = time.time()
-    for recipe in ("systemd", "TLS under systemd"):
+    recipes = (("operations.md", "Install under systemd"), ("tls.md", "TLS under systemd"))
+    for page, heading in recipes:
         # The recipe calls cargo, which is replaced by an empty function, because the binary is
         # already built.
-        script = f"set -e\ncd {checkout}\ncargo() {{ :; }}\n{host.recipe(recipe)}"
+        script = f"set -e\ncd {checkout}\ncargo() {{ :; }}\n{host.recipe(page, heading)}"
         ok("bash", "-c", script)
     command = ["curl", "--silent", "--show-error", "--cacert", checkout / "example.org.pem"]
     command += ["--connect-to", "example.org:443:127.0.0.1:443"]

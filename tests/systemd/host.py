@@ -63,11 +63,11 @@ def uninstall():
     run("groupdel", "fanfare")
 
 
-def recipe(name):
-    """Returns the shell commands below a heading of the README."""
-    text = pathlib.Path("/checks/README.md").read_text()
-    below = text.split(f"**{name}.**", 1)[1]
-    return below.split("```sh\n", 1)[1].split("```", 1)[0]
+def recipe(page, heading):
+    """Returns the shell commands below a heading of a page of the guide."""
+    text = pathlib.Path("/checks/guide", page).read_text()
+    below = text.split(f"## {heading}\n", 1)[1]
+    return below.split("```sh no_run\n", 1)[1].split("```", 1)[0]
 
 
 def fresh(*service_lines):

@@ -62,9 +62,15 @@ fn files_below(folder: &str, found: &mut Vec<String>) {
 
 /// Returns all text files of this project.
 fn texts() -> Vec<(String, String)> {
-    let mut paths: Vec<String> = ["README.md", "Cargo.toml", ".gitignore", ".ci/run"]
-        .map(str::to_owned)
-        .into();
+    let mut paths: Vec<String> = [
+        "README.md",
+        "CHANGELOG.md",
+        "Cargo.toml",
+        ".gitignore",
+        ".ci/run",
+    ]
+    .map(str::to_owned)
+    .into();
     for folder in ["src", "tests", "benches", "tuning", "systemd"] {
         files_below(folder, &mut paths);
     }
