@@ -393,8 +393,8 @@ pub const JOURNAL_FILES_MAX: usize = 64;
 pub const JOURNAL_LOG_BYTES: u64 = 64 * 1024 * KIB as u64;
 /// The time between a failure of the store and the attempt to open it again, in milliseconds.
 pub const JOURNAL_PAUSE_MS: u64 = 1_000;
-/// The time without a refused batch after which a failed store is opened again, in milliseconds.
-/// Before that, the store is opened again only for a new batch.
+/// A failed store is opened again when a feeder sends the next batch. If no batch arrives for this
+/// time, in milliseconds, the store is opened again without a batch.
 pub const JOURNAL_QUIET_MS: u64 = 5_000;
 /// The maximum length of a record, in bytes: the maximum line or body of the feed, with a reserve.
 pub const JOURNAL_RECORD_BYTES_MAX: u64 = 65 * 1024 * KIB as u64;

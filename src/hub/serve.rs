@@ -640,7 +640,7 @@ impl Hub {
             .unwrap_or_default()
     }
 
-    /// Returns a subscription of the conn in a slot, by its index among them.
+    /// Returns the subscription with this index in the list of the conn's subscriptions.
     pub(super) fn subscription(&self, slot: u32, index: usize) -> Option<Subscription> {
         let subscription = self.subscriptions(slot).get(index).copied();
         certain::some(

@@ -189,14 +189,13 @@ impl Windows {
     }
 }
 
-/// Returns the window of a channel, among the windows of one conn.
+/// Finds the window of a channel among `all` windows of one conn.
 pub(super) fn find(all: &[ConnWindow], channel: ChannelIndex) -> Option<&ConnWindow> {
     let place = all.binary_search_by_key(&channel, |given| given.channel);
     all.get(place.ok()?)
 }
 
-/// Returns the window of a channel, among the windows of one conn. The caller can record
-/// deliveries.
+/// Like [`find`], but the caller can change the window.
 pub(super) fn find_mut(all: &mut [ConnWindow], channel: ChannelIndex) -> Option<&mut ConnWindow> {
     let place = all.binary_search_by_key(&channel, |given| given.channel);
     all.get_mut(place.ok()?)

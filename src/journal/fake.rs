@@ -56,7 +56,8 @@ struct Inner {
     log: Vec<Written>,
     /// The number of batches that survive a power failure.
     kept: usize,
-    /// The index of the first batch that the next power failure loses because of a failed sync.
+    /// A failed sync may lose data at a power failure. This is the index of the first batch that is
+    /// then lost.
     doomed: Option<usize>,
     state: Option<Vec<u8>>,
     mark: Mark,

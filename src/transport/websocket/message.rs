@@ -89,7 +89,7 @@ pub(super) enum Refusal {
     BadWindow,
     #[error("a command is a text message")]
     BinaryMessage,
-    #[error("too many commands are waiting; try again later")]
+    #[error("too many commands in a short time; try again later")]
     Busy,
     #[error("channel is missing or not a string")]
     ChannelMissing,
@@ -101,7 +101,7 @@ pub(super) enum Refusal {
     NoConsumer,
     #[error("{0}")]
     JsonLimit(LimitError),
-    #[error("not allowed on this server")]
+    #[error("neither the token nor the server allows this")]
     NotAllowed,
     #[error("the connection is not subscribed to the channel")]
     NotSubscribed,

@@ -45,8 +45,8 @@ pub(in crate::worker) struct Rates {
     swept: Now,
 }
 
-/// The frames and the bytes that one client has sent recently. Each amount is stored as a time in
-/// nanoseconds.
+/// The use of the two rate limits by one client. The server compares these times with the clock, as
+/// in the generic cell rate algorithm. Times are in nanoseconds.
 #[derive(Clone, Copy, Debug, Default)]
 struct Account {
     /// The earliest time by which a client that keeps to the rate of frames could have sent these

@@ -1,4 +1,4 @@
-//! Sends every row of the table to the clients' listener and to the feed.
+//! Sends each request of the table in [`super::rows`] to the clients' listener and to the feed.
 //!
 //! The test sends a second, valid request after each row. The response to the second request shows
 //! whether the server reads bytes after a request that closes the connection. Meanwhile a

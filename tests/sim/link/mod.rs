@@ -682,8 +682,9 @@ impl Link {
         self.expected.note_gap(gap, facts);
     }
 
-    /// Whether a gap begins before the newest publication that was in the log when the subscription
-    /// started, and every later publication in the gap was replaced by one with the same key.
+    /// Whether conflation explains a gap of a subscription with history. `newest_at_start` is the
+    /// newest publication that was in the log when the subscription started. The gap must begin
+    /// before it. Later publications with the same keys must supersede all after it in the gap.
     fn is_superseded_after_start(&self, gap: &ReportedGap, facts: &Facts) -> bool {
         let newest_at_start = self.expected.newest_at_start(gap.channel);
         let log = &facts.logs[self.worker];

@@ -300,7 +300,7 @@ fn backend_messages_are_messages_of_the_subprotocol_or_bare_payloads() {
         r#"{"type":"ok","ref":1}"#,
         concat!(
             r#"{"type":"error","code":"busy","#,
-            r#""message":"too many commands are waiting; try again later","ref":1}"#
+            r#""message":"too many commands in a short time; try again later","ref":1}"#
         ),
         r#"{"type":"presence","channel":"c","subscribers":2,"ref":1}"#,
     ];

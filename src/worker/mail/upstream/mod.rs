@@ -32,7 +32,7 @@ use crate::sys::wake::Wake;
 
 pub use self::notices::{Bounds, WaitingNotice};
 
-/// The end of one worker, which sends reports and notices to the feed.
+/// The sender of one worker for reports and notices to the feed.
 #[derive(Debug)]
 pub struct Upstream {
     end: usize,
@@ -53,7 +53,7 @@ pub struct Upstream {
     full: HashSet<ConnName, RandomState>,
 }
 
-/// The end of the feed, which receives the reports and notices of all workers.
+/// The receiver in the feed for the reports and notices of all workers.
 #[derive(Debug)]
 pub struct Reports {
     receiver: Receiver<Sent>,
