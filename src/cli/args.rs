@@ -52,12 +52,12 @@ const LONG_VERSION: &str = concat!(
 #[command(propagate_version = true, disable_help_subcommand = true)]
 #[command(max_term_width = HELP_COLUMNS_MAX)]
 #[command(after_help = "\
-Guide: fanfare help topics
-
 Exit status:
   0  success
   1  failure while running
   2  bad usage or configuration
+
+Guide: fanfare help topics
 
 Examples:
   fanfare serve --demo
@@ -438,7 +438,7 @@ less.
 Exit status:
   0  success
   1  failure while running
-  2  there is neither a command nor a topic of this name
+  2  bad usage or configuration
 
 Guide: fanfare help getting-started
 

@@ -11,10 +11,12 @@ use std::time::{Duration, Instant};
 
 use crate::support::{Feeder, Process, Server, fanfare, within};
 
-const SUBCOMMANDS: [&str; 7] = [
+const SUBCOMMANDS: [&str; 9] = [
     "bench",
     "check",
     "doctor",
+    "generate",
+    "help",
     "publish",
     "serve",
     "subscribe",
@@ -69,7 +71,8 @@ fn help_texts_fit_a_hundred_columns_and_have_one_layout() {
             "  -V, --version".to_owned(),
             "\nExit status:\n  0  success".to_owned(),
             "\n  1  ".to_owned(),
-            "\n  2  bad usage or configuration\n\nExamples:\n  ".to_owned(),
+            "\n  2  bad usage or configuration\n\nGuide: fanfare help ".to_owned(),
+            "\n\nExamples:\n  ".to_owned(),
         ];
         let places: Vec<usize> = marks
             .iter()
@@ -96,10 +99,20 @@ fn help_texts_fit_a_hundred_columns_and_have_one_layout() {
 #[test]
 fn version_is_that_of_the_package_everywhere() {
     let version = env!("CARGO_PKG_VERSION");
-    assert_eq!(help(&["--version"]), format!("fanfare {version}\n"));
+    let short = help(&["-V"]);
+    assert!(
+        short.starts_with(&format!("fanfare {version} (")),
+        "{short}"
+    );
+    assert_eq!(short.lines().count(), 1, "{short}");
+    let long = help(&["--version"]);
+    assert!(long.starts_with(short.trim_end()), "{long}");
+    for part in ["\ntarget: ", "\nfeatures: ", " journal", " tls"] {
+        assert!(long.contains(part), "{part}: {long}");
+    }
     for subcommand in SUBCOMMANDS {
         let printed = help(&[subcommand, "--version"]);
-        assert!(printed.trim_end().ends_with(version), "{printed}");
+        assert!(printed.contains(version), "{printed}");
     }
 }
 

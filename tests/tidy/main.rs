@@ -573,17 +573,18 @@ fn every_recipe_is_in_their_table() {
 }
 
 #[test]
-fn paths_in_the_readme_exist() {
-    let exists = |path: &str| Path::new(&root()).join(path).exists();
-    let readme = fs::read_to_string(root().join("README.md")).unwrap();
-    report([(
-        "README.md".to_owned(),
-        rules::named_paths(&readme)
-            .into_iter()
-            .filter(|(_, path)| !exists(path))
-            .map(|(line, path)| (line, format!("`{path}` does not exist")))
-            .collect(),
-    )]);
+fn paths_in_the_readme_and_the_guide_exist() {
+    let exists =
+        |path: &str| root().join(path).exists() || root().join("src/guide").join(path).exists();
+    let is_page = |name: &str| name == "README.md" || name.starts_with("src/guide/");
+    let pages = texts().into_iter();
+    let pages = pages.filter(|(name, _)| is_page(name) && name.ends_with(".md"));
+    report(pages.map(|(name, text)| {
+        let paths = rules::named_paths(&text).into_iter();
+        let missing = paths.filter(|(_, path)| !exists(path));
+        let missing = missing.map(|(line, path)| (line, format!("`{path}` does not exist")));
+        (name, missing.collect::<Vec<_>>())
+    }));
     let named = rules::named_paths(
         "[a](src/x.rs#l) `tests/run -x` `target/x`\n```\n[b](c)\n```\n[d](a://b)\n",
     );

@@ -49,14 +49,14 @@ const MAN_PAGES: [(&str, &str, &str, &str); 2] = [
 pub(super) fn help(args: &HelpArgs) -> Result<(), Failure> {
     let mut program = Arguments::command();
     let Some(name) = &args.name else {
-        return show(&program.render_long_help().to_string());
+        return show(&program.render_help().to_string());
     };
     if name == "topics" {
         return print(&page_list());
     }
     program.build();
     if let Some(command) = program.find_subcommand_mut(name) {
-        return show(&command.render_long_help().to_string());
+        return show(&command.render_help().to_string());
     }
     let Some(page) = page(name) else {
         let message =
