@@ -1,6 +1,6 @@
 //! Prints a page of the guide for a terminal.
 
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, Width, presets};
 use textwrap::{Options, WordSeparator, WordSplitter};
 
 use super::markdown::{Block, Span, Text, plain};
@@ -9,6 +9,11 @@ use super::markdown::{Block, Span, Text, plain};
 const COLUMNS_MIN: usize = 40;
 /// The indentation of code, in columns.
 const CODE_INDENT: &str = "    ";
+
+/// The columns of blank space around a cell.
+const CELL_PADDING: usize = 2;
+/// The width that a column has at least beside a column with long words.
+const OTHER_COLUMN_MIN: usize = 10;
 
 /// Where and how a page is printed.
 #[derive(Clone, Copy, Debug)]
@@ -97,10 +102,37 @@ impl Terminal {
         for row in rows {
             table.add_row(row.iter().map(|cell| plain(cell)));
         }
+        self.keep_words(&mut table, head, rows);
         for line in table.to_string().lines() {
             out.push_str(indent);
             out.push_str(line.trim_end());
             out.push('\n');
+        }
+    }
+
+    /// Makes columns wide enough for their longest words, as far as the width allows, so that names
+    /// are not broken. The columns with the longest words come first.
+    fn keep_words(self, table: &mut Table, head: &[Text], rows: &[Vec<Text>]) {
+        let longest = head.iter().enumerate().map(|(index, title)| {
+            let cells = rows.iter().filter_map(|row| row.get(index)).chain([title]);
+            let words = cells.filter_map(|cell| longest_word(&plain(cell)));
+            (words.max().unwrap_or_default() + CELL_PADDING, index)
+        });
+        let mut columns: Vec<(usize, usize)> = longest.collect();
+        columns.sort_unstable_by(|one, other| other.cmp(one));
+        let mut left = self.columns.max(COLUMNS_MIN);
+        for (rank, (width, index)) in columns.into_iter().enumerate() {
+            let others = (head.len() - rank - 1) * OTHER_COLUMN_MIN;
+            let Some(column) = table.column_mut(index) else {
+                continue;
+            };
+            if width + others <= left {
+                left -= width;
+                let width = u16::try_from(width).unwrap_or(u16::MAX);
+                column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(width)));
+            } else {
+                left = left.saturating_sub(OTHER_COLUMN_MIN);
+            }
         }
     }
 
@@ -120,6 +152,12 @@ impl Terminal {
             false => text.to_owned(),
         }
     }
+}
+
+fn longest_word(text: &str) -> Option<usize> {
+    text.split_whitespace()
+        .map(|word| word.chars().count())
+        .max()
 }
 
 #[cfg(test)]
@@ -148,6 +186,20 @@ mod tests {
         assert!(text.contains("\n  word"), "{text}");
         assert!(text.contains("NAME"), "{text}");
         assert_eq!(printed("# T\n\n```sh\nls\n```\n", 60), "T\n\n    ls\n");
+    }
+
+    #[test]
+    fn names_in_tables_are_not_broken() {
+        let name = "limits.client_frames_per_second";
+        let words = "word ".repeat(40);
+        let page = format!(
+            "| key | above it | counted |\n|---|---|---|\n\
+             | `{name}` | {words} | `fanfare_conns_refused_total` |\n"
+        );
+        let text = printed(&page, 100);
+        assert!(text.contains(name), "{text}");
+        assert!(text.contains("fanfare_conns_refused_total"), "{text}");
+        assert!(text.lines().all(|line| line.len() <= 100), "{text}");
     }
 
     #[test]
