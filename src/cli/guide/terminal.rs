@@ -12,8 +12,6 @@ const CODE_INDENT: &str = "    ";
 
 /// The columns of blank space around a cell.
 const CELL_PADDING: usize = 2;
-/// The width that a column has at least beside a column with long words.
-const OTHER_COLUMN_MIN: usize = 10;
 
 /// Where and how a page is printed.
 #[derive(Clone, Copy, Debug)]
@@ -92,17 +90,33 @@ impl Terminal {
         }
     }
 
+    /// Prints a table in columns that are wide enough for their longest words, so that names are not
+    /// broken. If the columns do not fit, each row is printed as a term with its cells below.
     fn table(self, head: &[Text], rows: &[Vec<Text>], indent: &str, out: &mut String) {
+        let columns = self.columns.max(COLUMNS_MIN) - indent.len();
+        let widths = head.iter().enumerate().map(|(index, title)| {
+            let cells = rows.iter().filter_map(|row| row.get(index)).chain([title]);
+            let words = cells.filter_map(|cell| longest_word(&plain(cell)));
+            words.max().unwrap_or_default() + CELL_PADDING
+        });
+        let widths: Vec<usize> = widths.collect();
+        if widths.iter().sum::<usize>() > columns {
+            return self.table_as_list(head, rows, indent, out);
+        }
         let mut table = Table::new();
+        let to_u16 = |width| u16::try_from(width).unwrap_or(u16::MAX);
         table
             .load_style(presets::NOTHING)
             .set_content_arrangement(ContentArrangement::Dynamic)
-            .set_width(u16::try_from(self.columns.max(COLUMNS_MIN)).unwrap_or(u16::MAX))
+            .set_width(to_u16(columns))
             .set_header(head.iter().map(|cell| plain(cell).to_uppercase()));
         for row in rows {
             table.add_row(row.iter().map(|cell| plain(cell)));
         }
-        self.keep_words(&mut table, head, rows);
+        for (column, width) in table.column_iter_mut().zip(widths) {
+            let least = Width::Fixed(to_u16(width));
+            column.set_constraint(ColumnConstraint::LowerBoundary(least));
+        }
         for line in table.to_string().lines() {
             out.push_str(indent);
             out.push_str(line.trim_end());
@@ -110,28 +124,19 @@ impl Terminal {
         }
     }
 
-    /// Makes columns wide enough for their longest words, as far as the width allows, so that names
-    /// are not broken. The columns with the longest words come first.
-    fn keep_words(self, table: &mut Table, head: &[Text], rows: &[Vec<Text>]) {
-        let longest = head.iter().enumerate().map(|(index, title)| {
-            let cells = rows.iter().filter_map(|row| row.get(index)).chain([title]);
-            let words = cells.filter_map(|cell| longest_word(&plain(cell)));
-            (words.max().unwrap_or_default() + CELL_PADDING, index)
-        });
-        let mut columns: Vec<(usize, usize)> = longest.collect();
-        columns.sort_unstable_by(|one, other| other.cmp(one));
-        let mut left = self.columns.max(COLUMNS_MIN);
-        for (rank, (width, index)) in columns.into_iter().enumerate() {
-            let others = (head.len() - rank - 1) * OTHER_COLUMN_MIN;
-            let Some(column) = table.column_mut(index) else {
+    fn table_as_list(self, head: &[Text], rows: &[Vec<Text>], indent: &str, out: &mut String) {
+        let below = format!("{indent}{CODE_INDENT}");
+        for row in rows {
+            let Some((term, cells)) = row.split_first() else {
                 continue;
             };
-            if width + others <= left {
-                left -= width;
-                let width = u16::try_from(width).unwrap_or(u16::MAX);
-                column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(width)));
-            } else {
-                left = left.saturating_sub(OTHER_COLUMN_MIN);
+            self.paragraph(&self.styled(term), indent, indent, out);
+            for (cell, title) in cells.iter().zip(head.iter().skip(1)) {
+                let text = self.styled(cell);
+                if !text.is_empty() {
+                    let text = format!("{}: {text}", plain(title));
+                    self.paragraph(&text, &below, &below, out);
+                }
             }
         }
     }
@@ -200,6 +205,12 @@ mod tests {
         assert!(text.contains(name), "{text}");
         assert!(text.contains("fanfare_conns_refused_total"), "{text}");
         assert!(text.lines().all(|line| line.len() <= 100), "{text}");
+        let narrow = printed(&page, 60);
+        assert!(narrow.contains(name), "{narrow}");
+        assert!(
+            narrow.contains("    counted: `fanfare_conns_refused_total`"),
+            "{narrow}"
+        );
     }
 
     #[test]
