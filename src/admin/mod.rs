@@ -316,10 +316,11 @@ impl AdminLoop<'_> {
         }
     }
 
-    /// Closes one connection to make room for another. This is the oldest connection without a
-    /// complete request, or else the oldest connection of the lowest [`Priority`]. Before a
-    /// connection without a request is closed, its socket is read once more. If its request has
-    /// arrived, it is answered instead. Returns false if no connection is open.
+    /// Closes one connection to make room for a new connection. Closes the oldest connection
+    /// without a complete request, or else the oldest connection of the lowest [`Priority`]. A
+    /// connection without a complete request is read once more first. If its request has arrived,
+    /// the request is answered and another connection is closed. Returns false if no connection is
+    /// open.
     fn make_room(&mut self) -> bool {
         for index in 0..self.conns.len() {
             let silent = self.conns.get_mut(index);
