@@ -469,8 +469,8 @@ mod tests {
         assert_eq!(access.sub(2), None);
         assert!(access.show(2, &token("v", 60), at(0)).is_ok());
         assert_eq!(access.sub(2).as_deref(), Some("v"));
-        // The server was not waiting for this token, so commands that precede it may be unfinished.
-        // Until they are done, the subject is not reported.
+        // The server was not waiting for this token, so commands that the client sent before the
+        // token may be unfinished. Until they are done, reports to backends lack the subject.
         assert!(access.show(3, &token("w", 60), at(0)).is_ok());
         assert_eq!(access.sub(3), None);
         access.start_reporting(3);
