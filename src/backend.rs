@@ -2,8 +2,9 @@
 //!
 //! Downstream, the feed posts a [`DirectMessage`] to the one worker that has the conn, and the
 //! message's [`DeliveryStatus`] records the outcome. Upstream, a worker sends [`Report`]s to the
-//! feed. This module holds only the types, which feed, workers and machines share;
-//! [`crate::worker::mail::inbox`] and [`crate::worker::mail::upstream`] transport them.
+//! feed. This module contains only the types, which are shared by the feed, the workers and the
+//! state machines of conns. [`crate::worker::mail::inbox`] and [`crate::worker::mail::upstream`]
+//! transport the messages.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
