@@ -62,8 +62,8 @@ pub fn to_usize(number: u64) -> usize {
     number
 }
 
-/// Returns all entries after the first `count`. There are at least so many. Returns no entries if
-/// there are fewer.
+/// Returns all entries after the first `count`. The caller ensures that there are at least `count`
+/// entries. If there are fewer, a release build returns no entries.
 #[inline]
 #[must_use]
 #[track_caller]
@@ -100,8 +100,8 @@ pub fn take_mut<T>(all: &mut [T], count: usize) -> &mut [T] {
     all.get_mut(..count).unwrap_or_default()
 }
 
-/// Returns a value that is always there. `reason` says why. The caller still handles `None`, which
-/// a release build may see if the reason is wrong.
+/// Returns `value`, which must be `Some` for the given `reason`. If it is `None`, a debug build
+/// panics, and a release build returns `None`.
 #[inline]
 #[track_caller]
 pub fn some<T>(value: Option<T>, reason: &'static str) -> Option<T> {
