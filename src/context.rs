@@ -1,8 +1,8 @@
-//! The context that a pure machine receives with each call.
+//! The context that the state machine of a conn receives with each call.
 //!
-//! The worker makes a [`Context`] for each `handle_*` call of a machine. It contains the time, a
+//! The worker makes a [`Context`] for each call of a `handle_*` function. It contains the time, a
 //! random number, the configuration and the permissions of the conn's token. It also contains the
-//! list of [`Effect`]s to which the machine adds its requests.
+//! list of [`Effect`]s to which the state machine adds its requests.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -24,7 +24,7 @@ const AFTER_LOSS_MS: RangeInclusive<u64> = 1_000..=5_000;
 /// The minimum time that a refused client waits, in milliseconds.
 const AFTER_REFUSAL_MS: u64 = 5_000;
 
-/// The context of one call of a machine.
+/// The context of one call of a conn's state machine.
 #[derive(Debug)]
 pub struct Context<'a> {
     /// The time of this turn.
@@ -52,16 +52,16 @@ pub struct Context<'a> {
     /// Access to the conn's token and its permissions.
     pub access: ConnAccess<'a>,
     /// Counts the WebSocket frames that begin in the client's current input. The worker sets this
-    /// counter to zero before it passes input to the machine, and the machine increments it. If an
-    /// effect calls the machine again for the same input, the machine continues to count.
+    /// counter to zero before it passes input to the state machine, which increments the counter.
+    /// If an effect calls the state machine again for the same input, the count continues.
     pub frames: &'a mut u32,
     /// The effects of this call, in order.
     pub effects: &'a mut Vec<Effect>,
 }
 
 impl Context<'_> {
-    /// Adds an effect. If the effect is a subscription ([`Effect::Join`]), also uses up a part of
-    /// the budget of work for each channel.
+    /// Adds an effect. If the effect is a subscription ([`Effect::Join`]), also deducts the work
+    /// for each of its channels from the work budget of this turn.
     pub fn ask(&mut self, effect: Effect) {
         if let Effect::Join(join) = &effect {
             let channels = certain::to_u32(join.channels.len());
@@ -172,13 +172,13 @@ impl ReconnectDelay {
     }
 }
 
-/// Converts to milliseconds, rounded up so that a delay is never too short. A delay that 64 bits
-/// cannot count becomes so long that sums of delays still fit.
+/// Converts to milliseconds, rounded up so that a delay is never too short. If the number exceeds
+/// 64 bits, returns a quarter of the maximum, so that sums of delays do not overflow.
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros().div_ceil(1000)).unwrap_or(u64::MAX / 4)
 }
 
-/// A random number that the caller of the machine provides.
+/// A random number that the worker provides.
 #[derive(Clone, Copy, Debug)]
 pub struct Draw(pub u64);
 
