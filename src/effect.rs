@@ -1,8 +1,8 @@
-//! The effects that the pure machines request from the worker.
+//! The effects that a conn's state machine requests from the worker.
 //!
-//! Bytes for the peer are written to the conn's own outbox. Every other action that a machine needs
-//! is an [`Effect`] in a scratch list. The worker owns this list and drains it after each call.
-//! Only `worker/apply.rs` applies effects.
+//! Bytes for the peer are written to the conn's own outbox. Every other action that the state
+//! machine needs is an [`Effect`] in a list. The worker owns this list, and applies and removes the
+//! effects after each call of the state machine. Only `worker/apply.rs` applies effects.
 
 use std::net::IpAddr;
 
@@ -10,7 +10,7 @@ use crate::config::limits::WINDOW_PUBLICATIONS_MAX;
 use crate::id::{ChannelName, Cursor, Since};
 use crate::time::Deadline;
 
-/// An action that a machine asks the worker to take.
+/// An action that a conn's state machine asks the worker to take.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Register a client's acknowledgement of publications, then report the outcome with
@@ -76,7 +76,7 @@ pub enum Effect {
     },
     /// Call `handle_timeout` at this time. The new deadline replaces the previous one.
     SetTimer(Deadline),
-    /// Send FIN. The machine asks for this only when the outbox is empty.
+    /// Send FIN. The state machine asks for this only when the outbox is empty.
     ShutdownWrite,
 }
 
