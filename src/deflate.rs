@@ -25,8 +25,9 @@ const FLUSH_TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 /// truncated.
 const TAIL_AND_END: [u8; 9] = [0, 0, 0xff, 0xff, 1, 0, 0, 0xff, 0xff];
 
-/// The output buffer is larger than the message by this number of bytes. If the output fills the
-/// buffer, the message does not become shorter, so the output is not used.
+/// The number of bytes by which the output buffer is larger than the message. The output ends with
+/// [`FLUSH_TAIL`], which is not sent. If the output fills this buffer, the payload is not shorter
+/// than the message, so the message is sent uncompressed.
 const SLACK_BYTES: usize = 16;
 
 /// The size of the first allocation for an inflated message, in bytes.
@@ -336,8 +337,8 @@ mod tests {
         let compressed = [deflater.deflate(&message).unwrap(), &FLUSH_TAIL].concat();
         let mut engine = Decompress::new_with_window_bits(false, DEFLATE_WINDOW_BITS);
         let mut out = Vec::new();
-        // The pieces are small. So the inflater must keep earlier output in its own window, because
-        // later pieces refer to it.
+        // Later pieces refer to the output of earlier pieces. So the inflater must keep this output
+        // in its own window.
         for piece in compressed.chunks(100) {
             out.reserve(110_000);
             let progress = engine.decompress_vec(piece, &mut out, FlushDecompress::Sync);
