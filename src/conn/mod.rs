@@ -44,8 +44,8 @@ use crate::transport::{Flow, Goodbye, StreamEvent, Transport};
 pub struct Conn {
     phase: Phase,
     outbox: Outbox,
-    /// The time of the peer's last sign of life, in milliseconds. It refers to the clock that stops
-    /// while the worker's thread does not run. The number wraps.
+    /// The time of the peer's last sign of life, in milliseconds modulo 2^32. It is measured on
+    /// the clock that stops while the worker's thread does not run.
     life_ms: u32,
     ping: Ping,
     class: ConnClass,
@@ -74,8 +74,9 @@ pub enum SendState {
     Blocked,
     /// Nothing waits to be sent, and the client's position is the log's head.
     CaughtUp,
-    /// Publications wait for the worker's next flush or for an acknowledgement by the client. This
-    /// is also the state if the client's position is after the log's head.
+    /// Publications wait for the worker's next flush, or until the client acknowledges earlier
+    /// ones. The state is also `Pending` if the client's position is after the last publication
+    /// that the worker has processed.
     Pending,
 }
 
@@ -191,7 +192,7 @@ impl Conn {
         self.is_peer_done && is_open && self.outbox.is_empty()
     }
 
-    /// Whether the machine expects a PROXY header or a request as the peer's next bytes.
+    /// Whether the conn expects a PROXY header or a request as the peer's next bytes.
     #[must_use]
     pub fn takes_requests(&self) -> bool {
         matches!(
@@ -246,7 +247,7 @@ impl Conn {
         }
     }
 
-    /// Whether the machine holds bytes that were read earlier and can be handled now. If so, the
+    /// Whether the conn stores bytes that were read earlier and can be handled now. If so, the
     /// worker calls [`Conn::handle_bytes`] without new bytes.
     #[must_use]
     pub fn has_unhandled(&self) -> bool {
@@ -294,17 +295,17 @@ impl Conn {
         }
     }
 
-    /// Called at the end of a round that began after the conn was accepted. If the first request
-    /// head is still incomplete, the conn's class becomes [`ConnClass::Silent`].
+    /// Called when the worker has read everything that a new conn has sent so far. If the first
+    /// request head is still incomplete, the conn's class becomes [`ConnClass::Silent`].
     pub fn handle_silent(&mut self, context: &mut Context<'_>) {
         if self.class == ConnClass::Arriving {
             self.set_class(ConnClass::Silent, context);
         }
     }
 
-    /// Handles bytes from the peer. Bytes that already wait in the machine are handled first.
-    /// Payloads are unmasked in place. Bytes that exceed the work budget wait in the machine for a
-    /// later call.
+    /// Handles bytes from the peer. Bytes that the conn has stored earlier are handled first.
+    /// Payloads are unmasked in place. Bytes that exceed the work budget are stored for a later
+    /// call.
     pub fn handle_bytes(&mut self, bytes: &mut [u8], out: &mut Vec<u8>, context: &mut Context<'_>) {
         self.note_life(context.now);
         match &mut self.phase {
@@ -608,9 +609,9 @@ impl Conn {
         None
     }
 
-    /// Sends a heartbeat, or closes the stream if the peer has been silent for too long. The timer
-    /// can also fire early, because of the conn's token. In this case, the silence of the peer does
-    /// not count.
+    /// Sends a heartbeat, or closes the stream if the peer has been silent for too long. If the
+    /// timer has fired because of the conn's token, handles the token instead of checking how long
+    /// the peer has been silent.
     fn check_heartbeat(
         &mut self,
         send_state: SendState,
@@ -694,7 +695,7 @@ impl Conn {
     }
 
     /// Moves the bytes in `out` to the outbox. Sends FIN if the conn is ending and its outbox is
-    /// empty. Each call of the machine ends with a call of this function.
+    /// empty. Each `handle_*` function with the argument `out` ends with a call of this function.
     fn settle(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
         self.outbox.append(out);
         out.clear();

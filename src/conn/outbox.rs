@@ -47,9 +47,9 @@ struct Answer {
     frames: VecDeque<Held>,
     /// The bytes to send after the last frame.
     tail: &'static [u8],
-    /// The number of bytes of the first frame that are already written. The separator before the
-    /// first publication is never written, but it counts as written. If no frame is left, `offset`
-    /// is the number of written bytes of `tail`.
+    /// The number of bytes of the first frame to skip, because they are already written. The
+    /// separator before the first publication of an answer is also skipped. If no frame is left,
+    /// `offset` is the number of written bytes of `tail`.
     offset: usize,
 }
 
@@ -63,8 +63,8 @@ struct Held {
 #[derive(Debug)]
 enum Bytes {
     /// A frame of an answer, until the end of the turn in which the answer was appended. Most
-    /// frames are written in that turn, so the ledger does not count such a frame as held by the
-    /// conn.
+    /// frames are written in that turn, so such a frame does not count as memory that the conn
+    /// keeps in use.
     Given(Arc<Frames>, FrameKind),
     Shared(Hold, FrameKind),
     /// A copy of the frame's unwritten rest.
@@ -111,9 +111,9 @@ impl Outbox {
         }
         let pending = self.0.get_or_insert_default();
         debug_assert!(pending.answer.is_none(), "an answer is the last thing");
-        // The queue may never become empty, so written bytes must be removed earlier. They are
-        // removed only when they fill at least half of the queue. So each byte is moved at most
-        // once on average.
+        // Written bytes are removed when they fill at least half of the queue, because the queue
+        // may never become empty. Removing them moves the unwritten bytes, so with this limit each
+        // byte is moved at most once on average.
         if pending.control_written * 2 >= pending.control.len() {
             pending.control.drain(..pending.control_written);
             pending.control_written = 0;
@@ -122,8 +122,8 @@ impl Outbox {
     }
 
     /// Appends the publications of a poll's answer as one list, and then the end of the list. The
-    /// first publication is written without its separator. The ledger counts the publications as
-    /// held by the conn only after a call of [`Self::hold`].
+    /// first publication is written without its separator. The publications count as memory that
+    /// the conn keeps in use only after a call of [`Self::hold`].
     pub fn append_answer(&mut self, publications: Vec<Encoded>, tail: &'static [u8]) {
         let pending = self.0.get_or_insert_default();
         debug_assert!(pending.answer.is_none());
@@ -136,7 +136,7 @@ impl Outbox {
         });
     }
 
-    /// Makes the ledger count the unwritten frames of an answer as held by the conn.
+    /// Counts the unwritten frames of an answer as memory that the conn keeps in use.
     pub fn hold(&mut self) {
         let answer = self
             .0
@@ -381,8 +381,8 @@ mod tests {
         logged(payload, kind, &Arc::default()).1
     }
 
-    /// Encodes a publication. The ledger counts the encoding as part of the log until the
-    /// publication is dropped.
+    /// Encodes a publication. As long as the returned publication exists, the encoding counts as
+    /// part of the log.
     fn logged(payload: Payload, kind: FrameKind, ledger: &Arc<Ledger>) -> (Publication, Encoded) {
         let id = Cursor {
             epoch: Epoch::new(1),

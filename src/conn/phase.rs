@@ -1,7 +1,7 @@
 //! The phases of a conn, from its first byte to its last.
 //!
 //! Data that is valid in one phase only is stored in that phase, so it cannot become stale. Only
-//! the conn's machine and its submodules use these types.
+//! the conn's state machine and its submodules use these types.
 
 use crate::effect::CloseReason;
 use crate::metrics::{Counter, WorkerMetrics};
@@ -11,11 +11,11 @@ use crate::transport::{Poll, Transport};
 pub(super) enum Phase {
     /// The conn waits for a PROXY header.
     ProxyHeader {
-        /// The received bytes of the header's first part, which names the client.
+        /// The received bytes of the PROXY header's first part, which names the client.
         partial: Option<Box<Partial>>,
-        /// The number of bytes of the header's extensions that have not arrived yet. These bytes
-        /// will be dropped. `None` until the first part of the header, which names the client, is
-        /// complete.
+        /// The number of bytes of the PROXY header's extensions that have not arrived yet. These
+        /// bytes will be dropped. `None` while the first part of the PROXY header, which names the
+        /// client, is incomplete.
         extensions_left: Option<u16>,
     },
     /// The conn waits for a request head.

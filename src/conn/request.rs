@@ -2,8 +2,8 @@
 //!
 //! A client may pipeline requests. Requests that have to wait for an earlier response are kept
 //! unparsed, within the limit on a request head. Meanwhile, the socket is not read. After the
-//! response is written, the worker passes the kept bytes to the machine instead of new bytes. So
-//! one turn answers one request.
+//! response is written, the worker passes the kept bytes to the state machine instead of new bytes.
+//! So one turn answers one request.
 
 use std::time::Duration;
 
