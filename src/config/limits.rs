@@ -21,8 +21,9 @@ pub const FEED_LINE_BYTES_MAX: u32 = 64 * 1024 * KIB;
 /// The maximum sleep of a worker that has conns, in milliseconds. A turn that takes much longer
 /// shows that the process or the machine was paused.
 pub const SLEEP_MS_MAX: u64 = 1_000;
-/// The maximum running time of a turn without its sleep, in milliseconds. Time beyond this maximum
-/// is counted as the server's own delay and not against peers ([`crate::time::running`]).
+/// The maximum time of a turn without its sleep that counts for the deadlines of peers, in
+/// milliseconds. A longer turn is a delay of the server itself, so the rest of its time does not
+/// count ([`crate::time::running`]).
 pub const TURN_RUNNING_MS_MAX: u64 = 100;
 /// The maximum number of attempts to repeat an interrupted read.
 pub const INTERRUPTED_READS_MAX: u32 = 64;
@@ -84,10 +85,10 @@ pub const TRIMS_PER_PUBLICATION_MAX: u32 = 64;
 /// is pinned if a conn still sends it after the log has evicted it. The check runs only while too
 /// many bytes are pinned.
 pub const HOLDERS_PER_TURN_MAX: usize = 4096;
-/// Each worker records its oldest pinned publication. A publication is pinned if a conn still sends
-/// it after the log has evicted it. The conns with the oldest publication of all workers are closed
-/// first. A record older than this time, in milliseconds, is ignored, because its worker may be
-/// asleep.
+/// The time after which a worker's record of its oldest pinned publication is ignored, in
+/// milliseconds, because the worker may be asleep. A publication is pinned if a conn still sends it
+/// after the log has evicted it. The workers compare their records to close the conns with the
+/// oldest publication first.
 pub const PINNED_STALE_MS: u64 = 100;
 /// The maximum time of the flush phase in one turn, in microseconds.
 pub const FLUSH_SLICE_US_MAX: u64 = 2_000;
@@ -245,9 +246,9 @@ pub const CONTROL_BYTES_MAX: usize = 256 * KIB as usize;
 /// each of 128 channels uses at most 1 MiB for ids.
 pub const WINDOW_PUBLICATIONS_MAX: u32 = 1024;
 
-/// The maximum number of earlier epochs whose positions are recognised. The epoch changes only
-/// after a fault of the storage engine, and few clients return with a position from before the last
-/// change.
+/// The maximum number of earlier epochs whose positions are recognised. An epoch is a period in
+/// which sequence numbers are consecutive. It changes only after a fault of the storage engine, and
+/// few clients return with a position from before the last change.
 pub const PREVIOUS_EPOCHS_MAX: usize = 16;
 
 // -- Compression (RFC 7692).
@@ -291,14 +292,15 @@ pub const BATCH_BYTES_MAX: u64 = 1024 * KIB as u64;
 /// The maximum number of batches in a worker's inbox. The feed does not read while an inbox is
 /// full.
 pub const INBOX_BATCHES_MAX: usize = 64;
-/// The time that the feed waits until a full inbox has room, in milliseconds. After this time, the
-/// feed enforces the log's bounds and waits again.
+/// The time for which the feed waits while the inbox of a worker is full, in milliseconds. After
+/// this time, the feed removes publications that exceed the limits of the log, and waits again.
 pub const INBOX_WAIT_MS: u64 = 10;
 /// The time after which a poll that is ready to be answered is checked again, in milliseconds. Such
 /// a poll waits until its worker has processed all publications that the answer must include.
 pub const ANSWER_WAIT_MS: u64 = 1_000;
-/// The maximum sleep of a worker while the log contains entries that the worker must not deliver
-/// yet, in milliseconds. An entry is delivered only after all earlier entries are posted.
+/// The maximum sleep of a worker while the log contains publications that the worker must not
+/// deliver yet, in milliseconds. A worker delivers a publication only after the feed has posted all
+/// earlier publications to the workers.
 pub const LATE_ENTRIES_WAIT_MS: u64 = 1;
 /// The maximum number of feeders that are connected at the same time.
 pub const FEEDERS_MAX: usize = 1024;
@@ -324,33 +326,34 @@ pub const REPORTS_PER_ROUND_MAX: u32 = 256;
 /// The maximum total size of client publications that one worker stores while the feed cannot
 /// accept them, in bytes. Further publications are refused.
 pub const UPSTREAM_BYTES_MAX: usize = 4096 * KIB as usize;
-/// The maximum number of notices that wait for consumers, counted over all workers. Further notices
-/// are counted as lost.
+/// The maximum number of notices that wait until backends can receive them, counted over all
+/// workers. A notice says that a client has subscribed or unsubscribed. Further notices are
+/// dropped and counted as lost.
 pub const NOTICES_MAX: usize = 65_536;
-/// The number of waiting notices of one conn above which the worker stops reading from the conn.
-/// The worker reads again when only half of this number of notices wait.
+/// The number of waiting notices about one conn at which the worker stops reading from this conn.
+/// The worker reads again when only half of this number wait.
 pub const NOTICES_PER_CONN_MAX: usize = 32;
-/// The maximum number of notices that are skipped because their consumers have no room. When this
-/// number is reached, all later notices wait, even if their consumers have room.
+/// The maximum number of notices that are skipped because a backend reads too slowly. When this
+/// number is reached, all later notices wait, even if they are for other backends.
 pub const NOTICES_PASSED_MAX: usize = 4_096;
 /// The maximum number of bytes of notices in the write buffer of one consumer.
 pub const NOTICE_BYTES_AT_ONCE: usize = 4 * KIB as usize;
-/// The number of a consumer's unread bytes, as the kernel accounts them, above which the consumer
-/// receives no more notices. A publication thus waits for only few notices, even if the consumer
-/// reads slowly.
+/// The number of bytes that a backend has not read, as the kernel accounts them, above which the
+/// backend receives no more notices. So if the backend reads slowly, only few notices are sent
+/// before the next publication.
 pub const NOTICE_UNREAD_BYTES_MAX: u32 = 8 * KIB;
-/// The number of bytes of publications and answers after which a consumer receives notices again,
-/// even if the consumer's unread bytes exceed [`NOTICE_UNREAD_BYTES_MAX`]. So a steady flow of
-/// publications does not starve notices.
+/// If a backend has more unread bytes than [`NOTICE_UNREAD_BYTES_MAX`], it receives the next notice
+/// after this many bytes of publications and answers. So a steady flow of publications does not
+/// starve notices.
 pub const NOTICE_INTERVAL_BYTES: u64 = 64 * KIB as u64;
-/// The maximum time for which a consumer that delays others may read less than
-/// [`CONSUMER_READ_BYTES_MIN`], in milliseconds of running time. After this time, the consumer is
-/// closed.
+/// The maximum time for which a backend that delays clients or other backends may read less than
+/// [`CONSUMER_READ_BYTES_MIN`], in milliseconds of running time. After this time, the backend's
+/// connection is closed.
 pub const CONSUMER_STALL_MS: u64 = 10_000;
-/// The minimum amount that a consumer must read within [`CONSUMER_STALL_MS`] if it delays others,
-/// in bytes as the kernel accounts them.
+/// The minimum amount that a backend must read within [`CONSUMER_STALL_MS`] if it delays clients or
+/// other backends, in bytes as the kernel accounts them.
 pub const CONSUMER_READ_BYTES_MIN: u64 = 2 * KIB as u64;
-/// The maximum size of one write to a consumer, in bytes. The kernel counts a write as unread until
+/// The maximum size of one write to a backend, in bytes. The kernel counts a write as unread until
 /// its last byte is read, so the writes are small. Together with the kernel's own data, a write of
 /// this size occupies 2 KiB.
 pub const CONSUMER_PIECE_BYTES: usize = 1_728;
@@ -372,10 +375,9 @@ pub const CHANNELS_PER_PUBLICATION_MAX: usize = 1024;
 /// The total size of records that the journal's store keeps in memory before it writes a table, in
 /// bytes.
 pub const JOURNAL_MEMTABLE_BYTES: u64 = 16 * 1024 * KIB as u64;
-/// The minimum size of a full chunk, in bytes of records. Old records are deleted one chunk at a
-/// time. The store keeps new records in memory until they have the size of
-/// [`JOURNAL_MEMTABLE_BYTES`]. A full chunk is at least as large, so its records are soon written
-/// to tables and are not only in the write-ahead log.
+/// The minimum size of a full chunk of the journal, in bytes of records. The journal deletes old
+/// records one chunk at a time. A full chunk is not smaller than [`JOURNAL_MEMTABLE_BYTES`], so the
+/// store soon writes its records from memory to tables.
 pub const JOURNAL_CHUNK_BYTES: u64 = JOURNAL_MEMTABLE_BYTES;
 /// The maximum number of chunks into which `journal.bytes` is divided. If `journal.bytes` is small,
 /// there are fewer chunks, because the minimum size of a chunk is [`JOURNAL_CHUNK_BYTES`].
