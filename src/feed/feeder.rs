@@ -38,8 +38,8 @@ pub(super) struct Intake {
     pub(super) sequencer: Sequencer,
     pub(super) buffer: Vec<u8>,
     pub(super) metrics: Arc<FeedMetrics>,
-    /// The confirmations of a change to the channels or notices that feeders consume. Complete when
-    /// all workers have confirmed the change. `None` if the workers know of all changes.
+    /// Set if the set of reports that feeders want to receive has changed and the workers have not
+    /// been informed yet. The workers confirm the change with this acknowledgement.
     pub(super) consumers_changed: Option<Arc<WorkerAck>>,
 }
 
@@ -53,8 +53,8 @@ impl Intake {
         }
     }
 
-    /// Records that a feeder has changed its consumed channels or notices. The loop informs the
-    /// workers in the same round.
+    /// Records that a feeder has changed which reports it wants to receive. The feed's loop informs
+    /// the workers in the same round. Returns the acknowledgement of the workers.
     pub(super) fn note_consumers_changed(&mut self) -> Arc<WorkerAck> {
         let worker_ack = || Arc::new(self.sequencer.ack_of_workers());
         Arc::clone(self.consumers_changed.get_or_insert_with(worker_ack))

@@ -24,7 +24,7 @@ pub(super) struct Socket {
     pub(super) peer: Peer,
     pub(super) is_readable: bool,
     pub(super) is_writable: bool,
-    /// Whether the poll reports free space in the send buffer.
+    /// Whether epoll reports free space in this socket's send buffer.
     /// [`super::feeder::Feeder::awaits_room`] determines when this is necessary.
     pub(super) is_room_reported: bool,
     /// Whether the peer has shut down its sending side. The last read then returns no bytes.

@@ -314,9 +314,9 @@ impl FeedLoop {
         }
     }
 
-    /// Asks the poll to report free space in a feeder's socket, but only while the feeder waits for
-    /// free space. Otherwise the loop would wake needlessly each time that a feeder reads an
-    /// answer.
+    /// Asks epoll to report free space in the send buffer of a feeder's socket, but only while the
+    /// server waits for this space. Otherwise the loop would wake needlessly each time that a
+    /// feeder reads an answer.
     fn watch_for_room(&mut self, slot: usize) {
         let feeder = self.feeders.get_mut(slot);
         let Some(feeder) = certain::some(feeder, "the feeder has had its turn") else {

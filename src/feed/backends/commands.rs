@@ -148,9 +148,9 @@ impl Feeder {
     }
 }
 
-/// Limits how long clients and other consumers wait for a consumer. A little free space in the
-/// queue does not stop the timer. Otherwise a consumer that reads a line now and then could delay
-/// the others forever.
+/// Limits how long clients and other consumers wait for a consumer. The timer stops only when the
+/// consumer has read enough. Otherwise a consumer that reads a line now and then could delay the
+/// others forever.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StallTimer {
     until: Deadline,
@@ -175,7 +175,7 @@ pub(crate) enum StallState {
     Until(Deadline),
     /// No clients or other consumers wait now, but this consumer has not read enough yet.
     Open,
-    /// No stall timer is running: the consumer has read [`CONSUMER_READ_BYTES_MIN`] bytes, or
-    /// everything that was sent.
+    /// No stall timer is running. If one was running, the consumer has read
+    /// [`CONSUMER_READ_BYTES_MIN`] bytes since its start, or everything that was sent.
     Settled,
 }

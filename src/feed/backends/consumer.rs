@@ -35,9 +35,10 @@ impl ConsumeOptions {
     }
 }
 
-/// Limits the number of unread bytes of notices in a consumer's stream. Publications share the
-/// stream, so the limit prevents a publication from waiting behind many notices. The limit also
-/// keeps notices in the workers' table, where they can still cancel each other out.
+/// Limits the number of bytes of notices that a consumer has not read yet. A notice says that a
+/// client has subscribed or unsubscribed. Publications are sent on the same connection, so the
+/// limit prevents a publication from waiting for many notices. Notices above the limit stay in the
+/// workers' table. There, a subscription and its end can still cancel each other out.
 #[derive(Debug, Default)]
 pub(crate) struct NoticeBudget {
     /// The end of the last notice, as an offset in the stream since the consumer connected.

@@ -1,10 +1,11 @@
 //! SHELL: this module routes the workers' reports to consumers, and replies to clients.
 //!
-//! A report is accepted when each of its consumers has room. Until then, this report and all later
-//! reports wait. If too many reports wait, the conns of the clients that sent the reports are not
-//! read. Notices wait in a separate, smaller queue, and their clients are delayed in the same way.
-//! A consumer is closed if it reads almost nothing while clients or other consumers wait for it.
-//! The loop calls [`ReportRouter::turn`] in each round.
+//! A consumer is a feeder that receives reports. A report is accepted when each of its consumers
+//! can receive it now. Until then, this report and all later reports wait. If too many reports
+//! wait, the conns that caused them are not read. A notice is a report that a client has subscribed
+//! or unsubscribed. Notices wait in a separate queue. If too many notices of one conn wait, this
+//! conn is not read. A consumer is closed if it reads almost nothing while clients or other
+//! consumers wait for it. The feed's loop calls [`ReportRouter::turn`] in each round.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -53,26 +54,25 @@ pub(crate) struct ReportRouter {
     metrics: Arc<FeedMetrics>,
 }
 
-/// The progress of the scan through the queue of notices. The scan skips notices that must wait. A
-/// consumer without room does not delay the notices for other consumers, with one exception:
-/// notices of one conn stay in order.
+/// The progress of the scan through the queue of notices. A notice must wait while one of its
+/// consumers cannot receive it. The scan skips this notice and continues with the notices of other
+/// conns. Later notices of the same conn also wait, so that they stay in order.
 #[derive(Debug, Default)]
 struct Scan {
-    /// The `order` of the next notice to examine, which is its position in the queue. All notices
-    /// with a smaller `order` were delivered or skipped.
+    /// The position in the queue (`order`) of the next notice to examine. All earlier notices were
+    /// delivered or skipped.
     next: u64,
     /// The conns of skipped notices. Later notices of these conns must wait, too.
     passed: HashSet<ConnName, RandomState>,
     notices_passed: usize,
-    /// The consumers that have no room for another report.
+    /// The consumers that cannot receive another notice now.
     full: Vec<usize>,
     /// Whether a notice was skipped because it must wait for an earlier report of its worker.
     awaits_report: bool,
-    /// The consumers with too many unsent answers for which a notice waits, although another
-    /// consumer of this notice has room.
+    /// The consumers that delay a notice for another consumer, because they have too many unsent
+    /// answers.
     blocking: Vec<usize>,
-    /// Whether a notice waits because one of its consumers has no room, although another of its
-    /// consumers has room.
+    /// Whether a notice waits although at least one of its consumers could receive it now.
     holds_others: bool,
     /// Whether the scan has stopped, because it has reached the end of the queue or has skipped too
     /// many notices.
@@ -150,8 +150,8 @@ impl ReportRouter {
         self.route_notices(feeders, touched);
         self.check_stall(feeders, running, touched);
         sequencer.post();
-        // Replies are sent again, because the batch that was just posted may have been refused by
-        // the journal. The journal does not wake the feed when it refuses a batch.
+        // This second call is needed because the journal may have refused the batch that was just
+        // posted. The refusal completes replies, but does not wake the feed later.
         self.send_replies(sequencer);
         let metrics = &self.metrics;
         let waiting = self.reports.notices_waiting();
@@ -224,9 +224,8 @@ impl ReportRouter {
                 self.scan.next = notice.order + 1;
                 self.deliver_notice(&notice, feeders, touched);
                 if matches!(notice.report, Report::Lost(_)) {
-                    // Further notices may have been lost during the delivery. Their number has the
-                    // same position in the queue as the delivered number, so the scan restarts to
-                    // find it.
+                    // More notices may have been lost meanwhile, and were added to the number at
+                    // this position in the queue. The scan restarts, so that it finds them.
                     self.rescan();
                 }
             }
@@ -258,7 +257,7 @@ impl ReportRouter {
             }
         }
         if has_room && congested.is_empty() {
-            // The notice budget of a consumer has one purpose: publications to this consumer are
+            // The notice budget of a consumer only ensures that publications to this consumer are
             // not delayed by many notices. So a consumer that exceeds its budget must not delay
             // other consumers.
             full.clear();
@@ -280,8 +279,8 @@ impl ReportRouter {
                 self.scan.passed.insert(*conn);
                 self.scan.notices_passed += 1;
             }
-            // The number of lost notices has one position in the queue, which is the same for all
-            // consumers. It must be delivered before all later notices, so these must wait.
+            // The queue has one entry with the number of lost notices. All later notices wait until
+            // this entry is delivered to all consumers.
             _ => self.scan.notices_passed = NOTICES_PASSED_MAX,
         }
         self.scan.is_stuck = self.scan.is_blocked();
