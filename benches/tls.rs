@@ -71,8 +71,8 @@ impl Setting {
     }
 }
 
-/// The server's end of a TLS connection. It is implemented with the worker's TLS filter and with
-/// plain rustls.
+/// The server's end of a TLS connection. There are two implementations: the worker's TLS filter,
+/// and plain rustls.
 trait Server {
     fn receive(&mut self, bytes: &mut [u8]);
     /// Appends the bytes that must be sent to the client.

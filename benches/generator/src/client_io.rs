@@ -234,9 +234,9 @@ impl ClientThread {
         Ok(())
     }
 
-    /// Returns how many of these publications count as deliveries to readers: `accounted` for a
-    /// reader, otherwise none. A stalled or slow connection is instead counted once in the counter
-    /// `caught_up`, when it has reached the last publication.
+    /// Returns how many publications count as deliveries to readers: `accounted` if this connection
+    /// is a reader, otherwise none. Also counts each stalled or slow connection once, in the
+    /// counter `caught_up`, when the connection has reached the last publication.
     pub(super) fn credit(&mut self, index: usize, accounted: i64) -> i64 {
         let Some(conn) = self.conns.get_mut(index) else {
             return 0;

@@ -80,8 +80,8 @@ pub enum Start {
     /// The first publication of the channel, because the connection subscribes before anything is
     /// published.
     First,
-    /// The publication right after the position at which the subscription starts. This is usable
-    /// only if the sequence numbers in the ids are the publication numbers.
+    /// The publication right after the position at which the subscription starts. Use this variant
+    /// only with [`IdRule::Numbers`], because the position must be a publication number.
     Position,
 }
 
