@@ -245,8 +245,8 @@ impl Access {
         self.by_slot.get(&slot).map(|state| self.due(state))
     }
 
-    /// Returns the event of a conn's token that is due now, or `None` if no event is due. The
-    /// warning is returned only once.
+    /// Returns what has become due for a conn's token: the warning, the expiry, or the end of the
+    /// wait for a token. Returns `None` if nothing is due. The warning is returned only once.
     pub fn take_due(&mut self, slot: u32, now: Now) -> Option<Due> {
         let calendar = &self.calendar;
         match &mut **self.by_slot.get_mut(&slot)? {
