@@ -37,8 +37,9 @@ pub enum Effect {
         /// The reference (`ref`) with which the client labelled the command, if any.
         reference: Option<Reference>,
     },
-    /// Switch to the conn's new token. From now on, report the conn with the new token's subject.
-    /// Unsubscribe the conn from the channels that the new token does not allow.
+    /// Switch to the conn's new token. From now on, reports to backends about the conn contain the
+    /// new token's subject. Unsubscribe the conn from the channels that the new token does not
+    /// allow.
     DropUnauthorized,
     /// Count the conn for the client whose address an HTTP proxy has sent in a header field, if
     /// any. Then call `handle_forwarded_client`.
@@ -227,8 +228,8 @@ pub enum CloseReason {
     /// The client sent no token in time, or it sent an invalid token (4001).
     Unauthorized,
     /// The client read too slowly. The conn exceeded its quota with the policy `close` (4100), or
-    /// too many control bytes were unread. Or conns held too many publications that the log had
-    /// evicted, and this conn held the oldest of them.
+    /// too many control bytes were unread. Or all conns together kept too many evicted
+    /// publications in memory, and this conn kept the oldest of them.
     Overflow,
     // The server ended the connection.
     /// Too many conns had not completed a request head, and this conn was the oldest of them.
