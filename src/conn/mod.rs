@@ -695,7 +695,7 @@ impl Conn {
     }
 
     /// Moves the bytes in `out` to the outbox. Sends FIN if the conn is ending and its outbox is
-    /// empty. Each `handle_*` function with the argument `out` ends with a call of this function.
+    /// empty.
     fn settle(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
         self.outbox.append(out);
         out.clear();
