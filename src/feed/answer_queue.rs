@@ -293,8 +293,8 @@ fn ok_line(line: u64) -> Vec<u8> {
     format!("{{\"ok\":true,\"line\":{line}}}\n").into_bytes()
 }
 
-/// Appends an answer if it is complete, and returns the number of its acknowledgements. Returns
-/// `None` if the answer is not complete.
+/// Appends an answer to `out` and returns the number of acknowledgements in the answer. If the
+/// answer is not complete yet, returns `None`.
 fn push_settled(queued: &QueuedAnswer, date: SystemTime, out: &mut Vec<u8>) -> Option<usize> {
     match queued {
         QueuedAnswer::Confirmation { line, worker_ack } => {

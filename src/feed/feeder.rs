@@ -67,8 +67,8 @@ pub(super) struct Feeder {
     pub(super) socket: Socket,
     pub(super) phase: Phase,
     decoder: Decoder,
-    /// Bytes that were read but not decoded yet: a part of a line, or more bytes while too many
-    /// answers are unsent.
+    /// Bytes that were read but not decoded yet. They are an incomplete line or request, unless
+    /// decoding has stopped because too many answers are unsent.
     rest: Vec<u8>,
     /// The number of decoded bytes in `rest`. Zero when `rest` is empty.
     rest_start: usize,
