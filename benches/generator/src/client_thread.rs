@@ -157,8 +157,8 @@ impl ClientThread {
         // without waiting for an epoll report.
         let is_sent = match send(&fd, &self.plan.request(spec)) {
             Ok(is_sent) => is_sent,
-            // If the connection is churning, the thread ignores the error here. The next read
-            // returns the error, and it is counted then.
+            // On a churning connection, this error is ignored here, because the next read also
+            // returns an error, which is then counted.
             Err(_) if spec.role == Role::Churning => true,
             Err(error) => bail!("cannot connect to {}: {error}", self.plan.target),
         };

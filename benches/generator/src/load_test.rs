@@ -2,7 +2,7 @@
 //!
 //! There are two ways to publish. [`LoadTest::publish_at_rate`] does not wait for the clients.
 //! [`LoadTest::publish_in_turns`] sends a burst only after every client has received the previous
-//! burst, so that the server merges only the publications of one burst.
+//! burst, so the server never sends publications of two bursts in one write.
 
 use std::thread;
 use std::time::{Duration, Instant};

@@ -81,8 +81,9 @@ AMBIGUOUS = [
     ("a space before the method (3)", request(line=" GET / HTTP/1.1")),
     ("a method that is not a token (3.1)", request(line="G(T / HTTP/1.1")),
 ]
-# Requests with a clear end that the server refuses: it does not accept their content, or does not
-# support their length or coding. Any refusal that closes the connection is correct.
+# Requests whose end is unambiguous. The server refuses them because it does not accept their
+# content, or does not support their length or coding. Any refusal that closes the connection is
+# correct.
 UNWANTED = [
     ("content of a GET", request("Content-Length: 48")),
     ("chunked content of a GET", request(CHUNKED) + b"0\r\n\r\n"),

@@ -116,8 +116,8 @@ pub struct Faults {
     pub lost: u64,
     /// The count of publication numbers that were received twice in a row.
     pub duplicates: u64,
-    /// The count of publication numbers that were received after a higher number, except those
-    /// received twice in a row.
+    /// The count of publications that were received after a publication with a higher number.
+    /// Publications that were received twice in a row are not included.
     pub reordered: u64,
     /// The count of ids that violate the [`IdRule`].
     pub wrong_ids: u64,

@@ -26,8 +26,8 @@ fn reader() -> Expectation {
     expectation(IdRule::Numbers, Start::First, Role::Reader)
 }
 
-/// Returns the tally of a connection that subscribes at a position and receives these events, and
-/// the number of publications that the events account for.
+/// Subscribes a connection at `position` and passes the events `all` to it. Returns its tally, and
+/// the number of publications that were received, reported in gaps, or lost.
 fn tally_of(expectation: &Expectation, position: u64, all: &[ClientEvent]) -> (Tally, u64) {
     let mut tally = Tally::default();
     let mut checker = SequenceChecker::default();
