@@ -2,7 +2,8 @@
 //! refused, the whole request is refused.
 //!
 //! This module performs no I/O. If the query has a channel, the body is one payload. Otherwise the
-//! body is JSON: a publication or an array of publications, with the same keys as in lines.
+//! body is JSON: a publication or an array of publications. Their keys are the same as in the
+//! feed's line protocol.
 
 use std::borrow::Cow;
 

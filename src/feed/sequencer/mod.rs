@@ -314,7 +314,7 @@ impl Sequencer {
         self.post_outgoing();
         self.writer.note_posted();
         // From now on, a client that resumes receives these publications, whichever worker serves
-        // it. So the sequencer gives its own confirmation.
+        // it. So the sequencer adds its own confirmation to each acknowledgement.
         for worker_ack in worker_acks {
             let subscribers = 0;
             // The feed does not need a wake, because its thread sends the answers after posting.
