@@ -80,9 +80,10 @@ impl Ledger {
         self.oldest_encoded.fetch_min(sequence.0, Ordering::Relaxed);
     }
 
-    /// Returns the lowest number that [`Self::note_encoded`] has recorded since the previous call
-    /// of this function. The caller drops the encodings of the publications that have this number
-    /// or a larger one. Then it calls [`Self::note_encoded`] with the number at which it stopped.
+    /// Returns the lowest number that was passed to [`Self::note_encoded`] since the previous call
+    /// of this function. The caller drops the encodings of publications from this number on, up to
+    /// some publication. Then it passes the number of the next publication to
+    /// [`Self::note_encoded`].
     pub(crate) fn take_oldest_encoded(&self) -> Sequence {
         Sequence(self.oldest_encoded.swap(u64::MAX, Ordering::Relaxed))
     }
