@@ -84,9 +84,9 @@ impl Channel {
         }
     }
 
-    /// Accepts the channel's newest entry and marks all subscribers as behind. If the channel has
-    /// no [`Walk`], uses the one that `fresh` returns. Returns whether the hub has to queue the
-    /// channel, so that its subscribers are visited.
+    /// Adds the channel's newest entry and marks all subscribers as behind. If the channel has no
+    /// [`Walk`], calls `fresh` to get one. Returns whether the hub must add the channel to its
+    /// queue of channels whose subscribers are visited.
     pub fn take(
         &mut self,
         entry: Entry,
@@ -104,8 +104,8 @@ impl Channel {
         }
         let is_to_queue = self.take_in(last, total, entry.before, now, fresh);
         if let Some(walk) = &mut self.walk {
-            // `floor` was read from the log. The log may have evicted entries that this worker has
-            // not accepted yet, so `floor` may be too high.
+            // `floor` was read from the log, which may have evicted entries that this worker has
+            // not accepted yet. So `floor` may be above the running total before this entry.
             for floor in [&mut walk.floor, &mut walk.again_floor] {
                 if floor.publications > entry.before.publications {
                     *floor = entry.before;

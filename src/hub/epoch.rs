@@ -3,8 +3,9 @@
 //! Up to some number, the old and the new epoch have the same publications. The new epoch discards
 //! the later publications of the old epoch; they are called *void*. A subscription whose position
 //! is not beyond this number continues without a gap. Any other subscription receives a gap and
-//! continues after the gap. The same number limits what the hub stores about acknowledgements,
-//! requested history, exemptions from the quota, and entries that are being delivered.
+//! continues after the gap. The hub also lowers other stored numbers to this number: those of
+//! acknowledgements, of requested history, and of publications that do not count towards a quota.
+//! It drops later entries that it was about to deliver.
 //!
 //! Messages of the old epoch may still be in the inbox. If the entry of a message is not void, the
 //! worker accepts the entry, because the log may have evicted it. If the entry is void, the worker
@@ -87,10 +88,10 @@ impl Hub {
         }
     }
 
-    /// Returns the number up to which a client acknowledges publications with this id. Returns
-    /// `None` if the id is unknown. If an epoch change has discarded the id, returns the last
-    /// number that both epochs share. A client may send such an id because it does not know of the
-    /// change yet.
+    /// Returns the number up to which a client acknowledges publications if it sends this id.
+    /// Returns `None` if the id is unknown. If an epoch change has discarded the id, returns the
+    /// last number that both epochs share. A client sends such an id if it does not know of the
+    /// epoch change yet.
     pub(super) fn acknowledged_by(&self, id: Cursor) -> Option<Sequence> {
         if id.epoch == self.epoch {
             return Some(id.sequence);
@@ -194,8 +195,8 @@ impl Hub {
         let state = &self.state;
         let gap = self.gaps.entry(key).or_insert(fresh);
         (gap.until, gap.missed) = (until, None);
-        // True if the gap reports expired publications, and the new epoch has not discarded the
-        // position before the gap.
+        // If the gap reports expired publications, it keeps this cause, provided that the new epoch
+        // has not discarded the position before the gap.
         let has_expired =
             gap.cause == GapCause::Expired && gap.since.is_some_and(|since| state.has_valid(since));
         if !gap.cause.is_foreign() && !has_expired {
@@ -219,8 +220,9 @@ impl Channel {
     fn cut(&mut self, channel_state: &ChannelState, kept: Sequence, conflates: bool) {
         (self.last, self.total) = (channel_state.last, channel_state.total);
         if let Some(walk) = &mut self.walk {
-            // The log may have evicted the discarded entries. It then does not know the channel's
-            // last publication before them, but the tail may know it.
+            // The log may have evicted entries that the epoch change discarded. Then the log does
+            // not know which publication of the channel was the last one before them, but the tail
+            // may know it.
             if let Some(before_void) = walk.tail.cut(kept, conflates) {
                 (self.last, self.total) = before_void;
             }

@@ -79,8 +79,8 @@ impl Initial {
     }
 }
 
-/// Returns the kind of frame in which a conn receives a publication. `marks` are the ranges of the
-/// conn's initial publications, which have frames of their own kind.
+/// Returns the kind of frame in which a conn receives one publication: `kind` itself, or its
+/// variant for initial publications. `marks` are the ranges of the conn's initial publications.
 pub(super) fn kind_of(
     kind: FrameKind,
     marks: &[Mark],
@@ -112,8 +112,8 @@ impl Hub {
         self.log.position_before_newest(key, count, self.horizon())
     }
 
-    /// Records that a channel's publications up to now are initial for the conn in a slot. The conn
-    /// has just subscribed and requested history from `start`.
+    /// Records which publications are initial for the conn in a slot: those of the channel after
+    /// `start` that exist now. The conn has just subscribed and requested this history.
     pub(super) fn mark_initial(&mut self, slot: u32, channel: ChannelIndex, start: Sequence) {
         if let Some(until) = self.channel(channel).map(|channel| channel.last) {
             let marks = self.initial.0.entry(slot).or_default();

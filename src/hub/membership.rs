@@ -84,8 +84,8 @@ impl Hub {
         if member.len() >= self.channels_per_conn as usize {
             return JoinOutcome::TooManyChannels;
         }
-        // If the channel already has subscribers on this worker, `added` is zero. Its entries after
-        // the head were recorded when the channel was added.
+        // If the channel already has subscribers on this worker, `added` is zero. In that case, the
+        // channel's entries after the hub's head were recorded when its first subscriber joined.
         let known = known.map(|(index, channel_state)| (index, channel_state, Sequence::ZERO));
         let Some((index, channel_state, added)) = known.or_else(|| self.add_channel(name)) else {
             return JoinOutcome::ServerFull;
@@ -118,7 +118,7 @@ impl Hub {
             self.mark_initial(slot, index, position);
         }
         // Publications that are already in the log do not count towards the conn's quota. `added`
-        // is the newest of them, which this worker may not have accepted yet.
+        // is the number of the newest of them, which may be above the hub's head.
         if self.has_next(subscription) || added > self.head {
             self.replays.insert(slot, added.max(self.head));
         }

@@ -128,12 +128,12 @@ pub struct Hub {
     held_bytes: u64,
     held_bytes_max: u64,
     is_full: bool,
-    /// Publications that were in the log before their channel had a subscriber on this worker. The
-    /// feed does not send these publications to this worker. The hub accepts them when its head
-    /// passes them.
+    /// Entries above the hub's head that were in the log before their channel had a subscriber on
+    /// this worker. The feed does not send these entries to this worker. The hub accepts each of
+    /// them when its head reaches the entry's number.
     late: BTreeMap<(Sequence, ChannelIndex), Late>,
-    /// Channels whose state must be read from the log again after the hub has switched to the log's
-    /// newest epoch. Each channel has the number up to which the state is read.
+    /// Channels whose state must be read from the log again, after the hub has switched to the
+    /// log's newest epoch. The number is `until` of [`Late::Unheld`].
     postponed: Vec<(ChannelIndex, Sequence)>,
     /// The number of subscriptions.
     subscribers: u64,
@@ -156,14 +156,14 @@ pub struct Hub {
 enum Late {
     /// The hub holds the entry.
     Held(Entry),
-    /// The hub does not hold the entry. When the head passes this entry, the hub reads the
-    /// channel's state from the log. It then looks for the channel's next entry up to the number
-    /// `until`.
+    /// The hub does not hold the entry. When the hub's head reaches this entry, the hub reads the
+    /// channel's state from the log. Then it adds the channel's next entry to `late`, unless the
+    /// number of that entry is above `until`.
     Unheld { until: Sequence },
 }
 
-/// The maximum size of the entries that one worker holds for visits to subscribers, in bytes, is
-/// the log's maximum size divided by this number.
+/// The maximum size of the entries that one worker holds for visits to subscribers is a fraction of
+/// the log's maximum size: one divided by this number.
 const HELD_SHARE: u64 = 16;
 const SPARE_WALKS_MAX: usize = 64;
 
@@ -281,8 +281,9 @@ impl Hub {
         }
     }
 
-    /// Records the next entry of a channel, which is in the log but was never sent to this worker.
-    /// Does nothing if the hub holds this entry, or if the entry's number is above `until`.
+    /// Adds `next`, the number of the channel's next entry after the hub's head, to `late`. This
+    /// entry was never sent to this worker. Does nothing if `next` is above `until`, or if `late`
+    /// already has the entry.
     fn note_late(&mut self, index: ChannelIndex, next: Option<Sequence>, until: Sequence) {
         if let Some(next) = next.filter(|next| *next <= until) {
             let unheld = Late::Unheld { until };
@@ -290,9 +291,9 @@ impl Hub {
         }
     }
 
-    /// Whether the log has publications that were published before their channel had a subscriber
-    /// on this worker. They are not sent to this worker. The hub accepts them when its head passes
-    /// them.
+    /// Whether the log has entries above the hub's head that were added before their channel had a
+    /// subscriber on this worker. They are not sent to this worker. The hub accepts each of them
+    /// when its head reaches the entry's number.
     #[must_use]
     pub fn has_late(&self) -> bool {
         !self.late.is_empty()
@@ -325,8 +326,8 @@ impl Hub {
             // An epoch change has discarded the entry.
             return 0;
         }
-        // An older entry is ignored: the state that was read from the log at the channel's first
-        // subscription includes it.
+        // An entry up to `channel.last` is ignored. The channel's state, which the hub has read
+        // from the log, already includes this entry.
         if entry.sequence() > channel.last {
             self.take_at(ChannelIndex(place), entry, now);
         }
@@ -393,8 +394,9 @@ impl Hub {
         }
     }
 
-    /// Whether the hub has to switch to a newer epoch before anything is delivered. If so, the log
-    /// was already in that epoch, so the hub could not read the state of some channels from it.
+    /// Whether the log was already in a newer epoch when the hub queried the state of some
+    /// channels. Such a query may find nothing. So the hub must switch to the newer epoch before it
+    /// delivers anything.
     #[must_use]
     pub fn has_postponed(&self) -> bool {
         !self.postponed.is_empty()

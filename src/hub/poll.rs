@@ -3,9 +3,9 @@
 //!
 //! A waiting poll is a subscriber like any other, and [`super::serve`] decides what it receives.
 //! The answer has one position for all channels of the poll. The answer contains or reports all
-//! publications up to this position, and none after it. So a gap that ends after the position is
-//! cut at the position. The client's next poll continues from there. It receives the rest of the
-//! gap, or the publications in that part.
+//! publications up to this position, and none after it. So a gap that ends after this position is
+//! cut there. The client's next poll begins at this position. Its answer reports the rest of the
+//! gap, or contains the publications.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -17,8 +17,8 @@ use crate::log::Rules;
 use crate::time::{Deadline, Now};
 
 impl Hub {
-    /// Stores a gap of the conn in a slot. It is reported together with later gaps. From now on,
-    /// the conn counts as behind.
+    /// Stores a gap for the conn in a slot, so that the gap is reported later. Until then, the conn
+    /// counts as behind.
     pub fn keep_gap(&mut self, slot: u32, name: &ChannelName, gap: Gap) {
         if let Some(index) = self.index_of(name) {
             self.gaps.insert((slot, index), gap);
@@ -35,8 +35,8 @@ impl Hub {
     }
 
     /// Returns the position up to which the conn in a slot has received everything. If a
-    /// publication is pending, this is the position before the publication. If the log has evicted
-    /// the next pending publication, this is the conn's position before the loss.
+    /// publication is pending, this is the position directly before that publication. If the log
+    /// has evicted that publication, this is the subscription's own position.
     #[must_use]
     pub fn reached(&self, slot: u32) -> Cursor {
         let subscriptions = self.subscriptions(slot).iter();
@@ -57,8 +57,8 @@ impl Hub {
     }
 
     /// Cuts each gap of an answer at the answer's position, and returns the parts up to this
-    /// position. If no publication is missing up to the position, the gap is not reported. It is
-    /// stored for a later answer of the same conn.
+    /// position. If no publication is missing in such a part, the whole gap is stored for a later
+    /// answer of the same conn instead.
     pub fn cut_gaps(
         &mut self,
         slot: u32,
@@ -88,8 +88,9 @@ impl Hub {
         if since >= until.sequence {
             return None;
         }
-        // The missing publications before `until` are counted. If the log no longer has all of
-        // them, those after `until` are counted and subtracted from the number of the whole gap.
+        // The missing publications up to `until` are counted. If the log no longer has all of them,
+        // the missing publications after `until` are counted instead, and their number is
+        // subtracted from that of the whole gap.
         let rest = || self.count_between(name, until.sequence, gap.until.sequence);
         let missed = gap.missed.and_then(|whole| {
             let before = self.count_between(name, since, until.sequence);
@@ -120,10 +121,10 @@ impl Hub {
         all.map(|subscription| subscription.position)
     }
 
-    /// Whether the entries directly after a position have left the log or will leave it soon,
-    /// because the position is in the older half of the log. The conn in the slot has received all
-    /// its publications up to the position. A client that kept such a position would soon receive a
-    /// gap when it resumes, even if nothing was published on its channels.
+    /// Whether the log has evicted the entries directly after `position`, or will evict them soon
+    /// because they are in the older half of the log. The conn in the slot has received everything
+    /// up to `position`. Without a newer position, its client would soon receive a gap when it
+    /// resumes, even if nothing was published on its channels.
     #[must_use]
     pub fn nears_eviction(&self, slot: u32, position: Sequence, now: Now) -> bool {
         if position >= self.head {
@@ -151,8 +152,8 @@ impl Hub {
 /// Earlier values of the hub's head, each with a time. They show how old a position is.
 #[derive(Debug)]
 pub(super) struct Samples {
-    /// Pairs of a value of the head and a time. Publications after that value were accepted at that
-    /// time or later.
+    /// Earlier heads of the hub, each with a time. All publications after that head were accepted
+    /// at that time or later.
     samples: VecDeque<(Sequence, Now)>,
     /// The minimum time between two stored values of the head.
     interval: Duration,
@@ -160,11 +161,12 @@ pub(super) struct Samples {
     due: Deadline,
 }
 
-/// The maximum number of stored values of the hub's head. They are stored at such intervals that
-/// all of them together cover the log's maximum age.
+/// The maximum number of values in [`Samples`]. The interval between two values is at least the
+/// log's maximum age divided by this number. So the stored values reach back over that whole age.
 const SAMPLES_MAX: u32 = 1024;
-/// The usual time between two stored values of the head. It is shorter if a channel has a short
-/// maximum age. It is longer if the log's maximum age is more than `SAMPLES_MAX` times as long.
+/// The usual interval between two stored values of the head. [`Samples::new`] uses a shorter
+/// interval if a channel has a short maximum age, and a longer interval if the log has a long
+/// maximum age.
 const INTERVAL_MAX: Duration = Duration::from_secs(1);
 /// The number of values of the head that are stored within the shortest maximum age of any channel.
 const SAMPLES_IN_AN_AGE: u32 = 16;
@@ -180,8 +182,8 @@ impl Samples {
         }
     }
 
-    /// Stores `head` and the time, if enough time has passed. Publications after `head` are
-    /// accepted at `now` or later.
+    /// Stores the head and the time `now`, if the last value was stored at least `interval` ago.
+    /// All publications after `head` are accepted at `now` or later.
     pub(super) fn note(&mut self, head: Sequence, now: Now) {
         if now.has_reached(self.due) {
             self.due = now.after(self.interval);

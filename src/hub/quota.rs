@@ -1,12 +1,12 @@
 //! The quota: the maximum amount by which a conn may be behind, and what happens if a conn exceeds
 //! it.
 //!
-//! A publication counts until its first byte is written. If a conn resumes, publications that were
-//! already in the log do not count. The log stores a running total with each entry, so the lag of a
-//! conn is the difference between two totals. For a conn that conflates, the lag is the sum of the
-//! publications that are not superseded. The quota does not depend on frames or sockets. `flush`
-//! calls this module when a conn's socket accepts no more bytes. [`super::serve`] and
-//! [`super::conflation`] call it, too.
+//! A pending publication counts towards the quota until its first byte is written. If a conn
+//! resumes, publications that were already in the log do not count. The log stores a running total
+//! with each entry, so the lag of a conn is the difference between two totals. For a conn that
+//! conflates, the lag is the sum of the publications that are not superseded. This module does not
+//! depend on frames or sockets. `flush` calls it when a conn's socket accepts no more bytes.
+//! [`super::serve`] and [`super::conflation`] are callers, too.
 
 use super::member::Subscription;
 use super::{Amount, GapCause, Hub};
@@ -86,8 +86,8 @@ impl Hub {
     /// Skips the oldest publications of a conn until the conn is within its quota. `behind` is the
     /// amount that counts towards the quota. Returns the number of skipped publications.
     fn skip_until_within(&mut self, slot: u32, mut behind: Amount, now: Now) -> u64 {
-        // It is unknown how many publications have left the log. So their gap is recorded without
-        // the number of publications.
+        // It is unknown how many pending publications the log has evicted. So the gap for them is
+        // recorded without a number of publications.
         self.note_evicted(slot);
         let exempt = self.replays.remove(&slot).unwrap_or_default();
         let mut skipped = 0;

@@ -391,8 +391,8 @@ impl Hub {
         })
     }
 
-    /// Returns true once after a plan that ended early because the log has evicted the next
-    /// entries. The gap is created when the conn is served again.
+    /// Whether the last plan ended early because the log has evicted the next entries. Resets this
+    /// flag, so a second call returns false. The gap is created when the conn is served again.
     pub fn take_found_loss(&mut self) -> bool {
         std::mem::take(&mut self.has_found_loss)
     }
@@ -584,8 +584,9 @@ impl Hub {
         };
         let gap = self.gaps.entry(key).or_insert(fresh);
         gap.until = until;
-        // `Restart` and `Unknown` are sticky: the client's position is unknown, so later losses do
-        // not change the cause. A real loss overrides `Conflated`.
+        // A gap whose cause is `Restart` or `Unknown` keeps this cause, because the client's
+        // position is unknown. For any other gap, a later cause replaces the earlier cause, unless
+        // the later cause is `Conflated`.
         if !gap.cause.is_foreign() && cause != GapCause::Conflated {
             gap.cause = cause;
         }
@@ -608,8 +609,9 @@ impl Hub {
             return held;
         }
         let next = self.log.next_after(channel.key, position, self.horizon());
-        // The tail may have entries that the log has evicted. A log in a newer epoch may return no
-        // entries although it has some.
+        // The tail may have an entry that the log has evicted, so the first entry of both is used.
+        // If the log is already in a newer epoch, it may return nothing although it has an earlier
+        // entry. In that case, the tail's entry is not used.
         let held = held.filter(|_| next.is_some() || self.is_in_newest_epoch());
         next.into_iter().chain(held).min_by_key(|(next, _)| *next)
     }

@@ -185,8 +185,10 @@ impl Subscribers {
 
 impl Many {
     fn remove(&mut self, place: u32, mut moved: impl FnMut(u32, u32)) {
-        // In each section, the last slot fills the vacant place. The vacant place then moves to the
-        // next section, and finally to the end of the list.
+        // In each section from the removed subscriber on, the section's last slot moves to the
+        // vacant index, and the section becomes shorter. So its last index is now the vacant one,
+        // and is part of the next section. At the end, the vacant index is the last index of the
+        // list.
         let mut hole = place;
         let Marks { again, next, end } = &mut self.marks;
         for mark in [again, next, end] {
@@ -205,8 +207,8 @@ impl Many {
 }
 
 impl Marks {
-    /// Returns the marks of a list with one subscriber, if `passed` of the three marks are after
-    /// this subscriber.
+    /// Returns the marks of a list with one subscriber. `passed` is the number of marks that are
+    /// after this subscriber.
     fn of_one(passed: u8) -> Self {
         Self {
             again: u32::from(passed > 2),
@@ -237,8 +239,8 @@ impl Marks {
         begins && self.end > 0
     }
 
-    /// Returns the index of the next subscriber to visit. If there is none, returns whether only
-    /// the current pass or all visits are over.
+    /// Returns the index of the next subscriber to visit. If the current pass is over, begins the
+    /// next pass and returns [`Step::NextPass`]. Returns [`Step::Done`] if no next pass is needed.
     fn step(&mut self) -> Result<u32, Step> {
         if self.next < self.end {
             self.next += 1;

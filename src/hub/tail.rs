@@ -154,8 +154,8 @@ impl Tail {
         Some((last, count))
     }
 
-    /// If a newer entry has the same key as an entry of the tail, marks the older one as
-    /// superseded. The tail has its own copies of entries, so the log's mark does not change them.
+    /// Marks the tail's newest entry with the same key as `newer` as superseded, if there is one.
+    /// The tail has its own copies of entries, so a mark in the log does not change them.
     pub fn supersede(&mut self, newer: &Entry) {
         let Some(key) = newer.publication.key() else {
             return;
@@ -203,9 +203,10 @@ impl Tail {
         self.entries.push_back(entry.into());
     }
 
-    /// Drops the oldest entries for which all subscribers were visited, which are those before
-    /// `floor`. Keeps as many of these entries as the quota allows. A conn that needs a dropped
-    /// entry reads it from the log. If the log has evicted the entry, the conn receives a gap.
+    /// Drops old entries for which all subscribers were visited. These are the entries before the
+    /// running total `floor`. Keeps as many of them as the quota allows. A conn that needs a
+    /// dropped entry reads it from the log. If the log has evicted the entry, the conn receives a
+    /// gap.
     pub fn forget(&mut self, total: Amount, quota: Amount, floor: Amount) {
         let since = total.minus(floor);
         while let Some(first) = self.entries.front()
@@ -222,9 +223,8 @@ impl Tail {
 
     /// Drops the entries after the number `kept`, which an epoch change has discarded. Then
     /// determines again which of the other entries are superseded. Returns the number of the
-    /// channel's last publication before the discarded entries, and the total up to that
-    /// publication. Returns `None` if no entry is discarded, or if the tail does not know the
-    /// number of that last publication.
+    /// channel's last publication before the dropped entries, and the channel's running total up to
+    /// this publication. Returns `None` if no entry is dropped, or if that number is unknown.
     pub fn cut(&mut self, kept: Sequence, conflates: bool) -> Option<(Sequence, Amount)> {
         let all = std::mem::take(&mut self.entries);
         self.clear();
@@ -257,9 +257,9 @@ impl Tail {
         self.entries.shrink_to(ROOM_KEPT);
     }
 
-    /// Returns the index of an entry in the tail. It is computed from `ordinal`, the entry's index
-    /// among all entries of the channel. If an epoch change has discarded entries, the entry is
-    /// searched for by its number instead.
+    /// Returns the index of an entry in the tail. The index is computed from `ordinal`, the entry's
+    /// index among all entries of the channel. After an epoch change, the computed index may be
+    /// wrong, and the entry is searched for by its number.
     fn index(&self, sequence: Sequence, ordinal: u64) -> Option<usize> {
         let is_it = |index: &usize| {
             let entry = self.entries.get(*index);

@@ -373,8 +373,9 @@ fn each_of_very_many_channels_keeps_its_one_entry_within_the_bound() {
         assert_eq!(hub.evict(Now(round), u32::MAX), 0, "round {round}");
         assert_eq!(hub.log().len(), CHANNELS);
     }
-    // The crate's documentation states the memory for a name and a payload of 111 bytes in total.
-    // Here they have 6 and 10 bytes, so the difference is added.
+    // The crate's documentation states the memory of a channel whose name and payload have 111
+    // bytes together. In this test they have 6 + 10 = 16 bytes, so 111 - 16 bytes are added to the
+    // measured memory of a channel.
     let each = bound / CHANNELS + 111 - 16;
     assert!(each <= 440, "{each} bytes for a channel with one entry");
     // The log's order list may contain one unused element for each entry.
