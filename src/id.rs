@@ -48,12 +48,12 @@ impl ConnId {
 
     /// Returns the conn's serial: the number of conns that the worker accepted before this one.
     /// `accepted` is the number of conns that the worker has accepted until now. The id contains
-    /// only a part of the serial, its generation. So the result is the highest possible serial with
-    /// this generation.
+    /// only the generation, which is the serial modulo `GENERATIONS`. So the result is the highest
+    /// serial below `accepted` that has this generation.
     ///
-    /// If the worker accepts 4,294,967,295 more conns while a conn is open, the result becomes
-    /// larger than the true serial. In this case, the conn's name changes. No other conn has the
-    /// new name, because the slot is still in use and the next conn in the slot gets a larger
+    /// If the worker accepts 4,294,967,295 (`GENERATIONS`) more conns while a conn is open, the
+    /// result becomes larger than the true serial, and the conn's name changes. No other conn has
+    /// the new name, because the slot is still in use and the next conn in the slot gets a larger
     /// serial.
     #[must_use]
     pub fn serial(self, accepted: u64) -> u64 {
