@@ -64,8 +64,8 @@ fn held_bytes(record: &Record<'_>) -> u64 {
     (size_of::<Publication>() + record.channel.len() + labels + payload) as u64
 }
 
-/// Whether neither the log nor the idempotency keys can still need a record of the chunk. `later`
-/// has the statistics of the records after the chunk.
+/// Whether a chunk can be removed, because neither the log nor the idempotency keys can still need
+/// one of its records. `later` has the statistics of all records after the chunk.
 pub(super) fn is_unneeded(
     stats: ChunkStats,
     later: ChunkStats,

@@ -1,7 +1,8 @@
-//! The outcome of writing one batch to the journal. The batch's answers wait for this outcome.
+//! The outcome of writing one batch to the journal. The answers to the feeders of the batch are
+//! sent after the outcome is known.
 //!
-//! The batch's answers, the sequencer and the sync thread share one [`Commit`]. Its state is an
-//! atomic byte, so no lock is needed. This module performs no I/O.
+//! One [`Commit`] is shared by the answers that wait for it, the sequencer and the sync thread. Its
+//! state is an atomic byte, so no lock is needed. This module performs no I/O.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 

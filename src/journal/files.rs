@@ -25,8 +25,8 @@ pub(super) const TABLES: &str = "tables";
 pub(super) struct StoreFiles {
     /// The write-ahead logs, in ascending order of their numbers.
     logs: Vec<Log>,
-    /// The number of logs, as counted by the store. It is greater than `logs.len()` if a log's file
-    /// was removed before it could be added to `logs`.
+    /// The number of write-ahead logs that the store reports. It is greater than `logs.len()` if a
+    /// log's file was removed before the file could be opened and added to `logs`.
     pub(super) log_count: usize,
     pub(super) chunks: Vec<ChunkFiles>,
 }

@@ -211,8 +211,8 @@ impl Lsm {
         for first in self.chunks()? {
             let chunk = self.chunk(first)?;
             chunks.push(ChunkFiles {
-                // The store counts a table when the table is complete, and removes it only together
-                // with the chunk. So at least this number of table files must exist.
+                // `table_count` counts only complete tables, and the store removes a table only
+                // together with its chunk. So at least this number of table files must exist.
                 table_count: chunk.table_count(),
                 path: chunk.path().to_path_buf(),
             });

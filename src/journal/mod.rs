@@ -24,13 +24,14 @@
 //!
 //! The journal uses fjall for three reasons. The write-ahead log contains a batch as a whole or not
 //! at all. A killed process loses nothing of this log, even without a sync. The log is synced only
-//! on request. In redb, a commit is either synced or lost with the process, so `batch` could not
-//! broadcast before the sync. `benches/load/stores` has the figures of both stores. After a disk
-//! error, fjall refuses all operations, so `record_writer` drops and reopens the store. fjall does
-//! not open a log with a hole, so `repair` truncates the log at the hole. For records that are not
-//! in tables yet, the store requires three times [`JOURNAL_MEMTABLE_BYTES`] of memory and a little
-//! more. It also requires one thread. When the server starts, the contents of the write-ahead log
-//! are in memory, too.
+//! on request. In redb, a commit without a sync is lost if the process is killed. So with
+//! `journal.sync = "batch"`, the server could not broadcast before the sync. `benches/load/stores`
+//! has the figures of both stores. After a disk error, fjall refuses all operations, so
+//! `record_writer` drops and reopens the store. fjall does not open a log with a hole, so `repair`
+//! truncates the log at the hole. fjall keeps records in memory until it writes them to table
+//! files. For this it needs a little more than three times [`JOURNAL_MEMTABLE_BYTES`]. It also
+//! needs one thread. When the server starts, the contents of the write-ahead log are in memory,
+//! too.
 //!
 //! [`JOURNAL_MEMTABLE_BYTES`]: crate::config::limits::JOURNAL_MEMTABLE_BYTES
 
@@ -243,9 +244,10 @@ impl Journal {
 
     fn check_now(&mut self) {
         self.checked = Instant::now();
-        // A store that opens may still lack space. So a successful check ends a failure only if the
-        // failure was caused by removed files, or if no batch was refused for a while. In all other
-        // cases, the next batch shows whether the journal works.
+        // Even if all files exist and the store can be opened, the disk may still be full. So a
+        // successful check ends a failure only in two cases: removed files caused the failure, or
+        // no batch was refused during [`JOURNAL_QUIET_MS`]. Otherwise the next batch shows whether
+        // the journal works.
         let quiet = Duration::from_millis(JOURNAL_QUIET_MS);
         if let Some(failure) = &self.failure
             && !failure.is_removed

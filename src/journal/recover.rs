@@ -95,7 +95,8 @@ fn create(
         boot: settings.boot,
     };
     // The state is written before the mark. If the process is killed in between, the mark of the
-    // earlier journal remains. The next start then only skips sequence numbers.
+    // earlier journal remains. The next start then skips the numbers up to that mark, but loses
+    // nothing.
     engine.put_state(&state.encode())?;
     engine.put_mark(Mark::default())?;
     Ok((state, Mark::default()))
@@ -162,8 +163,8 @@ impl Reader<'_> {
             let mut chunk = Chunk::new(*first);
             let engine = self.engine;
             engine.read_chunk(*first, &mut |sequence, bytes| {
-                // Numbers from `end` on belong to the next chunk. Records of this chunk with such
-                // numbers are parts of refused batches.
+                // The next chunk begins at the number `end`. Records of this chunk with this number
+                // or a larger one are parts of refused batches, and are ignored.
                 if end.is_none_or(|end| sequence < end) {
                     self.read_record(&mut chunk, sequence, bytes)?;
                 }

@@ -117,8 +117,9 @@ fn settings(config: &Config) -> Settings {
     let bounds = if config.namespace.is_empty() {
         config.log
     } else {
-        // With namespaces, the size of the whole log does not determine which records are removed.
-        // Otherwise the records of a busy namespace would evict the records of a quiet namespace.
+        // With namespaces, the number and size of later records do not make a chunk removable.
+        // Otherwise the records of a busy namespace could cause the removal of records that a quiet
+        // namespace still needs.
         LogBounds {
             bytes: u64::MAX,
             entries: u64::MAX,
