@@ -48,8 +48,8 @@
 //!   other subscribers share the bytes, also when they are compressed ([`deflate`]). Most
 //!   subscribers are at the same position, so the hub decides only once which entries they receive
 //!   ([`hub::serve`]). `worker/answer_poll.rs` decides the content of a poll's answer.
-//! - *TLS* is a filter between the socket and the machine (`worker/wire/tls.rs`, [`tls`]). Frames
-//!   are shared as plaintext; flush encrypts them just before the write.
+//! - *TLS* is a filter between the socket and the conn's state machine (`worker/wire/tls.rs`,
+//!   [`tls`]). Frames are shared as plaintext; flush encrypts them just before the write.
 //! - *Upstream.* A client's publication leaves its worker as a report (`worker/mail/upstream`). The
 //!   feed passes the report to consumers or assigns it a number (`feed/backends`). While a report
 //!   is pending, the worker does not read from the report's conn. Messages from a backend to one
@@ -118,7 +118,7 @@
 //! | what | bytes | where |
 //! |---|---|---|
 //! | slab entry: descriptor, generation, readiness, lists | 16 | `worker/mod.rs`, `kernel.rs` |
-//! | in it: the machine, with its phase, transport and empty outbox | 40 | `conn/mod.rs` |
+//! | in it: the state machine, with its phase, transport and empty outbox | 40 | `conn/mod.rs` |
 //! | subscription: cursor, channel, place | 24 | `hub/member.rs` |
 //! | slot among a channel's subscribers, where there are several | 4 | `hub/subscribers.rs` |
 //! | timer: bucket list and deadline | 12 | `time/wheel.rs` |
@@ -197,7 +197,7 @@
 //! | walk | one pass over a channel's subscribers, to write new entries to them |
 //! | feed, feeder, consumer | the Unix socket; a process that publishes; one that reads reports |
 //! | report, notice | a client's publication or question; a subscription's begin or end |
-//! | effect, close reason | what a machine asks the worker to do; why a conn ended |
+//! | effect, close reason | what a conn's state machine asks the worker to do; why a conn ended |
 #![cfg_attr(
     test,
     allow(
