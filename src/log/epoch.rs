@@ -40,7 +40,7 @@ pub struct EpochChange {
     pub from: Epoch,
     /// The new epoch.
     pub to: Epoch,
-    /// The number after which the new epoch's own numbers begin. At least `valid_until`.
+    /// The number directly before the first number of the new epoch. At least `valid_until`.
     pub head: Sequence,
     /// The number up to which both epochs have the same publications. `None` if the epochs share no
     /// publications. Every position of the old epoch is then invalid, even a position before its
@@ -66,7 +66,7 @@ pub struct EpochState {
     generation: u64,
     /// The epoch. `None` for the first epoch, because the log is created without its value.
     epoch: Option<Epoch>,
-    /// The number after which this epoch's own numbers begin.
+    /// The number directly before the first number that is assigned in this epoch.
     begin: Sequence,
     /// The number up to which this epoch and the previous epoch have the same publications. Zero if
     /// they share no publications.
@@ -169,8 +169,8 @@ impl EpochState {
         self.epoch
     }
 
-    /// Returns the number after which this epoch's own numbers begin. All entries up to this number
-    /// have already been added to the log.
+    /// Returns the number directly before the first number that was assigned in this epoch. All
+    /// entries up to the returned number have already been added to the log.
     #[must_use]
     pub fn begin(&self) -> Sequence {
         self.begin
@@ -232,9 +232,9 @@ pub struct Horizon {
 }
 
 impl Horizon {
-    /// Returns two numbers. The reader may see the shard's entries up to the first number. The
-    /// shard's entries up to the second number belong to the reader's epoch. The second number is
-    /// [`ALL`] if the shard and the reader are in the same epoch.
+    /// Returns the two limits of a query in `shard`. The reader may see the shard's entries up to
+    /// the first limit. The shard's entries up to the second limit belong to the reader's epoch.
+    /// The second limit is [`ALL`] if the shard is in the reader's epoch.
     pub(super) fn within(self, shard: &Shard) -> (Sequence, Sequence) {
         let end = match self.generation.cmp(&shard.generation) {
             std::cmp::Ordering::Equal => ALL,
@@ -279,15 +279,15 @@ impl Log {
         Arc::clone(&state.unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Whether `state` belongs to the newest epoch. If the caller has already received data of a
-    /// later epoch, directly or from a client, the result is always false.
+    /// Whether `state` belongs to the newest epoch. The result is certainly false if the caller has
+    /// already received data of a later epoch, from the writer or in an id that a client sent.
     #[must_use]
     pub fn is_newest(&self, state: &EpochState) -> bool {
         self.newest.generation.load(Ordering::Acquire) == state.generation
     }
 
-    /// Locks a channel's shard for reading. Returns the locked shard, and the two numbers that
-    /// [`Horizon::within`] returns.
+    /// Locks a channel's shard for reading. Returns the locked shard, and the two limits of a query
+    /// in it (see [`Horizon::within`]).
     pub(super) fn read_within(
         &self,
         key: ChannelKey,

@@ -130,8 +130,8 @@ impl Log {
         self.subscribed.count.load(Ordering::Relaxed)
     }
 
-    /// Returns the highest number that readers in the newest epoch may find. Only for tests: other
-    /// code asks the [`EpochState`] of its own epoch.
+    /// Returns the highest number that a reader in the newest epoch may see. Only for tests,
+    /// because a reader must use the [`EpochState`] of its own epoch.
     #[doc(hidden)]
     #[must_use]
     pub fn sequenced(&self) -> Sequence {

@@ -21,8 +21,8 @@ pub struct ChannelState {
     pub key: ChannelKey,
     /// The channel's rule.
     pub rule: RuleIndex,
-    /// The number of the newest publication that the reader sees in the channel. The publication
-    /// may have left the log. If its number is unknown, a larger number is stored here.
+    /// The number of the newest publication that the reader sees in the channel. If that
+    /// publication has left the log and its number is unknown, a larger number is stored here.
     pub last: Sequence,
     /// The number of the channel's newest publication that has left the log, but at most the last
     /// number that the reader may see.
@@ -37,8 +37,8 @@ pub struct ChannelState {
 }
 
 impl Channel {
-    /// Returns the state for a reader that sees entries up to `horizon`. Entries after `end` do not
-    /// belong to the reader's epoch.
+    /// Returns the state for a reader that sees entries up to `horizon`. Entries after `end` belong
+    /// to another epoch than the reader's.
     fn channel_state(&self, key: ChannelKey, horizon: Sequence, end: Sequence) -> ChannelState {
         let (last, total) = match self.entries().get(self.index_after(horizon)) {
             // `later` is the first entry that the reader does not see yet.
@@ -59,8 +59,8 @@ impl Channel {
     /// publication may have left the log.
     fn next_above(&self, number: Sequence) -> Option<Sequence> {
         if self.evicted > number {
-            // Publications above `number` have left the log. Their numbers are unknown, so the
-            // lowest possible number is returned.
+            // Publications of this channel after `number` have left the log. The lowest of their
+            // numbers is unknown, so the lowest possible number is returned.
             return Some(number.next());
         }
         let next = match self.entries().get(self.index_after(number)) {
@@ -105,12 +105,13 @@ impl Log {
         Some((known, channel_state))
     }
 
-    /// Registers a worker that has its first subscriber of a channel. Creates the channel if it
-    /// does not exist. From now on, the writer sends new entries of the channel to the worker. The
-    /// newest of the existing entries after `horizon` are added to `late`, as far as their total
-    /// does not exceed `late_max`. Returns the channel's state up to `horizon`, and the number of
-    /// the channel's newest publication, which may be after `horizon`. Returns `None` if the limit
-    /// `limits.channels` is reached and the channel has no subscribers on any worker.
+    /// Registers a worker when a channel gets its first subscriber on this worker. Creates the
+    /// channel if it does not exist. From now on, the writer sends new entries of the channel to
+    /// the worker. Entries after `horizon` that are already in the log are not sent. The newest of
+    /// them are added to `late`, in total at most `late_max`. Returns the channel's state up to
+    /// `horizon`, and the number of the channel's newest publication, which may be after `horizon`.
+    /// Returns `None` if the limit `limits.channels` is reached and the channel has no subscribers
+    /// on any worker.
     pub fn register_interest(
         &self,
         name: &ChannelName,
@@ -135,8 +136,8 @@ impl Log {
         let behind = behind.take_while(|entry| entry.sequence() <= end);
         let behind = behind.filter(|entry| !total.minus(entry.before).exceeds(late_max));
         late.extend(behind.cloned().map(|entry| Entry {
-            // If the shard and the reader are in different epochs, the entry that supersedes this
-            // one may not exist in the reader's epoch.
+            // The entry that supersedes this one may belong to another epoch than the reader's,
+            // unless the shard is in the reader's epoch.
             is_superseded: entry.is_superseded && end == ALL,
             ..entry
         }));
@@ -263,8 +264,8 @@ impl Log {
         horizon: Horizon,
     ) -> Option<(Sequence, u64)> {
         let (shard, horizon, end) = self.read_within(key, horizon)?;
-        // If the shard and the reader are in different epochs, a superseding entry may not exist in
-        // the reader's epoch.
+        // The shard may be in another epoch than the reader. Then the entry that supersedes another
+        // one may not belong to the reader's epoch, so no entry is returned as superseded.
         let channel = shard.get(key.place()).filter(|_| end == ALL)?;
         channel.history()?.superseded_run(position, horizon)
     }

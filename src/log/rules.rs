@@ -57,9 +57,9 @@ pub(super) struct Rule {
     /// limit of the log.
     pub(super) clock: Option<usize>,
     pub(super) class: Class,
-    /// The highest number among the entries that were evicted from removed channels with this rule.
-    /// A new channel may have the name of a removed channel, so there may have been entries of this
-    /// name up to this number.
+    /// The highest sequence number of all entries that the log has evicted from channels that had
+    /// this rule and no longer exist. A new channel may have the name of such a channel. In that
+    /// case, publications of this name may be missing up to this number.
     evicted_floor: AtomicU64,
 }
 
@@ -163,14 +163,14 @@ impl Rules {
     }
 
     /// Called when a channel is created. Returns the highest number among the entries that were
-    /// evicted from removed channels with this rule. The caller holds the lock of the channel's
-    /// shard, and so does the caller of [`Self::note_evicted`]. Channels of the same name have the
-    /// same shard. So the result includes the entries of an earlier channel of the same name.
+    /// evicted from removed channels with this rule. The callers of this function and of
+    /// [`Self::note_evicted`] hold the lock of the channel's shard. Channels of the same name have
+    /// the same shard. So the result includes the entries of an earlier channel of the same name.
     pub(super) fn evicted_floor(&self, index: RuleIndex) -> Sequence {
         let rule = self.get(index);
-        // `evicted_floor_max` is loaded before `evicted_floor`. Otherwise,
-        // [`Self::cut_evicted_floor`] could run between the two loads, and the result could be
-        // above the limit.
+        // The limit is loaded before `evicted_floor`. In the other order,
+        // [`Self::cut_evicted_floor`] could lower the value and remove the limit between the two
+        // loads. The function would then return the old value.
         let most = self.evicted_floor_max.load(Ordering::Acquire);
         rule.map_or(Sequence::ZERO, |rule| {
             Sequence(rule.evicted_floor.load(Ordering::Relaxed).min(most))

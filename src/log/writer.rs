@@ -255,9 +255,9 @@ impl Writer {
         if !self.log.has_too_many_encodings() {
             return;
         }
-        // Subscribers that are far behind can cause old entries to be encoded again and again. So
-        // at most half of the `max` entries are visited among these old entries. The other half is
-        // left for newer entries.
+        // If subscribers are far behind, old entries are encoded again and again. So only half of
+        // the `max` visits begin at the oldest encoded entry. The other half begins where the
+        // previous call stopped.
         let noted = self.log.ledger.take_oldest_encoded();
         let after_noted = self.drop_encodings_from(noted, max / 2);
         let from = self.swept_until.max(after_noted);
@@ -265,8 +265,8 @@ impl Writer {
         if self.swept_until > self.head {
             self.swept_until = Sequence::ZERO;
         }
-        // The number is recorded again, because the entry with this number and later entries may
-        // have encoded frames.
+        // Entries from the number `after_noted` on may still have encoded frames. So the next call
+        // must begin at this number or a lower one.
         self.log.ledger.note_encoded(after_noted);
     }
 
@@ -476,9 +476,9 @@ impl Writer {
         self.removed = removed;
     }
 
-    /// Finds the oldest entry of the channels that have the age limit of this [`Clock`]. Returns
-    /// the time at which the entry becomes too old, and its channel. The entry is also the oldest
-    /// of its channel.
+    /// Finds the oldest entry among the channels that have the age limit of this [`Clock`]. It is
+    /// also the oldest entry of its own channel. Returns the time at which the entry becomes too
+    /// old, and the entry's channel.
     fn next_expiry(&mut self, clock: usize) -> Option<(Deadline, ChannelKey)> {
         let this = certain::some(self.clocks.get(clock), "the clock exists")?;
         let (mut next, age) = (this.next, this.age);
