@@ -292,8 +292,8 @@ mod tests {
                 );
             }
         }
-        // For an incomplete header, the requested number of bytes is never larger than the number
-        // of missing bytes.
+        // If a part of the header is missing, the parser requests at least one more byte, and never
+        // more bytes than are missing.
         for cut in 0..length {
             match read_header(&header[..cut]) {
                 Ok(HeaderRead::Incomplete { more }) => {
