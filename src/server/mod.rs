@@ -264,8 +264,9 @@ impl Server {
         self.workers.len()
     }
 
-    /// Whether every worker has completed a pass of its event loop after the previous call. Also
-    /// wakes all workers, so that even an idle worker completes a pass before the next call.
+    /// Whether every worker has completed at least one pass of its event loop since the previous
+    /// call of this function. Also wakes all workers, so that even an idle worker completes a pass
+    /// before the next call.
     pub fn is_alive(&mut self) -> bool {
         let mut is_alive = true;
         for worker in &mut self.workers {

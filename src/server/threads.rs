@@ -220,8 +220,9 @@ impl Preparation {
                     %error,
                     "cannot give a worker its own descriptor table: all workers share the limit"
                 );
-                // All workers share one descriptor table, so its size must be divided. If
-                // `limits.conns` is set, each worker's maximum is already a share of that limit.
+                // `conns_max` was computed for a worker with its own descriptor table. The workers
+                // share one table now, so `conns_max` is divided by their number. If `limits.conns`
+                // is set, `conns_max` is already this worker's share of `limits.conns`.
                 if self.parts.config.limits.conns == 0 {
                     let workers = certain::to_u32(self.workers);
                     self.parts.conns_max = self.parts.conns_max.div_ceil(workers);
