@@ -102,8 +102,8 @@ impl Meter {
     }
 
     /// Measures once and stores the result in `pressure`. If the memory in use is unknown, stores
-    /// zero, so that no connection is refused. Returns false if a limit cannot be kept because of
-    /// that.
+    /// zero, so that no connection is refused. Returns false if the memory is unknown although it
+    /// has a limit.
     pub fn measure(&self, pressure: &Pressure) -> bool {
         let used_bytes = self.used_bytes();
         pressure.note(used_bytes.unwrap_or(0), self.limit_bytes());

@@ -54,10 +54,10 @@ impl Wake {
     /// Acknowledges a wake, so that the next wake writes to the eventfd again. The sleeper calls
     /// this function after its poll has returned and before it reads its mailbox.
     pub fn acknowledge(&self) {
-        // This is a swap and not a store. If a waker finds that `is_pending` is set, it does not
-        // write. Then its swap came before this swap, so the sleeper sees the waker's message when
-        // it reads its mailbox. A store could be reordered after that read. The message could then
-        // stay in the mailbox without a wake.
+        // This is a swap, because a plain store could be reordered after the sleeper's next read of
+        // its mailbox. A waker whose swap came before that store has found `is_pending` set and has
+        // not written to the eventfd. Its message could then stay in the mailbox without a wake.
+        // With the swap, the sleeper sees the message of such a waker when it reads the mailbox.
         self.is_pending.swap(false, Ordering::AcqRel);
     }
 }
