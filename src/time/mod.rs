@@ -46,8 +46,7 @@ impl Deadline {
     }
 }
 
-/// Returns a duration in microseconds. A duration that is longer than 64 bits can count is as good
-/// as endless, and becomes the largest number.
+/// Returns a duration in microseconds, or `u64::MAX` if the number of microseconds exceeds 64 bits.
 #[must_use]
 pub fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)

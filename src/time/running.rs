@@ -43,9 +43,10 @@ impl Running {
         Now(self.now.after(now.since(self.seen)).0)
     }
 
-    /// Ends a turn and returns whether it was late. `sleep` is the maximum time for which the
-    /// thread asked to sleep in this turn; `None` stands for an unlimited sleep. The true duration
-    /// of the sleep in a late turn is unknown, so the sleep of a late turn does not count.
+    /// Ends a turn and returns whether the turn was late: whether it took longer than `sleep` plus
+    /// [`TURN_RUNNING_MS_MAX`]. `sleep` is the maximum time for which the thread asked to sleep in
+    /// this turn; `None` stands for an unlimited sleep. A late turn advances this clock by only
+    /// [`TURN_RUNNING_MS_MAX`], because the true duration of its sleep is unknown.
     pub fn advance(&mut self, now: Now, sleep: Option<Duration>) -> bool {
         let elapsed = now.since(self.seen);
         let work = Duration::from_millis(TURN_RUNNING_MS_MAX);
@@ -57,8 +58,8 @@ impl Running {
         is_late
     }
 
-    /// Returns the maximum sleep in the next turn. It is short after a late turn, because the sleep
-    /// of a late turn does not count.
+    /// Returns the maximum sleep in the next turn. After a late turn, the maximum is shorter: if
+    /// the next turn is late, too, its sleep does not advance this clock.
     #[must_use]
     pub fn sleep_max(self) -> Duration {
         Duration::from_millis(match self.is_late {
