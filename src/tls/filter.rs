@@ -283,8 +283,8 @@ impl Filter {
         }
     }
 
-    /// Appends the alert that rustls sends to the peer after an error. rustls must not be called
-    /// again when it has nothing more to write.
+    /// Appends the alert that rustls sends to the peer after an error. Stops when rustls has
+    /// nothing more to write, because rustls must not be called after that.
     fn collect_alerts(&mut self, bytes: &mut [u8]) {
         while self.library.wants_write() {
             let state = self.library.process_tls_records(bytes).state;
