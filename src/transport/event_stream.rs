@@ -109,10 +109,9 @@ impl EventStream {
     /// Handles an event: writes a gap, or the position after all gaps.
     ///
     /// A gap does not change the client's position, because publications of other channels before
-    /// the gap's end may still be pending. A client that resumes from an older position receives
-    /// the log's publications after this position, or receives the gap again. The position that is
-    /// written after all gaps prevents this repetition, even if no publication is sent for a long
-    /// time.
+    /// the gap's end may still be pending. If the client resumed from its old position, it would
+    /// receive the gap again. So the new position is written after all gaps, even if no publication
+    /// follows for a long time.
     pub(super) fn handle_event(
         &self,
         event: StreamEvent<'_>,

@@ -1,6 +1,6 @@
 //! Close frames: the codes, the parser and the writer (RFC 6455, 5.5.1 and 7.4).
 //!
-//! The machine decides how a close frame changes the state of the conn.
+//! The transport ([`super`]) decides how a close frame changes the state of the conn.
 
 use std::fmt::Display;
 

@@ -1,7 +1,7 @@
 //! Parses the header of a client's frame (RFC 6455, 5.2) and checks the rules that concern the
 //! header alone.
 //!
-//! The machine checks whether the frame fits the message in progress and the size limit. A
+//! [`super::receive`] checks whether the frame fits the message in progress and the size limit. A
 //! violation is reported at the first byte that breaks a rule. So the result does not depend on how
 //! the bytes are split into reads. Tests compare the results with tungstenite's parser.
 
@@ -223,8 +223,9 @@ mod tests {
         }
     }
 
-    /// Whether the parser's result agrees with the oracle (tungstenite). The oracle does not check
-    /// most of the rules, so this function checks them on the oracle's header.
+    /// Whether the parser's result agrees with that of tungstenite's parser (the oracle). The
+    /// oracle accepts headers that break most of the rules. For such a header, `breaks_rule` checks
+    /// that the header really breaks the rule that our parser reports.
     fn agrees_with_oracle(bytes: &[u8], parsed: Parsed) -> bool {
         let mut cursor = Cursor::new(bytes);
         let oracle = OracleHeader::parse(&mut cursor);

@@ -1,8 +1,8 @@
 //! The faults of a client that end its conn. Each fault has a close code, and a close reason for
 //! the metrics.
 //!
-//! The decoder and the machine detect faults; only the machine acts on them. The text of a fault is
-//! the reason in the close frame, for the client's developer.
+//! `decode` and `receive` detect faults. Only `receive` acts on a fault: it closes the conn. The
+//! text of a fault is the reason in the close frame, for the client's developer.
 
 use super::close::{self, CloseError};
 use super::decode::HeaderError;

@@ -2,8 +2,8 @@
 //!
 //! A command is a JSON object in a text message. Its `type` determines its other fields; unknown
 //! fields are ignored. An answer is a JSON object in a text frame. A command that cannot be
-//! executed is refused with an `error` message and never ends the conn. The machine decides when a
-//! message is sent.
+//! executed is refused with an `error` message and never ends the conn. The transport ([`super`])
+//! decides when a message is sent.
 
 use std::fmt::Display;
 use std::time::Duration;

@@ -23,8 +23,8 @@ pub(super) struct Pending {
     pub(super) control: Vec<u8>,
     /// The message that the next data frame continues.
     pub(super) message: Option<PartialMessage>,
-    /// Input that was not handled because the budget of work was used up. It begins with a header,
-    /// so `header` and `frame` are empty meanwhile.
+    /// Input that was not handled because the budget of work was used up. Such input begins with
+    /// the header of a frame, so `header` and `frame` are empty while there is any.
     pub(super) unhandled: Vec<u8>,
     /// The payload of the newest ping, if the pong could not be sent yet.
     pub(super) pong: Option<Vec<u8>>,
@@ -75,8 +75,8 @@ impl PartialHeader {
                 Ok(Some((header, taken.saturating_sub(before))))
             }
             None => {
-                // A full buffer always contains a complete header. This header is incomplete, so
-                // the buffer had room for all of the input.
+                // A full buffer always contains a complete header. Here the header is still
+                // incomplete, so the buffer is not full and all of `input` was copied.
                 debug_assert_eq!(copied, input.len());
                 self.length = certain::to_u8(filled);
                 Ok(None)
