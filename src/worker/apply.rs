@@ -1,4 +1,4 @@
-//! apply: applies the effects that conns' protocol machines return: to timers, the hub and the
+//! apply: applies the effects that the conns' state machines return: to timers, the hub and the
 //! sockets. No other module applies effects.
 
 use super::Worker;
@@ -11,9 +11,9 @@ use crate::time::Deadline;
 use crate::transport::StreamEvent;
 
 impl<N: Net> Worker<N> {
-    /// Applies the effects of one call to a conn's machine, in order. The results of some effects
-    /// are passed back to the machine. These nested calls can return further effects, which are
-    /// applied too.
+    /// Applies the effects of one call to a conn's state machine, in order. The results of some
+    /// effects are passed back to the state machine. These nested calls can return further effects,
+    /// which are applied too.
     pub(super) fn apply(&mut self, id: ConnId) {
         if self.scratch.effects.is_empty() {
             return;

@@ -228,7 +228,8 @@ struct Scratch {
     read_buffer: Box<[u8]>,
     readiness: Vec<Readiness>,
     effects: Vec<Effect>,
-    /// The number of WebSocket frames that began in the bytes of the last call to a machine.
+    /// The number of WebSocket frames that began in the bytes of the last call to a conn's state
+    /// machine.
     frames: u32,
     out: Vec<u8>,
     planned: Vec<Planned>,
@@ -399,8 +400,8 @@ impl<N: Net> Worker<N> {
         Some(ConnId { slot, generation })
     }
 
-    /// Calls a conn's protocol machine, then applies the effects that the machine returned. All
-    /// calls that can cause effects are made here.
+    /// Calls a conn's state machine, then applies the effects that the call returned. All calls
+    /// that can cause effects are made here.
     fn call<R>(
         &mut self,
         id: ConnId,

@@ -1,11 +1,11 @@
-//! read: reads bytes from sockets and passes them to the protocol machines of the conns. The worker
+//! read: reads bytes from sockets and passes them to the state machines of the conns. The worker
 //! has one read buffer.
 //!
 //! In each turn, a conn has budgets of bytes (inflated bytes included), of work and of time. The
 //! whole phase has budgets of conns, of inflated bytes and of time. A conn whose budget is spent
-//! stays on the list. Each conn is read at most once per turn, whatever its send rate. The machine
-//! first handles input that it has kept, then input from the socket. A conn is not read while it
-//! has too many unsent answers.
+//! stays on the list. Each conn is read at most once per turn, whatever its send rate. A conn's
+//! state machine first handles input that it has kept, then input from the socket. A conn is not
+//! read while it has too many unsent answers.
 
 use super::admission::rates::Rates;
 use super::wire::net::{Net, ReadOutcome};
@@ -22,7 +22,7 @@ use crate::time::Now;
 use crate::transport::Goodbye;
 
 impl<S> Slot<S> {
-    /// Returns how many bytes from the client the machine accepts now.
+    /// Returns how many bytes from the client the conn accepts now.
     pub(super) fn read_bytes_max(&self, head_bytes: u32, rates: &Rates) -> usize {
         let most = self.conn.read_bytes_max(head_bytes);
         match self.conn.class() {
@@ -89,9 +89,9 @@ impl<N: Net> Worker<N> {
         inflated_bytes
     }
 
-    /// Handles input that the machine has kept. If there is none, reads the socket once. Returns
-    /// the number of bytes that count towards the conn's budget, or `None` if the conn cannot be
-    /// read now.
+    /// Handles input that the conn has kept. If there is none, reads the socket once. Returns the
+    /// number of bytes that count towards the conn's budget, or `None` if the conn cannot be read
+    /// now.
     fn read_once(&mut self, id: ConnId, buffer: &mut [u8]) -> Option<usize> {
         let head_bytes = self.parts.config.limits.request_head_bytes;
         let slot = self.conns.get_mut(id.slot as usize)?;
@@ -144,7 +144,7 @@ impl<N: Net> Worker<N> {
     }
 
     /// Passes bytes from a client to its machine, and counts them towards the client's rates. Bytes
-    /// from sockets reach machines only through this function.
+    /// from sockets reach the conns' state machines only through this function.
     pub(super) fn hand_bytes(&mut self, id: ConnId, bytes: &mut [u8]) -> Option<()> {
         // If a trusted proxy sent the bytes, this call may first return an effect that identifies
         // the client. The bytes are then handled when this effect is applied.
@@ -365,7 +365,7 @@ mod tests {
     /// A command that is parsed, refused and answered.
     const EMPTY_TEXT: &[u8] = b"\x81\x80\0\0\0\0";
 
-    /// A command whose result the worker passes to the machine in a second call.
+    /// A command whose result the worker passes to the conn's state machine in a second call.
     fn unsubscribe() -> Vec<u8> {
         let command = br#"{"type":"unsubscribe","channel":"b"}"#;
         let length = u8::try_from(command.len()).unwrap();

@@ -1,5 +1,5 @@
 //! The network interface of a worker, its implementation over sockets, and the TLS layer between
-//! the sockets and the protocol machines of conns.
+//! the sockets and the state machines of conns.
 
 pub mod fanout_limiter;
 pub mod kernel;

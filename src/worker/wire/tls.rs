@@ -1,7 +1,7 @@
-//! TLS between sockets and the protocol machines of conns, for the conns of TLS listeners.
+//! TLS between sockets and the state machines of conns, for the conns of TLS listeners.
 //!
 //! `read` calls `read_sealed` for such a conn, and `flush` encrypts (*seals*) the conn's writes
-//! with `Filters::seal`. The machine receives only plaintext. Sealed bytes count as written,
+//! with `Filters::seal`. The state machine receives only plaintext. Sealed bytes count as written,
 //! because sealing cannot be undone. So the bytes of at most one write are sealed before the socket
 //! accepts them. All other publications stay in the log, where the quota limits them. For a plain
 //! conn, TLS costs a few lookups in the table, which is empty on a worker without TLS conns.
@@ -382,8 +382,8 @@ impl<N: Net> Worker<N> {
         self.call(id, |conn, out, context| conn.handle_plaintext(out, context));
     }
 
-    /// Passes decrypted bytes to the conn's protocol machine until it accepts no more. If decrypted
-    /// bytes are left, the conn still counts as readable. Returns how many bytes the machine
+    /// Passes decrypted bytes to the conn's state machine until it accepts no more. If decrypted
+    /// bytes are left, the conn still counts as readable. Returns how many bytes the state machine
     /// accepted, or `None` if it accepted none.
     fn hand_plaintext(&mut self, id: ConnId) -> Option<usize> {
         let mut plain = self.filters.secured(id.slot)?.filter.take_plain();
