@@ -59,8 +59,8 @@ pub(super) fn of_der(der: &[u8]) -> Option<Result<DecodingKey, KeyError>> {
     Some(of_numbers(n, e))
 }
 
-/// Returns the value of the first DER element and the bytes after this element. The element must
-/// have this tag.
+/// Returns the value of the first DER element and the bytes after this element. Returns `None` if
+/// the element does not have this tag.
 fn value(tag: u8, der: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = match der {
         [first, 0x82, high, low, rest @ ..] if *first == tag => {
