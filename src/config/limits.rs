@@ -21,9 +21,9 @@ pub const FEED_LINE_BYTES_MAX: u32 = 64 * 1024 * KIB;
 /// The maximum sleep of a worker that has conns, in milliseconds. A turn that takes much longer
 /// shows that the process or the machine was paused.
 pub const SLEEP_MS_MAX: u64 = 1_000;
-/// The maximum time of a turn without its sleep that counts for the deadlines of peers, in
-/// milliseconds. A longer turn is a delay of the server itself, so the rest of its time does not
-/// count ([`crate::time::running`]).
+/// The maximum time of one turn, without its sleep, that counts against the deadlines of peers, in
+/// milliseconds. If a turn takes longer, the peers are not responsible for the rest of its time
+/// ([`crate::time::running`]).
 pub const TURN_RUNNING_MS_MAX: u64 = 100;
 /// The maximum number of attempts to repeat an interrupted read.
 pub const INTERRUPTED_READS_MAX: u32 = 64;
@@ -247,8 +247,8 @@ pub const CONTROL_BYTES_MAX: usize = 256 * KIB as usize;
 pub const WINDOW_PUBLICATIONS_MAX: u32 = 1024;
 
 /// The maximum number of earlier epochs whose positions are recognised. An epoch is a period in
-/// which sequence numbers are consecutive. It changes only after a fault of the storage engine, and
-/// few clients return with a position from before the last change.
+/// which sequence numbers are continuous. A new epoch begins only after a fault of the storage
+/// engine, and few clients return with a position of an earlier epoch.
 pub const PREVIOUS_EPOCHS_MAX: usize = 16;
 
 // -- Compression (RFC 7692).

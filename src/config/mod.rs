@@ -460,9 +460,9 @@ pub enum KernelFeature {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Deflate {
-    /// Whether the extension is accepted if a client offers it. Level, window and minimum length
-    /// cannot be configured, because one frame serves all subscribers. They are constants in
-    /// [`limits`], found by measurement.
+    /// Whether permessage-deflate is accepted if a client offers it. The compression level, the
+    /// window and the minimum length of a message cannot be configured, because one frame serves
+    /// all subscribers. They are constants in [`limits`], found by measurement.
     pub enabled: bool,
 }
 
