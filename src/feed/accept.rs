@@ -1,8 +1,8 @@
 //! SHELL: accepts the connections of feeders.
 //!
 //! The number of feeders is limited. If a connection cannot be accepted, accepting pauses. If no
-//! feeder is connected then, the server's health reports it. The feed's loop calls this module when
-//! the listener is ready.
+//! feeder is connected at that time, `/readyz` reports the fault. The feed's loop calls this module
+//! when the listener is ready.
 
 use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::net::UnixStream;
@@ -80,8 +80,9 @@ impl FeedLoop {
 
 fn refuse(mut stream: UnixStream) {
     let line = answer_queue::error_line(0, "too_many_feeders", "too many feeders are connected");
-    // The write does not block, because the empty send buffer of a new connection has space for the
-    // line. A failed write is harmless, because the peer has closed the connection already.
+    // The write does not block, because the send buffer of a new connection is empty and has space
+    // for the refusal. A failed write is harmless, because the peer has closed the connection
+    // already.
     let sent = stream
         .set_nonblocking(true)
         .and_then(|()| stream.write_all(&line));

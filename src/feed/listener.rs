@@ -121,8 +121,8 @@ pub(super) struct SocketFile {
     makes_directory: bool,
     /// The socket's directory. Kept open, so that no other directory gets the same inode.
     directory: File,
-    /// The inode that identifies the socket's file, because another file of the same name must not
-    /// be removed. The inode is valid only while the socket is open.
+    /// The inode of the socket's file. The file at the path is removed only if it has this inode,
+    /// because it may be another file. No other file gets this inode while the socket is open.
     inode: Inode,
     lock: File,
 }

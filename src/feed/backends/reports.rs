@@ -224,8 +224,8 @@ impl ReportRouter {
                 self.scan.next = notice.order + 1;
                 self.deliver_notice(&notice, feeders, touched);
                 if matches!(notice.report, Report::Lost(_)) {
-                    // More notices may have been lost meanwhile, and were added to the number at
-                    // this position in the queue. The scan restarts, so that it finds them.
+                    // More notices may have been lost during the delivery. They are counted at the
+                    // same position in the queue, so the scan restarts to find them.
                     self.rescan();
                 }
             }

@@ -75,8 +75,8 @@ impl Decoder {
         step
     }
 
-    /// Returns the item of a last line without a line feed. Called at the end of the input with all
-    /// unconsumed bytes.
+    /// Decodes the last line if it does not end with a line feed. Called at the end of the input
+    /// with all unconsumed bytes.
     pub fn finish(&mut self, input: &[u8]) -> Option<Item> {
         match &mut self.framing {
             Framing::Lines(lines) => lines.line(input, &mut self.names),
