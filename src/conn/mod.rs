@@ -1,10 +1,10 @@
 //! The state machine of one connection. A connection first serves requests and polls, then possibly
 //! one stream, and then ends.
 //!
-//! The machine combines `http` and `transport`. Its inputs are bytes, the time and the outcomes of
-//! effects. It writes bytes for the peer to the [`Outbox`]; every other action is an effect. The
-//! machine never uses a socket, a clock or the hub: the worker calls the machine and applies its
-//! effects.
+//! The state machine combines `http` and `transport`. Its inputs are bytes, the time and the
+//! outcomes of effects. It writes bytes for the peer to the [`Outbox`]; every other action is an
+//! effect. The state machine never uses a socket, a clock or the hub: the worker calls it and
+//! applies its effects.
 //!
 //! An idle conn owns no memory beyond its slot. A partial request head and the outbox are boxed,
 //! and exist only while they are not empty.

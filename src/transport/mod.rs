@@ -6,7 +6,7 @@
 //! for the worker. A transport owns only the state of its protocol. Transports do not handle
 //! publications: `frame` encodes them, and they are sent from the log. Transports do not use
 //! sockets, timers or the hub. No transport imports another, so a transport can be removed by
-//! deleting its file. The conn's protocol machine is the only caller.
+//! deleting its file. The conn's state machine is the only caller.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 #![warn(clippy::wildcard_enum_match_arm)]
 

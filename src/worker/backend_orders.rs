@@ -1,9 +1,9 @@
 //! Executes the orders of backends on this worker, and delivers messages of backends to single
 //! conns.
 //!
-//! A message is passed to the conn's protocol machine if the conn still exists. The sender can
-//! learn whether the message was delivered. `broadcast` calls this module for each order, in the
-//! order of the inbox.
+//! A message is passed to the conn's state machine if the conn still exists. The sender can learn
+//! whether the message was delivered. `broadcast` calls this module for each order, in the order of
+//! the inbox.
 
 use std::sync::Arc;
 

@@ -177,7 +177,7 @@ pub struct Worker<N: Net> {
 }
 
 /// The slot of a conn: its socket, the readiness of the socket, the lists that contain the conn,
-/// and the conn's protocol machine.
+/// and the conn's state machine.
 #[derive(Debug)]
 #[expect(
     clippy::struct_excessive_bools,

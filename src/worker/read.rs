@@ -231,7 +231,7 @@ mod tests {
         now_us: Cell<u64>,
         /// The time that each read from a socket takes.
         read_us: u64,
-        /// The time that each call to a protocol machine takes.
+        /// The time that each call to a conn's state machine takes.
         call_us: u64,
         waiting: usize,
         ready: Vec<Readiness>,

@@ -1,4 +1,5 @@
-//! Tests of the machine with bytes and times as input. The tests take the role of the worker.
+//! Tests of a conn's state machine with bytes and times as input. The tests take the role of the
+//! worker.
 
 mod polls;
 mod proxied;

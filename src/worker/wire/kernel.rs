@@ -36,7 +36,7 @@ enum SlabEntry<T> {
 }
 
 // The size matters because the slab has an entry for each conn. The socket adds four bytes to the
-// conn's protocol machine, and the slab adds none.
+// conn's state machine, and the slab adds none.
 const _: () = assert!(
     size_of::<SlabEntry<crate::worker::Slot<TcpStream>>>()
         <= if cfg!(debug_assertions) { 72 } else { 56 }

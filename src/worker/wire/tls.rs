@@ -49,8 +49,8 @@ struct SecuredConn {
     is_in_handshake_queue: bool,
     /// Whether FIN must be sent after the last encrypted byte.
     owes_fin: bool,
-    /// Whether `handle_drained` of the conn's protocol machine must be called after the last
-    /// encrypted byte was sent.
+    /// Whether `handle_drained` of the conn's state machine must be called after the last encrypted
+    /// byte was sent.
     owes_drained: bool,
     /// If set, the conn is closed for this reason after the last encrypted byte was sent.
     closes: Option<CloseReason>,
@@ -400,7 +400,7 @@ impl<N: Net> Worker<N> {
         (taken > 0).then_some(taken)
     }
 
-    /// Passes decrypted bytes to the conn's protocol machine in pieces, until it accepts no more.
+    /// Passes decrypted bytes to the conn's state machine in pieces, until it accepts no more.
     /// Returns how many bytes it accepted, or `None` if the conn is closing.
     fn hand_pieces(&mut self, id: ConnId, plain: &mut [u8]) -> Option<usize> {
         let head_bytes = self.parts.config.limits.request_head_bytes;
