@@ -114,8 +114,8 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Called if an accepted socket was not given a slot. Counts the error, and no longer counts
-    /// the connection for its source.
+    /// Called if an accepted socket was not given a slot. Counts an accept error, and subtracts the
+    /// connection from the number of conns of its source.
     fn drop_unregistered(&self, peer: Option<Peer>) {
         if let Some(peer) = peer {
             self.release_peer(peer);

@@ -47,7 +47,7 @@ impl<N: Net> Worker<N> {
     pub(super) fn answer_due_polls(&mut self) {
         let head = self.hub.head().sequence;
         let is_due = |first: &mut (Cursor, ConnId, Option<Cursor>)| first.0.sequence <= head;
-        // If the log has switched to a newer epoch, its answers to queries may be empty. So the
+        // If the log has switched to a newer epoch, queries of the log may return nothing. So the
         // polls wait until the hub has switched to that epoch too.
         while self.hub.is_in_newest_epoch()
             && let Some((_, id, since)) = self.to_answer.pop_front_if(is_due)
@@ -63,8 +63,8 @@ impl<N: Net> Worker<N> {
         !self.awaiting_answer.is_empty() && self.awaiting_answer.contains(&id)
     }
 
-    /// Answers a poll, even if nothing is pending for it. `since` is the position in the client's
-    /// request. An empty answer usually has this position.
+    /// Answers a poll, even if nothing is pending for it. `since` is the position that the client
+    /// sent in its request. The id of an empty answer is usually this position.
     pub(super) fn answer(&mut self, id: ConnId, since: Option<Cursor>) {
         if let Some(kind) = self.poll_kind(id) {
             let news = self.gather(id.slot, kind, since);
@@ -99,8 +99,8 @@ impl<N: Net> Worker<N> {
         self.note_answered(id.slot);
     }
 
-    /// Collects the gaps and publications for the answer to the poll in a slot. The poll's
-    /// positions move past them.
+    /// Collects the gaps and publications for the answer to the poll in a slot. Moves the positions
+    /// of the poll's subscriptions past these gaps and publications.
     fn gather(&mut self, slot: u32, kind: FrameKind, since: Option<Cursor>) -> News {
         let mut gaps = Vec::new();
         self.take_gaps(slot, &mut gaps);
@@ -161,9 +161,9 @@ impl<N: Net> Worker<N> {
         Vec::new()
     }
 
-    /// Returns the position from which the client continues. It is the id of the last publication
-    /// of the answer, or a later position if nothing more is pending. The client has only one
-    /// position for all channels, because its next poll may reach another worker.
+    /// Returns the position from which the client continues: the id of the last publication of the
+    /// answer, or a later position if nothing more is pending. A client sends only this position in
+    /// its next poll, so the position applies to all channels of the client.
     fn position(
         &self,
         slot: u32,

@@ -58,14 +58,14 @@ impl<N: Net> Worker<N> {
                 Effect::ShutdownWrite => self.shutdown_write(id),
             }
         }
-        // A nested call may have stored its own list in `scratch.effects`. `effects` replaces it,
-        // because `effects` has more capacity.
+        // A nested call may have left a list with less capacity in `scratch.effects`. `effects`
+        // replaces that list, so that its larger capacity is used again.
         self.scratch.effects = effects;
     }
 
-    /// Sets a conn's timer to a deadline. The timer is set to an earlier time in three cases: the
-    /// conn's token expires earlier, the conn must subscribe earlier, or the conn must be sent its
-    /// goodbye earlier during a drain.
+    /// Sets a conn's timer to the given deadline, or to an earlier time in three cases: the conn's
+    /// token expires earlier, the conn must subscribe earlier, or the conn must be sent its goodbye
+    /// earlier during a drain.
     pub(super) fn arm(&mut self, id: ConnId, deadline: Deadline) {
         let is_ending = self.slot(id).is_some_and(|slot| slot.conn.is_ending());
         if is_ending && self.draining.is_some() {
@@ -125,7 +125,8 @@ impl<N: Net> Worker<N> {
     }
 
     /// Ends all subscriptions of a conn, and removes the permissions that its token granted.
-    /// Consumers receive no notices about polls, because a poll subscribes again with each request.
+    /// Consumers receive notices only if the conn is a stream, because a poll subscribes again with
+    /// each request.
     pub(super) fn leave_all(&mut self, id: ConnId, is_stream: bool) {
         if is_stream && !self.watched.is_empty() {
             let channels: Vec<_> = self.hub.channels_of(id.slot).cloned().collect();

@@ -66,8 +66,8 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Answers a request for the number of subscribers of some channels: confirms each channel with
-    /// the number on this worker.
+    /// Answers a request for the numbers of subscribers of some channels. Confirms each channel
+    /// with the number of its subscribers on this worker.
     pub(super) fn count_subscribers(&self, counts: &SubscriberCounts) {
         let mut is_last = false;
         for (channel, worker_ack) in counts.iter() {

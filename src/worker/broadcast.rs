@@ -42,8 +42,9 @@ impl<N: Net> Worker<N> {
         self.answer_due_polls();
     }
 
-    /// If the inbox is empty, moves the hub's head to the newest posted id. A new subscriber then
-    /// starts at the newest publication.
+    /// If the inbox is empty, this worker has received all entries that were posted so far. In this
+    /// case, moves the hub's position (its *head*) to the newest posted id, so that a new
+    /// subscriber starts at the newest publication.
     pub(super) fn catch_up(&mut self) {
         let posted = self.hub.posted();
         if self.batch.len() == 0 && self.parts.inbox.is_empty() {
@@ -52,8 +53,8 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Takes mail from the inbox until the mail is a batch of entries. Other mail is processed at
-    /// once. Returns false if the inbox is empty.
+    /// Processes messages of the inbox until one of them is a batch of entries. Returns true if the
+    /// batch has entries to process, and false if the inbox is empty.
     fn open_batch(&mut self) -> bool {
         while self.batch.len() == 0 {
             let Some(mail) = self.parts.inbox.take() else {

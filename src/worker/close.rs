@@ -56,8 +56,8 @@ impl<N: Net> Worker<N> {
         self.list_to_flush(id);
     }
 
-    /// Called after a write of encrypted bytes. If all of them were sent, sends a delayed FIN and
-    /// does a delayed close.
+    /// Called after a write of encrypted bytes. When all of them were sent, sends FIN and closes
+    /// the conn, if these actions had to wait for the write.
     pub(super) fn end_sealed(&mut self, id: ConnId) {
         let Some(SealedEnd { has_fin, reason }) = self.filters.take_end(id.slot) else {
             return;

@@ -58,10 +58,12 @@ impl Plan {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Draining {
     /// The time by which each conn is sent a goodbye, even a conn that opens a stream during the
-    /// drain. It refers to the clock that stops while the worker's thread does not run.
+    /// drain. This deadline is on the worker's own clock, which stops while the worker's thread
+    /// does not run.
     pub(super) goodbye_by: Deadline,
-    /// The time at which the remaining conns are closed. It refers to the monotonic clock, which
-    /// does not stop. So the drain ends before the reconnect delays in the goodbyes.
+    /// The time at which the remaining conns are closed. This deadline is on the monotonic clock,
+    /// which does not stop. So the drain ends before the reconnect delays in the goodbyes have
+    /// passed.
     pub(super) end: Deadline,
     /// The time over which the clients' reconnect delays are spread.
     reconnects: Duration,

@@ -12,11 +12,10 @@ use crate::hub::JoinOutcome;
 use crate::id::ConnId;
 
 impl<N: Net> Worker<N> {
-    /// Switches the hub to the log's newest epoch. If there is a new epoch, lists all conns for
-    /// flush, so that the quota of each conn is checked again. Even conns that cannot be written to
-    /// are listed. The amount by which a conn is behind may have grown: entries that the new epoch
-    /// has discarded no longer supersede older ones. Also, a query in the old epoch may have
-    /// returned too few entries.
+    /// Switches the hub to the log's newest epoch. If there is a newer epoch, lists all conns for
+    /// flush, even conns that cannot be written to. Flush then checks the quota of each conn again,
+    /// because a conn may now be further behind: entries that the new epoch has discarded no longer
+    /// supersede older entries. Also, a query in the old epoch may have returned too few entries.
     pub(super) fn follow_epoch(&mut self) {
         debug_assert!(self.scratch.collected.is_empty());
         if !self.hub.follow_epoch(self.now) {
@@ -31,9 +30,9 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Switches to the log's newest epoch if a query of the log returned too few entries because of
-    /// that epoch. Nothing may be delivered before the switch, because the client's position would
-    /// then be beyond entries that were not read.
+    /// Switches to the log's newest epoch if the log was already in that epoch when the hub queried
+    /// it, because such a query returns too few entries. Nothing may be delivered before the
+    /// switch. Otherwise the client's position would move past entries that were not read.
     pub(super) fn follow_for_postponed(&mut self) {
         while self.hub.has_postponed() {
             self.follow_epoch();

@@ -75,9 +75,10 @@ impl<N: Net> Worker<N> {
         // Each of the two loops gets half of the time slice, so that neither delays the other.
         let start = self.net.now();
         self.walk(start);
-        // The hub keeps entries in memory for the subscribers that were visited. The conns that are
-        // left in the list may still need these entries. If the hub keeps too many bytes, it
-        // releases the entries anyway, and these conns read the log instead.
+        // After the subscribers of a channel were visited, the hub still holds the entries, because
+        // the conns in `to_flush` may need them. The entries are released when `to_flush` is empty.
+        // If the hub holds too many bytes, they are released earlier, and these conns read the log
+        // instead.
         if self.to_flush.is_empty() || self.hub.is_full() {
             self.hub.release_walked();
         }
@@ -416,9 +417,9 @@ impl<N: Net> Worker<N> {
             return;
         }
         let reached = self.hub.reached(id.slot);
-        // The position is not sent if the log has caused another gap meanwhile, because that gap
-        // must be sent first. It is also not sent if the log has switched to a newer epoch, because
-        // queries may have returned too few entries.
+        // In two cases the position is not sent yet. If the client has lost more publications
+        // meanwhile, another gap must be sent first. If the log has switched to a newer epoch,
+        // queries of the log may have returned too few entries.
         if !self.hub.has_loss(id.slot) && self.hub.is_in_newest_epoch() {
             self.call(id, |conn, out, context| {
                 conn.handle_event(StreamEvent::GapsSent(reached), out, context);

@@ -32,8 +32,8 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Whether the worker has nothing left to write to the conn in a slot. Such a conn must be
-    /// within its quota.
+    /// Whether the worker has finished its current writes to the conn in a slot. The conn must then
+    /// be within its quota.
     #[doc(hidden)]
     #[must_use]
     pub fn has_flushed(&self, slot: u32) -> bool {

@@ -128,8 +128,9 @@ pub struct Worker<N: Net> {
     to_read: Queue,
     /// Conns to visit in the next flush.
     to_flush: VecDeque<ConnId>,
-    /// Polls that wait until the hub's head reaches a position. Each element has this position, the
-    /// conn, and the position that the client sent.
+    /// Polls that wait until this worker has processed the mail that was posted before their
+    /// requests. Each element has the id up to which the mail must be processed, the conn, and the
+    /// position that the client sent.
     to_answer: VecDeque<(Cursor, ConnId, Option<Cursor>)>,
     awaiting_answer: HashSet<ConnId>,
     /// Conns whose outbox holds publications of the log in memory.

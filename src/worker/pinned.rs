@@ -55,9 +55,8 @@ impl OldestPinned {
 #[derive(Debug, Default)]
 pub(super) struct Holders {
     by_age: BTreeSet<Holder>,
-    /// The slots of polls that were answered in this turn. After flush, the polls whose answers are
-    /// not completely written are added to `by_age`. Most answers are completely written before
-    /// that.
+    /// The slots of polls that were answered in this turn. After flush, a poll is added to `by_age`
+    /// if its answer is not completely written. Most answers are completely written by then.
     answered: Vec<u32>,
     /// The conn at which the next batch starts. `None` stands for the conn with the oldest
     /// publication.
@@ -85,8 +84,8 @@ impl Holders {
         self.next.is_some()
     }
 
-    /// Returns the next conns in the order of `by_age`. After the last conn, starts again with the
-    /// conn that keeps the oldest publication.
+    /// Returns the next batch of conns in the order of `by_age`. After the last conn, the next
+    /// batch starts with the conn that keeps the oldest publication.
     fn next_batch(&mut self) -> Vec<Holder> {
         let from = self.next.take().unwrap_or((Sequence::ZERO, 0));
         let mut holders = self.by_age.range(from..).copied();
@@ -97,8 +96,8 @@ impl Holders {
 }
 
 impl<N: Net> Worker<N> {
-    /// Records the oldest publication that a conn's outbox keeps in memory. `before` is the one
-    /// that was recorded until now.
+    /// Records the oldest publication that a conn's outbox keeps in memory. `before` is the
+    /// publication that was recorded for this conn before the call.
     pub(super) fn note_held(&mut self, id: ConnId, before: Option<Sequence>) {
         let slot = self.conns.get(id.slot as usize);
         let held = slot.and_then(|slot| slot.conn.outbox().oldest_held());
@@ -106,7 +105,7 @@ impl<N: Net> Worker<N> {
     }
 
     /// Records that a poll was answered in this turn. If the answer is not completely written after
-    /// flush, the oldest publication that it keeps in memory is recorded.
+    /// flush, the poll is added to the conns that keep publications in memory.
     pub(super) fn note_answered(&mut self, slot: u32) {
         self.holders.answered.push(slot);
     }
@@ -130,8 +129,9 @@ impl<N: Net> Worker<N> {
         self.holders.note(slot, outbox.oldest_held(), None);
     }
 
-    /// Enforces the limit on evicted publications that conns keep in memory. If the log has too
-    /// many encodings, wakes the feed, which enforces the limit on encodings.
+    /// Enforces the limit on the memory of publications that conns keep although the log has
+    /// evicted them. Also wakes the feed if the log has too many encodings, because the feed
+    /// enforces that limit.
     pub(super) fn bound_pinned(&mut self) {
         self.note_unwritten_answers();
         if self.hub.log().has_too_many_encodings() {

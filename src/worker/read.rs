@@ -89,9 +89,9 @@ impl<N: Net> Worker<N> {
         inflated_bytes
     }
 
-    /// Handles input that the conn has kept. If there is none, reads the socket once. Returns the
-    /// number of bytes that count towards the conn's budget, or `None` if the conn cannot be read
-    /// now.
+    /// If the conn's state machine still has unhandled input, lets the state machine handle it.
+    /// Otherwise reads the socket once. Returns the number of bytes that count towards the conn's
+    /// budget, or `None` if the conn cannot be read now.
     fn read_once(&mut self, id: ConnId, buffer: &mut [u8]) -> Option<usize> {
         let head_bytes = self.parts.config.limits.request_head_bytes;
         let slot = self.conns.get_mut(id.slot as usize)?;
@@ -146,8 +146,8 @@ impl<N: Net> Worker<N> {
     /// Passes bytes from a client to its machine, and counts them towards the client's rates. Bytes
     /// from sockets reach the conns' state machines only through this function.
     pub(super) fn hand_bytes(&mut self, id: ConnId, bytes: &mut [u8]) -> Option<()> {
-        // If a trusted proxy sent the bytes, this call may first return an effect that identifies
-        // the client. The bytes are then handled when this effect is applied.
+        // If a trusted proxy sent the bytes, the state machine may first return an effect that
+        // identifies the client. It then handles the bytes when the worker applies this effect.
         self.scratch.frames = 0;
         self.call(id, |conn, out, context| {
             conn.handle_bytes(bytes, out, context);

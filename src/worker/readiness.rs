@@ -96,9 +96,10 @@ impl<N: Net> Worker<N> {
             due.map(|deadline| deadline.remaining(now)),
             timer.map(|deadline| deadline.remaining(self.running.at(now))),
             (!self.conns.is_empty()).then_some(self.running.sleep_max()),
-            // Entries that were not sent to this worker are accepted when the hub's head has passed
-            // them. The feed does not wake the worker for publications that concern only other
-            // workers, although they also move the head.
+            // The log may have entries that are older than the first subscriber of their channel on
+            // this worker. The feed does not send them to this worker. The hub accepts them when
+            // its head has passed them. No message wakes the worker then, because the feed may send
+            // the next publications only to other workers.
             self.hub
                 .has_late()
                 .then_some(Duration::from_millis(LATE_ENTRIES_WAIT_MS)),

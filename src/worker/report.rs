@@ -15,9 +15,9 @@ use crate::hub::JoinOutcome;
 use crate::id::{ChannelName, ConnId};
 
 impl<N: Net> Worker<N> {
-    /// Sends the reports that waited for room in the queue. If none is left, the conns of these
-    /// reports may be read again. A conn whose notices the feed has accepted may be read again,
-    /// too.
+    /// Sends the reports that waited for room in the queue. If all of them were sent, the conns
+    /// that sent them may be read again. A conn may also be read again after the feed has accepted
+    /// enough of its notices.
     pub(super) fn report(&mut self) {
         self.parts.upstream.send_kept();
         for name in self.parts.upstream.take_released() {
@@ -33,8 +33,8 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Continues to read from a conn that waits for the feed. Does nothing while too many notices
-    /// of the conn wait, or while reports of this worker wait.
+    /// Lets the worker read again from a conn that had to wait for the feed. The conn continues to
+    /// wait while too many of its notices wait, or while any report of this worker waits.
     pub(super) fn release_from_feed(&mut self, id: ConnId) {
         let name = self.name(id);
         let is_held = self.slot(id).is_some_and(|slot| slot.holds.has(Hold::Feed));

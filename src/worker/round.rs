@@ -122,8 +122,8 @@ impl Round {
         certain::to_u32(arrived)
     }
 
-    /// Whether a conn whose timer has fired waits for the end of a round. If so, the next poll must
-    /// not sleep.
+    /// Whether any conn waits for the end of a round because its timer has fired. If so, the next
+    /// poll must not sleep.
     pub(super) fn is_awaited(&self) -> bool {
         !self.next.fired.is_empty() || !self.current.fired.is_empty()
     }
@@ -141,8 +141,8 @@ impl Round {
         }
     }
 
-    /// Records the result of a poll, after its `reports` were processed. `sockets` is the number of
-    /// conns and listeners.
+    /// Called after the readiness reports of a poll were processed. `reports` is their number, and
+    /// `sockets` is the number of conns and listeners.
     pub(super) fn note_polled(
         &mut self,
         polled: Polled,

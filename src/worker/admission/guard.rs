@@ -94,9 +94,9 @@ impl<N: Net> Worker<N> {
         guard.sources.is_some() || guard.proxied != 0 || !self.parts.config.proxy.trusted.is_empty()
     }
 
-    /// Decides whether a connection is accepted. If the table of peers is in use, returns the peer
-    /// of the connection. The caller must then call [`Self::note_peer`] or [`Self::release_peer`]
-    /// with this peer.
+    /// Decides whether a connection is accepted. If this worker stores the sources of its conns,
+    /// returns the [`Peer`] of the connection. The caller must then pass this peer to
+    /// [`Self::note_peer`] or, if the connection gets no slot, to [`Self::release_peer`].
     pub(in crate::worker) fn check_admission(
         &self,
         address: IpAddr,

@@ -28,8 +28,8 @@ const QUEUE_SLACK: usize = 64;
 #[derive(Debug)]
 pub struct SilentLimit {
     most: u32,
-    /// The limit divided by the number of workers. A worker closes silent conns only if it has more
-    /// of them than this number.
+    /// `most` divided by the number of workers. A worker closes silent conns only if it has more of
+    /// them than this number.
     share: u32,
     count: AtomicU32,
 }

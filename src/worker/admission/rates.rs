@@ -45,15 +45,15 @@ pub(in crate::worker) struct Rates {
     swept: Now,
 }
 
-/// The use of the two rate limits by one client. The server compares these times with the clock, as
-/// in the generic cell rate algorithm. Times are in nanoseconds.
+/// How much of the two rate limits one client has used. For each limit, a time in nanoseconds is
+/// compared with the clock, as in the generic cell rate algorithm.
 #[derive(Clone, Copy, Debug, Default)]
 struct Account {
-    /// The earliest time by which a client that keeps to the rate of frames could have sent these
-    /// frames.
+    /// The earliest time by which all frames of the client could have been sent at the allowed rate
+    /// of frames.
     frames_ns: u64,
-    /// The earliest time by which a client that keeps to the rate of bytes could have sent these
-    /// bytes.
+    /// The earliest time by which all bytes of the client could have been sent at the allowed rate
+    /// of bytes.
     bytes_ns: u64,
 }
 

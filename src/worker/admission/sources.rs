@@ -46,8 +46,8 @@ pub enum Arrival {
 #[derive(Clone, Copy, Debug, Default)]
 struct Account {
     conns: u32,
-    /// The earliest time by which a source that keeps to the allowed rate could have opened these
-    /// connections.
+    /// The rate limit on new connections compares this time with the clock, as in the generic cell
+    /// rate algorithm. Each new connection moves the time forward by `interval_us`.
     paid_us: u64,
 }
 

@@ -31,9 +31,9 @@ impl Outgoing {
     }
 
     /// Adds a publication to the log, and to the batch of each worker with subscribers of the
-    /// channel. Each of these workers confirms `worker_ack` once. The caller must confirm it too,
-    /// but only after this call. Returns the number of entries that the log has evicted to make
-    /// room.
+    /// channel. Each of these workers later confirms `worker_ack` once. After this call, the caller
+    /// must confirm `worker_ack` once, too. Returns the number of entries that the log has evicted
+    /// to make room.
     pub fn add(
         &mut self,
         writer: &mut Writer,

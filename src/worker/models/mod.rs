@@ -617,9 +617,9 @@ fn poll_after_an_acknowledgement_is_given_the_publication() {
     });
 }
 
-/// Returns the names of two channels. If `has_same_lock` is true, the same lock of the log guards
-/// both channels. One channel can then get the key that the other had before. If it is false, the
-/// channels have different locks.
+/// Returns the names of two channels. `has_same_lock` decides whether the same lock of the log
+/// guards both channels. With the same lock, one channel can get the key that the other channel had
+/// before.
 fn names(log: &Log, has_same_lock: bool) -> (&'static str, &'static str) {
     let lock = |channel: &str| log.shard_of(&name(channel));
     let mut others = ["b", "c", "d", "e", "f", "g", "h"].into_iter();

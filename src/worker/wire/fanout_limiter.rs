@@ -52,8 +52,8 @@ enum PermitState {
 }
 
 impl FanoutLimiter {
-    /// Creates a limiter with `count` permits. To wake a worker, the limiter uses the worker's
-    /// element of `wakes`.
+    /// Creates a limiter with `count` permits. `wakes` has one element for each worker, with which
+    /// the limiter wakes the worker.
     #[must_use]
     pub fn new(count: usize, wakes: Vec<Arc<Wake>>) -> Self {
         let permits = Permits {

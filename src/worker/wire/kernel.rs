@@ -35,8 +35,8 @@ enum SlabEntry<T> {
     Occupied(T),
 }
 
-// The size matters because the slab has an entry for each conn. The socket adds four bytes to the
-// conn's state machine, and the slab adds none.
+// Each conn has one entry in the slab, so the size of an entry matters. In an entry, the socket
+// takes four bytes, and the slab itself takes none.
 const _: () = assert!(
     size_of::<SlabEntry<crate::worker::Slot<TcpStream>>>()
         <= if cfg!(debug_assertions) { 72 } else { 56 }
@@ -92,8 +92,8 @@ impl MioNet {
         })
     }
 
-    /// Returns the descriptors that must stay open when the worker's thread separates its
-    /// descriptor table from the process's table.
+    /// Returns the descriptors that must stay open when the worker's thread gets a descriptor table
+    /// of its own.
     #[must_use]
     pub fn descriptors(&self) -> Vec<RawFd> {
         let others = self.permit.iter().flat_map(Permit::wakes);

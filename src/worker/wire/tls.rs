@@ -195,9 +195,9 @@ impl Filters {
         sealed
     }
 
-    /// Called after a write. Returns true once after each write that emptied the outbox: as soon as
-    /// the socket has accepted the encrypted bytes. `is_own_done` is whether this write emptied the
-    /// outbox. `has_more` is whether new bytes are in the outbox.
+    /// Called after a write. Returns true, once, when the outbox is empty and the socket has
+    /// accepted all encrypted bytes. `is_own_done` is whether this write emptied the outbox.
+    /// `has_more` is whether the outbox has new bytes.
     pub(in crate::worker) fn has_sent_own(
         &mut self,
         slot: u32,
@@ -224,9 +224,9 @@ impl Filters {
         waits
     }
 
-    /// Returns true if a conn must be closed later, after all encrypted bytes were sent. Only a
-    /// conn that ended normally or whose FIN is delayed is closed later. A second call returns
-    /// false.
+    /// Returns true if the conn must not be closed now, but after all encrypted bytes were sent.
+    /// This applies only to a conn that ended normally or whose FIN is delayed, too. A second call
+    /// returns false.
     pub(in crate::worker) fn defer_close(&mut self, slot: u32, reason: CloseReason) -> bool {
         let Some(secured) = self.get_mut(slot) else {
             return false;

@@ -656,8 +656,8 @@ fn close_reason_of_every_fault_fits_a_control_frame() {
 /// An input of the property tests.
 #[derive(Clone, Debug)]
 enum ClientInput {
-    /// A ping command in this many fragments. A protocol-level ping is sent after each fragment
-    /// except the last.
+    /// A ping command, split into this number of fragments. A protocol-level ping is sent after
+    /// each fragment except the last.
     Command { reference: u32, fragments: usize },
     /// A binary message, which is not a command.
     Binary(Vec<u8>),

@@ -227,8 +227,8 @@ impl Upstream {
         if !self.is_behind() {
             return;
         }
-        // The flag must be set before the worker tries to send. When the feed removes a report from
-        // the queue, it reads the flag and wakes the worker.
+        // `is_waiting` must be set before the worker tries to send. After the feed has removed a
+        // report from the queue, it reads `is_waiting` and wakes the worker.
         self.is_waiting.store(true, Ordering::SeqCst);
         let mut has_sent = false;
         while let Some(report) = self.kept.pop_front() {
@@ -272,8 +272,9 @@ impl Upstream {
         Reported::Later
     }
 
-    /// Panics if a conn is not read because of its notices, but the table of notices says that the
-    /// conn may be read. For tests.
+    /// This worker lists the conns that it does not read because of too many waiting notices.
+    /// Panics if, according to the table of notices, the worker may read one of these conns. For
+    /// tests.
     #[doc(hidden)]
     pub fn check_invariants(&self) {
         for conn in &self.full {

@@ -184,15 +184,17 @@ impl Notices {
         }
     }
 
-    /// Returns the first waiting notice whose number is `from` or larger. `taken` is the number of
-    /// reports that the feed has accepted from each worker.
+    /// Returns the first waiting notice whose number is `from` or larger, and whether it is due. A
+    /// notice is due if the feed has accepted all earlier reports of the same worker. `taken` has
+    /// the number of accepted reports of each worker.
     pub(super) fn first(&self, from: u64, taken: &[u64]) -> Option<WaitingNotice> {
         self.lock().first(from, taken)
     }
 
     /// Returns the waiting notices of a conn that consumers must receive before a report of the
-    /// conn. `reports` is the number of earlier reports of the conn's worker. If notices were lost
-    /// before one of the returned notices, their number is included at that position.
+    /// conn. `reports` is the number of reports that the conn's worker sent before this report. If
+    /// notices were lost before one of the returned notices, the result has their number at that
+    /// position.
     pub(super) fn of_conn(&self, conn: ConnName, reports: u64) -> Vec<WaitingNotice> {
         let table = self.lock();
         let orders = table.conns.get(&conn).map(|conn| conn.orders.iter());
@@ -210,9 +212,9 @@ impl Notices {
         found
     }
 
-    /// Removes a notice, or a number of lost notices. Returns `None` if the notice was cancelled
-    /// meanwhile. Otherwise returns the worker that must be woken because one of its conns may be
-    /// read again, if there is such a worker.
+    /// Removes a waiting entry from the table: a notice, or a number of lost notices. Returns
+    /// `None` if the notice was cancelled meanwhile. If a conn may now be read again, the result
+    /// contains the index of the conn's worker, which must be woken.
     pub(super) fn take(&self, waiting: &WaitingNotice) -> Option<Woken> {
         let mut table = self.lock();
         let woken = match waiting.report {
@@ -257,8 +259,8 @@ impl Notices {
         }
         let released = certain::some(table.released.get_mut(end), HAS_END);
         let mut released = released.map(std::mem::take).unwrap_or_default();
-        // A conn in this list may have reached the limit on its notices again. It must still not be
-        // read, so it is removed from the list.
+        // A conn in this list may have reached the limit on its notices again. Such a conn must not
+        // be read, so it is removed from the list.
         released.retain(|name| !table.conns.get(name).is_some_and(|conn| conn.is_held));
         released
     }
@@ -362,8 +364,8 @@ impl Table {
         }
     }
 
-    /// Subtracts the lost notices that were reported to consumers from the number of lost notices.
-    /// If more notices were lost meanwhile, the rest is reported later, at the same position.
+    /// Called after a number of lost notices was reported to consumers. If more notices were lost
+    /// meanwhile, the difference is kept and reported later.
     fn take_lost(&mut self, count: u64) {
         self.lost = self
             .lost
