@@ -85,10 +85,10 @@ pub const TRIMS_PER_PUBLICATION_MAX: u32 = 64;
 /// is pinned if a conn still sends it after the log has evicted it. The check runs only while too
 /// many bytes are pinned.
 pub const HOLDERS_PER_TURN_MAX: usize = 4096;
-/// The time after which a worker's record of its oldest pinned publication is ignored, in
-/// milliseconds, because the worker may be asleep. A publication is pinned if a conn still sends it
-/// after the log has evicted it. The workers compare their records to close the conns with the
-/// oldest publication first.
+/// The age, in milliseconds, after which a worker's record of its oldest pinned publication is
+/// ignored, because the worker may be asleep. A publication is pinned if a conn still sends it
+/// after the log has evicted it. If too many bytes are pinned, the conns with the oldest
+/// publication of all workers are closed first. The records show which worker has this publication.
 pub const PINNED_STALE_MS: u64 = 100;
 /// The maximum time of the flush phase in one turn, in microseconds.
 pub const FLUSH_SLICE_US_MAX: u64 = 2_000;

@@ -53,8 +53,9 @@ impl Intake {
         }
     }
 
-    /// Records that a feeder has changed which reports it wants to receive. The feed's loop informs
-    /// the workers in the same round. Returns the acknowledgement of the workers.
+    /// Records that a feeder has changed which channels or notices it consumes. Later in the same
+    /// iteration, the feed's event loop informs the workers. Returns the acknowledgement that the
+    /// workers confirm.
     pub(super) fn note_consumers_changed(&mut self) -> Arc<WorkerAck> {
         let worker_ack = || Arc::new(self.sequencer.ack_of_workers());
         Arc::clone(self.consumers_changed.get_or_insert_with(worker_ack))

@@ -54,7 +54,8 @@ impl Hub {
         self.cursor(self.state.posted())
     }
 
-    /// Returns the newest number of the hub's epoch that a client can have received.
+    /// Returns a number of the hub's epoch. No client has received a publication with a larger
+    /// number of this epoch, from any worker.
     #[must_use]
     pub fn sequenced(&self) -> Sequence {
         self.head.max(self.state.sequenced())

@@ -241,8 +241,10 @@ impl Hub {
         self.leave_channel_if_empty(index);
     }
 
-    /// Adds a channel that has no subscribers on this worker yet. Returns the channel's index, its
-    /// state up to the hub's head, and the number of its newest publication in the log.
+    /// Adds a channel that has no subscribers on this worker yet. Returns the channel's index, the
+    /// channel's state after the last publication that this worker has accepted, and the number of
+    /// the channel's newest publication in the log. Returns `None` if the channel would exceed the
+    /// limit on channels.
     fn add_channel(
         &mut self,
         name: &ChannelName,

@@ -447,9 +447,9 @@ impl Hub {
         Visit::Done
     }
 
-    /// Releases the entries that were held for channels whose subscribers were all visited. The
-    /// worker first serves all conns whose sockets accept more bytes, because these conns may still
-    /// need the entries.
+    /// Releases the entries that the hub holds for channels whose subscribers were all visited.
+    /// Conns that are still to be written to may need these entries. So the worker calls this
+    /// function when no such conn is left, or when the hub holds too many bytes.
     pub fn release_walked(&mut self) {
         self.last_plan = None;
         for index in self.walked.drain(..) {

@@ -161,8 +161,9 @@ pub(super) struct Samples {
     due: Deadline,
 }
 
-/// The maximum number of values in [`Samples`]. The interval between two values is at least the
-/// log's maximum age divided by this number. So the stored values reach back over that whole age.
+/// The maximum number of stored values of the hub's head (the number of the last publication that
+/// the hub has accepted). The time between two values is at least the log's maximum age divided by
+/// this number. So the stored values reach back to the log's maximum age.
 const SAMPLES_MAX: u32 = 1024;
 /// The usual interval between two stored values of the head. [`Samples::new`] uses a shorter
 /// interval if a channel has a short maximum age, and a longer interval if the log has a long

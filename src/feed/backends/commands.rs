@@ -1,9 +1,11 @@
-//! SHELL: this module executes the commands of a feeder, and detects stalled consumers.
+//! SHELL: this module executes the commands of feeders, and closes feeders that read too slowly.
 //!
-//! The functions belong to [`Feeder`], but concern conns instead of publications. The sequencer
-//! sends commands to the workers after all earlier publications. Reports for consumers are queued
-//! like answers, within the same limits. Notices may use only a part of these limits. While clients
-//! or other consumers wait for a consumer, this consumer must read at a minimum rate.
+//! The functions belong to [`Feeder`]. A command concerns the conns of clients, and is not a
+//! publication. The workers receive a command after all earlier publications. A *consumer* is a
+//! feeder that has requested reports of the workers. These reports are queued together with the
+//! answers to the feeder's own lines, within the same limits. Notices (a conn has subscribed or
+//! unsubscribed) may use only a part of these limits. If clients or other consumers have to wait
+//! because a consumer does not read, this consumer must read at a minimum rate.
 
 use std::sync::Arc;
 use std::time::Duration;
