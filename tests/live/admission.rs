@@ -295,8 +295,8 @@ fn flood(config: &str, message: &[u8], count: usize) -> (Server, Duration) {
     (server, start.elapsed())
 }
 
-/// Writes everything at once. Reads until this many answers have arrived, and checks the order of
-/// their references.
+/// Writes all bytes at once. Reads until `count` answers have arrived, and checks that their
+/// references are in order.
 fn answers_in_order(mut stream: impl Read + Write, sent: &[u8], count: usize) {
     stream.write_all(sent).unwrap();
     let mut answers = Vec::new();

@@ -91,7 +91,7 @@ fn name_of_a_conn_of_an_earlier_process_matches_no_conn() {
     let mut backend = Feeder::connect(&second.feed);
     let mut clients = Vec::new();
     // The second server gets as many connections on each worker as the first server had. Therefore
-    // the slots and generations are the same.
+    // its conns have the same slots and generation numbers.
     for name in names.clone() {
         assert!(name.len() <= 40 && name.is_ascii(), "{name}");
         let (client, conn) = welcomed(&second, "channel=a");
@@ -457,7 +457,7 @@ fn pair_of_notices_cancels_out_while_no_consumer_has_the_first() {
         let _answer = client.json();
     }
     // The client's earlier notices (subscribed, then unsubscribed) cancelled each other out and
-    // were not sent. So its first notice is this one.
+    // were not sent. So the first notice about this client is `stays`.
     let stays = notice("subscribed", &conn, &Value::Null, "chat:stays");
     let mut others = 0;
     loop {

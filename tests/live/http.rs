@@ -289,8 +289,8 @@ fn event_stream_reports_a_gap_for_an_id_of_another_epoch() {
 fn gap_comes_first(url: &str, cause: &str) {
     let (_stream, head) = stream(&[url]);
     assert!(head.iter().any(|line| line == "fanfare-gap: 1"), "{head:?}");
-    // The gap comes before the first id, so a client that loses its connection before the gap
-    // resumes from its old id.
+    // The first id of the stream comes after the gap. So a client that loses its connection before
+    // it reads the gap still has its old id. When it resumes, it receives the gap.
     let gap = head.iter().position(|line| line == "event: fanfare.gap");
     let gap = &head[gap.expect("a gap before the position")..];
     let data = gap

@@ -105,8 +105,8 @@ fn message_over_the_limit_is_refused_after_its_header() {
         0x82, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0,
     ]);
     assert_eq!(socket.closed().0, 1009);
-    // The server adds up the sizes of a message's fragments. With the size in the header of the
-    // second fragment, the message exceeds the limit.
+    // The server adds up the sizes of a message's fragments. The size in the header of the second
+    // fragment is so large that the message exceeds the limit.
     let mut socket = Socket::subscribed(server.addr, "channel=a");
     socket.send_raw(&frame(0x02, &[0; 600]));
     socket.send_raw(&[0x80, 0xfe, 0x01, 0x91, 0, 0, 0, 0]);

@@ -265,8 +265,8 @@ fn inherited_feed_is_left_for_the_next_server() {
     service.signal("TERM");
     assert!(service.process.wait().success());
     assert!(service.feed.exists());
-    // A service manager would keep the sockets open. Here the launcher became the server, so no
-    // process listens after the server's end.
+    // A service manager would keep the sockets open. Here the launcher has replaced itself with the
+    // server, so no process listens after the server's end.
     assert!(TcpStream::connect(service.addr).is_err());
     assert!(UnixStream::connect(&service.feed).is_err());
 }

@@ -414,8 +414,8 @@ fn slow_subscriber_is_closed_by_the_close_policy() {
     let mut slow = Socket::subscribed(server.addr, "channel=a");
     let mut feeder = Feeder::connect(&server.feed);
     let payload = "x".repeat(32 * 1024);
-    // The client receives the close frame after the data in the kernel's buffers, so the test reads
-    // nothing before the overflow.
+    // The test reads nothing until the subscriber is too far behind. Then it reads the data in the
+    // kernel's buffers, and the close frame after this data.
     let delivered = "fanfare_deliveries_total";
     let mut sent = 0.0;
     while server.metric(delivered) + 8.0 > sent {

@@ -119,9 +119,9 @@ pub(crate) fn check_channel_counts(workers: &[NodeWorker], writer: &Writer, fact
     assert_eq!(log.channel_count(), known, "channels of the log");
 }
 
-/// Checks that an acknowledgement is complete if and only if its publication was posted and each
-/// worker concerned has processed the publication. Returns the serial of the newest publication
-/// whose acknowledgement is complete.
+/// Checks each acknowledgement. It must be complete if and only if the feed has sent its
+/// publication to the workers that need it, and each of these workers has processed the
+/// publication. Returns the serial of the newest publication whose acknowledgement is complete.
 pub(crate) fn check_worker_acks(
     worker_acks: &mut Vec<PendingAck>,
     workers: &[NodeWorker],
@@ -134,8 +134,9 @@ pub(crate) fn check_worker_acks(
             let head = facts.position(node_worker.worker.hub().head());
             node_worker.has_ended || head >= pending.sequence
         };
-        // A worker also confirms publications that an epoch change has discarded. They do not
-        // change the worker's position. Only the worker's epoch shows that it has processed them.
+        // A worker also confirms publications that an epoch change has discarded, but its position
+        // does not move to them. So for such a publication, it is enough that the worker is in a
+        // later epoch.
         let is_over = facts.epochs.has_one_after(pending.sequence);
         let may_wait = is_over && concerned().any(|node_worker| node_worker.worker.has_mail());
         let is_void = facts.epochs.restart(pending.sequence).is_some();

@@ -336,7 +336,7 @@ impl Journal {
         self.disk.put_back();
         self.has_noticed = false;
         let context = OpenContext {
-            // Only a new journal would get this epoch. The journal of this disk already exists and
+            // A new journal would get this epoch. The journal of this disk already exists, so it
             // keeps its own epoch.
             fresh: Epoch::new(0),
             dedupe_seed: 7,

@@ -130,8 +130,9 @@ impl Epochs {
         later.find(is_void).map(|one| one.start)
     }
 
-    /// Returns the last serial that stands for the same position as `serial`. The last publication
-    /// that an epoch change keeps is at the same position as the beginning of the next epoch.
+    /// If `serial` is the last publication that an epoch change keeps, returns the serial of the
+    /// new epoch's beginning, which is the same position. If several epochs begin there, returns
+    /// the serial of the last beginning. Otherwise returns `serial`.
     pub(crate) fn same_as(&self, serial: u64) -> u64 {
         let next = |serial, one: &EpochSpan| match one.kept == Some(serial) {
             true => one.start,
@@ -140,8 +141,8 @@ impl Epochs {
         self.0.iter().fold(serial, next)
     }
 
-    /// If an epoch begins at `serial` and keeps earlier publications, returns the serial of the
-    /// last one that it keeps. Otherwise returns `serial`.
+    /// If an epoch begins at `serial`, returns the serial of the last earlier publication that this
+    /// epoch keeps. Returns `serial` itself if the epoch keeps none, or if no epoch begins there.
     pub(crate) fn last_before(&self, serial: u64) -> u64 {
         let before = |serial, one: &EpochSpan| match one.start == serial {
             true => one.kept.unwrap_or(serial),

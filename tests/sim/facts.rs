@@ -234,8 +234,8 @@ impl Facts {
         channels
     }
 
-    /// Whether a channel's newest publication up to the serial `sequence` is older than the
-    /// channel's age bound.
+    /// Whether the newest of a channel's publications up to the serial `sequence` is older than the
+    /// channel's maximum age.
     pub(crate) fn is_too_old(&self, channel: usize, sequence: u64) -> bool {
         let age = Duration::from_millis(self.rules[channel].age_ms);
         let newest = within(&self.ever[channel], 0, sequence).last();
@@ -245,9 +245,9 @@ impl Facts {
         })
     }
 
-    /// Whether a channel conflates (keeps only the newest publication of each key) and the gap
-    /// begins with a publication that the age bound removed. Such a gap may also contain replaced
-    /// publications, but the removal determines its cause.
+    /// Whether a gap begins with a publication that was removed because of its age, in a channel
+    /// that keeps only the newest publication of each key. Such a gap may also contain replaced
+    /// publications, but the removed publication determines its cause.
     pub(crate) fn begins_too_old(&self, gap: &ReportedGap) -> bool {
         let since = gap.since.as_deref().map_or(0, |id| self.sequence(id));
         let first = self.between(gap.channel, since, gap.until).first();
@@ -258,8 +258,8 @@ impl Facts {
     /// Whether the channel conflates and the log has a later publication with the same key.
     fn is_superseded(&self, log: &LogFacts, channel: usize, sequence: u64) -> bool {
         let key = self.publication(sequence).key();
-        // A later publication counts even if an epoch change has discarded it, because a gap that
-        // was right before the epoch change stays right.
+        // A later publication counts even if an epoch change has discarded it. Otherwise a gap that
+        // was right before the epoch change would be wrong after it.
         let later = within(&self.ever[channel], sequence, log.added);
         let mut later = later.iter();
         self.rules[channel].overflow == Overflow::Conflate

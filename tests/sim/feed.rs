@@ -245,8 +245,9 @@ impl Feed {
             1 => Some(head),
             _ => Some(head.saturating_sub(chances.u64(1..12))),
         };
-        // In an earlier epoch, no publication has a number above its `valid_until` and up to its
-        // `begin`. A limit in this range is raised to `begin`.
+        // Each earlier epoch has a range of numbers without publications: the numbers above its
+        // `valid_until`, up to its `begin`. If the limit is in such a range, it is raised to the
+        // end of the range.
         let valid_until = valid_until.map(|valid: u64| {
             let mut all = self.spans.iter().rev();
             let of = all.find(|(_, valid_until)| valid >= *valid_until);

@@ -20,8 +20,8 @@ pub(crate) enum Requested {
     First,
     /// A position of another epoch.
     OtherEpoch,
-    /// A position before the newest publications in the log. The value is the requested number of
-    /// these publications.
+    /// The newest publications in the log. The value is the number of publications that the client
+    /// requests.
     Last(u32),
     /// A position after the newest publication, or text that is not an id.
     Invalid,
@@ -74,8 +74,9 @@ struct Subscription {
     /// The subscription's position. Each publication up to this serial was delivered, is in a gap
     /// or had expired.
     last: u64,
-    /// The newest id on the connection when the subscription began, as a serial. Publications up to
-    /// this serial may be delivered although the connection has already received a newer id.
+    /// The newest id on the connection when the subscription began, as a serial. The subscription
+    /// may still deliver publications up to this serial, although the connection already has a
+    /// newer id.
     catch_up: u64,
     /// The newest publication in the log when the subscription began.
     newest_at_start: u64,
@@ -335,8 +336,8 @@ impl ExpectedDeliveries {
         assert!(since < gap.until, "{gap:?} is empty");
         gap.check_void(None, facts);
         let missing = gap.missing(since, facts);
-        // The gap need not end at a publication if the channel is new to the worker, because the
-        // worker does not know which publication of the channel was lost last.
+        // If the channel is new to the worker, the worker does not know which publication of the
+        // channel was lost last. Then the gap need not end at a publication.
         let is_vague = gap.cause == "expired" && gap.missed.is_none()
             || gap.cause == "restart"
             || facts.epochs.is_beginning(gap.until);
@@ -455,9 +456,9 @@ impl ExpectedDeliveries {
         subscription.last = gap.until;
     }
 
-    /// Checks a position that the server sent. The connection must have received everything up to
-    /// it. `since` is a position that the client received from another worker, which may have
-    /// processed more publications than the worker of this connection.
+    /// Checks a position that the server sent. The connection must have received all publications
+    /// up to this position. `since` is a position that the client received earlier from another
+    /// worker. That worker may have processed more publications than the worker of this connection.
     pub(crate) fn caught_up_position(&mut self, head: u64, since: u64, facts: &Facts) {
         let published = facts.logs[self.worker].head;
         // After an epoch change, a gap may end after the newest publication that this worker has
@@ -484,8 +485,8 @@ impl ExpectedDeliveries {
         self.newest = head;
     }
 
-    /// Returns a channel with an undelivered publication, the subscription's position, and the
-    /// serial of the first undelivered publication.
+    /// Searches for a channel with an undelivered publication. Returns the channel, the position of
+    /// its subscription, and the serial of the first undelivered publication.
     pub(crate) fn owed(&self, facts: &Facts) -> Option<(usize, u64, u64)> {
         self.owed_until(facts.logs[self.worker].head, facts)
     }

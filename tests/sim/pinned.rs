@@ -18,9 +18,9 @@ pub(crate) fn draw_bound(config: &mut Config, seed: u64) {
 }
 
 /// Checks, after a worker's turn, the memory of publications that have left the log but are not
-/// sent yet. All of them must be in outboxes of conns. Their memory must be within the limit,
-/// unless conns of another worker have some of them: that worker closes its conns only in its own
-/// turn.
+/// sent yet. All of them must be in outboxes of conns. Their memory must be within the limit. The
+/// limit may be exceeded while conns of another worker have such publications, because that worker
+/// closes its conns only in its own turn.
 pub(crate) fn check_turn(workers: &[NodeWorker], turned: usize, log: &Log, config: &Config) {
     workers[turned].worker.check_holders();
     let pinned = log.ledger().pinned();

@@ -31,7 +31,7 @@ pub(crate) struct ShownToken {
     ends_s: u64,
     /// The latest calendar second that the worker may have read since the token was chosen.
     latest_s: u64,
-    /// The time at which the calendar passed the end of the token, on the clock without pauses.
+    /// The time at which the calendar passed the end of the token, as `FakeNet::running_us`.
     ended_us: Option<u64>,
 }
 

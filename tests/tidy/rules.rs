@@ -114,8 +114,8 @@ pub(crate) fn transports(source: &Source) -> Vec<Finding> {
         .collect()
 }
 
-/// Pure files with data that threads share. In these files, a lock is held only while a reference
-/// is copied or replaced.
+/// Files of pure code whose data several threads use. In these files, a lock is held only while a
+/// reference is copied or replaced.
 const WITH_LOCKS: &[&str] = &[
     "src/frame/publication.rs",
     "src/log/epoch.rs",
@@ -311,8 +311,8 @@ const NAMES_OF_OTHERS: &[&str] = &[
     "session_storage",
 ];
 
-/// Checks that each thing has only one name. `fanfare subscribe` is exempt, because clients have
-/// other terms.
+/// Checks that the code has only one word for each thing: no name may contain a synonym of that
+/// word. The files of `fanfare subscribe` are exempt, because clients have other terms.
 pub(crate) fn synonyms(source: &Source) -> Vec<Finding> {
     if source.path.starts_with("src/cli/subscribe/") {
         return Vec::new();

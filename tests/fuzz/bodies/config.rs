@@ -29,8 +29,8 @@ pub fn attack(bytes: &[u8]) {
         Err(ConfigError::Invalid(problems)) => {
             assert!(!problems.is_empty(), "refused without a problem");
             let lines = text.matches('\n').count() + 1;
-            // With escapes or in multi-line strings, a value can contain a line break. The error
-            // message shows the line break unchanged.
+            // A value can contain a line break if the file has an escape or a multi-line string.
+            // The error message shows such a line break unchanged.
             let is_odd = ["\\", "\"\"\"", "'''"]
                 .iter()
                 .any(|mark| text.contains(mark));

@@ -226,8 +226,8 @@ impl<'c> Harness<'c> {
             self.apply(effect);
         }
         self.depth -= 1;
-        // After a nested call, effects of the outer call are still to be applied. So the class is
-        // compared only after the outermost call.
+        // After a nested call, effects of the outer call are still to be applied. So the conn's
+        // class is compared with the counted class only after the outermost call.
         assert!(
             self.depth > 0 || self.conn.class() == self.class,
             "the worker counts another class"
@@ -589,9 +589,9 @@ fn bytes_have(bytes: &[u8], part: &[u8]) -> bool {
 #[derive(Debug, PartialEq)]
 struct Output {
     responses: Vec<u8>,
-    /// The frames in sorted order. Their original order depends on how the input is cut: the server
-    /// sends the results of the commands in one piece of input after its other answers to that
-    /// piece.
+    /// The frames in sorted order. Their original order depends on how the input is cut into
+    /// pieces. For each piece, the server first sends its other answers, and then the results of
+    /// the commands in the piece.
     frames: Vec<Vec<u8>>,
     /// The body of the server's close frame.
     close: Option<Vec<u8>>,

@@ -32,8 +32,7 @@ pub fn limits() -> Limits {
 #[derive(Debug, PartialEq)]
 pub struct Decoded {
     pub item: Item,
-    /// The index after the item's last byte. An item for the end of the connection has the input's
-    /// length.
+    /// The number of bytes that the decoder had consumed when it returned the item.
     pub end: usize,
 }
 

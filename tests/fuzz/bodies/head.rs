@@ -101,8 +101,8 @@ fn check_each(mut bytes: &[u8], config: &Config) {
                 if !goes_on(&answer) {
                     return;
                 }
-                // Another request may follow only if the server knows where this one ends. For
-                // these two faults, the server knows it.
+                // After a refused request, another one may follow only if the server knows where
+                // the refused request ends. That is so for these two faults.
                 assert!(matches!(
                     head.fault,
                     None | Some(Refusal::Expectation | Refusal::Method)
@@ -217,8 +217,9 @@ fn check_channels(channels: &[ChannelName], least: usize) {
     assert_eq!(distinct.len(), channels.len(), "{channels:?}");
 }
 
-/// If another implementation accepts the handshake, compares its `Sec-WebSocket-Accept` with that
-/// of the server. The other implementation accepts only one spelling of an upgrade, and fewer keys.
+/// If another implementation accepts the handshake too, checks that both compute the same
+/// `Sec-WebSocket-Accept`. The other implementation is stricter: it refuses some spellings and some
+/// keys that the server accepts.
 fn check_upgrade(own: &[u8], request: &WebSocketRequest) {
     assert_eq!(request.accept.len(), 28, "a digest of 20 bytes in base64");
     let Ok(Some((length, parsed))) = OracleRequest::try_parse(own) else {

@@ -20,8 +20,8 @@ struct Counting;
 static COUNTING: Counting = Counting;
 
 fn change(added: usize, removed: usize) {
-    // The count may wrap, because a thread may free memory that another thread has allocated. A
-    // thread that is ending may have no count, so the change is then ignored.
+    // The count may wrap, because a thread may free memory that another thread has allocated. In a
+    // thread that is ending, the count may no longer exist, and the change is ignored.
     let _gone = LIVE.try_with(|live| {
         live.set(live.get().wrapping_add(added).wrapping_sub(removed));
     });

@@ -45,8 +45,8 @@ impl<'b> Script<'b> {
         })
     }
 
-    /// Returns a number below `choices` that is the same during the whole run. It depends only on
-    /// the number of bytes that determine events.
+    /// Returns a number below `choices`. The number is the same during the whole run, because it
+    /// depends only on the number of bytes that determine events.
     pub fn choice(&self, choices: usize) -> usize {
         self.decisions.len() % choices
     }

@@ -85,8 +85,8 @@ impl AttackedServer {
         let bystanders = Bystanders::new(&server, connections);
         let process = server.process();
         await_count(&server, "fanfare_subscribers", bystanders.count());
-        // Waits until the feeder is accepted. Otherwise its descriptor could look like one that the
-        // server has not closed after the attack.
+        // Waits until the server has accepted the feeder. Otherwise the descriptor of this
+        // connection could look like one that the server has not closed after the attack.
         await_count(&server, "fanfare_feeders", 1);
         Self {
             name,

@@ -601,8 +601,8 @@ fn names_of_channels_are_bounded() {
         conns.push(stream);
         status
     };
-    // The loop stops one client below the limit, because the bystanders' channel counts towards the
-    // limit, too.
+    // The loop opens one client fewer than the limit allows, because the bystanders' channel counts
+    // towards the limit, too.
     for number in 0..most / EACH - 1 {
         assert_eq!(open(number), 101);
     }

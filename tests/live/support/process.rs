@@ -40,8 +40,8 @@ impl Process {
         Duration::from_millis(ticks.iter().sum::<u64>() * 1000 / per_second)
     }
 
-    /// Repeats `doing` for at least `least`. Returns the share of one processor that the process
-    /// used in this time.
+    /// Calls `doing` repeatedly until the time `least` has passed. Returns the share of one
+    /// processor that the process used in this time.
     pub(crate) fn cpu_share(self, least: Duration, mut doing: impl FnMut()) -> f64 {
         let (start, before) = (Instant::now(), self.cpu_time());
         while start.elapsed() < least {

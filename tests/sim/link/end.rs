@@ -66,8 +66,8 @@ impl Link {
         };
         assert!(has_end, "no end in {:?}: {:?}", self.stage, self.goodbye);
         // Polls are exempt, because one answer need not contain all publications. Streams with
-        // windows are exempt, because publications that wait for room in a window are no longer
-        // delivered.
+        // windows are exempt, because they end even if publications still wait for room in a
+        // window.
         if self.window.is_none() && !matches!(self.service, Service::Poll { .. }) {
             let owed = self.expected.owed_until(self.requested_at, facts);
             assert_eq!(owed, None, "not delivered before the end");

@@ -270,8 +270,8 @@ impl Link {
         }
     }
 
-    /// Counts the connection if it has resumed at a position that its worker has not reached yet.
-    /// Counts it only once. Called after each turn of that worker.
+    /// Counts the connection, at most once, if it has resumed at a position that its worker has not
+    /// reached yet. Called after each turn of that worker.
     pub(crate) fn count_ahead(&mut self, hub: &Hub, facts: &mut Facts) {
         let slot = self.pipe.borrow().slot();
         let is_ahead = slot.is_some_and(|slot| hub.is_ahead(slot));
@@ -398,8 +398,8 @@ impl Link {
     }
 
     /// Checks a refusal with status 429 in a run that limits only the rate of new connections. Such
-    /// a refusal must be the first response on its connection: for later clients, a proxy uses a
-    /// connection that is already open.
+    /// a refusal must be the first response on its connection. If a proxy later sends requests of
+    /// other clients on the connection, the limit does not apply, because no connection is opened.
     fn check_refused_client(&self, status: u16, facts: &Facts) {
         let limits = &facts.config.limits;
         if status == 429 && limits.conns_per_source == 0 {
@@ -684,7 +684,8 @@ impl Link {
 
     /// Whether conflation explains a gap of a subscription with history. `newest_at_start` is the
     /// newest publication that was in the log when the subscription started. The gap must begin
-    /// before it. Later publications with the same keys must supersede all after it in the gap.
+    /// before it. After it, the gap may contain only publications that have expired or that a later
+    /// publication with the same key supersedes.
     fn is_superseded_after_start(&self, gap: &ReportedGap, facts: &Facts) -> bool {
         let newest_at_start = self.expected.newest_at_start(gap.channel);
         let log = &facts.logs[self.worker];

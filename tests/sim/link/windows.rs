@@ -11,9 +11,9 @@ use super::{Command, Link};
 use crate::model::{Facts, Requested};
 
 impl Link {
-    /// If the client resumes from its acknowledgements, returns the position at which it would
-    /// resume in each channel. A client resumes from its acknowledgements if its request had a
-    /// window and every channel has a window. Otherwise the client resumes from its deliveries.
+    /// If the client would resume from its acknowledgements, returns the last acknowledged position
+    /// in each channel. A client does this if its request had a window and every channel has a
+    /// window. Other clients resume from the publications that they have received.
     pub(crate) fn acknowledged(&self) -> Option<Vec<(usize, u64)>> {
         let is_whole = self.window.is_some() && self.unconfirmed.is_empty();
         let acknowledged = self.expected.acknowledged();
@@ -96,8 +96,9 @@ impl Link {
         false
     }
 
-    /// Queues an acknowledgement. An invalid acknowledgement must have a reference, because the
-    /// server answers it with an error. The server does not answer valid acknowledgements.
+    /// Queues an acknowledgement. The server answers only an invalid acknowledgement, with an
+    /// error. So an invalid acknowledgement must have a reference, by which the peer recognizes the
+    /// answer.
     fn queue_acknowledgement(
         &mut self,
         channel: Option<usize>,

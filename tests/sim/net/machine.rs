@@ -28,8 +28,8 @@ struct Trace {
 pub(crate) struct Machine {
     clock_us: Cell<u64>,
     calendar_s: Cell<u64>,
-    /// The time of day just before the last change of the calendar, and when that change happened
-    /// on the clock.
+    /// The calendar time just before the last change of the calendar, and the clock time of that
+    /// change.
     calendar_before: Cell<Option<(Duration, u64)>>,
     /// The number of connections so far.
     pipes: Cell<u32>,

@@ -49,7 +49,8 @@ pub(crate) struct Faults {
     pub(crate) read_us: u64,
     /// The chance that a worker must wait before it may deliver publications.
     pub(crate) walk_waits: u32,
-    /// The chance that the machine is paused in the middle of a turn, together with its peers.
+    /// The chance that the whole simulated computer is paused in the middle of a turn. Its peers
+    /// are paused, too.
     pub(crate) pause: u32,
     /// The chance that the process is stopped between two turns. Its peers continue.
     pub(crate) stop: u32,
@@ -108,7 +109,7 @@ pub(crate) struct Pipe {
     pub(crate) is_cut_off: bool,
     /// The earliest time at which a poll may report the unread bytes.
     unread_us: Option<u64>,
-    /// The time of the worker's first write after its last read, on the clock without pauses.
+    /// The `turn_running_us` of the turn in which the worker first wrote after its last read.
     unanswered_us: Option<u64>,
     /// The start of the turn in which the worker last read.
     read_turn_us: u64,
@@ -216,14 +217,14 @@ pub(crate) struct FakeNet {
     /// Whether the process has just been stopped. If so, its poll is interrupted.
     was_stopped: bool,
     /// The start of the last complete poll: the last one that reported every ready socket.
-    /// `complete_running_us` is this time on the clock without pauses.
+    /// `complete_running_us` is this time minus `paused_us`.
     complete_us: u64,
     complete_running_us: u64,
     /// The polls after the last complete poll. They may not have reported every ready socket.
     partial: Vec<PartialPoll>,
     pub(crate) head_us: u64,
     /// The time at which the last poll ended. The worker uses this time during the whole turn.
-    /// `turn_running_us` is this time on the clock without pauses.
+    /// `turn_running_us` is this time minus `paused_us`.
     turn_us: u64,
     turn_running_us: u64,
 }

@@ -40,8 +40,8 @@ impl FakeNet {
         }
     }
 
-    /// Returns the total time in which the worker could run, without pauses and without the turns
-    /// of other workers.
+    /// Returns the total time in which the worker could run. Pauses and the turns of other workers
+    /// are not included.
     pub(crate) fn running_us(&self) -> u64 {
         self.now_us() - self.paused_us - self.starved_us
     }
@@ -51,8 +51,8 @@ impl FakeNet {
         self.turn_us
     }
 
-    /// Records the time that the worker has waited since its last poll while other workers had
-    /// turns. The first `TURN_RUNNING_MS_MAX` of that time is not recorded, because it counts as
+    /// Adds the time since the worker's last poll to `starved_us`, because other workers had turns
+    /// in this time. The first `TURN_RUNNING_MS_MAX` of this time is not added. It counts as
     /// running time of this worker.
     pub(super) fn note_starved(&mut self) {
         let us = self.now_us() - self.turn_us;
@@ -74,7 +74,7 @@ impl FakeNet {
         self.note("stopped", us, 0);
     }
 
-    /// Records a pause of `us` microseconds of the worker. At most `TURN_RUNNING_MS_MAX` of it
+    /// Records a pause of the worker, in microseconds. The first `TURN_RUNNING_MS_MAX` of the pause
     /// counts as running time of the worker.
     fn note_pause(&mut self, us: u64) {
         self.paused_us += us.saturating_sub(TURN_RUNNING_MS_MAX * 1000);
@@ -88,9 +88,10 @@ impl FakeNet {
         self.partial.clear();
     }
 
-    /// Records a poll that has filled its list of reports. More sockets may have been ready. If
-    /// consecutive polls together have reported as many sockets as there are, they have reported
-    /// every socket that was ready before they began.
+    /// Records a poll that has returned a full list of reports, so that more sockets may have been
+    /// ready. Sockets are reported in the order in which they became ready. If consecutive polls
+    /// together have returned as many reports as there are sockets, they have reported every socket
+    /// that was ready before the first of these polls.
     pub(super) fn note_partial(&mut self, begin_us: u64, ready: &[Readiness]) {
         let is_open = |pipe: &&PipeRef| !pipe.borrow().is_closed;
         let open = self
@@ -177,8 +178,8 @@ impl FakeNet {
     /// Checks a conn that the worker closes because its peer was silent. The peer must have had at
     /// least one heartbeat interval of the server's running time to answer.
     pub(super) fn check_idle(&self, pipe: &Pipe) {
-        // If the socket was full or a write was cut short, the decision to close the conn may be
-        // older than the write of the close frame. Then the conn is not checked.
+        // If the socket was full, the server may have decided to close the conn earlier, and could
+        // write the close frame only when the socket had room again. Such a conn is not checked.
         let has_waited = pipe.freed_us + WRITTEN_US >= self.turn_us && pipe.freed_us > 0;
         if has_waited || pipe.read_turn_us == self.turn_us {
             return;

@@ -293,9 +293,9 @@ impl World {
         self.facts.add_all(feed.take_events());
     }
 
-    /// Returns a random worker to run next, among the workers that may run now. In a punctual run,
-    /// returns the worker whose turn would otherwise be late. If there is none, returns a worker
-    /// that has something to do.
+    /// Returns the worker to run next: a random one of the workers that may run now. In a punctual
+    /// run, no turn may be late. So a worker whose turn would otherwise be late runs first, and
+    /// workers that have nothing to do are left out.
     fn draw_next(&mut self) -> usize {
         let now_us = self.machine.now_us();
         let workers = &self.node.workers;

@@ -131,8 +131,8 @@ impl Node {
         self.workers[0].worker.net().now_us()
     }
 
-    /// Returns the networks of a server that was killed, for its successor. The old workers receive
-    /// new networks, which are never used.
+    /// Returns the networks of a server that was killed, so that the next server can use them. The
+    /// workers of the killed server get other networks, which are never used.
     pub(crate) fn take_nets(&mut self, random: &mut fastrand::Rng) -> Vec<FakeNet> {
         let nets = self.nets().map(|net| {
             let idle = FakeNet::new(&net.machine, net.worker, random.fork(), 1);

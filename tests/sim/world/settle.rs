@@ -11,8 +11,8 @@ use crate::feed::LAST_BYTES;
 use crate::net::Faults;
 use crate::peer::Peer;
 
-/// The maximum number of turns per worker in one wait or in a drain. A worker that takes more turns
-/// does not sleep.
+/// The maximum number of turns per worker in one wait or in a drain. More turns mean that the
+/// worker does not sleep in its poll.
 const TURNS_MAX: u64 = 40_000;
 /// The number of heartbeat intervals until the server closes a conn of a peer that is gone. A conn
 /// is closed after two silent intervals. The server checks this only when it sends a heartbeat, so
@@ -20,12 +20,12 @@ const TURNS_MAX: u64 = 40_000;
 /// check, so a fourth may pass.
 const SILENT_INTERVALS: u64 = 4;
 /// The time that the clients need after `SILENT_INTERVALS` to reconnect and catch up, with slack. A
-/// client acts every 200 ms. Readiness may be delayed by 400 ms since the fault phase, and up to
+/// client acts every 200 ms. A readiness report from the fault phase may be 400 ms late, and up to
 /// ten timers are rounded up to a tick of 65.5 ms.
 const RECOVERY_US: u64 = 2_500_000;
-/// The usual time until the server has read the commands that exceeded a client's rate limit.
-/// `RATE_BACKLOG_US_MAX` is the maximum: in a fault phase a client sends at most 1,200 commands of
-/// up to three frames each, and the server reads ten frames per second.
+/// The usual time until the server has read all commands of a client that has exceeded its rate
+/// limit. `RATE_BACKLOG_US_MAX` is the maximum of this time: in a fault phase a client sends at
+/// most 1,200 commands of up to three frames each, and the server reads ten frames per second.
 const RATE_BACKLOG_US: u64 = 20_000_000;
 const RATE_BACKLOG_US_MAX: u64 = 360_000_000;
 /// The maximum duration of the last turn of a drain. The turn reads for a limited time, and one
@@ -259,9 +259,10 @@ impl World {
         for delay in &self.facts.delays {
             let returns_us = delay.written_us + delay.retry_ms * 1000;
             let listens_us = self.facts.ended_us + RESTART_MS * 1000;
-            // A client may return too early by at most the duration of a worker's last turn: the
-            // worker sends reconnect delays in this turn, and the drain ends only after it. In the
-            // simulation, the turns of other workers extend this duration.
+            // A client may return before the server listens, but too early by at most the duration
+            // of a worker's last turn: the worker sends reconnect delays in this turn, and the
+            // drain ends only after the turn. In the simulation, the turns of other workers add to
+            // this duration.
             let work = self.facts.work.iter();
             let others = work.filter(|work| work.worker != delay.worker);
             let after = others.map(|work| {
