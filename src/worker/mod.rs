@@ -345,7 +345,7 @@ impl<N: Net> Worker<N> {
     }
 
     /// Sets the maximum amount of work that a conn's input may cause in one call of the conn's
-    /// machine. For the simulation.
+    /// state machine. For the simulation.
     #[doc(hidden)]
     pub fn set_work_at_once(&mut self, work: u32) {
         self.work_at_once = WorkBudget::new(work);

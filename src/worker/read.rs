@@ -143,8 +143,8 @@ impl<N: Net> Worker<N> {
         None
     }
 
-    /// Passes bytes from a client to its machine, and counts them towards the client's rates. Bytes
-    /// from sockets reach the conns' state machines only through this function.
+    /// Passes bytes from a client to the state machine of its conn, and counts them towards the
+    /// client's rates. Bytes from sockets reach the state machines only through this function.
     pub(super) fn hand_bytes(&mut self, id: ConnId, bytes: &mut [u8]) -> Option<()> {
         // If a trusted proxy sent the bytes, the state machine may first return an effect that
         // identifies the client. It then handles the bytes when the worker applies this effect.

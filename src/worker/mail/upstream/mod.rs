@@ -393,7 +393,8 @@ impl Reports {
         self.notices.held() > 0
     }
 
-    /// Returns how many notices have cancelled another notice or were cancelled.
+    /// Returns how many notices were removed because a subscription and its end cancelled each
+    /// other.
     #[must_use]
     pub fn notices_cancelled(&self) -> u64 {
         self.notices.cancelled()
