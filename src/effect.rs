@@ -53,7 +53,7 @@ pub enum Effect {
     Leave(Leave),
     /// Unsubscribe from all channels. The outbox is still sent.
     LeaveAll {
-        /// Whether the conn is a stream. The end of a poll causes no notice.
+        /// Whether the conn is a stream. Backends are not informed of the end of a poll.
         is_stream: bool,
     },
     /// Pass a client's publication to the feed, then call `handle_backend_message` with the
