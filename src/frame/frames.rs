@@ -151,8 +151,7 @@ fn encode(publication: &Publication, kind: FrameKind, compressor: &mut Compresso
 pub struct Hold(Arc<Frames>);
 
 impl Hold {
-    /// Creates a reference to the encodings. The ledger then counts one more conn that holds them
-    /// in memory.
+    /// Creates a reference to the encodings. They then count as kept in memory by one more conn.
     #[must_use]
     pub fn new(frames: Arc<Frames>) -> Self {
         frames.weight.hold();
