@@ -77,7 +77,7 @@ pub(super) struct Feeder {
     /// contain complete lines or requests.
     is_stalled: bool,
     pub(super) answers: AnswerQueue,
-    /// The channels and notices that the feeder consumes; `None` if the feeder is not a consumer.
+    /// The reports that the feeder wants to receive; `None` if the feeder is not a consumer.
     pub(super) consume_options: Option<ConsumeOptions>,
     pub(super) notice_budget: NoticeBudget,
     /// The stall timer. It starts when clients or other consumers wait for this consumer. It runs
