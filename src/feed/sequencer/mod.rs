@@ -180,8 +180,8 @@ impl Sequencer {
         counts
     }
 
-    /// Asks all workers for notices of these channels. The acknowledgement is complete when all
-    /// workers have confirmed the request.
+    /// Asks all workers to report when a subscription of these channels begins or ends.
+    /// `worker_ack` is complete when all workers have confirmed the request.
     pub(super) fn watch(&mut self, watch: &Arc<WatchedChannels>, worker_ack: &Arc<WorkerAck>) {
         for worker in 0..self.mailboxes.len() {
             let mail = Mail::Watch {
