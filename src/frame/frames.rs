@@ -187,8 +187,8 @@ pub struct Copied {
 }
 
 impl Copied {
-    /// Copies `bytes`, which are a part of one of the encodings. The ledger counts the copy as
-    /// memory that only a conn keeps in use.
+    /// Copies a part of one of the encodings, for one conn. The ledger counts the copy as memory
+    /// that only conns keep in use.
     #[must_use]
     pub fn of(frames: &Frames, bytes: &[u8]) -> Self {
         let ledger = Arc::clone(frames.weight.ledger());
