@@ -246,8 +246,9 @@ impl<'b> Head<'b> {
         }
     }
 
-    /// Returns the response that the client awaits before it sends content. HTTP/1.0 has no `100
-    /// Continue`, so this expectation of an HTTP/1.0 client is ignored (RFC 9110, 10.1.1).
+    /// Returns the client's expectation: whether it waits for `100 Continue` before it sends
+    /// content. HTTP/1.0 has no such response, so the expectation of an HTTP/1.0 client is ignored
+    /// (RFC 9110, 10.1.1).
     #[must_use]
     pub fn expectation(&self) -> Expectation {
         match (self.fields.expectation, self.version) {

@@ -268,8 +268,8 @@ impl<'a> Problem<'a> {
         self.document_with(|_| ())
     }
 
-    /// Returns the problem document with further extension members. `push_members` must append a
-    /// comma and then each member.
+    /// Returns the problem document with further extension members. `push_members` must append the
+    /// members, each after a comma.
     #[must_use]
     pub fn document_with(self, push_members: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
         let mut document = Vec::with_capacity(192);
