@@ -188,9 +188,9 @@ impl Hub {
             },
             Since::Unrecognised => after_gap(None, self.head(), GapCause::Unknown),
             Since::After(cursor) if !self.has_valid(cursor) => {
-                // The gap ends after the publications that are really missing. Publications that
-                // both epochs share are not missing, and neither are those of the current epoch
-                // that are in the log.
+                // The gap ends where the client can continue without a further loss: after the
+                // publications that both epochs share, and after those that have left the log or
+                // are lost.
                 let valid = self.state.valid_until(cursor.epoch);
                 let after_valid = valid.map(|valid| valid.max(evicted).max(lost_until));
                 let begin = || self.log.begin(channel_state.key, self.horizon());

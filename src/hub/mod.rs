@@ -361,8 +361,9 @@ impl Hub {
         }
     }
 
-    /// Reads the state of a channel at the hub's head from the log, and accepts this state. Then
-    /// records the channel's next entry up to `until`, if the log has one.
+    /// Reads a channel's state up to the hub's head from the log, and updates the hub's record of
+    /// the channel. Then adds the channel's next entry to `late`, unless its number is above
+    /// `until`.
     fn query_again(&mut self, index: ChannelIndex, until: Sequence, now: Now) {
         let Self {
             channels,

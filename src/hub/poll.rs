@@ -4,8 +4,7 @@
 //! A waiting poll is a subscriber like any other, and [`super::serve`] decides what it receives.
 //! The answer has one position for all channels of the poll. The answer contains or reports all
 //! publications up to this position, and none after it. So a gap that ends after this position is
-//! cut there. The client's next poll begins at this position. Its answer reports the rest of the
-//! gap, or contains the publications.
+//! cut there. The client's next poll begins at this position and receives what follows.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -152,8 +151,8 @@ impl Hub {
 /// Earlier values of the hub's head, each with a time. They show how old a position is.
 #[derive(Debug)]
 pub(super) struct Samples {
-    /// Earlier heads of the hub, each with a time. All publications after that head were accepted
-    /// at that time or later.
+    /// Pairs of an earlier value of the hub's head and a time. All publications after this value
+    /// were accepted at this time or later.
     samples: VecDeque<(Sequence, Now)>,
     /// The minimum time between two stored values of the head.
     interval: Duration,

@@ -53,12 +53,13 @@ pub enum Held {
 
 const _: () = assert!(size_of::<Planned>() <= 48);
 
-/// The last plan, if it consisted of one publication. The next conn usually needs the same plan.
+/// The last plan, if it consists of one publication. It is reused for a conn at the same position,
+/// as the next conn usually is.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LastPlan {
-    /// The conn's position before the planned publication, and the number of the channel's newest
-    /// publication at that time.
+    /// The conn's position before the planned publication.
     position: Sequence,
+    /// The number of the channel's newest publication when the plan was made.
     last: Sequence,
     now: Now,
     step: Planned,
