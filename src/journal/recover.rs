@@ -17,8 +17,8 @@ use super::state::{Mark, State};
 use crate::config::limits::JOURNAL_IDS_RESERVED;
 use crate::id::{Epoch, Sequence};
 
-/// An event while a journal is read at a start: the epoch, a record or a loss was found. Events are
-/// passed to the caller in order.
+/// What was found while the journal was read when the server started: the epoch, a record or a
+/// loss. Events are passed to the caller in order.
 #[derive(Debug)]
 pub enum ReplayEvent<'a> {
     /// The epoch of all sequence numbers. Always the first event.
