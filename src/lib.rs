@@ -59,12 +59,13 @@
 //!
 //! The writer locks the shard once to add an entry and to read which workers have subscribers. A
 //! worker's *head* is the number up to which the worker has received all entries that concern this
-//! worker. It reads the log as if the log ended at this head: no later entry is delivered, reported
-//! or named as a position. So one id is a position in all channels, even while messages wait in the
-//! inbox. A worker keeps the entries that it is about to write ([`hub::tail`]). So the writer can
-//! evict entries without asking a worker, and a live walk takes no lock. A publication is
-//! acknowledged after the workers to which it was sent have received it. A short poll on any worker
-//! is answered only after the worker has received everything that was posted before the request.
+//! worker. The worker reads the log as if the log ended at this head: no later entry is delivered,
+//! reported or named as a position. So one id is a position in all channels, even while messages
+//! wait in the inbox. A worker keeps the entries that it is about to write ([`hub::tail`]). So the
+//! writer can evict entries without asking a worker, and a live walk takes no lock. A publication
+//! is acknowledged after the workers to which it was sent have received it. A short poll on any
+//! worker is answered only after the worker has received everything that was posted before the
+//! request.
 //!
 //! # The turn
 //!
@@ -191,7 +192,7 @@
 //! | channel, subscriber | a named point of fan-out; a conn's membership in a channel |
 //! | publication, frame | a payload with its id; its bytes for a transport and an envelope |
 //! | log, cursor, gap | the node's recent publications; a position in the log; a reported loss |
-//! | head, tail | the end of the log for a worker; the newest entries of a channel that it holds |
+//! | head, tail | the end of the log for a worker; the newest entries of a channel, in a hub |
 //! | epoch | a part of the sequence in which no number stands for two publications |
 //! | hub, quota | a worker's subscribers and their cursors; the bounds of one conn |
 //! | walk | one pass over a channel's subscribers, to write new entries to them |
