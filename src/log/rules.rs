@@ -169,8 +169,8 @@ impl Rules {
     pub(super) fn evicted_floor(&self, index: RuleIndex) -> Sequence {
         let rule = self.get(index);
         // The limit is loaded before `evicted_floor`. In the other order,
-        // [`Self::cut_evicted_floor`] could lower the value and remove the limit between the two
-        // loads. The function would then return the old value.
+        // [`Self::cut_evicted_floor`] could lower `evicted_floor` and remove the limit between the
+        // two loads. The result would then be the old `evicted_floor`, without a limit.
         let most = self.evicted_floor_max.load(Ordering::Acquire);
         rule.map_or(Sequence::ZERO, |rule| {
             Sequence(rule.evicted_floor.load(Ordering::Relaxed).min(most))
