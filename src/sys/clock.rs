@@ -1,7 +1,8 @@
 //! The only clock of the process. The clock measures the time after its start, as a [`Now`].
 //!
 //! The main thread creates the clock once and copies it to every thread. So a [`Now`] of the feed
-//! can be compared with a [`Now`] of a worker. Only SHELL code reads the clock.
+//! can be compared with a [`Now`] of a worker. Only code that performs I/O reads the clock; all
+//! other code receives the time as an argument.
 
 use std::time::Instant;
 
