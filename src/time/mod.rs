@@ -1,8 +1,9 @@
-//! Types for time. The pure modules receive the time as an argument and never read a clock.
+//! Types for time. Modules that perform no I/O receive the time as an argument and never read a
+//! clock.
 //!
 //! A [`Now`] is a number of microseconds after the start of the server's clock. A [`Deadline`] is a
-//! later moment on the same clock. The shell reads the clock once per turn; the simulation sets the
-//! time.
+//! later moment on the same clock. A worker reads the clock once per turn of its event loop; the
+//! simulation sets the time.
 
 pub mod running;
 pub mod wheel;
