@@ -166,8 +166,9 @@ test_step() {
   ((failed == failed_before))
 }
 
-# Handles one line of cargo's output: counts results, and sets `code`, a variable of test_step, to
-# cargo's exit status. The log has the lines of the running test binary until its result line.
+# Handles one line of cargo's output. Adds the result of a test binary to the counts. Stores cargo's
+# exit status in `code`, a variable of test_step. The log has the lines of a test binary until the
+# binary's result line arrives.
 binary=
 read_test_line() {
   local line=$1

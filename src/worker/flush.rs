@@ -446,8 +446,8 @@ impl<N: Net> Worker<N> {
     }
 }
 
-/// Decides which publications are written after a conn's own bytes, within the budget. Returns the
-/// number of bytes to write, or `None` if there is nothing to write.
+/// Decides which publications are written to a conn after the bytes of its outbox, within the
+/// budget. Returns the number of bytes to write, or `None` if there is nothing to write.
 fn plan(
     conn: &Conn,
     hub: &mut Hub,

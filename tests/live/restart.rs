@@ -59,9 +59,9 @@ impl Manager {
     }
 }
 
-/// Without a listener the proxy answers 502, which ends an `EventSource` permanently. The socket
-/// unit keeps a listener open, so no client receives a 502, although the streams reconnect before
-/// the next server has started.
+/// If no process listens, the proxy answers 502, which ends an `EventSource` permanently. With the
+/// socket unit a listener is always open. So no client receives a 502, even if its stream
+/// reconnects before the next server has started.
 #[test]
 fn restarts_behind_nginx_end_no_event_source() {
     const ORIGINS: u64 = 10;

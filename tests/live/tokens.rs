@@ -562,8 +562,8 @@ fn backend_disconnects_all_conns_of_a_subject() {
         &of_one,
         &format!("/poll?channel=chat:9&timeout=60&since={since}"),
     );
-    // The server answers an id of another epoch immediately. The next poll waits from the position
-    // in that answer.
+    // The first poll has an id of another epoch, so the server answers it immediately. The next
+    // poll waits from the position in that answer.
     let answer: Value = serde_json::from_str(&poll.rest().pop().unwrap()).unwrap();
     let since = answer["id"].as_str().unwrap();
     let mut poll = curl(

@@ -2,11 +2,11 @@
 //! and requests for counts) late, answers them, and sends messages to conns.
 //!
 //! This module checks the following rules. A conn joins a channel before it leaves the channel, and
-//! has left all channels when the conn ends. Every delivery has a status. Messages to conns of an
-//! earlier start reach no conn. Each report has the subject of the conn's token. When no notice is
-//! waiting, the subscriptions that the backend knows differ from the real ones by at most the
-//! number of lost notices. Notices that the backend does not accept delay no publication. The
-//! number of waiting notices stays within the configured limit.
+//! has left all channels when the conn ends. Every delivery has a status. A message to a conn of a
+//! server that was killed reaches no conn of the next server. Each report has the subject of the
+//! conn's token. When no notice is waiting, the subscriptions that the backend knows differ from
+//! the real ones by at most the number of lost notices. Notices that the backend does not accept
+//! delay no publication. The number of waiting notices stays within the configured limit.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;

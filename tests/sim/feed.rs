@@ -203,8 +203,8 @@ impl Feed {
         std::mem::take(&mut self.events)
     }
 
-    /// At random, begins or ends a delay of the messages to one worker. All later steps wait until
-    /// the delay ends.
+    /// At random, begins or ends a delay of the messages to one worker. The feed's later steps wait
+    /// until the delay ends.
     pub(crate) fn draw_late_worker(&mut self) {
         if self.random.u32(0..50) == 0 {
             let workers = self.mailboxes.0.len();

@@ -183,8 +183,9 @@ impl Peer {
         if link.acknowledge(self.is_quiet, facts, random) {
             self.ack_pause_us = 500;
         }
-        // The pause is short at first, because a window of one publication needs many
-        // acknowledgements. It grows, because the next publication may need a few turns to arrive.
+        // After an acknowledgement, the peer acts again after a short pause, because a window of
+        // one publication needs many acknowledgements. Each further pause is twice as long, because
+        // the next publication may need a few turns to arrive.
         if self.is_quiet && self.ack_pause_us < pause_us {
             self.ack_pause_us *= 2;
             self.next_us = net.now_us() + self.ack_pause_us.min(pause_us);

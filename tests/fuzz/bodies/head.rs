@@ -2,7 +2,8 @@
 //!
 //! The requests are read consecutively, as a conn reads them, for several cuts of the bytes. The
 //! parser is compared with a simple parser that splits lines. If another request may follow, both
-//! parsers must see the same, because a difference would allow request smuggling (RFC 9112, 11.2).
+//! parsers must find the same head, because a difference would allow request smuggling (RFC 9112,
+//! 11.2).
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -1,9 +1,9 @@
 //! Inputs that contain events and bytes. The bytes before the first NUL determine the events
 //! between the bytes after it. Without a NUL there are no events.
 //!
-//! In each byte before the NUL, the low half is the event and the high half the amount. Therefore
-//! letters and digits are events: `1` is event 1 after 8 bytes, `A` is event 1 after 16, `a` is
-//! event 1 after 64.
+//! Each byte before the NUL is one event. The low half of the byte is the number of the event. The
+//! high half is an exponent of two: the number of bytes before the event. For example, `1` (0x31)
+//! is event 1 after 8 bytes, `A` (0x41) is event 1 after 16, and `a` (0x61) is event 1 after 64.
 
 /// An event of the script and its place among the bytes, decoded from one byte.
 #[derive(Clone, Copy, Debug)]
@@ -45,8 +45,8 @@ impl<'b> Script<'b> {
         })
     }
 
-    /// Returns a number below `choices`. The number is the same during the whole run, because it
-    /// depends only on the number of bytes that determine events.
+    /// Returns a number below `choices`, which is the same during the whole run: it depends only on
+    /// the number of bytes before the NUL.
     pub fn choice(&self, choices: usize) -> usize {
         self.decisions.len() % choices
     }

@@ -142,8 +142,8 @@ impl Link {
         assert!(unanswered.is_empty(), "without an answer: {unanswered:?}");
     }
 
-    /// Checks a poll that is still unanswered. The log must have no publication for the poll,
-    /// unless the answer is being sent in pieces.
+    /// Checks a poll that is still unanswered. The log must have no publication for which the poll
+    /// waits, unless the answer is being sent in pieces.
     pub(crate) fn check_waiting(&self, facts: &Facts) {
         let pipe = self.pipe.borrow();
         let is_asked = self.outgoing.is_empty() && pipe.is_read() && pipe.to_peer.is_empty();

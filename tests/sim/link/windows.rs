@@ -48,9 +48,10 @@ impl Link {
         self.may_send() && is_settled && self.unconfirmed.is_empty()
     }
 
-    /// Acknowledges deliveries of the windows. In the quiet phase the peer acknowledges all of
-    /// them. Otherwise the peer acknowledges a random part of them, an old id, or an invalid id.
-    /// Returns whether the peer has acknowledged all of them, so that the windows have room.
+    /// Acknowledges publications in channels with a window. In the quiet phase the peer
+    /// acknowledges all that it has received. Otherwise it acknowledges a random part of them, an
+    /// old id, or an invalid id. Returns whether the peer has acknowledged all of them, so that the
+    /// windows have room.
     pub(crate) fn acknowledge(
         &mut self,
         is_quiet: bool,

@@ -110,8 +110,8 @@ impl Net for FakeNet {
             return ReadOutcome::Interrupted;
         }
         if self.happens(self.faults.read_blocks) {
-            // This read returns nothing, even if bytes are waiting. These bytes count as if they
-            // arrived after the read.
+            // This read returns nothing, even if bytes are waiting. A later readiness report
+            // announces these bytes, as if they had arrived after the read.
             pipe.borrow_mut().unread_us = None;
             self.pass(1);
             if waiting > 0 || has_fin {

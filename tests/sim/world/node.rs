@@ -97,9 +97,9 @@ impl Node {
             };
             let hub = Hub::new(Arc::clone(log), number, epoch, log.posted(), config);
             let mut worker = Worker::new(net, hub, parts);
-            // The worker processes 1 to 512 parts of a command at a time. This number comes from a
-            // clone of the random number generator, so that the run's other random numbers do not
-            // depend on it.
+            // The maximum amount of work that one call may do for a conn's input is a power of two,
+            // from 1 to 512. It comes from a clone of the random number generator, so that the
+            // run's other random numbers do not depend on it.
             worker.set_work_at_once(1 << random.clone().u32(0..10));
             workers.push(NodeWorker {
                 worker,

@@ -229,8 +229,8 @@ impl World {
         assert!(took_us <= SILENT_DRAIN_US, "drained for {took_us} us");
     }
 
-    /// Checks that no state is left and that the counters match the publications that the peers
-    /// have read. Called after the workers have ended.
+    /// Checks that the workers have freed all state, and that their counters match the publications
+    /// that the peers have read. Called after the workers have ended.
     pub(super) fn check_end(&mut self) {
         let mut is_behind = false;
         for node_worker in &self.node.workers {
