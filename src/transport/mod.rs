@@ -252,8 +252,8 @@ impl Transport {
         }
     }
 
-    /// Sends a heartbeat. `is_caught_up` is true if the conn has been sent everything up to
-    /// `context.head`.
+    /// Sends a heartbeat. `is_caught_up` is true if everything up to `context.head` was sent to the
+    /// conn.
     pub fn handle_heartbeat(
         &mut self,
         is_caught_up: bool,
