@@ -24,7 +24,8 @@ impl<'a> ConnAccess<'a> {
         Self { table, slot }
     }
 
-    /// Returns the worker's whole table, read-only. Its keys verify the tokens of requests.
+    /// Returns the permissions and keys of all conns of the worker, read-only. The keys verify the
+    /// tokens of requests.
     #[must_use]
     pub fn table(&self) -> &Access {
         self.table

@@ -464,7 +464,7 @@ impl Feeder {
     }
 
     /// Shuts the connection down. This also affects copies of the descriptor in other processes or
-    /// tables.
+    /// in other descriptor tables.
     pub(super) fn close(self) {
         // An error means that the peer closed the connection first.
         let _closed = self.socket.shutdown(Shutdown::Both);

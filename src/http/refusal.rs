@@ -274,7 +274,7 @@ mod tests {
         }
 
         /// Returns the variant after `self`, or `None` after the last variant. So a test can visit
-        /// all variants. A new variant must be added to the `match`, because otherwise it does not
+        /// all variants. If a new variant is not added to the `match`, the `match` does not
         /// compile.
         fn next(self) -> Option<Self> {
             let limit = 1;

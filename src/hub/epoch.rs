@@ -61,7 +61,8 @@ impl Hub {
         self.head.max(self.state.sequenced())
     }
 
-    /// Returns the limit for queries of the log: entries after the hub's head are not visible.
+    /// Returns the limit for queries of the log: entries that the hub has not accepted yet are not
+    /// visible.
     pub(super) fn horizon(&self) -> Horizon {
         self.state.horizon(self.head)
     }
@@ -196,8 +197,8 @@ impl Hub {
         let state = &self.state;
         let gap = self.gaps.entry(key).or_insert(fresh);
         (gap.until, gap.missed) = (until, None);
-        // If the gap reports expired publications, it keeps this cause, provided that the new epoch
-        // has not discarded the position before the gap.
+        // A gap of expired publications keeps its cause, if the position before the gap is still
+        // valid in the new epoch.
         let has_expired =
             gap.cause == GapCause::Expired && gap.since.is_some_and(|since| state.has_valid(since));
         if !gap.cause.is_foreign() && !has_expired {

@@ -27,7 +27,7 @@ pub enum GapCause {
     Restart,
     /// The subscriber was further behind than its quota.
     Slow,
-    /// The subscriber's position is malformed, or beyond the head of the current epoch.
+    /// The subscriber's position is malformed, or beyond the newest position of the current epoch.
     Unknown,
 }
 

@@ -85,7 +85,8 @@ impl Hub {
             return JoinOutcome::TooManyChannels;
         }
         // If the channel already has subscribers on this worker, `added` is zero. In that case, the
-        // channel's entries after the hub's head were recorded when its first subscriber joined.
+        // channel's entries that the hub has not accepted yet were recorded when the channel's
+        // first subscriber joined.
         let known = known.map(|(index, channel_state)| (index, channel_state, Sequence::ZERO));
         let Some((index, channel_state, added)) = known.or_else(|| self.add_channel(name)) else {
             return JoinOutcome::ServerFull;
@@ -118,7 +119,8 @@ impl Hub {
             self.mark_initial(slot, index, position);
         }
         // Publications that are already in the log do not count towards the conn's quota. `added`
-        // is the number of the newest of them, which may be above the hub's head.
+        // is the sequence number of the newest of them. The hub may not have accepted this
+        // publication yet.
         if self.has_next(subscription) || added > self.head {
             self.replays.insert(slot, added.max(self.head));
         }

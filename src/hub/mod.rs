@@ -128,9 +128,9 @@ pub struct Hub {
     held_bytes: u64,
     held_bytes_max: u64,
     is_full: bool,
-    /// Entries above the hub's head that were in the log before their channel had a subscriber on
-    /// this worker. The feed does not send these entries to this worker. The hub accepts each of
-    /// them when its head reaches the entry's number.
+    /// Entries that the hub has not accepted yet, but that were in the log before their channel had
+    /// a subscriber on this worker. The feed does not send these entries to this worker. The hub
+    /// accepts each of them when its `head` reaches the entry's number.
     late: BTreeMap<(Sequence, ChannelIndex), Late>,
     /// Channels whose state must be read from the log again, after the hub has switched to the
     /// log's newest epoch. The number is `until` of [`Late::Unheld`].
@@ -260,9 +260,9 @@ impl Hub {
         debt == Amount::default() || !debt.plus(more).exceeds(self.quota)
     }
 
-    /// Moves the hub's head to an id. Before this call, the caller has passed to the hub all
-    /// entries up to this id that were sent to this worker. Ignores an id that is not valid in the
-    /// hub's epoch.
+    /// Moves the hub's head to an id: the hub has then accepted all publications up to this id.
+    /// Before this call, the caller has passed to the hub all entries up to this id that were sent
+    /// to this worker. Ignores an id that is not valid in the hub's epoch.
     pub fn advance_head(&mut self, head: Cursor, now: Now) {
         if head.sequence <= self.head || !self.has_valid(head) {
             return;
@@ -281,9 +281,9 @@ impl Hub {
         }
     }
 
-    /// Adds `next`, the number of the channel's next entry after the hub's head, to `late`. This
-    /// entry was never sent to this worker. Does nothing if `next` is above `until`, or if `late`
-    /// already has the entry.
+    /// Adds `next`, the number of the channel's next entry that the hub has not accepted, to
+    /// `late`. This entry was never sent to this worker. Does nothing if `next` is above `until`,
+    /// or if `late` already has the entry.
     fn note_late(&mut self, index: ChannelIndex, next: Option<Sequence>, until: Sequence) {
         if let Some(next) = next.filter(|next| *next <= until) {
             let unheld = Late::Unheld { until };
@@ -291,9 +291,9 @@ impl Hub {
         }
     }
 
-    /// Whether the log has entries above the hub's head that were added before their channel had a
-    /// subscriber on this worker. They are not sent to this worker. The hub accepts each of them
-    /// when its head reaches the entry's number.
+    /// Whether there are entries that the hub has not accepted yet, but that were in the log before
+    /// their channel had a subscriber on this worker. They are not sent to this worker. The hub
+    /// accepts each of them when its head reaches the entry's number.
     #[must_use]
     pub fn has_late(&self) -> bool {
         !self.late.is_empty()
@@ -361,9 +361,9 @@ impl Hub {
         }
     }
 
-    /// Reads a channel's state up to the hub's head from the log, and updates the hub's record of
-    /// the channel. Then adds the channel's next entry to `late`, unless its number is above
-    /// `until`.
+    /// Reads a channel's state, up to the last publication that the hub has accepted, from the log,
+    /// and updates the hub's record of the channel. Then adds the channel's next entry to `late`,
+    /// unless its number is above `until`.
     fn query_again(&mut self, index: ChannelIndex, until: Sequence, now: Now) {
         let Self {
             channels,

@@ -24,8 +24,8 @@ impl Hub {
         }
     }
 
-    /// Returns the position of a conn that has received everything. This is the hub's head, or a
-    /// later position from which the client resumed. The client had received such a position from
+    /// Returns the position of a conn that has received everything that this hub has accepted. The
+    /// position is later if the client resumed from a later position, which it had received from
     /// another worker.
     #[must_use]
     pub fn caught_up_position(&self, slot: u32) -> Cursor {
@@ -148,7 +148,8 @@ impl Hub {
     }
 }
 
-/// Earlier values of the hub's head, each with a time. They show how old a position is.
+/// Earlier values of the hub's head (the number of the last accepted publication), each with a
+/// time. They show how old a position is.
 #[derive(Debug)]
 pub(super) struct Samples {
     /// Pairs of an earlier value of the hub's head and a time. All publications after this value

@@ -168,9 +168,9 @@ pub struct Advanced {
 
 impl Hub {
     /// Decides which publications the conn in a slot receives next, in sequence order, and stores
-    /// them in `planned`. They have at most `budget` bytes, and there are at most
-    /// [`GATHER_SLICES_MAX`]. If any publication is pending, there is at least one. Frames that do
-    /// not exist yet are encoded.
+    /// them in `planned`. There are at most [`GATHER_SLICES_MAX`] of them, with at most `budget`
+    /// bytes in total. If any publication is pending, there is at least one. Frames that do not
+    /// exist yet are encoded.
     ///
     /// A loss must be reported before any later publication is sent. If the log has evicted entries
     /// that the conn still needs, the list ends before these entries, and [`Self::take_found_loss`]

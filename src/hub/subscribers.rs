@@ -103,7 +103,7 @@ impl Subscribers {
         self.slots().is_empty()
     }
 
-    /// Whether at least one subscriber still has to be visited because of a publication.
+    /// Whether at least one subscriber still has to be visited to deliver a publication.
     #[must_use]
     pub fn is_walking(&self) -> bool {
         self.marks().are_walking()
@@ -116,8 +116,8 @@ impl Subscribers {
         self.marks().again > 0
     }
 
-    /// Adds a subscriber and returns its index in the list. It is not visited for earlier
-    /// publications.
+    /// Adds a subscriber and returns its index in the list. The subscriber is not visited for
+    /// earlier publications.
     pub fn push(&mut self, slot: u32) -> u32 {
         let place = self.len();
         match self {

@@ -81,7 +81,7 @@ impl Tail {
         first.is_some_and(|first| first.previous <= position)
     }
 
-    /// Returns the number of the channel's entry before the tail's first entry.
+    /// Returns the sequence number of the channel's last entry before the tail.
     #[must_use]
     pub fn begin(&self) -> Option<Sequence> {
         Some(self.entries.front()?.previous)

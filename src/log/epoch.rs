@@ -135,8 +135,8 @@ impl EpochState {
     }
 
     /// Returns the number up to which all publications have been posted to the inboxes of the
-    /// workers concerned. If a worker loads this number and then finds its inbox empty, the worker
-    /// has read all messages up to this number.
+    /// workers that need them. If a worker loads this number and then finds its inbox empty, the
+    /// worker has read all messages up to this number.
     #[must_use]
     pub fn posted(&self) -> Sequence {
         Sequence(self.posted.load(Ordering::Acquire))

@@ -120,7 +120,7 @@ impl Writer {
         self.state.announce(last);
     }
 
-    /// Records that all added entries have been posted to the workers concerned.
+    /// Records that all added entries have been posted to the workers that need them.
     pub fn note_posted(&mut self) {
         self.state.note_posted(self.head);
         self.publish_figures();

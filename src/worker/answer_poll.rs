@@ -43,7 +43,8 @@ impl<N: Net> Worker<N> {
         self.arm(id, self.running.now().after(again));
     }
 
-    /// Answers the polls that waited until the hub's head reached a certain position.
+    /// Answers the polls for which the worker has processed all mail that was posted before their
+    /// requests.
     pub(super) fn answer_due_polls(&mut self) {
         let head = self.hub.head().sequence;
         let is_due = |first: &mut (Cursor, ConnId, Option<Cursor>)| first.0.sequence <= head;

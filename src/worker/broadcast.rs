@@ -36,7 +36,7 @@ impl<N: Net> Worker<N> {
         self.handle_new_head();
     }
 
-    /// Handles the work that had to wait until the hub's head moved.
+    /// Handles the work that had to wait until the hub had accepted more entries.
     fn handle_new_head(&mut self) {
         self.follow_for_postponed();
         self.answer_due_polls();

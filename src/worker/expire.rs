@@ -93,7 +93,7 @@ impl<N: Net> Worker<N> {
         self.list_to_read(id);
     }
 
-    /// Whether a conn has input, and waits in the list for read or in the handshake queue.
+    /// Whether a conn has input and also waits to be read, or to continue its handshake.
     pub(super) fn is_to_be_read(&mut self, id: ConnId) -> bool {
         let Some(slot) = self.slot(id) else {
             return false;

@@ -257,8 +257,8 @@ impl ReportRouter {
             }
         }
         if has_room && congested.is_empty() {
-            // The notice budget of a consumer only ensures that publications to this consumer are
-            // not delayed by many notices. So a consumer that exceeds its budget must not delay
+            // The notice budget of a consumer has only one purpose: many notices must not delay the
+            // publications to this consumer. So a consumer that exceeds its budget must not delay
             // other consumers.
             full.clear();
         }

@@ -226,8 +226,8 @@ enum Event {
 }
 
 fn lost(channel: ChannelName, gap: &Gap, hub: &Hub) -> Event {
-    // A gap must not end beyond the hub's head, because the client could then skip publications of
-    // other channels.
+    // A gap must not end after the last publication that the hub has accepted. Otherwise the client
+    // could skip publications of other channels.
     assert!(gap.until.sequence <= hub.head().sequence, "{gap:?}");
     let since = gap.since.map_or(0, |since| since.sequence.0);
     Event::Lost(channel, since, gap.until.sequence.0)

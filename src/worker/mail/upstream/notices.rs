@@ -321,7 +321,7 @@ impl Entry {
     }
 }
 
-/// The reason why a worker's end exists.
+/// The message if a worker's index is out of range, which is a bug.
 pub(super) const HAS_END: &str = "each worker has an end";
 
 impl Table {
