@@ -669,8 +669,8 @@ mod tests {
         fs::create_dir_all(open.join("inner")).unwrap();
         fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
         let (_listener, mut file) = listen(&config(&path)).unwrap();
-        // The operator has allowed other users to write to the original directory. It is used
-        // nevertheless.
+        // The operator has allowed other users to write to the directory `made`. The server still
+        // uses this directory.
         fs::set_permissions(&made, fs::Permissions::from_mode(0o777)).unwrap();
         fs::remove_file(&path).unwrap();
         let _listener = restore(&mut file).unwrap().unwrap();

@@ -88,8 +88,8 @@ impl Hub {
             return None;
         }
         // The missing publications up to `until` are counted. If the log no longer has all of them,
-        // the missing publications after `until` are counted instead, and their number is
-        // subtracted from that of the whole gap.
+        // the missing publications after `until` are counted instead. Their number is then
+        // subtracted from the number of all missing publications of the gap.
         let rest = || self.count_between(name, until.sequence, gap.until.sequence);
         let missed = gap.missed.and_then(|whole| {
             let before = self.count_between(name, since, until.sequence);

@@ -53,8 +53,8 @@ pub enum Held {
 
 const _: () = assert!(size_of::<Planned>() <= 48);
 
-/// The last plan, if it consists of one publication. It is reused for a conn at the same position,
-/// as the next conn usually is.
+/// The last plan, if it consists of one publication. The next conn is usually at the same position.
+/// In that case, the plan is used again.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LastPlan {
     /// The conn's position before the planned publication.

@@ -64,7 +64,8 @@ impl Channel {
             return Some(number.next());
         }
         let next = match self.entries().get(self.index_after(number)) {
-            // The publication before `later` is above `number` too. It has left the log.
+            // The number of the publication before `later` is above `number`, too, but that
+            // publication has left the log.
             Some(later) if later.previous > number => later.previous,
             Some(later) => later.sequence(),
             None => self.last(),

@@ -119,9 +119,9 @@ pub(crate) fn check_channel_counts(workers: &[NodeWorker], writer: &Writer, fact
     assert_eq!(log.channel_count(), known, "channels of the log");
 }
 
-/// Checks each acknowledgement. It must be complete if and only if the feed has sent its
-/// publication to the workers that need it, and each of these workers has processed the
-/// publication. Returns the serial of the newest publication whose acknowledgement is complete.
+/// Checks each acknowledgement. It must be complete if and only if its publication was posted, and
+/// each worker that needs the publication has processed it. Returns the serial of the newest
+/// publication whose acknowledgement is complete.
 pub(crate) fn check_worker_acks(
     worker_acks: &mut Vec<PendingAck>,
     workers: &[NodeWorker],

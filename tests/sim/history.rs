@@ -60,9 +60,9 @@ impl History {
         self.has_not_begun
     }
 
-    /// Returns a serial. Publications up to this serial need not be delivered, because they are not
-    /// among the newest ones that the client requested, or because they left the log before the
-    /// first delivery.
+    /// Returns a serial. Publications up to this serial need not be delivered. Either they are not
+    /// among the newest ones that the client requested, or they left the log before the first
+    /// delivery.
     pub(crate) fn not_owed_until(&self, facts: &Facts) -> u64 {
         // The epoch has changed after the request. This may have discarded the first publications
         // of the history.

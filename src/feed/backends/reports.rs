@@ -224,8 +224,9 @@ impl ReportRouter {
                 self.scan.next = notice.order + 1;
                 self.deliver_notice(&notice, feeders, touched);
                 if matches!(notice.report, Report::Lost(_)) {
-                    // More notices may have been lost during the delivery. They are counted at the
-                    // same position in the queue, so the scan restarts to find them.
+                    // More notices may have been lost during the delivery. Their number is stored
+                    // at the same position in the queue, which the scan has passed. So the scan
+                    // restarts.
                     self.rescan();
                 }
             }

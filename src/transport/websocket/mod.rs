@@ -148,7 +148,7 @@ impl WebSocket {
                 message::push_gap(channel, gap, out);
                 context.metrics.gaps.increment();
             }
-            // The client needs no message with its new position. It keeps a position for each
+            // The client needs no message with its new position. A client keeps a position for each
             // channel, and has set this position to the end of the gap.
             StreamEvent::GapsSent(_) => {}
             StreamEvent::Left(leave, true) => {

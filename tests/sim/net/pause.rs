@@ -178,7 +178,7 @@ impl FakeNet {
     /// Checks a conn that the worker closes because its peer was silent. The peer must have had at
     /// least one heartbeat interval of the server's running time to answer.
     pub(super) fn check_idle(&self, pipe: &Pipe) {
-        // If the socket was full, the server may have decided to close the conn earlier, and could
+        // The server may have decided to close the conn while the socket was full. It could then
         // write the close frame only when the socket had room again. Such a conn is not checked.
         let has_waited = pipe.freed_us + WRITTEN_US >= self.turn_us && pipe.freed_us > 0;
         if has_waited || pipe.read_turn_us == self.turn_us {

@@ -259,10 +259,10 @@ impl World {
         for delay in &self.facts.delays {
             let returns_us = delay.written_us + delay.retry_ms * 1000;
             let listens_us = self.facts.ended_us + RESTART_MS * 1000;
-            // A client may return before the server listens, but too early by at most the duration
-            // of a worker's last turn: the worker sends reconnect delays in this turn, and the
-            // drain ends only after the turn. In the simulation, the turns of other workers add to
-            // this duration.
+            // A client may return shortly before the server listens. A worker sends reconnect
+            // delays in its last turn, but the drain ends only after this turn. So the client
+            // returns too early by at most the duration of this turn. In the simulation, the turns
+            // of other workers add to this duration.
             let work = self.facts.work.iter();
             let others = work.filter(|work| work.worker != delay.worker);
             let after = others.map(|work| {

@@ -237,8 +237,8 @@ impl Notices {
         }
     }
 
-    /// Called when a conn has closed. It no longer counts as a conn that is not read. Its notices
-    /// keep waiting for the feed.
+    /// Called when a conn has closed. The conn is removed from the number of conns that are not
+    /// read. Its notices keep waiting for the feed.
     pub(super) fn forget(&self, conn: ConnName) {
         let mut table = self.lock();
         table.forget(conn);
