@@ -261,7 +261,7 @@ def lower_limit(server):
 
 
 def measure(verdicts):
-    """Measures all figures of the row."""
+    """Measures all figures that the script prints."""
     took, unreported = skipped(verdicts)
     verdicts.at_most("stalled readers over their quota: skipped", took, 30, "s")
     verdicts.at_most("stalled readers without a gap", unreported, 0, f"of {STALLED}")

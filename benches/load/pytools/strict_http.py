@@ -177,7 +177,7 @@ def incomplete_heads(server, verdicts, drip):
 
 
 def measure(verdicts):
-    """Measures all figures of the row."""
+    """Measures all figures that the script prints."""
     with Server() as server:
         wrong, executed = framings(server, verdicts)
         verdicts.at_most("ambiguous framings not answered with 400 and closed", wrong, 0, "of them")

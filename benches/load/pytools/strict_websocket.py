@@ -170,7 +170,7 @@ def bombs(verdicts):
 
 
 def measure(verdicts):
-    """Measures all figures of the row."""
+    """Measures all figures that the script prints."""
     with Server() as server:
         wrong, slowest = codes(server, FAULTS, verdicts)
         verdicts.at_most("protocol errors with another code", wrong, 0, "of them")
