@@ -18,6 +18,7 @@ use signal_hook::iterator::Signals;
 
 use super::args::ServeArgs;
 use super::{Failure, print_error};
+use fanfare::config::changes::Reloaded;
 use fanfare::config::file;
 use fanfare::demo;
 use fanfare::server::service::{self, ServiceManager};
@@ -165,22 +166,26 @@ fn announce(server: &Server, manager: &mut ServiceManager) -> Result<(), Failure
 
 /// Reads the configuration, certificates and keys again. If there is a problem with any of these
 /// files, the server keeps its current values.
-fn reload(server: &Server, start: &Start<'_>, manager: &mut ServiceManager) {
+fn reload(server: &mut Server, start: &Start<'_>, manager: &mut ServiceManager) {
     manager.notify_reloading();
     let reloaded = load(start.args).and_then(|loaded| {
-        let changed = server.reload(&loaded.config);
-        let changed = changed.map_err(|found| loaded.origins.locate(found))?;
+        let reloaded = server.reload(&loaded.config);
+        let reloaded = reloaded.map_err(|found| loaded.origins.locate(found))?;
         let overridden = loaded.overridden_since(&start.file);
-        Ok((changed, overridden, loaded.warnings))
+        Ok((reloaded, overridden, loaded.warnings))
     });
     match reloaded {
-        Ok((changed, overridden, warnings)) => {
+        Ok((Reloaded { changed, kept, .. }, overridden, warnings)) => {
             tracing::info!("certificates and keys were read again");
+            if !changed.is_empty() {
+                let keys = Vec::from_iter(changed).join(", ");
+                tracing::info!("changed, and in use from now on: {keys}");
+            }
             for warning in &warnings {
                 tracing::warn!("{warning}");
             }
-            if !changed.is_empty() {
-                let keys = Vec::from_iter(changed).join(", ");
+            if !kept.is_empty() {
+                let keys = Vec::from_iter(kept).join(", ");
                 tracing::warn!("changed in the configuration, but needs a restart: {keys}");
             }
             if !overridden.is_empty() {
@@ -210,7 +215,7 @@ fn serve(
     let mut is_alive = true;
     let signal = loop {
         match signals.recv_timeout(interval) {
-            Ok(SIGHUP) => reload(&server, start, &mut manager),
+            Ok(SIGHUP) => reload(&mut server, start, &mut manager),
             Ok(signal) if UNUSED_SIGNALS.contains(&signal) => {
                 tracing::info!(signal, "signal ignored: it has no meaning here");
             }

@@ -1,14 +1,56 @@
-//! PURE: this module lists the keys of a configuration, and the keys in which two configurations
-//! differ.
+//! PURE: this module lists the keys of a configuration, the keys in which two configurations
+//! differ, and the keys that a running server can change.
 //!
-//! Both lists are derived from the serialised [`Config`], so the keys are not written down a second
-//! time.
+//! The lists are derived from the serialised [`Config`]. Only [`RELOADABLE`] names keys.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use toml::{Table, Value};
 
 use super::Config;
+
+/// The keys that a running server can change. They are read at each use, from the configuration of
+/// the worker.
+pub const RELOADABLE: [&str; 24] = [
+    "auth.audience",
+    "auth.cookie",
+    "auth.deadline_ms",
+    "auth.issuer",
+    "auth.jwks",
+    "auth.keys",
+    "auth.leeway_ms",
+    "auth.query",
+    "browser.origins",
+    "deflate.enabled",
+    "drain.reconnects_per_second",
+    "drain.retry_ms",
+    "drain.window_ms",
+    "heartbeat.interval_ms",
+    "limits.channels_per_conn",
+    "limits.client_bytes_per_second",
+    "limits.client_frames_per_second",
+    "limits.client_message_bytes",
+    "limits.first_subscribe_ms",
+    "limits.poll_timeout_ms",
+    "limits.request_head_ms",
+    "page",
+    "proxy.field",
+    "proxy.trusted",
+];
+
+/// The keys that a running server can change, if it has certificates before and after the change.
+pub const RELOADABLE_CERTIFICATES: [&str; 2] = ["tls.certificates", "tls.keys"];
+
+/// The result of a reload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reloaded {
+    /// The configuration that the server uses from now on.
+    pub config: Config,
+    /// The keys whose values have changed.
+    pub changed: BTreeSet<String>,
+    /// The keys whose new values need a restart. The server keeps their current values.
+    pub kept: BTreeSet<String>,
+}
 
 /// Lists every key as `section.key`, with its value. All `[[namespace]]` tables together are one
 /// value.
@@ -48,11 +90,72 @@ impl Config {
         };
         between(&table(self), &table(other))
     }
+
+    /// Returns this configuration with the values of `latest`, as far as a running server can
+    /// change them. The result may be invalid, if a new value requires the new value of another key
+    /// that the server keeps.
+    #[must_use]
+    pub fn reloaded(&self, latest: &Self) -> Reloaded {
+        let (changed, kept): (BTreeSet<String>, BTreeSet<String>) = self
+            .changed_keys(latest)
+            .into_iter()
+            .partition(|key| self.can_reload(key, latest));
+        let mut table = Table::try_from(self).unwrap_or_default();
+        let new = Table::try_from(latest).unwrap_or_default();
+        for key in &changed {
+            copy(key, &new, &mut table);
+        }
+        let config = table.try_into();
+        debug_assert!(config.is_ok(), "a configuration is read back from TOML");
+        Reloaded {
+            config: config.unwrap_or_else(|_| self.clone()),
+            changed,
+            kept,
+        }
+    }
+
+    /// Whether a running server can use the value that `latest` has for a key. Tokens and TLS
+    /// cannot be switched on or off.
+    fn can_reload(&self, key: &str, latest: &Self) -> bool {
+        if RELOADABLE_CERTIFICATES.contains(&key) {
+            let has_files = |config: &Self| !config.tls.certificates.is_empty();
+            return has_files(self) && has_files(latest);
+        }
+        let has_keys = |config: &Self| {
+            !config.auth.keys.is_empty() || !config.auth.jwks.as_os_str().is_empty()
+        };
+        if key.starts_with("auth.") && has_keys(self) != has_keys(latest) {
+            return false;
+        }
+        RELOADABLE.contains(&key)
+    }
+}
+
+/// Copies the value of a key, or removes the key if the new table has none.
+fn copy(key: &str, from: &Table, to: &mut Table) {
+    let (section, name) = key.split_once('.').unwrap_or(("", key));
+    let new = match section {
+        "" => from.get(name),
+        _ => from.get(section).and_then(|section| section.get(name)),
+    };
+    let target = match section {
+        "" => Some(to),
+        _ => to.get_mut(section).and_then(Value::as_table_mut),
+    };
+    let Some(target) = target else {
+        debug_assert!(false, "{key} has no section");
+        return;
+    };
+    match new {
+        Some(value) => drop(target.insert(name.to_owned(), value.clone())),
+        None => drop(target.remove(name)),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::auth::KeyFile;
 
     /// Sample values. Each key with a text or a list of texts accepts at least two of these values.
     const TEXTS: [&str; 14] = [
@@ -120,5 +223,59 @@ mod tests {
         assert_eq!(default.changed_keys(&changed), names);
         assert_eq!(changed.changed_keys(&default), names);
         assert!(changed.changed_keys(&changed).is_empty());
+    }
+
+    #[test]
+    fn reload_takes_what_a_running_server_can_change_and_keeps_the_rest() {
+        let names: BTreeSet<String> = keys(&Table::try_from(Config::default()).unwrap())
+            .into_iter()
+            .map(|(key, _)| key)
+            .collect();
+        for key in RELOADABLE.iter().chain(&RELOADABLE_CERTIFICATES) {
+            assert!(names.contains(*key), "{key}");
+        }
+        let running = Config::default();
+        let mut latest = running.clone();
+        latest.heartbeat.interval_ms = 5000;
+        latest.browser.origins = vec![String::from("https://a.example")];
+        latest.page = false;
+        latest.log.bytes *= 2;
+        latest.namespace.push(crate::config::Namespace::default());
+        let reloaded = running.reloaded(&latest);
+        let set = |names: &[&str]| names.iter().map(|name| String::from(*name)).collect();
+        let changed: BTreeSet<String> = set(&["browser.origins", "heartbeat.interval_ms", "page"]);
+        assert_eq!(reloaded.changed, changed);
+        let kept: BTreeSet<String> = set(&["log.bytes", "namespace"]);
+        assert_eq!(reloaded.kept, kept);
+        let mut expected = latest;
+        expected.log.bytes = running.log.bytes;
+        expected.namespace.clear();
+        assert_eq!(reloaded.config, expected);
+        assert_eq!(running.reloaded(&running).config, running);
+    }
+
+    #[test]
+    fn tokens_and_tls_are_neither_switched_on_nor_off_by_a_reload() {
+        let with_keys = |names: &[&str]| {
+            let mut config = Config::default();
+            config.auth.keys = names
+                .iter()
+                .map(|name| KeyFile::try_from(format!("HS256 {name}")).unwrap())
+                .collect();
+            config
+        };
+        let (none, one, other) = (with_keys(&[]), with_keys(&["a"]), with_keys(&["b"]));
+        let is_changed = |old: &Config, new: &Config| old.reloaded(new).kept.is_empty();
+        assert!(is_changed(&one, &other));
+        assert!(!is_changed(&none, &one));
+        assert!(!is_changed(&one, &none));
+        let with_certificate = |name: Option<&str>| {
+            let mut config = Config::default();
+            config.tls.certificates.extend(name.map(Into::into));
+            config
+        };
+        let (none, one) = (with_certificate(None), with_certificate(Some("a")));
+        assert!(is_changed(&one, &with_certificate(Some("b"))));
+        assert!(!is_changed(&none, &one));
     }
 }

@@ -8,7 +8,7 @@
 mod algorithm;
 pub mod auth;
 pub mod browser;
-mod changes;
+pub mod changes;
 pub mod file;
 pub mod input;
 pub mod limits;

@@ -227,6 +227,11 @@ impl Hub {
         self.channels.len()
     }
 
+    /// Changes the maximum number of channels of one conn. A conn with more channels keeps them.
+    pub fn set_channels_per_conn(&mut self, channels: u32) {
+        self.channels_per_conn = channels;
+    }
+
     /// Returns the number of subscriptions.
     #[must_use]
     pub fn subscriber_count(&self) -> u64 {
@@ -304,7 +309,8 @@ impl Hub {
     /// number of subscribers. The number is zero if the last subscriber has left since then.
     pub fn take(&mut self, place: u32, key: ChannelKey, entry: Entry, now: Now) -> u32 {
         let id = entry.publication.id;
-        // Earlier entries that were not sent to this worker are accepted first.
+        // If the log has earlier entries that were not sent to this worker, the hub first takes
+        // these from the log, so that the order is kept.
         if !self.late.is_empty() {
             let before = Cursor {
                 sequence: id.sequence.before(),

@@ -19,7 +19,6 @@ mod token_keys;
 
 pub use prepare::check;
 
-use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixListener;
@@ -31,6 +30,7 @@ use std::time::SystemTime;
 
 use crate::admin::{self, FigureSources, Readiness, ServerStage};
 use crate::certain;
+use crate::config::changes::Reloaded;
 use crate::config::limits::{DEDUPE_WINDOW_MS, DESCRIPTORS_KEPT, WALKERS_PER_PROCESSOR};
 use crate::config::validate::Invalid;
 use crate::config::{Config, Listen};
@@ -47,7 +47,6 @@ use crate::sys::descriptors::{self, RaisedLimit};
 use crate::sys::listener::SocketOptions;
 use crate::sys::wake::Wake;
 use crate::time::Now;
-use crate::warnings::Warnings;
 use crate::worker::Parts;
 use crate::worker::admission::guard::Guard;
 use crate::worker::admission::pending::SilentLimit;
@@ -137,7 +136,6 @@ pub struct Server {
     metrics: Vec<Arc<WorkerMetrics>>,
     feed: FeedHandle,
     readiness: Arc<Readiness>,
-    warnings: Arc<Warnings>,
     /// The handle of the thread that measures memory. The thread ends when this field is dropped.
     _memory_watch: MemoryWatch,
 }
@@ -175,8 +173,7 @@ impl Server {
         let feed_metrics = Arc::new(FeedMetrics::default());
         let readiness = Arc::new(Readiness::default());
         let initial = InitialState::load(&config, clock, &feed_wake, &feed_metrics)?;
-        let warnings = Arc::<Warnings>::default();
-        let (guard, memory_watch) = guard(&config, listeners.addresses(), clock, &warnings)?;
+        let (guard, memory_watch) = guard(&config, listeners.addresses(), clock)?;
         let spawner = WorkerSpawner {
             config: Arc::clone(&config),
             run: RunId(getrandom::u64().map_err(StartError::Random)?),
@@ -186,12 +183,9 @@ impl Server {
             feed_wake: Arc::clone(&feed_wake),
             credentials: credentials.clone(),
             guard,
-            warnings: Arc::clone(&warnings),
             descriptor_limit,
         };
         let started = spawner.start(&mut listeners)?;
-        let metrics = Arc::clone(&feed_metrics);
-        let figures = started.figures(&readiness, &memory_watch, metrics, dropped_log_lines);
         let feed = feed
             .spawn(FeedParts {
                 epoch: initial.epoch,
@@ -200,13 +194,22 @@ impl Server {
                 mailboxes: started.mailboxes(),
                 reports: started.reports,
                 wake: feed_wake,
-                metrics: feed_metrics,
+                metrics: Arc::clone(&feed_metrics),
                 health: Arc::clone(readiness.health()),
-                warnings: Arc::clone(&warnings),
                 config: Arc::clone(&config),
                 clock,
             })
             .map_err(StartError::system("start the feed's thread"))?;
+        let figures = FigureSources {
+            workers: started.metrics.clone(),
+            feed: feed_metrics,
+            guard: started.guard,
+            log: started.log,
+            meter: memory_watch.meter().clone(),
+            readiness: Arc::clone(&readiness),
+            started: SystemTime::now(),
+            dropped_log_lines,
+        };
         spawn_admin(admin, figures)?;
         readiness.set(ServerStage::Ready);
         Ok(Self {
@@ -220,7 +223,6 @@ impl Server {
             metrics: started.metrics,
             feed,
             readiness,
-            warnings,
             _memory_watch: memory_watch,
         })
     }
@@ -231,16 +233,22 @@ impl Server {
         &self.addresses
     }
 
-    /// Reads the certificates and keys of the running configuration again, for new connections and
-    /// tokens. If there is a problem with any file, nothing is replaced. Returns the keys whose
-    /// values in the `latest` configuration differ from the running configuration. Changes of these
-    /// values need a restart.
+    /// Uses the values of the `latest` configuration that a running server can change, and reads
+    /// the certificates and keys again, for new connections and tokens. If there is a problem,
+    /// nothing changes. Returns the keys that have changed, and the keys that need a restart.
     ///
     /// # Errors
-    /// Returns an entry for each file that cannot be read or used.
-    pub fn reload(&self, latest: &Config) -> Result<BTreeSet<String>, Vec<Invalid>> {
-        self.credentials.reload(&self.config)?;
-        Ok(self.config.changed_keys(latest))
+    /// Returns an entry for each file that cannot be read or used, and for each new value that
+    /// contradicts a value which needs a restart.
+    pub fn reload(&mut self, latest: &Config) -> Result<Reloaded, Vec<Invalid>> {
+        let reloaded = self.config.reloaded(latest);
+        reloaded.config.validate()?;
+        self.credentials.reload(&reloaded.config)?;
+        self.config = Arc::new(reloaded.config.clone());
+        for worker in &self.workers {
+            worker.mailbox.order_config(Arc::clone(&self.config));
+        }
+        Ok(reloaded)
     }
 
     /// Returns the address for metrics and health checks, or `None` if the configuration turns them
@@ -310,7 +318,6 @@ impl Server {
                 tracing::error!("a worker thread panicked");
             }
         }
-        self.warnings.report_suppressed(Now(u64::MAX));
     }
 }
 
@@ -320,7 +327,6 @@ fn guard(
     config: &Config,
     listen: &[Listen],
     clock: Clock,
-    warnings: &Arc<Warnings>,
 ) -> Result<(Guard, MemoryWatch), StartError> {
     let guard = Guard {
         proxied: certificates::proxied_listeners(listen),
@@ -328,15 +334,8 @@ fn guard(
         ..Guard::default()
     };
     let (pressure, sources) = (Arc::clone(&guard.pressure), guard.sources.clone());
-    let warnings = Arc::clone(warnings);
-    let watch = MemoryWatch::start(
-        config.limits.memory_bytes,
-        pressure,
-        sources,
-        warnings,
-        clock,
-    )
-    .map_err(StartError::system("start the thread that watches memory"))?;
+    let watch = MemoryWatch::start(config.limits.memory_bytes, pressure, sources, clock)
+        .map_err(StartError::system("start the thread that watches memory"))?;
     Ok((guard, watch))
 }
 
@@ -350,7 +349,6 @@ struct WorkerSpawner {
     feed_wake: Arc<Wake>,
     credentials: Credentials,
     guard: Guard,
-    warnings: Arc<Warnings>,
     descriptor_limit: RaisedLimit,
 }
 
@@ -371,32 +369,10 @@ struct StartedWorkers {
     reports: Reports,
     metrics: Vec<Arc<WorkerMetrics>>,
     guard: Guard,
-    warnings: Arc<Warnings>,
     log: Arc<Log>,
 }
 
 impl StartedWorkers {
-    /// Returns the sources of the metrics of these workers and of the other parts.
-    fn figures(
-        &self,
-        readiness: &Arc<Readiness>,
-        memory_watch: &MemoryWatch,
-        feed: Arc<FeedMetrics>,
-        dropped_log_lines: Arc<dyn Fn() -> u64 + Send + Sync>,
-    ) -> FigureSources {
-        FigureSources {
-            workers: self.metrics.clone(),
-            feed,
-            guard: self.guard.clone(),
-            log: Arc::clone(&self.log),
-            meter: memory_watch.meter().clone(),
-            readiness: Arc::clone(readiness),
-            started: SystemTime::now(),
-            warnings: Arc::clone(&self.warnings),
-            dropped_log_lines,
-        }
-    }
-
     fn mailboxes(&self) -> Vec<Mailbox> {
         let workers = self.workers.iter();
         workers.map(|worker| worker.mailbox.clone()).collect()
@@ -453,7 +429,6 @@ impl WorkerSpawner {
             reports,
             metrics,
             guard,
-            warnings: self.warnings,
             log: self.log,
         })
     }
@@ -483,7 +458,6 @@ impl WorkerSpawner {
             conns_max: self.conns_max(count),
             secure: self.credentials.secure.clone(),
             keys: self.credentials.keys.clone(),
-            warnings: Arc::clone(&self.warnings),
             guard: spec.guard,
         };
         let (log, head) = (Arc::clone(&self.log), self.log.posted());

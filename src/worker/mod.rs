@@ -36,7 +36,6 @@ mod reap;
 pub mod reloadable;
 mod report;
 mod round;
-mod warn;
 pub mod wire;
 
 use std::collections::VecDeque;
@@ -64,7 +63,6 @@ use crate::sys::wake::Wake;
 use crate::time::running::Running;
 use crate::time::wheel::Wheel;
 use crate::time::{Deadline, Now};
-use crate::warnings::Warnings;
 use admission::guard::{Guard, PeerTable};
 use admission::pending::Pending;
 use admission::rates::Rates;
@@ -106,8 +104,6 @@ pub struct Parts {
     pub guard: Guard,
     /// The certificates, if a listener speaks TLS.
     pub secure: Option<Secure>,
-    /// The limits on warnings, which all workers share.
-    pub warnings: Arc<Warnings>,
     /// The verifier of tokens, if clients need tokens.
     pub keys: Option<Arc<Reloadable<Arc<Verifier>>>>,
 }
@@ -324,6 +320,7 @@ impl<N: Net> Worker<N> {
     /// Runs one turn of the loop.
     pub fn turn(&mut self) -> Turn {
         self.poll();
+        self.refresh_config();
         self.refresh_date();
         self.refresh_keys();
         self.report();
@@ -491,6 +488,20 @@ impl<N: Net> Worker<N> {
             self.date.second = second;
             self.date.text = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + time);
         }
+    }
+
+    /// Uses the configuration of a reload, if there is a new one. Conns that are open follow it,
+    /// too: deadlines that are already set stay, and later ones have the new length.
+    fn refresh_config(&mut self) {
+        let Some(config) = self.parts.inbox.take_config() else {
+            return;
+        };
+        self.hub
+            .set_channels_per_conn(config.limits.channels_per_conn);
+        self.rates.set_limits(&config.limits);
+        self.parts.config = config;
+        // A reload has replaced the keys, too.
+        self.keys_refreshed = None;
     }
 
     /// Updates the keys and the calendar time for the verification of tokens, at most twice a

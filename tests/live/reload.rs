@@ -1,13 +1,14 @@
-//! Tests of SIGHUP: the server reads certificates and keys again. If a file or a key is invalid,
-//! nothing changes. A log line names the settings that need a restart.
+//! Tests of SIGHUP: the server reads its configuration, certificates and keys again. If a file or a
+//! key is invalid, nothing changes. A log line names the settings that need a restart.
 
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use tempfile::TempDir;
 
-use crate::support::{Server, fanfare, raw, within};
+use crate::support::{Server, Socket, fanfare, raw, within};
 
 const SECRETS: [&str; 2] = [
     "0123456789abcdef0123456789abcdef",
@@ -133,17 +134,97 @@ fn broken_key_is_an_error_that_names_it_and_changes_nothing() {
 fn settings_that_need_a_restart_are_named_until_they_are_restored() {
     let rig = Rig::start(&[]);
     let namespace = "[[namespace]]\nmatch = \"chat:*\"\nlog_entries = 1\n";
-    let changed = format!("[heartbeat]\ninterval_ms = 5000\n[log]\nage_ms = 1000\n{namespace}");
+    let changed = format!("[limits]\nconns = 5000\n[log]\nage_ms = 1000\n{namespace}");
     let config = configuration(&rig.secret, &changed);
     for _ in 0..2 {
         let printed = rig.reload(&config, "WARN");
         let warnings = lines(&printed, "WARN");
         assert_eq!(warnings.len(), 1, "{printed}");
-        let keys = "needs a restart: heartbeat.interval_ms, log.age_ms, namespace";
+        let keys = "needs a restart: limits.conns, log.age_ms, namespace";
         assert!(warnings[0].ends_with(keys), "{printed}");
     }
     let printed = rig.reload(&configuration(&rig.secret, ""), "read again");
     assert!(lines(&printed, "WARN").is_empty(), "{printed}");
+}
+
+#[test]
+fn limits_and_page_change_for_open_and_new_connections() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = "[limits]\nchannels_per_conn = 1\n";
+    let server = Server::in_folder(folder.path(), "127.0.0.1:0", config, &[]).unwrap();
+    let rig = Rig {
+        server,
+        secret: PathBuf::new(),
+        folder,
+    };
+    let mut socket = Socket::subscribed(rig.server.addr, "channel=a");
+    let subscribe = |socket: &mut Socket, channel: &str| {
+        socket.send(&json!({"type": "subscribe", "channel": channel}));
+        let answer = socket.json();
+        (answer["type"].clone(), answer["code"].clone())
+    };
+    let refused = (json!("error"), json!("too_many_channels"));
+    assert_eq!(subscribe(&mut socket, "b"), refused);
+    assert_eq!(status(&rig, "/"), 200);
+
+    let config = "page = false\n[limits]\nchannels_per_conn = 2\nclient_message_bytes = 1000\n\
+                  [heartbeat]\ninterval_ms = 5000\n";
+    let printed = rig.reload(config, "in use from now on");
+    let keys = "from now on: heartbeat.interval_ms, limits.channels_per_conn, \
+                limits.client_message_bytes, page\n";
+    assert!(printed.contains(keys), "{printed}");
+    within("the new number of channels", || {
+        (subscribe(&mut socket, "b") != refused).then_some(())
+    });
+    assert_eq!(subscribe(&mut socket, "c"), refused);
+    within("the end of the page", || {
+        (status(&rig, "/") == 404).then_some(())
+    });
+    let mut other = Socket::open(rig.server.addr, "channel=a");
+    assert_eq!(other.json()["heartbeat_ms"], 5000);
+    socket.send(&json!({"type": "ping", "more": "x".repeat(1000)}));
+    assert_eq!(socket.closed().0, 1009);
+}
+
+#[test]
+fn origins_change_and_a_new_list_of_keys_is_read() {
+    let rig = Rig::start(&[]);
+    let upgrade = |rig: &Rig| {
+        let request = "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\n\
+                       Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+                       Origin: https://app.example\r\n\r\n";
+        raw::exchange(rig.server.addr, request.as_bytes()).status
+    };
+    assert_eq!(upgrade(&rig), 403);
+    let second = rig.folder.path().join("second");
+    fs::write(&second, SECRETS[1]).unwrap();
+    let origins = "[browser]\norigins = [\"https://app.example\"]\n";
+    let printed = rig.reload(&configuration(&second, origins), "in use from now on");
+    assert!(
+        printed.contains("from now on: auth.keys, browser.origins\n"),
+        "{printed}"
+    );
+    // Each worker follows in its next turn. Eight connections reach both workers.
+    within("the new key on both workers", || {
+        let mut all = 0..8;
+        all.all(|_| !rig.takes(SECRETS[0]) && rig.takes(SECRETS[1]))
+            .then_some(())
+    });
+    within("the new origin", || (upgrade(&rig) == 101).then_some(()));
+    // Without keys no client would need a token. Such a change needs a restart.
+    let printed = rig.reload(origins, "WARN");
+    assert!(
+        printed.contains("needs a restart: auth.keys\n"),
+        "{printed}"
+    );
+    assert!(rig.takes(SECRETS[1]));
+    assert_eq!(status(&rig, "/poll?channel=a&timeout=0"), 401);
+}
+
+fn status(rig: &Rig, path: &str) -> u16 {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    raw::exchange(rig.server.addr, request.as_bytes()).status
 }
 
 #[test]

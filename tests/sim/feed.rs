@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fanfare::config::Config;
 use fanfare::frame::{Payload, Publication, WorkerAck};
 use fanfare::id::{ChannelName, Cursor, Epoch, Sequence};
 use fanfare::log::{EpochChange, Writer};
@@ -71,6 +72,11 @@ impl Mailboxes {
         };
         assert_eq!(mailbox.post(mail), Posted::AtOnce);
         true
+    }
+
+    pub(crate) fn order_config(&self, config: &Arc<Config>) {
+        let open = self.0.iter().flatten();
+        open.for_each(|mailbox| mailbox.order_config(Arc::clone(config)));
     }
 
     pub(crate) fn order_drain(&self, order: DrainOrder) {

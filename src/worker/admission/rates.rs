@@ -32,7 +32,7 @@ const READ_BYTES_PER_FRAME: usize = 16;
 const READ_BYTES_MIN: usize = 64;
 
 /// The limits, and the accounts of the clients of one worker.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(in crate::worker) struct Rates {
     /// The nanoseconds that the rate allows for one frame. Zero if there is no limit on frames.
     frame_ns: u64,
@@ -59,21 +59,23 @@ struct Account {
 
 impl Rates {
     pub(in crate::worker) fn new(limits: &Limits) -> Self {
+        let mut rates = Self::default();
+        rates.set_limits(limits);
+        rates
+    }
+
+    /// Changes the limits. What clients have sent so far stays on their accounts.
+    pub(in crate::worker) fn set_limits(&mut self, limits: &Limits) {
         let each_ns = |per_second: u32| 1_000_000_000_u64.checked_div(per_second.into());
         let bytes = limits.client_bytes_per_second as usize;
         let frames = limits.client_frames_per_second as usize;
         let of_frames = frames.saturating_mul(READ_BYTES_PER_FRAME);
         let least = [bytes, of_frames].into_iter().filter(|most| *most > 0);
-        Self {
-            frame_ns: each_ns(limits.client_frames_per_second).unwrap_or(0),
-            byte_ns: each_ns(limits.client_bytes_per_second).unwrap_or(0),
-            read_bytes_max: least
-                .min()
-                .map_or(usize::MAX, |most| most.max(READ_BYTES_MIN)),
-            by_slot: HashMap::default(),
-            pauses: BinaryHeap::new(),
-            swept: Now::default(),
-        }
+        self.frame_ns = each_ns(limits.client_frames_per_second).unwrap_or(0);
+        self.byte_ns = each_ns(limits.client_bytes_per_second).unwrap_or(0);
+        self.read_bytes_max = least
+            .min()
+            .map_or(usize::MAX, |most| most.max(READ_BYTES_MIN));
     }
 
     /// Returns the maximum number of bytes to read at once from a WebSocket client.

@@ -2,9 +2,9 @@
 //!
 //! The feed posts entries of the log for channels that have subscribers on this worker. Messages
 //! and requests of backends are posted to the same queue, so their order is kept. A full inbox
-//! blocks the feed, so a worker that lags cannot use more and more memory. The order to drain is
-//! not in this queue, so it overtakes all mail. It must not wait, because the maximum duration of a
-//! drain starts when the order is given.
+//! blocks the feed, so a worker that lags cannot use more and more memory. The order to drain and a
+//! new configuration are not in this queue, so they overtake all mail. The order to drain must not
+//! wait, because the maximum duration of a drain starts when the order is given.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -12,6 +12,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, SendTimeoutError, Sender, TrySendError};
 
 use crate::backend::{DirectMessage, Revocation, SubscriberCounts, WatchedChannels};
+use crate::config::Config;
 use crate::config::limits::{INBOX_BATCHES_MAX, INBOX_WAIT_MS};
 use crate::frame::WorkerAck;
 use crate::log::{ChannelKey, Entry, assert_unlocked};
@@ -70,6 +71,7 @@ pub struct DrainOrder {
 #[derive(Clone, Debug)]
 pub struct Mailbox {
     sender: Sender<Mail>,
+    configs: Sender<Arc<Config>>,
     drain: Arc<OnceLock<DrainOrder>>,
     wake: Arc<Wake>,
 }
@@ -78,6 +80,7 @@ pub struct Mailbox {
 #[derive(Debug)]
 pub struct Inbox {
     receiver: Receiver<Mail>,
+    configs: Receiver<Arc<Config>>,
     drain: Arc<OnceLock<DrainOrder>>,
     wake: Arc<Wake>,
 }
@@ -98,14 +101,18 @@ pub enum Posted {
 #[must_use]
 pub fn inbox(wake: Arc<Wake>) -> (Mailbox, Inbox) {
     let (sender, receiver) = crossbeam_channel::bounded(INBOX_BATCHES_MAX);
+    // The queue is short, because only a reload adds to it.
+    let (configs_in, configs) = crossbeam_channel::unbounded();
     let drain = Arc::default();
     let mailbox = Mailbox {
         sender,
+        configs: configs_in,
         drain: Arc::clone(&drain),
         wake: Arc::clone(&wake),
     };
     let inbox = Inbox {
         receiver,
+        configs,
         drain,
         wake,
     };
@@ -158,6 +165,14 @@ impl Mailbox {
         self.wake.wake();
     }
 
+    /// Gives the worker a new configuration. The worker uses it from its next turn on. Never
+    /// blocks.
+    pub fn order_config(&self, config: Arc<Config>) {
+        // A worker that has ended needs no configuration.
+        let _sent = self.configs.send(config);
+        self.wake.wake();
+    }
+
     /// Orders the worker to drain. Never blocks. Later orders are ignored.
     pub fn order_drain(&self, order: DrainOrder) {
         let _given = self.drain.set(order);
@@ -170,6 +185,12 @@ impl Inbox {
     #[must_use]
     pub fn drain_order(&self) -> Option<DrainOrder> {
         self.drain.get().copied()
+    }
+
+    /// Returns the newest configuration that was ordered since the previous call.
+    #[must_use]
+    pub fn take_config(&self) -> Option<Arc<Config>> {
+        self.configs.try_iter().last()
     }
 
     /// Removes and returns the next message, or returns `None` if the inbox is empty.

@@ -10,6 +10,7 @@ use std::path::Path;
 
 use fanfare::config::Config;
 use fanfare::config::Namespace;
+use fanfare::config::changes::{RELOADABLE, RELOADABLE_CERTIFICATES};
 use fanfare::guide::page;
 use toml::{Table, Value};
 
@@ -355,6 +356,18 @@ fn configuration_lists_each_key_with_its_default_and_variable() {
         );
     }
     assert_same("keys", &listed, &expected);
+}
+
+#[test]
+fn configuration_lists_each_key_that_changes_at_a_reload() {
+    let section = section("configuration", "How values are found");
+    let listed: Names = rows(&section)
+        .into_iter()
+        .map(|row| row[0].trim_matches('`').to_owned())
+        .collect();
+    let mut in_code: Names = RELOADABLE.map(str::to_owned).into();
+    in_code.extend(RELOADABLE_CERTIFICATES.map(str::to_owned));
+    assert_same("keys that change at a reload", &listed, &in_code);
 }
 
 #[test]

@@ -180,6 +180,7 @@ impl World {
                 self.machine.step_calendar(step_s);
             }
             self.starve_at_random();
+            self.reload_at_random();
             let pause = self.random.u64(1..=pause_us);
             self.step(pause);
             if self.random.u32(0..250) == 0 {
@@ -219,6 +220,21 @@ impl World {
             let until_us = self.machine.now_us() + self.random.u64(0..us);
             self.node.workers[self.random.usize(0..count)].starved_until_us = until_us;
         }
+    }
+
+    /// Reloads the configuration, at random. Clients use at most as many channels as the first
+    /// configuration allows, so a reload only allows more.
+    fn reload_at_random(&mut self) {
+        if self.random.u32(0..150) > 0 {
+            return;
+        }
+        let mut config = Config::clone(&self.config);
+        config.limits.channels_per_conn += self.random.u32(0..3);
+        if self.random.bool() {
+            config.limits.client_frames_per_second = 0;
+            config.limits.client_bytes_per_second = 0;
+        }
+        self.feed.borrow().mailboxes.order_config(&Arc::new(config));
     }
 
     /// If the run has a journal, kills the server between two turns and starts another server from
