@@ -222,3 +222,11 @@ fn limits_are_read_from_the_given_process() {
     other.wait().unwrap();
     assert_eq!(finding["binds_first"], "RLIMIT_NOFILE");
 }
+
+#[test]
+fn process_that_does_not_exist_is_an_error() {
+    // systemctl prints 0 as the main process of a unit that does not run.
+    let ended = doctor(&["--pid", "0", "--target", "1000"]);
+    assert_eq!(ended.status, 1);
+    assert!(ended.err.contains("there is no process 0"), "{}", ended.err);
+}

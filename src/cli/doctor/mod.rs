@@ -20,7 +20,7 @@ mod tree;
 use std::io::{self, Write};
 use std::path::Path;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 
 use super::args::DoctorArgs;
 use super::{Failure, print_error};
@@ -42,6 +42,12 @@ pub(super) fn run(args: &DoctorArgs, out: &mut dyn Write) -> Result<(), Failure>
     }
     let root = args.root.as_deref().unwrap_or_else(|| Path::new("/"));
     let tree = Tree::new(root, args.pid);
+    if let Some(pid) = args.pid
+        && !tree.has_process()
+    {
+        let why = "systemctl prints 0 for a unit that does not run";
+        return Err(anyhow!("there is no process {pid} ({why})").into());
+    }
     let facts = Facts::gather(&tree);
     if let Some(folder) = &args.record {
         tree.record(folder)

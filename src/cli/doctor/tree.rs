@@ -48,6 +48,11 @@ impl Tree {
         }
     }
 
+    /// Whether the examined process exists.
+    pub(super) fn has_process(&self) -> bool {
+        self.process_text("limits").is_some()
+    }
+
     /// Reads a file without listing it in the report.
     pub(super) fn text(&self, path: &str) -> Option<String> {
         let mut bytes = Vec::new();
