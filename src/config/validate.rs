@@ -187,11 +187,14 @@ impl Config {
         }
     }
 
-    /// Checks that the paths which can come from the command line or from `RUNTIME_DIRECTORY` are
-    /// UTF-8, because the configuration is printed and compared as TOML.
+    /// Checks the paths that the server may create. The configuration is printed and compared as
+    /// TOML, which is UTF-8. In the value of a variable, other bytes were replaced before.
     fn check_paths(&self, found: &mut Vec<Invalid>) {
         for (key, path) in [("feed", &self.feed), ("journal.path", &self.journal.path)] {
-            if path.to_str().is_none() {
+            let is_utf_8 = path
+                .to_str()
+                .is_some_and(|text| !text.contains(char::REPLACEMENT_CHARACTER));
+            if !is_utf_8 {
                 push(found, &[key], format!("{} is not UTF-8", path.display()));
             }
         }
@@ -600,6 +603,7 @@ mod tests {
         let odd = || std::path::PathBuf::from(std::ffi::OsStr::from_bytes(b"/run/\xff"));
         assert_eq!(wrong(|c| c.feed = odd()), ["feed"]);
         assert_eq!(wrong(|c| c.journal.path = odd()), ["journal.path"]);
+        assert_eq!(wrong(|c| c.feed = "/run/\u{fffd}".into()), ["feed"]);
     }
 
     #[test]
