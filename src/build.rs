@@ -3,13 +3,20 @@
 //! Only release builds read the commit, because a new commit would compile every debug build again.
 
 use std::env;
+use std::path::PathBuf;
 use std::process::Command;
 
 fn main() {
     let is_release = env::var("PROFILE").is_ok_and(|profile| profile == "release");
     let mut commit = String::new();
     println!("cargo::rerun-if-changed=src/build.rs");
-    if is_release && let Some(log) = git(&["rev-parse", "--git-path", "logs/HEAD"]) {
+    // Unpacked sources may lie in a folder of another repository.
+    let top = git(&["rev-parse", "--show-toplevel"]).map(PathBuf::from);
+    let is_own = top.is_some() && top == env::current_dir().ok();
+    if is_release
+        && is_own
+        && let Some(log) = git(&["rev-parse", "--git-path", "logs/HEAD"])
+    {
         println!("cargo::rerun-if-changed={log}");
         commit = git(&["log", "-1", "--format=%h, %cs"]).unwrap_or_default();
     }

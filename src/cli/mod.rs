@@ -45,7 +45,7 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    /// Converts an error of a write to standard output.
+    /// Returns the failure for an error that occurred while writing to standard output.
     fn of_output(error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe {
             return Self::OutputClosed;
@@ -83,10 +83,11 @@ pub(crate) fn run() -> ExitCode {
     let arguments = match Arguments::take(std::env::args_os()) {
         Ok(arguments) => arguments,
         Err(error) => {
-            // A request for the help text or the version is also an `Err`, with exit status 0. A
-            // failure to print is ignored.
-            let _printed = error.print();
-            return u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from);
+            // A request for the help text or the version is also an `Err`, with exit status 0.
+            return match error.print() {
+                Err(failed) if failed.kind() != io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
+                _ => u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from),
+            };
         }
     };
     // `pkill -USR1 fanfare`, meant for a server, must not end a publisher or a subscriber. The call

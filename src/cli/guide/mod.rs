@@ -14,6 +14,8 @@ use anyhow::Context as _;
 use clap::{Command, CommandFactory as _};
 use clap_complete::Shell;
 use fanfare::guide::{PAGES, Page, page};
+use fanfare::sys::signals;
+use signal_hook::consts::SIGINT;
 
 use self::roff::Head;
 use self::terminal::Terminal;
@@ -24,6 +26,9 @@ use super::args::{Arguments, GenerateArgs, HelpArgs, VERSION};
 const COLUMNS_MAX: usize = 100;
 /// The program that shows a page if `PAGER` is not set.
 const PAGER: &str = "less";
+/// The options of less if `LESS` is not set. less then ends at once if the text fits on one screen,
+/// and shows styles.
+const LESS: &str = "FRX";
 
 /// The pages that are also man pages: topic, name, section and summary.
 const MAN_PAGES: [(&str, &str, &str, &str); 2] = [
@@ -59,13 +64,15 @@ pub(super) fn help(args: &HelpArgs) -> Result<(), Failure> {
         return show(&command.render_help().to_string());
     }
     let Some(page) = page(name) else {
-        let message =
-            format!("`{name}` is neither a command nor a topic; see `fanfare help topics`");
+        let message = format!(
+            "`{}` is neither a command nor a topic; see `fanfare help topics`",
+            name.escape_debug()
+        );
         return Err(Failure::Usage(message));
     };
     let terminal = Terminal {
         columns: columns(),
-        has_styles: io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
+        has_styles: io::stdout().is_terminal() && can_show_styles(),
     };
     show(&terminal.print(&markdown::parse(page.text)))
 }
@@ -103,14 +110,20 @@ fn print(text: &str) -> Result<(), Failure> {
 
 fn page_through(text: &str) -> io::Result<()> {
     let pager = std::env::var("PAGER").unwrap_or_default();
-    let pager = if pager.is_empty() { PAGER } else { &pager };
-    let mut process = Process::new("sh");
-    process.args(["-c", pager]).stdin(Stdio::piped());
+    let mut process = match pager.trim() {
+        "" => Process::new(PAGER),
+        command => {
+            let mut shell = Process::new("sh");
+            shell.args(["-c", command]);
+            shell
+        }
+    };
     if std::env::var_os("LESS").is_none() {
-        // less ends at once if the text fits on one screen, and shows styles.
-        process.env("LESS", "FRX");
+        process.env("LESS", LESS);
     }
-    let mut child = process.spawn()?;
+    let mut child = process.stdin(Stdio::piped()).spawn()?;
+    // Control+C is for the pager. It must not end this program before the pager.
+    let _ignored = signals::ignore(&[SIGINT]);
     if let Some(mut input) = child.stdin.take() {
         // A pager may end before it has read the whole text.
         let _written = input.write_all(text.as_bytes());
@@ -120,6 +133,14 @@ fn page_through(text: &str) -> io::Result<()> {
         Some(126 | 127) => Err(io::ErrorKind::NotFound.into()),
         _ => Ok(()),
     }
+}
+
+/// Whether the terminal and the pager show bold text (<https://no-color.org>).
+fn can_show_styles() -> bool {
+    let variable = |name: &str| std::env::var(name).unwrap_or_default();
+    let less = variable("LESS");
+    let shows_raw = less.is_empty() || less.contains(['R', 'r']);
+    variable("NO_COLOR").is_empty() && variable("TERM") != "dumb" && shows_raw
 }
 
 /// Writes all man pages and shell completions below a directory.
@@ -158,7 +179,7 @@ fn write_man_pages(directory: &Path) -> anyhow::Result<usize> {
             summary,
             source: &source,
         };
-        let text = roff::print(head, &markdown::parse(page.text));
+        let text = without_hyphenation(&roff::print(head, &markdown::parse(page.text)));
         write(name, section, text.as_bytes())?;
     }
     Ok(count)
@@ -166,8 +187,22 @@ fn write_man_pages(directory: &Path) -> anyhow::Result<usize> {
 
 fn man_page(command: &Command) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
-    clap_mangen::Man::new(command.clone()).render(&mut text)?;
-    Ok(text)
+    let man = clap_mangen::Man::new(command.clone()).source(format!("fanfare {VERSION}"));
+    man.render(&mut text)?;
+    let mut text = String::from_utf8_lossy(&text).replace(".SH EXTRA", ".SH NOTES");
+    text.push_str(".SH \"SEE ALSO\"\n\\fBfanfare\\fR(1), \\fBfanfare.toml\\fR(5), \\fBfanfare\\-protocol\\fR(7)\n");
+    Ok(without_hyphenation(&text).into_bytes())
+}
+
+/// Switches hyphenation off, because a name that is broken at the end of a line cannot be copied.
+fn without_hyphenation(page: &str) -> String {
+    let lines = page.split_inclusive('\n');
+    lines
+        .flat_map(|line| {
+            let is_title = line.starts_with(".TH ");
+            [line, if is_title { ".nh\n" } else { "" }]
+        })
+        .collect()
 }
 
 fn write_completions(directory: &Path) -> anyhow::Result<usize> {
@@ -189,7 +224,11 @@ fn write_file(path: &Path, text: &[u8]) -> anyhow::Result<()> {
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory).with_context(context)?;
     }
-    fs::write(path, text).with_context(context)
+    // An existing file may be a link to another file, or a FIFO.
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).with_context(context),
+        _ => fs::write(path, text).with_context(context),
+    }
 }
 
 #[cfg(test)]

@@ -90,8 +90,8 @@ impl Terminal {
         }
     }
 
-    /// Prints a table in columns that are wide enough for their longest words, so that names are not
-    /// broken. If the columns do not fit, each row is printed as a term with its cells below.
+    /// Prints a table in columns that are wide enough for their longest words, so that names are
+    /// not broken. If the columns do not fit, each row is printed as a term with its cells below.
     fn table(self, head: &[Text], rows: &[Vec<Text>], indent: &str, out: &mut String) {
         let columns = self.columns.max(COLUMNS_MIN) - indent.len();
         let widths = head.iter().enumerate().map(|(index, title)| {

@@ -88,6 +88,15 @@ fn help_prints_pages_and_help_texts_and_refuses_other_names() {
         assert_eq!(flag.status.code(), Some(2), "a topic is no command");
     }
     assert!(printed("serve").contains("Usage: fanfare serve"));
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    for line in [&["help", "tls"][..], &["--version"], &["--help"]] {
+        let mut command = fanfare();
+        let ended = command
+            .args(line)
+            .stdout(full.try_clone().unwrap())
+            .status();
+        assert_eq!(ended.unwrap().code(), Some(1), "{line:?}");
+    }
     let refused = help("no-such-topic");
     assert_eq!(refused.status.code(), Some(2));
     let message = String::from_utf8(refused.stderr).unwrap();
@@ -98,8 +107,14 @@ fn help_prints_pages_and_help_texts_and_refuses_other_names() {
 fn man_pages_have_no_warnings_and_completions_know_each_command() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("out");
+    // An existing link is replaced, not followed.
+    let other = folder.path().join("other");
+    fs::create_dir_all(path.join("man/man1")).unwrap();
+    fs::write(&other, "kept").unwrap();
+    std::os::unix::fs::symlink(&other, path.join("man/man1/fanfare.1")).unwrap();
     let generated = fanfare().arg("generate").arg(&path).output().unwrap();
     assert!(generated.status.success());
+    assert_eq!(fs::read_to_string(&other).unwrap(), "kept");
     let mut names = Vec::new();
     for section in ["man1", "man5", "man7"] {
         for entry in fs::read_dir(path.join("man").join(section)).unwrap() {
@@ -117,6 +132,9 @@ fn man_pages_have_no_warnings_and_completions_know_each_command() {
                 "{page:?}: {warnings}"
             );
             assert!(shown.stdout.len() > 500, "{page:?}");
+            // A hyphen at the end of a line would break a name.
+            let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+            assert!(!shown.contains('\u{2010}'), "{page:?}");
             names.push(page.file_name().unwrap().to_str().unwrap().to_owned());
         }
     }
