@@ -158,7 +158,7 @@ impl Inflater {
 enum Stop {
     /// The input ended directly after a final block (RFC 1951, 3.2.3).
     AtEnd,
-    /// The input ended at another place.
+    /// The input ended inside a block, or after a block that is not the final one.
     Midway,
 }
 

@@ -53,7 +53,6 @@ use crate::sys::clock::Clock;
 use crate::sys::wake::Wake;
 use crate::time::running::Running;
 use crate::time::{Deadline, Now};
-use crate::warnings::Warnings;
 
 pub use self::handle::{Feed, FeedHandle, FeedParts, bind, check};
 pub use self::listener::FeedError;
@@ -84,7 +83,6 @@ struct FeedLoop {
     intake: Intake,
     reports: ReportRouter,
     metrics: Arc<FeedMetrics>,
-    warnings: Arc<Warnings>,
     config: Arc<Config>,
     clock: Clock,
     /// The time when the last poll returned.
@@ -128,7 +126,6 @@ impl FeedLoop {
             parts.mailboxes,
             parts.clock,
             Arc::clone(&metrics),
-            Arc::clone(&parts.warnings),
         );
         Ok(Self {
             poll,
@@ -144,13 +141,8 @@ impl FeedLoop {
             ready: Vec::new(),
             round: Vec::new(),
             intake: Intake::new(sequencer, Arc::clone(&metrics)),
-            reports: ReportRouter::new(
-                parts.reports,
-                Arc::clone(&metrics),
-                Arc::clone(&parts.warnings),
-            ),
+            reports: ReportRouter::new(parts.reports, Arc::clone(&metrics)),
             metrics,
-            warnings: parts.warnings,
             config: parts.config,
             clock: parts.clock,
             now: parts.clock.now(),

@@ -43,8 +43,6 @@ pub struct Response {
     pub bytes: Vec<u8>,
     /// Whether the conn persists after the response.
     pub then: After,
-    /// The reason for which the request is refused, if it is refused.
-    pub refusal: Option<Refusal>,
 }
 
 /// The way in which the end of an event stream is marked.
@@ -183,7 +181,6 @@ pub fn refuse_for_now(
         status: refusal.status(),
         bytes,
         then: After::Close,
-        refusal: Some(refusal),
     }
 }
 
@@ -219,7 +216,6 @@ pub fn refuse(
             status,
             bytes,
             then: After::Close,
-            refusal: Some(*refusal),
         };
     }
     push_status_line(status, date, &mut bytes);
@@ -243,7 +239,6 @@ pub fn refuse(
         status,
         bytes,
         then,
-        refusal: Some(*refusal),
     }
 }
 
@@ -325,7 +320,6 @@ pub(super) fn page(method: Method, then: After, date: &str) -> Response {
         status: Status::Ok,
         bytes,
         then,
-        refusal: None,
     }
 }
 
@@ -357,7 +351,6 @@ fn without_content(
         status,
         bytes,
         then,
-        refusal: None,
     }
 }
 

@@ -42,8 +42,8 @@ pub struct Walk {
     /// The channel's newest entries. They include all entries for which at least one subscriber
     /// still has to be visited.
     pub tail: Tail,
-    /// The channel's running total up to which all subscribers were visited. Updated when a pass
-    /// over the subscribers begins.
+    /// The channel's total of publications and bytes at the position up to which all subscribers
+    /// were visited in earlier passes. Updated when a pass over the subscribers begins.
     pub floor: Amount,
     /// The value that `floor` gets when the next pass over the subscribers begins.
     pub again_floor: Amount,
@@ -120,8 +120,8 @@ impl Channel {
         is_to_queue
     }
 
-    /// Accepts the channel's state in the log, because the hub does not hold the newest entry. In
-    /// other respects, works like [`Self::take`].
+    /// Like [`Self::take`], but the new entries of the channel are not given. The log has them, and
+    /// `channel_state` tells up to where. The subscribers read them from the log.
     pub fn take_state(
         &mut self,
         channel_state: &ChannelState,

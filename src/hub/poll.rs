@@ -87,9 +87,9 @@ impl Hub {
         if since >= until.sequence {
             return None;
         }
-        // The missing publications up to `until` are counted. If the log no longer has all of them,
-        // the missing publications after `until` are counted instead. Their number is then
-        // subtracted from the number of all missing publications of the gap.
+        // The gap is cut at `until`, so its count must be reduced. If the log still has all
+        // publications of the first part, they are counted. Otherwise the second part is counted,
+        // and subtracted from the count of the whole gap.
         let rest = || self.count_between(name, until.sequence, gap.until.sequence);
         let missed = gap.missed.and_then(|whole| {
             let before = self.count_between(name, since, until.sequence);
@@ -157,7 +157,7 @@ pub(super) struct Samples {
     samples: VecDeque<(Sequence, Now)>,
     /// The minimum time between two stored values of the head.
     interval: Duration,
-    /// The earliest time at which the next value of the head is stored.
+    /// No value of the hub's head is stored before this time.
     due: Deadline,
 }
 

@@ -149,8 +149,9 @@ impl Subscribers {
         }
     }
 
-    /// Marks all subscribers as behind. Returns true if no visits were in progress. Otherwise the
-    /// visits in progress continue.
+    /// Called when the channel has a new publication: every subscriber must be visited. Returns
+    /// true if a new pass over the subscribers begins. Returns false if a pass is in progress,
+    /// which then visits all of them once more.
     pub fn mark_behind(&mut self) -> bool {
         let len = self.len();
         self.change_marks(|marks| marks.mark_behind(len))

@@ -214,7 +214,7 @@ impl Shard {
         channel_in(&self.channels, place)
     }
 
-    /// Like [`Self::get`], for a channel that is changed.
+    /// Like [`Self::get`], but the caller can change the channel.
     pub(super) fn get_mut(&mut self, place: u32) -> Option<&mut Channel> {
         certain::some(self.get_mut_if_used(place), IN_USE)
     }

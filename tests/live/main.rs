@@ -35,7 +35,6 @@ mod history;
 mod http;
 mod journal;
 mod limits;
-mod logs;
 mod namespaces;
 mod page;
 mod pinned_log;

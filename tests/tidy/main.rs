@@ -66,7 +66,6 @@ fn texts() -> Vec<(String, String)> {
         "README.md",
         "CHANGELOG.md",
         "Cargo.toml",
-        "deny.toml",
         ".gitignore",
         ".ci/run",
     ]

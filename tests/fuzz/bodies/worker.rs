@@ -99,7 +99,6 @@ impl World {
             conns_max: 6,
             guard: Guard::default(),
             keys: None,
-            warnings: Arc::default(),
             secure: None,
         };
         let mut world = Self {

@@ -37,7 +37,8 @@ const SLACK_US: u64 = 400_000;
 /// The maximum duration of a drain of a few conns whose peers neither read nor close. It consists
 /// of one timer tick before the close frames, two round trips, and the turns.
 const SILENT_DRAIN_US: u64 = 500_000;
-/// The maximum reconnect delay if there are few clients, not including the window of the drain.
+/// The maximum reconnect delay if there are few clients. The duration of the drain itself
+/// (`drain.window_ms`) comes on top.
 const MOST_DELAY_MS: u64 = RESTART_MS + RECONNECTS_MS_MIN + 1;
 
 impl World {
