@@ -13,21 +13,12 @@ import shutil
 import signal
 import socket
 import ssl
-import sys
 import time
-import traceback
 
 import host
+import report
 from host import CONFIG, FEED, SERVICE, SOCKET, TLS_SOCKET, Crowd, Mute, Stream, get, ok, show, within
-
-CHECKS = []
-
-
-def check(function):
-    """Registers a check. The report has the name and the return value of the check."""
-    CHECKS.append(function)
-    return function
-
+from report import check
 
 # -- Starting.
 
@@ -492,23 +483,4 @@ def recipes_of_the_guide_serve_tls_on_port_443():
     return show("StatusText")
 
 
-def main():
-    host.install()
-    print(ok("systemctl", "--version").splitlines()[0])
-    chosen = [function for function in CHECKS if not sys.argv[1:] or function.__name__ in sys.argv]
-    failed = 0
-    for function in chosen:
-        try:
-            found = function()
-            print(f"PASS {function.__name__}{f': {found}' if found else ''}")
-        except Exception:
-            failed += 1
-            print(f"FAIL {function.__name__}\n{traceback.format_exc()}")
-    host.fresh()
-    output = ok("journalctl", "--no-pager", "--output", "short-precise")
-    pathlib.Path("/checks/out/journal.txt").write_text(output)
-    print(f"{len(chosen) - failed} passed, {failed} failed")
-    return 1 if failed else 0
-
-
-sys.exit(main())
+report.main(host.install, host.fresh)
