@@ -141,6 +141,18 @@ npm_packages() {
   cp "$source"/*.mjs "$node/" || give_up "cannot write to $node"
 }
 
+# cargo_tool NAME VERSION: puts a program of crates.io at a fixed version into PATH. It is built
+# without optimization, which takes about a minute on two cores, and is kept for later checkouts.
+cargo_tool() {
+  local name=$1 version=$2
+  local tool=${XDG_CACHE_HOME:-$HOME/.cache}/fanfare/$name-$version
+  PATH=$tool/bin:$PATH
+  [[ -x $tool/bin/$name ]] && return
+  env --unset=CARGO_TARGET_DIR CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off \
+    CARGO_PROFILE_RELEASE_CODEGEN_UNITS=256 CARGO_PROFILE_RELEASE_DEBUG=false \
+    cargo install --quiet --locked --root "$tool" "$name@$version"
+}
+
 # -- Tests. The debug profile has debug assertions and overflow checks.
 
 # test_step NAME ARGUMENT...: a step that runs cargo's tests, with a line for each binary.

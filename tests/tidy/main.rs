@@ -66,6 +66,7 @@ fn texts() -> Vec<(String, String)> {
         "README.md",
         "CHANGELOG.md",
         "Cargo.toml",
+        "deny.toml",
         ".gitignore",
         ".ci/run",
     ]
