@@ -14,6 +14,7 @@
 )]
 
 use std::ffi::{OsStr, OsString};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -105,6 +106,8 @@ pub(crate) enum Command {
     Doctor(DoctorArgs),
     /// Write man pages and shell completions.
     Generate(GenerateArgs),
+    /// Ask a running server whether it is ready.
+    Health(HealthArgs),
     /// Print the help of a command, or a page of the guide.
     Help(HelpArgs),
     /// Send publications to the feed of a running server.
@@ -427,6 +430,45 @@ pub(crate) struct DoctorArgs {
     /// Copy the files that are read to this directory.
     #[arg(long, value_name = "DIR")]
     pub(crate) record: Option<PathBuf>,
+}
+
+/// Arguments of `fanfare health`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Sends one request to the admin listener of a running server and prints the answer, which takes at
+most 3 seconds. Health checks of containers can use it, because it needs no other program.
+
+Exit status:
+  0  success: the server is ready, or alive with --live
+  1  the server is not ready, or it does not answer
+  2  bad usage or configuration
+
+Guide: fanfare help operations
+
+Examples:
+  fanfare health
+  fanfare health --live --admin 127.0.0.1:9180")]
+pub(crate) struct HealthArgs {
+    /// Admin listener [env: FANFARE_ADMIN] [default: 127.0.0.1:9180].
+    #[arg(long, value_name = "ADDR:PORT", value_parser = admin, default_value = ADMIN)]
+    #[arg(env = "FANFARE_ADMIN", hide_env = true, hide_default_value = true)]
+    pub(crate) admin: SocketAddr,
+    /// Ask only whether the process answers (/healthz), not whether it is ready (/readyz).
+    #[arg(long)]
+    pub(crate) live: bool,
+}
+
+/// The default address of the admin listener.
+const ADMIN: &str = "127.0.0.1:9180";
+
+fn admin(text: &str) -> Result<SocketAddr, String> {
+    if text == "off" {
+        return Err(String::from(
+            "a server without admin listener has no health check",
+        ));
+    }
+    text.parse()
+        .map_err(|_not_an_address| String::from("it is not an address with a port"))
 }
 
 /// Arguments of `fanfare help`.

@@ -9,9 +9,11 @@ mod bench;
 mod check;
 mod doctor;
 mod guide;
+mod health;
 mod lines;
 mod publish;
 mod serve;
+mod socket;
 mod subscribe;
 mod token;
 
@@ -98,6 +100,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Check(args) => check::run(args, &mut io::stdout().lock()),
         Command::Doctor(args) => doctor::run(args, &mut io::stdout().lock()),
         Command::Generate(args) => guide::generate(args),
+        Command::Health(args) => health::run(args, &mut io::stdout().lock()),
         Command::Help(args) => guide::help(args),
         Command::Publish(args) => publish::run(args),
         Command::Serve(args) => serve::run(args),

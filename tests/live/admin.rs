@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufReader, ErrorKind, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::support::raw::connect;
 use crate::support::secure::{Certificate, secured, tls_addr};
-use crate::support::{Feeder, Raw, Server, Socket, within};
+use crate::support::{Feeder, Raw, Server, Socket, fanfare, within};
 
 /// The maximum time from a health check to its answer, whatever load other clients cause.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(2);
@@ -231,6 +231,61 @@ fn promtool_accepts_the_metrics_of_a_busy_and_a_draining_server() {
     assert_promtool_accepts(&server);
     drop(socket);
     assert!(server.wait().success());
+}
+
+/// Runs `fanfare health`. Returns its status, standard output and standard error.
+fn health(admin: SocketAddr, flags: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = fanfare();
+    command.args(["health", "--admin", &admin.to_string()]);
+    let ended = command.args(flags).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (ended.status.code(), text(ended.stdout), text(ended.stderr))
+}
+
+#[test]
+fn health_command_prints_the_answer_and_fails_unless_the_server_is_ready() {
+    let server = Server::start();
+    let healthy = |text: &str| (Some(0), text.to_owned(), String::new());
+    assert_eq!(health(server.admin, &[]), healthy("ready\n"));
+    assert_eq!(health(server.admin, &["--live"]), healthy("ok\n"));
+    let admin = server.admin.to_string();
+    let by_variable = fanfare().arg("health").env("FANFARE_ADMIN", admin).output();
+    assert!(by_variable.unwrap().status.success());
+    // A client that does not answer the close frame keeps the drain open.
+    let socket = Socket::subscribed(server.addr, "channel=a");
+    server.signal("TERM");
+    let refusal = within("the drain", || {
+        let (status, _, error) = health(server.admin, &[]);
+        (status == Some(1)).then_some(error)
+    });
+    let expected = format!(
+        "fanfare: http://{}/readyz: status 503: draining",
+        server.admin
+    );
+    assert!(refusal.starts_with(&expected), "{refusal}");
+    assert_eq!(health(server.admin, &["--live"]).0, Some(0));
+    drop((socket, server));
+}
+
+#[test]
+fn health_command_fails_soon_without_an_answer() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = listener.local_addr().unwrap();
+    let begun = Instant::now();
+    let (status, _, error) = health(silent, &[]);
+    assert_eq!(status, Some(1), "{error}");
+    assert!(error.contains("timed out"), "{error}");
+    assert!(
+        begun.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        begun.elapsed()
+    );
+    drop(listener);
+    let (status, _, error) = health(silent, &[]);
+    assert_eq!(status, Some(1), "{error}");
+    assert!(error.contains("Connection refused"), "{error}");
+    let off = fanfare().args(["health", "--admin", "off"]).output();
+    assert_eq!(off.unwrap().status.code(), Some(2));
 }
 
 #[test]

@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 
 use crate::support::{Feeder, Process, Server, fanfare, within};
 
-const SUBCOMMANDS: [&str; 9] = [
+const SUBCOMMANDS: [&str; 10] = [
     "bench",
     "check",
     "doctor",
     "generate",
+    "health",
     "help",
     "publish",
     "serve",

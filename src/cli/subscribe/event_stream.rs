@@ -17,8 +17,8 @@ use super::end::End;
 use super::exchange::{Response, read_head, refusal, request};
 use super::parser::{Item, Parser};
 use super::response_body::Body;
-use super::socket::Socket;
 use crate::cli::print_error;
+use crate::cli::socket::Socket;
 
 /// An event as a line of `--json` output.
 #[derive(Serialize)]

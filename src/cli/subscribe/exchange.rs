@@ -12,7 +12,7 @@ use fanfare::certain;
 use super::Subscriber;
 use super::end::{End, seconds};
 use super::response_body::{Body, Framing};
-use super::socket::Socket;
+use crate::cli::socket::Socket;
 
 /// The maximum length of a response's head, in bytes.
 const HEAD_BYTES_MAX: usize = 64 * 1024;

@@ -20,8 +20,8 @@ use super::Subscriber;
 use super::end::End;
 use super::exchange::{Response, read_head, refusal, request};
 use super::response_body::Body;
-use super::socket::Socket;
 use crate::cli::print_error;
+use crate::cli::socket::Socket;
 
 /// The maximum length of a response's content, in bytes. It is larger than any publication.
 const CONTENT_BYTES_MAX: usize = 256 * 1024 * 1024;

@@ -12,7 +12,6 @@ mod exchange;
 mod long_poll;
 mod parser;
 mod response_body;
-mod socket;
 mod target;
 mod web_socket;
 

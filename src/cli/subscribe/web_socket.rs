@@ -25,8 +25,8 @@ use tungstenite::{Error, HandshakeError, Message, WebSocket};
 
 use super::Subscriber;
 use super::end::{End, seconds};
-use super::socket::Socket;
 use crate::cli::print_error;
+use crate::cli::socket::Socket;
 
 /// The maximum length of a message, in bytes. It is larger than any publication with its envelope.
 const MESSAGE_BYTES_MAX: usize = 128 * 1024 * 1024;
