@@ -138,6 +138,7 @@ fn start(folder: &std::path::Path, wake: &Arc<Wake>) -> (FeedHandle, Inbox, Arc<
         wake: Arc::clone(&feed_wake),
         metrics: Arc::new(FeedMetrics::default()),
         health: Arc::default(),
+        warnings: Arc::default(),
         config: Arc::new(config.clone()),
         clock: Clock::start(),
     };

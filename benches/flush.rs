@@ -220,6 +220,7 @@ impl Rig {
             guard: Guard::default(),
             secure: None,
             keys: None,
+            warnings: Arc::default(),
         };
         let mut worker = Worker::new(net, hub, parts);
         while worker.hub().subscriber_count() < u64::from(CONNS) || worker.net_mut().waiting > 0 {

@@ -56,6 +56,8 @@ pub enum Effect {
         /// Whether the conn is a stream. Backends are not informed of the end of a poll.
         is_stream: bool,
     },
+    /// Log a warning that a token was refused, with the code of the reason.
+    NoteRefusedToken(&'static str),
     /// Pass a client's publication to the feed, then call `handle_backend_message` with the
     /// outcome.
     Publish {

@@ -105,7 +105,7 @@
 //! | pure | [`http`], [`frame`], [`backend`], [`log`](mod@log), [`hub`], [`tls`], [`transport`] |
 //! | pure in part | [`feed`], [`journal`] |
 //! | machine | [`conn`] |
-//! | shell | [`worker`], [`admin`], [`server`], [`sys`], [`demo`] |
+//! | shell | [`worker`], [`admin`], [`server`], [`sys`], [`demo`], [`warnings`] |
 //!
 //! Dependencies point inward only. [`hub`] never imports [`conn`], and no transport imports another
 //! (`tests/tidy`). mio is used only in `worker/wire/kernel.rs` and the feed's loop; unsafe code is
@@ -220,6 +220,7 @@ pub mod admin;
 pub mod demo;
 pub mod feed;
 pub mod journal;
+pub mod warnings;
 pub mod worker;
 
 pub mod conn;

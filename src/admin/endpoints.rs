@@ -173,6 +173,10 @@ fn push_process(figures: &FigureSources, out: &mut String) {
     let dropped = (figures.dropped_log_lines)();
     let name = "fanfare_log_lines_dropped_total";
     one(name, "", Kind::Counter, help, dropped);
+    let help = "Warnings that were not logged because of the limit per kind and second.";
+    let suppressed = figures.warnings.suppressed_total();
+    let name = "fanfare_log_lines_suppressed_total";
+    one(name, "", Kind::Counter, help, suppressed);
     let help = "Bytes of all publications in memory, with their encodings.";
     let resident = figures.log.ledger().resident();
     let name = "fanfare_publication_bytes";

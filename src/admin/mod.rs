@@ -32,6 +32,7 @@ use crate::log::Log;
 use crate::metrics::{FeedMetrics, WorkerMetrics};
 use crate::sys::descriptors::{self, Spare};
 use crate::sys::pressure::Meter;
+use crate::warnings::Warnings;
 use crate::worker::admission::guard::Guard;
 use connection::{AdminConn, Priority};
 
@@ -109,6 +110,8 @@ pub struct FigureSources {
     pub readiness: Arc<Readiness>,
     /// The time at which the server started.
     pub started: SystemTime,
+    /// The limits on warnings. Their number of suppressed lines is a metric.
+    pub warnings: Arc<Warnings>,
     /// Returns the number of log lines that were dropped because the queue was full.
     pub dropped_log_lines: Arc<dyn Fn() -> u64 + Send + Sync>,
 }
@@ -375,6 +378,7 @@ mod tests {
                     meter: Meter::Nothing,
                     readiness: Arc::clone(&readiness),
                     started: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
+                    warnings: Arc::default(),
                     dropped_log_lines: Arc::new(|| 3),
                 })
                 .unwrap();

@@ -126,6 +126,10 @@ pub const SOURCE_TABLE_PARTS: usize = 64;
 /// The burst that the limit on connects allows, in seconds. In one burst, a source may open as many
 /// connections as its rate allows in this time.
 pub const CONNECTS_AT_ONCE_S: u64 = 5;
+/// The maximum number of log lines per kind of warning and window. Further lines are counted.
+pub const WARNINGS_PER_WINDOW_MAX: u32 = 10;
+/// The window for the limit on warnings, in milliseconds.
+pub const WARNING_WINDOW_MS: u64 = 1_000;
 /// The time between two measurements of memory, in milliseconds.
 pub const WATCH_MS: u64 = 1_000;
 /// The time between two checks whether the feed's socket and the journal's files still exist, in

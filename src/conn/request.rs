@@ -60,6 +60,9 @@ impl Conn {
         let rest = certain::skip_mut(bytes, length);
         match answer {
             Answer::Respond(response) => {
+                if let Some(Refusal::Entry(refused)) = &response.refusal {
+                    context.ask(Effect::NoteRefusedToken(refused.code()));
+                }
                 out.extend_from_slice(&response.bytes);
                 self.finish_response(&response, rest, context);
             }

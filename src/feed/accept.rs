@@ -14,6 +14,7 @@ use super::feeder::Feeder;
 use super::{FeedLoop, answer_queue, queue, register};
 use crate::config::limits::{ACCEPT_PAUSE_MS, ACCEPTS_PER_TURN_MAX, FAULT_REPEATED_MS};
 use crate::health::Part;
+use crate::warnings::{self, Event, WarningKind};
 
 impl FeedLoop {
     pub(super) fn accept(&mut self) {
@@ -56,9 +57,25 @@ impl FeedLoop {
         self.accept_again = Some(now.after(pause));
     }
 
+    fn warn_of_refused(&self, stream: &UnixStream) {
+        let kind = WarningKind::LimitReached;
+        if self.warnings.admit(kind, self.clock.now()) {
+            let peer = rustix::net::sockopt::socket_peercred(stream).ok();
+            let pid = peer.map(|peer| peer.pid.as_raw_nonzero().get());
+            let most = self.feeders_max;
+            let cause = format!("{most} feeders are connected, which is the limit");
+            let event = Event {
+                pid,
+                ..Event::new(&cause)
+            };
+            warnings::log(kind, event);
+        }
+    }
+
     pub(super) fn admit(&mut self, stream: UnixStream) {
         if self.feeders.len() >= self.feeders_max {
             self.metrics.feeders_refused.increment();
+            self.warn_of_refused(&stream);
             return refuse(stream);
         }
         let admitted = Feeder::new(stream, self.config.limits).and_then(|feeder| {

@@ -23,6 +23,7 @@ use crate::log::Writer;
 use crate::metrics::FeedMetrics;
 use crate::sys::clock::Clock;
 use crate::sys::wake::Wake;
+use crate::warnings::Warnings;
 use crate::worker::mail::inbox::Mailbox;
 use crate::worker::mail::upstream::Reports;
 
@@ -55,6 +56,8 @@ pub struct FeedParts {
     pub metrics: Arc<FeedMetrics>,
     /// The health report, which receives failures of the socket or the journal.
     pub health: Arc<Health>,
+    /// The limits on warnings.
+    pub warnings: Arc<Warnings>,
     /// The server's configuration.
     pub config: Arc<Config>,
     /// The process's clock.

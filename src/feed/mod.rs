@@ -53,6 +53,7 @@ use crate::sys::clock::Clock;
 use crate::sys::wake::Wake;
 use crate::time::running::Running;
 use crate::time::{Deadline, Now};
+use crate::warnings::Warnings;
 
 pub use self::handle::{Feed, FeedHandle, FeedParts, bind, check};
 pub use self::listener::FeedError;
@@ -83,6 +84,7 @@ struct FeedLoop {
     intake: Intake,
     reports: ReportRouter,
     metrics: Arc<FeedMetrics>,
+    warnings: Arc<Warnings>,
     config: Arc<Config>,
     clock: Clock,
     /// The time when the last poll returned.
@@ -126,6 +128,7 @@ impl FeedLoop {
             parts.mailboxes,
             parts.clock,
             Arc::clone(&metrics),
+            Arc::clone(&parts.warnings),
         );
         Ok(Self {
             poll,
@@ -141,8 +144,13 @@ impl FeedLoop {
             ready: Vec::new(),
             round: Vec::new(),
             intake: Intake::new(sequencer, Arc::clone(&metrics)),
-            reports: ReportRouter::new(parts.reports, Arc::clone(&metrics)),
+            reports: ReportRouter::new(
+                parts.reports,
+                Arc::clone(&metrics),
+                Arc::clone(&parts.warnings),
+            ),
             metrics,
+            warnings: parts.warnings,
             config: parts.config,
             clock: parts.clock,
             now: parts.clock.now(),

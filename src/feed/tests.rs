@@ -64,6 +64,7 @@ impl Rig {
             wake: Arc::clone(&feed_wake),
             metrics: Arc::clone(&metrics),
             health: Arc::default(),
+            warnings: Arc::default(),
             config: Arc::new(config),
             clock: Clock::start(),
         };
@@ -443,6 +444,7 @@ fn inherited_listener_stays_open_when_the_feed_stops() {
         wake,
         metrics: Arc::new(FeedMetrics::default()),
         health: Arc::default(),
+        warnings: Arc::default(),
         config: Arc::new(Config::default()),
         clock: Clock::start(),
     };

@@ -43,6 +43,8 @@ pub struct Response {
     pub bytes: Vec<u8>,
     /// Whether the conn persists after the response.
     pub then: After,
+    /// The reason for which the request is refused, if it is refused.
+    pub refusal: Option<Refusal>,
 }
 
 /// The way in which the end of an event stream is marked.
@@ -181,6 +183,7 @@ pub fn refuse_for_now(
         status: refusal.status(),
         bytes,
         then: After::Close,
+        refusal: Some(refusal),
     }
 }
 
@@ -216,6 +219,7 @@ pub fn refuse(
             status,
             bytes,
             then: After::Close,
+            refusal: Some(*refusal),
         };
     }
     push_status_line(status, date, &mut bytes);
@@ -239,6 +243,7 @@ pub fn refuse(
         status,
         bytes,
         then,
+        refusal: Some(*refusal),
     }
 }
 
@@ -320,6 +325,7 @@ pub(super) fn page(method: Method, then: After, date: &str) -> Response {
         status: Status::Ok,
         bytes,
         then,
+        refusal: None,
     }
 }
 
@@ -351,6 +357,7 @@ fn without_content(
         status,
         bytes,
         then,
+        refusal: None,
     }
 }
 

@@ -1,8 +1,8 @@
 //! A thread that measures memory once a second, for all workers.
 //!
 //! A worker must not read files, and a memory shortage affects all workers at the same time, so one
-//! thread measures for all. The thread also removes idle entries from the table of sources. It ends
-//! when the server is dropped.
+//! thread measures for all. The thread also removes idle entries from the table of sources, and
+//! writes the numbers of suppressed warnings. It ends when the server is dropped.
 
 use std::io;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use crate::config::limits::WATCH_MS;
 use crate::sys::clock::Clock;
 use crate::sys::pressure::{Meter, Pressure};
+use crate::warnings::Warnings;
 use crate::worker::admission::sources::SourceLimiter;
 
 /// A handle that stops the thread when it is dropped.
@@ -32,6 +33,7 @@ impl MemoryWatch {
         memory_bytes: u64,
         pressure: Arc<Pressure>,
         sources: Option<Arc<SourceLimiter>>,
+        warnings: Arc<Warnings>,
         clock: Clock,
     ) -> io::Result<Self> {
         let meter = Meter::new(memory_bytes);
@@ -53,6 +55,7 @@ impl MemoryWatch {
                     log_unknown(is_known);
                 }
                 log_change(&pressure, was_short);
+                warnings.report_suppressed(clock.now());
                 if let Some(sources) = &sources {
                     sources.sweep(clock.now());
                 }

@@ -47,6 +47,7 @@ use crate::sys::descriptors::{self, RaisedLimit};
 use crate::sys::listener::SocketOptions;
 use crate::sys::wake::Wake;
 use crate::time::Now;
+use crate::warnings::Warnings;
 use crate::worker::Parts;
 use crate::worker::admission::guard::Guard;
 use crate::worker::admission::pending::SilentLimit;
@@ -136,6 +137,7 @@ pub struct Server {
     metrics: Vec<Arc<WorkerMetrics>>,
     feed: FeedHandle,
     readiness: Arc<Readiness>,
+    warnings: Arc<Warnings>,
     /// The handle of the thread that measures memory. The thread ends when this field is dropped.
     _memory_watch: MemoryWatch,
 }
@@ -173,7 +175,8 @@ impl Server {
         let feed_metrics = Arc::new(FeedMetrics::default());
         let readiness = Arc::new(Readiness::default());
         let initial = InitialState::load(&config, clock, &feed_wake, &feed_metrics)?;
-        let (guard, memory_watch) = guard(&config, listeners.addresses(), clock)?;
+        let warnings = Arc::<Warnings>::default();
+        let (guard, memory_watch) = guard(&config, listeners.addresses(), clock, &warnings)?;
         let spawner = WorkerSpawner {
             config: Arc::clone(&config),
             run: RunId(getrandom::u64().map_err(StartError::Random)?),
@@ -183,9 +186,12 @@ impl Server {
             feed_wake: Arc::clone(&feed_wake),
             credentials: credentials.clone(),
             guard,
+            warnings: Arc::clone(&warnings),
             descriptor_limit,
         };
         let started = spawner.start(&mut listeners)?;
+        let metrics = Arc::clone(&feed_metrics);
+        let figures = started.figures(&readiness, &memory_watch, metrics, dropped_log_lines);
         let feed = feed
             .spawn(FeedParts {
                 epoch: initial.epoch,
@@ -194,22 +200,13 @@ impl Server {
                 mailboxes: started.mailboxes(),
                 reports: started.reports,
                 wake: feed_wake,
-                metrics: Arc::clone(&feed_metrics),
+                metrics: feed_metrics,
                 health: Arc::clone(readiness.health()),
+                warnings: Arc::clone(&warnings),
                 config: Arc::clone(&config),
                 clock,
             })
             .map_err(StartError::system("start the feed's thread"))?;
-        let figures = FigureSources {
-            workers: started.metrics.clone(),
-            feed: feed_metrics,
-            guard: started.guard,
-            log: started.log,
-            meter: memory_watch.meter().clone(),
-            readiness: Arc::clone(&readiness),
-            started: SystemTime::now(),
-            dropped_log_lines,
-        };
         spawn_admin(admin, figures)?;
         readiness.set(ServerStage::Ready);
         Ok(Self {
@@ -223,6 +220,7 @@ impl Server {
             metrics: started.metrics,
             feed,
             readiness,
+            warnings,
             _memory_watch: memory_watch,
         })
     }
@@ -318,6 +316,7 @@ impl Server {
                 tracing::error!("a worker thread panicked");
             }
         }
+        self.warnings.report_suppressed(Now(u64::MAX));
     }
 }
 
@@ -327,6 +326,7 @@ fn guard(
     config: &Config,
     listen: &[Listen],
     clock: Clock,
+    warnings: &Arc<Warnings>,
 ) -> Result<(Guard, MemoryWatch), StartError> {
     let guard = Guard {
         proxied: certificates::proxied_listeners(listen),
@@ -334,8 +334,15 @@ fn guard(
         ..Guard::default()
     };
     let (pressure, sources) = (Arc::clone(&guard.pressure), guard.sources.clone());
-    let watch = MemoryWatch::start(config.limits.memory_bytes, pressure, sources, clock)
-        .map_err(StartError::system("start the thread that watches memory"))?;
+    let warnings = Arc::clone(warnings);
+    let watch = MemoryWatch::start(
+        config.limits.memory_bytes,
+        pressure,
+        sources,
+        warnings,
+        clock,
+    )
+    .map_err(StartError::system("start the thread that watches memory"))?;
     Ok((guard, watch))
 }
 
@@ -349,6 +356,7 @@ struct WorkerSpawner {
     feed_wake: Arc<Wake>,
     credentials: Credentials,
     guard: Guard,
+    warnings: Arc<Warnings>,
     descriptor_limit: RaisedLimit,
 }
 
@@ -369,10 +377,32 @@ struct StartedWorkers {
     reports: Reports,
     metrics: Vec<Arc<WorkerMetrics>>,
     guard: Guard,
+    warnings: Arc<Warnings>,
     log: Arc<Log>,
 }
 
 impl StartedWorkers {
+    /// Returns the sources of the metrics of these workers and of the other parts.
+    fn figures(
+        &self,
+        readiness: &Arc<Readiness>,
+        memory_watch: &MemoryWatch,
+        feed: Arc<FeedMetrics>,
+        dropped_log_lines: Arc<dyn Fn() -> u64 + Send + Sync>,
+    ) -> FigureSources {
+        FigureSources {
+            workers: self.metrics.clone(),
+            feed,
+            guard: self.guard.clone(),
+            log: Arc::clone(&self.log),
+            meter: memory_watch.meter().clone(),
+            readiness: Arc::clone(readiness),
+            started: SystemTime::now(),
+            warnings: Arc::clone(&self.warnings),
+            dropped_log_lines,
+        }
+    }
+
     fn mailboxes(&self) -> Vec<Mailbox> {
         let workers = self.workers.iter();
         workers.map(|worker| worker.mailbox.clone()).collect()
@@ -429,6 +459,7 @@ impl WorkerSpawner {
             reports,
             metrics,
             guard,
+            warnings: self.warnings,
             log: self.log,
         })
     }
@@ -458,6 +489,7 @@ impl WorkerSpawner {
             conns_max: self.conns_max(count),
             secure: self.credentials.secure.clone(),
             keys: self.credentials.keys.clone(),
+            warnings: Arc::clone(&self.warnings),
             guard: spec.guard,
         };
         let (log, head) = (Arc::clone(&self.log), self.log.posted());

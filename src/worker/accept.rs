@@ -15,6 +15,7 @@ use crate::config::limits::{ACCEPT_PAUSE_MS, ACCEPTS_PER_TURN_MAX};
 use crate::conn::Conn;
 use crate::effect::CloseReason;
 use crate::id::ConnId;
+use crate::warnings::WarningKind;
 
 impl<N: Net> Worker<N> {
     pub(super) fn accept(&mut self) {
@@ -60,6 +61,8 @@ impl<N: Net> Worker<N> {
                 let metrics = &self.parts.metrics;
                 metrics.descriptors_exhausted.increment();
                 metrics.accept_blocked.set(self.conns.is_empty().into());
+                let cause = "no descriptor is left for a connection (LimitNOFILE=)";
+                self.warn_of_worker(WarningKind::LimitReached, &cause);
                 let pause = Duration::from_millis(ACCEPT_PAUSE_MS);
                 self.accepting.paused_until = Some(self.now.after(pause));
             }

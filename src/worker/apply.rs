@@ -9,6 +9,7 @@ use crate::hub::{Acknowledged, JoinOutcome, Joined};
 use crate::id::{ChannelName, ConnId};
 use crate::time::Deadline;
 use crate::transport::StreamEvent;
+use crate::warnings::WarningKind;
 
 impl<N: Net> Worker<N> {
     /// Applies the effects of one call to a conn's state machine, in order. The results of some
@@ -38,6 +39,7 @@ impl<N: Net> Worker<N> {
                 Effect::Join(join) => self.join(id, &join),
                 Effect::Leave(leave) => self.leave(id, &leave),
                 Effect::LeaveAll { is_stream } => self.leave_all(id, is_stream),
+                Effect::NoteRefusedToken(code) => self.warn(id, WarningKind::TokenRefused, &code),
                 Effect::Publish {
                     channel,
                     data,
@@ -105,10 +107,12 @@ impl<N: Net> Worker<N> {
         let refused = outcomes
             .iter()
             .filter(|outcome| **outcome == JoinOutcome::ServerFull);
-        self.parts
-            .metrics
-            .subscriptions_refused
-            .add(refused.count() as u64);
+        let refused = refused.count();
+        self.parts.metrics.subscriptions_refused.add(refused as u64);
+        if refused > 0 {
+            let cause = "no room for another channel (limits.channels)";
+            self.warn(id, WarningKind::LimitReached, &cause);
+        }
         if outcomes.iter().any(|outcome| outcome.joined().is_some()) {
             self.pending.forget_subscribes_by(id.slot);
         }

@@ -36,6 +36,7 @@ impl<N: Net> Worker<N> {
     }
 
     pub(super) fn deliver(&mut self, id: ConnId, message: &BackendMessage) -> Delivery {
+        self.warn_of_reply(id, message);
         let delivery = self.call(id, |conn, out, context| {
             conn.handle_backend_message(message, out, context)
         });

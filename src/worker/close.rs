@@ -20,10 +20,12 @@ impl<N: Net> Worker<N> {
         if let Some(slot) = self.slot(id) {
             slot.is_closing = true;
             let is_silent = slot.conn.class() == ConnClass::Silent;
+            let is_ending = slot.conn.is_ending();
             self.to_reap.push((id, reason));
             if is_silent {
                 self.remove_silent();
             }
+            self.warn_of_close(id, reason, is_ending);
         }
     }
 

@@ -29,6 +29,7 @@ use crate::hub::{Hub, Planned, QuotaOutcome, Visit};
 use crate::id::ConnId;
 use crate::time::{Now, micros};
 use crate::transport::{Goodbye, StreamEvent};
+use crate::warnings::WarningKind;
 
 /// The writes of one batch.
 #[derive(Debug, Default)]
@@ -409,6 +410,7 @@ impl<N: Net> Worker<N> {
         let mut has_gap = false;
         while is_writable && let Some((channel, gap)) = self.hub.take_gap(id.slot) {
             has_gap = true;
+            self.warn_of_gap(id, &channel, &gap);
             self.call(id, |conn, out, context| {
                 conn.handle_event(StreamEvent::Gap(&channel, &gap), out, context);
             });
@@ -436,6 +438,8 @@ impl<N: Net> Worker<N> {
             QuotaOutcome::Within => {}
             QuotaOutcome::Skipped(count) => self.parts.metrics.skipped.add(count),
             QuotaOutcome::Overflow => {
+                let cause = "closed: it was further behind than its quota";
+                self.warn(id, WarningKind::SlowReader, &cause);
                 self.call(id, |conn, out, context| {
                     conn.handle_goodbye(Goodbye::Overflow, out, context);
                 });

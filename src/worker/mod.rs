@@ -36,6 +36,7 @@ mod reap;
 pub mod reloadable;
 mod report;
 mod round;
+mod warn;
 pub mod wire;
 
 use std::collections::VecDeque;
@@ -63,6 +64,7 @@ use crate::sys::wake::Wake;
 use crate::time::running::Running;
 use crate::time::wheel::Wheel;
 use crate::time::{Deadline, Now};
+use crate::warnings::Warnings;
 use admission::guard::{Guard, PeerTable};
 use admission::pending::Pending;
 use admission::rates::Rates;
@@ -104,6 +106,8 @@ pub struct Parts {
     pub guard: Guard,
     /// The certificates, if a listener speaks TLS.
     pub secure: Option<Secure>,
+    /// The limits on warnings, which all workers share.
+    pub warnings: Arc<Warnings>,
     /// The verifier of tokens, if clients need tokens.
     pub keys: Option<Arc<Reloadable<Arc<Verifier>>>>,
 }

@@ -343,6 +343,7 @@ mod tests {
             guard: Guard::default(),
             secure: None,
             keys: None,
+            warnings: Arc::default(),
         };
         let net = Endless {
             frame: frame.to_vec(),

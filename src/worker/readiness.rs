@@ -17,11 +17,12 @@ impl<N: Net> Worker<N> {
         let mut readiness = std::mem::take(&mut self.scratch.readiness);
         self.round.begin();
         let polled = self.net.poll(timeout, &mut readiness);
-        self.now = self.net.now();
+        let before = std::mem::replace(&mut self.now, self.net.now());
         self.follow_epoch();
         self.catch_up();
         if self.running.advance(self.now, timeout) {
             self.parts.metrics.turns_late.increment();
+            self.warn_late(self.now.since(before), timeout);
         }
         let mut reports = 0;
         for report in readiness.drain(..) {

@@ -35,6 +35,7 @@ mod history;
 mod http;
 mod journal;
 mod limits;
+mod logs;
 mod namespaces;
 mod page;
 mod pinned_log;

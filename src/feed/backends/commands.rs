@@ -116,6 +116,11 @@ impl Feeder {
         self.socket.is_writable && !self.answers.unsent().is_empty()
     }
 
+    /// Returns the id of the peer's process, if the kernel reports it.
+    pub(crate) fn pid(&self) -> Option<i32> {
+        self.socket.peer.pid
+    }
+
     /// Checks how much the consumer has read since the stall timer started. `is_waited_for` is set
     /// if clients or other consumers wait for the consumer now.
     pub(crate) fn check_stall(&mut self, is_waited_for: bool, running: Now) -> StallState {
@@ -142,10 +147,6 @@ impl Feeder {
     /// Closes a consumer that has stalled for too long while clients or other consumers waited for
     /// it.
     fn cut_off(&mut self) {
-        tracing::warn!(
-            pid = self.socket.peer.pid,
-            "a consumer reads next to nothing and is cut off"
-        );
         self.phase = Phase::Closed;
     }
 }

@@ -32,6 +32,7 @@ use crate::frame::Payload;
 use crate::id::ConnName;
 use crate::metrics::FeedMetrics;
 use crate::time::{Deadline, Now};
+use crate::warnings::{self, Event, WarningKind, Warnings};
 use crate::worker::mail::upstream::{Reports, WaitingNotice};
 
 /// Routes reports of workers to consumers.
@@ -52,6 +53,7 @@ pub(crate) struct ReportRouter {
     /// The replies that need confirmations of workers or the journal, oldest first.
     pending_replies: VecDeque<PendingReply>,
     metrics: Arc<FeedMetrics>,
+    warnings: Arc<Warnings>,
 }
 
 /// The progress of the scan through the queue of notices. A notice must wait while one of its
@@ -102,7 +104,11 @@ enum PendingResult {
 }
 
 impl ReportRouter {
-    pub(crate) fn new(reports: Reports, metrics: Arc<FeedMetrics>) -> Self {
+    pub(crate) fn new(
+        reports: Reports,
+        metrics: Arc<FeedMetrics>,
+        warnings: Arc<Warnings>,
+    ) -> Self {
         Self {
             reports,
             is_report_stuck: false,
@@ -112,6 +118,7 @@ impl ReportRouter {
             deadline: None,
             pending_replies: VecDeque::new(),
             metrics,
+            warnings,
         }
     }
 
@@ -148,7 +155,7 @@ impl ReportRouter {
         }
         self.route_reports(feeders, sequencer, now, touched);
         self.route_notices(feeders, touched);
-        self.check_stall(feeders, running, touched);
+        self.check_stall(feeders, now, running, touched);
         sequencer.post();
         // This second call is needed because the journal may have refused the batch that was just
         // posted. The refusal completes replies, but does not wake the feed later.
@@ -307,7 +314,13 @@ impl ReportRouter {
     }
 
     /// Closes consumers that read almost nothing while clients or other consumers wait for them.
-    fn check_stall(&mut self, feeders: &mut Slab<Feeder>, running: Now, touched: &mut Vec<usize>) {
+    fn check_stall(
+        &mut self,
+        feeders: &mut Slab<Feeder>,
+        now: Now,
+        running: Now,
+        touched: &mut Vec<usize>,
+    ) {
         for slot in &self.waited_for {
             if let Some(feeder) = feeders.get_mut(*slot) {
                 feeder.start_stall_timer(running);
@@ -327,7 +340,10 @@ impl ReportRouter {
                 touched.push(*slot);
             }
             match state {
-                StallState::CutOff => self.metrics.consumers_cut_off.increment(),
+                StallState::CutOff => {
+                    self.metrics.consumers_cut_off.increment();
+                    warn_of_cut_off(&self.warnings, feeder, now);
+                }
                 StallState::Until(until) => {
                     self.deadline = self.deadline.into_iter().chain([until]).min();
                     return true;
@@ -483,6 +499,22 @@ fn deliver(
         }
     }
     consumers
+}
+
+fn warn_of_cut_off(warnings: &Warnings, feeder: &Feeder, now: Now) {
+    let kind = WarningKind::BackendUnreachable;
+    if warnings.admit(kind, now) {
+        let pid = feeder.pid();
+        let cause =
+            "a consumer was disconnected: it reads next to nothing, and clients wait for it";
+        warnings::log(
+            kind,
+            Event {
+                pid,
+                ..Event::new(cause)
+            },
+        );
+    }
 }
 
 fn answer(publication: ClientPublication, consumers: usize, sequencer: &mut Sequencer) {

@@ -23,6 +23,20 @@ use crate::frame::{Publication, WorkerAck};
 use crate::id::{ChannelName, ConnName, Cursor, Sequence};
 use crate::journal::Journal;
 use crate::journal::commit_state::Commit;
+/// Writes a warning that the feed had to wait for a worker.
+fn warn_of_wait(warnings: &Warnings, worker: usize, now: Now) {
+    let kind = WarningKind::WorkerLate;
+    if warnings.admit(kind, now) {
+        let worker = u16::try_from(worker).ok();
+        let cause = "its inbox was full, so all feeders waited for it";
+        let event = Event {
+            worker,
+            ..Event::new(cause)
+        };
+        warnings::log(kind, event);
+    }
+}
+
 #[cfg(test)]
 use crate::log::EpochChange;
 use crate::log::Writer;
@@ -30,6 +44,7 @@ use crate::log::dedupe::Dedupe;
 use crate::metrics::FeedMetrics;
 use crate::sys::clock::Clock;
 use crate::time::{Deadline, Now};
+use crate::warnings::{self, Event, WarningKind, Warnings};
 use crate::worker::mail::inbox::{Mail, Mailbox, Posted};
 use crate::worker::mail::outgoing::Outgoing;
 
@@ -50,6 +65,7 @@ pub(super) struct Sequencer {
     /// is posted.
     journal: Option<Journal>,
     metrics: Arc<FeedMetrics>,
+    warnings: Arc<Warnings>,
 }
 
 /// A publication of the batch, with its acknowledgement.
@@ -91,6 +107,7 @@ impl Sequencer {
         mailboxes: Vec<Mailbox>,
         clock: Clock,
         metrics: Arc<FeedMetrics>,
+        warnings: Arc<Warnings>,
     ) -> Self {
         Self {
             head: start.head,
@@ -103,6 +120,7 @@ impl Sequencer {
             batch_bytes: 0,
             journal: start.journal,
             metrics,
+            warnings,
         }
     }
 
@@ -202,6 +220,7 @@ impl Sequencer {
             writer,
             mailboxes,
             metrics,
+            warnings,
             clock,
             ..
         } = self;
@@ -213,6 +232,7 @@ impl Sequencer {
         let posted = mailbox.post_and_meanwhile(mail, meanwhile);
         if posted == Posted::AfterWait {
             metrics.inbox_waits.increment();
+            warn_of_wait(warnings, worker, clock.now());
         }
         posted
     }

@@ -28,7 +28,7 @@ fn sequencer() -> (Sequencer, Inbox) {
     let writer = Writer::new(&Config::default(), Sequence::ZERO);
     writer.log().enter_all(0, &["a", "b", "c", "d"]);
     let (mailboxes, clock) = (vec![mailbox], Clock::start());
-    let sequencer = Sequencer::new(start, writer, mailboxes, clock, metrics);
+    let sequencer = Sequencer::new(start, writer, mailboxes, clock, metrics, Arc::default());
     (sequencer, inbox)
 }
 

@@ -486,6 +486,7 @@ fn authenticate(
         Ok(shown) => shown,
         Err(ShowError::Token(error)) => {
             context.metrics.tokens_refused.increment();
+            context.ask(Effect::NoteRefusedToken(error.code()));
             return Err(Fault::Token(error));
         }
         Err(ShowError::Off | ShowError::OtherSub) => {
@@ -506,6 +507,7 @@ fn authenticate(
         Shown::First(join) => {
             let mut channels = join.channels.iter();
             if !channels.all(|channel| may_subscribe(channel, context)) {
+                context.ask(Effect::NoteRefusedToken("not_allowed"));
                 return Err(Fault::NotAllowed);
             }
             Effect::Join(join)

@@ -51,7 +51,7 @@ pub(in crate::worker) struct PeerTable {
 pub(in crate::worker) struct Peer {
     /// The source for which the conn is counted, or `None` if the conn is not counted.
     counted: Option<Source>,
-    /// The source of the connection, or the source that a PROXY header names.
+    /// The source of the connection, or the client that a trusted proxy has named last.
     own: Source,
     /// Whether `own` is a trusted proxy.
     is_trusted: bool,
@@ -75,6 +75,12 @@ impl PeerTable {
     pub(in crate::worker) fn is_trusted(&self, slot: u32) -> bool {
         let is_trusted = |peer: &Peer| peer.is_trusted;
         !self.by_slot.is_empty() && self.by_slot.get(&slot).is_some_and(is_trusted)
+    }
+
+    /// Returns the source of a conn, or the client that a proxy has named. Returns `None` if the
+    /// table is not in use.
+    pub(in crate::worker) fn client(&self, slot: u32) -> Option<Source> {
+        self.by_slot.get(&slot).map(|peer| peer.own)
     }
 
     /// Frees unused capacity.
@@ -182,8 +188,8 @@ impl<N: Net> Worker<N> {
         listener: u32,
         refused: AdmissionError,
     ) {
-        let counter = self.counter(refused);
-        counter.increment();
+        self.counter(refused).increment();
+        self.warn_of_refused(&socket, refused);
         let refusal = match refused {
             AdmissionError::Full => Refusal::ServerFullOfConns,
             AdmissionError::Memory => Refusal::MemoryShort,
@@ -245,12 +251,14 @@ impl<N: Net> Worker<N> {
         id: ConnId,
         client: Option<IpAddr>,
     ) {
-        let Some(peer) = self.peers.by_slot.get(&id.slot).copied() else {
+        let Some(mut peer) = self.peers.by_slot.get(&id.slot).copied() else {
             return debug_assert!(false, "{id:?} is trusted and has no peer");
         };
         let trusted = &self.parts.config.proxy.trusted;
         let client = client.filter(|client| !contains(trusted, *client));
-        let admitted = self.recount_as(id, peer, client.map(Source::from));
+        let source = client.map(Source::from);
+        peer.own = source.unwrap_or(peer.own);
+        let admitted = self.recount_as(id, peer, source);
         self.call(id, |conn, out, context| {
             conn.handle_forwarded_client(admitted, out, context);
         });
@@ -276,6 +284,9 @@ impl<N: Net> Worker<N> {
             );
         }
         self.note_peer(id, peer);
+        if let Err(too_many) = admitted {
+            self.warn_of_too_many(id, too_many);
+        }
         admitted
     }
 }

@@ -6,7 +6,7 @@
 //! call.
 
 use std::io::{self, IoSlice, Read as _, Write as _};
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -297,6 +297,10 @@ impl Net for MioNet {
             .map_err(io::Error::from),
         };
         outcome(slices, answer)
+    }
+
+    fn peer_address(&self, socket: &TcpStream) -> Option<SocketAddr> {
+        socket.peer_addr().ok()
     }
 
     fn batch_writes_max(&self) -> usize {

@@ -5,7 +5,7 @@
 //! once, for both directions. [`super::kernel`] implements the trait over real sockets.
 
 use std::io::{self, IoSlice};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::config::limits::FLUSH_VISITS_PER_CLOCK;
@@ -79,6 +79,11 @@ pub trait Net {
     /// Called when the worker stops visiting subscribers in this turn. `is_walking` is true if some
     /// subscribers are still to be visited.
     fn yield_fanout(&mut self, _is_walking: bool) {}
+
+    /// Returns the address of a connection's peer, or `None` if the kernel no longer knows it.
+    fn peer_address(&self, _socket: &Self::Socket) -> Option<SocketAddr> {
+        None
+    }
 
     /// Returns how many bytes the peer's kernel has not acknowledged, FIN included. If the number
     /// is zero, closing the socket loses nothing.

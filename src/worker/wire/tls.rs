@@ -18,8 +18,10 @@ use super::net::Net;
 use crate::certain;
 use crate::config::limits::HANDSHAKES_PER_TURN_MAX;
 use crate::effect::CloseReason;
+use crate::http::Refusal;
 use crate::id::ConnId;
 use crate::tls::{Filter, Identity};
+use crate::warnings::WarningKind;
 use crate::worker::Worker;
 use crate::worker::reloadable::Reloadable;
 use crate::worker::round::Queue;
@@ -87,6 +89,12 @@ impl Filters {
     }
 
     /// Returns the TLS state of a conn that is known to speak TLS.
+    /// Whether a conn uses TLS and its handshake is not complete.
+    pub(in crate::worker) fn is_handshaking(&self, slot: u32) -> bool {
+        let secured = self.by_slot.get(&slot);
+        secured.is_some_and(|secured| secured.filter.is_handshaking())
+    }
+
     fn secured(&mut self, slot: u32) -> Option<&mut SecuredConn> {
         certain::some(self.get_mut(slot), "the conn speaks TLS")
     }
@@ -356,13 +364,14 @@ impl<N: Net> Worker<N> {
             // If there is a TLS alert to send, the conn stays open until the alert is sent.
             secured.owes_fin = true;
             secured.closes = Some(CloseReason::TlsError);
-            tracing::debug!(worker = self.parts.number, slot = id.slot, %error, "TLS failed");
+            self.warn(id, WarningKind::TlsFailed, &error);
         } else if is_established {
             metrics.handshakes.increment();
             if secured.filter.is_resumed() {
                 metrics.handshakes_resumed.increment();
             }
         }
+        let secured = self.filters.secured(id.slot)?;
         if secured.closes.is_some() && secured.filter.unsent().is_empty() {
             self.close(id, CloseReason::TlsError);
             return None;
@@ -379,6 +388,7 @@ impl<N: Net> Worker<N> {
     /// first byte of TLS is a record type, which is never a letter (RFC 8446, 5.1).
     fn refuse_plaintext(&mut self, id: ConnId) {
         self.filters.remove(id.slot);
+        self.warn(id, WarningKind::TlsFailed, &Refusal::PlainOnTls);
         self.call(id, |conn, out, context| conn.handle_plaintext(out, context));
     }
 

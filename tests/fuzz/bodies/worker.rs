@@ -99,6 +99,7 @@ impl World {
             conns_max: 6,
             guard: Guard::default(),
             keys: None,
+            warnings: Arc::default(),
             secure: None,
         };
         let mut world = Self {

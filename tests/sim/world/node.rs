@@ -93,6 +93,7 @@ impl Node {
                     ..guard.clone()
                 },
                 keys: tokens::keys(config),
+                warnings: Arc::default(),
                 secure: (net.secure_listeners != 0).then(|| secure(net.secure_listeners)),
             };
             let hub = Hub::new(Arc::clone(log), number, epoch, log.posted(), config);

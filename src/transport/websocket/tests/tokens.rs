@@ -88,7 +88,7 @@ fn invalid_token_ends_the_conn_and_later_commands_are_ignored() {
         let (answers, flow) = send(&mut world, &[auth, subscribe("a")]);
         assert_eq!(answers, [code]);
         assert!(matches!(flow, Flow::Ended(_)));
-        assert!(world.effects.is_empty());
+        assert!(matches!(world.effects[..], [Effect::NoteRefusedToken(_)]));
         assert_eq!(world.metrics.tokens_refused.value(), 1);
     }
 }

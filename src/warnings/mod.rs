@@ -1,0 +1,186 @@
+//! SHELL: this module writes warnings about events that clients, backends or a busy machine cause.
+//!
+//! An attacker could cause such events all the time, so the lines of each [`WarningKind`] are
+//! limited ([`WARNINGS_PER_WINDOW_MAX`](crate::config::limits::WARNINGS_PER_WINDOW_MAX)). One more
+//! line contains the number of suppressed lines. A line never contains a token, a cookie or a
+//! payload, and the log escapes control characters. Workers and the feed call this module. It does
+//! not block them, because the log has a bounded queue.
+
+mod limiter;
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use limiter::LineLimiter;
+
+use crate::id::ConnName;
+use crate::proxy::Source;
+use crate::time::Now;
+
+/// The kinds of warnings whose lines are limited. Each kind has its own limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WarningKind {
+    /// No consumer wants a client's publication, or the consumer does not read.
+    BackendUnreachable,
+    /// A connection, subscription or feeder is refused because of a limit.
+    LimitReached,
+    /// A client does not read as fast as publications arrive.
+    SlowReader,
+    /// A TLS handshake or a TLS record is invalid.
+    TlsFailed,
+    /// A client's token is missing, invalid, or does not allow what the client asks for.
+    TokenRefused,
+    /// A worker is late.
+    WorkerLate,
+}
+
+impl WarningKind {
+    /// All kinds.
+    pub const ALL: [Self; 6] = [
+        Self::BackendUnreachable,
+        Self::LimitReached,
+        Self::SlowReader,
+        Self::TlsFailed,
+        Self::TokenRefused,
+        Self::WorkerLate,
+    ];
+
+    /// Returns the name of the kind, which is the value of `kind` in log lines.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::BackendUnreachable => "backend_unreachable",
+            Self::LimitReached => "limit_reached",
+            Self::SlowReader => "slow_reader",
+            Self::TlsFailed => "tls_failed",
+            Self::TokenRefused => "token_refused",
+            Self::WorkerLate => "worker_late",
+        }
+    }
+
+    /// Returns the sentence with which each line of the kind begins.
+    fn sentence(self) -> &'static str {
+        match self {
+            Self::BackendUnreachable => "no backend takes what clients publish",
+            Self::LimitReached => "refused because of a limit",
+            Self::SlowReader => "a client reads too slowly",
+            Self::TlsFailed => "TLS failed",
+            Self::TokenRefused => "a client's token was refused",
+            Self::WorkerLate => "a worker is late",
+        }
+    }
+}
+
+/// The event that a line describes. Absent values are not in the line.
+#[derive(Clone, Copy, Debug)]
+pub struct Event<'a> {
+    /// The worker that has found the event, or that is late.
+    pub worker: Option<u16>,
+    /// The name of the connection, as backends know it.
+    pub connection: Option<ConnName>,
+    /// The address of the connection's peer. Behind a proxy, this is the proxy.
+    pub peer: Option<SocketAddr>,
+    /// The client that a trusted proxy has named.
+    pub client: Option<Source>,
+    /// The process at the other end of the feed's socket.
+    pub pid: Option<i32>,
+    /// The reason, in the server's own words.
+    pub cause: &'a str,
+}
+
+impl<'a> Event<'a> {
+    /// Makes an event of which only the cause is known.
+    #[must_use]
+    pub fn new(cause: &'a str) -> Self {
+        Self {
+            worker: None,
+            connection: None,
+            peer: None,
+            client: None,
+            pid: None,
+            cause,
+        }
+    }
+}
+
+/// The limits on warnings, which all threads share.
+#[derive(Debug, Default)]
+pub struct Warnings {
+    limiters: [LineLimiter; WarningKind::ALL.len()],
+    suppressed: AtomicU64,
+}
+
+impl Warnings {
+    /// Whether a line of this kind may be written now. If not, the event is counted as suppressed.
+    /// Call it before the values of the line are collected, because this call is cheap.
+    #[must_use]
+    pub fn admit(&self, kind: WarningKind, now: Now) -> bool {
+        if !tracing::enabled!(tracing::Level::WARN) {
+            return false;
+        }
+        let Some(limiter) = self.limiters.get(kind as usize) else {
+            debug_assert!(false, "{kind:?} has no limiter");
+            return false;
+        };
+        let admitted = limiter.admit(now);
+        log_suppressed(kind, admitted.suppressed);
+        if !admitted.is_allowed {
+            self.suppressed.fetch_add(1, Ordering::Relaxed);
+        }
+        admitted.is_allowed
+    }
+
+    /// Writes the number of lines that were suppressed in a window that has ended. Called once per
+    /// window, because the next line of a kind may never come.
+    pub fn report_suppressed(&self, now: Now) {
+        for (kind, limiter) in WarningKind::ALL.into_iter().zip(&self.limiters) {
+            log_suppressed(kind, limiter.take_suppressed(now));
+        }
+    }
+
+    /// Returns the number of lines that were suppressed until now.
+    #[must_use]
+    pub fn suppressed_total(&self) -> u64 {
+        self.suppressed.load(Ordering::Relaxed)
+    }
+}
+
+/// Writes the line of an event for which [`Warnings::admit`] has returned true.
+pub fn log(kind: WarningKind, event: Event<'_>) {
+    tracing::warn!(
+        kind = kind.label(),
+        cause = event.cause,
+        peer = event.peer.map(tracing::field::display),
+        client = event.client.map(tracing::field::display),
+        connection = event.connection.map(tracing::field::display),
+        worker = event.worker,
+        pid = event.pid,
+        "{}",
+        kind.sentence()
+    );
+}
+
+fn log_suppressed(kind: WarningKind, suppressed: u32) {
+    if suppressed > 0 {
+        tracing::warn!(
+            kind = kind.label(),
+            suppressed,
+            "{suppressed} more warnings of this kind were suppressed"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_are_in_the_order_of_their_limiters_and_have_different_names() {
+        let mut names = Vec::new();
+        for (index, kind) in WarningKind::ALL.into_iter().enumerate() {
+            assert_eq!(kind as usize, index);
+            assert!(!names.contains(&kind.label()));
+            names.push(kind.label());
+        }
+    }
+}
