@@ -221,6 +221,7 @@ impl Rig {
             secure: None,
             keys: None,
             warnings: Arc::default(),
+            access_log: None,
         };
         let mut worker = Worker::new(net, hub, parts);
         while worker.hub().subscriber_count() < u64::from(CONNS) || worker.net_mut().waiting > 0 {

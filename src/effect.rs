@@ -56,6 +56,10 @@ pub enum Effect {
         /// Whether the conn is a stream. Backends are not informed of the end of a poll.
         is_stream: bool,
     },
+    /// Log that a request was answered, if the access log is on.
+    NoteAnswer(AnsweredRequest),
+    /// Store a request for the access log. The machine asks for this only if the log is on.
+    NoteRequest(Box<ReadRequest>),
     /// Log a warning that a token was refused, with the code of the reason.
     NoteRefusedToken(&'static str),
     /// Pass a client's publication to the feed, then call `handle_backend_message` with the
@@ -81,6 +85,38 @@ pub enum Effect {
     SetTimer(Deadline),
     /// Send FIN. The state machine asks for this only when the outbox is empty.
     ShutdownWrite,
+}
+
+/// A request in the access log.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ReadRequest {
+    /// The transport that the request asks for, or `http`.
+    pub transport: &'static str,
+    /// The path, and those parameters of the query that are not secret.
+    pub path: Box<str>,
+}
+
+impl ReadRequest {
+    /// Returns the status with which a stream begins; `None` if the request is not for a stream.
+    #[must_use]
+    pub fn status(&self) -> Option<u16> {
+        match self.transport {
+            "websocket" => Some(101),
+            "event_stream" => Some(200),
+            _ => None,
+        }
+    }
+}
+
+/// An answered request in the access log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AnsweredRequest {
+    /// The status of the response.
+    pub status: u16,
+    /// The number of publications in the response.
+    pub publications: u64,
+    /// The number of bytes of the response, without TLS.
+    pub bytes: u64,
 }
 
 /// The classes of conns that a worker counts or limits separately.

@@ -105,7 +105,7 @@
 //! | pure | [`http`], [`frame`], [`backend`], [`log`](mod@log), [`hub`], [`tls`], [`transport`] |
 //! | pure in part | [`feed`], [`journal`] |
 //! | machine | [`conn`] |
-//! | shell | [`worker`], [`admin`], [`server`], [`sys`], [`demo`], [`warnings`] |
+//! | shell | [`worker`], [`admin`], [`server`], [`sys`], [`demo`], [`warnings`], [`access_log`] |
 //!
 //! Dependencies point inward only. [`hub`] never imports [`conn`], and no transport imports another
 //! (`tests/tidy`). mio is used only in `worker/wire/kernel.rs` and the feed's loop; unsafe code is
@@ -215,6 +215,8 @@
 
 // The modules are in the order in which data passes them.
 pub mod server;
+
+pub mod access_log;
 
 pub mod admin;
 pub mod demo;

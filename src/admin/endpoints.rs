@@ -6,6 +6,7 @@
 
 use std::time::SystemTime;
 
+use crate::access_log::AccessLog;
 use crate::http::head::{Head, Method};
 use crate::http::origin::Reader;
 use crate::http::response::{
@@ -177,6 +178,10 @@ fn push_process(figures: &FigureSources, out: &mut String) {
     let suppressed = figures.warnings.suppressed_total();
     let name = "fanfare_log_lines_suppressed_total";
     one(name, "", Kind::Counter, help, suppressed);
+    let help = "Lines of the access log dropped because their reader was too slow.";
+    let dropped = figures.access_log.as_ref().map_or(0, AccessLog::dropped);
+    let name = "fanfare_access_log_lines_dropped_total";
+    one(name, "", Kind::Counter, help, dropped);
     let help = "Bytes of all publications in memory, with their encodings.";
     let resident = figures.log.ledger().resident();
     let name = "fanfare_publication_bytes";

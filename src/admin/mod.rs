@@ -24,6 +24,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::access_log::AccessLog;
 use crate::config::limits::{
     ACCEPT_PAUSE_MS, ADMIN_ACCEPTS_PER_TURN_MAX, ADMIN_CONNS_MAX, ADMIN_STEP_MS,
 };
@@ -112,6 +113,8 @@ pub struct FigureSources {
     pub started: SystemTime,
     /// The limits on warnings. Their number of suppressed lines is a metric.
     pub warnings: Arc<Warnings>,
+    /// The access log, if it is on. Its number of dropped lines is a metric.
+    pub access_log: Option<AccessLog>,
     /// Returns the number of log lines that were dropped because the queue was full.
     pub dropped_log_lines: Arc<dyn Fn() -> u64 + Send + Sync>,
 }
@@ -379,6 +382,7 @@ mod tests {
                     readiness: Arc::clone(&readiness),
                     started: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
                     warnings: Arc::default(),
+                    access_log: None,
                     dropped_log_lines: Arc::new(|| 3),
                 })
                 .unwrap();

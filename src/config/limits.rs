@@ -126,6 +126,10 @@ pub const SOURCE_TABLE_PARTS: usize = 64;
 /// The burst that the limit on connects allows, in seconds. In one burst, a source may open as many
 /// connections as its rate allows in this time.
 pub const CONNECTS_AT_ONCE_S: u64 = 5;
+/// The maximum number of lines in the queue of the access log.
+pub const ACCESS_LINES_MAX: usize = 8_192;
+/// The maximum number of bytes of a path in the access log. The rest is cut off.
+pub const ACCESS_PATH_BYTES_MAX: usize = 512;
 /// The maximum number of log lines per kind of warning and window. Further lines are counted.
 pub const WARNINGS_PER_WINDOW_MAX: u32 = 10;
 /// The window for the limit on warnings, in milliseconds.

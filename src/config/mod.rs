@@ -474,6 +474,10 @@ pub struct Logging {
     pub level: String,
     /// The format of log lines: text or JSON.
     pub format: LogFormat,
+    /// The format of the access log, if it is on.
+    pub access: AccessFormat,
+    /// The part of all connections that the access log contains.
+    pub access_sample: Share,
 }
 
 impl Default for Logging {
@@ -481,8 +485,22 @@ impl Default for Logging {
         Self {
             level: String::from("info"),
             format: LogFormat::Text,
+            access: AccessFormat::Off,
+            access_sample: Share::WHOLE,
         }
     }
+}
+
+/// The format of the access log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AccessFormat {
+    /// There is no access log.
+    Off,
+    /// Each line is a JSON object.
+    Json,
+    /// Each line has fields of the form `name=value`.
+    Logfmt,
 }
 
 /// The format of log lines.

@@ -17,6 +17,8 @@ const WHOLE: u32 = 1_000_000;
 pub struct ShareError(f64);
 
 impl Share {
+    /// The whole amount.
+    pub const WHOLE: Self = Self(WHOLE);
     /// One half.
     pub const HALF: Self = Self(WHOLE / 2);
 

@@ -9,8 +9,9 @@ use std::time::Duration;
 use super::request::{admit, request_join};
 use super::{Conn, Partial, Phase, millis};
 use crate::auth::Warning;
+use crate::config::AccessFormat;
 use crate::context::Context;
-use crate::effect::Effect;
+use crate::effect::{AnsweredRequest, Effect};
 use crate::http::PollRequest;
 use crate::time::Deadline;
 use crate::transport::poll_answer::{News, TAIL};
@@ -56,10 +57,23 @@ impl Conn {
         };
         let end = poll.handle_answer(&news, out, context);
         let partial = partial.take();
+        let status = if out.starts_with(b"HTTP/1.1 304") {
+            304
+        } else {
+            200
+        };
+        let publications = news.publications.len() as u64;
         self.outbox.append(out);
         out.clear();
         if !news.publications.is_empty() {
             self.outbox.append_answer(news.publications, TAIL);
+        }
+        if context.config.logging.access != AccessFormat::Off {
+            context.ask(Effect::NoteAnswer(AnsweredRequest {
+                status,
+                publications,
+                bytes: self.outbox.bytes() as u64,
+            }));
         }
         self.life_ms = millis(context.now);
         match end {

@@ -10,8 +10,11 @@ use std::time::Duration;
 use super::{Conn, Partial, Phase};
 use crate::auth::Warning;
 use crate::certain;
+use crate::config::AccessFormat;
 use crate::context::Context;
-use crate::effect::{CloseReason, ConnClass, Effect, Join, Origin, Window};
+use crate::effect::{
+    AnsweredRequest, CloseReason, ConnClass, Effect, Join, Origin, ReadRequest, Window,
+};
 use crate::frame::Envelope;
 use crate::http::response::Response;
 use crate::http::{
@@ -57,6 +60,9 @@ impl Conn {
         let RequestRead::Request { length, answer } = read else {
             return self.keep(bytes, false);
         };
+        if context.config.logging.access != AccessFormat::Off {
+            note_request(bytes, &answer, context);
+        }
         let rest = certain::skip_mut(bytes, length);
         match answer {
             Answer::Respond(response) => {
@@ -64,6 +70,7 @@ impl Conn {
                     context.ask(Effect::NoteRefusedToken(refused.code()));
                 }
                 out.extend_from_slice(&response.bytes);
+                note_response(&response, context);
                 self.finish_response(&response, rest, context);
             }
             Answer::EventStream(request) => self.open_event_stream(request, context),
@@ -150,6 +157,7 @@ impl Conn {
         let response = http::response::refuse_for_now(refusal, reader, wait_s, context.date);
         out.extend_from_slice(&response.bytes);
         context.metrics.requests_refused.increment();
+        note_response(&response, context);
         self.end(CloseReason::Refused, context);
     }
 
@@ -211,6 +219,32 @@ impl Conn {
             context.ask(Effect::Join(join));
         }
     }
+}
+
+/// Passes a request to the access log.
+fn note_request(bytes: &[u8], answer: &Answer, context: &mut Context<'_>) {
+    let transport = match answer {
+        Answer::Respond(_) => "http",
+        Answer::EventStream(_) => "event_stream",
+        Answer::Poll(poll) if poll.timeout.is_zero() => "short_poll",
+        Answer::Poll(_) => "long_poll",
+        Answer::WebSocket(_) => "websocket",
+    };
+    let path = http::logged_path(bytes, context.config).into_boxed_str();
+    let request = ReadRequest { transport, path };
+    context.ask(Effect::NoteRequest(Box::new(request)));
+}
+
+/// Passes a response without publications to the access log.
+fn note_response(response: &Response, context: &mut Context<'_>) {
+    if context.config.logging.access == AccessFormat::Off {
+        return;
+    }
+    context.ask(Effect::NoteAnswer(AnsweredRequest {
+        status: response.status.code(),
+        publications: 0,
+        bytes: response.bytes.len() as u64,
+    }));
 }
 
 /// Registers the request's token. Returns the subscription `join`, or `None` if the client must

@@ -174,6 +174,18 @@ pub fn forwarded_client(bytes: &[u8], config: &Config) -> Option<Option<IpAddr>>
     Some(forwarded::client(newest_first, list, &config.proxy.trusted))
 }
 
+/// Returns the path of the request at the front of `bytes` for the access log, with those
+/// parameters of the query that the server knows and that are not secret. Returns `-` if the head
+/// or its target is invalid.
+#[must_use]
+pub fn logged_path(bytes: &[u8], config: &Config) -> String {
+    let head_bytes_max = config.limits.request_head_bytes as usize;
+    match head::read_head(bytes, head_bytes_max) {
+        HeadRead::Complete { head, .. } => target::logged(head.target, &config.auth.query),
+        HeadRead::Incomplete | HeadRead::Refused(_) => String::from("-"),
+    }
+}
+
 /// Reads one request from the front of `bytes`, on a server that requires no tokens.
 pub fn read_request(
     bytes: &[u8],

@@ -10,6 +10,7 @@ use std::time::Duration;
 use memchr::{memchr, memchr2};
 use percent_encoding::percent_decode_str;
 
+use crate::config::limits::ACCESS_PATH_BYTES_MAX;
 use crate::effect::Window;
 use crate::frame::Envelope;
 use crate::id::{ChannelName, SINCE_FIRST, Since};
@@ -125,6 +126,28 @@ impl Query {
             window,
         })
     }
+}
+
+/// The parameters that may be in the access log. The names of all others are unknown, so they may
+/// be secret, like the parameter that contains a token.
+const LOGGED_PARAMETERS: [&str; 6] = ["channel", "envelope", "last", "since", "timeout", "window"];
+
+/// Returns the path of a request target and the parameters that may be in the access log, as the
+/// client has encoded them. `secret` is the name of the parameter that contains a token.
+pub(super) fn logged(target: &str, secret: &str) -> String {
+    let Ok(target) = Target::parse(target) else {
+        return String::from("-");
+    };
+    let mut logged = String::from(target.path);
+    let known = query_pairs(target.query)
+        .filter(|(name, _)| LOGGED_PARAMETERS.contains(name) && *name != secret);
+    for (index, (name, value)) in known.enumerate() {
+        logged.push(if index == 0 { '?' } else { '&' });
+        logged.extend([name, "=", value]);
+    }
+    let end = logged.floor_char_boundary(ACCESS_PATH_BYTES_MAX);
+    logged.truncate(end);
+    logged
 }
 
 /// Returns the value of the first non-empty parameter with this name.
@@ -248,6 +271,25 @@ mod tests {
 
     fn names(query: &str) -> Result<Vec<String>, Refusal> {
         Query::parse(query, 3).map(|query| query.channels.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn logged_path_has_only_parameters_that_are_not_secret() {
+        let long = format!("/sse?channel={}", "a".repeat(600));
+        for (target, expected) in [
+            (
+                "/ws?channel=a&token=x&channel=%62&t=1",
+                "/ws?channel=a&channel=%62",
+            ),
+            ("/ws?%63hannel=x&TOKEN=x&token", "/ws"),
+            ("/poll?since=x&timeout=0", "/poll?timeout=0"),
+            ("http://u:p@a/sse?window=2", "-"),
+            ("http://a/sse?window=2", "/sse?window=2"),
+            ("*", "-"),
+            (&*long, &long[..512]),
+        ] {
+            assert_eq!(logged(target, "since"), expected, "{target}");
+        }
     }
 
     #[test]

@@ -28,6 +28,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::SystemTime;
 
+use tracing_appender::non_blocking::WorkerGuard;
+
+use crate::access_log::AccessLog;
 use crate::admin::{self, FigureSources, Readiness, ServerStage};
 use crate::certain;
 use crate::config::changes::Reloaded;
@@ -138,6 +141,8 @@ pub struct Server {
     feed: FeedHandle,
     readiness: Arc<Readiness>,
     warnings: Arc<Warnings>,
+    /// Writes the queued lines of the access log when it is dropped.
+    _access_lines: Option<WorkerGuard>,
     /// The handle of the thread that measures memory. The thread ends when this field is dropped.
     _memory_watch: MemoryWatch,
 }
@@ -176,6 +181,7 @@ impl Server {
         let readiness = Arc::new(Readiness::default());
         let initial = InitialState::load(&config, clock, &feed_wake, &feed_metrics)?;
         let warnings = Arc::<Warnings>::default();
+        let (access_log, access_lines) = AccessLog::start(&config.logging, io::stdout()).unzip();
         let (guard, memory_watch) = guard(&config, listeners.addresses(), clock, &warnings)?;
         let spawner = WorkerSpawner {
             config: Arc::clone(&config),
@@ -187,6 +193,7 @@ impl Server {
             credentials: credentials.clone(),
             guard,
             warnings: Arc::clone(&warnings),
+            access_log,
             descriptor_limit,
         };
         let started = spawner.start(&mut listeners)?;
@@ -221,6 +228,7 @@ impl Server {
             feed,
             readiness,
             warnings,
+            _access_lines: access_lines,
             _memory_watch: memory_watch,
         })
     }
@@ -357,6 +365,7 @@ struct WorkerSpawner {
     credentials: Credentials,
     guard: Guard,
     warnings: Arc<Warnings>,
+    access_log: Option<AccessLog>,
     descriptor_limit: RaisedLimit,
 }
 
@@ -378,6 +387,7 @@ struct StartedWorkers {
     metrics: Vec<Arc<WorkerMetrics>>,
     guard: Guard,
     warnings: Arc<Warnings>,
+    access_log: Option<AccessLog>,
     log: Arc<Log>,
 }
 
@@ -399,6 +409,7 @@ impl StartedWorkers {
             readiness: Arc::clone(readiness),
             started: SystemTime::now(),
             warnings: Arc::clone(&self.warnings),
+            access_log: self.access_log.clone(),
             dropped_log_lines,
         }
     }
@@ -460,6 +471,7 @@ impl WorkerSpawner {
             metrics,
             guard,
             warnings: self.warnings,
+            access_log: self.access_log,
             log: self.log,
         })
     }
@@ -490,6 +502,7 @@ impl WorkerSpawner {
             secure: self.credentials.secure.clone(),
             keys: self.credentials.keys.clone(),
             warnings: Arc::clone(&self.warnings),
+            access_log: self.access_log.clone(),
             guard: spec.guard,
         };
         let (log, head) = (Arc::clone(&self.log), self.log.posted());

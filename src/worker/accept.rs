@@ -108,6 +108,7 @@ impl<N: Net> Worker<N> {
         if let Some(peer) = peer {
             self.note_peer(id, peer);
         }
+        self.begin_access_record(id);
         self.round.note_arrived(id);
         self.call(id, |conn, _out, context| conn.handle_accepted(context));
         // If a listener expects PROXY headers, TLS begins only after the header.

@@ -39,6 +39,8 @@ impl<N: Net> Worker<N> {
                 Effect::Join(join) => self.join(id, &join),
                 Effect::Leave(leave) => self.leave(id, &leave),
                 Effect::LeaveAll { is_stream } => self.leave_all(id, is_stream),
+                Effect::NoteAnswer(answered) => self.log_answer(id, answered),
+                Effect::NoteRequest(request) => self.note_request(id, request),
                 Effect::NoteRefusedToken(code) => self.warn(id, WarningKind::TokenRefused, &code),
                 Effect::Publish {
                     channel,
@@ -139,6 +141,7 @@ impl<N: Net> Worker<N> {
             }
         }
         self.hub.leave(id.slot);
+        self.note_sub(id.slot);
         self.access.forget(id.slot);
         let name = self.name(id);
         if self.parts.upstream.is_full(name) {

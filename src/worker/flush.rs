@@ -348,6 +348,8 @@ impl<N: Net> Worker<N> {
         is_blocked: bool,
     ) -> usize {
         self.parts.metrics.sent_bytes.add(count as u64);
+        self.access_records
+            .note_sent(write.id.slot, 0, count as u64);
         let Some(plaintext) = write.plaintext else {
             self.note_written(write.id, planned, count, is_blocked);
             return count;
@@ -367,6 +369,7 @@ impl<N: Net> Worker<N> {
             running,
             parts,
             filters,
+            access_records,
             ..
         } = self;
         let Some(slot) = conns.get_mut(id.slot as usize) else {
@@ -385,9 +388,11 @@ impl<N: Net> Worker<N> {
         let drained = outbox.drain(bytes);
         let is_own_done = outbox.is_empty();
         parts.metrics.deliveries.add(drained.delivered);
+        access_records.note_sent(id.slot, drained.delivered, 0);
         if is_own_done && !planned.is_empty() {
             let advanced = hub.advance(id.slot, planned, drained.left);
             parts.metrics.deliveries.add(advanced.delivered);
+            access_records.note_sent(id.slot, advanced.delivered, 0);
             if let Some((publication, written)) = advanced.begun {
                 outbox.keep_rest(publication, written);
             }

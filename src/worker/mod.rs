@@ -13,6 +13,7 @@
 //! `is_writable`, and a flag is cleared only when the socket would block.
 
 mod accept;
+mod access_records;
 pub mod admission;
 mod answer_poll;
 mod apply;
@@ -46,6 +47,7 @@ use std::time::{Duration, SystemTime};
 
 use hashbrown::HashSet;
 
+use crate::access_log::AccessLog;
 use crate::auth::{Access, ConnAccess, Verifier};
 use crate::backend::WatchedChannels;
 use crate::certain;
@@ -65,6 +67,7 @@ use crate::time::running::Running;
 use crate::time::wheel::Wheel;
 use crate::time::{Deadline, Now};
 use crate::warnings::Warnings;
+use access_records::AccessRecords;
 use admission::guard::{Guard, PeerTable};
 use admission::pending::Pending;
 use admission::rates::Rates;
@@ -106,6 +109,8 @@ pub struct Parts {
     pub guard: Guard,
     /// The certificates, if a listener speaks TLS.
     pub secure: Option<Secure>,
+    /// The access log, if it is on.
+    pub access_log: Option<AccessLog>,
     /// The limits on warnings, which all workers share.
     pub warnings: Arc<Warnings>,
     /// The verifier of tokens, if clients need tokens.
@@ -171,6 +176,7 @@ pub struct Worker<N: Net> {
     filters: Filters,
     /// The permissions that tokens grant.
     access: Access,
+    access_records: AccessRecords,
     memory_trim: MemoryTrim,
     draining: Option<Draining>,
     /// During a drain, conns that wait until the peer has received the goodbye.
@@ -293,6 +299,7 @@ impl<N: Net> Worker<N> {
             parts,
             filters: Filters::default(),
             access: Access::default(),
+            access_records: AccessRecords::default(),
             memory_trim: MemoryTrim::default(),
             draining: None,
             leaving: Leaving::default(),

@@ -344,6 +344,7 @@ mod tests {
             secure: None,
             keys: None,
             warnings: Arc::default(),
+            access_log: None,
         };
         let net = Endless {
             frame: frame.to_vec(),

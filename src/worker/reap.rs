@@ -20,6 +20,7 @@ impl<N: Net> Worker<N> {
             debug_assert_eq!(slot.generation, id.generation);
             self.leave_all(id, slot.conn.is_stream());
             self.forget_held(id.slot, slot.conn.outbox());
+            self.end_access_record(id, reason);
             slot.conn.handle_closed(&self.parts.metrics);
             self.filters.remove(id.slot);
             if let Some(peer) = self.take_peer(id.slot) {

@@ -17,6 +17,7 @@
     reason = "a test may panic"
 )]
 
+mod access_log;
 mod admin;
 mod admission;
 mod attack;

@@ -33,7 +33,17 @@ const WORDS: &[&str] = &[
 ];
 const PURE: &[&str] = &["backend", "frame", "http", "hub", "log", "tls", "transport"];
 const SHELL: &[&str] = &[
-    "admin", "build", "cli", "demo", "lib", "main", "server", "sys", "warnings", "worker",
+    "access_log",
+    "admin",
+    "build",
+    "cli",
+    "demo",
+    "lib",
+    "main",
+    "server",
+    "sys",
+    "warnings",
+    "worker",
 ];
 const TRANSPORTS: &[&str] = &["event_stream", "long_poll", "short_poll", "websocket"];
 

@@ -289,7 +289,7 @@ impl<'c> Harness<'c> {
                 self.subscribed.clear();
                 self.access.forget(SLOT);
             }
-            Effect::NoteRefusedToken(code) => assert!(!code.is_empty()),
+            Effect::NoteAnswer(_) | Effect::NoteRefusedToken(_) | Effect::NoteRequest(_) => {}
             Effect::Publish { reference, .. } => self.messages.push(BackendMessage::PublishReply {
                 outcome: PublishOutcome::Broadcast(cursor(8)),
                 reference,

@@ -100,6 +100,7 @@ impl World {
             guard: Guard::default(),
             keys: None,
             warnings: Arc::default(),
+            access_log: None,
             secure: None,
         };
         let mut world = Self {

@@ -15,7 +15,7 @@ pub(crate) mod secure;
 pub(crate) mod socket;
 
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -101,8 +101,10 @@ impl Server {
             .unwrap();
         let stdout = child.stdout.take().unwrap();
         let (line_out, line_in) = mpsc::channel();
+        let mut copy = File::create(folder.join("stdout.txt")).unwrap();
         thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                writeln!(copy, "{line}").unwrap();
                 let _ = line_out.send(line);
             }
         });

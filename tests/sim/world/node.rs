@@ -94,6 +94,7 @@ impl Node {
                 },
                 keys: tokens::keys(config),
                 warnings: Arc::default(),
+                access_log: None,
                 secure: (net.secure_listeners != 0).then(|| secure(net.secure_listeners)),
             };
             let hub = Hub::new(Arc::clone(log), number, epoch, log.posted(), config);
