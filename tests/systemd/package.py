@@ -117,6 +117,9 @@ def package_has_manuals_completions_recipes_and_licences():
         "/usr/share/doc/fanfare/CHANGELOG.md",
     ):
         assert path in paths, f"{path} is not in {sorted(paths)}"
+    licences = pathlib.Path("/usr/share/doc/fanfare/THIRD-PARTY.txt").read_text()
+    for text in ("\nrustls 0.", "\naws-lc-sys 0.", "Permission is hereby granted, free of charge"):
+        assert text in licences, text
     ok("bash", "-n", "/usr/share/bash-completion/completions/fanfare")
     assert "would set" in ok("/usr/share/fanfare/tuning/apply", "--dry-run")
     conffiles = ok("dpkg-query", "--show", "--showformat=${Conffiles}", "fanfare").split()

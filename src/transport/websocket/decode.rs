@@ -1,7 +1,7 @@
 //! Parses the header of a client's frame (RFC 6455, 5.2) and checks the rules that concern the
 //! header alone.
 //!
-//! [`super::receive`] checks whether the frame fits the message in progress and the size limit. A
+//! `receive` checks whether the frame fits the message in progress and the size limit. A
 //! violation is reported at the first byte that breaks a rule. So the result does not depend on how
 //! the bytes are split into reads. Tests compare the results with tungstenite's parser.
 
