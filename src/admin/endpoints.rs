@@ -144,7 +144,9 @@ fn metrics(figures: &FigureSources) -> String {
     let mut out = String::with_capacity(16 * 1024);
     let workers: Vec<&WorkerMetrics> = figures.workers.iter().map(AsRef::as_ref).collect();
     exposition::push(WorkerMetrics::TABLE, &workers, &mut out);
+    exposition::push_histograms(WorkerMetrics::HISTOGRAMS, &workers, &mut out);
     exposition::push(FeedMetrics::TABLE, &[&*figures.feed], &mut out);
+    exposition::push_histograms(FeedMetrics::HISTOGRAMS, &[&*figures.feed], &mut out);
     push_process(figures, &mut out);
     out
 }

@@ -49,6 +49,9 @@ pub struct Walk {
     pub again_floor: Amount,
     /// The time at which the visits began.
     pub started: Now,
+    /// The time at which the feed accepted the publication that caused the visits. If the hub does
+    /// not hold this publication, it is the time at which the visits began.
+    pub published: Now,
     /// Whether the hub has queued the channel for visits.
     pub is_queued: bool,
 }
@@ -96,13 +99,14 @@ impl Channel {
         fresh: impl FnOnce() -> Box<Walk>,
     ) -> bool {
         let (last, total) = (entry.sequence(), entry.total());
+        let published = entry.publication.published;
         let void = entry.before.minus(self.total);
         if let Some(walk) = &mut self.walk
             && void != Amount::default()
         {
             walk.add_before(void);
         }
-        let is_to_queue = self.take_in(last, total, entry.before, now, fresh);
+        let is_to_queue = self.take_in(last, total, entry.before, (now, published), fresh);
         if let Some(walk) = &mut self.walk {
             // `floor` was read from the log, which may have evicted entries that this worker has
             // not accepted yet. So `floor` may be above the running total before this entry.
@@ -129,7 +133,7 @@ impl Channel {
         fresh: impl FnOnce() -> Box<Walk>,
     ) -> bool {
         let (last, total, before) = (channel_state.last, channel_state.total, self.total);
-        let is_to_queue = self.take_in(last, total, before, now, fresh);
+        let is_to_queue = self.take_in(last, total, before, (now, now), fresh);
         if let Some(walk) = &mut self.walk {
             walk.tail.clear();
         }
@@ -141,7 +145,7 @@ impl Channel {
         last: Sequence,
         total: Amount,
         before: Amount,
-        now: Now,
+        (now, published): (Now, Now),
         fresh: impl FnOnce() -> Box<Walk>,
     ) -> bool {
         (self.last, self.total) = (last, total);
@@ -150,7 +154,7 @@ impl Channel {
         let walk = self.walk.get_or_insert_with(fresh);
         if begins {
             walk.floor = before;
-            walk.started = now;
+            (walk.started, walk.published) = (now, published);
             return !std::mem::replace(&mut walk.is_queued, true);
         }
         if !had_second_pass {

@@ -82,9 +82,18 @@ pub enum Visit {
     Done,
     /// The conn in this slot has to be visited, because its channel has a new publication.
     Subscriber(u32),
-    /// The last subscriber of a channel was visited. Contains the time at which the visits to the
-    /// channel's subscribers began.
-    WalkDone(Now),
+    /// The last subscriber of a channel was visited.
+    WalkDone(WalkTimes),
+}
+
+/// The times of a walk over the subscribers of a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WalkTimes {
+    /// The time at which the visits began.
+    pub started: Now,
+    /// The time at which the feed accepted the oldest publication of the walk, if this worker
+    /// received it from the feed; otherwise the same as `started`.
+    pub published: Now,
 }
 
 /// The channels that have subscribers on one worker.
@@ -446,7 +455,10 @@ impl Hub {
                     self.visits_in_a_row = 0;
                     if std::mem::take(&mut walk.is_queued) {
                         self.walked.push(index);
-                        return Visit::WalkDone(walk.started);
+                        return Visit::WalkDone(WalkTimes {
+                            started: walk.started,
+                            published: walk.published,
+                        });
                     }
                 }
             }

@@ -33,6 +33,9 @@ pub struct Planned {
     pub kind: FrameKind,
     /// The index of the publication's channel among the conn's subscriptions.
     pub subscription: u32,
+    /// The age of the publication when the plan was made, in microseconds; at most [`u32::MAX`],
+    /// which is 71 minutes.
+    pub age_us: u32,
     /// The place where the hub holds the publication's entry.
     pub held: Held,
 }
@@ -123,11 +126,13 @@ impl Plan<'_> {
             return false;
         }
         self.bytes += length;
+        let age = self.now.since(entry.publication.published);
         self.planned.push(Planned {
             sequence: source.next,
             length,
             kind,
             subscription: source.subscription,
+            age_us: u32::try_from(age.as_micros()).unwrap_or(u32::MAX),
             held: source.held,
         });
         // An expired publication is not sent, so it does not count towards an acknowledgement

@@ -2,7 +2,11 @@
 
 use std::fmt::Write as _;
 
+use super::histogram::{BOUNDS, HistogramMetric, bound_us};
 use super::{Across, Kind, Metric};
+
+/// Converts microseconds to seconds, as the last argument but one of [`push_value`].
+const MICROSECONDS: u32 = 1_000_000;
 
 /// The media type of the text that [`push`] writes.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -26,11 +30,42 @@ pub fn push<T>(table: &[Metric<T>], owners: &[&T], out: &mut String) {
     }
 }
 
+/// Appends a table of histograms. For each bucket, the numbers of all owners are added.
+pub fn push_histograms<T>(table: &[HistogramMetric<T>], owners: &[&T], out: &mut String) {
+    for metric in table {
+        push_header(metric.name, Kind::Histogram, metric.help, out);
+        let histograms = || owners.iter().map(|owner| (metric.histogram)(owner));
+        let name = format!("{}_bucket", metric.name);
+        let mut count = 0;
+        for index in 0..BOUNDS {
+            count += histograms().map(|one| one.bucket(index)).sum::<u64>();
+            let label = format!("le=\"{}\"", seconds(bound_us(index)));
+            push_value(&name, &label, count, 1, out);
+        }
+        count += histograms().map(|one| one.bucket(BOUNDS)).sum::<u64>();
+        push_value(&name, "le=\"+Inf\"", count, 1, out);
+        let sum = histograms().map(|one| one.sum_us()).sum();
+        let name = format!("{}_sum", metric.name);
+        push_value(&name, "", sum, MICROSECONDS, out);
+        // The count is the sum of the buckets that were just read. A separate counter could differ,
+        // because workers record values meanwhile.
+        let name = format!("{}_count", metric.name);
+        push_value(&name, "", count, 1, out);
+    }
+}
+
+/// Returns microseconds as a decimal number of seconds without trailing zeros.
+fn seconds(us: u64) -> String {
+    let text = format!("{}.{:06}", us / 1_000_000, us % 1_000_000);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
 /// Appends the help and type lines of a name.
 pub fn push_header(name: &str, kind: Kind, help: &str, out: &mut String) {
     let kind = match kind {
         Kind::Counter => "counter",
         Kind::Gauge => "gauge",
+        Kind::Histogram => "histogram",
     };
     // Writing to a string cannot fail.
     let written = write!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
@@ -97,10 +132,43 @@ mod tests {
     }
 
     #[test]
+    fn histogram_has_cumulative_buckets_in_seconds_a_sum_and_a_count() {
+        let (a, b) = (WorkerMetrics::default(), WorkerMetrics::default());
+        a.turn_us.record(16);
+        b.turn_us.record(17);
+        b.turn_us.record(2_000_000);
+        b.turn_us.record(60_000_000);
+        let mut text = String::new();
+        push_histograms(WorkerMetrics::HISTOGRAMS, &[&a, &b], &mut text);
+        for line in [
+            "# TYPE fanfare_turn_seconds histogram",
+            "fanfare_turn_seconds_bucket{le=\"0.000016\"} 1",
+            "fanfare_turn_seconds_bucket{le=\"0.000032\"} 2",
+            "fanfare_turn_seconds_bucket{le=\"1.048576\"} 2",
+            "fanfare_turn_seconds_bucket{le=\"2.097152\"} 3",
+            "fanfare_turn_seconds_bucket{le=\"16.777216\"} 3",
+            "fanfare_turn_seconds_bucket{le=\"+Inf\"} 4",
+            "fanfare_turn_seconds_sum 62.000033",
+            "fanfare_turn_seconds_count 4",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} in {text}");
+        }
+    }
+
+    #[test]
+    fn seconds_have_no_trailing_zeros() {
+        let texts = [16, 1_000_000, 1_500_000, 10_000_000].map(seconds);
+        assert_eq!(texts, ["0.000016", "1", "1.5", "10"]);
+    }
+
+    #[test]
     fn help_is_one_sentence_and_names_have_base_units_only() {
         let workers = WorkerMetrics::TABLE.iter().map(|m| (m.name, m.help));
         let feed = FeedMetrics::TABLE.iter().map(|m| (m.name, m.help));
-        for (name, help) in workers.chain(feed) {
+        let times = WorkerMetrics::HISTOGRAMS.iter().map(|m| (m.name, m.help));
+        let feed_times = FeedMetrics::HISTOGRAMS.iter().map(|m| (m.name, m.help));
+        let all = workers.chain(feed).chain(times).chain(feed_times);
+        for (name, help) in all {
             let sentences = help.matches(". ").count() + 1;
             assert!(help.ends_with('.') && sentences == 1, "{name}: {help}");
             for unit in [
@@ -120,6 +188,11 @@ mod tests {
         {
             assert!(name.starts_with("fanfare_"), "{name}");
             assert_eq!(name.ends_with("_total"), kind == Kind::Counter, "{name}");
+        }
+        let workers = WorkerMetrics::HISTOGRAMS.iter().map(|m| m.name);
+        for name in workers.chain(FeedMetrics::HISTOGRAMS.iter().map(|m| m.name)) {
+            assert!(name.starts_with("fanfare_"), "{name}");
+            assert!(name.ends_with("_seconds"), "{name}");
         }
     }
 }

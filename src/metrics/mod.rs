@@ -7,10 +7,12 @@
 //! process, which are in `admin`.
 
 pub mod exposition;
+pub mod histogram;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::effect::CloseReason;
+use histogram::{Histogram, HistogramMetric};
 
 /// One number with a single writer and any number of readers.
 #[derive(Debug, Default)]
@@ -57,6 +59,8 @@ pub enum Kind {
     Counter,
     /// A number that can grow and shrink.
     Gauge,
+    /// The numbers of values in ranges, and their sum. See [`histogram`].
+    Histogram,
 }
 
 /// The way in which the numbers of all workers are combined into one number.
@@ -98,11 +102,13 @@ pub struct Metric<T> {
 }
 
 macro_rules! metrics {
-    ($(#[$doc:meta])* $owner:ident { $($field:ident: $kind:ident $($across:ident)? $name:literal $(/ $per_unit:literal)? $({$labels:literal})? $help:literal,)* }) => {
+    ($(#[$doc:meta])* $owner:ident { $($field:ident: $kind:ident $($across:ident)? $name:literal $(/ $per_unit:literal)? $({$labels:literal})? $help:literal,)* }
+        histograms { $($times:ident: $times_name:literal $times_help:literal,)* }) => {
         $(#[$doc])*
         #[derive(Debug, Default)]
         pub struct $owner {
             $(#[doc = $help] pub $field: Counter,)*
+            $(#[doc = $times_help] pub $times: Histogram,)*
         }
 
         impl $owner {
@@ -116,6 +122,15 @@ macro_rules! metrics {
                     per_unit: 1 $(* $per_unit)?,
                     help: $help,
                     read: |metrics| metrics.$field.value(),
+                },)*
+            ];
+
+            /// All histograms.
+            pub const HISTOGRAMS: &'static [HistogramMetric<Self>] = &[
+                $(HistogramMetric {
+                    name: $times_name,
+                    help: $times_help,
+                    histogram: |metrics| &metrics.$times,
                 },)*
             ];
         }
@@ -208,6 +223,14 @@ metrics! {
         turns: Counter "fanfare_turns_total" "Turns of the workers' loops.",
         turns_late: Counter "fanfare_turns_late_total" "Turns that were late because the process was stopped or had no processor.",
     }
+    histograms {
+        fanout_us: "fanfare_fanout_seconds" "Time from the acceptance of a publication until a worker had visited the last subscriber of its channel.",
+        lag_us: "fanfare_delivery_lag_seconds" "Age of the oldest publication in a write or a poll's answer that delivered publications to a subscriber.",
+        turn_us: "fanfare_turn_seconds" "Time that a worker worked in one turn of its loop, without waiting for events.",
+        wait_us: "fanfare_turn_wait_seconds" "Time that a worker waited for events between two turns, without turns that left work.",
+        flush_us: "fanfare_flush_seconds" "Time of the flush phase of turns with something to write.",
+        handshake_us: "fanfare_tls_handshake_seconds" "Time from accepting a connection until its TLS handshake was complete.",
+    }
 }
 
 metrics! {
@@ -241,6 +264,9 @@ metrics! {
         journal_write_errors: Counter "fanfare_journal_errors_total" {"step=\"write\""} "Errors of the journal, by step: a batch that was not written, or a sync that failed.",
         journal_sync_errors: Counter "fanfare_journal_errors_total" {"step=\"sync\""} "Errors of the journal, by step: a batch that was not written, or a sync that failed.",
         journal_failing: Gauge "fanfare_journal_failing" "1 while publications are refused because the journal cannot be written.",
+    }
+    histograms {
+        post_us: "fanfare_feed_post_seconds" "Time from the acceptance of a publication until it was in the log and sent to the workers.",
     }
 }
 

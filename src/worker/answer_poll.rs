@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use super::Worker;
+use super::flush::record_lag;
 use super::wire::net::Net;
 use crate::certain;
 use crate::config::limits::{ANSWER_WAIT_MS, POLL_PLANS_MAX};
@@ -153,7 +154,8 @@ impl<N: Net> Worker<N> {
             let given: Vec<_> = given.collect();
             let bytes = planned.iter().map(|step| step.length).sum();
             let is_all = planned.is_empty();
-            self.hub.advance(slot, planned, bytes);
+            let advanced = self.hub.advance(slot, planned, bytes);
+            record_lag(planned, advanced.delivered, &self.parts.metrics);
             if is_all || !given.is_empty() {
                 return given;
             }

@@ -25,8 +25,9 @@ use crate::config::limits::{BATCH_WRITE_BYTES_MAX, FLUSH_SLICE_US_MAX};
 use crate::conn::Conn;
 use crate::effect::CloseReason;
 use crate::frame::FrameKind;
-use crate::hub::{Hub, Planned, QuotaOutcome, Visit};
+use crate::hub::{Hub, Planned, QuotaOutcome, Visit, WalkTimes};
 use crate::id::ConnId;
+use crate::metrics::WorkerMetrics;
 use crate::time::{Now, micros};
 use crate::transport::{Goodbye, StreamEvent};
 use crate::warnings::WarningKind;
@@ -71,11 +72,16 @@ impl Collected {
 
 impl<N: Net> Worker<N> {
     pub(super) fn flush(&mut self) {
-        let start = self.net.now();
-        self.flush_listed(start);
+        let begin = self.net.now();
+        let has_work = !self.to_flush.is_empty() || self.hub.is_walking();
+        self.flush_listed(begin);
         // Each of the two loops gets half of the time slice, so that neither delays the other.
         let start = self.net.now();
-        self.walk(start);
+        let end = self.walk(start);
+        if has_work {
+            let took = micros(end.since(begin));
+            self.parts.metrics.flush_us.record(took);
+        }
         // After the subscribers of a channel were visited, the hub still holds the entries, because
         // the conns in `to_flush` may need them. The entries are released when `to_flush` is empty.
         // If the hub holds too many bytes, they are released earlier, and these conns read the log
@@ -103,14 +109,16 @@ impl<N: Net> Worker<N> {
                 }
             }
             self.write_collected();
-            if self.is_slice_over(start) {
+            if is_slice_over(start, self.net.now()) {
                 return;
             }
         }
     }
 
     /// Writes to the subscribers of channels with new publications, until the time slice is over.
-    fn walk(&mut self, start: Now) {
+    /// Returns the time of the last reading of the clock.
+    fn walk(&mut self, start: Now) -> Now {
+        let mut now = start;
         self.awaits_fanout = self.hub.is_walking() && !self.net.may_fan_out();
         let mut is_over = self.awaits_fanout;
         while !is_over {
@@ -123,29 +131,28 @@ impl<N: Net> Worker<N> {
                             self.visit(id);
                         }
                     }
-                    Visit::WalkDone(started) => {
+                    Visit::WalkDone(times) => {
                         self.scratch.collected.visits += 1;
-                        ended.push(started);
+                        ended.push(times);
                     }
                 }
             }
             self.write_collected();
-            ended
-                .into_iter()
-                .for_each(|started| self.record_walk(started));
-            is_over |= self.is_slice_over(start);
+            now = self.net.now();
+            for times in ended {
+                self.record_walk(times, now);
+            }
+            is_over |= is_slice_over(start, now);
         }
         self.net.yield_fanout(self.hub.is_walking());
+        now
     }
 
-    fn record_walk(&self, started: Now) {
-        let took = self.net.now().since(started);
-        self.parts.metrics.walks.increment();
-        self.parts.metrics.walk_last_us.set(micros(took));
-    }
-
-    fn is_slice_over(&self, start: Now) -> bool {
-        self.net.now().since(start).as_micros() >= u128::from(FLUSH_SLICE_US_MAX / 2)
+    fn record_walk(&self, times: WalkTimes, now: Now) {
+        let metrics = &self.parts.metrics;
+        metrics.walks.increment();
+        metrics.walk_last_us.set(micros(now.since(times.started)));
+        metrics.fanout_us.record(micros(now.since(times.published)));
     }
 
     fn is_batch_full(&self) -> bool {
@@ -393,6 +400,7 @@ impl<N: Net> Worker<N> {
             let advanced = hub.advance(id.slot, planned, drained.left);
             parts.metrics.deliveries.add(advanced.delivered);
             access_records.note_sent(id.slot, advanced.delivered, 0);
+            record_lag(planned, advanced.delivered, &parts.metrics);
             if let Some((publication, written)) = advanced.begun {
                 outbox.keep_rest(publication, written);
             }
@@ -455,6 +463,11 @@ impl<N: Net> Worker<N> {
     }
 }
 
+/// Whether the time slice of one of the two loops of a flush is over.
+fn is_slice_over(start: Now, now: Now) -> bool {
+    now.since(start).as_micros() >= u128::from(FLUSH_SLICE_US_MAX / 2)
+}
+
 /// Decides which publications are written to a conn after the bytes of its outbox, within the
 /// budget. Returns the number of bytes to write, or `None` if there is nothing to write.
 fn plan(
@@ -484,6 +497,15 @@ fn plan(
     }
     let bytes = own + planned.iter().map(|step| step.length).sum::<usize>();
     (own > 0 || !planned.is_empty()).then_some(bytes)
+}
+
+/// Records the age of the oldest publication of a write, if the write delivered a publication.
+pub(super) fn record_lag(planned: &[Planned], delivered: u64, metrics: &WorkerMetrics) {
+    if delivered > 0
+        && let Some(first) = planned.first()
+    {
+        metrics.lag_us.record(first.age_us.into());
+    }
 }
 
 /// Returns the planned publications of one write of a batch.

@@ -10,14 +10,17 @@ use super::Worker;
 use super::wire::net::{Net, Readiness};
 use crate::config::limits::LATE_ENTRIES_WAIT_MS;
 use crate::id::ConnId;
+use crate::time::{Now, micros};
 
 impl<N: Net> Worker<N> {
     pub(super) fn poll(&mut self) {
-        let timeout = self.poll_timeout();
+        let (timeout, idle_since) = self.poll_timeout();
         let mut readiness = std::mem::take(&mut self.scratch.readiness);
         self.round.begin();
         let polled = self.net.poll(timeout, &mut readiness);
-        let before = std::mem::replace(&mut self.now, self.net.now());
+        let (before, now) = (self.now, self.net.now());
+        self.record_turn(idle_since, now);
+        self.now = now;
         self.follow_epoch();
         self.catch_up();
         if self.running.advance(self.now, timeout) {
@@ -62,9 +65,20 @@ impl<N: Net> Worker<N> {
             .note_polled(polled, reports, sockets, &self.to_read);
     }
 
+    /// Records how long the last turn worked and how long the poll has waited, until `now`. If the
+    /// poll did not wait, the clock was not read before it. Then the poll itself counts as work.
+    fn record_turn(&self, idle_since: Option<Now>, now: Now) {
+        let metrics = &self.parts.metrics;
+        let worked = idle_since.unwrap_or(now).since(self.now);
+        metrics.turn_us.record(micros(worked));
+        if let Some(idle_since) = idle_since {
+            metrics.wait_us.record(micros(now.since(idle_since)));
+        }
+    }
+
     /// Returns how long the poll may wait: zero while work is left, otherwise the time until the
-    /// next deadline.
-    fn poll_timeout(&self) -> Option<Duration> {
+    /// next deadline. Also returns the current time, unless work is left.
+    fn poll_timeout(&self) -> (Option<Duration>, Option<Now>) {
         let has_order = self.draining.is_none() && self.parts.inbox.drain_order().is_some();
         let has_mail = self.batch.len() > 0 || !self.parts.inbox.is_empty();
         let has_work = !self.to_read.is_empty()
@@ -80,7 +94,7 @@ impl<N: Net> Worker<N> {
                 && !(self.is_batch_held && self.awaits_fanout))
             || (self.accepting.ready != 0 && self.accepting.paused_until.is_none());
         if has_work {
-            return Some(Duration::ZERO);
+            return (Some(Duration::ZERO), None);
         }
         let now = self.net.now();
         let due = [
@@ -105,7 +119,7 @@ impl<N: Net> Worker<N> {
                 .has_late()
                 .then_some(Duration::from_millis(LATE_ENTRIES_WAIT_MS)),
         ];
-        waits.into_iter().flatten().min()
+        (waits.into_iter().flatten().min(), Some(now))
     }
 
     /// Called when a conn's socket is writable. Lists the conn for flush if bytes or publications

@@ -37,6 +37,7 @@ mod http;
 mod journal;
 mod limits;
 mod logs;
+mod metrics;
 mod namespaces;
 mod page;
 mod pinned_log;

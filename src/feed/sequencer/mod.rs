@@ -43,7 +43,7 @@ use crate::log::Writer;
 use crate::log::dedupe::Dedupe;
 use crate::metrics::FeedMetrics;
 use crate::sys::clock::Clock;
-use crate::time::{Deadline, Now};
+use crate::time::{Deadline, Now, micros};
 use crate::warnings::{self, Event, WarningKind, Warnings};
 use crate::worker::mail::inbox::{Mail, Mailbox, Posted};
 use crate::worker::mail::outgoing::Outgoing;
@@ -313,7 +313,9 @@ impl Sequencer {
             return BatchOutcome::Refused;
         }
         self.batch_bytes = 0;
-        self.metrics.publications.add(self.batch.len() as u64);
+        let count = self.batch.len() as u64;
+        let accepted = self.batch.first().map(|first| first.publication.published);
+        self.metrics.publications.add(count);
         // Only the numbers of this batch are announced. If the journal refuses a later batch, the
         // numbers of that batch are assigned again.
         if let Some(last) = self.batch.last() {
@@ -340,7 +342,13 @@ impl Sequencer {
             // The feed does not need a wake, because its thread sends the answers after posting.
             let _is_last = worker_ack.confirm(subscribers);
         }
-        enforce_bounds(&mut self.writer, &self.metrics, self.clock.now());
+        let now = self.clock.now();
+        // All publications of a batch were accepted at the same time.
+        if let Some(accepted) = accepted {
+            let took = micros(now.since(accepted));
+            self.metrics.post_us.record_many(took, count);
+        }
+        enforce_bounds(&mut self.writer, &self.metrics, now);
         BatchOutcome::Accepted
     }
 

@@ -20,6 +20,7 @@ use crate::config::limits::HANDSHAKES_PER_TURN_MAX;
 use crate::effect::CloseReason;
 use crate::http::Refusal;
 use crate::id::ConnId;
+use crate::time::{Now, micros};
 use crate::tls::{Filter, Identity};
 use crate::warnings::WarningKind;
 use crate::worker::Worker;
@@ -48,6 +49,8 @@ pub(in crate::worker) struct Filters {
 #[derive(Debug)]
 struct SecuredConn {
     filter: Filter,
+    /// The time at which the conn was accepted.
+    accepted: Now,
     is_in_handshake_queue: bool,
     /// Whether FIN must be sent after the last encrypted byte.
     owes_fin: bool,
@@ -282,6 +285,7 @@ impl<N: Net> Worker<N> {
         };
         let secured = SecuredConn {
             filter,
+            accepted: self.now,
             is_in_handshake_queue: false,
             owes_fin: false,
             owes_drained: false,
@@ -367,6 +371,8 @@ impl<N: Net> Worker<N> {
             self.warn(id, WarningKind::TlsFailed, &error);
         } else if is_established {
             metrics.handshakes.increment();
+            let took = self.net.now().since(secured.accepted);
+            metrics.handshake_us.record(micros(took));
             if secured.filter.is_resumed() {
                 metrics.handshakes_resumed.increment();
             }
