@@ -13,6 +13,7 @@
 
 mod connection;
 mod endpoints;
+mod figures;
 
 use std::fmt;
 use std::io::{self, ErrorKind};
@@ -25,16 +26,19 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::access_log::AccessLog;
+use crate::config::Config;
 use crate::config::limits::{
     ACCEPT_PAUSE_MS, ADMIN_ACCEPTS_PER_TURN_MAX, ADMIN_CONNS_MAX, ADMIN_STEP_MS,
 };
 use crate::health::Health;
 use crate::log::Log;
-use crate::metrics::{FeedMetrics, WorkerMetrics};
+use crate::metrics::{Counter, FeedMetrics, ReloadMetrics, WorkerMetrics};
 use crate::sys::descriptors::{self, Spare};
 use crate::sys::pressure::Meter;
+use crate::tls::Identity;
 use crate::warnings::Warnings;
 use crate::worker::admission::guard::Guard;
+use crate::worker::reloadable::Reloadable;
 use connection::{AdminConn, Priority};
 
 /// The stack size of the admin thread, in bytes. The thread's largest stack frame contains the
@@ -109,6 +113,16 @@ pub struct FigureSources {
     pub meter: Meter,
     /// The current stage of the server, and the health of its parts.
     pub readiness: Arc<Readiness>,
+    /// The configuration, for the limits.
+    pub config: Arc<Config>,
+    /// The maximum number of connections of all workers together.
+    pub conns_max: u64,
+    /// The TLS certificates, if a listener speaks TLS.
+    pub identity: Option<Arc<Reloadable<Identity>>>,
+    /// The counters of reloads.
+    pub reloads: Arc<ReloadMetrics>,
+    /// For each worker, its numbers of subscriptions in the order of the log's rules.
+    pub subscribers_by_rule: Vec<Arc<[Counter]>>,
     /// The time at which the server started.
     pub started: SystemTime,
     /// The limits on warnings. Their number of suppressed lines is a metric.
@@ -353,7 +367,6 @@ mod tests {
     use std::net::TcpStream;
 
     use super::*;
-    use crate::config::Config;
     use crate::health::Part;
     use crate::id::Sequence;
     use crate::log::Writer;
@@ -379,6 +392,11 @@ mod tests {
                     guard: Guard::default(),
                     log: Arc::clone(writer.log()),
                     meter: Meter::Nothing,
+                    config: Arc::default(),
+                    conns_max: 5,
+                    identity: None,
+                    reloads: Arc::default(),
+                    subscribers_by_rule: Vec::new(),
                     readiness: Arc::clone(&readiness),
                     started: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
                     warnings: Arc::default(),
@@ -468,6 +486,7 @@ mod tests {
             "fanfare_workers 2",
             "fanfare_start_time_seconds 1700000000",
             "fanfare_log_lines_dropped_total 3",
+            "fanfare_conns_limit 5",
             concat!(
                 "fanfare_info{version=\"",
                 env!("CARGO_PKG_VERSION"),

@@ -174,6 +174,7 @@ fn reload(server: &mut Server, start: &Start<'_>, manager: &mut ServiceManager) 
         let overridden = loaded.overridden_since(&start.file);
         Ok((reloaded, overridden, loaded.warnings))
     });
+    server.note_reload(reloaded.is_ok());
     match reloaded {
         Ok((Reloaded { changed, kept, .. }, overridden, warnings)) => {
             tracing::info!("certificates and keys were read again");

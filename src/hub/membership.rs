@@ -96,6 +96,9 @@ impl Hub {
             return JoinOutcome::ServerFull;
         };
         let place = channel.subscribers.push(slot);
+        if let Some(count) = self.subscribers_by_rule.get(channel.rule.index()) {
+            count.increment();
+        }
         let history = self.position_before_history(index, since);
         let start = match history {
             Some(position) => Joined {
@@ -231,6 +234,9 @@ impl Hub {
         let (channels, members) = (&mut self.channels, &mut self.members);
         let channel = channels.get_mut(index.0 as usize);
         if let Some(channel) = certain::some(channel, SUBSCRIBED) {
+            if let Some(count) = self.subscribers_by_rule.get(channel.rule.index()) {
+                count.decrement();
+            }
             channel
                 .subscribers
                 .remove(subscription.place, |moved, place| {

@@ -59,6 +59,7 @@ use crate::config::{Config, Overflow};
 use crate::frame::{Frames, Publication};
 use crate::id::{ChannelName, Cursor, Epoch, Sequence};
 use crate::log::{ChannelKey, Entry, EpochState, Log};
+use crate::metrics::Counter;
 use crate::time::Now;
 use channel::Walk;
 use initial::Initial;
@@ -144,6 +145,8 @@ pub struct Hub {
     /// Channels whose state must be read from the log again, after the hub has switched to the
     /// log's newest epoch. The number is `until` of [`Late::Unheld`].
     postponed: Vec<(ChannelIndex, Sequence)>,
+    /// The number of subscriptions for each rule of the log, in the order of the rules.
+    subscribers_by_rule: Arc<[Counter]>,
     /// The number of subscriptions.
     subscribers: u64,
     samples: Samples,
@@ -182,6 +185,9 @@ impl Hub {
     pub fn new(log: Arc<Log>, worker: u16, epoch: Epoch, head: Sequence, config: &Config) -> Self {
         Self {
             samples: Samples::new(log.rules()),
+            subscribers_by_rule: (0..log.rules().count())
+                .map(|_| Counter::default())
+                .collect(),
             state: log.state(),
             log,
             worker,
@@ -424,6 +430,13 @@ impl Hub {
         let channel = self.channels.get(place as usize)?;
         let is_it = channel.key == key && channel.name == entry.publication.channel;
         is_it.then_some(channel)
+    }
+
+    /// Returns the number of subscriptions for each rule of the log, in the order of the rules. A
+    /// change of a subscription updates it.
+    #[must_use]
+    pub fn subscribers_by_rule(&self) -> &Arc<[Counter]> {
+        &self.subscribers_by_rule
     }
 
     /// Returns the next subscriber to visit. Channels take turns.

@@ -80,6 +80,26 @@ struct Failure {
     refused: Instant,
 }
 
+/// A batch that was written, for the metrics of its commit.
+#[derive(Clone, Copy, Debug)]
+struct WrittenBatch {
+    /// The time at which the write began.
+    begun: Instant,
+    records: u64,
+}
+
+impl WrittenBatch {
+    /// Counts the batch after it was committed.
+    fn note_committed(self, is_synced: bool, metrics: &FeedMetrics) {
+        metrics
+            .journal_commit_us
+            .record(micros(self.begun.elapsed()));
+        if is_synced {
+            metrics.journal_synced.add(self.records);
+        }
+    }
+}
+
 /// The journal, as the sequencer uses it.
 #[derive(Debug)]
 pub struct Journal {
@@ -186,6 +206,7 @@ impl Journal {
             return true;
         };
         self.check();
+        let begun = Instant::now();
         let records = std::mem::take(&mut self.records);
         let outcome = self.write();
         self.update_failure(outcome.as_ref().err());
@@ -197,7 +218,7 @@ impl Journal {
         self.metrics.journal_records.add(records);
         self.metrics.journal_bytes.add(bytes);
         self.newest = Arc::clone(&commit);
-        self.settle_commit(commit);
+        self.settle_commit(commit, WrittenBatch { begun, records });
         true
     }
 
@@ -214,8 +235,9 @@ impl Journal {
 
     /// Sets the outcome of a batch that was written. If the batch must still be synced, the sync
     /// thread sets the outcome after the sync.
-    fn settle_commit(&self, commit: Arc<Commit>) {
-        if self.record_writer.settings.sync == JournalSync::Always {
+    fn settle_commit(&self, commit: Arc<Commit>, batch: WrittenBatch) {
+        let is_synced = self.record_writer.settings.sync == JournalSync::Always;
+        if is_synced {
             self.metrics.journal_syncs.increment();
         }
         let has_unsynced = self.record_writer.has_unsynced()
@@ -224,9 +246,16 @@ impl Journal {
             _ if has_unsynced => commit.set(CommitState::Unsynced),
             (Some(syncer), Some(engine)) => {
                 commit.set(CommitState::Written);
-                syncer.request(SyncRequest { engine, commit });
+                syncer.request(SyncRequest {
+                    engine,
+                    commit,
+                    batch,
+                });
             }
-            (None, _) => commit.set(CommitState::Committed),
+            (None, _) => {
+                batch.note_committed(is_synced, &self.metrics);
+                commit.set(CommitState::Committed);
+            }
             (Some(_), None) => {
                 debug_assert!(false, "the batch was written, so the store is open");
                 commit.set(CommitState::Unsynced);

@@ -224,6 +224,9 @@ impl<'a> Collector<'a> {
         let head = record_writer.head();
         let config = self.context.config;
         let writer = self.writer;
+        if let Some(writer) = &writer {
+            writer.log().rules().forget_published();
+        }
         if self.unreplayed > 0 {
             tracing::warn!(
                 records = self.unreplayed,

@@ -11,6 +11,7 @@ use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender};
 
+use super::WrittenBatch;
 use super::commit_state::{Commit, CommitState};
 use super::engine::{Engine, EngineError};
 use crate::config::limits::JOURNAL_SYNCS_WAITING_MAX;
@@ -23,6 +24,7 @@ pub(super) struct SyncRequest {
     /// The store that contains the batch.
     pub(super) engine: Arc<dyn Engine>,
     pub(super) commit: Arc<Commit>,
+    pub(super) batch: WrittenBatch,
 }
 
 /// The objects that the thread needs.
@@ -97,6 +99,9 @@ fn run(receiver: &Receiver<SyncRequest>, parts: &SyncerParts, has_failed: &Atomi
                 }
             };
             for request in same {
+                if state == CommitState::Committed {
+                    request.batch.note_committed(true, &parts.metrics);
+                }
                 request.commit.set(state);
             }
         }

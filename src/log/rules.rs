@@ -12,10 +12,20 @@ use crate::certain;
 use crate::config::namespace::{self, Namespace};
 use crate::config::{ClientPublish, Config, LogBounds, Overflow, Retention};
 use crate::id::{ChannelName, Sequence};
+use crate::metrics::Counter;
 
 /// The index of a channel's rule in the table of [`Rules`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RuleIndex(u16);
+
+impl RuleIndex {
+    /// Returns the index as a number. Zero is the rule for channels outside all namespaces; the
+    /// namespaces follow in their order.
+    #[must_use]
+    pub fn index(self) -> usize {
+        self.0.into()
+    }
+}
 
 /// The rules of all channels.
 #[derive(Debug)]
@@ -53,6 +63,8 @@ pub(super) struct Rule {
     pub(super) bound: Amount,
     age: Duration,
     overflow: Overflow,
+    /// The number of publications that the writer has added to channels with this rule.
+    published: Counter,
     /// The index of the rule's age limit in [`Rules::ages`], or `None` if the rule has the age
     /// limit of the log.
     pub(super) clock: Option<usize>,
@@ -97,6 +109,7 @@ impl Rules {
                 },
                 age,
                 overflow,
+                published: Counter::default(),
                 clock,
                 class,
                 evicted_floor: AtomicU64::new(head.0),
@@ -144,6 +157,33 @@ impl Rules {
     #[must_use]
     pub fn bounds(&self) -> &LogBounds {
         &self.bounds
+    }
+
+    /// Returns each rule's pattern, and the number of publications that were added to channels with
+    /// this rule after the start. The first rule has no pattern.
+    pub fn published(&self) -> impl Iterator<Item = (Option<&str>, u64)> {
+        let patterns = self.namespaces.iter().map(|one| Some(one.pattern.as_str()));
+        let counts = self.table.iter().map(|rule| rule.published.value());
+        std::iter::once(None).chain(patterns).zip(counts)
+    }
+
+    /// Returns the number of rules: one more than there are namespaces.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Counts a publication. Only the log's writer calls this.
+    pub(super) fn count_published(&self, index: RuleIndex) {
+        if let Some(rule) = self.get(index) {
+            rule.published.increment();
+        }
+    }
+
+    /// Sets all numbers of publications to zero, because publications of an earlier run are not
+    /// counted. Called at the end of a replay.
+    pub fn forget_published(&self) {
+        self.table.iter().for_each(|rule| rule.published.set(0));
     }
 
     /// Returns the index of the rule for a channel name.

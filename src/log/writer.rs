@@ -164,6 +164,7 @@ impl Writer {
             return 0;
         };
         let rule = channel.rule;
+        log.rules.count_published(rule);
         let this = Amount::of(&publication);
         let mut removed = 0;
         // Old entries are removed before the new entry is added, so that a channel that keeps one

@@ -145,6 +145,7 @@ metrics! {
         websocket_open: Gauge "fanfare_streams" {"transport=\"websocket\""} "Open streams and waiting long polls, by transport.",
         event_stream_open: Gauge "fanfare_streams" {"transport=\"event_stream\""} "Open streams and waiting long polls, by transport.",
         long_poll_open: Gauge "fanfare_streams" {"transport=\"long_poll\""} "Open streams and waiting long polls, by transport.",
+        tls_conns_open: Gauge "fanfare_tls_conns" "Connections of clients that are open and use TLS.",
         subscribers: Gauge "fanfare_subscribers" "Subscriptions of connections to channels.",
         conns_accepted: Counter "fanfare_conns_accepted_total" "Connections accepted.",
         handshakes: Counter "fanfare_tls_handshakes_total" "TLS handshakes completed.",
@@ -261,12 +262,37 @@ metrics! {
         journal_records: Counter "fanfare_journal_records_total" "Publications written to the journal.",
         journal_bytes: Counter "fanfare_journal_bytes_total" "Bytes written to the journal.",
         journal_syncs: Counter "fanfare_journal_syncs_total" "Syncs of the journal to disk.",
+        journal_synced: Counter "fanfare_journal_synced_total" "Publications in the journal that a sync has made durable.",
         journal_write_errors: Counter "fanfare_journal_errors_total" {"step=\"write\""} "Errors of the journal, by step: a batch that was not written, or a sync that failed.",
         journal_sync_errors: Counter "fanfare_journal_errors_total" {"step=\"sync\""} "Errors of the journal, by step: a batch that was not written, or a sync that failed.",
         journal_failing: Gauge "fanfare_journal_failing" "1 while publications are refused because the journal cannot be written.",
     }
     histograms {
+        journal_commit_us: "fanfare_journal_commit_seconds" "Time from the start of the write of a batch to the journal until the batch was written, and synced unless journal.sync is os.",
         post_us: "fanfare_feed_post_seconds" "Time from the acceptance of a publication until it was in the log and sent to the workers.",
+    }
+}
+
+metrics! {
+    /// The metrics of reloads. The main thread writes them.
+    ReloadMetrics {
+        succeeded: Counter "fanfare_reloads_total" {"outcome=\"success\""} "Reloads, by outcome.",
+        failed: Counter "fanfare_reloads_total" {"outcome=\"failure\""} "Reloads, by outcome.",
+        has_failed: Gauge "fanfare_reload_failed" "1 if the last reload failed, so that the earlier values are in use; otherwise 0.",
+        ended: Gauge "fanfare_reload_timestamp_seconds" "When the last reload ended, in seconds since 1970-01-01 UTC; 0 if there was none.",
+    }
+    histograms {}
+}
+
+impl ReloadMetrics {
+    /// Counts a reload that ended at `unix_s`, in seconds since 1970.
+    pub fn note(&self, is_success: bool, unix_s: u64) {
+        match is_success {
+            true => self.succeeded.increment(),
+            false => self.failed.increment(),
+        }
+        self.has_failed.set((!is_success).into());
+        self.ended.set(unix_s);
     }
 }
 

@@ -29,9 +29,11 @@ pub(super) fn load(
     };
     if tls.self_signed {
         match self_signed(trial_names(&config.listen)) {
-            Ok(made) => material
-                .pairs
-                .push((made.certificate.into_bytes(), made.key.into_bytes())),
+            Ok(made) => {
+                let pair = (made.certificate.into_bytes(), made.key.into_bytes());
+                material.names.push(String::from("self-signed"));
+                material.pairs.push(pair);
+            }
             Err(error) => found.push(Invalid::new("tls.self_signed", error.to_string())),
         }
     }
@@ -53,7 +55,10 @@ pub(super) fn load(
     }
     for ((chain, key), chain_path, key_path) in pairs {
         match check_pair(&chain, &key) {
-            Ok(()) => material.pairs.push((chain, key)),
+            Ok(()) => {
+                material.names.push(chain_path.display().to_string());
+                material.pairs.push((chain, key));
+            }
             Err(error) => found.push(invalid(error, chain_path, key_path)),
         }
     }

@@ -67,6 +67,12 @@ impl Credentials {
         }
     }
 
+    /// Returns the certificates, if a listener has TLS.
+    pub(super) fn identity(&self) -> Option<Arc<Reloadable<Identity>>> {
+        let secure = self.secure.as_ref()?;
+        Some(Arc::clone(&secure.identity))
+    }
+
     /// Reads the files again. The new content is used for new connections and tokens. If there is a
     /// problem with any file, nothing is replaced.
     pub(super) fn reload(&self, config: &Config) -> Result<(), Vec<Invalid>> {

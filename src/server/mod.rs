@@ -42,7 +42,7 @@ use crate::hub::Hub;
 use crate::id::{Epoch, RunId, Sequence};
 use crate::journal::replay::{self, JournalError, OpenContext, RecoveredFeed};
 use crate::log::{Log, Writer};
-use crate::metrics::{FeedMetrics, WorkerMetrics};
+use crate::metrics::{Counter, FeedMetrics, ReloadMetrics, WorkerMetrics};
 use crate::sys::activation::Inherited;
 use crate::sys::clock::Clock;
 use crate::sys::cpu;
@@ -50,6 +50,7 @@ use crate::sys::descriptors::{self, RaisedLimit};
 use crate::sys::listener::SocketOptions;
 use crate::sys::wake::Wake;
 use crate::time::Now;
+use crate::tls::Identity;
 use crate::warnings::Warnings;
 use crate::worker::Parts;
 use crate::worker::admission::guard::Guard;
@@ -57,6 +58,7 @@ use crate::worker::admission::pending::SilentLimit;
 use crate::worker::admission::sources::SourceLimiter;
 use crate::worker::mail::inbox::{DrainOrder, Mailbox, inbox};
 use crate::worker::mail::upstream::{Bounds, Reports, Upstream, upstream};
+use crate::worker::reloadable::Reloadable;
 use crate::worker::wire::fanout_limiter::{FanoutLimiter, Permit};
 use crate::worker::wire::kernel::MioNet;
 use credentials::Credentials;
@@ -143,6 +145,7 @@ pub struct Server {
     warnings: Arc<Warnings>,
     /// Writes the queued lines of the access log when it is dropped.
     _access_lines: Option<WorkerGuard>,
+    reloads: Arc<ReloadMetrics>,
     /// The handle of the thread that measures memory. The thread ends when this field is dropped.
     _memory_watch: MemoryWatch,
 }
@@ -229,6 +232,7 @@ impl Server {
             readiness,
             warnings,
             _access_lines: access_lines,
+            reloads: started.reloads,
             _memory_watch: memory_watch,
         })
     }
@@ -255,6 +259,14 @@ impl Server {
             worker.mailbox.order_config(Arc::clone(&self.config));
         }
         Ok(reloaded)
+    }
+
+    /// Counts a reload in the metrics. Must be called after each reload, also after one that failed
+    /// before [`Self::reload`] was called.
+    pub fn note_reload(&self, is_success: bool) {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let unix_s = since.map_or(0, |since| since.as_secs());
+        self.reloads.note(is_success, unix_s);
     }
 
     /// Returns the address for metrics and health checks, or `None` if the configuration turns them
@@ -389,6 +401,13 @@ struct StartedWorkers {
     warnings: Arc<Warnings>,
     access_log: Option<AccessLog>,
     log: Arc<Log>,
+    config: Arc<Config>,
+    identity: Option<Arc<Reloadable<Identity>>>,
+    reloads: Arc<ReloadMetrics>,
+    /// The maximum number of connections of all workers together.
+    conns_max: u64,
+    /// For each worker, its numbers of subscriptions in the order of the log's rules.
+    subscribers_by_rule: Vec<Arc<[Counter]>>,
 }
 
 impl StartedWorkers {
@@ -410,6 +429,11 @@ impl StartedWorkers {
             started: SystemTime::now(),
             warnings: Arc::clone(&self.warnings),
             access_log: self.access_log.clone(),
+            config: Arc::clone(&self.config),
+            conns_max: self.conns_max,
+            identity: self.identity.clone(),
+            reloads: Arc::clone(&self.reloads),
+            subscribers_by_rule: self.subscribers_by_rule.clone(),
             dropped_log_lines,
         }
     }
@@ -448,6 +472,7 @@ impl WorkerSpawner {
             (count > permits).then(|| Arc::new(FanoutLimiter::new(permits, wakes.clone())));
         let mut workers = Vec::with_capacity(count);
         let mut metrics = Vec::with_capacity(count);
+        let mut subscribers_by_rule = Vec::with_capacity(count);
         let (ends, reports) = upstream(&wakes, &self.feed_wake, Bounds::default());
         let guard = self.guard(count);
         for (number, (wake, upstream)) in (0_u16..).zip(wakes.into_iter().zip(ends)) {
@@ -463,8 +488,11 @@ impl WorkerSpawner {
                     .map(|limiter| Permit::new(Arc::clone(limiter), number.into())),
             };
             metrics.push(Arc::clone(&spec.metrics));
-            workers.push(self.start_one(spec, count, listeners)?);
+            let (worker, subscribers) = self.start_one(spec, count, listeners)?;
+            workers.push(worker);
+            subscribers_by_rule.push(subscribers);
         }
+        let conns_max = self.conns_max_of_all(count);
         Ok(StartedWorkers {
             workers,
             reports,
@@ -472,6 +500,11 @@ impl WorkerSpawner {
             guard,
             warnings: self.warnings,
             access_log: self.access_log,
+            conns_max,
+            subscribers_by_rule,
+            identity: self.credentials.identity(),
+            config: self.config,
+            reloads: Arc::default(),
             log: self.log,
         })
     }
@@ -481,7 +514,7 @@ impl WorkerSpawner {
         spec: WorkerSpec,
         count: usize,
         listeners: &mut Listeners,
-    ) -> Result<RunningWorker, StartError> {
+    ) -> Result<(RunningWorker, Arc<[Counter]>), StartError> {
         let (mailbox, inbox) = inbox(Arc::clone(&spec.wake));
         let mut net = MioNet::new(Arc::clone(&spec.wake), self.clock)
             .map_err(StartError::system("create a worker's epoll"))?;
@@ -506,22 +539,25 @@ impl WorkerSpawner {
             guard: spec.guard,
         };
         let (log, head) = (Arc::clone(&self.log), self.log.posted());
+        let hub = Hub::new(log, parts.number, self.epoch, head, &self.config);
+        let subscribers = Arc::clone(hub.subscribers_by_rule());
         let preparation = Preparation {
             net,
-            hub: Hub::new(log, parts.number, self.epoch, head, &self.config),
+            hub,
             parts,
             pin: spec.pin,
             options: SocketOptions::new(&self.config),
             workers: count,
         };
         let thread = threads::start_worker(preparation, listeners)?;
-        Ok(RunningWorker {
+        let worker = RunningWorker {
             thread,
             mailbox,
             wake: spec.wake,
             pulse,
             pulse_seen: u64::MAX,
-        })
+        };
+        Ok((worker, subscribers))
     }
 
     /// Creates the state for admission control in workers. Clones of this state share the counts
@@ -549,6 +585,14 @@ impl WorkerSpawner {
              {in_force} for each of {workers} workers, which is enough for about {connections} \
              connections. Raise it with LimitNOFILE= in the unit or with ulimit -n"
         );
+    }
+
+    /// Returns the maximum number of conns of all workers together.
+    fn conns_max_of_all(&self, workers: usize) -> u64 {
+        match self.config.limits.conns {
+            0 => u64::from(self.conns_max(workers)) * workers as u64,
+            limit => limit.into(),
+        }
     }
 
     /// Returns a worker's share of `limits.conns`. Without this limit, returns the number of conns

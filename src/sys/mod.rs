@@ -19,4 +19,5 @@ pub mod regular;
 pub mod ring;
 pub mod signals;
 pub mod unacknowledged;
+pub mod usage;
 pub mod wake;

@@ -67,7 +67,7 @@ impl Filter {
     /// [`Identity::new`] has checked the identity.
     pub fn new(identity: &Identity) -> Result<Self, TlsError> {
         Ok(Self {
-            library: UnbufferedServerConnection::new(Arc::clone(&identity.0))?,
+            library: UnbufferedServerConnection::new(Arc::clone(&identity.config))?,
             partial: Vec::new(),
             plain: Vec::new(),
             sealed: Vec::new(),

@@ -22,6 +22,8 @@ pub struct Material {
     /// Certificate chains, each with its private key. The first pair is for clients that send no
     /// SNI or an unknown server name.
     pub pairs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The name of each pair in metrics, in the order of the pairs. May be shorter than `pairs`.
+    pub names: Vec<String>,
     /// The certificates of the authorities that sign client certificates.
     pub client_authorities: Vec<u8>,
     /// Whether clients may or must present a certificate.
@@ -68,9 +70,21 @@ pub enum IdentityError {
     Library(#[from] rustls::Error),
 }
 
+/// The end of the validity of a certificate chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expiry {
+    /// The name of the pair in [`Material::names`].
+    pub name: String,
+    /// The earliest time at which a certificate of the chain expires, in seconds since 1970.
+    pub unix_s: u64,
+}
+
 /// The TLS configuration for new connections.
 #[derive(Clone)]
-pub struct Identity(pub(super) Arc<ServerConfig>);
+pub struct Identity {
+    pub(super) config: Arc<ServerConfig>,
+    expiries: Arc<[Expiry]>,
+}
 
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -87,6 +101,12 @@ impl Identity {
     /// certificate, or if there is no pair.
     pub fn new(material: &Material, former: Option<&Self>) -> Result<Self, IdentityError> {
         let names = Names::new(&material.pairs)?;
+        let expiries = material.names.iter().zip(&material.pairs);
+        let expiries = expiries.filter_map(|(name, (chain, _key))| {
+            let (name, unix_s) = (name.clone(), expiry(chain)?);
+            Some(Expiry { name, unix_s })
+        });
+        let expiries = expiries.collect();
         let provider = Arc::new(aws_lc_rs::default_provider());
         let config = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()?;
@@ -113,11 +133,29 @@ impl Identity {
         config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
         config.send_tls13_tickets = 1;
         config.ticketer = match former {
-            Some(former) => Arc::clone(&former.0.ticketer),
+            Some(former) => Arc::clone(&former.config.ticketer),
             None => ticketer()?,
         };
-        Ok(Self(Arc::new(config)))
+        let config = Arc::new(config);
+        Ok(Self { config, expiries })
     }
+
+    /// Returns the ends of the validity of the certificates that have a name.
+    #[must_use]
+    pub fn expiries(&self) -> &[Expiry] {
+        &self.expiries
+    }
+}
+
+/// Returns the earliest time at which a certificate of a PEM chain expires, in seconds since 1970.
+/// Returns `None` if no certificate can be parsed.
+fn expiry(chain: &[u8]) -> Option<u64> {
+    let certificates = CertificateDer::pem_slice_iter(chain).flatten();
+    let ends = certificates.filter_map(|certificate| {
+        let (_rest, parsed) = x509_parser::parse_x509_certificate(&certificate).ok()?;
+        u64::try_from(parsed.validity().not_after.timestamp()).ok()
+    });
+    ends.min()
 }
 
 fn ticketer() -> Result<Arc<dyn ProducesTickets>, rustls::Error> {

@@ -14,7 +14,9 @@ mod filter;
 mod identity;
 
 pub use filter::{Filter, TlsError};
-pub use identity::{Identity, IdentityError, Material, SelfSigned, check_pair, self_signed};
+pub use identity::{
+    Expiry, Identity, IdentityError, Material, SelfSigned, check_pair, self_signed,
+};
 
 #[cfg(test)]
 mod tests;

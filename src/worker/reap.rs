@@ -51,6 +51,7 @@ impl<N: Net> Worker<N> {
     fn update_gauges(&self) {
         let metrics = &self.parts.metrics;
         metrics.conns_pending.set(self.pending.silent().into());
+        metrics.tls_conns_open.set(self.filters.count());
         metrics.subscribers.set(self.hub.subscriber_count());
         metrics.wakes.set(self.parts.inbox.wakes());
         metrics.conflated.set(self.hub.conflated_total());

@@ -310,7 +310,11 @@ fn metrics_are_prometheus_text() {
     let mut typed = BTreeSet::new();
     let mut values = BTreeSet::new();
     for line in response.body_text().lines() {
-        let words: Vec<&str> = line.splitn(4, ' ').collect();
+        // The value of a label may contain a space.
+        let words: Vec<&str> = match line.starts_with('#') {
+            true => line.splitn(4, ' ').collect(),
+            false => line.rsplitn(2, ' ').collect(),
+        };
         match words[..] {
             ["#", "HELP", name, help] => {
                 // Prometheus reserves the prefix `process_` for metrics that every process has.
@@ -324,7 +328,7 @@ fn metrics_are_prometheus_text() {
                 assert!(matches!(kind, "counter" | "gauge" | "histogram"), "{line}");
                 assert!(typed.insert(name), "twice: {line}");
             }
-            [series, value] => {
+            [value, series] => {
                 value.parse::<f64>().unwrap();
                 let name = series.split('{').next().unwrap();
                 assert!(typed.contains(name), "no type before {line}");

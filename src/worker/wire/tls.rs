@@ -109,6 +109,11 @@ impl Filters {
         self.by_slot.get_mut(&slot).map(|secured| &mut **secured)
     }
 
+    /// Returns the number of conns that speak TLS.
+    pub(in crate::worker) fn count(&self) -> u64 {
+        self.by_slot.len() as u64
+    }
+
     /// Whether a conn speaks TLS.
     pub(in crate::worker) fn has(&self, slot: u32) -> bool {
         self.get(slot).is_some()

@@ -414,7 +414,7 @@ fn metrics_page_lists_each_metric_with_its_type() {
          [limits]\nconns_per_source = 100\n",
         folder.path().join("journal")
     );
-    let server = Server::with(&config, &[]);
+    let server = Server::with(&config, &["--listen", "127.0.0.1:0 tls"]);
     let response = Raw::get(server.admin, "/metrics");
     let mut types: BTreeMap<String, String> = BTreeMap::new();
     for line in response.body_text().lines() {
