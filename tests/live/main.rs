@@ -20,6 +20,7 @@
 mod access_log;
 mod admin;
 mod admission;
+mod alerts;
 mod attack;
 mod backend;
 mod bench;

@@ -225,7 +225,7 @@ fn publications_and_subscribers_are_counted_by_namespace() {
     drop(server);
     // Publications of the journal belong to the earlier run.
     let server = Server::with(&config, &[]);
-    assert_eq!(server.metric("fanfare_log_entries"), 5.0);
+    server.await_metric("fanfare_log_entries", 5.0);
     assert_eq!(published(&server, "chat:*"), 0.0);
     Feeder::connect(&server.feed).publish("chat:1", 1);
     assert_eq!(published(&server, "chat:*"), 1.0);
