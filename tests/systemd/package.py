@@ -113,6 +113,8 @@ def package_has_manuals_completions_recipes_and_licences():
         "/usr/share/zsh/vendor-completions/_fanfare",
         "/usr/share/fanfare/tuning/99-fanfare.conf",
         "/usr/share/fanfare/proxies/nginx.conf",
+        "/usr/share/fanfare/prometheus/alerts.yml",
+        "/usr/share/fanfare/grafana/dashboard.json",
         "/usr/share/doc/fanfare/copyright",
         "/usr/share/doc/fanfare/CHANGELOG.md",
     ):
