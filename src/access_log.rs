@@ -105,9 +105,10 @@ impl AccessLog {
 /// The syntax of lines.
 trait Syntax {
     const OPEN: &'static str;
+    const SEPARATOR: u8;
     const CLOSE: &'static str;
-    /// Begins a field. The first field of a line is preceded by no separator.
-    fn name(&self, name: &str, is_first: bool, out: &mut Vec<u8>);
+    /// Appends the name of a field and the character after it.
+    fn name(&self, name: &str, out: &mut Vec<u8>);
     /// Appends a text in quotes. Control characters are escaped.
     fn text(&self, text: &str, out: &mut Vec<u8>);
 }
@@ -117,14 +118,11 @@ struct Json;
 
 impl Syntax for Json {
     const OPEN: &'static str = "{";
+    const SEPARATOR: u8 = b',';
     const CLOSE: &'static str = "}\n";
 
-    fn name(&self, name: &str, is_first: bool, out: &mut Vec<u8>) {
-        if !is_first {
-            out.push(b',');
-        }
-        push_json_string(name, out);
-        out.push(b':');
+    fn name(&self, name: &str, out: &mut Vec<u8>) {
+        push_display(&format_args!("\"{name}\":"), out);
     }
 
     fn text(&self, text: &str, out: &mut Vec<u8>) {
@@ -137,14 +135,11 @@ struct Logfmt;
 
 impl Syntax for Logfmt {
     const OPEN: &'static str = "";
+    const SEPARATOR: u8 = b' ';
     const CLOSE: &'static str = "\n";
 
-    fn name(&self, name: &str, is_first: bool, out: &mut Vec<u8>) {
-        if !is_first {
-            out.push(b' ');
-        }
-        out.extend_from_slice(name.as_bytes());
-        out.push(b'=');
+    fn name(&self, name: &str, out: &mut Vec<u8>) {
+        push_display(&format_args!("{name}="), out);
     }
 
     fn text(&self, text: &str, out: &mut Vec<u8>) {
@@ -155,7 +150,7 @@ impl Syntax for Logfmt {
 impl Line<'_> {
     fn push<S: Syntax>(&self, out: &mut Vec<u8>, syntax: &S) {
         out.extend_from_slice(S::OPEN.as_bytes());
-        syntax.name("time", true, out);
+        syntax.name("time", out);
         syntax.text(&now(), out);
         let texts = [
             ("peer", self.peer.map(|peer| peer.to_string())),
@@ -168,7 +163,8 @@ impl Line<'_> {
         ];
         for (name, text) in texts {
             if let Some(text) = text {
-                syntax.name(name, false, out);
+                out.push(S::SEPARATOR);
+                syntax.name(name, out);
                 syntax.text(&text, out);
             }
         }
@@ -181,7 +177,8 @@ impl Line<'_> {
         ];
         for (name, number) in numbers {
             if let Some(number) = number {
-                syntax.name(name, false, out);
+                out.push(S::SEPARATOR);
+                syntax.name(name, out);
                 push_display(&number, out);
             }
         }

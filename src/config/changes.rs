@@ -83,11 +83,6 @@ impl Config {
     /// Returns the keys whose values differ, as `section.key` in alphabetical order.
     #[must_use]
     pub fn changed_keys(&self, other: &Self) -> BTreeSet<String> {
-        let table = |config| {
-            let table = Table::try_from(config);
-            debug_assert!(table.is_ok(), "a configuration can be written as TOML");
-            table.unwrap_or_default()
-        };
         between(&table(self), &table(other))
     }
 
@@ -100,12 +95,11 @@ impl Config {
             .changed_keys(latest)
             .into_iter()
             .partition(|key| self.can_reload(key, latest));
-        let mut table = Table::try_from(self).unwrap_or_default();
-        let new = Table::try_from(latest).unwrap_or_default();
+        let (mut values, new) = (table(self), table(latest));
         for key in &changed {
-            copy(key, &new, &mut table);
+            copy(key, &new, &mut values);
         }
-        let config = table.try_into();
+        let config = values.try_into();
         debug_assert!(config.is_ok(), "a configuration is read back from TOML");
         Reloaded {
             config: config.unwrap_or_else(|_| self.clone()),
@@ -129,6 +123,12 @@ impl Config {
         }
         RELOADABLE.contains(&key)
     }
+}
+
+fn table(config: &Config) -> Table {
+    let table = Table::try_from(config);
+    debug_assert!(table.is_ok(), "a configuration can be written as TOML");
+    table.unwrap_or_default()
 }
 
 /// Copies the value of a key, or removes the key if the new table has none.

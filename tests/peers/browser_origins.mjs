@@ -6,20 +6,13 @@
 // SERVER is the origin of the server, COOKIE is its cookie as `name=value`, and each PAGE is a page
 // of another origin. Prints one JSON object for each PAGE with the results of its event stream, its
 // polls and its WebSocket: `opened`, a status, or `error`.
-import { chromium } from 'playwright-core';
+import { launch } from './chromium.mjs';
 
 const [executablePath, server, cookie, profile, ...pages] = process.argv.slice(2);
 const print = (value) => process.stdout.write(JSON.stringify(value) + '\n');
 setTimeout(() => { process.stderr.write('not done in 60 s\n'); process.exit(1); }, 60_000).unref();
 
-const context = await chromium.launchPersistentContext(profile, {
-  executablePath,
-  headless: true,
-  args: [
-    '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
-    '--disable-background-networking', '--disable-component-update', '--disable-sync',
-  ],
-});
+const context = await launch(executablePath, profile);
 const [name, value] = cookie.split('=');
 await context.addCookies([{ name, value, url: server, sameSite: 'Strict', httpOnly: true }]);
 

@@ -6,22 +6,14 @@
 // connections to one HTTP/1.1 origin. Prints {"open":n} when all streams are open. After each of
 // ROUNDS losses, prints {"reopened":n,"stopped":n} when each stream is open again or has stopped
 // permanently.
-import { chromium } from 'playwright-core';
+import { launch } from './chromium.mjs';
 
 const [executablePath, address, profile, origins, rounds] = process.argv.slice(2);
 const { hostname, port } = new URL(address);
 const print = (value) => process.stdout.write(JSON.stringify(value) + '\n');
 setTimeout(() => { process.stderr.write('not done in 90 s\n'); process.exit(1); }, 90_000).unref();
 
-const context = await chromium.launchPersistentContext(profile, {
-  executablePath,
-  headless: true,
-  args: [
-    '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
-    '--disable-background-networking', '--disable-component-update', '--disable-sync',
-    `--host-resolver-rules=MAP *.example ${hostname}`,
-  ],
-});
+const context = await launch(executablePath, profile, { args: [`--host-resolver-rules=MAP *.example ${hostname}`] });
 const streams = 6 * origins;
 const counts = { opened: 0, stopped: 0 };
 let settled = 0;

@@ -5,20 +5,13 @@
 // URL is any page of the server; the stream comes from the same origin. Prints {"opened":n} each
 // time a stream has opened, {"id":…} for each of the COUNT (default 2) publications that it waits
 // for, and {"gap":…} for a gap.
-import { chromium } from 'playwright-core';
+import { launch } from './chromium.mjs';
 
 const [executablePath, url, profile, count = 2] = process.argv.slice(2);
 const print = (value) => process.stdout.write(JSON.stringify(value) + '\n');
 setTimeout(() => { process.stderr.write('not done in 60 s\n'); process.exit(1); }, 60_000).unref();
 
-const context = await chromium.launchPersistentContext(profile, {
-  executablePath,
-  headless: true,
-  args: [
-    '--no-sandbox', '--ignore-certificate-errors', '--disable-gpu', '--disable-quic', '--no-first-run',
-    '--disable-background-networking', '--disable-component-update', '--disable-sync',
-  ],
-});
+const context = await launch(executablePath, profile, { args: ['--ignore-certificate-errors'] });
 const page = await context.newPage();
 await page.exposeFunction('print', print);
 await page.goto(url);

@@ -5,21 +5,13 @@
 // Prints one JSON object per line: {"live":…} when figures arrive over both transports,
 // {"subscribed":…} when the form's subscription is confirmed, and {"seen":…} when the form's
 // publication is shown.
-import { chromium } from 'playwright-core';
+import { launch } from './chromium.mjs';
 
 const [executablePath, url, profile, screenshot] = process.argv.slice(2);
 const print = (value) => process.stdout.write(JSON.stringify(value) + '\n');
 setTimeout(() => { process.stderr.write('not done in 90 s\n'); process.exit(1); }, 90_000).unref();
 
-const context = await chromium.launchPersistentContext(profile, {
-  executablePath,
-  headless: true,
-  viewport: { width: 1100, height: 1000 },
-  args: [
-    '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
-    '--disable-background-networking', '--disable-component-update', '--disable-sync',
-  ],
-});
+const context = await launch(executablePath, profile, { viewport: { width: 1100, height: 1000 } });
 const page = await context.newPage();
 const errors = [];
 page.on('pageerror', (error) => errors.push(error.message));

@@ -4,19 +4,12 @@
 //
 // Prints each line of the page's console. An error of the page ends the process with status 1.
 import { readFileSync } from 'node:fs';
-import { chromium } from 'playwright-core';
+import { launch } from './chromium.mjs';
 
 const [executablePath, url, profile, script] = process.argv.slice(2);
 const fail = (why) => { process.stdout.write(`${why}\n`); process.exit(1); };
 
-const context = await chromium.launchPersistentContext(profile, {
-  executablePath,
-  headless: true,
-  args: [
-    '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
-    '--disable-background-networking', '--disable-component-update', '--disable-sync',
-  ],
-});
+const context = await launch(executablePath, profile);
 const page = await context.newPage();
 page.on('pageerror', (error) => fail(error.message));
 await page.goto(url);

@@ -9,7 +9,7 @@
 // token although they must not. SCREENSHOT.before.png shows the page without a token, and
 // SCREENSHOT.after.png shows the page with a token.
 import { execFileSync } from 'node:child_process';
-import { chromium } from 'playwright-core';
+import { launch } from './chromium.mjs';
 
 const [executablePath, url, profile, screenshot, fanfare, secret] = process.argv.slice(2);
 const sign = (seconds) => execFileSync(fanfare, [
@@ -18,15 +18,7 @@ const sign = (seconds) => execFileSync(fanfare, [
 const print = (value) => process.stdout.write(JSON.stringify(value) + '\n');
 setTimeout(() => { process.stderr.write('not done in 90 s\n'); process.exit(1); }, 90_000).unref();
 
-const context = await chromium.launchPersistentContext(profile, {
-  executablePath,
-  headless: true,
-  viewport: { width: 1100, height: 1000 },
-  args: [
-    '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
-    '--disable-background-networking', '--disable-component-update', '--disable-sync',
-  ],
-});
+const context = await launch(executablePath, profile, { viewport: { width: 1100, height: 1000 } });
 const page = await context.newPage();
 const [errors, urls] = [[], []];
 page.on('pageerror', (error) => errors.push(error.message));

@@ -21,8 +21,8 @@ use crate::support::{PATIENCE, dependency, fanfare, within};
 
 /// The longest time that an example in the foreground takes.
 const EXAMPLE_MAX: Duration = Duration::from_secs(60);
-/// The program that runs a script in a browser.
-const BROWSER: &str = "page_script.mjs";
+/// The program that runs a script in a browser, and its module.
+const BROWSER: [&str; 2] = ["page_script.mjs", "chromium.mjs"];
 
 /// A shell, the server of the page and the examples that run in the background.
 pub(super) struct Session {
@@ -363,7 +363,9 @@ fn prepare(folder: &Path) {
     }
     symlink(env!("CARGO_BIN_EXE_fanfare"), folder.join("bin/fanfare")).unwrap();
     symlink(dependency("node/node_modules"), folder.join("node_modules")).unwrap();
-    fs::copy(dependency("node").join(BROWSER), folder.join(BROWSER)).unwrap();
+    for name in BROWSER {
+        fs::copy(dependency("node").join(name), folder.join(name)).unwrap();
+    }
     let etc = folder.join("etc");
     for name in ["example.org", "example.net", "clients-ca"] {
         Certificate::make(&etc, name);
