@@ -126,13 +126,13 @@ impl Plan<'_> {
             return false;
         }
         self.bytes += length;
-        let age = self.now.since(entry.publication.published);
+        let age_us = self.now.micros_since(entry.publication.published);
         self.planned.push(Planned {
             sequence: source.next,
             length,
             kind,
             subscription: source.subscription,
-            age_us: u32::try_from(age.as_micros()).unwrap_or(u32::MAX),
+            age_us: u32::try_from(age_us).unwrap_or(u32::MAX),
             held: source.held,
         });
         // An expired publication is not sent, so it does not count towards an acknowledgement

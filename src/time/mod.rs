@@ -28,6 +28,13 @@ impl Now {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
     }
 
+    /// Returns the time in microseconds that has passed after `earlier`; zero if `earlier` is in the
+    /// future. Unlike [`Self::since`], it needs no division.
+    #[must_use]
+    pub fn micros_since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+
     /// Whether the deadline has passed.
     #[must_use]
     pub fn has_reached(self, deadline: Deadline) -> bool {

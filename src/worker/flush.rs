@@ -28,7 +28,7 @@ use crate::frame::FrameKind;
 use crate::hub::{Hub, Planned, QuotaOutcome, Visit, WalkTimes};
 use crate::id::ConnId;
 use crate::metrics::WorkerMetrics;
-use crate::time::{Now, micros};
+use crate::time::Now;
 use crate::transport::{Goodbye, StreamEvent};
 use crate::warnings::WarningKind;
 
@@ -79,7 +79,7 @@ impl<N: Net> Worker<N> {
         let start = self.net.now();
         let end = self.walk(start);
         if has_work {
-            let took = micros(end.since(begin));
+            let took = end.micros_since(begin);
             self.parts.metrics.flush_us.record(took);
         }
         // After the subscribers of a channel were visited, the hub still holds the entries, because
@@ -151,8 +151,8 @@ impl<N: Net> Worker<N> {
     fn record_walk(&self, times: WalkTimes, now: Now) {
         let metrics = &self.parts.metrics;
         metrics.walks.increment();
-        metrics.walk_last_us.set(micros(now.since(times.started)));
-        metrics.fanout_us.record(micros(now.since(times.published)));
+        metrics.walk_last_us.set(now.micros_since(times.started));
+        metrics.fanout_us.record(now.micros_since(times.published));
     }
 
     fn is_batch_full(&self) -> bool {
@@ -465,7 +465,7 @@ impl<N: Net> Worker<N> {
 
 /// Whether the time slice of one of the two loops of a flush is over.
 fn is_slice_over(start: Now, now: Now) -> bool {
-    now.since(start).as_micros() >= u128::from(FLUSH_SLICE_US_MAX / 2)
+    now.micros_since(start) >= FLUSH_SLICE_US_MAX / 2
 }
 
 /// Decides which publications are written to a conn after the bytes of its outbox, within the

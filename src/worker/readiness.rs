@@ -10,7 +10,7 @@ use super::Worker;
 use super::wire::net::{Net, Readiness};
 use crate::config::limits::LATE_ENTRIES_WAIT_MS;
 use crate::id::ConnId;
-use crate::time::{Now, micros};
+use crate::time::Now;
 
 impl<N: Net> Worker<N> {
     pub(super) fn poll(&mut self) {
@@ -69,10 +69,10 @@ impl<N: Net> Worker<N> {
     /// poll did not wait, the clock was not read before it. Then the poll itself counts as work.
     fn record_turn(&self, idle_since: Option<Now>, now: Now) {
         let metrics = &self.parts.metrics;
-        let worked = idle_since.unwrap_or(now).since(self.now);
-        metrics.turn_us.record(micros(worked));
+        let worked = idle_since.unwrap_or(now).micros_since(self.now);
+        metrics.turn_us.record(worked);
         if let Some(idle_since) = idle_since {
-            metrics.wait_us.record(micros(now.since(idle_since)));
+            metrics.wait_us.record(now.micros_since(idle_since));
         }
     }
 

@@ -43,7 +43,7 @@ use crate::log::Writer;
 use crate::log::dedupe::Dedupe;
 use crate::metrics::FeedMetrics;
 use crate::sys::clock::Clock;
-use crate::time::{Deadline, Now, micros};
+use crate::time::{Deadline, Now};
 use crate::warnings::{self, Event, WarningKind, Warnings};
 use crate::worker::mail::inbox::{Mail, Mailbox, Posted};
 use crate::worker::mail::outgoing::Outgoing;
@@ -345,7 +345,7 @@ impl Sequencer {
         let now = self.clock.now();
         // All publications of a batch were accepted at the same time.
         if let Some(accepted) = accepted {
-            let took = micros(now.since(accepted));
+            let took = now.micros_since(accepted);
             self.metrics.post_us.record_many(took, count);
         }
         enforce_bounds(&mut self.writer, &self.metrics, now);

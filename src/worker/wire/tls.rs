@@ -20,7 +20,7 @@ use crate::config::limits::HANDSHAKES_PER_TURN_MAX;
 use crate::effect::CloseReason;
 use crate::http::Refusal;
 use crate::id::ConnId;
-use crate::time::{Now, micros};
+use crate::time::Now;
 use crate::tls::{Filter, Identity};
 use crate::warnings::WarningKind;
 use crate::worker::Worker;
@@ -376,8 +376,8 @@ impl<N: Net> Worker<N> {
             self.warn(id, WarningKind::TlsFailed, &error);
         } else if is_established {
             metrics.handshakes.increment();
-            let took = self.net.now().since(secured.accepted);
-            metrics.handshake_us.record(micros(took));
+            let took = self.net.now().micros_since(secured.accepted);
+            metrics.handshake_us.record(took);
             if secured.filter.is_resumed() {
                 metrics.handshakes_resumed.increment();
             }
