@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -87,6 +88,14 @@ pub fn bind(address: SocketAddr, options: SocketOptions) -> io::Result<TcpListen
 /// Returns the error of `setsockopt(2)`.
 pub fn adopt(listener: &TcpListener, options: SocketOptions) -> io::Result<()> {
     set_options(&SockRef::from(listener), options)
+}
+
+/// Changes `TCP_USER_TIMEOUT` of a listener. Only sockets that are accepted later inherit it.
+///
+/// # Errors
+/// Returns the error of `setsockopt(2)`.
+pub fn set_user_timeout(listener: impl AsFd, options: SocketOptions) -> io::Result<()> {
+    SockRef::from(&listener).set_tcp_user_timeout(Some(options.user_timeout))
 }
 
 fn set_options(socket: &SockRef<'_>, options: SocketOptions) -> io::Result<()> {

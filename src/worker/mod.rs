@@ -62,6 +62,7 @@ use crate::frame::Compressor;
 use crate::hub::{Hub, Planned};
 use crate::id::{ConnId, ConnName, Cursor, RunId};
 use crate::metrics::WorkerMetrics;
+use crate::sys::listener::SocketOptions;
 use crate::sys::wake::Wake;
 use crate::time::running::Running;
 use crate::time::wheel::Wheel;
@@ -510,6 +511,7 @@ impl<N: Net> Worker<N> {
         self.hub
             .set_channels_per_conn(config.limits.channels_per_conn);
         self.rates.set_limits(&config.limits);
+        self.net.set_options(SocketOptions::new(&config));
         self.parts.config = config;
         // A reload has replaced the keys, too.
         self.keys_refreshed = None;

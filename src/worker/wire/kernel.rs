@@ -23,6 +23,7 @@ use crate::config::limits::{FLUSH_VISITS_PER_CLOCK, POLL_READINESS_MAX, RING_WRI
 use crate::id::ConnId;
 use crate::sys::clock::Clock;
 use crate::sys::descriptors::Spare;
+use crate::sys::listener::{self, SocketOptions};
 use crate::sys::ring::{Ring, Send};
 use crate::sys::unacknowledged::unacknowledged_bytes;
 use crate::sys::wake::Wake;
@@ -355,6 +356,14 @@ impl Net for MioNet {
         drop(socket.shutdown(Shutdown::Write));
     }
 
+    fn set_options(&mut self, options: SocketOptions) {
+        for listener in &self.listeners {
+            if let Err(error) = listener::set_user_timeout(listener, options) {
+                tracing::warn!(%error, "cannot change TCP_USER_TIMEOUT of a listener");
+            }
+        }
+    }
+
     fn stop_listening(&mut self) {
         for mut listener in self.listeners.drain(..) {
             // Errors are ignored: closing the descriptor removes the listener from the poll in any
@@ -369,6 +378,25 @@ mod tests {
     use std::io::Read as _;
 
     use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn options_of_a_reload_are_those_of_sockets_that_are_accepted_later() {
+        let mut config = Config::default();
+        let address = "127.0.0.1:0".parse().unwrap();
+        let listener = listener::bind(address, SocketOptions::new(&config)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut net = net();
+        net.listen(listener).unwrap();
+        config.heartbeat.interval_ms = 7_000;
+        net.set_options(SocketOptions::new(&config));
+        let _client = std::net::TcpStream::connect(address).unwrap();
+        let AcceptOutcome::Accepted { socket, .. } = net.accept(0) else {
+            panic!("no connection");
+        };
+        let timeout = socket2::SockRef::from(&socket).tcp_user_timeout().unwrap();
+        assert_eq!(timeout, Some(Duration::from_secs(14)));
+    }
 
     fn net() -> MioNet {
         MioNet::new(Arc::new(Wake::new().unwrap()), Clock::start()).unwrap()

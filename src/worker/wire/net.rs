@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::config::limits::FLUSH_VISITS_PER_CLOCK;
 use crate::id::ConnId;
+use crate::sys::listener::SocketOptions;
 use crate::time::Now;
 
 /// The network, the clocks and the random numbers of a worker.
@@ -97,6 +98,9 @@ pub trait Net {
     /// Refuses an accepted connection. Writes as much of the response as the socket accepts, and
     /// closes the connection.
     fn refuse(&mut self, socket: Self::Socket, response: &[u8]);
+
+    /// Sets the options of a new configuration that accepted sockets inherit from their listeners.
+    fn set_options(&mut self, _options: SocketOptions) {}
 
     /// Closes all listeners.
     fn stop_listening(&mut self);
