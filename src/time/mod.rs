@@ -28,7 +28,7 @@ impl Now {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
     }
 
-    /// Returns the time in microseconds that has passed after `earlier`; zero if `earlier` is in the
+    /// Returns the microseconds that have passed after `earlier`; zero if `earlier` is in the
     /// future. Unlike [`Self::since`], it needs no division.
     #[must_use]
     pub fn micros_since(self, earlier: Self) -> u64 {
