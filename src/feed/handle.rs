@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
 use super::FeedLoop;
-use super::listener::{self, FeedError};
 use super::socket_watch::SocketPlace;
 use crate::config::Config;
 use crate::config::limits::FEEDERS_MAX;
@@ -22,6 +21,7 @@ use crate::journal::replay::RecoveredFeed;
 use crate::log::Writer;
 use crate::metrics::FeedMetrics;
 use crate::sys::clock::Clock;
+use crate::sys::socket_file::{self, SocketAccess, SocketFileError};
 use crate::sys::wake::Wake;
 use crate::warnings::Warnings;
 use crate::worker::mail::inbox::Mailbox;
@@ -75,19 +75,36 @@ pub struct FeedHandle {
 /// Checks whether the configured path can be bound, even if another server uses the path now.
 /// Creates nothing. Returns all reasons why [`bind`] would fail.
 #[must_use]
-pub fn check(config: &Config) -> Vec<FeedError> {
-    let access = listener::access(config).err();
-    let path = listener::check_path(&config.feed).err();
+pub fn check(config: &Config) -> Vec<SocketFileError> {
+    let access = SocketAccess::parse(&config.feed_mode, &config.feed_group).err();
+    let path = socket_file::check_path(&config.feed).err();
     access.into_iter().chain(path).collect()
+}
+
+/// Returns the configuration key that an error of the feed's socket concerns.
+#[must_use]
+pub fn key_of(error: &SocketFileError) -> &'static str {
+    match error {
+        SocketFileError::BadMode(_) => "feed_mode",
+        SocketFileError::UnknownGroup(_) => "feed_group",
+        SocketFileError::ForeignDirectory { .. }
+        | SocketFileError::InUse { .. }
+        | SocketFileError::Locked { .. }
+        | SocketFileError::NotAFile { .. }
+        | SocketFileError::NotASocket { .. }
+        | SocketFileError::Replaced { .. }
+        | SocketFileError::System { .. } => "feed",
+    }
 }
 
 /// Binds the configured path.
 ///
 /// # Errors
-/// Returns a [`FeedError`] if another process listens on the path, if the path is not a socket, or
-/// if a system call fails.
-pub fn bind(config: &Config) -> Result<Feed, FeedError> {
-    let (listener, file) = listener::listen(config)?;
+/// Returns a [`SocketFileError`] if another process listens on the path, if the path is not a
+/// socket, or if a system call fails.
+pub fn bind(config: &Config) -> Result<Feed, SocketFileError> {
+    let access = SocketAccess::parse(&config.feed_mode, &config.feed_group)?;
+    let (listener, file) = socket_file::listen(&config.feed, access)?;
     Ok(Feed {
         place: SocketPlace::Bound(file),
         listener,

@@ -2,11 +2,11 @@
 //!
 //! One thread serves all feeders. [`protocol`] performs no I/O. It decodes bytes, which may be
 //! split at any position, into drafts and commands. `answer_queue` and `http_answers` perform no
-//! I/O either. The other modules are shell: `listener` binds the path, `accept` accepts feeders,
-//! `feeder` handles one connection, and `backends` handles consumers and their commands.
-//! `sequencer` numbers publications and posts batches to the workers. This file contains the loop.
-//! In each round, the loop reads each ready feeder once, so that no feeder starves another. If the
-//! inbox of a worker is full, the loop blocks and reads no feeder, so that memory does not fill up.
+//! I/O either. The other modules are shell: `accept` accepts feeders, `feeder` handles one
+//! connection, and `backends` handles consumers and their commands. `sequencer` numbers
+//! publications and posts batches to the workers. This file contains the loop. In each round, the
+//! loop reads each ready feeder once, so that no feeder starves another. If the inbox of a worker
+//! is full, the loop blocks and reads no feeder, so that memory does not fill up.
 //!
 //! The feed limits its memory. A feeder buffers at most one line or body and the bytes of one read.
 //! There are limits on the feeder's answers and acknowledgements. There are also limits on the
@@ -19,7 +19,6 @@ mod feeder;
 mod feeder_socket;
 mod handle;
 mod http_answers;
-mod listener;
 pub mod protocol;
 mod sequencer;
 mod socket_watch;
@@ -55,8 +54,7 @@ use crate::time::running::Running;
 use crate::time::{Deadline, Now};
 use crate::warnings::Warnings;
 
-pub use self::handle::{Feed, FeedHandle, FeedParts, bind, check};
-pub use self::listener::FeedError;
+pub use self::handle::{Feed, FeedHandle, FeedParts, bind, check, key_of};
 
 const LISTENER: Token = Token(usize::MAX - 1);
 const WAKE: Token = Token(usize::MAX - 2);

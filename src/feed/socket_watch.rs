@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::listener::SocketFile;
 use crate::config::limits::FAULT_REPEATED_MS;
 use crate::health::{Health, Part};
 use crate::sys::inode::Inode;
+use crate::sys::socket_file::SocketFile;
 use crate::time::{Deadline, Now};
 
 /// The location of the feed's socket in the file system.
@@ -158,18 +158,14 @@ fn inherited_fault(path: &Path, inode: Inode) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
-    use crate::feed::listener;
     use crate::sys::clock::Clock;
+    use crate::sys::socket_file::{self, SocketAccess};
 
     /// Returns a listener on `feed.sock` in a folder, a watch that checks the listener's path, and
     /// the [`Health`] to which the watch reports faults.
     fn watched(folder: &Path) -> (UnixListener, SocketWatch, Arc<Health>) {
-        let config = Config {
-            feed: folder.join("feed.sock"),
-            ..Config::default()
-        };
-        let (listener, file) = listener::listen(&config).unwrap();
+        let path = folder.join("feed.sock");
+        let (listener, file) = socket_file::listen(&path, SocketAccess::OWNER).unwrap();
         let health = Arc::new(Health::default());
         let watch = SocketWatch::new(SocketPlace::Bound(file), Arc::clone(&health));
         (listener, watch, health)
@@ -187,7 +183,10 @@ mod tests {
             let reasons = health.reasons();
             let reason = reasons.first().unwrap();
             assert!(reason.starts_with("no feeder can connect: "), "{reason}");
-            assert!(reason.contains("cannot wait for feeders on"), "{reason}");
+            assert!(
+                reason.contains("cannot wait for connections on"),
+                "{reason}"
+            );
         }
         let _listener = watch.check(now, |_| Ok(())).unwrap();
         assert!(health.reasons().is_empty());

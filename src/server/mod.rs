@@ -48,6 +48,7 @@ use crate::sys::clock::Clock;
 use crate::sys::cpu;
 use crate::sys::descriptors::{self, RaisedLimit};
 use crate::sys::listener::SocketOptions;
+use crate::sys::socket_file::SocketFileError;
 use crate::sys::wake::Wake;
 use crate::time::Now;
 use crate::tls::Identity;
@@ -81,8 +82,8 @@ pub enum StartError {
         error: io::Error,
     },
     /// The feed's socket cannot be opened.
-    #[error("cannot open the feed (key `{key}`): {0}", key = .0.key())]
-    Feed(feed::FeedError),
+    #[error("cannot open the feed (key `{key}`): {0}", key = feed::key_of(.0))]
+    Feed(SocketFileError),
     /// The journal cannot be used.
     #[error(transparent)]
     Journal(JournalError),

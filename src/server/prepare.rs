@@ -28,7 +28,7 @@ pub(super) fn prepare(config: &Config, inherited: &Inherited) -> Result<Material
     let material = Material::load(config, has_inherited_tls, None, &mut found);
     if inherited.unix.is_empty() {
         let errors = feed::check(config).into_iter();
-        found.extend(errors.map(|error| Invalid::new(error.key(), error.to_string())));
+        found.extend(errors.map(|error| Invalid::new(feed::key_of(&error), error.to_string())));
     }
     let journal = &config.journal.path;
     if !journal.as_os_str().is_empty()

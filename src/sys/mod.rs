@@ -18,6 +18,7 @@ pub mod pressure;
 pub mod regular;
 pub mod ring;
 pub mod signals;
+pub mod socket_file;
 pub mod unacknowledged;
 pub mod usage;
 pub mod wake;

@@ -1,9 +1,10 @@
-//! SHELL: this module binds the feed's socket in the file system, and removes the socket's file.
+//! Binds a Unix socket in the file system, and removes the socket's file.
 //!
-//! While the feed runs, it locks a file in the directory of the socket (`feed.sock.lock`, `flock`).
-//! If two servers start at the same time, only the server with the lock can replace a stale socket.
-//! This server removes the socket's file only if a connection attempt to the socket is refused. The
-//! lock file is never removed. Otherwise two servers could lock two files of the same name.
+//! The feed's socket and the operator's socket are bound here. While a socket is in use, the server
+//! locks a file in the directory of the socket (`feed.sock.lock`, `flock`). If two servers start at
+//! the same time, only the server with the lock can replace a stale socket. This server removes the
+//! socket's file only if a connection attempt to the socket is refused. The lock file is never
+//! removed. Otherwise two servers could lock two files of the same name.
 //!
 //! Programs that clean temporary directories can remove sockets in use. [`SocketFile::restore`]
 //! then creates the socket and the lock file again. It creates the directory again only if the
@@ -24,7 +25,6 @@ use rustix::fs::{AtFlags, FlockOperation, Gid, Mode};
 use rustix::io::Errno;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::config::Config;
 use crate::config::file::default_feed_path;
 use crate::config::limits::LISTEN_BACKLOG;
 use crate::sys::directory;
@@ -32,15 +32,15 @@ use crate::sys::group::group_id;
 use crate::sys::inode::Inode;
 use crate::sys::regular;
 
-/// The reason why the feed's path cannot be bound.
+/// The reason why a socket's path cannot be bound.
 #[derive(Debug, thiserror::Error)]
-pub enum FeedError {
+pub enum SocketFileError {
     /// The access mode is not an octal number.
     #[error("`{0}` is not an octal mode such as 0660")]
     BadMode(String),
     /// Another user could replace the socket in this directory. The error occurs for the private
     /// directory under `/tmp`, and for a directory that was created after the start.
-    #[error("{} belongs to another user or is open to others; remove it or set `feed`", path.display())]
+    #[error("{} belongs to another user or is open to others; remove it or choose another path", path.display())]
     ForeignDirectory {
         /// The path of the directory.
         path: PathBuf,
@@ -94,27 +94,9 @@ pub enum FeedError {
     UnknownGroup(String),
 }
 
-impl FeedError {
-    /// Returns the configuration key concerned.
-    #[must_use]
-    pub fn key(&self) -> &'static str {
-        match self {
-            Self::BadMode(_) => "feed_mode",
-            Self::UnknownGroup(_) => "feed_group",
-            Self::ForeignDirectory { .. }
-            | Self::InUse { .. }
-            | Self::Locked { .. }
-            | Self::NotAFile { .. }
-            | Self::NotASocket { .. }
-            | Self::Replaced { .. }
-            | Self::System { .. } => "feed",
-        }
-    }
-}
-
 /// The socket's file and its lock. The file is removed on drop.
 #[derive(Debug)]
-pub(super) struct SocketFile {
+pub struct SocketFile {
     path: PathBuf,
     access: SocketAccess,
     /// Whether the server creates the directory if it is missing.
@@ -129,7 +111,7 @@ pub(super) struct SocketFile {
 
 /// The mode and the group of the socket, which determine the processes that may connect.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct SocketAccess {
+pub struct SocketAccess {
     mode: u32,
     group: Option<u32>,
 }
@@ -142,12 +124,12 @@ impl Drop for SocketFile {
 
 impl SocketFile {
     /// Returns the path of the socket.
-    pub(super) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// Whether the path still refers to the socket.
-    pub(super) fn is_there(&self) -> bool {
+    pub fn is_there(&self) -> bool {
         is_at(&self.path, self.inode)
     }
 
@@ -157,10 +139,10 @@ impl SocketFile {
     /// # Errors
     /// Returns the errors of [`listen`] and of `adopt`. Another file at the socket's path is left
     /// untouched.
-    pub(super) fn restore(
+    pub fn restore(
         &mut self,
         adopt: impl FnOnce(&UnixListener) -> io::Result<()>,
-    ) -> Result<Option<UnixListener>, FeedError> {
+    ) -> Result<Option<UnixListener>, SocketFileError> {
         let is_there = self.is_there();
         if !is_there {
             self.restore_directory()?;
@@ -174,7 +156,7 @@ impl SocketFile {
         let (listener, inode) = take(&self.path, self.access)?;
         adopt(&listener).map_err(|error| {
             remove_own(&self.path, inode);
-            failed("wait for feeders on", &self.path)(error)
+            failed("wait for connections on", &self.path)(error)
         })?;
         self.inode = inode;
         Ok(Some(listener))
@@ -182,7 +164,7 @@ impl SocketFile {
 
     /// Ensures that the socket's directory is the original directory, or a directory that no other
     /// user can replace.
-    fn restore_directory(&mut self) -> Result<(), FeedError> {
+    fn restore_directory(&mut self) -> Result<(), SocketFileError> {
         let directory = parent(&self.path);
         let found = Inode::at(directory).ok();
         if found.is_some() && found == Inode::of(&self.directory).ok() {
@@ -199,18 +181,33 @@ impl SocketFile {
     }
 }
 
-/// Returns the configured access to the socket.
-pub(super) fn access(config: &Config) -> Result<SocketAccess, FeedError> {
-    let mode = u32::from_str_radix(&config.feed_mode, 8)
-        .ok()
-        .filter(|mode| *mode <= 0o777)
-        .ok_or_else(|| FeedError::BadMode(config.feed_mode.clone()))?;
-    let group = group(&config.feed_group)?;
-    Ok(SocketAccess { mode, group })
+impl SocketAccess {
+    /// Only the server's user may connect.
+    pub const OWNER: Self = Self {
+        mode: 0o600,
+        group: None,
+    };
+
+    /// Parses an octal mode and the name or number of a group. An empty group keeps the group of
+    /// the server.
+    ///
+    /// # Errors
+    /// Returns [`SocketFileError::BadMode`] or [`SocketFileError::UnknownGroup`].
+    pub fn parse(mode: &str, group_name: &str) -> Result<Self, SocketFileError> {
+        let mode = u32::from_str_radix(mode, 8)
+            .ok()
+            .filter(|mode| *mode <= 0o777)
+            .ok_or_else(|| SocketFileError::BadMode(String::from(mode)))?;
+        let group = group(group_name)?;
+        Ok(Self { mode, group })
+    }
 }
 
 /// Checks whether a path can be bound, even if another server uses it now. Creates nothing.
-pub(super) fn check_path(path: &Path) -> Result<(), FeedError> {
+///
+/// # Errors
+/// Returns the reason for which the path cannot be bound.
+pub fn check_path(path: &Path) -> Result<(), SocketFileError> {
     SockAddr::unix(path).map_err(failed("listen on", path))?;
     if let Some(directory) = path.parent() {
         directory::check(directory).map_err(failed("make a socket in", directory))?;
@@ -221,16 +218,20 @@ pub(super) fn check_path(path: &Path) -> Result<(), FeedError> {
         }
     }
     match open_lock(path, File::options().write(true)) {
-        Err(FeedError::System { error, .. }) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(SocketFileError::System { error, .. }) if error.kind() == io::ErrorKind::NotFound => {}
         outcome => drop(outcome?),
     }
     check_kind(path).map(drop)
 }
 
-/// Binds the configured path, and listens on it.
-pub(super) fn listen(config: &Config) -> Result<(UnixListener, SocketFile), FeedError> {
-    let access = access(config)?;
-    let path = config.feed.as_path();
+/// Binds a path, and listens on it. Creates the directory if it is missing.
+///
+/// # Errors
+/// Returns the reason for which the path cannot be bound.
+pub fn listen(
+    path: &Path,
+    access: SocketAccess,
+) -> Result<(UnixListener, SocketFile), SocketFileError> {
     check_path(path)?;
     let directory = parent(path);
     // The default directory is created again whenever it is missing. Another directory is created
@@ -252,7 +253,7 @@ pub(super) fn listen(config: &Config) -> Result<(UnixListener, SocketFile), Feed
 }
 
 /// Binds the path, and listens on it. The caller holds the lock.
-fn take(path: &Path, access: SocketAccess) -> Result<(UnixListener, Inode), FeedError> {
+fn take(path: &Path, access: SocketAccess) -> Result<(UnixListener, Inode), SocketFileError> {
     remove_stale(path)?;
     bind(path, access)
 }
@@ -267,7 +268,7 @@ fn remove_own(path: &Path, inode: Inode) {
     if is_at(path, inode)
         && let Err(error) = fs::remove_file(path)
     {
-        tracing::warn!(path = %path.display(), %error, "cannot remove the feed's socket");
+        tracing::warn!(path = %path.display(), %error, "cannot remove the socket");
     }
 }
 
@@ -284,28 +285,28 @@ fn is_default_directory(directory: &Path) -> bool {
     std::env::var_os("RUNTIME_DIRECTORY").is_none() && directory == parent(&default_feed_path())
 }
 
-fn failed(action: &'static str, path: &Path) -> impl Fn(io::Error) -> FeedError {
+fn failed(action: &'static str, path: &Path) -> impl Fn(io::Error) -> SocketFileError {
     let path = path.to_path_buf();
-    move |error| FeedError::System {
+    move |error| SocketFileError::System {
         action,
         path: path.clone(),
         error,
     }
 }
 
-fn group(name: &str) -> Result<Option<u32>, FeedError> {
+fn group(name: &str) -> Result<Option<u32>, SocketFileError> {
     if name.is_empty() {
         return Ok(None);
     }
     let found = group_id(name).map_err(failed("look up the group of", Path::new(name)))?;
     found
         .map(Some)
-        .ok_or_else(|| FeedError::UnknownGroup(String::from(name)))
+        .ok_or_else(|| SocketFileError::UnknownGroup(String::from(name)))
 }
 
 /// Creates the directory if it is missing. The private directory under `/tmp` must belong to this
 /// user alone, because every user can write to `/tmp`.
-fn make_directory(directory: &Path) -> Result<(), FeedError> {
+fn make_directory(directory: &Path) -> Result<(), SocketFileError> {
     let private = owner_of_private(directory);
     let mode = if private.is_some() { 0o700 } else { 0o755 };
     DirBuilder::new()
@@ -323,27 +324,27 @@ fn owner_of_private(directory: &Path) -> Option<u32> {
     is_private.then_some(uid)
 }
 
-fn check_private(directory: &Path, uid: u32) -> Result<(), FeedError> {
+fn check_private(directory: &Path, uid: u32) -> Result<(), SocketFileError> {
     // Checks the link itself instead of its target, so that a link is never accepted.
     let found = fs::symlink_metadata(directory).map_err(failed("look at", directory))?;
     if found.is_dir() && found.uid() == uid && found.mode() & 0o022 == 0 {
         return Ok(());
     }
-    Err(FeedError::ForeignDirectory {
+    Err(SocketFileError::ForeignDirectory {
         path: directory.to_path_buf(),
     })
 }
 
 /// Returns an error for a directory that another user could replace.
-fn check_owners(directory: &Path) -> Result<(), FeedError> {
+fn check_owners(directory: &Path) -> Result<(), SocketFileError> {
     let unsafe_part = directory::replaceable_part(directory);
     match unsafe_part.map_err(failed("look at", directory))? {
-        Some(path) => Err(FeedError::ForeignDirectory { path }),
+        Some(path) => Err(SocketFileError::ForeignDirectory { path }),
         None => Ok(()),
     }
 }
 
-fn open_directory(directory: &Path) -> Result<File, FeedError> {
+fn open_directory(directory: &Path) -> Result<File, SocketFileError> {
     let mut options = OpenOptions::new();
     options.read(true);
     options.custom_flags(libc::O_PATH | libc::O_DIRECTORY);
@@ -356,19 +357,19 @@ fn lock_path(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn open_lock(path: &Path, options: &mut OpenOptions) -> Result<File, FeedError> {
+fn open_lock(path: &Path, options: &mut OpenOptions) -> Result<File, SocketFileError> {
     let path = lock_path(path);
     let opened = regular::open(&path, options).map_err(failed("open", &path))?;
-    opened.ok_or(FeedError::NotAFile { path })
+    opened.ok_or(SocketFileError::NotAFile { path })
 }
 
-fn lock(path: &Path) -> Result<File, FeedError> {
+fn lock(path: &Path) -> Result<File, SocketFileError> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(false).mode(0o600);
     let file = open_lock(path, &mut options)?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
-        Err(Errno::WOULDBLOCK) => Err(FeedError::Locked {
+        Err(Errno::WOULDBLOCK) => Err(SocketFileError::Locked {
             path: path.to_path_buf(),
         }),
         Err(error) => Err(failed("lock", &lock_path(path))(error.into())),
@@ -376,10 +377,10 @@ fn lock(path: &Path) -> Result<File, FeedError> {
 }
 
 /// Whether a socket file exists at the path. A file of another type is an error.
-fn check_kind(path: &Path) -> Result<bool, FeedError> {
+fn check_kind(path: &Path) -> Result<bool, SocketFileError> {
     match fs::symlink_metadata(path) {
         Ok(file) if file.file_type().is_socket() => Ok(true),
-        Ok(_) => Err(FeedError::NotASocket {
+        Ok(_) => Err(SocketFileError::NotASocket {
             path: path.to_path_buf(),
         }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -388,13 +389,13 @@ fn check_kind(path: &Path) -> Result<bool, FeedError> {
 }
 
 /// Removes the socket file if it is stale.
-fn remove_stale(path: &Path) -> Result<(), FeedError> {
+fn remove_stale(path: &Path) -> Result<(), SocketFileError> {
     if !check_kind(path)? {
         return Ok(());
     }
     let is_bound = is_bound(path).map_err(failed("check for another server on", path))?;
     if is_bound {
-        return Err(FeedError::InUse {
+        return Err(SocketFileError::InUse {
             path: path.to_path_buf(),
         });
     }
@@ -425,7 +426,7 @@ fn is_bound(path: &Path) -> io::Result<bool> {
     Ok(false)
 }
 
-fn bind(path: &Path, access: SocketAccess) -> Result<(UnixListener, Inode), FeedError> {
+fn bind(path: &Path, access: SocketAccess) -> Result<(UnixListener, Inode), SocketFileError> {
     let failed_to_listen = failed("listen on", path);
     let socket = make_socket(path).map_err(&failed_to_listen)?;
     let (file, inode) = open_bound(path)?;
@@ -447,7 +448,7 @@ fn make_socket(path: &Path) -> io::Result<Socket> {
 
 /// Opens the file of a socket that was just bound. The mode and the group are then set through this
 /// descriptor, even if another file replaces the socket's file.
-fn open_bound(path: &Path) -> Result<(File, Inode), FeedError> {
+fn open_bound(path: &Path) -> Result<(File, Inode), SocketFileError> {
     let mut options = OpenOptions::new();
     options.read(true);
     options.custom_flags(libc::O_PATH | libc::O_NOFOLLOW);
@@ -457,7 +458,7 @@ fn open_bound(path: &Path) -> Result<(File, Inode), FeedError> {
     if is_own && found.file_type().is_socket() {
         return Ok((file, Inode::from(&found)));
     }
-    Err(FeedError::Replaced {
+    Err(SocketFileError::Replaced {
         path: path.to_path_buf(),
     })
 }
@@ -487,25 +488,21 @@ mod tests {
 
     use super::*;
 
-    fn restore(file: &mut SocketFile) -> Result<Option<UnixListener>, FeedError> {
+    fn restore(file: &mut SocketFile) -> Result<Option<UnixListener>, SocketFileError> {
         file.restore(|_| Ok(()))
     }
 
-    fn config(path: &Path) -> Config {
-        Config {
-            feed: path.to_path_buf(),
-            ..Config::default()
-        }
+    fn listen(path: &Path) -> Result<(UnixListener, SocketFile), SocketFileError> {
+        super::listen(path, SocketAccess::OWNER)
     }
 
     #[test]
     fn socket_is_created_with_its_mode_and_removed() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("made/feed.sock");
-        let mut config = config(&path);
-        config.feed_mode = String::from("0640");
-        config.feed_group = rustix::process::getgid().as_raw().to_string();
-        let (_listener, file) = listen(&config).unwrap();
+        let group = rustix::process::getgid().as_raw().to_string();
+        let access = SocketAccess::parse("0640", &group).unwrap();
+        let (_listener, file) = super::listen(&path, access).unwrap();
         assert_eq!(
             fs::metadata(&path).unwrap().permissions().mode() & 0o777,
             0o640
@@ -520,7 +517,7 @@ mod tests {
         let path = directory.path().join("feed.sock");
         drop(UnixListener::bind(&path).unwrap());
         assert!(path.exists());
-        let (_listener, _file) = listen(&config(&path)).unwrap();
+        let (_listener, _file) = listen(&path).unwrap();
         assert!(UnixStream::connect(&path).is_ok());
     }
 
@@ -529,16 +526,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("feed.sock");
         let theirs = UnixListener::bind(&path).unwrap();
-        assert!(matches!(
-            listen(&config(&path)),
-            Err(FeedError::InUse { .. })
-        ));
+        assert!(matches!(listen(&path), Err(SocketFileError::InUse { .. })));
         drop(theirs);
-        let ours = listen(&config(&path)).unwrap();
-        assert!(matches!(
-            listen(&config(&path)),
-            Err(FeedError::Locked { .. })
-        ));
+        let ours = listen(&path).unwrap();
+        assert!(matches!(listen(&path), Err(SocketFileError::Locked { .. })));
         drop(ours);
     }
 
@@ -547,8 +538,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("feed.sock");
         fs::write(&path, "mine").unwrap();
-        let refused = listen(&config(&path));
-        assert!(matches!(refused, Err(FeedError::NotASocket { .. })));
+        let refused = listen(&path);
+        assert!(matches!(refused, Err(SocketFileError::NotASocket { .. })));
         assert_eq!(fs::read(&path).unwrap(), b"mine");
     }
 
@@ -556,7 +547,7 @@ mod tests {
     fn foreign_file_at_the_path_is_not_removed_at_the_end() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("feed.sock");
-        let (_listener, file) = listen(&config(&path)).unwrap();
+        let (_listener, file) = listen(&path).unwrap();
         fs::remove_file(&path).unwrap();
         fs::write(&path, "theirs").unwrap();
         drop(file);
@@ -569,7 +560,7 @@ mod tests {
         let directory = place.path().join("a/b");
         for is_made in [true, false] {
             let path = directory.join("feed.sock");
-            let (_listener, mut file) = listen(&config(&path)).unwrap();
+            let (_listener, mut file) = listen(&path).unwrap();
             assert!(restore(&mut file).unwrap().is_none());
             fs::remove_dir_all(place.path().join("a")).unwrap();
             if is_made {
@@ -578,14 +569,17 @@ mod tests {
                 assert!(file.is_there() && restore(&mut file).unwrap().is_none());
                 // The new lock prevents another server from starting.
                 fs::remove_file(&path).unwrap();
-                let refused = listen(&config(&path));
-                assert!(matches!(refused, Err(FeedError::Locked { .. })));
+                let refused = listen(&path);
+                assert!(matches!(refused, Err(SocketFileError::Locked { .. })));
                 drop(file);
                 // The directory already exists when `listen` is called again.
                 fs::create_dir_all(&directory).unwrap();
             } else {
                 let refused = restore(&mut file).unwrap_err();
-                assert!(matches!(refused, FeedError::System { .. }), "{refused}");
+                assert!(
+                    matches!(refused, SocketFileError::System { .. }),
+                    "{refused}"
+                );
                 assert!(!place.path().join("a").exists());
             }
         }
@@ -595,10 +589,10 @@ mod tests {
     fn removed_lock_file_is_locked_again() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("feed.sock");
-        let (_listener, mut file) = listen(&config(&path)).unwrap();
+        let (_listener, mut file) = listen(&path).unwrap();
         fs::remove_file(lock_path(&path)).unwrap();
         assert!(restore(&mut file).unwrap().is_none());
-        assert!(matches!(lock(&path), Err(FeedError::Locked { .. })));
+        assert!(matches!(lock(&path), Err(SocketFileError::Locked { .. })));
     }
 
     #[test]
@@ -612,7 +606,10 @@ mod tests {
         theirs.listen(0).unwrap();
         for _ in 0..3 {
             let refused = remove_stale(&path).unwrap_err();
-            assert!(matches!(refused, FeedError::InUse { .. }), "{refused}");
+            assert!(
+                matches!(refused, SocketFileError::InUse { .. }),
+                "{refused}"
+            );
         }
         let accepted = theirs.accept().unwrap_err();
         assert_eq!(accepted.kind(), io::ErrorKind::WouldBlock);
@@ -631,7 +628,7 @@ mod tests {
     fn lock_that_is_not_a_regular_file_is_refused_without_blocking() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("feed.sock");
-        let (_listener, mut file) = listen(&config(&path)).unwrap();
+        let (_listener, mut file) = listen(&path).unwrap();
         let lock_path = lock_path(&path);
         fs::remove_file(&lock_path).unwrap();
         mknodat(CWD, &lock_path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
@@ -649,7 +646,7 @@ mod tests {
     fn unusable_socket_is_removed_and_created_again() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("feed.sock");
-        let (_listener, mut file) = listen(&config(&path)).unwrap();
+        let (_listener, mut file) = listen(&path).unwrap();
         fs::remove_file(&path).unwrap();
         for _ in 0..2 {
             let refused = file.restore(|_| Err(Errno::NOSPC.into())).unwrap_err();
@@ -668,7 +665,7 @@ mod tests {
         let open = place.path().join("open");
         fs::create_dir_all(open.join("inner")).unwrap();
         fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
-        let (_listener, mut file) = listen(&config(&path)).unwrap();
+        let (_listener, mut file) = listen(&path).unwrap();
         // The operator has allowed other users to write to the directory `made`. The server still
         // uses this directory.
         fs::set_permissions(&made, fs::Permissions::from_mode(0o777)).unwrap();
@@ -687,7 +684,7 @@ mod tests {
             replace();
             let refused = restore(&mut file).unwrap_err();
             assert!(
-                matches!(refused, FeedError::ForeignDirectory { .. }),
+                matches!(refused, SocketFileError::ForeignDirectory { .. }),
                 "{refused}"
             );
             assert_eq!(
@@ -721,7 +718,10 @@ mod tests {
         let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
         assert_eq!((mode(&aside), mode(&theirs)), (0o666, 0o600));
         let refused = open_bound(&path).unwrap_err();
-        assert!(matches!(refused, FeedError::Replaced { .. }), "{refused}");
+        assert!(
+            matches!(refused, SocketFileError::Replaced { .. }),
+            "{refused}"
+        );
     }
 
     #[test]
@@ -739,11 +739,12 @@ mod tests {
 
     #[test]
     fn bad_mode_and_unknown_group_are_refused() {
-        let mut config = config(Path::new("/nonexistent/feed.sock"));
-        config.feed_mode = String::from("rw");
-        assert!(matches!(listen(&config), Err(FeedError::BadMode(_))));
-        config.feed_mode = String::from("0660");
-        config.feed_group = String::from("no such group");
-        assert!(matches!(listen(&config), Err(FeedError::UnknownGroup(_))));
+        let refused = SocketAccess::parse("rw", "").unwrap_err();
+        assert!(matches!(refused, SocketFileError::BadMode(_)), "{refused}");
+        let refused = SocketAccess::parse("0660", "no such group").unwrap_err();
+        assert!(
+            matches!(refused, SocketFileError::UnknownGroup(_)),
+            "{refused}"
+        );
     }
 }
