@@ -2,10 +2,15 @@
 //!
 //! A line describes an answered request, an ended stream, or a connection that ended without a
 //! request. Workers put lines into a bounded queue. When the queue is full, lines are dropped and
-//! counted, so a slow reader of the log never delays a worker.
+//! counted, so a slow reader of the log never delays a worker. Lines that cannot be written are
+//! counted, too.
 
-use std::io::Write;
+use std::fmt;
+use std::io::{self, Write};
+use std::marker::PhantomData;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
@@ -24,6 +29,10 @@ pub struct AccessLog {
     format: AccessFormat,
     sample: Share,
     lines: NonBlocking,
+    /// The number of lines that the thread could not write.
+    failed: Arc<AtomicU64>,
+    /// A buffer for one line.
+    line: Vec<u8>,
 }
 
 /// The values of one line. Absent values are not in the line.
@@ -63,15 +72,22 @@ impl AccessLog {
         if logging.access == AccessFormat::Off {
             return None;
         }
+        let failed = Arc::new(AtomicU64::new(0));
         let (lines, guard) = NonBlockingBuilder::default()
             .buffered_lines_limit(ACCESS_LINES_MAX)
             .lossy(true)
             .thread_name("fanfare-access")
-            .finish(writer);
+            .finish(CountFailures {
+                writer,
+                failed: Arc::clone(&failed),
+                is_failing: false,
+            });
         let log = Self {
             format: logging.access,
             sample: logging.access_sample,
             lines,
+            failed,
+            line: Vec::new(),
         };
         Some((log, guard))
     }
@@ -85,20 +101,51 @@ impl AccessLog {
 
     /// Queues a line, or drops and counts the line if the queue is full.
     pub fn write(&mut self, line: &Line<'_>) {
-        let mut text = Vec::with_capacity(256);
+        self.line.clear();
         match self.format {
             AccessFormat::Off => return,
-            AccessFormat::Json => line.push(&mut text, &Json),
-            AccessFormat::Logfmt => line.push(&mut text, &Logfmt),
+            AccessFormat::Json => line.push::<Json>(&mut self.line),
+            AccessFormat::Logfmt => line.push::<Logfmt>(&mut self.line),
         }
-        // The queue never returns an error: a line without room is counted.
-        let _queued = self.lines.write(&text);
+        // The queue copies the line. It never returns an error: a line without room is counted.
+        let _queued = self.lines.write(&self.line);
     }
 
-    /// Returns the number of dropped lines.
+    /// Returns the number of lines for which the queue had no room or whose write has failed.
     #[must_use]
     pub fn dropped(&self) -> u64 {
-        self.lines.error_counter().dropped_lines() as u64
+        let dropped = self.lines.error_counter().dropped_lines() as u64;
+        dropped + self.failed.load(Ordering::Relaxed)
+    }
+}
+
+/// Passes lines to the writer of the log. A line that cannot be written is dropped and counted.
+struct CountFailures<W> {
+    writer: W,
+    failed: Arc<AtomicU64>,
+    is_failing: bool,
+}
+
+impl<W: Write> Write for CountFailures<W> {
+    /// Writes one line. Never fails, because the thread that calls this function ignores errors.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let written = self.writer.write_all(line);
+        let was_failing = std::mem::replace(&mut self.is_failing, written.is_err());
+        if let Err(error) = written {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+            if !was_failing {
+                tracing::warn!(
+                    %error,
+                    "cannot write the access log to standard output; lines are dropped and \
+                     counted until a write succeeds"
+                );
+            }
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush()
     }
 }
 
@@ -108,9 +155,9 @@ trait Syntax {
     const SEPARATOR: u8;
     const CLOSE: &'static str;
     /// Appends the name of a field and the character after it.
-    fn name(&self, name: &str, out: &mut Vec<u8>);
+    fn push_name(name: &str, out: &mut Vec<u8>);
     /// Appends a text in quotes. Control characters are escaped.
-    fn text(&self, text: &str, out: &mut Vec<u8>);
+    fn push_text(text: &str, out: &mut Vec<u8>);
 }
 
 /// A JSON object.
@@ -121,11 +168,13 @@ impl Syntax for Json {
     const SEPARATOR: u8 = b',';
     const CLOSE: &'static str = "}\n";
 
-    fn name(&self, name: &str, out: &mut Vec<u8>) {
-        push_display(&format_args!("\"{name}\":"), out);
+    fn push_name(name: &str, out: &mut Vec<u8>) {
+        out.push(b'"');
+        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(b"\":");
     }
 
-    fn text(&self, text: &str, out: &mut Vec<u8>) {
+    fn push_text(text: &str, out: &mut Vec<u8>) {
         push_json_string(text, out);
     }
 }
@@ -138,65 +187,95 @@ impl Syntax for Logfmt {
     const SEPARATOR: u8 = b' ';
     const CLOSE: &'static str = "\n";
 
-    fn name(&self, name: &str, out: &mut Vec<u8>) {
-        push_display(&format_args!("{name}="), out);
+    fn push_name(name: &str, out: &mut Vec<u8>) {
+        out.extend_from_slice(name.as_bytes());
+        out.push(b'=');
     }
 
-    fn text(&self, text: &str, out: &mut Vec<u8>) {
+    fn push_text(text: &str, out: &mut Vec<u8>) {
         push_display(&format_args!("{text:?}"), out);
     }
 }
 
+/// The fields of a line that is being written. Values are written straight to the buffer.
+struct Fields<'a, S> {
+    out: &'a mut Vec<u8>,
+    syntax: PhantomData<S>,
+}
+
+impl<S: Syntax> Fields<'_, S> {
+    fn begin(&mut self, name: &str) {
+        self.out.push(S::SEPARATOR);
+        S::push_name(name, self.out);
+    }
+
+    fn text(&mut self, name: &str, text: Option<&str>) {
+        if let Some(text) = text {
+            self.begin(name);
+            S::push_text(text, self.out);
+        }
+    }
+
+    /// Appends an address or a name of the server, in quotes. It has no character to escape.
+    fn name(&mut self, name: &str, value: Option<impl fmt::Display>) {
+        if let Some(value) = value {
+            self.begin(name);
+            push_display(&format_args!("\"{value}\""), self.out);
+        }
+    }
+
+    fn number(&mut self, name: &str, number: Option<u64>) {
+        if let Some(number) = number {
+            self.begin(name);
+            push_display(&number, self.out);
+        }
+    }
+}
+
 impl Line<'_> {
-    fn push<S: Syntax>(&self, out: &mut Vec<u8>, syntax: &S) {
+    fn push<S: Syntax>(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(S::OPEN.as_bytes());
-        syntax.name("time", out);
-        syntax.text(&now(), out);
-        let texts = [
-            ("peer", self.peer.map(|peer| peer.to_string())),
-            ("client", self.client.map(|client| client.to_string())),
-            ("connection", Some(self.connection.to_string())),
-            ("transport", self.transport.map(str::to_owned)),
-            ("path", self.path.map(str::to_owned)),
-            ("reason", self.reason.map(str::to_owned)),
-            ("sub", self.sub.map(str::to_owned)),
-        ];
-        for (name, text) in texts {
-            if let Some(text) = text {
-                out.push(S::SEPARATOR);
-                syntax.name(name, out);
-                syntax.text(&text, out);
-            }
-        }
+        S::push_name("time", out);
+        push_now(out);
+        let syntax = PhantomData::<S>;
+        let mut fields = Fields { out, syntax };
+        fields.name("peer", self.peer);
+        fields.name("client", self.client);
+        fields.name("connection", Some(self.connection));
+        fields.text("transport", self.transport);
+        fields.text("path", self.path);
+        fields.text("reason", self.reason);
+        fields.text("sub", self.sub);
         let duration_ms = u64::try_from(self.duration.as_millis()).unwrap_or(u64::MAX);
-        let numbers = [
-            ("status", self.status.map(u64::from)),
-            ("duration_ms", Some(duration_ms)),
-            ("publications", Some(self.publications)),
-            ("bytes", Some(self.bytes)),
-        ];
-        for (name, number) in numbers {
-            if let Some(number) = number {
-                out.push(S::SEPARATOR);
-                syntax.name(name, out);
-                push_display(&number, out);
-            }
-        }
+        fields.number("status", self.status.map(u64::from));
+        fields.number("duration_ms", Some(duration_ms));
+        fields.number("publications", Some(self.publications));
+        fields.number("bytes", Some(self.bytes));
         out.extend_from_slice(S::CLOSE.as_bytes());
     }
 }
 
-/// Returns the time in UTC (RFC 3339).
-fn now() -> String {
-    let mut text = String::new();
-    let formatted = SystemTime.format_time(&mut Writer::new(&mut text));
-    debug_assert!(formatted.is_ok(), "writing to a string cannot fail");
-    text
+/// Appends the time in UTC (RFC 3339), in quotes.
+fn push_now(out: &mut Vec<u8>) {
+    out.push(b'"');
+    let formatted = SystemTime.format_time(&mut Writer::new(&mut Text(out)));
+    debug_assert!(formatted.is_ok(), "writing to a vector cannot fail");
+    out.push(b'"');
+}
+
+/// A buffer to which formatted text is appended.
+struct Text<'a>(&'a mut Vec<u8>);
+
+impl fmt::Write for Text<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.extend_from_slice(text.as_bytes());
+        Ok(())
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io;
+    use std::sync::atomic::AtomicBool;
 
     use crossbeam_channel::{Receiver, bounded};
 
@@ -224,26 +303,26 @@ mod tests {
         }
     }
 
-    fn pushed<S: Syntax>(line: Line<'_>, syntax: &S) -> String {
+    fn pushed<S: Syntax>(line: Line<'_>) -> String {
         let mut out = Vec::new();
-        line.push(&mut out, syntax);
+        line.push::<S>(&mut out);
         String::from_utf8(out).unwrap()
     }
 
     #[test]
     fn control_characters_do_not_end_a_line() {
         let line = line("/ws?a=\"", "eve\nreason=\"done\"\u{1b}[2J");
-        for text in [pushed(line, &Json), pushed(line, &Logfmt)] {
+        for text in [pushed::<Json>(line), pushed::<Logfmt>(line)] {
             let (text, rest) = text.split_once('\n').unwrap();
             assert!(rest.is_empty() && !text.contains('\u{1b}'), "{text}");
         }
-        let json: serde_json::Value = serde_json::from_str(&pushed(line, &Json)).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&pushed::<Json>(line)).unwrap();
         assert_eq!(json["sub"], "eve\nreason=\"done\"\u{1b}[2J");
         assert_eq!(
             (&json["bytes"], &json["status"]),
             (&900.into(), &101.into())
         );
-        let logfmt = pushed(line, &Logfmt);
+        let logfmt = pushed::<Logfmt>(line);
         assert!(logfmt.contains(r#" path="/ws?a=\"" "#), "{logfmt}");
         assert!(
             logfmt.ends_with(" duration_ms=1500 publications=7 bytes=900\n"),
@@ -280,6 +359,77 @@ mod tests {
         assert!((99..=100).contains(&log.dropped()), "{}", log.dropped());
         drop(release);
         drop(guard);
+    }
+
+    /// A writer that fails while the flag is set.
+    struct Full(Arc<AtomicBool>);
+
+    impl Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            match self.0.load(Ordering::Relaxed) {
+                true => Err(io::ErrorKind::StorageFull.into()),
+                false => Ok(bytes.len()),
+            }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_that_cannot_be_written_are_counted_with_one_warning_per_streak() {
+        let is_full = Arc::new(AtomicBool::new(true));
+        let mut writer = CountFailures {
+            writer: Full(Arc::clone(&is_full)),
+            failed: Arc::default(),
+            is_failing: false,
+        };
+        let mut warnings = String::new();
+        for full in [true, true, true, false, true, false] {
+            is_full.store(full, Ordering::Relaxed);
+            let logged = warned(|| writer.write_all(b"line\n").unwrap());
+            warnings.push_str(&logged);
+        }
+        assert_eq!(writer.failed.load(Ordering::Relaxed), 4);
+        let all: Vec<&str> = warnings.lines().collect();
+        assert_eq!(all.len(), 2, "{warnings}");
+        assert!(all[0].contains("cannot write the access log"), "{warnings}");
+
+        let logging = Logging {
+            access: AccessFormat::Json,
+            ..Logging::default()
+        };
+        is_full.store(true, Ordering::Relaxed);
+        let (mut log, guard) = AccessLog::start(&logging, Full(is_full)).unwrap();
+        log.write(&line("/", "a"));
+        log.write(&line("/", "a"));
+        drop(guard);
+        assert_eq!(log.dropped(), 2);
+    }
+
+    /// Returns the lines that are logged during the call.
+    fn warned(act: impl FnOnce()) -> String {
+        let (lines, read) = std::sync::mpsc::channel();
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(move || Sent(lines.clone()))
+            .finish();
+        tracing::subscriber::with_default(subscriber, act);
+        read.iter().collect()
+    }
+
+    struct Sent(std::sync::mpsc::Sender<String>);
+
+    impl Write for Sent {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let line = String::from_utf8_lossy(bytes).into_owned();
+            self.0.send(line).unwrap();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
     }
 
     #[test]

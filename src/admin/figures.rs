@@ -101,7 +101,8 @@ fn push_server(sources: &FigureSources, page: &mut Page<'_>) {
     push_header(name, Kind::Counter, help, page.out);
     push_value(name, "", sources.warnings.suppressed_total(), 1, page.out);
     let name = "fanfare_access_log_lines_dropped_total";
-    let help = "Lines of the access log dropped because their reader was too slow.";
+    let help =
+        "Lines of the access log dropped because their reader was too slow or a write failed.";
     let dropped = sources.access_log.as_ref().map_or(0, AccessLog::dropped);
     push_header(name, Kind::Counter, help, page.out);
     push_value(name, "", dropped, 1, page.out);
