@@ -9,8 +9,9 @@ use toml::{Table, Value};
 
 use super::Config;
 
-/// The keys that a running server can change. They are read at each use, from the configuration of
-/// the worker.
+/// The keys that a running server can change. A worker reads most of them at each use, from its
+/// newest configuration. Some values are stored, for example whether the peer of an open conn is a
+/// trusted proxy. The worker updates them when it receives the configuration.
 pub const RELOADABLE: [&str; 24] = [
     "auth.audience",
     "auth.cookie",

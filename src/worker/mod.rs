@@ -502,8 +502,9 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Uses the configuration of a reload, if there is a new one. Conns that are open follow it,
-    /// too: deadlines that are already set stay, and later ones have the new length.
+    /// Uses the configuration of a reload, if there is a new one. It also applies to open conns.
+    /// Deadlines that are already set stay, and later ones have the new length. Proxies that are no
+    /// longer trusted are distrusted now. Proxies that were added are trusted on new connections.
     fn refresh_config(&mut self) {
         let Some(config) = self.parts.inbox.take_config() else {
             return;
@@ -512,7 +513,10 @@ impl<N: Net> Worker<N> {
             .set_channels_per_conn(config.limits.channels_per_conn);
         self.rates.set_limits(&config.limits);
         self.net.set_options(SocketOptions::new(&config));
-        self.parts.config = config;
+        let before = std::mem::replace(&mut self.parts.config, config);
+        if before.proxy.trusted != self.parts.config.proxy.trusted {
+            self.distrust_removed_proxies();
+        }
         // A reload has replaced the keys, too.
         self.keys_refreshed = None;
     }

@@ -13,7 +13,7 @@ use crate::backend::{BackendMessage, PublishOutcome};
 use crate::effect::CloseReason;
 use crate::hub::{Gap, GapCause};
 use crate::id::{ChannelName, ConnId};
-use crate::proxy::{Source, TooMany};
+use crate::proxy::TooMany;
 use crate::warnings::{self, Event, WarningKind};
 
 impl<N: Net> Worker<N> {
@@ -25,14 +25,12 @@ impl<N: Net> Worker<N> {
         let slot = self.conns.get(id.slot as usize);
         let slot = slot.filter(|slot| slot.generation == id.generation);
         let peer = slot.and_then(|slot| self.net.peer_address(&slot.socket));
-        let own = peer.map(|peer| Source::from(peer.ip()));
-        let client = self.peers.client(id.slot);
         let cause = cause.to_string();
         let event = Event {
             worker: Some(self.parts.number),
             connection: Some(self.name(id)),
             peer,
-            client: client.filter(|client| Some(*client) != own),
+            client: self.peers.client(id.slot),
             ..Event::new(&cause)
         };
         warnings::log(kind, event);

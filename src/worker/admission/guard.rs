@@ -51,9 +51,11 @@ pub(in crate::worker) struct PeerTable {
 pub(in crate::worker) struct Peer {
     /// The source for which the conn is counted, or `None` if the conn is not counted.
     counted: Option<Source>,
-    /// The source of the connection, or the client that a trusted proxy has named last.
-    own: Source,
-    /// Whether `own` is a trusted proxy.
+    /// The peer's address, or the address that its PROXY header names.
+    own: IpAddr,
+    /// The client that the PROXY header or the newest request of a trusted proxy names, if any.
+    client: Option<Source>,
+    /// Whether `own` is a trusted proxy in the current configuration.
     is_trusted: bool,
     /// Whether TLS has to start after the PROXY header.
     awaits_tls: bool,
@@ -77,10 +79,9 @@ impl PeerTable {
         !self.by_slot.is_empty() && self.by_slot.get(&slot).is_some_and(is_trusted)
     }
 
-    /// Returns the source of a conn, or the client that a proxy has named. Returns `None` if the
-    /// table is not in use.
+    /// Returns the client that a proxy has named; `None` if no proxy has named one.
     pub(in crate::worker) fn client(&self, slot: u32) -> Option<Source> {
-        self.by_slot.get(&slot).map(|peer| peer.own)
+        self.by_slot.get(&slot).and_then(|peer| peer.client)
     }
 
     /// Frees unused capacity.
@@ -125,7 +126,8 @@ impl<N: Net> Worker<N> {
         }
         let mut peer = Peer {
             counted: None,
-            own: Source::from(address),
+            own: address,
+            client: None,
             is_trusted,
             awaits_tls: is_proxied && self.is_secure(listener),
             has_connected: false,
@@ -231,10 +233,12 @@ impl<N: Net> Worker<N> {
             return debug_assert!(false, "{id:?} sent a PROXY header and has no peer");
         };
         if let Some(client) = client {
-            peer.own = Source::from(client);
+            peer.own = client;
             peer.is_trusted = contains(&self.parts.config.proxy.trusted, client);
+            // A trusted address is a further proxy. Its requests name the client.
+            peer.client = (!peer.is_trusted).then_some(Source::from(client));
         }
-        let source = (!peer.is_trusted).then_some(peer.own);
+        let source = (!peer.is_trusted).then_some(Source::from(peer.own));
         let admitted = self.recount_as(id, peer, source);
         if peer.awaits_tls && (admitted.is_err() || !self.secure(id)) {
             return self.close(id, CloseReason::Refused);
@@ -257,11 +261,31 @@ impl<N: Net> Worker<N> {
         let trusted = &self.parts.config.proxy.trusted;
         let client = client.filter(|client| !contains(trusted, *client));
         let source = client.map(Source::from);
-        peer.own = source.unwrap_or(peer.own);
+        peer.client = source;
         let admitted = self.recount_as(id, peer, source);
         self.call(id, |conn, out, context| {
             conn.handle_forwarded_client(admitted, out, context);
         });
+    }
+
+    /// Called after a reload. The requests of proxies that are no longer trusted name no clients
+    /// from now on, and their conns count for the proxies themselves. A conn that exceeds a limit
+    /// of its proxy stays open and counts as before. An open stream keeps its client.
+    pub(in crate::worker) fn distrust_removed_proxies(&mut self) {
+        let mut peers = std::mem::take(&mut self.peers.by_slot);
+        let trusted = &self.parts.config.proxy.trusted;
+        let removed = peers
+            .iter_mut()
+            .filter(|(_, peer)| peer.is_trusted && !contains(trusted, peer.own));
+        for (slot, peer) in removed {
+            peer.is_trusted = false;
+            let slot = self.conns.get(*slot as usize);
+            if slot.is_some_and(|slot| !slot.conn.is_stream() && !slot.conn.is_proxied()) {
+                peer.client = None;
+                let _counted = self.recount(peer, Some(Source::from(peer.own)));
+            }
+        }
+        self.peers.by_slot = peers;
     }
 
     fn recount_as(
