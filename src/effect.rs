@@ -56,9 +56,9 @@ pub enum Effect {
         /// Whether the conn is a stream. Backends are not informed of the end of a poll.
         is_stream: bool,
     },
-    /// Log that a request was answered, if the access log is on.
+    /// Log that a request was answered. The machine asks for this only if the conn is logged.
     NoteAnswer(AnsweredRequest),
-    /// Store a request for the access log. The machine asks for this only if the log is on.
+    /// Store a request for the access log. The machine asks for this only if the conn is logged.
     NoteRequest(Box<ReadRequest>),
     /// Log a warning that a token was refused, with the code of the reason.
     NoteRefusedToken(&'static str),
@@ -94,18 +94,8 @@ pub struct ReadRequest {
     pub transport: &'static str,
     /// The path, and those parameters of the query that are not secret.
     pub path: Box<str>,
-}
-
-impl ReadRequest {
-    /// Returns the status with which a stream begins; `None` if the request is not for a stream.
-    #[must_use]
-    pub fn status(&self) -> Option<u16> {
-        match self.transport {
-            "websocket" => Some(101),
-            "event_stream" => Some(200),
-            _ => None,
-        }
-    }
+    /// The status with which a stream begins; `None` if the request is not for a stream.
+    pub stream_status: Option<u16>,
 }
 
 /// An answered request in the access log.
@@ -117,6 +107,8 @@ pub struct AnsweredRequest {
     pub publications: u64,
     /// The number of bytes of the response, without TLS.
     pub bytes: u64,
+    /// The reason for which the conn ends after the response; `None` if the conn stays open.
+    pub reason: Option<CloseReason>,
 }
 
 /// The classes of conns that a worker counts or limits separately.

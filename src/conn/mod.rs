@@ -408,8 +408,7 @@ impl Conn {
             } => {
                 let refusal = Refusal::HeadTimeout;
                 let response = http::response::refuse_connection(refusal, context.date);
-                out.extend_from_slice(&response.bytes);
-                self.end(CloseReason::HeadTimeout, context);
+                self.refuse(&response, CloseReason::HeadTimeout, out, context);
             }
             Phase::Request {
                 partial: None,
@@ -550,15 +549,10 @@ impl Conn {
                 partial: Some(_), ..
             } if self.outbox.is_empty() => {
                 let wait_s = context.retry_after_s();
-                let refusal = Refusal::Restarting;
-                let response = http::response::refuse_for_now(
-                    refusal,
-                    Reader::SameOrigin,
-                    wait_s,
-                    context.date,
-                );
-                out.extend_from_slice(&response.bytes);
-                self.end(CloseReason::Shutdown, context);
+                let (refusal, reader) = (Refusal::Restarting, Reader::SameOrigin);
+                let response =
+                    http::response::refuse_for_now(refusal, reader, wait_s, context.date);
+                self.refuse(&response, CloseReason::Shutdown, out, context);
             }
             Phase::Request { .. } if self.outbox.is_empty() => {
                 context.ask(Effect::Close(CloseReason::Shutdown));

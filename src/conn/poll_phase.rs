@@ -9,7 +9,6 @@ use std::time::Duration;
 use super::request::{admit, request_join};
 use super::{Conn, Partial, Phase, millis};
 use crate::auth::Warning;
-use crate::config::AccessFormat;
 use crate::context::Context;
 use crate::effect::{AnsweredRequest, Effect};
 use crate::http::PollRequest;
@@ -55,24 +54,20 @@ impl Conn {
         let Phase::Poll { poll, partial } = &mut self.phase else {
             return debug_assert!(false, "only polls are answered");
         };
-        let end = poll.handle_answer(&news, out, context);
+        let (status, end) = poll.handle_answer(&news, out, context);
         let partial = partial.take();
-        let status = if out.starts_with(b"HTTP/1.1 304") {
-            304
-        } else {
-            200
-        };
         let publications = news.publications.len() as u64;
         self.outbox.append(out);
         out.clear();
         if !news.publications.is_empty() {
             self.outbox.append_answer(news.publications, TAIL);
         }
-        if context.config.logging.access != AccessFormat::Off {
+        if context.is_logged {
             context.ask(Effect::NoteAnswer(AnsweredRequest {
-                status,
+                status: status.code(),
                 publications,
                 bytes: self.outbox.bytes() as u64,
+                reason: end,
             }));
         }
         self.life_ms = millis(context.now);

@@ -118,15 +118,10 @@ impl Conn {
             }
             Err(too_many) => {
                 let wait_s = context.retry_after_s();
-                let refusal = too_many.into();
-                let response = http::response::refuse_for_now(
-                    refusal,
-                    Reader::SameOrigin,
-                    wait_s,
-                    context.date,
-                );
-                out.extend_from_slice(&response.bytes);
-                self.end(CloseReason::Refused, context);
+                let (refusal, reader) = (too_many.into(), Reader::SameOrigin);
+                let response =
+                    http::response::refuse_for_now(refusal, reader, wait_s, context.date);
+                self.refuse(&response, CloseReason::Refused, out, context);
             }
         }
         self.settle(out, context);

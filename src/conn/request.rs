@@ -10,7 +10,6 @@ use std::time::Duration;
 use super::{Conn, Partial, Phase};
 use crate::auth::Warning;
 use crate::certain;
-use crate::config::AccessFormat;
 use crate::context::Context;
 use crate::effect::{
     AnsweredRequest, CloseReason, ConnClass, Effect, Join, Origin, ReadRequest, Window,
@@ -18,7 +17,8 @@ use crate::effect::{
 use crate::frame::Envelope;
 use crate::http::response::Response;
 use crate::http::{
-    self, After, Answer, Entry, EventStreamRequest, Refusal, RequestRead, Sharing, WebSocketRequest,
+    self, After, Answer, Entry, EventStreamRequest, Refusal, RequestRead, Sharing, Status,
+    WebSocketRequest,
 };
 use crate::id::{ChannelName, Since};
 use crate::time::Deadline;
@@ -60,7 +60,7 @@ impl Conn {
         let RequestRead::Request { length, answer } = read else {
             return self.keep(bytes, false);
         };
-        if context.config.logging.access != AccessFormat::Off {
+        if context.is_logged {
             note_request(bytes, &answer, context);
         }
         let rest = certain::skip_mut(bytes, length);
@@ -70,7 +70,6 @@ impl Conn {
                     context.ask(Effect::NoteRefusedToken(refused.code()));
                 }
                 out.extend_from_slice(&response.bytes);
-                note_response(&response, context);
                 self.finish_response(&response, rest, context);
             }
             Answer::EventStream(request) => self.open_event_stream(request, context),
@@ -85,10 +84,15 @@ impl Conn {
 
     /// Ends the conn after a response, or prepares the conn for the next request.
     fn finish_response(&mut self, response: &Response, rest: &[u8], context: &mut Context<'_>) {
-        match response.then {
-            After::Close if response.status.code() < 400 => self.end(CloseReason::Done, context),
-            After::Close => self.end(CloseReason::BadRequest, context),
-            After::KeepAlive => {
+        let reason = match response.then {
+            After::Close if response.status.code() < 400 => Some(CloseReason::Done),
+            After::Close => Some(CloseReason::BadRequest),
+            After::KeepAlive => None,
+        };
+        note_response(response, reason, context);
+        match reason {
+            Some(reason) => self.end(reason, context),
+            None => {
                 let deadline = context.now.after(context.config.limits.request_head());
                 context.ask(Effect::SetTimer(deadline));
                 self.keep(rest, true);
@@ -138,10 +142,36 @@ impl Conn {
     /// Answers a plaintext HTTP request on a TLS listener. The response is plaintext, too.
     pub fn handle_plaintext(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
         let response = http::response::refuse_connection(Refusal::PlainOnTls, context.date);
+        self.refuse(&response, CloseReason::BadRequest, out, context);
+        self.settle(out, context);
+    }
+
+    /// Sends a refusal that no complete request has caused, or that replaces the answer of a
+    /// stream or poll. Counts the refusal, notes it for the access log, and ends the conn.
+    pub(super) fn refuse(
+        &mut self,
+        response: &Response,
+        reason: CloseReason,
+        out: &mut Vec<u8>,
+        context: &mut Context<'_>,
+    ) {
         out.extend_from_slice(&response.bytes);
         context.metrics.requests_refused.increment();
-        self.end(CloseReason::BadRequest, context);
-        self.settle(out, context);
+        if let Phase::Request {
+            partial: Some(partial),
+            ..
+        } = &self.phase
+            && context.is_logged
+            && let Some(path) = http::logged_path(&partial.bytes, context.config)
+        {
+            context.ask(Effect::NoteRequest(Box::new(ReadRequest {
+                transport: "http",
+                path: path.into_boxed_str(),
+                stream_status: None,
+            })));
+        }
+        note_response(response, Some(reason), context);
+        self.end(reason, context);
     }
 
     /// Refuses a stream or poll because the server has too many channels.
@@ -155,10 +185,7 @@ impl Conn {
         let reader = sharing.reader(&context.config.browser);
         let wait_s = context.retry_after_s();
         let response = http::response::refuse_for_now(refusal, reader, wait_s, context.date);
-        out.extend_from_slice(&response.bytes);
-        context.metrics.requests_refused.increment();
-        note_response(&response, context);
-        self.end(CloseReason::Refused, context);
+        self.refuse(&response, CloseReason::Refused, out, context);
     }
 
     /// Stores bytes until they can be handled. `has_answered` is true if the bytes come after a
@@ -223,27 +250,31 @@ impl Conn {
 
 /// Passes a request to the access log.
 fn note_request(bytes: &[u8], answer: &Answer, context: &mut Context<'_>) {
-    let transport = match answer {
-        Answer::Respond(_) => "http",
-        Answer::EventStream(_) => "event_stream",
-        Answer::Poll(poll) if poll.timeout.is_zero() => "short_poll",
-        Answer::Poll(_) => "long_poll",
-        Answer::WebSocket(_) => "websocket",
+    let (transport, stream_status) = match answer {
+        Answer::Respond(_) => ("http", None),
+        Answer::EventStream(_) => ("event_stream", Some(Status::Ok.code())),
+        Answer::Poll(poll) if poll.timeout.is_zero() => ("short_poll", None),
+        Answer::Poll(_) => ("long_poll", None),
+        Answer::WebSocket(_) => ("websocket", Some(Status::SwitchingProtocols.code())),
     };
-    let path = http::logged_path(bytes, context.config).into_boxed_str();
-    let request = ReadRequest { transport, path };
-    context.ask(Effect::NoteRequest(Box::new(request)));
+    let path = http::logged_path(bytes, context.config).unwrap_or_default();
+    context.ask(Effect::NoteRequest(Box::new(ReadRequest {
+        transport,
+        path: path.into_boxed_str(),
+        stream_status,
+    })));
 }
 
 /// Passes a response without publications to the access log.
-fn note_response(response: &Response, context: &mut Context<'_>) {
-    if context.config.logging.access == AccessFormat::Off {
+fn note_response(response: &Response, reason: Option<CloseReason>, context: &mut Context<'_>) {
+    if !context.is_logged {
         return;
     }
     context.ask(Effect::NoteAnswer(AnsweredRequest {
         status: response.status.code(),
         publications: 0,
         bytes: response.bytes.len() as u64,
+        reason,
     }));
 }
 

@@ -52,6 +52,7 @@ pub use origin::Sharing;
 use origin::{Reader, Source};
 pub use refusal::Refusal;
 pub use response::{Response, StreamBody};
+pub use status::Status;
 pub use target::Target;
 pub(crate) use target::query_pairs;
 pub use validators::Validators;
@@ -175,14 +176,15 @@ pub fn forwarded_client(bytes: &[u8], config: &Config) -> Option<Option<IpAddr>>
 }
 
 /// Returns the path of the request at the front of `bytes` for the access log, with those
-/// parameters of the query that the server knows and that are not secret. Returns `-` if the head
-/// or its target is invalid.
+/// parameters of the query that the server knows and that are not secret. The path is `-` if the
+/// head or its target is invalid. Returns `None` if the head is incomplete.
 #[must_use]
-pub fn logged_path(bytes: &[u8], config: &Config) -> String {
+pub fn logged_path(bytes: &[u8], config: &Config) -> Option<String> {
     let head_bytes_max = config.limits.request_head_bytes as usize;
     match head::read_head(bytes, head_bytes_max) {
-        HeadRead::Complete { head, .. } => target::logged(head.target, &config.auth.query),
-        HeadRead::Incomplete | HeadRead::Refused(_) => String::from("-"),
+        HeadRead::Complete { head, .. } => Some(target::logged(head.target, &config.auth.query)),
+        HeadRead::Refused(_) => Some(String::from("-")),
+        HeadRead::Incomplete => None,
     }
 }
 

@@ -28,7 +28,7 @@ use crate::context::Context;
 use crate::effect::{Acknowledgement, CloseReason, Effect, Join, Leave};
 use crate::frame::FrameKind;
 use crate::frame::envelope::{push_display, push_json_string};
-use crate::http::Sharing;
+use crate::http::{Sharing, Status};
 use crate::hub::{Acknowledged, Gap, JoinOutcome};
 use crate::id::{ChannelName, Cursor};
 use poll_answer::{News, PollTerms};
@@ -95,14 +95,14 @@ impl Poll {
         });
     }
 
-    /// Writes the part of the answer before its publications to `out`. Returns the reason to close
-    /// the conn after the answer; `None` if the conn stays open.
+    /// Writes the part of the answer before its publications to `out`. Returns the answer's status,
+    /// and the reason to close the conn after the answer; `None` if the conn stays open.
     pub fn handle_answer(
         &self,
         news: &News,
         out: &mut Vec<u8>,
         context: &Context<'_>,
-    ) -> Option<CloseReason> {
+    ) -> (Status, Option<CloseReason>) {
         match self {
             Self::Long(poll) => poll.terms().answer(news, out, context),
             Self::Short(poll) => poll.handle_answer(news, out, context),
@@ -381,6 +381,7 @@ pub(crate) mod test_context {
                 now: Now(0),
                 draw: Draw(self.draw),
                 is_trusted: false,
+                is_logged: true,
                 conn: ConnName {
                     run: RunId(0xfa9),
                     worker: 3,

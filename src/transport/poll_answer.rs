@@ -11,7 +11,7 @@ use crate::frame::envelope::push_display;
 use crate::frame::json_element::SEPARATOR_BYTES;
 use crate::frame::{Encoded, Envelope, FrameKind};
 use crate::http::response::{PollHead, push_not_modified, push_poll_head};
-use crate::http::{After, Sharing};
+use crate::http::{After, Sharing, Status};
 use crate::hub::Gap;
 use crate::id::{ChannelName, Cursor};
 use crate::transport::push_gap_fields;
@@ -80,7 +80,7 @@ impl PollTerms {
         news: &News,
         out: &mut Vec<u8>,
         context: &Context<'_>,
-    ) -> Option<CloseReason> {
+    ) -> (Status, Option<CloseReason>) {
         let mut opening = Vec::with_capacity(96);
         push_opening(news, &mut opening);
         let frames = news.publications.iter().map(|frame| frame.wire().len());
@@ -100,7 +100,7 @@ impl PollTerms {
             true => context.metrics.polls_without_news.increment(),
             false => context.metrics.polls_with_news.increment(),
         }
-        self.end
+        (Status::Ok, self.end)
     }
 
     /// Writes a 304 answer (Not Modified), because the client already has the content.
@@ -109,10 +109,10 @@ impl PollTerms {
         news: &News,
         out: &mut Vec<u8>,
         context: &Context<'_>,
-    ) -> Option<CloseReason> {
+    ) -> (Status, Option<CloseReason>) {
         push_not_modified(self.head(news, context), out);
         context.metrics.polls_not_modified.increment();
-        self.end
+        (Status::NotModified, self.end)
     }
 
     fn head<'a>(&self, news: &News, context: &Context<'a>) -> PollHead<'a> {

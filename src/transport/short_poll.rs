@@ -6,7 +6,7 @@
 use crate::context::Context;
 use crate::effect::{CloseReason, Effect, Join};
 use crate::frame::Envelope;
-use crate::http::{After, Sharing, Validators};
+use crate::http::{After, Sharing, Status, Validators};
 use crate::id::{Cursor, Since};
 use crate::transport::poll_answer::{News, PollTerms};
 
@@ -59,7 +59,7 @@ impl ShortPoll {
         news: &News,
         out: &mut Vec<u8>,
         context: &Context<'_>,
-    ) -> Option<CloseReason> {
+    ) -> (Status, Option<CloseReason>) {
         if self.has_answer && news.is_unmoved {
             self.terms.answer_not_modified(news, out, context)
         } else {

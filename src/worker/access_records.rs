@@ -14,7 +14,6 @@ use super::wire::net::Net;
 use crate::access_log::Line;
 use crate::effect::{AnsweredRequest, CloseReason, ReadRequest};
 use crate::id::ConnId;
-use crate::proxy::Source;
 use crate::time::Now;
 
 /// The records of the conns in the sample, by slot.
@@ -24,7 +23,8 @@ pub(super) struct AccessRecords(HashMap<u32, Box<Record>, RandomState>);
 #[derive(Debug)]
 struct Record {
     peer: Option<SocketAddr>,
-    /// The time at which the conn was accepted, or at which its newest request was read.
+    /// The time at which the conn was accepted, or at which its newest request was read or
+    /// answered.
     begun: Now,
     /// The newest request, until it is answered or its stream ends.
     request: Option<Box<ReadRequest>>,
@@ -35,6 +35,16 @@ struct Record {
 }
 
 impl AccessRecords {
+    /// Whether a conn has a record. Without an access log, this is one check.
+    pub(super) fn has(&self, slot: u32) -> bool {
+        !self.0.is_empty() && self.0.contains_key(&slot)
+    }
+
+    /// Frees unused capacity.
+    pub(super) fn shrink(&mut self) {
+        self.0.shrink_to_fit();
+    }
+
     /// Counts what was written to a conn.
     pub(super) fn note_sent(&mut self, slot: u32, publications: u64, bytes: u64) {
         if self.0.is_empty() {
@@ -98,7 +108,15 @@ impl<N: Net> Worker<N> {
         record.publications = answered.publications;
         record.bytes = answered.bytes;
         let request = record.request.take();
-        self.log_access(id, request.as_deref(), Some(answered.status), None);
+        let reason = answered.reason.map(CloseReason::label);
+        self.log_access(id, request.as_deref(), Some(answered.status), reason);
+        if let Some(record) = self.access_records.0.get_mut(&id.slot) {
+            // A later refusal may have no request. Its line must not repeat these values.
+            record.begun = self.now;
+            record.sub = None;
+            // A refusal without a request has its line, too.
+            record.has_requested = true;
+        }
     }
 
     /// Writes the line of a stream, or of a conn that has sent no request. Removes the record.
@@ -110,7 +128,7 @@ impl<N: Net> Worker<N> {
             return;
         };
         if request.is_some() || !has_requested {
-            let status = request.as_ref().and_then(|request| request.status());
+            let status = request.as_ref().and_then(|request| request.stream_status);
             self.log_access(id, request.as_deref(), status, Some(reason.label()));
         }
         self.access_records.0.remove(&id.slot);
@@ -131,12 +149,13 @@ impl<N: Net> Worker<N> {
         ) else {
             return;
         };
-        let own = record.peer.map(|peer| Source::from(peer.ip()));
         log.write(&Line {
             peer: record.peer,
-            client: client.filter(|client| Some(*client) != own),
+            client,
             connection,
-            transport: request.map(|request| request.transport),
+            transport: request
+                .map(|request| request.transport)
+                .or_else(|| status.map(|_| "http")),
             path: request.map(|request| &*request.path),
             status,
             reason,

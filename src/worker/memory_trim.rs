@@ -68,6 +68,7 @@ impl<N: Net> Worker<N> {
         self.peers.shrink();
         self.pending.shrink();
         self.filters.shrink();
+        self.access_records.shrink();
         self.reaped.shrink_to_fit();
         self.to_read.shrink();
         self.to_flush.shrink_to_fit();

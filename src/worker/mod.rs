@@ -429,6 +429,7 @@ impl<N: Net> Worker<N> {
         let is_trusted = slot.conn.takes_requests() && self.peers.is_trusted(id.slot);
         let mut context = Context {
             is_trusted,
+            is_logged: self.access_records.has(id.slot),
             now: self.running.now(),
             draw: Draw(self.net.draw()),
             conn,

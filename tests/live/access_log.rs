@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufReader, Write as _};
+use std::net::TcpStream;
 
 use serde_json::{Value, json};
 
@@ -134,7 +135,7 @@ fn poll_refusal_and_silent_connection_have_a_line_each() {
     let path = "/poll?channel=b";
     assert_eq!(
         short(&second),
-        json!(["http", path, 401, 0, null, peer, null])
+        json!(["http", path, 401, 0, null, peer, "bad_request"])
     );
 
     // A connection that ends without a request.
@@ -151,6 +152,84 @@ fn poll_refusal_and_silent_connection_have_a_line_each() {
     for line in all {
         assert!(!line.contains("token") && !line.contains("wrong"), "{line}");
     }
+}
+
+/// Sends a request for a page that does not exist, with these fields. Returns the status.
+fn ask(stream: &mut BufReader<TcpStream>, fields: &str) -> u16 {
+    let head = format!("GET /x?channel=a HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+    stream.get_mut().write_all(head.as_bytes()).unwrap();
+    Raw::read(stream).status
+}
+
+#[test]
+fn each_request_of_a_proxy_names_its_own_client_also_if_it_is_refused() {
+    let config = "[logging]\naccess = \"json\"\n[limits]\nconns_per_source = 1\n\
+                  [proxy]\ntrusted = [\"127.0.0.1\"]\n";
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::in_folder(folder.path(), "127.0.0.1:0", config, &[]).unwrap();
+    let (one, two) = (
+        "X-Forwarded-For: 192.0.2.1\r\n",
+        "X-Forwarded-For: 192.0.2.2\r\n",
+    );
+    // The only connection that the second client may have.
+    let mut held = BufReader::new(connect(server.addr));
+    assert_eq!(ask(&mut held, two), 404);
+    let mut stream = BufReader::new(connect(server.addr));
+    for (fields, status) in [(one, 404), ("", 404), (two, 429)] {
+        assert_eq!(ask(&mut stream, fields), status);
+    }
+    let all = await_lines(&server, 4);
+    let short = |line: &String| {
+        let line = parsed(line);
+        Value::from_iter(["client", "path", "status", "reason"].map(|name| line[name].clone()))
+    };
+    let path = "/x?channel=a";
+    let expected = [
+        json!(["192.0.2.2", path, 404, null]),
+        json!(["192.0.2.1", path, 404, null]),
+        json!([null, path, 404, null]),
+        json!(["192.0.2.2", path, 429, "refused"]),
+    ];
+    assert_eq!(Vec::from_iter(all.iter().map(short)), expected);
+
+    // From the reload on, the address of the proxy itself is the source.
+    drop((held, stream));
+    server.await_metric("fanfare_sources", 0.0);
+    let mut stream = BufReader::new(connect(server.addr));
+    assert_eq!(ask(&mut stream, one), 404);
+    let config = config.replace("127.0.0.1", "192.0.2.99");
+    fs::write(folder.path().join("fanfare.toml"), config).unwrap();
+    server.signal("HUP");
+    within("a request without a client", || {
+        assert_eq!(ask(&mut stream, one), 404);
+        let all = lines(&server);
+        parsed(all.last()?).get("client").is_none().then_some(())
+    });
+    assert_eq!(Raw::get(server.addr, "/x").status, 429, "the proxy is full");
+    drop(stream);
+    server.await_metric("fanfare_sources", 0.0);
+}
+
+#[test]
+fn late_request_has_one_line_with_its_status_and_reason() {
+    let config = "[logging]\naccess = \"json\"\n[limits]\nrequest_head_ms = 200\n";
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Server::in_folder(folder.path(), "127.0.0.1:0", config, &[]).unwrap();
+    let mut stream = BufReader::new(connect(server.addr));
+    stream.get_mut().write_all(b"GET / HT").unwrap();
+    assert_eq!(Raw::read(&mut stream).status, 408);
+    drop(stream);
+    server.signal("TERM");
+    assert!(server.wait().success());
+    let all = await_lines(&server, 1);
+    assert_eq!(all.len(), 1, "{all:?}");
+    let line = parsed(&all[0]);
+    assert_eq!(
+        (&line["status"], &line["reason"], &line["transport"]),
+        (&json!(408), &json!("head_timeout"), &json!("http")),
+        "{line}"
+    );
+    assert!(line["duration_ms"].as_u64().unwrap() >= 199, "{line}");
 }
 
 #[test]

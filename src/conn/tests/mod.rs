@@ -1,6 +1,7 @@
 //! Tests of a conn's state machine with bytes and times as input. The tests take the role of the
 //! worker.
 
+mod access;
 mod polls;
 mod proxied;
 
@@ -33,6 +34,7 @@ pub(super) struct Rig {
     access: Access,
     pub(super) effects: Vec<Effect>,
     pub(super) is_trusted: bool,
+    pub(super) is_logged: bool,
     pub(super) drain: Option<ReconnectDelay>,
     out: Vec<u8>,
 }
@@ -50,6 +52,7 @@ impl Rig {
             access: Access::default(),
             effects: Vec::new(),
             is_trusted: false,
+            is_logged: false,
             drain: None,
             out: Vec::new(),
         }
@@ -72,6 +75,7 @@ impl Rig {
             head: cursor(9),
             date: "Sun, 06 Nov 1994 08:49:37 GMT",
             is_trusted: self.is_trusted,
+            is_logged: self.is_logged,
             drain: self.drain,
             config: &self.config,
             metrics: &self.metrics,
