@@ -13,6 +13,7 @@ use crate::effect::{Audience, Reference};
 use crate::frame::{Payload, WorkerAck};
 use crate::id::{ChannelName, ConnName, Cursor};
 use crate::pattern::Pattern;
+use crate::traceparent::TraceParent;
 
 /// A message from the feed to a single conn.
 #[derive(Debug)]
@@ -167,6 +168,8 @@ pub struct ClientPublication {
     pub reference: Option<Reference>,
     /// The receivers of the publication.
     pub audience: Audience,
+    /// The trace context of the publication, if the client has sent one.
+    pub traceparent: Option<Box<TraceParent>>,
 }
 
 /// A notice that a conn has subscribed to a channel or unsubscribed from it.

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use crate::config::limits::WINDOW_PUBLICATIONS_MAX;
 use crate::id::{ChannelName, Cursor, Since};
 use crate::time::Deadline;
+use crate::traceparent::TraceParent;
 
 /// An action that a conn's state machine asks the worker to take.
 #[derive(Debug, PartialEq, Eq)]
@@ -73,6 +74,8 @@ pub enum Effect {
         reference: Option<Reference>,
         /// The receivers of the publication.
         audience: Audience,
+        /// The trace context of the publication, if the client has sent one.
+        traceparent: Option<Box<TraceParent>>,
     },
     /// Count the conn in a different [`ConnClass`] from now on.
     Reclassify {

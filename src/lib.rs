@@ -101,7 +101,7 @@
 //! | ring | modules |
 //! |---|---|
 //! | words | [`id`], [`pattern`], [`time`], [`effect`], [`deflate`], [`metrics`], [`config`] |
-//! | words of input and access | [`json`], [`proxy`], [`auth`], [`context`], [`guide`] |
+//! | words of input | [`json`], [`proxy`], [`auth`], [`context`], [`guide`], [`traceparent`] |
 //! | pure | [`http`], [`frame`], [`backend`], [`log`](mod@log), [`hub`], [`tls`], [`transport`] |
 //! | pure in part | [`feed`], [`journal`] |
 //! | machine | [`conn`] |
@@ -144,9 +144,9 @@
 //! | with conflation: the list, the entry's place, its key's | 56, 16, 18 | `log/conflation.rs` |
 //!
 //! With N + P = 111 the sum is 383 bytes, so 64 MiB hold 175,000 such channels, without the
-//! allocator's overhead. The first encoding adds 288 bytes and its length; an event type or a
-//! conflation key adds 32 bytes and its length. A channel without entries takes 72 bytes and its
-//! name. Each worker with subscribers of a channel uses 64 bytes for the channel.
+//! allocator's overhead. The first encoding adds 288 bytes and its length; labels (event type,
+//! conflation key, trace context) add 40 bytes and their length. A channel without entries takes 72
+//! bytes and its name. Each worker with subscribers uses 64 bytes for the channel.
 //!
 //! # Invariants
 //!
@@ -253,5 +253,6 @@ pub mod metrics;
 pub mod pattern;
 pub mod proxy;
 pub mod time;
+pub mod traceparent;
 
 pub mod sys;

@@ -102,6 +102,28 @@ fn event_type_has_its_field_and_its_key() {
 }
 
 #[test]
+fn trace_context_is_the_last_key_of_the_envelope_and_absent_without_one() {
+    let context = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let context = context.parse().map(Box::new).unwrap();
+    let publication = publication("prices", Some("tick"), json("1")).traced(Some(context));
+    compare_every_kind("traced", &publication);
+    for (name, kind) in KINDS {
+        if let Some(transport) = name.strip_suffix("-full") {
+            let wire = wire(&publication, kind.initial());
+            compare(&format!("traced-initial.{transport}-full"), &wire);
+        }
+    }
+    compare(
+        "traced.poll-data",
+        &wire(&publication, FrameKind::Poll(Envelope::Data)),
+    );
+    compare(
+        "traced.poll-full",
+        &wire(&publication, FrameKind::Poll(Envelope::Full)),
+    );
+}
+
+#[test]
 fn initial_publication_has_its_mark_before_the_payload_and_none_without_an_envelope() {
     let publication = publication("prices", Some("tick"), json("1"));
     let bytes = |kind| wire(&publication, kind);

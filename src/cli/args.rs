@@ -28,6 +28,7 @@ use fanfare::feed::protocol::draft::check_event;
 use fanfare::feed::protocol::refusal::Refusal;
 use fanfare::id::ChannelName;
 use fanfare::pattern::Pattern;
+use fanfare::traceparent::TraceParent;
 use fanfare_generator::options::BenchArgs;
 
 /// The maximum width of a help text, in columns.
@@ -226,6 +227,9 @@ pub(crate) struct PublishArgs {
     /// Conflation key; a later publication with the same key supersedes this one.
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub(crate) key: Option<String>,
+    /// W3C trace context of the publications, such as 00-TRACE-SPAN-01.
+    #[arg(long, value_name = "CONTEXT")]
+    pub(crate) traceparent: Option<TraceParent>,
     /// Wait for acknowledgements; print ids and numbers of subscribers as JSON.
     #[arg(long)]
     pub(crate) ack: bool,

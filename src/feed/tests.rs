@@ -498,6 +498,7 @@ fn consumer_that_has_shut_down_its_sending_side_receives_until_it_closes() {
             data: "1".into(),
             reference: None,
             audience: Audience::Consumers,
+            traceparent: None,
         });
         assert_eq!(rig.upstream.report(report), Reported::AtOnce);
     }

@@ -1,11 +1,13 @@
-//! The full envelope: `{"channel":…,"id":…,"event":…,"initial":true,"data":…}`. The keys are in
-//! this order; absent keys are omitted.
+//! The full envelope:
+//! `{"channel":…,"id":…,"event":…,"initial":true,"data":…,"traceparent":…}`. The keys are in this
+//! order; absent keys are omitted.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::{Payload, Publication};
 use crate::certain;
+use crate::traceparent::TraceParent;
 
 /// Appends the full envelope of a publication as one JSON object. `is_initial` is true if the
 /// publication belongs to the history that the client requested when it subscribed.
@@ -24,7 +26,15 @@ pub fn push_full(publication: &Publication, is_initial: bool, out: &mut Vec<u8>)
     }
     out.push(b',');
     push_payload_field(&publication.payload, out);
+    if let Some(traceparent) = publication.traceparent() {
+        push_traceparent(traceparent, out);
+    }
     out.push(b'}');
+}
+
+/// Appends a trace context as the last field of an object: `,"traceparent":"…"`.
+pub fn push_traceparent(traceparent: &TraceParent, out: &mut Vec<u8>) {
+    push_display(&format_args!(",\"traceparent\":\"{traceparent}\""), out);
 }
 
 /// Appends a payload as the field of an object: `"data":…`, `"text":"…"` or `"base64":"…"`.

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::{FrameKind, Frames, Ledger};
 use crate::id::{ChannelName, Cursor};
 use crate::time::{Deadline, Now};
+use crate::traceparent::TraceParent;
 
 /// The prefix of the event types that the server uses.
 const RESERVED_EVENTS: &str = "fanfare.";
@@ -83,17 +84,21 @@ pub struct Publication {
 // This size is used in the section "Memory of a channel" of the crate doc.
 const _: () = assert!(size_of::<Publication>() <= 104);
 
-/// The optional texts of a publication. Few publications have such a text.
+/// The optional labels of a publication. Few publications have a label.
 #[derive(Debug, Default)]
 struct Labels {
     event: Option<Box<str>>,
     key: Option<Box<str>>,
+    /// In a block of its own, so that an event type or a key does not cost its bytes.
+    traceparent: Option<Box<TraceParent>>,
 }
 
 impl Labels {
     fn bytes(&self) -> u64 {
         let texts = [&self.event, &self.key].into_iter().flatten();
-        (size_of::<Self>() + texts.map(|text| text.len()).sum::<usize>()) as u64
+        let texts: usize = texts.map(|text| text.len()).sum();
+        let traced = self.traceparent.as_ref().map_or(0, |_| TraceParent::BYTES);
+        (size_of::<Self>() + texts + traced) as u64
     }
 }
 
@@ -117,7 +122,7 @@ impl Encoded {
 }
 
 impl Publication {
-    /// Creates a publication without event type, key and expiry, and counts it in a ledger.
+    /// Creates a publication without labels and expiry, and counts it in a ledger.
     #[must_use]
     pub fn new(
         id: Cursor,
@@ -147,9 +152,27 @@ impl Publication {
     pub fn labelled(mut self, event: Option<Box<str>>, key: Option<Box<str>>) -> Self {
         debug_assert!(self.labels.is_none());
         if event.is_some() || key.is_some() {
-            let labels = Labels { event, key };
+            let labels = Labels {
+                event,
+                key,
+                traceparent: None,
+            };
             self.ledger.add(labels.bytes());
             self.labels = Some(Box::new(labels));
+        }
+        self
+    }
+
+    /// Adds the trace context that the publisher has sent, if it is present. Must be called at most
+    /// once, after [`Publication::labelled`].
+    #[must_use]
+    pub fn traced(mut self, traceparent: Option<Box<TraceParent>>) -> Self {
+        if traceparent.is_some() {
+            let before = self.bytes_held();
+            let labels = self.labels.get_or_insert_default();
+            debug_assert!(labels.traceparent.is_none());
+            labels.traceparent = traceparent;
+            self.ledger.add(self.bytes_held() - before);
         }
         self
     }
@@ -172,6 +195,12 @@ impl Publication {
     #[must_use]
     pub fn key(&self) -> Option<&str> {
         self.labels.as_ref()?.key.as_deref()
+    }
+
+    /// Returns the trace context that the publisher has sent.
+    #[must_use]
+    pub fn traceparent(&self) -> Option<&TraceParent> {
+        self.labels.as_ref()?.traceparent.as_deref()
     }
 
     /// Returns the time at which the publication expires, or `None` if it never expires.
@@ -296,7 +325,21 @@ mod tests {
         drop(plain);
         let unlabelled = publication(&ledger).labelled(None, None);
         assert_eq!(unlabelled.bytes_held(), size + 8);
-        drop((labelled, unlabelled));
+        let traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let traceparent: TraceParent = traceparent.parse().unwrap();
+        let traced = publication(&ledger).traced(Some(Box::new(traceparent)));
+        let own = size_of::<Labels>() as u64 + 25;
+        assert_eq!(traced.bytes_held(), size + 8 + own);
+        let both = publication(&ledger)
+            .labelled(None, Some("k".into()))
+            .traced(Some(Box::new(traceparent)));
+        assert_eq!(both.bytes_held(), size + 9 + own);
+        assert_eq!(
+            (both.key(), both.traceparent()),
+            (Some("k"), Some(&traceparent))
+        );
+        assert_eq!(publication(&ledger).traced(None).bytes_held(), size + 8);
+        drop((labelled, unlabelled, traced, both));
         assert_eq!(ledger.resident(), 0);
     }
 

@@ -10,6 +10,7 @@
 //! and calls [`read_message_head`].
 
 use crate::config::limits::{REQUEST_HEADERS_MAX, REQUEST_TARGET_BYTES_MAX};
+use crate::traceparent::TraceParent;
 
 use super::extensions::Offers;
 use super::field_lines::FieldLines;
@@ -202,6 +203,18 @@ impl<'b> Fields<'b> {
             self.expectation.note(value);
         } else if is("authorization") {
             self.authorization.note(value);
+        }
+    }
+
+    /// Returns the trace context of the request. An invalid or repeated field is ignored (Trace
+    /// Context, 3.2). The lines are searched on each call, because few requests need the field.
+    #[must_use]
+    pub fn traceparent(&self) -> Option<TraceParent> {
+        let mut values = self.lines.named("traceparent");
+        let only = values.next()?;
+        match values.next() {
+            None => TraceParent::from_bytes(only).ok(),
+            Some(_repeated) => None,
         }
     }
 

@@ -304,7 +304,7 @@ pub(super) fn options(then: After, reader: Reader<'_>, date: &str) -> Response {
             push_field(
                 "Access-Control-Allow-Headers",
                 "Last-Event-ID, Authorization, Cache-Control, Content-Type, If-None-Match, \
-                 X-Requested-With",
+                 Traceparent, X-Requested-With",
                 bytes,
             );
             push_field("Access-Control-Max-Age", PREFLIGHT_AGE_S, bytes);

@@ -105,6 +105,7 @@ mod tests {
                 event: None,
                 key: None,
                 dedupe,
+                traceparent: None,
                 payload: PayloadRef::Text("x"),
             });
         }

@@ -192,6 +192,7 @@ impl Journal {
             event: publication.event(),
             key: publication.key(),
             dedupe,
+            traceparent: publication.traceparent().copied(),
             payload: PayloadRef::of(&publication.payload),
         });
         self.records += 1;

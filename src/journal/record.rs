@@ -9,6 +9,7 @@ use crate::certain;
 use crate::config::limits::{JOURNAL_RECORD_BYTES_MAX, LABEL_BYTES_MAX};
 use crate::frame::Payload;
 use crate::id::CHANNEL_NAME_BYTES_MAX;
+use crate::traceparent::TraceParent;
 
 const KIND_MASK: u8 = 0b0000_0011;
 const KIND_BYTES: u8 = 0;
@@ -18,7 +19,8 @@ const HAS_EVENT: u8 = 0b0000_0100;
 const HAS_KEY: u8 = 0b0000_1000;
 const HAS_DEDUPE: u8 = 0b0001_0000;
 const HAS_TTL: u8 = 0b0010_0000;
-const KNOWN: u8 = KIND_MASK | HAS_EVENT | HAS_KEY | HAS_DEDUPE | HAS_TTL;
+const HAS_TRACEPARENT: u8 = 0b0100_0000;
+const KNOWN: u8 = KIND_MASK | HAS_EVENT | HAS_KEY | HAS_DEDUPE | HAS_TTL | HAS_TRACEPARENT;
 
 /// A publication in the journal, with borrowed texts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +37,8 @@ pub struct Record<'a> {
     pub key: Option<&'a str>,
     /// The idempotency key.
     pub dedupe: Option<&'a str>,
+    /// The trace context.
+    pub traceparent: Option<TraceParent>,
     /// The payload.
     pub payload: PayloadRef<'a>,
 }
@@ -103,11 +107,14 @@ pub fn encode(record: &Record<'_>, out: &mut Vec<u8>) -> bool {
 fn push_body(record: &Record<'_>, out: &mut Vec<u8>) {
     let flag = |text: Option<&str>, flag: u8| if text.is_some() { flag } else { 0 };
     let ttl_flag = if record.ttl_us.is_some() { HAS_TTL } else { 0 };
+    let has_traceparent = record.traceparent.is_some();
+    let traced_flag = if has_traceparent { HAS_TRACEPARENT } else { 0 };
     let flags = record.payload.kind()
         | flag(record.event, HAS_EVENT)
         | flag(record.key, HAS_KEY)
         | flag(record.dedupe, HAS_DEDUPE)
-        | ttl_flag;
+        | ttl_flag
+        | traced_flag;
     out.extend_from_slice(&record.published_us.to_le_bytes());
     out.extend_from_slice(&record.ttl_us.unwrap_or(0).to_le_bytes());
     let labels = [record.event, record.key, record.dedupe];
@@ -120,6 +127,9 @@ fn push_body(record: &Record<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(record.channel.as_bytes());
     for label in labels.into_iter().flatten() {
         out.extend_from_slice(label.as_bytes());
+    }
+    if let Some(traceparent) = record.traceparent {
+        out.extend_from_slice(&traceparent.to_binary());
     }
     out.extend_from_slice(record.payload.bytes());
 }
@@ -139,6 +149,10 @@ pub fn decode(mut rest: &[u8]) -> Option<Record<'_>> {
     let event = label(&mut rest, event, flags & HAS_EVENT != 0)?;
     let key = label(&mut rest, key, flags & HAS_KEY != 0)?;
     let dedupe = label(&mut rest, dedupe, flags & HAS_DEDUPE != 0)?;
+    let traceparent = match flags & HAS_TRACEPARENT {
+        0 => None,
+        _ => Some(TraceParent::from_binary(take(&mut rest)?)?),
+    };
     let is_known = flags & !KNOWN == 0;
     let has_ttl = flags & HAS_TTL != 0;
     let is_plausible = is_known && (1..=CHANNEL_NAME_BYTES_MAX).contains(&channel.len());
@@ -158,6 +172,7 @@ pub fn decode(mut rest: &[u8]) -> Option<Record<'_>> {
         event,
         key,
         dedupe,
+        traceparent,
         payload,
     })
 }
@@ -213,6 +228,7 @@ mod tests {
             event: Some("greeting"),
             key: Some(""),
             dedupe: Some("d-1"),
+            traceparent: TraceParent::from_binary([7; 25]),
             payload: PayloadRef::Json("{\"a\":\"ü\"}"),
         }
     }
@@ -230,6 +246,7 @@ mod tests {
             event: None,
             key: None,
             dedupe: None,
+            traceparent: None,
             payload: PayloadRef::Bytes(&[0, 255]),
             ..record()
         };
@@ -263,6 +280,35 @@ mod tests {
             bytes[at] = value;
             assert_eq!(decode(&bytes), None, "{value} at {at}");
         }
+    }
+
+    #[test]
+    fn record_of_a_version_without_traceparent_is_read() {
+        let mut bytes = vec![1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0];
+        bytes.extend_from_slice(b"\x3d\x01\x01\0\x01\0\x01\0aekd[1]");
+        let read = Record {
+            published_us: 1,
+            ttl_us: Some(2),
+            channel: "a",
+            event: Some("e"),
+            key: Some("k"),
+            dedupe: Some("d"),
+            traceparent: None,
+            payload: PayloadRef::Json("[1]"),
+        };
+        assert_eq!(decode(&bytes), Some(read));
+        assert_eq!(encoded(&read), bytes, "its cost is nothing without one");
+    }
+
+    #[test]
+    fn record_with_a_zero_id_in_its_traceparent_is_refused() {
+        let mut bytes = encoded(&record());
+        let at = bytes
+            .windows(25)
+            .position(|bytes| bytes == [7; 25])
+            .unwrap();
+        bytes[at..at + 16].fill(0);
+        assert_eq!(decode(&bytes), None);
     }
 
     #[test]

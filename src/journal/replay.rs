@@ -208,6 +208,7 @@ impl<'a> Collector<'a> {
         let ledger = writer.log().ledger();
         let publication = Publication::new(id, channel, payload, published, ledger)
             .labelled(event, key)
+            .traced(record.traceparent.map(Box::new))
             .expiring(ttl.map(|ttl| published.after(ttl)));
         writer.announce(sequence);
         // The server has not started yet, so no channel has subscribers.
@@ -269,6 +270,7 @@ mod tests {
                 event: Some(event),
                 key: None,
                 dedupe: None,
+                traceparent: None,
                 payload: PayloadRef::Text("x"),
             };
             collector.take(&ReplayEvent::Record(Sequence(sequence), record));

@@ -60,6 +60,7 @@ fn stage(record_writer: &mut RecordWriter, text: &str) {
         event: None,
         key: None,
         dedupe: None,
+        traceparent: None,
         payload: PayloadRef::Text(text),
     });
     assert!(is_staged);

@@ -47,6 +47,7 @@ impl<N: Net> Worker<N> {
                     data,
                     reference,
                     audience,
+                    traceparent,
                 } => {
                     let publication = ClientPublication {
                         from: self.name(id),
@@ -55,6 +56,7 @@ impl<N: Net> Worker<N> {
                         data,
                         reference,
                         audience,
+                        traceparent,
                     };
                     self.report_publication(id, publication);
                 }

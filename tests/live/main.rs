@@ -58,6 +58,7 @@ mod support;
 mod survival;
 mod tls;
 mod tokens;
+mod traceparent;
 mod tuning;
 mod websocket;
 mod windows;

@@ -292,6 +292,7 @@ impl Journal {
             event: publication.event(),
             key: publication.key(),
             dedupe: None,
+            traceparent: publication.traceparent().copied(),
             payload: PayloadRef::of(&publication.payload),
         });
         assert!(is_staged, "a short record");

@@ -122,6 +122,12 @@ pub(crate) struct PendingAck {
     pub(crate) is_posted: bool,
 }
 
+/// Returns the trace context of the publication with this serial, if it has one.
+pub(crate) fn traceparent(serial: u64) -> String {
+    let flags = serial % 256;
+    format!("00-{serial:032x}-{serial:016x}-{flags:02x}")
+}
+
 /// The simulated sequencer, which numbers publications and posts them to the workers.
 #[derive(Debug)]
 pub(crate) struct Feed {
@@ -316,11 +322,14 @@ impl Feed {
         let has_key = ttl_ms.is_some() || key < 3;
         let has_key = has_key && size != LAST_BYTES;
         let event = (self.random.u32(0..5) == 0).then(|| "tick".into());
+        let traceparent = (self.random.u32(0..3) == 0).then(|| traceparent(sequence));
+        let traceparent = traceparent.map(|text| Box::new(text.parse().expect("a trace context")));
         let make = |ledger: &Arc<_>| {
             let name = self.channels[channel].clone();
             let key = has_key.then(|| format!("k{key}").into());
             Publication::new(id, name, payload.clone(), now, ledger)
                 .labelled(event.clone(), key)
+                .traced(traceparent.clone())
                 .expiring(ttl_ms.map(|ms| now.after(Duration::from_millis(ms))))
         };
         let publication = make(self.writer.log().ledger());

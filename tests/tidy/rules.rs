@@ -28,8 +28,20 @@ pub(crate) enum Layer {
 }
 
 const WORDS: &[&str] = &[
-    "auth", "certain", "chunks", "context", "deflate", "effect", "guide", "id", "json", "metrics",
-    "pattern", "proxy", "time",
+    "auth",
+    "certain",
+    "chunks",
+    "context",
+    "deflate",
+    "effect",
+    "guide",
+    "id",
+    "json",
+    "metrics",
+    "pattern",
+    "proxy",
+    "time",
+    "traceparent",
 ];
 const PURE: &[&str] = &["backend", "frame", "http", "hub", "log", "tls", "transport"];
 const SHELL: &[&str] = &[

@@ -363,6 +363,7 @@ pub(super) mod tests {
             text: is_text,
             event: None,
             key: None,
+            traceparent: None,
             ack: has_ack,
             feed: None,
         }

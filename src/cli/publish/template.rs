@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use crate::cli::Failure;
 use crate::cli::args::PublishArgs;
-use fanfare::frame::envelope::push_json_string;
+use fanfare::frame::envelope::{push_json_string, push_traceparent};
 
 /// The maximum length of a line of standard input. No feed accepts a longer line.
 pub(super) const LINE_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -54,6 +54,9 @@ impl Template {
                 before.extend_from_slice(format!(",\"{name}\":").as_bytes());
                 push_json_string(value, &mut before);
             }
+        }
+        if let Some(traceparent) = &args.traceparent {
+            push_traceparent(traceparent, &mut before);
         }
         if args.ack {
             before.extend_from_slice(b",\"ack\":true");
@@ -114,6 +117,8 @@ mod tests {
     use super::*;
     use crate::cli::publish::tests::args;
 
+    const CONTEXT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
     fn line(args: &PublishArgs, payload: &[u8]) -> Result<String, PayloadError> {
         let mut out = Vec::new();
         Template::new(args, None).push_line(1, payload, &mut out)?;
@@ -133,11 +138,14 @@ mod tests {
         let labelled = PublishArgs {
             event: Some(String::from("tick")),
             key: Some(String::from("eur")),
+            traceparent: CONTEXT.parse().ok(),
             ..args(false, false)
         };
         assert_eq!(
             line(&labelled, b"1").unwrap(),
-            "{\"channel\":\"prices\",\"event\":\"tick\",\"key\":\"eur\",\"data\":1}\n"
+            format!(
+                r#"{{"channel":"prices","event":"tick","key":"eur","traceparent":"{CONTEXT}","data":1}}"#
+            ) + "\n"
         );
     }
 

@@ -8,7 +8,7 @@
 use crate::backend::{ClientPublication, Notice, Report};
 use crate::config::limits::{NOTICE_BYTES_AT_ONCE, NOTICE_INTERVAL_BYTES, NOTICE_UNREAD_BYTES_MAX};
 use crate::feed::protocol::minify::minify;
-use crate::frame::envelope::{push_display, push_json_string};
+use crate::frame::envelope::{push_display, push_json_string, push_traceparent};
 use crate::id::{ChannelName, ConnName};
 use crate::pattern::Pattern;
 
@@ -98,12 +98,16 @@ pub(crate) fn line(report: &Report) -> Vec<u8> {
             sub,
             channel,
             data,
+            traceparent,
             ..
         }) => {
             push_start("publish", *from, sub.as_deref(), channel, &mut out);
             out.extend_from_slice(b",\"data\":");
             // Line feeds are removed from the client's data, because they would end the line.
             out.extend_from_slice(minify(data).as_bytes());
+            if let Some(traceparent) = traceparent {
+                push_traceparent(traceparent, &mut out);
+            }
         }
     }
     out.extend_from_slice(b"}\n");
@@ -149,14 +153,19 @@ mod tests {
     }
 
     fn publication(name: &str, data: &str) -> Report {
-        Report::Publish(ClientPublication {
+        Report::Publish(client_publication(name, data))
+    }
+
+    fn client_publication(name: &str, data: &str) -> ClientPublication {
+        ClientPublication {
             from: from(),
             sub: Some("a\"l".into()),
             channel: channel(name),
             data: data.into(),
             reference: None,
             audience: Audience::Consumers,
-        })
+            traceparent: None,
+        }
     }
 
     fn notice(name: &str, has_subscribed: bool) -> Report {
@@ -207,7 +216,16 @@ mod tests {
 
     #[test]
     fn reports_are_one_line_of_json_each() {
+        let context = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let traced = ClientPublication {
+            traceparent: context.parse().ok().map(Box::new),
+            ..client_publication("a", "1")
+        };
+        let traced_line = format!(
+            r#"{{"type":"publish","conn":"C","sub":"a\"l","channel":"a","data":1,"traceparent":"{context}"}}"#
+        );
         for (report, expected) in [
+            (Report::Publish(traced), &*traced_line),
             (
                 publication("a\"b", "{\n \"x\" : 1 }"),
                 r#"{"type":"publish","conn":"C","sub":"a\"l","channel":"a\"b","data":{"x":1}}"#,

@@ -394,6 +394,7 @@ impl ReportRouter {
             key: None,
             dedupe: None,
             ttl: None,
+            traceparent: publication.traceparent,
         };
         let ack = sequencer.sequence(draft, Acknowledge::Yes, now);
         let reference = publication.reference;

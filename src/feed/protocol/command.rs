@@ -40,6 +40,7 @@ const PUBLISH: Keys = Keys::of(&[
     Key::Event,
     Key::Key,
     Key::Text,
+    Key::Traceparent,
     Key::TtlMs,
 ]);
 const SEND: Keys = Keys::of(&[Key::Ack, Key::Base64, Key::Data, Key::Send, Key::Text]);

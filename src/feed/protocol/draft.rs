@@ -16,6 +16,7 @@ use crate::config::limits::{CHANNELS_PER_PUBLICATION_MAX, LABEL_BYTES_MAX};
 use crate::frame::Payload;
 use crate::frame::publication::is_reserved_event;
 use crate::id::{ChannelName, ChannelNameError};
+use crate::traceparent::TraceParent;
 
 /// A publication without a sequence number.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub struct Draft {
     pub dedupe: Option<Box<str>>,
     /// The time to live.
     pub ttl: Option<Duration>,
+    /// The trace context of the publisher. Boxed because few drafts have one.
+    pub traceparent: Option<Box<TraceParent>>,
 }
 
 /// The channels of a draft. For each channel a separate publication is created.
@@ -98,6 +101,7 @@ impl Draft {
             key: key(Key::Key, fields.key.as_ref())?,
             dedupe: key(Key::Dedupe, fields.dedupe.as_ref())?,
             ttl: fields.ttl_ms.map(Duration::from_millis),
+            traceparent: traceparent(fields.traceparent.as_deref())?,
         })
     }
 }
@@ -168,6 +172,11 @@ fn key(key: Key, text: Option<&Cow<'_, str>>) -> Result<Option<Box<str>>, Refusa
     label(key, text)
 }
 
+fn traceparent(text: Option<&str>) -> Result<Option<Box<TraceParent>>, Refusal> {
+    let parsed = text.map(str::parse).transpose();
+    Ok(parsed.map_err(Refusal::BadTraceparent)?.map(Box::new))
+}
+
 fn label(key: Key, text: Option<&Cow<'_, str>>) -> Result<Option<Box<str>>, Refusal> {
     match text {
         Some(text) if text.len() > LABEL_BYTES_MAX => Err(Refusal::TooLong {
@@ -209,6 +218,32 @@ mod tests {
         assert_eq!(draft.key.as_deref(), Some("k"));
         assert_eq!(draft.dedupe.as_deref(), Some("d"));
         assert_eq!(draft.ttl, Some(Duration::from_millis(5)));
+    }
+
+    #[test]
+    fn trace_context_is_kept_and_an_invalid_one_is_refused() {
+        let context = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let traced = |value: &str| {
+            let json = format!(r#"{{"channel":["a","b"],"data":1,"traceparent":{value}}}"#);
+            read(&json).map(|(draft, _)| draft.traceparent)
+        };
+        let expected = context.parse().map(Box::new).unwrap();
+        assert_eq!(traced(&format!("\"{context}\"")), Ok(Some(expected)));
+        assert_eq!(traced("null"), Ok(None));
+        for value in [
+            "\"\"",
+            "\"00-1-2-3\"",
+            "\"00-00000000000000000000000000000000-1\"",
+        ] {
+            let refusal = traced(value).unwrap_err();
+            assert_eq!(refusal.code(), "bad_value", "{value}");
+            let message = refusal.to_string();
+            assert!(
+                message.starts_with("`traceparent` is not of the form 00-"),
+                "{message}"
+            );
+        }
+        assert_eq!(traced("1"), Err(Refusal::bad_value(Key::Traceparent)));
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub(super) struct Fields<'a> {
     pub(super) channel: Option<Names<'a>>,
     pub(super) data: Option<&'a RawValue>,
     pub(super) text: Option<Cow<'a, str>>,
+    pub(super) traceparent: Option<Cow<'a, str>>,
     pub(super) base64: Option<Cow<'a, str>>,
     pub(super) event: Option<Cow<'a, str>>,
     pub(super) key: Option<Cow<'a, str>>,
@@ -108,6 +109,7 @@ impl<'a> Fields<'a> {
             Key::Reason => read_text(&mut self.reason, map),
             Key::Send => read_text(&mut self.send, map),
             Key::Text => read_text(&mut self.text, map),
+            Key::Traceparent => read_text(&mut self.traceparent, map),
             Key::TtlMs => read_number(&mut self.ttl_ms, map),
         }?;
         if is_present {

@@ -22,6 +22,7 @@ use crate::http::framing::is_token_byte;
 use crate::http::query_pairs;
 use crate::http::response::Status;
 use crate::json;
+use crate::traceparent::TraceParent;
 
 /// The publications of a request.
 #[derive(Debug, PartialEq)]
@@ -44,8 +45,9 @@ pub enum Shape {
 /// The interpretation of a body, which the head of the request determines.
 #[derive(Debug)]
 pub(super) enum PublishPlan {
-    /// The body contains publications.
-    Publications,
+    /// The body contains publications. The trace context of the request is the context of those
+    /// publications that have none.
+    Publications(Option<TraceParent>),
     /// The body is the payload of this draft.
     Payload(Box<Draft>, PayloadKind),
 }
@@ -73,12 +75,21 @@ impl PublishPlan {
                     ("Accept", "application/json"),
                 ));
             }
-            return Ok(Self::Publications);
+            return Ok(Self::Publications(None));
         }
         let fields = read_query(query)?;
         let channels = draft::channels(Key::Channel, fields.channel.as_ref(), names)?;
         let draft = Draft::labelled(&fields, channels, Payload::Bytes(Box::default()))?;
         Ok(Self::Payload(Box::new(draft), kind))
+    }
+
+    /// Adds the trace context of the request.
+    pub(super) fn traced(mut self, traceparent: Option<TraceParent>) -> Self {
+        match &mut self {
+            Self::Publications(of_request) => *of_request = traceparent,
+            Self::Payload(draft, _) => add_traceparent(draft, traceparent),
+        }
+        self
     }
 
     pub(super) fn publish(
@@ -87,7 +98,13 @@ impl PublishPlan {
         names: &mut NameCache,
     ) -> Result<Publish, RequestRefusal> {
         match self {
-            Self::Publications => publications(text(body)?, names),
+            Self::Publications(traceparent) => {
+                let mut publish = publications(text(body)?, names)?;
+                for draft in &mut publish.drafts {
+                    add_traceparent(draft, traceparent);
+                }
+                Ok(publish)
+            }
             Self::Payload(mut draft, kind) => {
                 draft.payload = match kind {
                     PayloadKind::Bytes => Payload::Bytes(Box::from(body)),
@@ -100,6 +117,13 @@ impl PublishPlan {
                 })
             }
         }
+    }
+}
+
+/// Sets the trace context of a publication that has none.
+fn add_traceparent(draft: &mut Draft, traceparent: Option<TraceParent>) {
+    if draft.traceparent.is_none() {
+        draft.traceparent = traceparent.map(Box::new);
     }
 }
 
@@ -227,6 +251,7 @@ fn read_query(query: &str) -> Result<Fields<'static>, Refusal> {
             Key::Dedupe => &mut fields.dedupe,
             Key::Event => &mut fields.event,
             Key::Key => &mut fields.key,
+            Key::Traceparent => &mut fields.traceparent,
             // `ack` is ignored, because a request is always answered.
             Key::Ack => continue,
             Key::Base64

@@ -6,6 +6,7 @@
 use crate::config::limits::{CHANNELS_PER_PUBLICATION_MAX, CONSUME_PATTERNS_MAX};
 use crate::id::{CONN_NAME_BYTES_MAX, ChannelNameError};
 use crate::json::LimitError;
+use crate::traceparent::TraceParentError;
 
 /// The reason why a line or a publication is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,6 +29,9 @@ pub enum Refusal {
     /// The event type has control characters.
     #[error("`event` has no control characters")]
     BadEvent,
+    /// The trace context is invalid.
+    #[error("`traceparent` is {0}")]
+    BadTraceparent(TraceParentError),
     /// The JSON is invalid. The value is the parser's message.
     #[error("not a JSON object: {0}")]
     BadJson(Box<str>),
@@ -114,6 +118,7 @@ impl Refusal {
             | Self::BadConn(_)
             | Self::BadEvent
             | Self::BadPattern
+            | Self::BadTraceparent(_)
             | Self::Empty(_)
             | Self::Missing(_)
             | Self::NoTime
@@ -133,6 +138,7 @@ impl Refusal {
                 | Key::Presence
                 | Key::Reason
                 | Key::Send
+                | Key::Traceparent
                 | Key::TtlMs => "bad_value",
             },
             Self::DuplicateKey(_) => "duplicate_key",
@@ -164,7 +170,8 @@ impl Refusal {
             | Key::Key
             | Key::Reason
             | Key::Send
-            | Key::Text => "a string",
+            | Key::Text
+            | Key::Traceparent => "a string",
             Key::Channel | Key::Consume | Key::Presence => "a string or an array of strings",
             Key::Code => "a whole number",
             Key::Data => "a JSON value",
@@ -210,6 +217,8 @@ pub enum Key {
     Send,
     /// A payload that is a string.
     Text,
+    /// The trace context of the publisher.
+    Traceparent,
     /// The time to live.
     TtlMs,
 }
@@ -243,7 +252,7 @@ impl Keys {
 
 impl Key {
     /// All keys, in alphabetical order.
-    pub(super) const ALL: [Self; 17] = [
+    pub(super) const ALL: [Self; 18] = [
         Self::Ack,
         Self::Base64,
         Self::Channel,
@@ -260,6 +269,7 @@ impl Key {
         Self::Reason,
         Self::Send,
         Self::Text,
+        Self::Traceparent,
         Self::TtlMs,
     ];
 
@@ -283,6 +293,7 @@ impl Key {
             "reason" => Self::Reason,
             "send" => Self::Send,
             "text" => Self::Text,
+            "traceparent" => Self::Traceparent,
             "ttl_ms" => Self::TtlMs,
             _ => return None,
         })
@@ -308,6 +319,7 @@ impl std::fmt::Display for Key {
             Self::Reason => "reason",
             Self::Send => "send",
             Self::Text => "text",
+            Self::Traceparent => "traceparent",
             Self::TtlMs => "ttl_ms",
         })
     }

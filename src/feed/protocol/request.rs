@@ -190,7 +190,9 @@ fn plan(head: &Head<'_>, names: &mut NameCache) -> Result<PublishPlan, RequestRe
         ));
     }
     check_content_coding(head)?;
-    PublishPlan::new(target.query, content_type(head.fields.content_type)?, names)
+    let content_type = content_type(head.fields.content_type)?;
+    let plan = PublishPlan::new(target.query, content_type, names)?;
+    Ok(plan.traced(head.fields.traceparent()))
 }
 
 /// Refuses content codings, because bodies are published without decoding (RFC 9110, 8.4).
@@ -322,6 +324,41 @@ mod tests {
             .outcome
             .unwrap();
         assert_eq!((none.shape, none.drafts.len()), (Shape::Array, 0));
+    }
+
+    #[test]
+    fn trace_context_of_the_request_is_used_unless_a_publication_has_its_own() {
+        let [of_request, own] = [1, 2]
+            .map(|span| format!("00-4bf92f3577b34da6a3ce929d0e0e4736-000000000000000{span}-01"));
+        let contexts = |target: &str, fields: &str, body: &str| {
+            let head = format!("Host: f\r\nContent-Type: application/json\r\n{fields}");
+            let bytes = format!(
+                "POST {target} HTTP/1.1\r\n{head}Content-Length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            let drafts = one(&bytes).outcome.unwrap().drafts;
+            let contexts = drafts.iter().map(|draft| draft.traceparent.as_deref());
+            let texts = contexts.map(|context| context.map(ToString::to_string));
+            texts.collect::<Vec<_>>()
+        };
+        let field = format!("Traceparent: {of_request}\r\n");
+        let traced = [Some(of_request.clone())];
+        assert_eq!(contexts("/publish?channel=a", &field, "1"), traced);
+        assert_eq!(
+            contexts("/publish", &field, r#"{"channel":"a","data":1}"#),
+            traced
+        );
+        let body = format!(
+            r#"[{{"channel":"a","data":1,"traceparent":"{own}"}},{{"channel":"a","data":1}}]"#
+        );
+        let both = [Some(own.clone()), Some(of_request)];
+        assert_eq!(contexts("/publish", &field, &body), both);
+        let target = format!("/publish?channel=a&traceparent={own}");
+        assert_eq!(contexts(&target, &field, "1"), [Some(own)]);
+        // A field that is repeated or invalid is ignored.
+        for fields in [format!("{field}{field}"), field.replace("-01", "-1")] {
+            assert_eq!(contexts("/publish?channel=a", &fields, "1"), [None]);
+        }
     }
 
     #[test]
@@ -556,6 +593,7 @@ mod tests {
         for (target, body, error) in [
             ("/publish?channel=a&key=", "1", "bad_value"),
             ("/publish?channel=a&dedupe=", "1", "bad_value"),
+            ("/publish?channel=a&traceparent=00", "1", "bad_value"),
             ("/publish?channel=a*", "1", "bad_channel"),
             ("/publish?channel=a", &deep(64).replace("[]", "\"\""), "ok"),
             (

@@ -394,6 +394,7 @@ impl Sequencer {
         let ledger = self.writer.log().ledger();
         let publication = Publication::new(id, channel, draft.payload, now, ledger)
             .labelled(draft.event, draft.key)
+            .traced(draft.traceparent)
             .expiring(draft.ttl.map(|ttl| now.after(ttl)));
         let commit = self.commit();
         let _outcome = self.push(publication, worker_ack.clone(), None);
@@ -437,6 +438,7 @@ impl Sequencer {
             let ledger = self.writer.log().ledger();
             let publication = Publication::new(id, channel, payload, now, ledger)
                 .labelled(draft.event.clone(), draft.key.clone())
+                .traced(draft.traceparent.clone())
                 .expiring(draft.ttl.map(|ttl| now.after(ttl)));
             commit = self.commit();
             let dedupe = draft.dedupe.as_deref();

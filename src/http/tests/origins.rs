@@ -70,7 +70,7 @@ fn preflight_of_a_listed_page_has_these_bytes() {
          Access-Control-Allow-Methods: GET, HEAD, OPTIONS\r\n\
          Access-Control-Allow-Headers: \
          Last-Event-ID, Authorization, Cache-Control, Content-Type, If-None-Match, \
-         X-Requested-With\r\n\
+         Traceparent, X-Requested-With\r\n\
          Access-Control-Max-Age: 86400\r\n\
          Connection: keep-alive\r\n\r\n"
     );

@@ -21,6 +21,7 @@ use crate::frame::websocket::{Opcode, push_header};
 use crate::hub::Gap;
 use crate::id::{ChannelName, ChannelNameError, Cursor, SINCE_FIRST, Since};
 use crate::json::{self, LimitError};
+use crate::traceparent::{TraceParent, TraceParentError};
 use crate::transport::push_gap_fields;
 
 /// A parsed command, with the client's reference if the command contains a reference.
@@ -49,6 +50,7 @@ pub(super) enum Action {
     Publish {
         channel: ChannelName,
         data: Box<str>,
+        traceparent: Option<Box<TraceParent>>,
     },
     /// Subscribe to a channel.
     Subscribe {
@@ -85,6 +87,8 @@ pub(super) enum Refusal {
     BadReference,
     #[error("last is a whole number from 0 to {}", u32::MAX)]
     BadLast,
+    #[error("traceparent is {0}")]
+    BadTraceparent(TraceParentError),
     #[error("window is a whole number from 1 to {WINDOW_PUBLICATIONS_MAX}")]
     BadWindow,
     #[error("a command is a text message")]
@@ -133,6 +137,7 @@ impl Refusal {
             Self::BadJson | Self::JsonLimit(_) => "bad_json",
             Self::BadReference => "bad_ref",
             Self::BadLast => "bad_last",
+            Self::BadTraceparent(_) => "bad_traceparent",
             Self::BadWindow => "bad_window",
             Self::BinaryMessage => "binary_message",
             Self::Busy => "busy",
@@ -170,6 +175,8 @@ struct Fields<'a> {
     since: Option<&'a RawValue>,
     #[serde(borrow)]
     token: Option<&'a RawValue>,
+    #[serde(borrow)]
+    traceparent: Option<&'a RawValue>,
     #[serde(borrow)]
     window: Option<&'a RawValue>,
     #[serde(borrow, rename = "ref")]
@@ -225,6 +232,7 @@ fn parse_action(fields: &Fields<'_>) -> Result<Action, Refusal> {
         Some("publish") => Ok(Action::Publish {
             channel: parse_channel(fields)?,
             data: Box::from(fields.data.ok_or(Refusal::DataMissing)?.get()),
+            traceparent: parse_traceparent(fields)?,
         }),
         Some("subscribe") => Ok(Action::Subscribe {
             channel: parse_channel(fields)?,
@@ -263,6 +271,15 @@ fn parse_since(fields: &Fields<'_>) -> Result<Since, Refusal> {
 fn parse_id(fields: &Fields<'_>) -> Result<Cursor, Refusal> {
     let id = fields.id.and_then(parse_string);
     id.and_then(|id| id.parse().ok()).ok_or(Refusal::BadId)
+}
+
+fn parse_traceparent(fields: &Fields<'_>) -> Result<Option<Box<TraceParent>>, Refusal> {
+    let Some(json) = fields.traceparent else {
+        return Ok(None);
+    };
+    let text = parse_string(json).ok_or(TraceParentError);
+    let parsed = text.and_then(|text| text.parse().map(Box::new));
+    parsed.map(Some).map_err(Refusal::BadTraceparent)
 }
 
 fn parse_window(fields: &Fields<'_>) -> Result<Option<Window>, Refusal> {
@@ -549,11 +566,23 @@ mod tests {
         let channel = channel("c");
         assert_eq!(
             parse(text).unwrap().action,
-            Action::Publish { channel, data }
+            Action::Publish {
+                channel,
+                data,
+                traceparent: None
+            }
         );
         for (text, code) in [
             (r#"{"type":null,"channel":"c"}"#, "unknown_type"),
             (r#"{"type":"auth","token":null}"#, "bad_token"),
+            (
+                r#"{"type":"publish","channel":"c","data":1,"traceparent":"00-1"}"#,
+                "bad_traceparent",
+            ),
+            (
+                r#"{"type":"publish","channel":"c","data":1,"traceparent":1}"#,
+                "bad_traceparent",
+            ),
             (r#"{"type":"ack","id":null}"#, "bad_id"),
             (r#"{"type":"presence","channel":null}"#, "bad_channel"),
             (
@@ -562,6 +591,24 @@ mod tests {
             ),
         ] {
             assert_eq!(refusal(text), (code, None), "{text}");
+        }
+    }
+
+    #[test]
+    fn publication_may_have_a_trace_context() {
+        let context = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        for (field, expected) in [
+            (format!(r#""{context}""#), context.parse().ok()),
+            (String::from("null"), None),
+        ] {
+            let text =
+                format!(r#"{{"type":"publish","channel":"c","data":1,"traceparent":{field}}}"#);
+            let expected = Action::Publish {
+                channel: channel("c"),
+                data: Box::from("1"),
+                traceparent: expected.map(Box::new),
+            };
+            assert_eq!(parse(&text).unwrap().action, expected, "{text}");
         }
     }
 

@@ -433,12 +433,17 @@ fn handle_command(text: &str, out: &mut Vec<u8>, context: &mut Context<'_>) -> R
             window,
             origin: Origin::Command(reference),
         }),
-        Action::Publish { channel, data } => match publish_audience(&channel, context) {
+        Action::Publish {
+            channel,
+            data,
+            traceparent,
+        } => match publish_audience(&channel, context) {
             Some(audience) => Effect::Publish {
                 channel,
                 data,
                 reference,
                 audience,
+                traceparent,
             },
             None => {
                 refuse(Refusal::NotAllowed, reference.as_ref(), out, context);

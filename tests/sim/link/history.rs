@@ -6,6 +6,7 @@
 use fanfare::frame::{Compressor, FrameKind};
 
 use super::Link;
+use crate::feed::traceparent;
 use crate::history::History;
 use crate::model::{Facts, Observation, Requested};
 
@@ -28,6 +29,7 @@ impl Link {
             is_plain || is_of(kind.initial()),
             "publication {sequence}: wrong bytes"
         );
+        check_traceparent(sequence, kind, whole, facts);
         (kind != kind.initial()).then_some(!is_plain)
     }
 
@@ -48,6 +50,22 @@ impl Link {
         }
         self.expected.set_history(channel, history, facts);
     }
+}
+
+/// Checks that the trace context is the last key of the full envelope if the publication has one,
+/// and that it occurs nowhere else.
+fn check_traceparent(sequence: u64, kind: FrameKind, whole: &[u8], facts: &Facts) {
+    let end = match facts.publication(sequence).traceparent() {
+        Some(_) => format!(",\"traceparent\":\"{}\"}}", traceparent(sequence)),
+        None => String::from("}"),
+    };
+    let has_key = whole.windows(13).any(|bytes| bytes == b"\"traceparent\"");
+    let is_full = kind != kind.initial();
+    assert_eq!(has_key, is_full && end.len() > 1, "publication {sequence}");
+    assert!(
+        !is_full || whole.trim_ascii_end().ends_with(end.as_bytes()),
+        "publication {sequence} does not end with {end}"
+    );
 }
 
 /// Returns the bytes of a publication in one kind of frame.

@@ -244,6 +244,7 @@ fn publish_and_presence_reach_the_feed_where_the_namespace_allows_them() {
             data: "{\"x\": 1}".into(),
             reference: Reference::from_json("3"),
             audience: Audience::Consumers,
+            traceparent: None,
         },
         Effect::Count {
             channel: channel("c"),

@@ -29,6 +29,7 @@ use crate::certain;
 use crate::config::limits::{REPORTS_MAX, UPSTREAM_BYTES_MAX};
 use crate::id::ConnName;
 use crate::sys::wake::Wake;
+use crate::traceparent::TraceParent;
 
 pub use self::notices::{Bounds, WaitingNotice};
 
@@ -296,7 +297,10 @@ fn reports_taken(taken: &[u64], end: usize) -> u64 {
 fn weight(report: &Report) -> usize {
     size_of::<Report>()
         + match report {
-            Report::Publish(publication) => publication.data.len(),
+            Report::Publish(publication) => {
+                let traced = publication.traceparent.as_ref();
+                publication.data.len() + traced.map_or(0, |_| TraceParent::BYTES)
+            }
             Report::Count { .. } | Report::Lost(_) | Report::Notice(_) => 0,
         }
 }

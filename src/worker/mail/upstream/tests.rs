@@ -42,6 +42,7 @@ fn publication(slot: u32, data: &str) -> Report {
         data: data.into(),
         reference: None,
         audience: Audience::Consumers,
+        traceparent: None,
     })
 }
 
