@@ -22,6 +22,7 @@ use crate::config::{AccessFormat, Logging, Share};
 use crate::frame::envelope::{push_display, push_json_string};
 use crate::id::ConnName;
 use crate::proxy::Source;
+use crate::traceparent::TraceId;
 
 /// The sending end of the queue of lines. Each worker has a clone.
 #[derive(Clone, Debug)]
@@ -48,6 +49,8 @@ pub struct Line<'a> {
     pub transport: Option<&'static str>,
     /// The path, and those parameters of the query that are not secret.
     pub path: Option<&'a str>,
+    /// The trace of the client's trace context.
+    pub trace_id: Option<TraceId>,
     /// The status of the response.
     pub status: Option<u16>,
     /// The reason for which the connection was closed, as in the metrics.
@@ -244,6 +247,7 @@ impl Line<'_> {
         fields.name("connection", Some(self.connection));
         fields.text("transport", self.transport);
         fields.text("path", self.path);
+        fields.name("trace_id", self.trace_id);
         fields.text("reason", self.reason);
         fields.text("sub", self.sub);
         let duration_ms = u64::try_from(self.duration.as_millis()).unwrap_or(u64::MAX);
@@ -294,6 +298,7 @@ mod tests {
             },
             transport: Some("websocket"),
             path: Some(path),
+            trace_id: TraceId::new([0xab; 16]),
             status: Some(101),
             reason: Some("done"),
             duration: Duration::from_millis(1_500),
@@ -317,6 +322,7 @@ mod tests {
             assert!(rest.is_empty() && !text.contains('\u{1b}'), "{text}");
         }
         let json: serde_json::Value = serde_json::from_str(&pushed::<Json>(line)).unwrap();
+        assert_eq!(json["trace_id"], "ab".repeat(16));
         assert_eq!(json["sub"], "eve\nreason=\"done\"\u{1b}[2J");
         assert_eq!(
             (&json["bytes"], &json["status"]),

@@ -97,6 +97,8 @@ pub struct ReadRequest {
     pub transport: &'static str,
     /// The path, and those parameters of the query that are not secret.
     pub path: Box<str>,
+    /// The trace context of the client.
+    pub traceparent: Option<TraceParent>,
     /// The status with which a stream begins; `None` if the request is not for a stream.
     pub stream_status: Option<u16>,
 }

@@ -162,11 +162,12 @@ impl Conn {
             ..
         } = &self.phase
             && context.is_logged
-            && let Some(path) = http::logged_path(&partial.bytes, context.config)
+            && let Some(logged) = http::logged(&partial.bytes, context.config)
         {
             context.ask(Effect::NoteRequest(Box::new(ReadRequest {
                 transport: "http",
-                path: path.into_boxed_str(),
+                path: logged.path,
+                traceparent: logged.traceparent,
                 stream_status: None,
             })));
         }
@@ -257,10 +258,13 @@ fn note_request(bytes: &[u8], answer: &Answer, context: &mut Context<'_>) {
         Answer::Poll(_) => ("long_poll", None),
         Answer::WebSocket(_) => ("websocket", Some(Status::SwitchingProtocols.code())),
     };
-    let path = http::logged_path(bytes, context.config).unwrap_or_default();
+    let Some(logged) = http::logged(bytes, context.config) else {
+        return debug_assert!(false, "the request was read");
+    };
     context.ask(Effect::NoteRequest(Box::new(ReadRequest {
         transport,
-        path: path.into_boxed_str(),
+        path: logged.path,
+        traceparent: logged.traceparent,
         stream_status,
     })));
 }

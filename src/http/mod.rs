@@ -44,6 +44,7 @@ use crate::frame::Envelope;
 use crate::id::{ChannelName, Since};
 use crate::metrics::WorkerMetrics;
 use crate::proxy::forwarded::{self, List};
+use crate::traceparent::TraceParent;
 
 pub use entry::{Entry, EntryError};
 use extensions::Deflate;
@@ -175,15 +176,30 @@ pub fn forwarded_client(bytes: &[u8], config: &Config) -> Option<Option<IpAddr>>
     Some(forwarded::client(newest_first, list, &config.proxy.trusted))
 }
 
-/// Returns the path of the request at the front of `bytes` for the access log, with those
-/// parameters of the query that the server knows and that are not secret. The path is `-` if the
-/// head or its target is invalid. Returns `None` if the head is incomplete.
+/// The values of a request for the access log.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Logged {
+    /// The path, with those parameters of the query that the server knows and that are not secret.
+    /// The path is `-` if the head or its target is invalid.
+    pub path: Box<str>,
+    /// The trace context of the client.
+    pub traceparent: Option<TraceParent>,
+}
+
+/// Returns the values of the request at the front of `bytes` for the access log. Returns `None` if
+/// the head is incomplete.
 #[must_use]
-pub fn logged_path(bytes: &[u8], config: &Config) -> Option<String> {
+pub fn logged(bytes: &[u8], config: &Config) -> Option<Logged> {
     let head_bytes_max = config.limits.request_head_bytes as usize;
     match head::read_head(bytes, head_bytes_max) {
-        HeadRead::Complete { head, .. } => Some(target::logged(head.target, &config.auth.query)),
-        HeadRead::Refused(_) => Some(String::from("-")),
+        HeadRead::Complete { head, .. } => Some(Logged {
+            path: target::logged(head.target, &config.auth.query).into_boxed_str(),
+            traceparent: head.fields.traceparent(),
+        }),
+        HeadRead::Refused(_) => Some(Logged {
+            path: Box::from("-"),
+            traceparent: None,
+        }),
         HeadRead::Incomplete => None,
     }
 }

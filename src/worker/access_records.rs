@@ -15,6 +15,7 @@ use crate::access_log::Line;
 use crate::effect::{AnsweredRequest, CloseReason, ReadRequest};
 use crate::id::ConnId;
 use crate::time::Now;
+use crate::traceparent::TraceParent;
 
 /// The records of the conns in the sample, by slot.
 #[derive(Debug, Default)]
@@ -157,6 +158,9 @@ impl<N: Net> Worker<N> {
                 .map(|request| request.transport)
                 .or_else(|| status.map(|_| "http")),
             path: request.map(|request| &*request.path),
+            trace_id: request
+                .and_then(|request| request.traceparent)
+                .map(TraceParent::trace),
             status,
             reason,
             duration: self.now.since(record.begun),

@@ -100,8 +100,9 @@ fn poll_refusal_and_silent_connection_have_a_line_each() {
     // A poll and a refused request on one connection.
     let mut stream = connect(server.addr);
     let peer = stream.local_addr().unwrap().to_string();
+    let context = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     let polled = format!(
-        "GET /poll?timeout=0&last=2&{query} HTTP/1.1\r\nHost: a\r\n\r\n\
+        "GET /poll?timeout=0&last=2&{query} HTTP/1.1\r\nHost: a\r\n{context}\r\n\r\n\
          GET /poll?channel=b&token=wrong HTTP/1.1\r\nHost: a\r\n\r\n"
     );
     stream.write_all(polled.as_bytes()).unwrap();
@@ -122,6 +123,8 @@ fn poll_refusal_and_silent_connection_have_a_line_each() {
         ];
         Value::from_iter(fields.map(|field| line[field].clone()))
     };
+    assert_eq!(first["trace_id"], "4bf92f3577b34da6a3ce929d0e0e4736");
+    assert_eq!(second["trace_id"], Value::Null);
     let path = "/poll?timeout=0&last=2&channel=a";
     let sub = "al \"ice\"";
     assert_eq!(

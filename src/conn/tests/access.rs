@@ -52,6 +52,29 @@ fn refusal_of_a_forwarded_client_is_noted_with_its_request() {
 }
 
 #[test]
+fn trace_context_of_a_request_is_noted_unless_it_is_invalid_or_repeated() {
+    let field = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n";
+    let lower = field.replace("-01", "-1");
+    for (fields, is_noted) in [
+        (field.to_owned(), true),
+        (field.to_uppercase(), false),
+        (field.replace("traceparent", "TraceParent"), true),
+        (format!("{field}{field}"), false),
+        (lower, false),
+    ] {
+        let mut rig = logged();
+        rig.feed(format!("GET /x HTTP/1.1\r\nHost: a\r\n{fields}\r\n").as_bytes());
+        let noted = rig.effects.iter().find_map(|effect| {
+            let Effect::NoteRequest(request) = effect else {
+                return None;
+            };
+            Some(request.traceparent.is_some())
+        });
+        assert_eq!(noted, Some(is_noted), "{fields}");
+    }
+}
+
+#[test]
 fn refusals_without_a_complete_request_are_noted() {
     let partial = &PAGE[..20];
     let mut late = logged();
