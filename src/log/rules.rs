@@ -34,6 +34,8 @@ pub struct Rules {
     /// The rules. The first rule is for channels outside all namespaces. The other rules are for
     /// the namespaces, in order.
     table: Vec<Rule>,
+    /// For each rule, the number of publications that the writer has added to channels with it.
+    published: Vec<Published>,
     /// The age limits of namespaces, without duplicates. Only limits that are shorter than the
     /// log's age limit are listed.
     pub(super) ages: Vec<Duration>,
@@ -55,6 +57,12 @@ pub(super) enum Class {
     Clients,
 }
 
+/// A number of publications. The writer changes it with each publication, and all threads read the
+/// rules, so the number is not in a cache line with data of the rules.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Published(Counter);
+
 /// The rule for the channels of one namespace.
 #[derive(Debug)]
 pub(super) struct Rule {
@@ -63,8 +71,6 @@ pub(super) struct Rule {
     pub(super) bound: Amount,
     age: Duration,
     overflow: Overflow,
-    /// The number of publications that the writer has added to channels with this rule.
-    published: Counter,
     /// The index of the rule's age limit in [`Rules::ages`], or `None` if the rule has the age
     /// limit of the log.
     pub(super) clock: Option<usize>,
@@ -109,7 +115,6 @@ impl Rules {
                 },
                 age,
                 overflow,
-                published: Counter::default(),
                 clock,
                 class,
                 evicted_floor: AtomicU64::new(head.0),
@@ -119,6 +124,7 @@ impl Rules {
         Self {
             has_conflation: table.iter().any(|rule| rule.overflow == Overflow::Conflate),
             namespaces: config.namespace.clone(),
+            published: table.iter().map(|_| Published::default()).collect(),
             table,
             ages,
             bounds: config.log,
@@ -163,7 +169,7 @@ impl Rules {
     /// this rule after the start. The first rule has no pattern.
     pub fn published(&self) -> impl Iterator<Item = (Option<&str>, u64)> {
         let patterns = self.namespaces.iter().map(|one| Some(one.pattern.as_str()));
-        let counts = self.table.iter().map(|rule| rule.published.value());
+        let counts = self.published.iter().map(|number| number.0.value());
         std::iter::once(None).chain(patterns).zip(counts)
     }
 
@@ -175,15 +181,16 @@ impl Rules {
 
     /// Counts a publication. Only the log's writer calls this.
     pub(super) fn count_published(&self, index: RuleIndex) {
-        if let Some(rule) = self.get(index) {
-            rule.published.increment();
+        let number = self.published.get(usize::from(index.0));
+        if let Some(number) = certain::some(number, "an index comes from the same table") {
+            number.0.increment();
         }
     }
 
     /// Sets all numbers of publications to zero, because publications of an earlier run are not
     /// counted. Called at the end of a replay.
     pub fn forget_published(&self) {
-        self.table.iter().for_each(|rule| rule.published.set(0));
+        self.published.iter().for_each(|number| number.0.set(0));
     }
 
     /// Returns the index of the rule for a channel name.
