@@ -1,32 +1,34 @@
 //! Limits the number of log lines per second, for one kind of warning.
 //!
-//! All threads share one limiter of 8 bytes, without a lock. The caller passes the time.
+//! All threads share one limiter of 8 bytes, without a lock. A limiter changes only if a line is
+//! allowed. So in a flood of events, the threads only read it. The caller passes the time.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::config::limits::{WARNING_WINDOW_MS, WARNINGS_PER_WINDOW_MAX};
 use crate::time::Now;
 
-/// The number of events in the current window. The upper half contains the number of the window,
-/// counted from the start of the clock, and the lower half contains the number of events.
+/// The number of lines in the current window. The upper half contains the number of the window,
+/// counted from the start of the clock, and the lower half contains the number of lines.
 #[derive(Debug, Default)]
 pub(super) struct LineLimiter(AtomicU64);
 
 /// The answer of [`LineLimiter::admit`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub(super) struct Admitted {
-    /// Whether a line may be written for this event.
-    pub(super) is_allowed: bool,
-    /// The number of events of an earlier window for which no line was written. Each such event is
-    /// reported once.
-    pub(super) suppressed: u32,
+pub(super) enum Admitted {
+    /// A line may be written. It is the first one of a window.
+    First,
+    /// A line may be written.
+    Next,
+    /// No line may be written.
+    Suppressed,
 }
 
 #[derive(Clone, Copy)]
 struct Window {
     number: u32,
-    events: u32,
+    lines: u32,
 }
 
 impl Window {
@@ -34,67 +36,47 @@ impl Window {
         let [a, b, c, d, e, f, g, h] = bits.to_be_bytes();
         Self {
             number: u32::from_be_bytes([a, b, c, d]),
-            events: u32::from_be_bytes([e, f, g, h]),
+            lines: u32::from_be_bytes([e, f, g, h]),
         }
     }
 
     fn pack(self) -> u64 {
-        u64::from(self.number) << 32 | u64::from(self.events)
+        u64::from(self.number) << 32 | u64::from(self.lines)
     }
 
-    /// Returns the number of events for which no line was written.
-    fn suppressed(self) -> u32 {
-        self.events.saturating_sub(WARNINGS_PER_WINDOW_MAX)
+    /// Returns the window after one more line at the time of the window `current`. Returns `None`
+    /// if no line may be written.
+    fn admit(self, current: u32) -> Option<Self> {
+        // A worker's time is the time of its turn, so it can be earlier than the time of another
+        // worker. Such an event counts in the newest window.
+        if current > self.number {
+            let (number, lines) = (current, 1);
+            return Some(Self { number, lines });
+        }
+        let lines = self.lines + 1;
+        (lines <= WARNINGS_PER_WINDOW_MAX).then_some(Self { lines, ..self })
     }
 }
 
 impl LineLimiter {
-    /// Counts an event, and decides whether a line may be written for it.
+    /// Decides whether a line may be written for an event.
     pub(super) fn admit(&self, now: Now) -> Admitted {
-        let mut admitted = Admitted {
-            is_allowed: true,
-            suppressed: 0,
-        };
-        self.update(|window| {
-            let current = window_at(now);
-            // A worker's time is the time of its turn, so it can be earlier than the time of
-            // another worker. Such an event counts in the newest window.
-            let next = if current > window.number {
-                admitted.suppressed = window.suppressed();
-                let (number, events) = (current, 1);
-                Window { number, events }
-            } else {
-                admitted.suppressed = 0;
-                let events = window.events.saturating_add(1);
-                Window { events, ..window }
-            };
-            admitted.is_allowed = next.suppressed() == 0;
-            Some(next)
-        });
-        admitted
-    }
-
-    /// Returns the number of suppressed events of a window that has ended, and forgets them.
-    pub(super) fn take_suppressed(&self, now: Now) -> u32 {
-        let mut suppressed = 0;
-        self.update(|window| {
-            let number = window_at(now);
-            suppressed = match number > window.number {
-                true => window.suppressed(),
-                false => 0,
-            };
-            let events = 0;
-            (suppressed > 0).then_some(Window { number, events })
-        });
-        suppressed
-    }
-
-    fn update(&self, mut next: impl FnMut(Window) -> Option<Window>) {
-        let next = |bits| next(Window::unpack(bits)).map(Window::pack);
-        // The result is an error if `next` wanted no change.
-        let _before = self
+        let current = window_at(now);
+        let next = |bits| Window::unpack(bits).admit(current).map(Window::pack);
+        // If `next` returns `None`, the limiter is only read.
+        let before = self
             .0
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        match before {
+            Ok(bits) if Window::unpack(bits).number < current => Admitted::First,
+            Ok(_) => Admitted::Next,
+            Err(_) => Admitted::Suppressed,
+        }
+    }
+
+    /// Whether the window of the newest line has ended.
+    pub(super) fn has_ended(&self, now: Now) -> bool {
+        window_at(now) > Window::unpack(self.0.load(Ordering::Relaxed)).number
     }
 }
 
@@ -114,52 +96,53 @@ mod tests {
         Now(ms * 1000)
     }
 
-    /// Counts this many events. Returns how many lines may be written, and the number of suppressed
-    /// events of earlier windows.
+    /// Offers this many events. Returns the number of lines that may be written, and the number of
+    /// windows that began.
     fn admit(limiter: &LineLimiter, events: u32, now: Now) -> (u32, u32) {
         let admitted = (0..events).map(|_| limiter.admit(now));
-        admitted.fold((0, 0), |(lines, suppressed), one| {
-            let lines = lines + u32::from(one.is_allowed);
-            (lines, suppressed + one.suppressed)
+        admitted.fold((0, 0), |(lines, windows), one| match one {
+            Admitted::First => (lines + 1, windows + 1),
+            Admitted::Next => (lines + 1, windows),
+            Admitted::Suppressed => (lines, windows),
         })
     }
 
     #[test]
-    fn events_beyond_the_limit_of_a_window_are_suppressed_and_reported_once() {
+    fn lines_beyond_the_limit_of_a_window_are_suppressed() {
         let limiter = LineLimiter::default();
-        assert_eq!(admit(&limiter, MOST, at_ms(0)), (MOST, 0));
+        assert_eq!(admit(&limiter, MOST, at_ms(0)), (MOST, 1));
         assert_eq!(admit(&limiter, 1_000, at_ms(999)), (0, 0));
-        assert_eq!(admit(&limiter, MOST, at_ms(1_000)), (MOST, 1_000));
-        assert_eq!(admit(&limiter, MOST, at_ms(5_000)), (MOST, 0));
+        assert!(!limiter.has_ended(at_ms(999)));
+        assert!(limiter.has_ended(at_ms(1_000)));
+        assert_eq!(admit(&limiter, MOST + 1, at_ms(1_000)), (MOST, 1));
+        assert_eq!(admit(&limiter, MOST, at_ms(5_000)), (MOST, 1));
     }
 
     #[test]
-    fn suppressed_events_are_reported_although_no_event_follows() {
+    fn suppressed_event_does_not_change_the_limiter() {
         let limiter = LineLimiter::default();
-        assert_eq!(admit(&limiter, MOST + 7, at_ms(500)), (MOST, 0));
-        assert_eq!(limiter.take_suppressed(at_ms(999)), 0, "the window is open");
-        assert_eq!(limiter.take_suppressed(at_ms(1_000)), 7);
-        assert_eq!(limiter.take_suppressed(at_ms(9_000)), 0);
-        assert_eq!(admit(&limiter, MOST, at_ms(9_000)), (MOST, 0));
+        assert_eq!(admit(&limiter, MOST, at_ms(0)), (MOST, 1));
+        let full = limiter.0.load(Ordering::Relaxed);
+        assert_eq!(admit(&limiter, 1_000, at_ms(1)), (0, 0));
+        assert_eq!(limiter.0.load(Ordering::Relaxed), full);
     }
 
     #[test]
     fn thread_whose_time_is_late_does_not_reopen_a_window() {
         let limiter = LineLimiter::default();
-        assert_eq!(admit(&limiter, MOST, at_ms(3_000)), (MOST, 0));
+        assert_eq!(admit(&limiter, MOST, at_ms(3_000)), (MOST, 1));
         assert_eq!(admit(&limiter, 2, at_ms(2_999)), (0, 0));
-        assert_eq!(limiter.take_suppressed(at_ms(2_000)), 0);
-        assert_eq!(admit(&limiter, 1, at_ms(4_000)), (1, 2));
+        assert!(!limiter.has_ended(at_ms(2_000)));
     }
 
     #[test]
     fn threads_together_write_no_more_lines_than_the_limit() {
         let limiter = LineLimiter::default();
-        let lines: u32 = std::thread::scope(|scope| {
-            let threads = [(); 8].map(|()| scope.spawn(|| admit(&limiter, 1_000, at_ms(10)).0));
-            threads.map(|thread| thread.join().unwrap()).iter().sum()
+        let all = std::thread::scope(|scope| {
+            let threads = [(); 8].map(|()| scope.spawn(|| admit(&limiter, 1_000, at_ms(10))));
+            threads.map(|thread| thread.join().unwrap())
         });
-        assert_eq!(lines, MOST);
-        assert_eq!(limiter.take_suppressed(at_ms(1_010)), 8_000 - MOST);
+        let sum = all.into_iter().fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
+        assert_eq!(sum, (MOST, 1));
     }
 }

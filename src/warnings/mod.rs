@@ -7,11 +7,12 @@
 //! not block them, because the log has a bounded queue.
 
 mod limiter;
+mod suppressed;
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use limiter::LineLimiter;
+use limiter::{Admitted, LineLimiter};
+use suppressed::Suppressed;
 
 use crate::id::ConnName;
 use crate::proxy::Source;
@@ -107,7 +108,7 @@ impl<'a> Event<'a> {
 #[derive(Debug, Default)]
 pub struct Warnings {
     limiters: [LineLimiter; WarningKind::ALL.len()],
-    suppressed: AtomicU64,
+    suppressed: Suppressed,
 }
 
 impl Warnings {
@@ -122,26 +123,32 @@ impl Warnings {
             debug_assert!(false, "{kind:?} has no limiter");
             return false;
         };
-        let admitted = limiter.admit(now);
-        log_suppressed(kind, admitted.suppressed);
-        if !admitted.is_allowed {
-            self.suppressed.fetch_add(1, Ordering::Relaxed);
+        match limiter.admit(now) {
+            Admitted::First => log_suppressed(kind, self.suppressed.take(kind)),
+            Admitted::Next => {}
+            Admitted::Suppressed => {
+                self.suppressed.count(kind);
+                return false;
+            }
         }
-        admitted.is_allowed
+        true
     }
 
     /// Writes the number of lines that were suppressed in a window that has ended. Called once per
     /// window, because the next line of a kind may never come.
     pub fn report_suppressed(&self, now: Now) {
         for (kind, limiter) in WarningKind::ALL.into_iter().zip(&self.limiters) {
-            log_suppressed(kind, limiter.take_suppressed(now));
+            if limiter.has_ended(now) {
+                log_suppressed(kind, self.suppressed.take(kind));
+            }
         }
     }
 
     /// Returns the number of lines that were suppressed until now.
     #[must_use]
     pub fn suppressed_total(&self) -> u64 {
-        self.suppressed.load(Ordering::Relaxed)
+        let totals = WarningKind::ALL.map(|kind| self.suppressed.total(kind));
+        totals.iter().sum()
     }
 }
 
@@ -160,7 +167,7 @@ pub fn log(kind: WarningKind, event: Event<'_>) {
     );
 }
 
-fn log_suppressed(kind: WarningKind, suppressed: u32) {
+fn log_suppressed(kind: WarningKind, suppressed: u64) {
     if suppressed > 0 {
         tracing::warn!(
             kind = kind.label(),
