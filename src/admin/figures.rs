@@ -150,8 +150,14 @@ fn push_namespaces(sources: &FigureSources, page: &mut Page<'_>) {
 
 fn push_memory(sources: &FigureSources, page: &mut Page<'_>) {
     let help = memory_help(&sources.meter);
-    let used = sources.meter.used_bytes().unwrap_or(0);
-    page.gauge("fanfare_memory_bytes", help, used);
+    // Zero would look like a server without load, so a scrape has no value while it is unknown.
+    let used = match sources.meter {
+        Meter::Nothing => Some(0),
+        _ => sources.meter.used_bytes(),
+    };
+    if let Some(used) = used {
+        page.gauge("fanfare_memory_bytes", help, used);
+    }
     let help =
         "Limit of fanfare_memory_bytes above which new connections are refused; 0 if unknown.";
     let limit = sources.meter.limit_bytes();

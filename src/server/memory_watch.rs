@@ -41,7 +41,7 @@ impl MemoryWatch {
             tracing::info!("the system does not report its memory, so no limit on it is kept");
         }
         let mut is_known = meter.measure(&pressure);
-        log_unknown(is_known);
+        log_known(true, is_known, &pressure);
         let (end, ended) = bounded(0);
         let measured = meter.clone();
         let watch = move || {
@@ -51,9 +51,7 @@ impl MemoryWatch {
                 let was_short = pressure.is_short();
                 let was_known = is_known;
                 is_known = measured.measure(&pressure);
-                if was_known {
-                    log_unknown(is_known);
-                }
+                log_known(was_known, is_known, &pressure);
                 log_change(&pressure, was_short);
                 warnings.report_suppressed(clock.now());
                 if let Some(sources) = &sources {
@@ -72,9 +70,19 @@ impl MemoryWatch {
     }
 }
 
-fn log_unknown(is_known: bool) {
-    if !is_known {
-        tracing::warn!("the memory in use cannot be read: its limit is not kept");
+/// Logs that the memory in use cannot be read any more, or that it can be read again.
+fn log_known(was_known: bool, is_known: bool, pressure: &Pressure) {
+    match (was_known, is_known) {
+        (true, false) => {
+            let what = match pressure.is_short() {
+                true => "connections are refused until it can be read",
+                false => "connections are accepted until it can be read",
+            };
+            let used_bytes = pressure.used_bytes();
+            tracing::warn!(used_bytes, "the memory in use cannot be read: {what}");
+        }
+        (false, true) => tracing::info!("the memory in use can be read again"),
+        (true, true) | (false, false) => {}
     }
 }
 

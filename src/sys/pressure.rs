@@ -32,7 +32,7 @@ impl Pressure {
         self.is_short.load(Ordering::Relaxed)
     }
 
-    /// Returns the number of bytes in use, or zero if the system does not report the use.
+    /// Returns the number of bytes in use when they were last known; zero if they were never known.
     #[must_use]
     pub fn used_bytes(&self) -> u64 {
         self.used_bytes.load(Ordering::Relaxed)
@@ -101,13 +101,15 @@ impl Meter {
         }
     }
 
-    /// Measures once and stores the result in `pressure`. If the memory in use is unknown, stores
-    /// zero, so that no connection is refused. Returns false if the memory is unknown although it
-    /// has a limit.
+    /// Measures once and stores the result in `pressure`. If the memory in use is unknown, the last
+    /// measurement is kept. Returns false if the memory is unknown although it has a limit.
     pub fn measure(&self, pressure: &Pressure) -> bool {
-        let used_bytes = self.used_bytes();
-        pressure.note(used_bytes.unwrap_or(0), self.limit_bytes());
-        used_bytes.is_some() || *self == Self::Nothing
+        let measured = self.used_bytes();
+        // A file of the system cannot be opened while no descriptor is left. The memory in use is
+        // not lower for that reason, so the last measurement counts.
+        let used_bytes = measured.unwrap_or_else(|| pressure.used_bytes());
+        pressure.note(used_bytes, self.limit_bytes());
+        measured.is_some() || *self == Self::Nothing
     }
 
     /// Returns the number of bytes in use now, or `None` if the system does not report the use.
@@ -226,15 +228,20 @@ mod tests {
     }
 
     #[test]
-    fn unknown_use_counts_as_zero_and_is_reported() {
-        let pressure = Pressure::default();
-        pressure.note(11, 10);
+    fn unknown_use_is_reported_and_the_last_measurement_counts() {
         let meter = Meter::Cgroup {
             folder: PathBuf::from("/nowhere"),
             limit_bytes: 10,
         };
-        assert!(!meter.measure(&pressure));
-        assert_eq!((pressure.used_bytes(), pressure.is_short()), (0, false));
+        for used_bytes in [9, 11] {
+            let pressure = Pressure::default();
+            assert!(!meter.measure(&pressure));
+            assert_eq!((pressure.used_bytes(), pressure.is_short()), (0, false));
+            pressure.note(used_bytes, 10);
+            assert!(!meter.measure(&pressure));
+            assert_eq!(pressure.used_bytes(), used_bytes);
+            assert_eq!(pressure.is_short(), used_bytes > 10);
+        }
     }
 
     #[test]
