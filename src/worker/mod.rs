@@ -240,8 +240,8 @@ struct Scratch {
     read_buffer: Box<[u8]>,
     readiness: Vec<Readiness>,
     effects: Vec<Effect>,
-    /// The number of WebSocket frames that began in the bytes of the last call to a conn's state
-    /// machine.
+    /// The number of WebSocket frames that began in the input that was handed over last
+    /// ([`Context::frames`]).
     frames: u32,
     out: Vec<u8>,
     planned: Vec<Planned>,

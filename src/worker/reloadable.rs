@@ -1,5 +1,5 @@
-//! A value that a reload can replace while all workers use the value: token keys or TLS
-//! certificates.
+//! A value that a reload can replace while workers use the value: token keys, TLS certificates or
+//! the configuration.
 
 use std::sync::{PoisonError, RwLock};
 

@@ -6,6 +6,7 @@
 //! new configuration are not in this queue, so they overtake all mail. The order to drain must not
 //! wait, because the maximum duration of a drain starts when the order is given.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use crate::frame::WorkerAck;
 use crate::log::{ChannelKey, Entry, assert_unlocked};
 use crate::sys::wake::Wake;
 use crate::time::Now;
+use crate::worker::reloadable::Reloadable;
 
 /// An entry of the log, sent to a worker that has subscribers of the entry's channel.
 #[derive(Debug)]
@@ -71,7 +73,7 @@ pub struct DrainOrder {
 #[derive(Clone, Debug)]
 pub struct Mailbox {
     sender: Sender<Mail>,
-    configs: Sender<Arc<Config>>,
+    config: Arc<ConfigSlot>,
     drain: Arc<OnceLock<DrainOrder>>,
     wake: Arc<Wake>,
 }
@@ -80,9 +82,20 @@ pub struct Mailbox {
 #[derive(Debug)]
 pub struct Inbox {
     receiver: Receiver<Mail>,
-    configs: Receiver<Arc<Config>>,
+    config: Arc<ConfigSlot>,
+    /// The generation of the configuration that was taken last.
+    config_taken: u64,
     drain: Arc<OnceLock<DrainOrder>>,
     wake: Arc<Wake>,
+}
+
+/// The newest configuration that was ordered. A worker that is late skips the earlier ones.
+#[derive(Debug)]
+struct ConfigSlot {
+    newest: Reloadable<Option<Arc<Config>>>,
+    /// The number of configurations that were ordered. A worker reads this number in each turn, and
+    /// takes the lock only if the number has changed.
+    generation: AtomicU64,
 }
 
 /// The result of posting a message to an inbox.
@@ -101,18 +114,21 @@ pub enum Posted {
 #[must_use]
 pub fn inbox(wake: Arc<Wake>) -> (Mailbox, Inbox) {
     let (sender, receiver) = crossbeam_channel::bounded(INBOX_BATCHES_MAX);
-    // The queue is short, because only a reload adds to it.
-    let (configs_in, configs) = crossbeam_channel::unbounded();
+    let config = Arc::new(ConfigSlot {
+        newest: Reloadable::new(None),
+        generation: AtomicU64::new(0),
+    });
     let drain = Arc::default();
     let mailbox = Mailbox {
         sender,
-        configs: configs_in,
+        config: Arc::clone(&config),
         drain: Arc::clone(&drain),
         wake: Arc::clone(&wake),
     };
     let inbox = Inbox {
         receiver,
-        configs,
+        config,
+        config_taken: 0,
         drain,
         wake,
     };
@@ -165,11 +181,11 @@ impl Mailbox {
         self.wake.wake();
     }
 
-    /// Gives the worker a new configuration. The worker uses it from its next turn on. Never
-    /// blocks.
+    /// Gives the worker a new configuration, which replaces a configuration that the worker has not
+    /// taken. The worker uses it from its next turn on. Never blocks.
     pub fn order_config(&self, config: Arc<Config>) {
-        // A worker that has ended needs no configuration.
-        let _sent = self.configs.send(config);
+        self.config.newest.replace(Some(config));
+        self.config.generation.fetch_add(1, Ordering::Release);
         self.wake.wake();
     }
 
@@ -187,10 +203,16 @@ impl Inbox {
         self.drain.get().copied()
     }
 
-    /// Returns the newest configuration that was ordered since the previous call.
+    /// Returns the newest configuration if one was ordered since the previous call. If an order
+    /// comes during the call, the next call may return the same configuration again.
     #[must_use]
-    pub fn take_config(&self) -> Option<Arc<Config>> {
-        self.configs.try_iter().last()
+    pub fn take_config(&mut self) -> Option<Arc<Config>> {
+        let generation = self.config.generation.load(Ordering::Acquire);
+        if generation == self.config_taken {
+            return None;
+        }
+        self.config_taken = generation;
+        self.config.newest.current()
     }
 
     /// Removes and returns the next message, or returns `None` if the inbox is empty.
@@ -216,5 +238,28 @@ impl Inbox {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.receiver.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn newest_configuration_is_taken_once_and_replaces_earlier_ones() {
+        let (mailbox, mut inbox) = inbox(Arc::new(Wake::new().unwrap()));
+        assert!(inbox.take_config().is_none());
+        for round in 1..=2 {
+            let configs = [(); 3].map(|()| Arc::new(Config::default()));
+            for config in &configs {
+                mailbox.clone().order_config(Arc::clone(config));
+            }
+            let [first, second, newest] = configs;
+            let taken = inbox.take_config().unwrap();
+            assert!(Arc::ptr_eq(&taken, &newest), "round {round}");
+            assert!(inbox.take_config().is_none());
+            let counts = [first, second].map(|config| Arc::strong_count(&config));
+            assert_eq!(counts, [1, 1], "earlier configurations are freed");
+        }
     }
 }
