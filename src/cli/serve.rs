@@ -177,7 +177,9 @@ fn reload(server: &mut Server, start: &Start<'_>, manager: &mut ServiceManager) 
     server.note_reload(reloaded.is_ok());
     match reloaded {
         Ok((Reloaded { changed, kept, .. }, overridden, warnings)) => {
-            tracing::info!("certificates and keys were read again");
+            if server.has_credentials() {
+                tracing::info!("certificates and keys were read again");
+            }
             if !changed.is_empty() {
                 let keys = Vec::from_iter(changed).join(", ");
                 tracing::info!("changed, and in use from now on: {keys}");

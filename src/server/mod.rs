@@ -262,6 +262,12 @@ impl Server {
         Ok(reloaded)
     }
 
+    /// Whether the server uses certificates or token keys, which a reload reads again.
+    #[must_use]
+    pub fn has_credentials(&self) -> bool {
+        self.credentials.secure.is_some() || self.credentials.keys.is_some()
+    }
+
     /// Counts a reload in the metrics. Must be called after each reload, also after one that failed
     /// before [`Self::reload`] was called.
     pub fn note_reload(&self, is_success: bool) {
