@@ -102,10 +102,12 @@
 //! |---|---|
 //! | words | [`id`], [`pattern`], [`time`], [`effect`], [`deflate`], [`metrics`], [`config`] |
 //! | words of input | [`json`], [`proxy`], [`auth`], [`context`], [`guide`], [`traceparent`] |
+//! | helpers | [`certain`], [`chunks`] |
 //! | pure | [`http`], [`frame`], [`backend`], [`log`](mod@log), [`hub`], [`tls`], [`transport`] |
 //! | pure in part | [`feed`], [`journal`] |
 //! | machine | [`conn`] |
-//! | shell | [`worker`], [`admin`], [`server`], [`sys`], [`demo`], [`warnings`], [`access_log`] |
+//! | shell | [`worker`], [`admin`], [`server`], [`sys`], [`demo`] |
+//! | shell, for operators | [`warnings`], [`access_log`], [`health`] |
 //!
 //! Dependencies point inward only. [`hub`] never imports [`conn`], and no transport imports another
 //! (`tests/tidy`). mio is used only in `worker/wire/kernel.rs` and the feed's loop; unsafe code is
@@ -113,10 +115,9 @@
 //!
 //! # Memory of an idle conn
 //!
-//! For one subscription, any stream or a waiting poll, in a release build. The sizes are asserted
-//! next to the types. No part is a separate heap block.
+//! For one subscription of a stream or a waiting poll, in a release build. No part is boxed.
 //!
-//! | what | bytes | where |
+//! | what | bytes, as asserted | where |
 //! |---|---|---|
 //! | slab entry: descriptor, generation, readiness, lists | 16 | `worker/mod.rs`, `kernel.rs` |
 //! | in it: the state machine, with its phase, transport and empty outbox | 40 | `conn/mod.rs` |
@@ -159,8 +160,7 @@
 //!   in exactly one gap.
 //! - *No number twice.* With a journal, a batch is on disk before it is delivered, or is refused.
 //! - *Epochs.* A position of an unknown epoch is served from the channel's oldest entry. If a new
-//!   epoch began while the server ran, positions up to the last number that both epochs share stay
-//!   valid ([`log::epoch`]).
+//!   epoch began at run time, positions up to the last number of both stay valid ([`log::epoch`]).
 //! - *Bounded memory.* Publications and encodings are counted from creation to drop
 //!   ([`frame::ledger`]). Conns hold at most `log.pinned_bytes` of publications that the log has
 //!   evicted. Beyond that, the conns with the oldest publications are closed (`worker/pinned.rs`).
@@ -169,8 +169,7 @@
 //!   the log at a resume do not count, nor does one of which a byte has been written. At most a
 //!   window of publications is unacknowledged. A poll's answer is fixed before its first byte.
 //! - *Fast readers lose nothing.* A subscriber whose socket accepts everything is never skipped. A
-//!   publication beyond the walk's quota waits in the inbox; the feed then waits until the inbox
-//!   has room.
+//!   publication beyond the walk's quota waits in the inbox; the feed then waits for room there.
 //! - *Exact readiness.* A readiness bit is cleared only on `WouldBlock`. Each conn that can make
 //!   progress is on the list of the phase that serves it, and each conn has a deadline.
 //!
