@@ -9,8 +9,8 @@ use std::fmt;
 use std::io::{self, Write};
 use std::marker::PhantomData;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
@@ -29,11 +29,29 @@ use crate::traceparent::TraceId;
 pub struct AccessLog {
     format: AccessFormat,
     sample: Share,
-    lines: NonBlocking,
+    lines: Lines,
     /// The number of lines that the thread could not write.
     failed: Arc<AtomicU64>,
     /// A buffer for one line.
     line: Vec<u8>,
+}
+
+/// Where a worker puts its lines.
+#[derive(Clone)]
+enum Lines {
+    /// The queue of the thread that writes.
+    Queue(NonBlocking),
+    /// The writer itself.
+    Direct(Arc<Mutex<dyn Write + Send>>),
+}
+
+impl fmt::Debug for Lines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Queue(_) => "Queue",
+            Self::Direct(_) => "Direct",
+        })
+    }
 }
 
 /// The values of one line. Absent values are not in the line.
@@ -53,6 +71,8 @@ pub struct Line<'a> {
     pub trace_id: Option<TraceId>,
     /// The status of the response.
     pub status: Option<u16>,
+    /// The code of the close frame that ended a WebSocket.
+    pub close_code: Option<u16>,
     /// The reason for which the connection was closed, as in the metrics.
     pub reason: Option<&'static str>,
     /// The time since the request or the connection began.
@@ -75,24 +95,34 @@ impl AccessLog {
         if logging.access == AccessFormat::Off {
             return None;
         }
-        let failed = Arc::new(AtomicU64::new(0));
+        let writer = CountFailures::new(writer);
+        let failed = Arc::clone(&writer.failed);
         let (lines, guard) = NonBlockingBuilder::default()
             .buffered_lines_limit(ACCESS_LINES_MAX)
             .lossy(true)
             .thread_name("fanfare-access")
-            .finish(CountFailures {
-                writer,
-                failed: Arc::clone(&failed),
-                is_failing: false,
-            });
-        let log = Self {
+            .finish(writer);
+        Some((Self::new(logging, Lines::Queue(lines), failed), guard))
+    }
+
+    /// Makes a log without a thread: each call of [`Self::write`] writes to `writer`. For tests.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn direct(logging: &Logging, writer: impl Write + Send + 'static) -> Option<Self> {
+        let writer = CountFailures::new(writer);
+        let failed = Arc::clone(&writer.failed);
+        let lines = Lines::Direct(Arc::new(Mutex::new(writer)));
+        (logging.access != AccessFormat::Off).then(|| Self::new(logging, lines, failed))
+    }
+
+    fn new(logging: &Logging, lines: Lines, failed: Arc<AtomicU64>) -> Self {
+        Self {
             format: logging.access,
             sample: logging.access_sample,
             lines,
             failed,
             line: Vec::new(),
-        };
-        Some((log, guard))
+        }
     }
 
     /// Whether a connection is in the sample. `draw` is a random number.
@@ -110,15 +140,24 @@ impl AccessLog {
             AccessFormat::Json => line.push::<Json>(&mut self.line),
             AccessFormat::Logfmt => line.push::<Logfmt>(&mut self.line),
         }
-        // The queue copies the line. It never returns an error: a line without room is counted.
-        let _queued = self.lines.write(&self.line);
+        // Neither returns an error: a line that is lost is counted. The queue copies the line.
+        let _written = match &mut self.lines {
+            Lines::Queue(queue) => queue.write(&self.line),
+            Lines::Direct(writer) => {
+                let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
+                writer.write(&self.line)
+            }
+        };
     }
 
     /// Returns the number of lines for which the queue had no room or whose write has failed.
     #[must_use]
     pub fn dropped(&self) -> u64 {
-        let dropped = self.lines.error_counter().dropped_lines() as u64;
-        dropped + self.failed.load(Ordering::Relaxed)
+        let dropped = match &self.lines {
+            Lines::Queue(queue) => queue.error_counter().dropped_lines(),
+            Lines::Direct(_) => 0,
+        };
+        dropped as u64 + self.failed.load(Ordering::Relaxed)
     }
 }
 
@@ -127,6 +166,16 @@ struct CountFailures<W> {
     writer: W,
     failed: Arc<AtomicU64>,
     is_failing: bool,
+}
+
+impl<W> CountFailures<W> {
+    fn new(writer: W) -> Self {
+        Self {
+            writer,
+            failed: Arc::default(),
+            is_failing: false,
+        }
+    }
 }
 
 impl<W: Write> Write for CountFailures<W> {
@@ -252,6 +301,7 @@ impl Line<'_> {
         fields.text("sub", self.sub);
         let duration_ms = u64::try_from(self.duration.as_millis()).unwrap_or(u64::MAX);
         fields.number("status", self.status.map(u64::from));
+        fields.number("close_code", self.close_code.map(u64::from));
         fields.number("duration_ms", Some(duration_ms));
         fields.number("publications", Some(self.publications));
         fields.number("bytes", Some(self.bytes));
@@ -300,6 +350,7 @@ mod tests {
             path: Some(path),
             trace_id: TraceId::new([0xab; 16]),
             status: Some(101),
+            close_code: Some(1000),
             reason: Some("done"),
             duration: Duration::from_millis(1_500),
             publications: 7,
@@ -331,7 +382,9 @@ mod tests {
         let logfmt = pushed::<Logfmt>(line);
         assert!(logfmt.contains(r#" path="/ws?a=\"" "#), "{logfmt}");
         assert!(
-            logfmt.ends_with(" duration_ms=1500 publications=7 bytes=900\n"),
+            logfmt.ends_with(
+                " status=101 close_code=1000 duration_ms=1500 publications=7 bytes=900\n"
+            ),
             "{logfmt}"
         );
     }
@@ -386,11 +439,7 @@ mod tests {
     #[test]
     fn lines_that_cannot_be_written_are_counted_with_one_warning_per_streak() {
         let is_full = Arc::new(AtomicBool::new(true));
-        let mut writer = CountFailures {
-            writer: Full(Arc::clone(&is_full)),
-            failed: Arc::default(),
-            is_failing: false,
-        };
+        let mut writer = CountFailures::new(Full(Arc::clone(&is_full)));
         let mut warnings = String::new();
         for full in [true, true, true, false, true, false] {
             is_full.store(full, Ordering::Relaxed);

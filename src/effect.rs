@@ -59,10 +59,15 @@ pub enum Effect {
     },
     /// Log that a request was answered. The machine asks for this only if the conn is logged.
     NoteAnswer(AnsweredRequest),
+    /// Store the code of the close frame that the conn sends, for the access log. The machine asks
+    /// for this only if the conn is logged.
+    NoteClose(u16),
     /// Store a request for the access log. The machine asks for this only if the conn is logged.
     NoteRequest(Box<ReadRequest>),
     /// Log a warning that a token was refused, with the code of the reason.
     NoteRefusedToken(&'static str),
+    /// Log a warning that the conn is closed because too many answers to its commands are unsent.
+    NoteUnsentAnswers,
     /// Pass a client's publication to the feed, then call `handle_backend_message` with the
     /// outcome.
     Publish {

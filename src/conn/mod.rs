@@ -713,6 +713,7 @@ impl Conn {
             }
         }
         if self.serving().is_some() && self.outbox.control_bytes() > CONTROL_BYTES_MAX {
+            context.ask(Effect::NoteUnsentAnswers);
             context.ask(Effect::Close(CloseReason::Overflow));
         }
     }

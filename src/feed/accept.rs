@@ -58,7 +58,7 @@ impl FeedLoop {
     }
 
     fn warn_of_refused(&self, stream: &UnixStream) {
-        let kind = WarningKind::LimitReached;
+        let kind = WarningKind::ServerFull;
         if self.warnings.admit(kind, self.clock.now()) {
             let peer = rustix::net::sockopt::socket_peercred(stream).ok();
             let pid = peer.map(|peer| peer.pid.as_raw_nonzero().get());

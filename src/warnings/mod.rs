@@ -21,10 +21,16 @@ use crate::time::Now;
 /// The kinds of warnings whose lines are limited. Each kind has its own limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WarningKind {
-    /// No consumer wants a client's publication, or the consumer does not read.
+    /// No consumer wants a client's publication, or too many publications wait.
     BackendUnreachable,
-    /// A connection, subscription or feeder is refused because of a limit.
+    /// A consumer is disconnected because it does not read.
+    ConsumerDisconnected,
+    /// A connection is refused or closed because of a limit on clients, or because its peer is not
+    /// a trusted proxy.
     LimitReached,
+    /// A connection, subscription or feeder is refused because the server is full or has no
+    /// resources left.
+    ServerFull,
     /// A client does not read as fast as publications arrive.
     SlowReader,
     /// A TLS handshake or a TLS record is invalid.
@@ -37,9 +43,11 @@ pub enum WarningKind {
 
 impl WarningKind {
     /// All kinds.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::BackendUnreachable,
+        Self::ConsumerDisconnected,
         Self::LimitReached,
+        Self::ServerFull,
         Self::SlowReader,
         Self::TlsFailed,
         Self::TokenRefused,
@@ -51,7 +59,9 @@ impl WarningKind {
     pub fn label(self) -> &'static str {
         match self {
             Self::BackendUnreachable => "backend_unreachable",
+            Self::ConsumerDisconnected => "consumer_disconnected",
             Self::LimitReached => "limit_reached",
+            Self::ServerFull => "server_full",
             Self::SlowReader => "slow_reader",
             Self::TlsFailed => "tls_failed",
             Self::TokenRefused => "token_refused",
@@ -63,7 +73,9 @@ impl WarningKind {
     fn sentence(self) -> &'static str {
         match self {
             Self::BackendUnreachable => "no backend takes what clients publish",
+            Self::ConsumerDisconnected => "a consumer was disconnected",
             Self::LimitReached => "refused because of a limit",
+            Self::ServerFull => "refused because the server is full",
             Self::SlowReader => "a client reads too slowly",
             Self::TlsFailed => "TLS failed",
             Self::TokenRefused => "a client's token was refused",

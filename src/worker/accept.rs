@@ -62,7 +62,7 @@ impl<N: Net> Worker<N> {
                 metrics.descriptors_exhausted.increment();
                 metrics.accept_blocked.set(self.conns.is_empty().into());
                 let cause = "no descriptor is left for a connection (LimitNOFILE=)";
-                self.warn_of_worker(WarningKind::LimitReached, &cause);
+                self.warn_of_worker(WarningKind::ServerFull, &cause);
                 let pause = Duration::from_millis(ACCEPT_PAUSE_MS);
                 self.accepting.paused_until = Some(self.now.after(pause));
             }

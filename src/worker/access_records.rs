@@ -33,6 +33,8 @@ struct Record {
     sub: Option<Arc<str>>,
     publications: u64,
     bytes: u64,
+    /// The code of the close frame that the conn has sent.
+    close_code: Option<u16>,
 }
 
 impl AccessRecords {
@@ -44,6 +46,13 @@ impl AccessRecords {
     /// Frees unused capacity.
     pub(super) fn shrink(&mut self) {
         self.0.shrink_to_fit();
+    }
+
+    /// Stores the code of the close frame that a conn sends.
+    pub(super) fn note_close(&mut self, slot: u32, code: u16) {
+        if let Some(record) = self.0.get_mut(&slot) {
+            record.close_code = Some(code);
+        }
     }
 
     /// Counts what was written to a conn.
@@ -76,6 +85,7 @@ impl<N: Net> Worker<N> {
             sub: None,
             publications: 0,
             bytes: 0,
+            close_code: None,
         };
         self.access_records.0.insert(id.slot, Box::new(record));
     }
@@ -162,6 +172,7 @@ impl<N: Net> Worker<N> {
                 .and_then(|request| request.traceparent)
                 .map(TraceParent::trace),
             status,
+            close_code: record.close_code,
             reason,
             duration: self.now.since(record.begun),
             publications: record.publications,

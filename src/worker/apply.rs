@@ -40,8 +40,13 @@ impl<N: Net> Worker<N> {
                 Effect::Leave(leave) => self.leave(id, &leave),
                 Effect::LeaveAll { is_stream } => self.leave_all(id, is_stream),
                 Effect::NoteAnswer(answered) => self.log_answer(id, answered),
+                Effect::NoteClose(code) => self.access_records.note_close(id.slot, code),
                 Effect::NoteRequest(request) => self.note_request(id, request),
                 Effect::NoteRefusedToken(code) => self.warn(id, WarningKind::TokenRefused, &code),
+                Effect::NoteUnsentAnswers => {
+                    let cause = "closed: too many answers to its commands were unsent";
+                    self.warn(id, WarningKind::SlowReader, &cause);
+                }
                 Effect::Publish {
                     channel,
                     data,
@@ -115,7 +120,7 @@ impl<N: Net> Worker<N> {
         self.parts.metrics.subscriptions_refused.add(refused as u64);
         if refused > 0 {
             let cause = "no room for another channel (limits.channels)";
-            self.warn(id, WarningKind::LimitReached, &cause);
+            self.warn(id, WarningKind::ServerFull, &cause);
         }
         if outcomes.iter().any(|outcome| outcome.joined().is_some()) {
             self.pending.forget_subscribes_by(id.slot);

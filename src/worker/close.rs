@@ -16,16 +16,24 @@ use crate::id::ConnId;
 
 impl<N: Net> Worker<N> {
     /// Marks a conn as closing, so that reap frees it. From then on, no other phase uses the conn.
+    /// Writes a warning if the reason concerns the operator.
     pub(super) fn close(&mut self, id: ConnId, reason: CloseReason) {
+        let is_ending = self.slot(id).map(|slot| slot.conn.is_ending());
+        self.close_unwarned(id, reason);
+        if let Some(is_ending) = is_ending {
+            self.warn_of_close(id, reason, is_ending);
+        }
+    }
+
+    /// Like [`Self::close`], for ends that need no warning or of which the caller has warned.
+    pub(super) fn close_unwarned(&mut self, id: ConnId, reason: CloseReason) {
         if let Some(slot) = self.slot(id) {
             slot.is_closing = true;
             let is_silent = slot.conn.class() == ConnClass::Silent;
-            let is_ending = slot.conn.is_ending();
             self.to_reap.push((id, reason));
             if is_silent {
                 self.remove_silent();
             }
-            self.warn_of_close(id, reason, is_ending);
         }
     }
 

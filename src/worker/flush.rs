@@ -330,7 +330,7 @@ impl<N: Net> Worker<N> {
         self.parts.metrics.writes.increment();
         match outcome {
             WriteOutcome::Failed => self.close(id, CloseReason::PeerGone),
-            WriteOutcome::TimedOut => self.close(id, CloseReason::Idle),
+            WriteOutcome::TimedOut => self.close_unwarned(id, CloseReason::Idle),
             WriteOutcome::Wrote { count, is_blocked } => {
                 let taken = self.note_taken(write, planned, count, is_blocked);
                 if !is_blocked && taken < write.budget {

@@ -20,6 +20,7 @@ use crate::conn::Outbox;
 use crate::effect::CloseReason;
 use crate::id::{ConnId, Sequence};
 use crate::time::Now;
+use crate::warnings::WarningKind;
 
 /// For each worker, the oldest publication that its conns keep in memory although the log has
 /// evicted it. If such publications use too much memory, the conns with the oldest one of all
@@ -170,7 +171,10 @@ impl<N: Net> Worker<N> {
                 return;
             }
             if let Some(id) = certain::some(self.id_in(slot), "a holder is a conn") {
-                self.close(id, CloseReason::Overflow);
+                let cause = "closed: it kept too many evicted publications in memory \
+                    (log.pinned_bytes)";
+                self.warn(id, WarningKind::SlowReader, &cause);
+                self.close_unwarned(id, CloseReason::Overflow);
                 self.drop_outbox(slot);
             }
         }

@@ -38,7 +38,7 @@ impl<N: Net> Worker<N> {
 
     /// Writes a warning about a connection that is refused before it has a slot.
     pub(super) fn warn_of_refused(&self, socket: &N::Socket, refused: AdmissionError) {
-        let kind = WarningKind::LimitReached;
+        let kind = kind_of(refused);
         if !self.parts.warnings.admit(kind, self.now) {
             return;
         }
@@ -52,8 +52,8 @@ impl<N: Net> Worker<N> {
 
     /// Writes a warning that a conn's proxy has named a client with too many conns.
     pub(super) fn warn_of_too_many(&self, id: ConnId, too_many: TooMany) {
-        let cause = cause_of(AdmissionError::Source(too_many));
-        self.warn(id, WarningKind::LimitReached, &cause);
+        let refused = AdmissionError::Source(too_many);
+        self.warn(id, kind_of(refused), &cause_of(refused));
     }
 
     /// Writes a warning about this worker, which is not about one conn.
@@ -92,7 +92,8 @@ impl<N: Net> Worker<N> {
     }
 
     /// Writes a warning if the reason for which a conn is closed concerns the operator. `is_ending`
-    /// and `is_writable` are the conn's state before it is closed.
+    /// is the conn's state before it is closed. Closes because of [`CloseReason::Overflow`] and of
+    /// errors of the socket do not call this function.
     pub(super) fn warn_of_close(&self, id: ConnId, reason: CloseReason, is_ending: bool) {
         let is_writable = self
             .conns
@@ -104,13 +105,14 @@ impl<N: Net> Worker<N> {
                     (limits.pending_conns)";
                 self.warn(id, WarningKind::LimitReached, &cause);
             }
-            // The end of a stream was logged when it began.
-            CloseReason::Overflow if !is_ending => {
-                let cause = "closed: it left too many bytes unread (log.pinned_bytes)";
-                self.warn(id, WarningKind::SlowReader, &cause);
-            }
-            CloseReason::Idle if !is_writable => {
-                let cause = "closed: it has read nothing for two heartbeats";
+            // The client has not answered a ping, although its socket may have room. Then the
+            // client is gone, and not slow.
+            CloseReason::Idle if is_writable => {}
+            CloseReason::Idle => {
+                let cause = match is_ending {
+                    true => "closed: its socket accepted no bytes for two heartbeats",
+                    false => "closed: it did not read a response in time (limits.request_head_ms)",
+                };
                 self.warn(id, WarningKind::SlowReader, &cause);
             }
             CloseReason::HeadTimeout if self.filters.is_handshaking(id.slot) => {
@@ -135,6 +137,15 @@ impl<N: Net> Worker<N> {
             | PublishOutcome::Unsynced => return,
         };
         self.warn(id, WarningKind::BackendUnreachable, &cause);
+    }
+}
+
+/// Refusals that a single client can cause have a kind of their own. So they cannot suppress the
+/// warnings about the server itself.
+fn kind_of(refused: AdmissionError) -> WarningKind {
+    match refused {
+        AdmissionError::Full | AdmissionError::Memory => WarningKind::ServerFull,
+        AdmissionError::Source(_) | AdmissionError::Untrusted => WarningKind::LimitReached,
     }
 }
 

@@ -7,6 +7,7 @@ use std::net::TcpStream;
 use serde_json::{Value, json};
 
 use crate::support::raw::connect;
+use crate::support::socket::frame;
 use crate::support::{Feeder, Raw, Server, Socket, fanfare, within};
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -87,6 +88,42 @@ fn ended_stream_has_a_line_with_what_it_received() {
     );
     assert!(first["bytes"].as_u64().unwrap() > 200, "{first}");
     assert!(first["time"].as_str().unwrap().ends_with('Z'), "{first}");
+}
+
+#[test]
+fn ended_websocket_has_the_close_code_of_either_side() {
+    let (folder, server) = guarded("json", "");
+    let query = format!("channel=a&token={}", token(&folder));
+    // The client closes the first one, a backend closes the second one, and the server closes the
+    // third one after FIN.
+    let mut done = Socket::subscribed(server.addr, &query);
+    done.send_raw(&frame(0x88, &3000_u16.to_be_bytes()));
+    let first = parsed(&await_lines(&server, 1)[0]);
+    let _stopped = Socket::subscribed(server.addr, &query);
+    let mut feeder = Feeder::connect(&server.feed);
+    feeder.send(&json!({"disconnect_sub": "al \"ice\"", "code": 4321}));
+    let second = parsed(&await_lines(&server, 2)[1]);
+    drop(Socket::subscribed(server.addr, &query));
+    let third = parsed(&await_lines(&server, 3)[2]);
+    // An event stream has no close code.
+    let mut stream = connect(server.addr);
+    let head = format!("GET /sse?{query} HTTP/1.1\r\nHost: a\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    server.await_metric("fanfare_streams{transport=\"event_stream\"}", 1.0);
+    drop(stream);
+    let fourth = parsed(&await_lines(&server, 4)[3]);
+    for (line, reason, code) in [
+        (first, "done", json!(3000)),
+        (second, "disconnected", json!(4321)),
+        (third, "peer_gone", json!(1000)),
+        (fourth, "peer_gone", Value::Null),
+    ] {
+        assert_eq!(
+            (&line["reason"], &line["close_code"]),
+            (&json!(reason), &code),
+            "{line}"
+        );
+    }
 }
 
 #[test]

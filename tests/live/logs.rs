@@ -141,7 +141,7 @@ fn full_limit_is_logged_with_the_peer_and_the_key() {
     let _kept = Socket::subscribed(server.addr, "channel=a");
     let (own, status) = get(server.addr, "/");
     assert_eq!(status, 503);
-    let line = warning(&server, "limit_reached");
+    let line = warning(&server, "server_full");
     assert_eq!(line["peer"], own.to_string(), "{line}");
     assert!(
         line["cause"].as_str().unwrap().contains("limits.conns"),
@@ -286,7 +286,7 @@ fn stalled_consumer_is_logged_with_its_process() {
         }
         client
     });
-    let line = warning(&server, "backend_unreachable");
+    let line = warning(&server, "consumer_disconnected");
     assert_eq!(line["pid"], std::process::id(), "{line}");
     drop(writer.join().unwrap());
 }

@@ -2,6 +2,7 @@
 //! publication in memory, even when it has left the log. On every transport, `pinned_bytes` limits
 //! this memory.
 
+use std::fs;
 use std::io::{Read, Write as _};
 use std::net::TcpStream;
 
@@ -59,6 +60,11 @@ fn assert_bounded(server: &Server) {
     // limit allows for one more publication.
     let most = LOG + PINNED + 2.5 * f64::from(u32::try_from(PUBLICATION).unwrap());
     assert!(held <= most, "{held} bytes of publications");
+    let log = fs::read_to_string(server.feed.parent().unwrap().join("stderr.txt")).unwrap();
+    assert!(
+        log.contains("evicted publications in memory (log.pinned_bytes)"),
+        "{log}"
+    );
     let open = server.metric("fanfare_conns");
     assert!(open >= 2.0, "{open}: some readers have room");
 }

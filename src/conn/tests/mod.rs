@@ -543,6 +543,7 @@ fn conn_that_never_reads_its_answers_is_closed() {
         assert!(rig.conn.outbox().control_bytes() <= CONTROL_BYTES_MAX);
         rig.call(|conn, out, context| conn.handle_joined(&join, &outcomes, out, context));
     }
+    assert!(rig.effects.contains(&Effect::NoteUnsentAnswers));
     assert_eq!(rig.closed(), Some(CloseReason::Overflow));
     assert_eq!(rig.conn.read_bytes_max(8192), 0);
 }

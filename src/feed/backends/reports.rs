@@ -503,11 +503,10 @@ fn deliver(
 }
 
 fn warn_of_cut_off(warnings: &Warnings, feeder: &Feeder, now: Now) {
-    let kind = WarningKind::BackendUnreachable;
+    let kind = WarningKind::ConsumerDisconnected;
     if warnings.admit(kind, now) {
         let pid = feeder.pid();
-        let cause =
-            "a consumer was disconnected: it reads next to nothing, and clients wait for it";
+        let cause = "it reads next to nothing, and clients wait for it";
         warnings::log(
             kind,
             Event {

@@ -5,6 +5,8 @@
 use std::fmt::Display;
 
 use crate::config::limits::CONTROL_PAYLOAD_BYTES_MAX;
+use crate::context::Context;
+use crate::effect::Effect;
 use crate::frame::envelope::push_display;
 use crate::frame::websocket::{Opcode, push_frame};
 
@@ -68,21 +70,37 @@ fn is_sendable(code: u16) -> bool {
 
 /// Appends the answer to a client's close frame, with the client's close code if its frame contains
 /// a code.
-pub(super) fn push_echo(code: Option<u16>, out: &mut Vec<u8>) {
+pub(super) fn push_echo(code: Option<u16>, out: &mut Vec<u8>, context: &mut Context<'_>) {
     match code {
-        Some(code) => push_frame(Opcode::Close, &code.to_be_bytes(), out),
+        Some(code) => {
+            push_frame(Opcode::Close, &code.to_be_bytes(), out);
+            note(code, context);
+        }
         None => push_frame(Opcode::Close, &[], out),
     }
 }
 
 /// Appends a close frame. A reason that is too long is truncated. The server's own reasons are
 /// short ASCII texts.
-pub(super) fn push_close(code: u16, reason: impl Display, out: &mut Vec<u8>) {
+pub(super) fn push_close(
+    code: u16,
+    reason: impl Display,
+    out: &mut Vec<u8>,
+    context: &mut Context<'_>,
+) {
     let mut body = Vec::with_capacity(CONTROL_PAYLOAD_BYTES_MAX);
     body.extend_from_slice(&code.to_be_bytes());
     push_display(&reason, &mut body);
     body.truncate(CONTROL_PAYLOAD_BYTES_MAX);
     push_frame(Opcode::Close, &body, out);
+    note(code, context);
+}
+
+/// Passes the code of the conn's only close frame to the access log.
+fn note(code: u16, context: &mut Context<'_>) {
+    if context.is_logged {
+        context.ask(Effect::NoteClose(code));
+    }
 }
 
 #[cfg(test)]

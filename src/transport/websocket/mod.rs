@@ -229,37 +229,31 @@ impl WebSocket {
         &mut self,
         goodbye: Goodbye<'_>,
         out: &mut Vec<u8>,
-        context: &Context<'_>,
+        context: &mut Context<'_>,
     ) -> Flow {
-        if self.state == State::Open {
-            match goodbye {
-                Goodbye::Disconnect(close_info) => {
-                    close::push_close(close_info.code, &close_info.reason, out);
-                }
-                Goodbye::Idle => close::push_close(close::GOING_AWAY, "idle", out),
-                Goodbye::NoSubscription => {
-                    close::push_close(close::POLICY, "no subscription", out);
-                }
-                Goodbye::Overflow => close::push_close(close::SLOW_CONSUMER, "slow consumer", out),
-                Goodbye::PeerDone => {
-                    close::push_close(close::NORMAL, "end of input", out);
-                    // The client did not send a close frame, so the close reason is `PeerGone`.
-                    self.state = State::Ended(CloseReason::PeerGone);
-                    return self.flow();
-                }
-                Goodbye::TokenExpired => {
-                    close::push_close(close::TOKEN_EXPIRED, "token_expired", out);
-                }
-                Goodbye::TokenMissing => {
-                    close::push_close(close::UNAUTHORIZED, "token_missing", out);
-                }
-                Goodbye::Shutdown => {
-                    let reason = format_args!("retry_ms={}", context.reconnect_ms());
-                    close::push_close(close::RESTART, reason, out);
-                }
-            }
-            self.state = State::Closing(goodbye.close_reason());
+        if self.state != State::Open {
+            return self.flow();
         }
+        self.state = State::Closing(goodbye.close_reason());
+        let (code, reason) = match goodbye {
+            Goodbye::Disconnect(close_info) => (close_info.code, &*close_info.reason),
+            Goodbye::Idle => (close::GOING_AWAY, "idle"),
+            Goodbye::NoSubscription => (close::POLICY, "no subscription"),
+            Goodbye::Overflow => (close::SLOW_CONSUMER, "slow consumer"),
+            Goodbye::PeerDone => {
+                // The client did not send a close frame, so the close reason is `PeerGone`.
+                self.state = State::Ended(CloseReason::PeerGone);
+                (close::NORMAL, "end of input")
+            }
+            Goodbye::TokenExpired => (close::TOKEN_EXPIRED, "token_expired"),
+            Goodbye::TokenMissing => (close::UNAUTHORIZED, "token_missing"),
+            Goodbye::Shutdown => {
+                let reason = format!("retry_ms={}", context.reconnect_ms());
+                close::push_close(close::RESTART, reason, out, context);
+                return self.flow();
+            }
+        };
+        close::push_close(code, reason, out, context);
         self.flow()
     }
 

@@ -70,7 +70,7 @@ impl WebSocket {
             match self.take_part(rest, out, context) {
                 Ok(after) => rest = after,
                 Err(fault) => {
-                    self.fail(fault, out);
+                    self.fail(fault, out, context);
                     break;
                 }
             }
@@ -79,11 +79,14 @@ impl WebSocket {
 
     /// Ends the conn because the client broke a rule. If the server has already sent a close frame,
     /// the close reason does not change.
-    fn fail(&mut self, fault: Fault, out: &mut Vec<u8>) {
+    fn fail(&mut self, fault: Fault, out: &mut Vec<u8>, context: &mut Context<'_>) {
         match self.state {
             State::Open => {
-                close::push_close(fault.close_code(), fault, out);
+                close::push_close(fault.close_code(), fault, out, context);
                 self.state = State::Ended(fault.close_reason());
+                if let Fault::TooManyAnswers = fault {
+                    context.ask(Effect::NoteUnsentAnswers);
+                }
             }
             State::Closing(reason) => self.state = State::Ended(reason),
             State::Ended(_) => {}
@@ -108,7 +111,7 @@ impl WebSocket {
         unmask(payload, frame.header.masking_key, offset);
         frame.received += payload.len() as u64;
         if frame.header.opcode.is_control() {
-            self.take_control_part(&frame, payload, out)?;
+            self.take_control_part(&frame, payload, out, context)?;
         } else {
             self.take_data_part(&frame, payload, out, context)?;
         }
@@ -192,10 +195,11 @@ impl WebSocket {
         frame: &PartialFrame,
         part: &[u8],
         out: &mut Vec<u8>,
+        context: &mut Context<'_>,
     ) -> Result<(), Fault> {
         let opcode = frame.header.opcode;
         if frame.header.payload_bytes == part.len() as u64 {
-            return self.handle_control(opcode, part, out);
+            return self.handle_control(opcode, part, out, context);
         }
         let control = &mut self.pending().control;
         control.extend_from_slice(part);
@@ -203,7 +207,7 @@ impl WebSocket {
             return Ok(());
         }
         let payload = std::mem::take(control);
-        self.handle_control(opcode, &payload, out)
+        self.handle_control(opcode, &payload, out, context)
     }
 
     fn handle_control(
@@ -211,9 +215,10 @@ impl WebSocket {
         opcode: Opcode,
         payload: &[u8],
         out: &mut Vec<u8>,
+        context: &mut Context<'_>,
     ) -> Result<(), Fault> {
         match opcode {
-            Opcode::Close => self.handle_close(payload, out)?,
+            Opcode::Close => self.handle_close(payload, out, context)?,
             Opcode::Ping => self.handle_ping(payload, out),
             // A pong needs no handling, because any received byte counts as a sign of life.
             Opcode::Pong => {}
@@ -224,11 +229,16 @@ impl WebSocket {
         Ok(())
     }
 
-    fn handle_close(&mut self, body: &[u8], out: &mut Vec<u8>) -> Result<(), Fault> {
+    fn handle_close(
+        &mut self,
+        body: &[u8],
+        out: &mut Vec<u8>,
+        context: &mut Context<'_>,
+    ) -> Result<(), Fault> {
         let code = close::parse(body)?;
         match self.state {
             State::Open => {
-                close::push_echo(code, out);
+                close::push_echo(code, out, context);
                 self.state = State::Ended(CloseReason::Done);
             }
             State::Closing(reason) => self.state = State::Ended(reason),

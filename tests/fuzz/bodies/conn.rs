@@ -22,7 +22,7 @@ use fanfare::config::{ClientPublish, Config, Namespace};
 use fanfare::conn::{Conn, SendState};
 use fanfare::context::{Context, Draw, WorkBudget};
 use fanfare::deflate::Inflater;
-use fanfare::effect::{CloseReason, ConnClass, Effect, Join, Leave};
+use fanfare::effect::{Acknowledgement, CloseReason, ConnClass, Effect, Join, Leave};
 use fanfare::frame::{Compressor, Encoded, FrameKind, Payload, Publication};
 use fanfare::hub::{Acknowledged, Gap, GapCause, JoinOutcome, Joined};
 use fanfare::id::{ChannelName, ConnName, Cursor, Epoch, RunId, Sequence, Since};
@@ -241,17 +241,7 @@ impl<'c> Harness<'c> {
 
     fn apply(&mut self, effect: Effect) {
         match effect {
-            Effect::Acknowledge(what) => {
-                let outcome = match self.subscribed.len() {
-                    0 => Acknowledged::NoWindow,
-                    1 => Acknowledged::Opened,
-                    _ if what.channel.is_none() => Acknowledged::ChannelUnclear,
-                    _ => Acknowledged::Taken,
-                };
-                let _result = self.call(|conn, out, context| {
-                    conn.handle_event(StreamEvent::Acknowledged(&what, outcome), out, context);
-                });
-            }
+            Effect::Acknowledge(what) => self.acknowledge(&what),
             Effect::Answer { since, .. } => self.answer(since, Vec::new()),
             Effect::SetTimer(deadline) => {
                 assert!(deadline.0 >= self.now.0);
@@ -290,7 +280,11 @@ impl<'c> Harness<'c> {
                 self.subscribed.clear();
                 self.access.forget(SLOT);
             }
-            Effect::NoteAnswer(_) | Effect::NoteRefusedToken(_) | Effect::NoteRequest(_) => {}
+            Effect::NoteAnswer(_)
+            | Effect::NoteClose(_)
+            | Effect::NoteRefusedToken(_)
+            | Effect::NoteRequest(_)
+            | Effect::NoteUnsentAnswers => {}
             Effect::Publish { reference, .. } => self.messages.push(BackendMessage::PublishReply {
                 outcome: PublishOutcome::Broadcast(cursor(8)),
                 reference,
@@ -308,6 +302,18 @@ impl<'c> Harness<'c> {
                 self.has_fin = true;
             }
         }
+    }
+
+    fn acknowledge(&mut self, what: &Acknowledgement) {
+        let outcome = match self.subscribed.len() {
+            0 => Acknowledged::NoWindow,
+            1 => Acknowledged::Opened,
+            _ if what.channel.is_none() => Acknowledged::ChannelUnclear,
+            _ => Acknowledged::Taken,
+        };
+        let _result = self.call(|conn, out, context| {
+            conn.handle_event(StreamEvent::Acknowledged(what, outcome), out, context);
+        });
     }
 
     fn join(&mut self, join: &Join) {

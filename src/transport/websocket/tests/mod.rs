@@ -2,6 +2,7 @@
 //! pieces that are split at every position. The outcomes must be equal.
 
 mod autobahn;
+mod closing;
 mod compressed;
 mod tokens;
 
@@ -425,7 +426,7 @@ fn goodbye_waits_for_the_clients_close_and_sends_nothing_more() {
         };
         let mut socket = WebSocket::new(Envelope::Full, Compression::None);
         let mut out = Vec::new();
-        let flow = socket.handle_goodbye(goodbye, &mut out, &world.context());
+        let flow = socket.handle_goodbye(goodbye, &mut out, &mut world.context());
         assert_eq!(flow, Flow::Closing(reason));
         let (opcode, payload) = &server_frames(&out)[0];
         assert_eq!(*opcode, Opcode::Close);
@@ -443,7 +444,7 @@ fn goodbye_waits_for_the_clients_close_and_sends_nothing_more() {
         socket.handle_heartbeat(&mut out, &world.context());
         let (name, gap) = (channel("c"), gap());
         socket.handle_event(StreamEvent::Gap(&name, &gap), &mut out, &world.context());
-        let again = socket.handle_goodbye(Goodbye::Idle, &mut out, &world.context());
+        let again = socket.handle_goodbye(Goodbye::Idle, &mut out, &mut world.context());
         assert_eq!(again, Flow::Closing(reason));
         let late = join(&["c"], Origin::Request);
         let outcomes = [JoinOutcome::AlreadyJoined];
@@ -463,7 +464,7 @@ fn fault_after_the_servers_close_ends_the_conn_for_the_first_reason() {
     let mut world = World::default();
     let mut socket = WebSocket::new(Envelope::Full, Compression::None);
     let mut out = Vec::new();
-    let flow = socket.handle_goodbye(Goodbye::Shutdown, &mut out, &world.context());
+    let flow = socket.handle_goodbye(Goodbye::Shutdown, &mut out, &mut world.context());
     assert_eq!(flow, Flow::Closing(CloseReason::Shutdown));
     let length = out.len();
     let flow = socket.handle_bytes(&mut [0xff, 0xff], &mut out, &mut world.context());
@@ -523,6 +524,7 @@ fn client_with_too_many_unread_answers_is_closed() {
         server_frames(&out).last().unwrap().1[..2],
         4100_u16.to_be_bytes()
     );
+    assert_eq!(world.effects, [Effect::NoteUnsentAnswers]);
 }
 
 #[test]
