@@ -29,9 +29,9 @@
 //!
 //! The other modules: [`feed`] simulates the sequencer, and [`backend`] simulates the rest of the
 //! feed. [`disk`] simulates the storage that survives the server. [`wire`] parses the bytes that
-//! clients read. [`check`] and [`pinned`] check the workers. [`drain`] simulates a drain that is
-//! ordered while an inbox is full. [`tokens`], [`calendar`] and [`secure`] provide tokens, the time
-//! of day and TLS.
+//! clients read. [`access`], [`check`] and [`pinned`] check the workers. [`drain`] simulates a
+//! drain that is ordered while an inbox is full. [`tokens`], [`calendar`] and [`secure`] provide
+//! tokens, the time of day and TLS.
 #![allow(
     clippy::cast_possible_truncation,
     clippy::expect_used,
@@ -44,6 +44,7 @@
     reason = "a test may panic and print, runs where usize has 64 bits, and keeps flags as flags"
 )]
 
+mod access;
 mod backend;
 mod calendar;
 mod check;

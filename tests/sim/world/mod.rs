@@ -251,6 +251,7 @@ impl World {
             }
             journal.kill(self.facts.epoch, now, &self.config)
         };
+        self.node.check_access(false);
         let kind = Some(Kind::Counter);
         self.node.add_counts(kind, &mut self.counts_before);
         self.deliveries_before += self.node.deliveries();

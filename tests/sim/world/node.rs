@@ -19,6 +19,7 @@ use fanfare::worker::mail::inbox::inbox;
 use fanfare::worker::mail::upstream::upstream;
 use fanfare::worker::{Parts, Worker};
 
+use crate::access::Access;
 use crate::backend::{Backend, draw_bounds};
 use crate::check::{Checker, LagStats};
 use crate::feed::Mailboxes;
@@ -36,6 +37,8 @@ pub(crate) struct NodeWorker {
     pub(crate) worker: Worker<FakeNet>,
     pub(crate) metrics: Arc<WorkerMetrics>,
     pub(crate) checker: Checker,
+    /// The worker's access log, if it is on.
+    pub(crate) access: Option<Access>,
     pub(crate) has_ended: bool,
     /// The time until which the worker gets no turn.
     pub(crate) starved_until_us: u64,
@@ -67,14 +70,14 @@ impl Node {
         let bounds = draw_bounds(&mut random.clone());
         let (upstreams, reports) = upstream(&wakes, &feed_wake, bounds);
         let guard = guard(count as u32, config, is_crowded);
-        let mut mailboxes = Vec::new();
-        let mut workers = Vec::new();
+        let (mut mailboxes, mut workers) = (Vec::new(), Vec::new());
         for ((number, net), (wake, upstream)) in
             (0..).zip(nets).zip(wakes.into_iter().zip(upstreams))
         {
             let (mailbox, inbox) = inbox(wake);
             mailboxes.push(mailbox);
             let metrics = Arc::new(WorkerMetrics::default());
+            let access = Access::draw(random.clone());
             let parts = Parts {
                 run,
                 number,
@@ -94,7 +97,7 @@ impl Node {
                 },
                 keys: tokens::keys(config),
                 warnings: Arc::default(),
-                access_log: None,
+                access_log: access.as_ref().map(Access::log),
                 secure: (net.secure_listeners != 0).then(|| secure(net.secure_listeners)),
             };
             let hub = Hub::new(Arc::clone(log), number, epoch, log.posted(), config);
@@ -107,6 +110,7 @@ impl Node {
                 worker,
                 metrics,
                 checker: Checker::default(),
+                access,
                 has_ended: false,
                 starved_until_us: 0,
             });
@@ -173,6 +177,15 @@ impl Node {
             if kind.is_none_or(|kind| line.kind == kind) {
                 let each = self.workers.iter().map(|one| (line.read)(&one.metrics));
                 *sum += each.sum::<u64>();
+            }
+        }
+    }
+
+    /// Checks the access logs of all workers. `has_ended` is false if the server was killed.
+    pub(crate) fn check_access(&self, has_ended: bool) {
+        for one in &self.workers {
+            if let Some(access) = &one.access {
+                access.check(&one.metrics, has_ended);
             }
         }
     }

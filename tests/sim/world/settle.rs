@@ -239,6 +239,7 @@ impl World {
             is_behind |= node_worker.worker.is_upstream_behind();
         }
         self.node.check_sources();
+        self.node.check_access(true);
         self.node.backend.check_end(!is_behind);
         for peer in &mut self.peers {
             peer.end(&mut self.facts);
