@@ -2,9 +2,11 @@
 //!
 //! Each worker writes its own [`WorkerMetrics`]. The admin thread reads the metrics of all workers
 //! and shows one number for each metric. Most of these numbers are sums; [`Across`] describes the
-//! exception. Counting is a relaxed load and store, which takes half a nanosecond and needs no
-//! locked instruction. The two tables below contain the names of all metrics except those of the
-//! process, which are in `admin`.
+//! exception. The feed has [`FeedMetrics`], and the main thread has [`ReloadMetrics`]. Counting is a
+//! relaxed load and store, which takes half a nanosecond and needs no locked instruction.
+//!
+//! The three tables below contain the names of all metrics that threads count. Figures that are read
+//! at the time of a request are in `admin::figures`, for example the memory in use.
 
 pub mod exposition;
 pub mod histogram;
@@ -222,7 +224,7 @@ metrics! {
         mails: Counter "fanfare_mails_total" "Mails that workers took from their inboxes; a batch of publications is one mail to each worker with subscribers of their channels.",
         wakes: Counter "fanfare_wakes_total" "System calls by which other threads woke workers.",
         turns: Counter "fanfare_turns_total" "Turns of the workers' loops.",
-        turns_late: Counter "fanfare_turns_late_total" "Turns that were late because the process was stopped or had no processor.",
+        turns_late: Counter "fanfare_turns_late_total" "Turns that took over 100 ms longer than the worker asked to sleep: the process was stopped, had no processor or had too much to do.",
     }
     histograms {
         fanout_us: "fanfare_fanout_seconds" "Time from the acceptance of a publication until a worker had visited the last subscriber of its channel.",
@@ -230,7 +232,7 @@ metrics! {
         turn_us: "fanfare_turn_seconds" "Time that a worker worked in one turn of its loop, without waiting for events.",
         wait_us: "fanfare_turn_wait_seconds" "Time that a worker waited for events between two turns, without turns that left work.",
         flush_us: "fanfare_flush_seconds" "Time of the flush phase of turns with something to write.",
-        handshake_us: "fanfare_tls_handshake_seconds" "Time from accepting a connection until its TLS handshake was complete.",
+        handshake_us: "fanfare_tls_handshake_seconds" "Time from the start of the turn that accepted a connection until its TLS handshake was complete, without handshakes that failed.",
     }
 }
 
