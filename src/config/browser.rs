@@ -52,6 +52,19 @@ impl Browser {
     }
 }
 
+/// A short hash of an origin. Two origins of one list have different fingerprints.
+pub type Fingerprint = [u8; 4];
+
+/// Returns the fingerprint of an origin: FNV-1a with 32 bits. All origins are from the
+/// configuration, so the hash needs no secret key.
+#[must_use]
+pub fn fingerprint(origin: &str) -> Fingerprint {
+    let hash = origin.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    });
+    hash.to_le_bytes()
+}
+
 impl Config {
     pub(super) fn check_browser(&self, found: &mut Vec<Invalid>) {
         const KEY: &str = "browser.origins";
@@ -69,8 +82,15 @@ impl Config {
                      unless it is the default, port in lower case, such as https://example.com"
                 );
                 push(found, &[KEY], message);
-            } else if origins.iter().take(index).any(|other| other == origin) {
-                push(found, &[KEY], format!("names `{origin}` twice"));
+            } else if let Some(other) = twin(origin, origins.get(..index).unwrap_or(&[])) {
+                let message = match other == origin {
+                    true => format!("names `{origin}` twice"),
+                    false => format!(
+                        "the server cannot tell `{origin}` and `{other}` apart, because they have \
+                         the same hash; use another name for one of them"
+                    ),
+                };
+                push(found, &[KEY], message);
             }
             if is_special && !self.auth.cookie.is_empty() {
                 let message = format!(
@@ -80,6 +100,12 @@ impl Config {
             }
         }
     }
+}
+
+/// Returns the first of the origins that has the fingerprint of `origin`.
+fn twin<'a>(origin: &str, origins: &'a [String]) -> Option<&'a String> {
+    let mut origins = origins.iter();
+    origins.find(|other| fingerprint(other) == fingerprint(origin))
 }
 
 /// Whether the text is an origin as browsers write it (RFC 6454, 6.2).
@@ -155,6 +181,18 @@ mod tests {
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         assert_eq!(problems(&many, ""), 1);
         assert_eq!(problems(&many[1..], ""), 0);
+    }
+
+    #[test]
+    fn origins_with_one_fingerprint_are_refused() {
+        let mut seen = std::collections::BTreeMap::new();
+        let names = (0_u32..).map(|number| format!("https://{number}.example"));
+        let (one, other) = names
+            .map(|name| (seen.insert(fingerprint(&name), name.clone()), name))
+            .find_map(|(former, name)| Some((former?, name)))
+            .unwrap();
+        assert_ne!(one, other);
+        assert_eq!(problems(&[&one, &other], ""), 1);
     }
 
     #[test]

@@ -236,7 +236,7 @@ pub fn read_guarded_request(
                     After::Close => After::Close,
                     After::KeepAlive => head.after,
                 };
-                let reader = source.sharing().reader(&config.browser);
+                let reader = source.reader(&config.browser);
                 let response = response::refuse(&refusal, head.method, then, reader, date);
                 Answer::Respond(response)
             });

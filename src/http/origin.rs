@@ -8,7 +8,8 @@
 //! never reflects an unknown origin. The callers are the router, and the transports for heads that
 //! they send later.
 
-use crate::config::browser::Browser;
+use crate::config::browser::{Browser, Fingerprint, fingerprint};
+use crate::config::limits::BROWSER_ORIGINS_MAX;
 
 use super::head::{Field, Head};
 use super::response::push_field;
@@ -44,11 +45,24 @@ impl Source {
         }
     }
 
-    /// Returns the origins whose pages may read the response.
-    pub(super) fn sharing(self) -> Sharing {
+    /// Returns the origins whose pages may read an immediate response.
+    pub(super) fn reader(self, browser: &Browser) -> Reader<'_> {
+        Reader::of(self.listed(browser).map(|(_place, origin)| origin))
+    }
+
+    /// Returns the origins whose pages may read a later response.
+    pub(super) fn sharing(self, browser: &Browser) -> Sharing {
+        let listed = self.listed(browser);
+        listed.map_or_else(Sharing::default, |(place, origin)| Sharing {
+            place,
+            fingerprint: fingerprint(origin),
+        })
+    }
+
+    fn listed(self, browser: &Browser) -> Option<(u8, &str)> {
         match self {
-            Self::Listed(place) => Sharing(Some(place)),
-            Self::Foreign | Self::SameHost | Self::Unsaid => Sharing(None),
+            Self::Listed(place) => Some((place, browser.origin(place)?)),
+            Self::Foreign | Self::SameHost | Self::Unsaid => None,
         }
     }
 }
@@ -85,20 +99,47 @@ fn is_same_host(origin: &[u8], host: &[u8]) -> bool {
     !origin.is_empty() && without_port(origin).eq_ignore_ascii_case(without_port(host))
 }
 
-/// The origins whose pages may read a later response. The value is an index into the configured
-/// list, so that a conn that waits for its response stores no text.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sharing(Option<u8>);
+/// The origins whose pages may read a later response. The value refers to an entry of the
+/// configured list, so that a conn that waits for its response stores no text.
+///
+/// A reload can change the list while the conn waits. Therefore the value contains a fingerprint of
+/// the entry. If the entry has moved, it is found again. If it was removed, the response names no
+/// origin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sharing {
+    /// The index of the entry at the time of the request, or [`NO_PLACE`].
+    place: u8,
+    /// The fingerprint of the entry, as bytes so that the value needs no alignment.
+    fingerprint: Fingerprint,
+}
+
+/// The index for a response that names no origin.
+const NO_PLACE: u8 = u8::MAX;
+const _: () = assert!(BROWSER_ORIGINS_MAX <= NO_PLACE as usize);
+const _: () = assert!(size_of::<Sharing>() == 5);
+
+impl Default for Sharing {
+    fn default() -> Self {
+        Self {
+            place: NO_PLACE,
+            fingerprint: Fingerprint::default(),
+        }
+    }
+}
 
 impl Sharing {
     /// Returns the origins whose pages may read the response.
     #[must_use]
     pub fn reader(self, browser: &Browser) -> Reader<'_> {
-        match self.0.and_then(|place| browser.origin(place)) {
-            None => Reader::SameOrigin,
-            Some(origin) if Browser::is_any(origin) => Reader::Any,
-            Some(origin) => Reader::Origin(origin),
+        if self.place == NO_PLACE {
+            return Reader::SameOrigin;
         }
+        let is_meant = |origin: &&str| fingerprint(origin) == self.fingerprint;
+        let unmoved = browser.origin(self.place).filter(is_meant);
+        Reader::of(unmoved.or_else(|| {
+            let mut all = browser.origins.iter().map(String::as_str);
+            all.find(is_meant)
+        }))
     }
 }
 
@@ -113,7 +154,15 @@ pub enum Reader<'a> {
     SameOrigin,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    fn of(listed: Option<&'a str>) -> Self {
+        match listed {
+            None => Self::SameOrigin,
+            Some(origin) if Browser::is_any(origin) => Self::Any,
+            Some(origin) => Self::Origin(origin),
+        }
+    }
+
     /// Appends the CORS fields. Also appends `Vary`, because the response depends on the origin.
     pub(super) fn push_fields(self, out: &mut Vec<u8>) {
         push_field("Vary", "Origin", out);
@@ -229,15 +278,33 @@ mod tests {
         assert_eq!(source(fields, &["*"]), Source::Listed(0));
     }
 
+    fn list(origins: &[&str]) -> Browser {
+        let origins = origins.iter().copied().map(String::from).collect();
+        Browser { origins }
+    }
+
     #[test]
     fn only_listed_origins_are_named() {
-        let origins = ["*", "https://a"].map(String::from).into();
-        let browser = Browser { origins };
-        let reader = |source: Source| source.sharing().reader(&browser);
-        assert_eq!(reader(Source::Listed(0)), Reader::Any);
-        assert_eq!(reader(Source::Listed(1)), Reader::Origin("https://a"));
-        for source in [Source::Foreign, Source::SameHost, Source::Unsaid] {
-            assert_eq!(reader(source), Reader::SameOrigin);
+        let browser = list(&["*", "https://a"]);
+        for (source, reader) in [
+            (Source::Listed(0), Reader::Any),
+            (Source::Listed(1), Reader::Origin("https://a")),
+            (Source::Foreign, Reader::SameOrigin),
+            (Source::SameHost, Reader::SameOrigin),
+            (Source::Unsaid, Reader::SameOrigin),
+        ] {
+            assert_eq!(source.reader(&browser), reader);
+            assert_eq!(source.sharing(&browser).reader(&browser), reader);
         }
+    }
+
+    #[test]
+    fn later_response_names_the_origin_of_its_request_or_none_after_a_change_of_the_list() {
+        let old = list(&["https://a", "https://b", "*"]);
+        let new = list(&["https://evil", "https://a", "https://c"]);
+        let later = |place| Source::Listed(place).sharing(&old).reader(&new);
+        assert_eq!(later(0), Reader::Origin("https://a"));
+        assert_eq!(later(1), Reader::SameOrigin);
+        assert_eq!(later(2), Reader::SameOrigin);
     }
 }

@@ -94,7 +94,7 @@ impl Router<'_> {
     }
 
     fn respond(&self, write: fn(After, Reader<'_>, &str) -> Response) -> Answer {
-        let reader = self.source.sharing().reader(&self.config.browser);
+        let reader = self.source.reader(&self.config.browser);
         Answer::Respond(write(self.head.after, reader, self.date))
     }
 
@@ -113,7 +113,7 @@ impl Router<'_> {
                 Version::Http10 => StreamBody::UntilClose,
                 Version::Http11 => StreamBody::Chunked,
             },
-            sharing: self.source.sharing(),
+            sharing: self.source.sharing(&self.config.browser),
             entry,
         }))
     }
@@ -133,7 +133,7 @@ impl Router<'_> {
             envelope: query.envelope.unwrap_or(Envelope::Full),
             timeout: timeout.min(self.config.limits.poll_timeout()),
             validators: self.head.fields.if_none_match.clone(),
-            sharing: self.source.sharing(),
+            sharing: self.source.sharing(&self.config.browser),
             after: self.head.after,
             entry,
         }))

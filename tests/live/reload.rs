@@ -2,13 +2,14 @@
 //! key is invalid, nothing changes. A log line names the settings that need a restart.
 
 use std::fs;
+use std::io::{BufReader, Write as _};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::support::{Server, Socket, fanfare, raw, within};
+use crate::support::{Feeder, Raw, Server, Socket, fanfare, raw, within};
 
 const SECRETS: [&str; 2] = [
     "0123456789abcdef0123456789abcdef",
@@ -225,6 +226,42 @@ fn origins_change_and_a_new_list_of_keys_is_read() {
     );
     assert!(rig.takes(SECRETS[1]));
     assert_eq!(status(&rig, "/poll?channel=a&timeout=0"), 401);
+}
+
+#[test]
+fn waiting_poll_names_the_origin_of_its_request_after_the_list_has_changed() {
+    const WAITING: &str = "fanfare_streams{transport=\"long_poll\"}";
+    let origins = |list: &[&str]| format!("[browser]\norigins = {list:?}\n");
+    let folder = tempfile::tempdir().unwrap();
+    let config = origins(&["https://app.example", "https://old.example"]);
+    let server = Server::in_folder(folder.path(), "127.0.0.1:0", &config, &[]).unwrap();
+    let rig = Rig {
+        server,
+        folder,
+        secret: PathBuf::new(),
+    };
+    let now = Raw::get(rig.server.addr, "/poll?channel=a");
+    let since = now.field("etag").unwrap().trim_matches('"').to_owned();
+    let polls = ["https://app.example", "https://old.example"].map(|origin| {
+        let mut stream = raw::connect(rig.server.addr);
+        let request = format!(
+            "GET /poll?channel=a&since={since}&timeout=60 HTTP/1.1\r\nHost: a\r\n\
+             Origin: {origin}\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        BufReader::new(stream)
+    });
+    rig.server.await_metric(WAITING, 2.0);
+    let config = origins(&["https://other.example", "https://app.example"]);
+    rig.reload(&config, "in use from now on");
+    Feeder::connect(&rig.server.feed).publish("a", 1);
+    let readers = polls.map(|mut stream| {
+        let answer = Raw::read(&mut stream);
+        assert_eq!(answer.status, 200);
+        let reader = answer.field("access-control-allow-origin");
+        reader.map(String::from)
+    });
+    assert_eq!(readers, [Some(String::from("https://app.example")), None]);
 }
 
 fn status(rig: &Rig, path: &str) -> u16 {
