@@ -193,7 +193,7 @@ pub fn logged(bytes: &[u8], config: &Config) -> Option<Logged> {
     let head_bytes_max = config.limits.request_head_bytes as usize;
     match head::read_head(bytes, head_bytes_max) {
         HeadRead::Complete { head, .. } => Some(Logged {
-            path: target::logged(head.target, &config.auth.query).into_boxed_str(),
+            path: target::logged(head.target).into_boxed_str(),
             traceparent: head.fields.traceparent(),
         }),
         HeadRead::Refused(_) => Some(Logged {
