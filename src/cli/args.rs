@@ -21,9 +21,8 @@ use std::time::Duration;
 use clap::builder::{NonEmptyStringValueParser, Resettable};
 use clap::{Arg, ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use fanfare::config::Algorithm;
-use fanfare::config::Listen;
 use fanfare::config::file::Overrides;
+use fanfare::config::{ADMIN_DEFAULT, Algorithm, Listen};
 use fanfare::feed::protocol::draft::check_event;
 use fanfare::feed::protocol::refusal::Refusal;
 use fanfare::id::ChannelName;
@@ -454,16 +453,13 @@ Examples:
   fanfare health --live --admin 127.0.0.1:9180")]
 pub(crate) struct HealthArgs {
     /// Admin listener [env: FANFARE_ADMIN] [default: 127.0.0.1:9180].
-    #[arg(long, value_name = "ADDR:PORT", value_parser = admin, default_value = ADMIN)]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = admin, default_value_t = ADMIN_DEFAULT)]
     #[arg(env = "FANFARE_ADMIN", hide_env = true, hide_default_value = true)]
     pub(crate) admin: SocketAddr,
     /// Ask only whether the process answers (/healthz), not whether it is ready (/readyz).
     #[arg(long)]
     pub(crate) live: bool,
 }
-
-/// The default address of the admin listener.
-const ADMIN: &str = "127.0.0.1:9180";
 
 fn admin(text: &str) -> Result<SocketAddr, String> {
     if text == "off" {

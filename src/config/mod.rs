@@ -1,4 +1,5 @@
-//! The configuration: validated once and then immutable.
+//! The configuration: each value of this type is validated before its use and then immutable. A
+//! reload replaces the whole value ([`changes`]).
 //!
 //! [`Config`] has the structure of the configuration file, key by key, so that the file, the
 //! environment and this struct cannot differ. The module contains only data, except for
@@ -19,7 +20,7 @@ pub mod proxy;
 pub mod share;
 pub mod validate;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -32,6 +33,9 @@ pub use listen::{ClientAuth, Listen, Tls};
 pub use namespace::{ClientPublish, ClientRules, Namespace, Retention};
 pub use proxy::{ForwardedField, Proxy};
 pub use share::Share;
+
+/// The default address of the admin listener.
+pub const ADMIN_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9180);
 
 /// All settings. A server can run with `Config::default()`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -91,7 +95,7 @@ impl Default for Config {
             feed: PathBuf::new(),
             feed_mode: String::from("0660"),
             feed_group: String::new(),
-            admin: Some(SocketAddr::from(([127, 0, 0, 1], 9180))),
+            admin: Some(ADMIN_DEFAULT),
             workers: 0,
             page: true,
             tls: Tls::default(),
