@@ -23,20 +23,6 @@ use crate::frame::{Publication, WorkerAck};
 use crate::id::{ChannelName, ConnName, Cursor, Sequence};
 use crate::journal::Journal;
 use crate::journal::commit_state::Commit;
-/// Writes a warning that the feed had to wait for a worker.
-fn warn_of_wait(warnings: &Warnings, worker: usize, now: Now) {
-    let kind = WarningKind::WorkerLate;
-    if warnings.admit(kind, now) {
-        let worker = u16::try_from(worker).ok();
-        let cause = "its inbox was full, so all feeders waited for it";
-        let event = Event {
-            worker,
-            ..Event::new(cause)
-        };
-        warnings::log(kind, event);
-    }
-}
-
 #[cfg(test)]
 use crate::log::EpochChange;
 use crate::log::Writer;
@@ -509,6 +495,20 @@ fn enforce_bounds(writer: &mut Writer, metrics: &FeedMetrics, now: Now) {
 fn show_log(writer: &Writer, metrics: &FeedMetrics) {
     metrics.log_entries.set(writer.log().len());
     metrics.log_bytes.set(writer.log().bytes());
+}
+
+/// Writes a warning that the feed had to wait for a worker.
+fn warn_of_wait(warnings: &Warnings, worker: usize, now: Now) {
+    let kind = WarningKind::WorkerLate;
+    if warnings.admit(kind, now) {
+        let worker = u16::try_from(worker).ok();
+        let cause = "its inbox was full, so all feeders waited for it";
+        let event = Event {
+            worker,
+            ..Event::new(cause)
+        };
+        warnings::log(kind, event);
+    }
 }
 
 #[cfg(test)]
