@@ -118,7 +118,7 @@ pub struct FigureSources {
     /// The maximum number of connections of all workers together.
     pub conns_max: u64,
     /// The TLS certificates, if a listener speaks TLS.
-    pub identity: Option<Arc<Reloadable<Identity>>>,
+    pub identity: Option<Arc<Reloadable<Arc<Identity>>>>,
     /// The counters of reloads.
     pub reloads: Arc<ReloadMetrics>,
     /// For each worker, its numbers of subscriptions in the order of the log's rules.

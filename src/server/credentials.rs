@@ -59,7 +59,7 @@ impl Credentials {
         Self {
             secure: identity.map(|identity| Secure {
                 listeners,
-                identity: Arc::new(Reloadable::new(identity)),
+                identity: Arc::new(Reloadable::new(Arc::new(identity))),
             }),
             keys: material
                 .verifier
@@ -68,7 +68,7 @@ impl Credentials {
     }
 
     /// Returns the certificates, if a listener has TLS.
-    pub(super) fn identity(&self) -> Option<Arc<Reloadable<Identity>>> {
+    pub(super) fn identity(&self) -> Option<Arc<Reloadable<Arc<Identity>>>> {
         let secure = self.secure.as_ref()?;
         Some(Arc::clone(&secure.identity))
     }
@@ -79,12 +79,12 @@ impl Credentials {
         let mut found = Vec::new();
         let current = self.secure.as_ref().map(|secure| &secure.identity);
         let former = current.map(|identity| identity.current());
-        let material = Material::load(config, former.is_some(), former.as_ref(), &mut found);
+        let material = Material::load(config, former.is_some(), former.as_deref(), &mut found);
         if !found.is_empty() {
             return Err(found);
         }
         if let (Some(current), Some(identity)) = (current, material.identity) {
-            current.replace(identity);
+            current.replace(Arc::new(identity));
         }
         if let (Some(keys), Some(verifier)) = (&self.keys, material.verifier) {
             keys.replace(Arc::new(verifier));

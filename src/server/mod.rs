@@ -409,7 +409,7 @@ struct StartedWorkers {
     access_log: Option<AccessLog>,
     log: Arc<Log>,
     config: Arc<Config>,
-    identity: Option<Arc<Reloadable<Identity>>>,
+    identity: Option<Arc<Reloadable<Arc<Identity>>>>,
     reloads: Arc<ReloadMetrics>,
     /// The maximum number of connections of all workers together.
     conns_max: u64,

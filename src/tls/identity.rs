@@ -80,10 +80,9 @@ pub struct Expiry {
 }
 
 /// The TLS configuration for new connections.
-#[derive(Clone)]
 pub struct Identity {
     pub(super) config: Arc<ServerConfig>,
-    expiries: Arc<[Expiry]>,
+    expiries: Vec<Expiry>,
 }
 
 impl fmt::Debug for Identity {
@@ -101,12 +100,7 @@ impl Identity {
     /// certificate, or if there is no pair.
     pub fn new(material: &Material, former: Option<&Self>) -> Result<Self, IdentityError> {
         let names = Names::new(&material.pairs)?;
-        let expiries = material.names.iter().zip(&material.pairs);
-        let expiries = expiries.filter_map(|(name, (chain, _key))| {
-            let (name, unix_s) = (name.clone(), expiry(chain)?);
-            Some(Expiry { name, unix_s })
-        });
-        let expiries = expiries.collect();
+        let expiries = expiries(material);
         let provider = Arc::new(aws_lc_rs::default_provider());
         let config = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()?;
@@ -140,11 +134,29 @@ impl Identity {
         Ok(Self { config, expiries })
     }
 
-    /// Returns the ends of the validity of the certificates that have a name.
+    /// Returns the ends of the validity of the certificates that have a name, once for each name.
     #[must_use]
     pub fn expiries(&self) -> &[Expiry] {
         &self.expiries
     }
+}
+
+/// Returns the end of the validity for each name. If several pairs have one name, for example
+/// because the configuration repeats a path, the earliest end is returned.
+fn expiries(material: &Material) -> Vec<Expiry> {
+    let mut earliest = BTreeMap::new();
+    for (name, (chain, _key)) in material.names.iter().zip(&material.pairs) {
+        if let Some(unix_s) = expiry(chain) {
+            let known = earliest.entry(name).or_insert(unix_s);
+            *known = unix_s.min(*known);
+        }
+    }
+    let named = earliest.into_iter();
+    let named = named.map(|(name, unix_s)| Expiry {
+        name: name.clone(),
+        unix_s,
+    });
+    named.collect()
 }
 
 /// Returns the earliest time at which a certificate of a PEM chain expires, in seconds since 1970.

@@ -268,3 +268,13 @@ fn bad_material_is_refused_with_a_reason() {
         assert!(error.contains(reason), "{error}");
     }
 }
+
+#[test]
+fn repeated_name_has_one_expiry() {
+    let made = self_signed(vec![String::from("a.example")]).unwrap();
+    let mut material = material(&[&made, &made, &made]);
+    material.names = ["a.pem", "b.pem", "a.pem"].map(String::from).into();
+    let identity = Identity::new(&material, None).unwrap();
+    let names: Vec<_> = identity.expiries().iter().map(|one| &one.name).collect();
+    assert_eq!(names, ["a.pem", "b.pem"]);
+}

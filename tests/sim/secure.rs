@@ -40,7 +40,7 @@ pub(crate) fn secure(listeners: u64) -> Secure {
     let identity = Identity::new(&material, None).expect("an identity");
     Secure {
         listeners,
-        identity: Arc::new(Reloadable::new(identity)),
+        identity: Arc::new(Reloadable::new(Arc::new(identity))),
     }
 }
 

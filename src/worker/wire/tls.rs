@@ -33,7 +33,7 @@ pub struct Secure {
     /// A bit mask of the listeners that speak TLS, in the order of the listeners.
     pub listeners: u64,
     /// The certificate and key for new connections.
-    pub identity: Arc<Reloadable<Identity>>,
+    pub identity: Arc<Reloadable<Arc<Identity>>>,
 }
 
 /// The TLS state of one worker's conns.

@@ -7,7 +7,7 @@
 //! piece (whole or in small cuts), the server sends it, or it is injected unencrypted. If the bit
 //! 0x40 of the kind is set, the client updates its key first.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use fanfare::tls::{Filter, Identity};
 
@@ -16,7 +16,7 @@ use super::secure::{PeerEnd, secure};
 /// The maximum size of a filter's buffers: a handshake message, a record, and slack.
 const BUFFER_BYTES_MAX: usize = 256 * 1024;
 
-static IDENTITY: LazyLock<Identity> = LazyLock::new(|| secure(1).identity.current());
+static IDENTITY: LazyLock<Arc<Identity>> = LazyLock::new(|| secure(1).identity.current());
 
 /// Runs the target on an input: the pieces of a conversation.
 pub fn attack(bytes: &[u8]) {
