@@ -4,7 +4,7 @@
 //! and waits for a signal. The first signal starts a drain; the second signal ends the process
 //! immediately.
 
-use std::io::Write as _;
+use std::io::{StdoutLock, Write as _};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -65,6 +65,9 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
         tracing::debug!("cannot turn off huge pages; the process uses more memory");
     }
     let signals = catch_signals().context("cannot handle signals")?;
+    // The access log uses standard output, too. While the lock is held, its lines wait. So the line
+    // with `ready` is the first line.
+    let stdout = std::io::stdout().lock();
     let server = Server::start(config, inherited, dropped_log_lines);
     let server = server.map_err(|error| match error {
         StartError::Configuration(found) => Failure::Config(origins.locate(found)),
@@ -78,7 +81,7 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
     // The warnings of the start are written to the log before the line with `ready` is printed. So
     // a program that waits for this line finds them in the log.
     logs.wait_until_written(START_LINES_WAIT);
-    announce(&server, &mut manager)?;
+    announce(&server, &mut manager, stdout)?;
     serve(server, &Start { args, file }, manager, &signals, demo);
     Ok(())
 }
@@ -140,8 +143,12 @@ fn catch_signals() -> std::io::Result<Receiver<i32>> {
     Ok(receiver)
 }
 
-/// Prints the line with `ready` and notifies the service manager.
-fn announce(server: &Server, manager: &mut ServiceManager) -> Result<(), Failure> {
+/// Prints the line with `ready`, notifies the service manager, and unlocks standard output.
+fn announce(
+    server: &Server,
+    manager: &mut ServiceManager,
+    mut stdout: StdoutLock<'_>,
+) -> Result<(), Failure> {
     let clients: String = server
         .addresses()
         .iter()
@@ -158,7 +165,6 @@ fn announce(server: &Server, manager: &mut ServiceManager) -> Result<(), Failure
         server.worker_count()
     );
     manager.notify_ready(&line);
-    let mut stdout = std::io::stdout().lock();
     writeln!(stdout, "{line}")
         .and_then(|()| stdout.flush())
         .map_err(Failure::of_output)
@@ -168,13 +174,13 @@ fn announce(server: &Server, manager: &mut ServiceManager) -> Result<(), Failure
 /// files, the server keeps its current values.
 fn reload(server: &mut Server, start: &Start<'_>, manager: &mut ServiceManager) {
     manager.notify_reloading();
-    let reloaded = load(start.args).and_then(|loaded| {
+    let loaded = load(start.args).inspect_err(|_unreadable| server.note_unread_reload());
+    let reloaded = loaded.and_then(|loaded| {
         let reloaded = server.reload(&loaded.config);
         let reloaded = reloaded.map_err(|found| loaded.origins.locate(found))?;
         let overridden = loaded.overridden_since(&start.file);
         Ok((reloaded, overridden, loaded.warnings))
     });
-    server.note_reload(reloaded.is_ok());
     match reloaded {
         Ok((Reloaded { changed, kept, .. }, overridden, warnings)) => {
             if server.has_credentials() {
@@ -216,22 +222,33 @@ fn serve(
     let watchdog = service::watchdog_interval();
     let interval = watchdog.map_or(WORKER_CHECK_INTERVAL, |interval| interval / 3);
     let mut is_alive = true;
+    let mut check_due = Instant::now() + interval;
     let signal = loop {
-        match signals.recv_timeout(interval) {
-            Ok(SIGHUP) => reload(&mut server, start, &mut manager),
+        // A signal that is waiting must not postpone the check: `recv_deadline` returns waiting
+        // signals even after the deadline.
+        if Instant::now() >= check_due {
+            let was_alive = std::mem::replace(&mut is_alive, server.is_alive());
+            if is_alive && watchdog.is_some() {
+                manager.notify_alive();
+            } else if was_alive && !is_alive {
+                tracing::warn!("a worker has not finished a turn for {interval:?}");
+            }
+            check_due = Instant::now() + interval;
+        }
+        match signals.recv_deadline(check_due) {
+            Ok(SIGHUP) => {
+                // The reload may wait for FIFOs, so the watchdog's whole interval must be left.
+                if is_alive && watchdog.is_some() {
+                    manager.notify_alive();
+                }
+                reload(&mut server, start, &mut manager);
+            }
             Ok(signal) if UNUSED_SIGNALS.contains(&signal) => {
                 tracing::info!(signal, "signal ignored: it has no meaning here");
             }
             Ok(signal) => break signal,
             Err(RecvTimeoutError::Disconnected) => break SIGTERM,
-            Err(RecvTimeoutError::Timeout) => {
-                let was_alive = std::mem::replace(&mut is_alive, server.is_alive());
-                if is_alive && watchdog.is_some() {
-                    manager.notify_alive();
-                } else if was_alive && !is_alive {
-                    tracing::warn!("a worker has not finished a turn for {interval:?}");
-                }
-            }
+            Err(RecvTimeoutError::Timeout) => {}
         }
     };
     tracing::info!(signal, "draining");

@@ -1,17 +1,20 @@
 //! PURE: this module lists the keys of a configuration, the keys in which two configurations
 //! differ, and the keys that a running server can change.
 //!
-//! The lists are derived from the serialised [`Config`]. Only [`RELOADABLE`] names keys.
+//! The lists are derived from the serialised [`Config`]. Only [`RELOADABLE`] and
+//! [`RELOADABLE_CERTIFICATES`] name keys.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use toml::{Table, Value};
 
 use super::Config;
+use super::validate::Invalid;
 
 /// The keys that a running server can change. A worker reads most of them at each use, from its
 /// newest configuration. Some values are stored, for example whether the peer of an open conn is a
-/// trusted proxy. The worker updates them when it receives the configuration.
+/// trusted proxy. The worker updates them when it receives the configuration. Files of token keys
+/// are read at the reload.
 pub const RELOADABLE: [&str; 24] = [
     "auth.audience",
     "auth.cookie",
@@ -82,31 +85,36 @@ pub(super) fn between(old: &Table, new: &Table) -> BTreeSet<String> {
 
 impl Config {
     /// Returns the keys whose values differ, as `section.key` in alphabetical order.
-    #[must_use]
-    pub fn changed_keys(&self, other: &Self) -> BTreeSet<String> {
-        between(&table(self), &table(other))
+    ///
+    /// # Errors
+    /// Returns an error if a value cannot be written as TOML, because it is a number above
+    /// `i64::MAX`. A value from a file, a variable or a flag is never above this number.
+    pub fn changed_keys(&self, other: &Self) -> Result<BTreeSet<String>, Invalid> {
+        Ok(between(&table(self)?, &table(other)?))
     }
 
     /// Returns this configuration with the values of `latest`, as far as a running server can
     /// change them. The result may be invalid, if a new value requires the new value of another key
     /// that the server keeps.
-    #[must_use]
-    pub fn reloaded(&self, latest: &Self) -> Reloaded {
-        let (changed, kept): (BTreeSet<String>, BTreeSet<String>) = self
-            .changed_keys(latest)
+    ///
+    /// # Errors
+    /// Returns an error in the case that [`Config::changed_keys`] describes.
+    pub fn reloaded(&self, latest: &Self) -> Result<Reloaded, Invalid> {
+        let (mut values, new) = (table(self)?, table(latest)?);
+        let (changed, kept): (BTreeSet<String>, BTreeSet<String>) = between(&values, &new)
             .into_iter()
             .partition(|key| self.can_reload(key, latest));
-        let (mut values, new) = (table(self), table(latest));
         for key in &changed {
             copy(key, &new, &mut values);
         }
-        let config = values.try_into();
-        debug_assert!(config.is_ok(), "a configuration is read back from TOML");
-        Reloaded {
-            config: config.unwrap_or_else(|_| self.clone()),
+        let config = values.try_into().map_err(|error| {
+            Invalid::new("configuration", format!("cannot be read back: {error}"))
+        })?;
+        Ok(Reloaded {
+            config,
             changed,
             kept,
-        }
+        })
     }
 
     /// Whether a running server can use the value that `latest` has for a key. Tokens and TLS
@@ -116,20 +124,18 @@ impl Config {
             let has_files = |config: &Self| !config.tls.certificates.is_empty();
             return has_files(self) && has_files(latest);
         }
-        let has_keys = |config: &Self| {
-            !config.auth.keys.is_empty() || !config.auth.jwks.as_os_str().is_empty()
-        };
-        if key.starts_with("auth.") && has_keys(self) != has_keys(latest) {
+        if key.starts_with("auth.") && self.auth.is_on() != latest.auth.is_on() {
             return false;
         }
         RELOADABLE.contains(&key)
     }
 }
 
-fn table(config: &Config) -> Table {
-    let table = Table::try_from(config);
-    debug_assert!(table.is_ok(), "a configuration can be written as TOML");
-    table.unwrap_or_default()
+fn table(config: &Config) -> Result<Table, Invalid> {
+    Table::try_from(config).map_err(|error| {
+        let message = format!("has a value that TOML cannot express: {error}");
+        Invalid::new("configuration", message)
+    })
 }
 
 /// Copies the value of a key, or removes the key if the new table has none.
@@ -210,7 +216,7 @@ mod tests {
                 .filter_map(|value| with(&key, &value))
                 .filter(|changed| *changed != default);
             let changed = changed.next().unwrap_or_else(|| panic!("no other {key}"));
-            let found = default.changed_keys(&changed);
+            let found = default.changed_keys(&changed).unwrap();
             assert_eq!(found, BTreeSet::from([key]));
         }
     }
@@ -221,9 +227,9 @@ mod tests {
         let mut changed = default.clone();
         changed.namespace.push(crate::config::Namespace::default());
         let names = BTreeSet::from([String::from("namespace")]);
-        assert_eq!(default.changed_keys(&changed), names);
-        assert_eq!(changed.changed_keys(&default), names);
-        assert!(changed.changed_keys(&changed).is_empty());
+        assert_eq!(default.changed_keys(&changed).unwrap(), names);
+        assert_eq!(changed.changed_keys(&default).unwrap(), names);
+        assert!(changed.changed_keys(&changed).unwrap().is_empty());
     }
 
     #[test]
@@ -242,7 +248,7 @@ mod tests {
         latest.page = false;
         latest.log.bytes *= 2;
         latest.namespace.push(crate::config::Namespace::default());
-        let reloaded = running.reloaded(&latest);
+        let reloaded = running.reloaded(&latest).unwrap();
         let set = |names: &[&str]| names.iter().map(|name| String::from(*name)).collect();
         let changed: BTreeSet<String> = set(&["browser.origins", "heartbeat.interval_ms", "page"]);
         assert_eq!(reloaded.changed, changed);
@@ -252,7 +258,19 @@ mod tests {
         expected.log.bytes = running.log.bytes;
         expected.namespace.clear();
         assert_eq!(reloaded.config, expected);
-        assert_eq!(running.reloaded(&running).config, running);
+        assert_eq!(running.reloaded(&running).unwrap().config, running);
+    }
+
+    #[test]
+    fn value_that_toml_cannot_express_is_an_error() {
+        let running = Config::default();
+        let mut latest = running.clone();
+        latest.page = !running.page;
+        latest.log.bytes = u64::MAX;
+        for (old, new) in [(&running, &latest), (&latest, &running)] {
+            assert!(old.changed_keys(new).is_err());
+            assert!(old.reloaded(new).is_err());
+        }
     }
 
     #[test]
@@ -266,7 +284,7 @@ mod tests {
             config
         };
         let (none, one, other) = (with_keys(&[]), with_keys(&["a"]), with_keys(&["b"]));
-        let is_changed = |old: &Config, new: &Config| old.reloaded(new).kept.is_empty();
+        let is_changed = |old: &Config, new: &Config| old.reloaded(new).unwrap().kept.is_empty();
         assert!(is_changed(&one, &other));
         assert!(!is_changed(&none, &one));
         assert!(!is_changed(&one, &none));

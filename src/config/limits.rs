@@ -139,9 +139,10 @@ pub const WATCH_MS: u64 = 1_000;
 /// The time between two checks whether the feed's socket and the journal's files still exist, in
 /// milliseconds.
 pub const FILES_CHECK_MS: u64 = 500;
-/// The maximum time for which a configured FIFO may be silent, in milliseconds. This is less than
-/// the watchdog interval of the service, because a reload waits for the FIFO.
-pub const INPUT_PAUSE_MS: u64 = 10_000;
+/// The maximum time to wait for the configuration file, if it is a FIFO, in milliseconds. It also
+/// applies to all certificates and keys together. Twice this time is less than the watchdog
+/// interval of the service, because a reload waits for both.
+pub const INPUT_WAIT_MS: u64 = 10_000;
 /// The maximum size of a configuration file, a certificate or a key, in bytes.
 pub const INPUT_BYTES: usize = 16 * 1024 * 1024;
 /// The minimum time between two log lines about the same lasting fault, in milliseconds.

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use super::files::read;
+use crate::config::input::InputReader;
 use crate::config::limits::LISTENERS_MAX;
 use crate::config::validate::Invalid;
 use crate::config::{Config, Listen};
@@ -19,6 +20,7 @@ const AUTHORITIES: &str = "tls.client_authorities";
 pub(super) fn load(
     config: &Config,
     former: Option<&Identity>,
+    reader: &InputReader,
     found: &mut Vec<Invalid>,
 ) -> Option<Identity> {
     let tls = &config.tls;
@@ -37,7 +39,7 @@ pub(super) fn load(
             Err(error) => found.push(Invalid::new("tls.self_signed", error.to_string())),
         }
     }
-    let mut take = |key: &str, path: &Path| match read(path) {
+    let mut take = |key: &str, path: &Path| match read(reader, path) {
         Ok(content) => Some(content),
         Err(message) => {
             found.push(Invalid::new(key, message));

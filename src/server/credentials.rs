@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::{certificates, token_keys};
 use crate::auth::Verifier;
+use crate::config::input::InputReader;
 use crate::config::validate::Invalid;
 use crate::config::{Config, Listen};
 use crate::tls::Identity;
@@ -32,10 +33,11 @@ impl Material {
         // the sockets that a unit will pass.
         let tls = &config.tls;
         let is_secure = has_inherited_tls || tls.self_signed || !tls.certificates.is_empty();
-        let identity = is_secure.then(|| certificates::load(config, former, found));
+        let reader = InputReader::default();
+        let identity = is_secure.then(|| certificates::load(config, former, &reader, found));
         Self {
             identity: identity.flatten(),
-            verifier: token_keys::load(config, found),
+            verifier: token_keys::load(config, &reader, found),
         }
     }
 }

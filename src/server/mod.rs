@@ -3,9 +3,12 @@
 //!
 //! [`Server::start`] returns when clients and feeders can connect. If the start fails, it returns
 //! the reason. Then the caller must end the process, because workers that were started before the
-//! failure still run. The threads are one per worker, `fanfare-feed`, `fanfare-admin`,
-//! `fanfare-watch`, with a journal `fanfare-journal` and the store's thread, and the caller's
-//! thread. The users are `fanfare serve` and programs that embed a server.
+//! failure still run. The users are `fanfare serve` and programs that embed a server.
+//!
+//! The server starts one thread per worker, `fanfare-feed`, `fanfare-watch`, and others that depend
+//! on the configuration. These are `fanfare-admin` (key `admin`), `fanfare-access`
+//! (`logging.access`), the store's thread (`journal.path`) and `fanfare-journal` (with
+//! `journal.sync = "batch"`). The command adds `fanfare-log` and `fanfare-signal`.
 
 pub mod certificates;
 mod credentials;
@@ -246,13 +249,26 @@ impl Server {
 
     /// Uses the values of the `latest` configuration that a running server can change, and reads
     /// the certificates and keys again, for new connections and tokens. If there is a problem,
-    /// nothing changes. Returns the keys that have changed, and the keys that need a restart.
+    /// nothing changes. Counts the reload in the metrics. Returns the keys that have changed, and
+    /// the keys that need a restart.
     ///
     /// # Errors
     /// Returns an entry for each file that cannot be read or used, and for each new value that
     /// contradicts a value which needs a restart.
     pub fn reload(&mut self, latest: &Config) -> Result<Reloaded, Vec<Invalid>> {
-        let reloaded = self.config.reloaded(latest);
+        let reloaded = self.replace_config(latest);
+        self.note_reload(reloaded.is_ok());
+        reloaded
+    }
+
+    /// Counts a failed reload in the metrics, for a caller that could not read the latest
+    /// configuration and therefore did not call [`Self::reload`].
+    pub fn note_unread_reload(&self) {
+        self.note_reload(false);
+    }
+
+    fn replace_config(&mut self, latest: &Config) -> Result<Reloaded, Vec<Invalid>> {
+        let reloaded = self.config.reloaded(latest).map_err(|found| vec![found])?;
         reloaded.config.validate()?;
         self.credentials.reload(&reloaded.config)?;
         self.config = Arc::new(reloaded.config.clone());
@@ -268,9 +284,7 @@ impl Server {
         self.credentials.secure.is_some() || self.credentials.keys.is_some()
     }
 
-    /// Counts a reload in the metrics. Must be called after each reload, also after one that failed
-    /// before [`Self::reload`] was called.
-    pub fn note_reload(&self, is_success: bool) {
+    fn note_reload(&self, is_success: bool) {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let unix_s = since.map_or(0, |since| since.as_secs());
         self.reloads.note(is_success, unix_s);

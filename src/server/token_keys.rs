@@ -5,11 +5,16 @@ use std::path::Path;
 use super::files::read;
 use crate::auth::{Ignored, Key, KeyError, KeySet, Reason, Verifier};
 use crate::config::Config;
+use crate::config::input::InputReader;
 use crate::config::validate::Invalid;
 
 /// Reads the key files that the configuration names. Returns `None` if no key is configured, or if
 /// a problem was added to `found`.
-pub(super) fn load(config: &Config, found: &mut Vec<Invalid>) -> Option<Verifier> {
+pub(super) fn load(
+    config: &Config,
+    reader: &InputReader,
+    found: &mut Vec<Invalid>,
+) -> Option<Verifier> {
     let auth = &config.auth;
     if !auth.is_on() {
         return None;
@@ -17,7 +22,7 @@ pub(super) fn load(config: &Config, found: &mut Vec<Invalid>) -> Option<Verifier
     let before = found.len();
     let mut keys = Vec::new();
     for file in &auth.keys {
-        let key = read(&file.path).and_then(|content| {
+        let key = read(reader, &file.path).and_then(|content| {
             Key::new(file.algorithm, &content).map_err(|error| refused(&file.path, &error))
         });
         match key {
@@ -26,7 +31,7 @@ pub(super) fn load(config: &Config, found: &mut Vec<Invalid>) -> Option<Verifier
         }
     }
     if !auth.jwks.as_os_str().is_empty() {
-        match read_set(&auth.jwks) {
+        match read_set(reader, &auth.jwks) {
             Ok(set) => keys.extend(set.keys),
             Err(message) => found.push(Invalid::new("auth.jwks", message)),
         }
@@ -42,8 +47,8 @@ pub(super) fn load(config: &Config, found: &mut Vec<Invalid>) -> Option<Verifier
     verifier.map_err(|error| found.push(invalid(error))).ok()
 }
 
-fn read_set(path: &Path) -> Result<KeySet, String> {
-    let set = KeySet::parse(&read(path)?).map_err(|error| refused(path, &error))?;
+fn read_set(reader: &InputReader, path: &Path) -> Result<KeySet, String> {
+    let set = KeySet::parse(&read(reader, path)?).map_err(|error| refused(path, &error))?;
     report_ignored(path, &set);
     Ok(set)
 }

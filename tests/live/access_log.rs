@@ -1,9 +1,12 @@
 //! The access log: one line per answered request, ended stream and connection without a request.
 
 use std::fs;
-use std::io::{BufReader, Write as _};
-use std::net::TcpStream;
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
+use rustix::fs::{OFlags, fcntl_setfl};
 use serde_json::{Value, json};
 
 use crate::support::raw::connect;
@@ -303,4 +306,51 @@ fn sample_of_zero_and_the_default_write_nothing() {
         assert!(server.wait().success());
         assert_eq!(lines(&server), Vec::<String>::new());
     }
+}
+
+/// A process that is killed when the test ends.
+struct Started(Child);
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+#[test]
+fn ready_line_precedes_the_lines_of_requests_that_arrive_during_the_start() {
+    // The pipe of the log is full, so the start waits before it prints the line with `ready`.
+    let (_log, mut errors) = io::pipe().unwrap();
+    fcntl_setfl(&errors, OFlags::NONBLOCK).unwrap();
+    while errors.write(&[b'\n'; 512]).is_ok() {}
+    fcntl_setfl(&errors, OFlags::empty()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut command = Command::new("python3");
+    command
+        .arg(root.join("tests/peers/activation.py"))
+        .arg(folder.path())
+        .arg(env!("CARGO_BIN_EXE_fanfare"))
+        .args(["serve", "--workers", "1", "--admin", "off"])
+        .args([
+            "--listen",
+            "127.0.0.1:1",
+            "--feed",
+            "/nonexistent/feed.sock",
+        ])
+        .env("FANFARE_LOGGING_ACCESS", "json")
+        .stdout(Stdio::piped())
+        .stderr(errors);
+    let mut process = Started(command.spawn().unwrap());
+    let mut lines = BufReader::new(process.0.stdout.take().unwrap()).lines();
+    let mut next = || lines.next().unwrap().unwrap();
+    let started: Value = serde_json::from_str(&next()).unwrap();
+    let port = u16::try_from(started["tcp"].as_u64().unwrap()).unwrap();
+    let answer = Raw::get(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), "/none");
+    assert_eq!(answer.status, 404);
+    let ready = next();
+    assert!(ready.contains(" ready: "), "{ready}");
+    let logged = next();
+    assert!(logged.contains("\"/none\""), "{logged}");
 }

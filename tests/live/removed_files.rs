@@ -308,7 +308,7 @@ fn fifo_without_a_writer_stops_neither_a_check_nor_a_reload() {
     fs::remove_file(&config).unwrap();
     make_fifo(&config);
     server.signal("HUP");
-    let printed = format!("{}: nothing was written to it for 10 s", config.display());
+    let printed = format!("{}: it did not end within 10 s", config.display());
     let ended = end_of("check", &config);
     assert_eq!(ended.status.code(), Some(2), "{ended:?}");
     let stderr = String::from_utf8_lossy(&ended.stderr);

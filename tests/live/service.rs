@@ -10,8 +10,11 @@ use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
+use crossbeam_channel::RecvTimeoutError;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -124,6 +127,26 @@ fn watchdog_is_notified_while_all_workers_turn() {
     for _ in 0..5 {
         assert_eq!(service.notice(), "WATCHDOG=1\n");
     }
+}
+
+#[test]
+fn watchdog_is_notified_while_signals_arrive_all_the_time() {
+    let mut service = Service::start(&[("WATCHDOG_USEC", OsStr::new("900000"))]);
+    service.ready();
+    let pid = service.pid.parse().ok().and_then(Pid::from_raw).unwrap();
+    let (stop, stopped) = crossbeam_channel::bounded::<()>(0);
+    let sender = thread::spawn(move || {
+        // The pause between two signals is much shorter than the pause between two notifications.
+        let pause = Duration::from_millis(5);
+        while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+            kill_process(pid, Signal::USR1).unwrap();
+        }
+    });
+    for _ in 0..3 {
+        assert_eq!(service.notice(), "WATCHDOG=1\n");
+    }
+    drop(stop);
+    sender.join().unwrap();
 }
 
 #[test]

@@ -21,7 +21,7 @@ pub fn attack(bytes: &[u8]) {
         Ok(config) => {
             assert_eq!(config.validate(), Ok(()));
             check_printed(&config);
-            let changed = Config::default().changed_keys(&config);
+            let changed = Config::default().changed_keys(&config).unwrap();
             assert_eq!(changed.is_empty(), config == Config::default());
             check_variables(&config);
             check_bounds(&config);
