@@ -1,7 +1,7 @@
 //! The text of `/metrics`: the tables of workers, feed and reloads, then the figures that are read
 //! at the time of the request.
 //!
-//! Reads counters, the configuration, `/proc/self` and the directory of the journal. Owns no data.
+//! Reads counters, the configuration and `/proc/self`. Owns no data.
 //! The number of lines is bounded by the configuration: by its namespaces and certificates.
 
 use std::fmt::Display;
@@ -10,7 +10,6 @@ use std::time::SystemTime;
 use super::FigureSources;
 use crate::access_log::AccessLog;
 use crate::config::limits::FEEDERS_MAX;
-use crate::journal::folder;
 use crate::metrics::exposition::{self, push_header, push_value};
 use crate::metrics::{Counter, FeedMetrics, Kind, ReloadMetrics, WorkerMetrics};
 use crate::sys::pressure::{Meter, resident_bytes};
@@ -76,12 +75,12 @@ fn push_server(sources: &FigureSources, page: &mut Page<'_>) {
     let help = "Always 1; the label has the version of the server.";
     let version = std::iter::once((VERSION, 1));
     page.each(("fanfare_info", Kind::Gauge, help), "version", version);
-    let help = "When the server started, in seconds since 1970-01-01 UTC.";
+    let help = "When the server began to start, in seconds since 1970-01-01 UTC.";
     let started = seconds_since_epoch(sources.started);
     page.gauge("fanfare_start_time_seconds", help, started);
     let workers = sources.workers.len() as u64;
     page.gauge("fanfare_workers", "Worker threads.", workers);
-    let help = "Connections that all workers together accept: limits.conns, or what the descriptors allow.";
+    let help = "Connections that all workers together accept: limits.conns, or fewer if the descriptors allow fewer.";
     page.gauge("fanfare_conns_limit", help, sources.conns_max);
     let help = "Connections without a request head above which the oldest is closed.";
     let pending = sources.config.limits.pending_conns;
@@ -164,13 +163,10 @@ fn push_memory(sources: &FigureSources, page: &mut Page<'_>) {
     page.gauge("fanfare_memory_limit_bytes", help, limit);
 }
 
-/// Appends figures about files: the journal and the certificates.
+/// Appends figures about files: the limit of the journal, and the certificates.
 fn push_files(sources: &FigureSources, page: &mut Page<'_>) {
     let journal = &sources.config.journal;
     if !journal.path.as_os_str().is_empty() {
-        let help = "Bytes of the files in the directory of the journal.";
-        let bytes = folder::disk_bytes(&journal.path);
-        page.gauge("fanfare_journal_disk_bytes", help, bytes);
         let help = "Bytes of records that journal.bytes allows the journal.";
         page.gauge("fanfare_journal_limit_bytes", help, journal.bytes);
     }
@@ -193,7 +189,7 @@ fn push_process(sources: &FigureSources, page: &mut Page<'_>) {
     let used = crate::time::micros(usage::processor_time());
     push_value(name, "", used, 1_000_000, page.out);
     let help = "When the process started, in seconds since 1970-01-01 UTC.";
-    let started = seconds_since_epoch(sources.started);
+    let started = seconds_since_epoch(sources.process_started);
     page.gauge("process_start_time_seconds", help, started);
     let help = "Open descriptors in the fullest descriptor table; each worker has a table.";
     page.gauge("process_open_fds", help, open_descriptors(sources));

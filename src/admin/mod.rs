@@ -2,14 +2,15 @@
 //!
 //! One thread runs one loop over non-blocking sockets. The loop polls the sockets, advances the
 //! connections that are ready, ends connections whose deadline has passed, and accepts new
-//! connections. The loop never waits for a worker, and no worker waits for the loop. At most
-//! `ADMIN_CONNS_MAX` connections are open, each for one request. A new connection is always
-//! accepted. If necessary, the oldest connection without a complete request is closed to make room.
-//! So clients that send nothing or do not read cannot block a health check.
+//! connections. It shares only short locks with the workers, for example of the table of sources.
+//! At most `ADMIN_CONNS_MAX` connections are open, each for one request. To accept a new connection
+//! at this limit, the oldest connection without a complete request is closed. So clients that send
+//! nothing or do not read cannot block a health check. After a failed accept, the loop accepts
+//! nothing for a short time.
 //!
-//! This module reads the counters of workers and feed, and writes no counters. The main thread
-//! binds the listener, starts its thread and sets its [`Readiness`]. The thread ends with the
-//! process.
+//! This module reads the counters of workers and feed, and writes no counters. The thread that
+//! starts the server binds the listener, starts the loop's thread and sets its [`Readiness`]. The
+//! loop's thread ends with the process.
 
 mod connection;
 mod endpoints;
@@ -123,7 +124,9 @@ pub struct FigureSources {
     pub reloads: Arc<ReloadMetrics>,
     /// For each worker, its numbers of subscriptions in the order of the log's rules.
     pub subscribers_by_rule: Vec<Arc<[Counter]>>,
-    /// The time at which the server started.
+    /// The time at which the process started.
+    pub process_started: SystemTime,
+    /// The time at which the server began to start. With a journal, this is before its replay.
     pub started: SystemTime,
     /// The limits on warnings. Their number of suppressed lines is a metric.
     pub warnings: Arc<Warnings>,
@@ -398,6 +401,7 @@ mod tests {
                     reloads: Arc::default(),
                     subscribers_by_rule: Vec::new(),
                     readiness: Arc::clone(&readiness),
+                    process_started: SystemTime::UNIX_EPOCH + Duration::from_secs(1_600_000_000),
                     started: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
                     warnings: Arc::default(),
                     access_log: None,
@@ -485,6 +489,7 @@ mod tests {
             "fanfare_feed_publications_total 0",
             "fanfare_workers 2",
             "fanfare_start_time_seconds 1700000000",
+            "process_start_time_seconds 1600000000",
             "fanfare_log_lines_dropped_total 3",
             "fanfare_conns_limit 5",
             concat!(

@@ -235,6 +235,12 @@ pub trait Engine: Debug + Send + Sync {
     /// Returns the error of the store.
     fn append(&self, chunk: Sequence, batch: &Batch) -> Result<(), EngineError>;
 
+    /// Returns the size of the store's logs and tables on disk, in bytes. Lists no directories.
+    ///
+    /// # Errors
+    /// Returns the error of the store.
+    fn disk_bytes(&self) -> Result<u64, EngineError>;
+
     /// Makes all writes durable.
     ///
     /// # Errors

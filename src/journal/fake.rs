@@ -309,6 +309,10 @@ impl Engine for FakeEngine {
         })
     }
 
+    fn disk_bytes(&self) -> Result<u64, EngineError> {
+        Ok(self.0.bytes())
+    }
+
     fn sync(&self) -> Result<(), EngineError> {
         self.with(Inner::sync)
     }

@@ -38,21 +38,6 @@ const VERSION: &str = "version";
 /// The directory of the store's tables.
 const KEYSPACES: &str = "keyspaces";
 
-/// Returns the size of all files in a journal's directory, in bytes. Files that are removed
-/// meanwhile do not count.
-#[must_use]
-pub fn disk_bytes(path: &Path) -> u64 {
-    let Ok(entries) = std::fs::read_dir(path) else {
-        return 0;
-    };
-    let sizes = entries.flatten().map(|entry| match entry.metadata() {
-        Ok(metadata) if metadata.is_dir() => disk_bytes(&entry.path()),
-        Ok(metadata) => metadata.len(),
-        Err(_removed) => 0,
-    });
-    sizes.sum()
-}
-
 /// A locked journal directory.
 #[derive(Debug)]
 pub struct Folder {

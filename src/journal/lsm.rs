@@ -349,6 +349,10 @@ impl Engine for Lsm {
         Ok(())
     }
 
+    fn disk_bytes(&self) -> Result<u64, EngineError> {
+        Ok(self.database.disk_space()?)
+    }
+
     fn sync(&self) -> Result<(), EngineError> {
         let synced = self.database.persist(PersistMode::SyncData);
         synced.map_err(|error| self.refine_error(error))

@@ -141,7 +141,7 @@ impl Journal {
         };
         let newest = Commit::default();
         newest.set(CommitState::Committed);
-        Ok(Self {
+        let journal = Self {
             record_writer,
             syncer,
             open: None,
@@ -152,7 +152,9 @@ impl Journal {
             failure: None,
             checked: Instant::now(),
             metrics,
-        })
+        };
+        journal.note_disk_bytes();
+        Ok(journal)
     }
 
     /// Returns the id of the last publication in the store.
@@ -289,6 +291,19 @@ impl Journal {
             // During the pause after a failure, the reason for the failure is already known.
             Err(EngineError::Broken) => {}
             checked => self.update_failure(checked.err().as_ref()),
+        }
+        self.note_disk_bytes();
+    }
+
+    /// Updates the metric of the size on disk. While the store is closed, the metric keeps its
+    /// value.
+    fn note_disk_bytes(&self) {
+        let bytes = self
+            .record_writer
+            .engine()
+            .and_then(|engine| engine.disk_bytes().ok());
+        if let Some(bytes) = bytes {
+            self.metrics.journal_disk_bytes.set(bytes);
         }
     }
 

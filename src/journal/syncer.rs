@@ -80,13 +80,44 @@ impl Syncer {
     }
 }
 
+/// The records of batches whose sync has failed because the disk was full. They are intact in the
+/// store's log, so the next successful sync makes them durable.
+#[derive(Debug, Default)]
+struct LateRecords(u64);
+
+impl LateRecords {
+    /// Updates the number after a sync of `records` records. Returns the number of records of
+    /// earlier batches that are durable now.
+    fn note(&mut self, records: u64, outcome: &Result<(), EngineError>) -> u64 {
+        match outcome {
+            Ok(()) => std::mem::take(&mut self.0),
+            Err(EngineError::Full) => {
+                self.0 += records;
+                0
+            }
+            // The system may have dropped pages that it could not write, so no later sync makes
+            // these records durable.
+            Err(_) => {
+                self.0 = 0;
+                0
+            }
+        }
+    }
+}
+
 fn run(receiver: &Receiver<SyncRequest>, parts: &SyncerParts, has_failed: &AtomicBool) {
     let mut group = Vec::new();
+    let mut late = LateRecords::default();
     while let Ok(first) = receiver.recv() {
         group.push(first);
         group.extend(receiver.try_iter().take(JOURNAL_SYNCS_WAITING_MAX));
         for same in group.chunk_by(|a, b| Arc::ptr_eq(&a.engine, &b.engine)) {
             let outcome = sync(same, parts);
+            let records = same.iter().map(|request| request.batch.records).sum();
+            parts
+                .metrics
+                .journal_synced
+                .add(late.note(records, &outcome));
             let state = match outcome {
                 Ok(()) => CommitState::Committed,
                 Err(error) => {
@@ -124,4 +155,25 @@ fn sync(group: &[SyncRequest], parts: &SyncerParts) -> Result<(), EngineError> {
         }
     }
     outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn records_that_a_full_disk_delays_count_after_the_next_sync_and_lost_ones_never() {
+        let mut late = LateRecords::default();
+        assert_eq!(late.note(3, &Ok(())), 0);
+        assert_eq!(late.note(4, &Err(EngineError::Full)), 0);
+        assert_eq!(late.note(5, &Err(EngineError::Full)), 0);
+        assert_eq!(late.note(1, &Ok(())), 9);
+        assert_eq!(late.note(1, &Ok(())), 0);
+        assert_eq!(late.note(4, &Err(EngineError::Full)), 0);
+        let lost = EngineError::Io(ErrorKind::Other.into());
+        assert_eq!(late.note(2, &Err(lost)), 0);
+        assert_eq!(late.note(1, &Ok(())), 0);
+    }
 }

@@ -267,6 +267,7 @@ metrics! {
         journal_synced: Counter "fanfare_journal_synced_total" "Publications in the journal that a sync has made durable.",
         journal_write_errors: Counter "fanfare_journal_errors_total" {"step=\"write\""} "Errors of the journal, by step: a batch that was not written, or a sync that failed.",
         journal_sync_errors: Counter "fanfare_journal_errors_total" {"step=\"sync\""} "Errors of the journal, by step: a batch that was not written, or a sync that failed.",
+        journal_disk_bytes: Gauge "fanfare_journal_disk_bytes" "Bytes of the journal's logs and tables on disk.",
         journal_failing: Gauge "fanfare_journal_failing" "1 while publications are refused because the journal cannot be written.",
     }
     histograms {

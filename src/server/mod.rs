@@ -52,6 +52,7 @@ use crate::sys::cpu;
 use crate::sys::descriptors::{self, RaisedLimit};
 use crate::sys::listener::SocketOptions;
 use crate::sys::socket_file::SocketFileError;
+use crate::sys::usage;
 use crate::sys::wake::Wake;
 use crate::time::Now;
 use crate::tls::Identity;
@@ -175,6 +176,7 @@ impl Server {
         inherited: Inherited,
         dropped_log_lines: Arc<dyn Fn() -> u64 + Send + Sync>,
     ) -> Result<Self, StartError> {
+        let times = StartTimes::now();
         let config = Arc::new(config);
         let material = prepare(&config, &inherited).map_err(StartError::Configuration)?;
         let descriptor_limit = descriptors::raise_limit();
@@ -189,7 +191,7 @@ impl Server {
         let initial = InitialState::load(&config, clock, &feed_wake, &feed_metrics)?;
         let warnings = Arc::<Warnings>::default();
         let (access_log, access_lines) = AccessLog::start(&config.logging, io::stdout()).unzip();
-        let (guard, memory_watch) = guard(&config, listeners.addresses(), clock, &warnings)?;
+        let (guard, watch) = guard(&config, listeners.addresses(), clock, &warnings)?;
         let spawner = WorkerSpawner {
             config: Arc::clone(&config),
             run: RunId(getrandom::u64().map_err(StartError::Random)?),
@@ -204,8 +206,7 @@ impl Server {
             descriptor_limit,
         };
         let started = spawner.start(&mut listeners)?;
-        let metrics = Arc::clone(&feed_metrics);
-        let figures = started.figures(&readiness, &memory_watch, metrics, dropped_log_lines);
+        let figures = started.figures(times, &readiness, &watch, &feed_metrics, dropped_log_lines);
         let feed = feed
             .spawn(FeedParts {
                 epoch: initial.epoch,
@@ -237,7 +238,7 @@ impl Server {
             warnings,
             _access_lines: access_lines,
             reloads: started.reloads,
-            _memory_watch: memory_watch,
+            _memory_watch: watch,
         })
     }
 
@@ -361,6 +362,26 @@ impl Server {
     }
 }
 
+/// The times at which the process started and at which the server began to start.
+#[derive(Clone, Copy)]
+struct StartTimes {
+    process: SystemTime,
+    server: SystemTime,
+}
+
+impl StartTimes {
+    /// Returns the current time for the server. If the start of the process is unknown, the result
+    /// has the current time for the process, too.
+    fn now() -> Self {
+        let server = SystemTime::now();
+        let process = usage::age().and_then(|age| server.checked_sub(age));
+        Self {
+            process: process.unwrap_or(server),
+            server,
+        }
+    }
+}
+
 /// Creates the state for admission control, and starts the thread that measures memory for
 /// admission control.
 fn guard(
@@ -435,19 +456,21 @@ impl StartedWorkers {
     /// Returns the sources of the metrics of these workers and of the other parts.
     fn figures(
         &self,
+        times: StartTimes,
         readiness: &Arc<Readiness>,
         memory_watch: &MemoryWatch,
-        feed: Arc<FeedMetrics>,
+        feed: &Arc<FeedMetrics>,
         dropped_log_lines: Arc<dyn Fn() -> u64 + Send + Sync>,
     ) -> FigureSources {
         FigureSources {
             workers: self.metrics.clone(),
-            feed,
+            feed: Arc::clone(feed),
             guard: self.guard.clone(),
             log: Arc::clone(&self.log),
             meter: memory_watch.meter().clone(),
             readiness: Arc::clone(readiness),
-            started: SystemTime::now(),
+            process_started: times.process,
+            started: times.server,
             warnings: Arc::clone(&self.warnings),
             access_log: self.access_log.clone(),
             config: Arc::clone(&self.config),
@@ -608,12 +631,12 @@ impl WorkerSpawner {
         );
     }
 
-    /// Returns the maximum number of conns of all workers together.
+    /// Returns the maximum number of conns of all workers together: `limits.conns`, or the number
+    /// of conns that fit in the descriptor tables if it is lower.
     fn conns_max_of_all(&self, workers: usize) -> u64 {
-        match self.config.limits.conns {
-            0 => u64::from(self.conns_max(workers)) * workers as u64,
-            limit => limit.into(),
-        }
+        let count = certain::to_u32(workers);
+        let table = conns_in_table(self.descriptor_limit.in_force, count);
+        conns_limit(self.config.limits.conns, u64::from(table) * workers as u64)
     }
 
     /// Returns a worker's share of `limits.conns`. Without this limit, returns the number of conns
@@ -621,15 +644,26 @@ impl WorkerSpawner {
     fn conns_max(&self, workers: usize) -> u32 {
         let workers = certain::to_u32(workers);
         match self.config.limits.conns {
-            0 => {
-                // At most half of a small table is reserved, so that a few conns fit even with a
-                // very low limit.
-                let limit = self.descriptor_limit.in_force;
-                let kept = (DESCRIPTORS_KEPT + u64::from(workers)).min(limit / 2);
-                u32::try_from(limit - kept).unwrap_or(u32::MAX)
-            }
+            0 => conns_in_table(self.descriptor_limit.in_force, workers),
             limit => limit.div_ceil(workers),
         }
+    }
+}
+
+/// Returns the number of conns that fit in the descriptor table of one of `workers` workers. A
+/// table may have `limit` descriptors.
+fn conns_in_table(limit: u64, workers: u32) -> u32 {
+    // At most half of a small table is reserved, so that a few conns fit even with a low limit.
+    let kept = (DESCRIPTORS_KEPT + u64::from(workers)).min(limit / 2);
+    u32::try_from(limit - kept).unwrap_or(u32::MAX)
+}
+
+/// Returns the number of conns that all workers together accept. `configured` is `limits.conns`,
+/// where 0 means no limit. `fitting` is the number of conns that fit in all descriptor tables.
+fn conns_limit(configured: u32, fitting: u64) -> u64 {
+    match configured {
+        0 => fitting,
+        limit => fitting.min(limit.into()),
     }
 }
 
@@ -722,4 +756,19 @@ fn bind_admin(config: &Config) -> Result<(Option<admin::Admin>, Option<SocketAdd
         .local_address()
         .map_err(|error| StartError::Admin { address, error })?;
     Ok((Some(admin), Some(bound)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limit_on_conns_is_the_lower_of_the_configured_one_and_the_descriptors() {
+        let fitting = u64::from(conns_in_table(1024, 2)) * 2;
+        assert!((1024..2048).contains(&fitting), "{fitting}");
+        assert_eq!(conns_limit(0, fitting), fitting);
+        assert_eq!(conns_limit(100, fitting), 100);
+        assert_eq!(conns_limit(100_000, fitting), fitting);
+        assert_eq!(conns_in_table(10, 2), 5);
+    }
 }

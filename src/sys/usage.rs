@@ -1,4 +1,5 @@
 //! The resources that this process uses: processor time, threads, address space and descriptors.
+//! Also the time at which the process started.
 
 use std::fs;
 use std::time::Duration;
@@ -12,6 +13,25 @@ pub fn processor_time() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     let (seconds, nanoseconds) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
     Duration::new(seconds.unwrap_or(0), nanoseconds.unwrap_or(0))
+}
+
+/// Returns the time since the process started, or `None` if `/proc` is not readable. The system
+/// stores the start in clock ticks, usually 10 ms.
+#[must_use]
+pub fn age() -> Option<Duration> {
+    let started = start_ticks(&fs::read_to_string("/proc/self/stat").ok()?)?;
+    let ticks_per_second = rustix::param::clock_ticks_per_second();
+    let started_ms = started.checked_mul(1000)?.checked_div(ticks_per_second)?;
+    let now = Duration::try_from(clock_gettime(ClockId::Boottime)).ok()?;
+    Some(now.saturating_sub(Duration::from_millis(started_ms)))
+}
+
+/// Returns the field `starttime` of `/proc/self/stat`, in clock ticks since the boot (proc(5)). It
+/// is the 20th field after the name of the program, which is in parentheses and may contain spaces
+/// and parentheses.
+fn start_ticks(stat: &str) -> Option<u64> {
+    let (_name, fields) = stat.rsplit_once(')')?;
+    fields.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
 /// Returns the number of threads, or `None` if `/proc` is not readable.
@@ -65,14 +85,31 @@ mod tests {
     }
 
     #[test]
-    fn open_descriptor_is_counted() {
-        if let Some(before) = most_descriptors() {
-            let held: Vec<_> = (0..200)
-                .map(|_| fs::File::open("/dev/null").unwrap())
-                .collect();
-            // Other tests of this process open and close descriptors too.
-            assert!(most_descriptors().unwrap() >= before.min(100) + 100);
-            drop(held);
-        }
+    fn age_grows_from_the_start_of_the_process() {
+        let stat = "7 (a ) b) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20 21";
+        assert_eq!(start_ticks(stat), Some(4711));
+        assert_eq!(start_ticks("7 (a) S 1 2"), None);
+        let old = age().unwrap();
+        assert!(old < Duration::from_secs(86_400), "{old:?}");
+        let step = Duration::from_millis(50);
+        std::thread::sleep(step);
+        assert!(age().unwrap() >= old + step);
+    }
+
+    #[test]
+    fn open_descriptors_are_counted() {
+        let Some(before) = most_descriptors() else {
+            // Before Linux 6.2 the size of the directory is zero.
+            assert_eq!(fs::metadata("/proc/self/fd").unwrap().len(), 0);
+            return;
+        };
+        // Other tests of this process open and close descriptors too. So this test holds more
+        // descriptors than the whole process had before.
+        let count = before + 50;
+        let held: Vec<_> = (0..count)
+            .map(|_| fs::File::open("/dev/null").unwrap())
+            .collect();
+        assert!(most_descriptors().unwrap() >= count);
+        drop(held);
     }
 }

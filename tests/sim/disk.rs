@@ -230,6 +230,10 @@ impl Engine for OpenDisk {
         })
     }
 
+    fn disk_bytes(&self) -> Result<u64, EngineError> {
+        Ok(0)
+    }
+
     fn sync(&self) -> Result<(), EngineError> {
         self.with(|inner| {
             // If a sync fails, the batch counts as refused, although it is in the store.
