@@ -19,7 +19,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{NonEmptyStringValueParser, Resettable};
-use clap::{Arg, ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap::{
+    Arg, ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum,
+};
 
 use fanfare::config::file::Overrides;
 use fanfare::config::{ADMIN_DEFAULT, Algorithm, Listen};
@@ -110,6 +112,8 @@ pub(crate) enum Command {
     Health(HealthArgs),
     /// Print the help of a command, or a page of the guide.
     Help(HelpArgs),
+    /// Check a journal that no server uses.
+    Journal(JournalArgs),
     /// Send publications to the feed of a running server.
     Publish(PublishArgs),
     /// Run the server.
@@ -469,6 +473,39 @@ fn admin(text: &str) -> Result<SocketAddr, String> {
     }
     text.parse()
         .map_err(|_not_an_address| String::from("it is not an address with a port"))
+}
+
+/// Arguments of `fanfare journal`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+`check` reads every record as a start of the server does, and changes nothing. It prints what the
+journal contains and what a start would do. It copies the store's logs to TMPDIR for the check. A
+directory without a journal ends with status 2.
+
+Exit status:
+  0  success: no publication is missing
+  1  publications are missing or damaged, a server uses the journal, or failure while running
+  2  bad usage or configuration
+
+Guide: fanfare help operations
+
+Examples:
+  sudo -u fanfare fanfare journal check /var/lib/fanfare/backup
+  systemctl stop fanfare && fanfare journal check /var/lib/fanfare/journal")]
+pub(crate) struct JournalArgs {
+    /// What to do: check.
+    #[arg(value_enum, hide_possible_values = true)]
+    pub(crate) action: JournalAction,
+    /// Directory of the journal.
+    #[arg(value_name = "DIR")]
+    pub(crate) directory: PathBuf,
+}
+
+/// What `fanfare journal` does.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum JournalAction {
+    /// Check a journal that no server uses.
+    Check,
 }
 
 /// Arguments of `fanfare help`.

@@ -10,6 +10,7 @@ mod check;
 mod doctor;
 mod guide;
 mod health;
+mod journal;
 mod lines;
 mod publish;
 mod serve;
@@ -102,6 +103,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Generate(args) => guide::generate(args),
         Command::Health(args) => health::run(args, &mut io::stdout().lock()),
         Command::Help(args) => guide::help(args),
+        Command::Journal(args) => journal::run(args, &mut io::stdout().lock()),
         Command::Publish(args) => publish::run(args),
         Command::Serve(args) => serve::run(args),
         Command::Subscribe(args) => subscribe::run(args, &mut io::stdout().lock()),

@@ -412,6 +412,11 @@ pub const JOURNAL_RECORD_BYTES_MAX: u64 = 65 * 1024 * KIB as u64;
 /// The number of sequence numbers that are reserved at a time. If a start cannot find out which of
 /// these numbers were used, it skips all of them.
 pub const JOURNAL_IDS_RESERVED: u64 = 1 << 32;
+/// A backup of the journal reads records until they have this many bytes, and then writes them.
+pub const JOURNAL_BACKUP_PART_BYTES: u64 = 1024 * KIB as u64;
+/// The maximum number of records that a backup of the journal reads before it writes them. Short
+/// records need more memory in the store than their bytes.
+pub const JOURNAL_BACKUP_PART_RECORDS: u64 = 4096;
 /// The maximum number of appends that wait for a sync before the feed waits for the disk.
 pub const JOURNAL_SYNCS_WAITING_MAX: usize = 1024;
 

@@ -7,10 +7,11 @@
 
 use std::fmt::Debug;
 use std::io::{self, ErrorKind};
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::state::Mark;
+use super::state::{Mark, Place};
 use crate::certain;
 use crate::id::Sequence;
 
@@ -163,6 +164,21 @@ impl Batch {
 /// read.
 pub type RecordVisitor<'a> = &'a mut dyn FnMut(Sequence, &[u8]) -> Result<(), EngineError>;
 
+/// A function that is called with one record at a time, and returns `Break` to end the reading.
+pub type PartVisitor<'a> =
+    &'a mut dyn FnMut(Sequence, &[u8]) -> Result<ControlFlow<()>, EngineError>;
+
+/// Where the reading of a part of a chunk ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PartEnd {
+    /// After the last record of the chunk.
+    End,
+    /// The chunk does not exist.
+    NoChunk,
+    /// The visitor has read enough.
+    Stopped,
+}
+
 /// An open store.
 pub trait Engine: Debug + Send + Sync {
     /// Compares the files on disk with the files that were opened. A write to a removed file
@@ -205,6 +221,12 @@ pub trait Engine: Debug + Send + Sync {
     /// Returns the error of the system call.
     fn sync_mark(&self) -> Result<(), EngineError>;
 
+    /// Returns the place of the store. A copy of the store has another place.
+    ///
+    /// # Errors
+    /// Returns the error of the system call.
+    fn place(&self) -> Result<Place, EngineError>;
+
     /// Returns the first sequence number of each chunk, in ascending order.
     ///
     /// # Errors
@@ -228,6 +250,18 @@ pub trait Engine: Debug + Send + Sync {
     /// # Errors
     /// Returns the error of the store or of `each`.
     fn read_chunk(&self, first: Sequence, each: RecordVisitor<'_>) -> Result<(), EngineError>;
+
+    /// Passes a chunk's records from the number `from` on to `each`, in order, until `each` returns
+    /// `Break`. Another thread may write to the store at the same time, and may remove the chunk.
+    ///
+    /// # Errors
+    /// Returns the error of the store or of `each`.
+    fn read_part(
+        &self,
+        chunk: Sequence,
+        from: Sequence,
+        each: PartVisitor<'_>,
+    ) -> Result<PartEnd, EngineError>;
 
     /// Appends a batch to a chunk atomically. The batch is not lost if the process is killed.
     ///

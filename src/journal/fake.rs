@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex};
 
 use fastrand::Rng;
 
-use super::engine::{Batch, Engine, EngineError, Opener, RecordVisitor};
-use super::state::Mark;
+use super::engine::{Batch, Engine, EngineError, Opener, PartEnd, PartVisitor, RecordVisitor};
+use super::state::{Mark, Place};
 use crate::id::Sequence;
 
 /// The probability that an operation fails, in thousandths.
@@ -64,6 +64,8 @@ struct Inner {
     mark_kept: Mark,
     /// A refused batch that may appear in the store later.
     refused: Option<Written>,
+    /// The place of the store. A copy has another one.
+    place: u64,
     is_open: bool,
     is_broken: bool,
     files: Files,
@@ -86,6 +88,23 @@ impl FakeStore {
         Self(Arc::new(Mutex::new(Inner {
             room: usize::MAX,
             rng: Rng::with_seed(seed),
+            ..Inner::default()
+        })))
+    }
+
+    /// Returns a copy of the store at another place, with all writes so far.
+    pub(super) fn copied(&self) -> Self {
+        let inner = self.0.lock().unwrap();
+        Self(Arc::new(Mutex::new(Inner {
+            chunks: inner.chunks.clone(),
+            log: inner.log.clone(),
+            state: inner.state.clone(),
+            mark: inner.mark,
+            mark_kept: inner.mark,
+            kept: inner.kept,
+            place: inner.place + 1,
+            room: usize::MAX,
+            rng: inner.rng.clone(),
             ..Inner::default()
         })))
     }
@@ -259,6 +278,13 @@ impl Engine for FakeEngine {
         Ok(())
     }
 
+    fn place(&self) -> Result<Place, EngineError> {
+        Ok(Place {
+            inode: self.0.0.lock().unwrap().place,
+            born_ns: 0,
+        })
+    }
+
     fn chunks(&self) -> Result<Vec<Sequence>, EngineError> {
         self.with(|inner| Ok(inner.chunks.iter().copied().map(Sequence).collect()))
     }
@@ -289,6 +315,27 @@ impl Engine for FakeEngine {
             each(Sequence(*sequence), bytes)?;
         }
         Ok(())
+    }
+
+    fn read_part(
+        &self,
+        first: Sequence,
+        from: Sequence,
+        each: PartVisitor<'_>,
+    ) -> Result<PartEnd, EngineError> {
+        let (log, exists) =
+            self.with(|inner| Ok((inner.log.clone(), inner.chunks.contains(&first.0))))?;
+        let written = log.iter().filter(|one| one.chunk == first.0);
+        let records = written.flat_map(|one| &one.records);
+        for (sequence, bytes) in records.filter(|(sequence, _)| *sequence >= from.0) {
+            if each(Sequence(*sequence), bytes)?.is_break() {
+                return Ok(PartEnd::Stopped);
+            }
+        }
+        Ok(match exists {
+            true => PartEnd::End,
+            false => PartEnd::NoChunk,
+        })
     }
 
     fn append(&self, chunk: Sequence, batch: &Batch) -> Result<(), EngineError> {

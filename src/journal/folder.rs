@@ -7,27 +7,28 @@
 //! store. A directory that contains other files but no store is foreign, and no new journal is
 //! created in it. [`Folder::check`] checks whether the files still exist.
 
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
+use std::fs::{DirBuilder, File, Metadata, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::UNIX_EPOCH;
 
 use rustix::fs::{FlockOperation, flock};
 
 use super::engine::EngineError;
 use super::files::{StoreFiles, expect_present, expect_same};
-use super::state::Mark;
+use super::state::{Mark, Place};
 use crate::sys::directory;
 use crate::sys::inode::Inode;
 use crate::sys::regular;
 
 /// The file whose lock protects the directory.
-const LOCK: &str = "lock";
+pub(super) const LOCK: &str = "lock";
 /// The file with the mark: the highest sequence number known to be assigned.
-const MARK: &str = "mark";
+pub(super) const MARK: &str = "mark";
 /// The store's directory.
-const STORE: &str = "store";
+pub(super) const STORE: &str = "store";
 /// The name of the store's directory while the store is being created.
 const UNFINISHED: &str = "unfinished";
 /// The directory `lost+found`, which some file systems have in their root. A new journal can be
@@ -68,7 +69,7 @@ impl Folder {
         let lock = open(path, LOCK, &mut options)?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(EngineError::InUse),
-            outcome => outcome.map_err(std::io::Error::from)?,
+            outcome => outcome.map_err(io::Error::from)?,
         }
         Ok(Self {
             path: path.to_path_buf(),
@@ -155,6 +156,14 @@ impl Folder {
             .map_or(u64::MAX, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
+    /// Returns the place of the directory.
+    ///
+    /// # Errors
+    /// Returns the error of the system call.
+    pub fn place(&self) -> Result<Place, EngineError> {
+        Ok(place_of(&self.mark.metadata()?))
+    }
+
     /// Reads the mark, which contains the highest sequence number known to be assigned. Returns the
     /// default if the mark was never written.
     ///
@@ -189,6 +198,30 @@ impl Folder {
     }
 }
 
+/// Returns the place of a journal's directory; `None` if the directory has no mark.
+///
+/// # Errors
+/// Returns the error of the system call.
+pub(super) fn place(path: &Path) -> io::Result<Option<Place>> {
+    match std::fs::symlink_metadata(path.join(MARK)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        outcome => outcome.map(|found| Some(place_of(&found))),
+    }
+}
+
+/// Returns the place of the journal whose mark has this metadata.
+fn place_of(mark: &Metadata) -> Place {
+    // Some file systems do not store the time of birth. A copy is then recognised by its inode
+    // only.
+    let born = mark.created().ok();
+    let born = born.and_then(|born| born.duration_since(UNIX_EPOCH).ok());
+    let born_ns = born.and_then(|born| u64::try_from(born.as_nanos()).ok());
+    Place {
+        inode: mark.ino(),
+        born_ns: born_ns.unwrap_or(0),
+    }
+}
+
 /// Checks whether a directory can be used, even if another server has locked it. Creates nothing.
 ///
 /// # Errors
@@ -214,7 +247,7 @@ fn open(path: &Path, name: &str, options: &mut OpenOptions) -> Result<File, Engi
 }
 
 /// Returns an error for a foreign or damaged directory. Called before any file is changed.
-fn check(path: &Path) -> Result<(), EngineError> {
+pub(super) fn check(path: &Path) -> Result<(), EngineError> {
     let store = path.join(STORE);
     if !store.try_exists()? {
         let ours = [LOCK, MARK, UNFINISHED, LOST_AND_FOUND];

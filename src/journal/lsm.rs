@@ -13,13 +13,13 @@ use std::time::Duration;
 
 use fjall::compaction::Fifo;
 use fjall::config::{BlockSizePolicy, FilterPolicy};
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use fjall::{Database, Guard, Keyspace, KeyspaceCreateOptions, PersistMode, UserValue};
 
-use super::engine::{Batch, Engine, EngineError, Opener, RecordVisitor};
+use super::engine::{Batch, Engine, EngineError, Opener, PartEnd, PartVisitor, RecordVisitor};
 use super::files::ChunkFiles;
 use super::folder::Folder;
 use super::repair::{self, Opened};
-use super::state::Mark;
+use super::state::{Mark, Place};
 use crate::config::limits::{
     JOURNAL_CACHE_BYTES, JOURNAL_CHUNKS_UNFLUSHED_MAX, JOURNAL_FILES_MAX, JOURNAL_LOG_BYTES,
     JOURNAL_MEMTABLE_BYTES,
@@ -51,6 +51,14 @@ impl LsmOpener {
 
 impl Opener for LsmOpener {
     fn open(&self) -> Result<Arc<dyn Engine>, EngineError> {
+        self.open_repaired().map(|(engine, _)| engine)
+    }
+}
+
+impl LsmOpener {
+    /// Opens the store. Also returns the number of bytes that were cut off the store's log, if it
+    /// had a hole.
+    pub(super) fn open_repaired(&self) -> Result<(Arc<dyn Engine>, Option<u64>), EngineError> {
         let path = self.0.store(|path| {
             let (database, _state) = open(path).map_err(opening)?;
             Ok(database.persist(PersistMode::SyncAll)?)
@@ -64,16 +72,18 @@ impl Opener for LsmOpener {
         // `repair` may have replaced a log after the last list was made, so the logs are listed
         // again.
         self.0.note_logs()?;
-        let (database, state) = opened?;
-        Ok(Arc::new(Lsm {
+        let ((database, state), cut) = opened?;
+        let engine = Arc::new(Lsm {
             database,
             state,
             unflushed: Mutex::default(),
+            chunk_changes: Mutex::default(),
             on_close: OnClose {
                 folder: Arc::clone(&self.0),
                 is_complete: false,
             },
-        }))
+        });
+        Ok((engine, cut))
     }
 }
 
@@ -125,6 +135,9 @@ struct Lsm {
     database: Database,
     state: Keyspace,
     unflushed: Mutex<Unflushed>,
+    /// Locked while the set of chunks changes, and while another thread looks up a chunk. The store
+    /// would create a chunk that is removed between the check whether it exists and the look-up.
+    chunk_changes: Mutex<()>,
     /// The last field, so that it is dropped after the database is closed.
     on_close: OnClose,
 }
@@ -183,6 +196,20 @@ impl Lsm {
                 .compaction_strategy(Arc::new(Fifo::new(u64::MAX, None)))
         };
         Ok(self.database.keyspace(&name(first), options)?)
+    }
+
+    /// Returns a chunk; `None` if it does not exist.
+    fn existing_chunk(&self, first: Sequence) -> Result<Option<Keyspace>, EngineError> {
+        let _guard = self.lock_chunks();
+        match self.database.keyspace_exists(&name(first)) {
+            true => self.chunk(first).map(Some),
+            false => Ok(None),
+        }
+    }
+
+    fn lock_chunks(&self) -> MutexGuard<'_, ()> {
+        let locked = self.chunk_changes.lock();
+        locked.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the cause of a failed operation. If fjall's own thread has failed, fjall does not
@@ -261,6 +288,16 @@ fn name(first: Sequence) -> String {
     format!("{:016x}", first.0)
 }
 
+/// Returns the number and the value of a record of a chunk.
+fn record(chunk: Sequence, entry: Guard) -> Result<(Sequence, UserValue), EngineError> {
+    let (key, value) = entry.into_inner().map_err(opening)?;
+    let key: [u8; 8] = key
+        .as_ref()
+        .try_into()
+        .map_err(|_not_ours| EngineError::Foreign(name(chunk)))?;
+    Ok((Sequence(u64::from_be_bytes(key)), value))
+}
+
 impl Engine for Lsm {
     fn check(&self) -> Result<(), EngineError> {
         match self.check_files() {
@@ -293,6 +330,10 @@ impl Engine for Lsm {
         self.on_close.folder.sync_mark()
     }
 
+    fn place(&self) -> Result<Place, EngineError> {
+        self.on_close.folder.place()
+    }
+
     fn chunks(&self) -> Result<Vec<Sequence>, EngineError> {
         let mut chunks = Vec::new();
         for name in self.database.list_keyspace_names() {
@@ -319,23 +360,37 @@ impl Engine for Lsm {
         // The store refers to directories by path. It would recreate removed directories. If
         // another journal's directories were at these paths, the store would remove them.
         self.check()?;
-        if !self.database.keyspace_exists(&name(first)) {
+        let Some(chunk) = self.existing_chunk(first)? else {
             return Ok(());
-        }
-        let chunk = self.chunk(first)?;
+        };
+        let _guard = self.lock_chunks();
         Ok(self.database.delete_keyspace(chunk)?)
     }
 
     fn read_chunk(&self, first: Sequence, each: RecordVisitor<'_>) -> Result<(), EngineError> {
         for entry in self.chunk(first)?.iter() {
-            let (key, value) = entry.into_inner().map_err(opening)?;
-            let key: [u8; 8] = key
-                .as_ref()
-                .try_into()
-                .map_err(|_not_ours| EngineError::Foreign(name(first)))?;
-            each(Sequence(u64::from_be_bytes(key)), &value)?;
+            let (sequence, value) = record(first, entry)?;
+            each(sequence, &value)?;
         }
         Ok(())
+    }
+
+    fn read_part(
+        &self,
+        first: Sequence,
+        from: Sequence,
+        each: PartVisitor<'_>,
+    ) -> Result<PartEnd, EngineError> {
+        let Some(chunk) = self.existing_chunk(first)? else {
+            return Ok(PartEnd::NoChunk);
+        };
+        for entry in chunk.range(from.0.to_be_bytes()..) {
+            let (sequence, value) = record(first, entry)?;
+            if each(sequence, &value)?.is_break() {
+                return Ok(PartEnd::Stopped);
+            }
+        }
+        Ok(PartEnd::End)
     }
 
     fn append(&self, first: Sequence, batch: &Batch) -> Result<(), EngineError> {

@@ -5,7 +5,8 @@
 //! the log with the publications of earlier runs. [`record_writer`] appends records to a store,
 //! [`recover`] opens the store, and `syncer` makes the records durable. [`engine`] defines the
 //! interface of a store. [`lsm`] implements this interface with fjall. [`folder`] manages the
-//! store's directory.
+//! store's directory. [`backup`] copies the journal while the server runs,
+//! and [`check`] examines a journal that no server uses.
 //!
 //! `journal.sync` determines what an acknowledgement guarantees. With `always`, a batch is synced
 //! before it is broadcast. With `batch`, the batch is synced before it is acknowledged. With `os`,
@@ -35,9 +36,12 @@
 //!
 //! [`JOURNAL_MEMTABLE_BYTES`]: crate::config::limits::JOURNAL_MEMTABLE_BYTES
 
+pub mod backup;
+pub mod check;
 mod chunk_stats;
 pub mod commit_state;
 pub mod engine;
+pub mod epochs;
 mod files;
 pub mod folder;
 pub mod lsm;
@@ -46,11 +50,16 @@ pub mod record_writer;
 pub mod recover;
 mod repair;
 pub mod replay;
+mod source;
 pub mod state;
 mod syncer;
 
 #[cfg(test)]
+mod copy_tests;
+#[cfg(test)]
 pub(crate) mod fake;
+#[cfg(test)]
+mod on_disk;
 #[cfg(test)]
 mod tests;
 

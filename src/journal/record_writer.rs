@@ -14,8 +14,10 @@ use std::time::{Duration, Instant};
 
 use super::chunk_stats::{ChunkStats, is_unneeded};
 use super::engine::{Batch, Engine, EngineError, Opener};
+use super::epochs::Epochs;
 use super::record::{self, Record};
-use super::state::{BootId, Mark, State};
+use super::source::{Facts, Source};
+use super::state::{BootId, Home, Mark, State};
 use crate::config::limits::{
     FAULT_REPEATED_MS, JOURNAL_CHUNK_BYTES, JOURNAL_CHUNKS_MAX, JOURNAL_IDS_RESERVED,
 };
@@ -83,7 +85,9 @@ pub struct RecordWriter {
     opener: Box<dyn Opener>,
     access: StoreAccess,
     pub(super) settings: Settings,
-    epoch: Epoch,
+    /// What backups see of this journal.
+    source: Arc<Source>,
+    home: Home,
     /// The last sequence number that was stored or skipped.
     head: Sequence,
     ceiling: Sequence,
@@ -105,7 +109,8 @@ pub struct RecordWriter {
 #[derive(Debug)]
 pub(super) struct OpenedStore {
     pub(super) engine: Arc<dyn Engine>,
-    pub(super) epoch: Epoch,
+    pub(super) epochs: Epochs,
+    pub(super) home: Home,
     pub(super) head: Sequence,
     pub(super) ceiling: Sequence,
     pub(super) has_unsynced: bool,
@@ -116,11 +121,17 @@ pub(super) struct OpenedStore {
 impl RecordWriter {
     pub(super) fn new(opener: Box<dyn Opener>, settings: Settings, found: OpenedStore) -> Self {
         let older = found.older;
+        let facts = Facts {
+            epochs: found.epochs,
+            sync: settings.sync,
+            boot: settings.boot,
+        };
         Self {
+            source: Arc::new(Source::new(&found.engine, found.head, facts)),
             opener,
             access: StoreAccess::Open(found.engine),
             settings,
-            epoch: found.epoch,
+            home: found.home,
             head: found.head,
             ceiling: found.ceiling,
             has_unsynced: found.has_unsynced,
@@ -136,10 +147,21 @@ impl RecordWriter {
         }
     }
 
-    /// Returns the epoch of all sequence numbers.
+    /// Returns the epoch of new publications.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
-        self.epoch
+        self.epochs().current()
+    }
+
+    /// Returns the epochs of all sequence numbers.
+    #[must_use]
+    pub fn epochs(&self) -> &Epochs {
+        &self.source.facts.epochs
+    }
+
+    /// Returns what backups see of this journal.
+    pub(super) fn source(&self) -> &Arc<Source> {
+        &self.source
     }
 
     /// Returns the last sequence number that was stored or skipped.
@@ -248,6 +270,7 @@ impl RecordWriter {
         self.current.stats = self.current.stats.plus(stats);
         self.total = self.total.plus(stats);
         self.head = head;
+        self.source.set_head(head);
         self.remove_old(engine.as_ref(), stats.newest_us);
         Ok(())
     }
@@ -293,11 +316,12 @@ impl RecordWriter {
         clean: Option<Sequence>,
     ) -> Result<(), EngineError> {
         let state = State {
-            epoch: self.epoch,
+            epochs: self.epochs().clone(),
             ceiling,
             clean,
             sync: self.settings.sync,
             boot: self.settings.boot,
+            home: self.home,
         };
         engine.put_state(&state.encode())
     }
@@ -373,6 +397,7 @@ impl RecordWriter {
     }
 
     fn release(&mut self) {
+        self.source.set_engine(None);
         if let Some(engine) = self.engine() {
             self.access = StoreAccess::Broken {
                 engine: Arc::downgrade(&engine),
@@ -401,6 +426,7 @@ impl RecordWriter {
         match opened {
             Ok(engine) => {
                 self.access = StoreAccess::Open(Arc::clone(&engine));
+                self.source.set_engine(Some(&engine));
                 Ok(engine)
             }
             Err(error) => {

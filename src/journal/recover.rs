@@ -6,32 +6,43 @@
 //! the highest sequence number known to be assigned. In this case all numbers that may have been
 //! assigned are skipped. The loss is reported to the caller, so that resuming clients receive a
 //! gap.
+//!
+//! A start from a copy of the journal begins a new epoch. The original may have assigned the
+//! numbers after the last record of the copy to other publications. The new epoch does not share
+//! these positions of the old epoch, so no client mistakes one publication for another.
+//! Reading changes nothing, so [`super::check`] reads in the same way.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::engine::{Engine, EngineError, Opener};
+use super::epochs::Epochs;
 use super::record::{self, Record};
 use super::record_writer::{Chunk, OpenedStore, RecordWriter, Settings};
-use super::state::{Mark, State};
+use super::state::{BootId, Home, Mark, State};
 use crate::config::limits::JOURNAL_IDS_RESERVED;
 use crate::id::{Epoch, Sequence};
 
-/// What was found while the journal was read when the server started: the epoch, a record or a
+/// What was found while the journal was read when the server started: the epochs, a record or a
 /// loss. Events are passed to the caller in order.
 #[derive(Debug)]
 pub enum ReplayEvent<'a> {
-    /// The epoch of all sequence numbers. Always the first event.
-    Epoch(Epoch),
+    /// The epochs of all records. Always the first event.
+    Epochs(&'a Epochs),
     /// A publication with its sequence number.
     Record(Sequence, Record<'a>),
-    /// Publications up to and including this number may be missing, so resuming clients receive a
-    /// gap. The records that were passed before this event stay valid.
-    Lost(Sequence),
+    /// Publications may be missing, so resuming clients receive a gap. The records that were passed
+    /// before this event stay valid.
+    Lost {
+        /// The number before the first missing one.
+        after: Sequence,
+        /// The last missing number.
+        until: Sequence,
+    },
 }
 
 /// Opens the journal in a store, and passes the events of the replay to `each`. `fresh` is the
-/// epoch of a new journal.
+/// epoch of a new journal, or of a journal that is a copy.
 ///
 /// # Errors
 /// Returns an error if the store is damaged or foreign, or if a system call fails.
@@ -42,33 +53,87 @@ pub fn open(
     each: &mut dyn FnMut(ReplayEvent<'_>),
 ) -> Result<RecordWriter, EngineError> {
     let engine = opener.open()?;
-    let chunks = engine.chunks()?;
-    let (state, mark) = match engine.state()? {
-        Some(bytes) => {
-            let state = State::decode(&bytes).ok_or(EngineError::Version)?;
-            (state, engine.mark()?)
-        }
-        None if chunks.is_empty() => create(engine.as_ref(), settings, fresh)?,
-        None => return Err(EngineError::Damaged(String::from("its state is missing"))),
+    let (state, mark) = match read_state(engine.as_ref())? {
+        Some(found) => found,
+        None => create(engine.as_ref(), settings, fresh)?,
     };
-    each(ReplayEvent::Epoch(state.epoch));
+    let contents = read(engine.as_ref(), (state, mark), settings.boot, each)?;
+    let found = prepare(engine, contents, settings, fresh)?;
+    Ok(RecordWriter::new(opener, settings, found))
+}
+
+/// Returns the state and the mark of a store; `None` if the store is new.
+///
+/// # Errors
+/// Returns an error if the store has records but no state, or if the state is of another version.
+pub(super) fn read_state(engine: &dyn Engine) -> Result<Option<(State, Mark)>, EngineError> {
+    let Some(bytes) = engine.state()? else {
+        return match engine.chunks()?.is_empty() {
+            true => Ok(None),
+            false => Err(EngineError::Damaged(String::from("its state is missing"))),
+        };
+    };
+    let state = State::decode(&bytes).ok_or(EngineError::Version)?;
+    Ok(Some((state, engine.mark()?)))
+}
+
+/// The contents of a store, and how a start continues.
+#[derive(Debug)]
+pub(super) struct Contents {
+    pub(super) state: State,
+    pub(super) mark: Mark,
+    /// The last number that was read or skipped.
+    pub(super) last: Option<Sequence>,
+    /// The number after which a start continues. Numbers from `last` to this number may have been
+    /// assigned and lost.
+    pub(super) head: Sequence,
+    /// Whether the store is a copy, so that a start begins a new epoch.
+    pub(super) is_copy: bool,
+    chunks: VecDeque<Chunk>,
+}
+
+impl Contents {
+    /// Returns the total size of the records in bytes.
+    pub(super) fn record_bytes(&self) -> u64 {
+        self.chunks.iter().map(|chunk| chunk.bytes).sum()
+    }
+}
+
+/// Reads the records of a store, and passes the events of the replay to `each`. Changes nothing.
+///
+/// # Errors
+/// Returns an error if the store is damaged, or if a system call fails.
+pub(super) fn read(
+    engine: &dyn Engine,
+    (state, mark): (State, Mark),
+    boot: BootId,
+    each: &mut dyn FnMut(ReplayEvent<'_>),
+) -> Result<Contents, EngineError> {
+    each(ReplayEvent::Epochs(&state.epochs));
     let mut reader = Reader {
-        engine: engine.as_ref(),
+        engine,
         last: None,
         chunks: VecDeque::new(),
         each,
     };
-    reader.read_all(&chunks)?;
-    let (last, older) = (reader.last, reader.chunks);
+    reader.read_all(&engine.chunks()?)?;
+    let (last, chunks) = (reader.last, reader.chunks);
     let head = match last {
-        Some(last) if !state.may_have_lost(Some(last), mark, settings.boot) => last,
+        Some(last) if !state.may_have_lost(Some(last), mark, boot) => last,
         Some(_) | None => state.ceiling.max(mark.sequence),
     };
-    if last.unwrap_or_default() != head {
-        each(ReplayEvent::Lost(head));
+    let after = last.unwrap_or_default();
+    if after != head {
+        each(ReplayEvent::Lost { after, until: head });
     }
-    let found = prepare(engine, (&state, mark), settings, head, older)?;
-    Ok(RecordWriter::new(opener, settings, found))
+    Ok(Contents {
+        is_copy: state.home.is_copy_at(engine.place()?),
+        state,
+        mark,
+        last,
+        head,
+        chunks,
+    })
 }
 
 /// Creates the state of a new journal. From then on, a store with chunks but without a state is
@@ -88,11 +153,12 @@ fn create(
         tracing::info!("a new journal was begun: there was none");
     }
     let state = State {
-        epoch,
+        epochs: Epochs::new(epoch),
         ceiling: Sequence::ZERO,
         clean: None,
         sync: settings.sync,
         boot: settings.boot,
+        home: Home::At(engine.place()?),
     };
     // The state is written before the mark. If the process is killed in between, the mark of the
     // earlier journal remains. The next start then skips the numbers up to that mark, but loses
@@ -107,11 +173,18 @@ fn create(
 /// notice a loss of records.
 fn prepare(
     engine: Arc<dyn Engine>,
-    (state, mark): (&State, Mark),
+    contents: Contents,
     settings: Settings,
-    head: Sequence,
-    mut older: VecDeque<Chunk>,
+    fresh: Epoch,
 ) -> Result<OpenedStore, EngineError> {
+    let epochs = epochs_from_now_on(&contents, fresh);
+    let Contents {
+        state,
+        mark,
+        head,
+        chunks: mut older,
+        ..
+    } = contents;
     let continues =
         |chunk: &Chunk| chunk.first.0.saturating_add(chunk.stats.records) == head.next().0;
     let current = match older.pop_back_if(|chunk| continues(chunk)) {
@@ -128,23 +201,41 @@ fn prepare(
     })?;
     engine.sync_mark()?;
     let ceiling = Sequence(head.0.saturating_add(JOURNAL_IDS_RESERVED));
+    let home = Home::At(engine.place()?);
     let begun = State {
+        epochs,
         ceiling,
         clean: None,
         sync: settings.sync,
         boot: settings.boot,
-        ..*state
+        home,
     };
     engine.put_state(&begun.encode())?;
     Ok(OpenedStore {
         engine,
-        epoch: state.epoch,
+        epochs: begun.epochs,
+        home,
         head,
         ceiling,
         has_unsynced,
         older,
         current,
     })
+}
+
+/// Returns the epochs for this run. In a copy, the new epoch shares the publications up to the last
+/// record with the earlier epochs.
+fn epochs_from_now_on(contents: &Contents, fresh: Epoch) -> Epochs {
+    let epochs = &contents.state.epochs;
+    if !contents.is_copy {
+        return epochs.clone();
+    }
+    let until = contents.last.unwrap_or_default();
+    tracing::warn!(
+        until = until.0,
+        "the journal is a copy: a new epoch begins, and earlier ids are valid up to this number"
+    );
+    epochs.followed_by(fresh, until)
 }
 
 struct Reader<'a> {
@@ -183,6 +274,10 @@ impl Reader<'_> {
     ) -> Result<(), EngineError> {
         let record = record::decode(bytes)
             .ok_or_else(|| EngineError::Damaged(format!("record {}", sequence.0)))?;
+        if self.last.is_some_and(|last| sequence <= last) {
+            let problem = format!("record {} is not in its place", sequence.0);
+            return Err(EngineError::Damaged(problem));
+        }
         self.report_loss_before(sequence);
         chunk.stats.add(&record);
         chunk.bytes += bytes.len() as u64;
@@ -194,8 +289,9 @@ impl Reader<'_> {
     /// Reports a loss if numbers between the last record and `sequence` are missing.
     fn report_loss_before(&mut self, sequence: Sequence) {
         let before = Sequence(sequence.0.saturating_sub(1));
-        if self.last.is_some_and(|last| last < before) {
-            (self.each)(ReplayEvent::Lost(before));
+        if let Some(after) = self.last.filter(|last| *last < before) {
+            let until = before;
+            (self.each)(ReplayEvent::Lost { after, until });
         }
         self.last = self.last.max(Some(before));
     }

@@ -27,20 +27,21 @@ pub(super) enum Opened<T> {
     Torn(EngineError),
 }
 
-/// Opens a store. Truncates the store's newest log if necessary.
+/// Opens a store. Truncates the store's newest log if necessary, and then also returns the number
+/// of bytes that were cut off.
 pub(super) fn open<T>(
     store: &Path,
     try_open: impl Fn() -> Result<Opened<T>, EngineError>,
-) -> Result<T, EngineError> {
+) -> Result<(T, Option<u64>), EngineError> {
     let whole = store.join(WHOLE);
     let Some(log) = newest_log(store)? else {
-        return require_intact(try_open()?);
+        return Ok((require_intact(try_open()?)?, None));
     };
     if whole.try_exists()? {
         fs::rename(&whole, &log)?;
     }
     let refusal = match try_open()? {
-        Opened::Whole(opened) => return Ok(opened),
+        Opened::Whole(opened) => return Ok((opened, None)),
         Opened::Torn(refusal) => refusal,
     };
     let bytes = fs::read(&log)?;
@@ -51,13 +52,14 @@ pub(super) fn open<T>(
         return Err(refusal);
     };
     let kept = certain::take(&bytes, cut);
+    let bytes = bytes.len() - kept.len();
     tracing::warn!(
-        bytes = bytes.len() - kept.len(),
+        bytes,
         "the journal's log had a hole and was truncated there"
     );
     write(&log, kept)?;
     fs::remove_file(&whole)?;
-    require_intact(try_open()?)
+    Ok((require_intact(try_open()?)?, Some(bytes as u64)))
 }
 
 fn require_intact<T>(opened: Opened<T>) -> Result<T, EngineError> {
@@ -134,8 +136,10 @@ mod tests {
             let log = folder.path().join("10.jnl");
             fs::write(folder.path().join("9.jnl"), "!").unwrap();
             fs::write(&log, text).unwrap();
-            let opened = open(folder.path(), || try_open(&log)).unwrap();
+            let (opened, cut) = open(folder.path(), || try_open(&log)).unwrap();
             assert_eq!(opened, kept.as_bytes(), "{text}");
+            let lost = (text.len() - kept.len()) as u64;
+            assert_eq!(cut, (lost > 0).then_some(lost));
             assert_eq!(fs::read(&log).unwrap(), kept.as_bytes());
             assert!(!folder.path().join(WHOLE).exists());
         }
@@ -162,7 +166,7 @@ mod tests {
         let log = folder.path().join("0.jnl");
         fs::write(&log, "a").unwrap();
         fs::write(folder.path().join(WHOLE), "abc!d").unwrap();
-        let opened = open(folder.path(), || try_open(&log)).unwrap();
+        let (opened, _) = open(folder.path(), || try_open(&log)).unwrap();
         assert_eq!(opened, b"abc");
     }
 }

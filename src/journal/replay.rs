@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::backup::Backups;
 use super::engine::EngineError;
+use super::epochs::Epochs;
 use super::folder::Folder;
 use super::lsm::LsmOpener;
 use super::record::Record;
@@ -22,7 +24,7 @@ use crate::config::limits::JOURNAL_PAUSE_MS;
 use crate::config::{Config, LogBounds};
 use crate::frame::Publication;
 use crate::frame::publication::is_reserved_event;
-use crate::id::{ChannelName, Cursor, Epoch, Sequence};
+use crate::id::{ChannelName, Epoch, Sequence};
 use crate::log::Writer;
 use crate::log::dedupe::Dedupe;
 use crate::metrics::FeedMetrics;
@@ -49,6 +51,8 @@ pub struct Recovered {
     pub feed: RecoveredFeed,
     /// The writer of the log, which contains the replayed publications.
     pub writer: Writer,
+    /// Makes backups of the journal while the server runs.
+    pub backups: Backups,
 }
 
 /// The journal, and the idempotency keys that were replayed from it.
@@ -63,7 +67,7 @@ pub struct RecoveredFeed {
 /// The parameters of [`open`].
 #[derive(Clone, Copy, Debug)]
 pub struct OpenContext<'a> {
-    /// The epoch of a new journal.
+    /// The epoch of a new journal, or of a journal that is a copy.
     pub fresh: Epoch,
     /// The seed of the hashes of idempotency keys.
     pub dedupe_seed: u64,
@@ -101,19 +105,26 @@ pub fn open(
         head = record_writer.head().0,
         "journal opened"
     );
+    let source = Arc::clone(record_writer.source());
+    let backups = Backups::new(source, path.to_path_buf());
     let journal = Journal::new(record_writer, wake, metrics).map_err(|e| refused(e.into()))?;
     Ok(Recovered {
         feed: RecoveredFeed { journal, dedupe },
         writer,
+        backups,
     })
 }
 
-fn settings(config: &Config) -> Settings {
+/// Returns the kernel's boot id.
+pub(super) fn boot_id() -> BootId {
     // Without a boot id, each start counts as a reboot.
-    let boot = match std::fs::read_to_string(BOOT_ID) {
+    match std::fs::read_to_string(BOOT_ID) {
         Ok(text) => BootId::new(&text),
         Err(_) => BootId::new(&unix_us().to_string()),
-    };
+    }
+}
+
+fn settings(config: &Config) -> Settings {
     let bounds = if config.namespace.is_empty() {
         config.log
     } else {
@@ -130,7 +141,7 @@ fn settings(config: &Config) -> Settings {
         bounds,
         bytes_max: config.journal.bytes,
         sync: config.journal.sync,
-        boot,
+        boot: boot_id(),
         pause: Duration::from_millis(JOURNAL_PAUSE_MS),
     }
 }
@@ -140,7 +151,7 @@ fn settings(config: &Config) -> Settings {
 pub struct Collector<'a> {
     context: OpenContext<'a>,
     unix_us: u64,
-    epoch: Epoch,
+    epochs: Epochs,
     /// The writer of the log; `None` before the first record or loss is replayed.
     writer: Option<Writer>,
     dedupe: Dedupe,
@@ -155,7 +166,7 @@ impl<'a> Collector<'a> {
         Self {
             context,
             unix_us,
-            epoch: context.fresh,
+            epochs: Epochs::new(context.fresh),
             writer: None,
             dedupe: Dedupe::new(context.dedupe_seed),
             unreplayed: 0,
@@ -165,9 +176,9 @@ impl<'a> Collector<'a> {
     /// Handles one event of the replay.
     pub fn take(&mut self, replayed: &ReplayEvent<'_>) {
         match replayed {
-            ReplayEvent::Epoch(epoch) => self.epoch = *epoch,
+            ReplayEvent::Epochs(epochs) => self.epochs = (*epochs).clone(),
             ReplayEvent::Record(sequence, record) => self.take_record(*sequence, record),
-            ReplayEvent::Lost(until) => {
+            ReplayEvent::Lost { until, .. } => {
                 tracing::warn!(
                     until = until.0,
                     "publications are lost from the journal, or may be: a client that resumes from \
@@ -188,8 +199,7 @@ impl<'a> Collector<'a> {
         let now = self.context.now;
         let age_us = self.unix_us.saturating_sub(record.published_us);
         let published = Now(now.0.saturating_sub(age_us));
-        let epoch = self.epoch;
-        let id = Cursor { epoch, sequence };
+        let id = self.epochs.id(sequence);
         if let Some(key) = record.dedupe
             && self.dedupe.first_id(&channel, key, published).is_none()
         {
@@ -234,10 +244,9 @@ impl<'a> Collector<'a> {
                 "records of the journal are not replayed: their channels have invalid names"
             );
         }
-        (
-            writer.unwrap_or_else(|| Writer::new(config, head)),
-            self.dedupe,
-        )
+        let mut writer = writer.unwrap_or_else(|| Writer::new(config, head));
+        writer.set_past_epochs(record_writer.epochs().past());
+        (writer, self.dedupe)
     }
 }
 

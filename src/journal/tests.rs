@@ -44,8 +44,8 @@ fn start(store: &FakeStore, settings: Settings) -> Result<(RecordWriter, Replay)
                 replay.texts.push((sequence.0, text.to_owned()));
             }
         }
-        ReplayEvent::Lost(until) => replay.lost_until = Some(until.0),
-        ReplayEvent::Epoch(_) => {}
+        ReplayEvent::Lost { until, .. } => replay.lost_until = Some(until.0),
+        ReplayEvent::Epochs(_) => {}
     };
     let opener = Box::new(store.clone());
     let record_writer = open(opener, settings, Epoch::new(7), &mut each)?;

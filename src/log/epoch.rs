@@ -48,6 +48,16 @@ pub struct EpochChange {
     pub valid_until: Option<Sequence>,
 }
 
+/// An epoch that ended before the server started. Each epoch of a journal shares its publications
+/// up to `until` with all later epochs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PastEpoch {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The last number that is valid in the later epochs, too.
+    pub until: Sequence,
+}
+
 /// An epoch, and the writer's progress in that epoch. The state does not change after the epoch's
 /// end.
 #[derive(Debug)]
@@ -98,6 +108,23 @@ impl EpochState {
             begin: head,
             kept: Sequence::ZERO,
             previous: Vec::new(),
+        }
+    }
+
+    /// Returns the state of the same epoch with these earlier epochs.
+    fn with_past(&self, past: &[PastEpoch]) -> Self {
+        let previous = past.iter().map(|one| Previous {
+            epoch: one.epoch,
+            // The journal does not know how many later numbers the earlier epoch had.
+            sequenced: one.until,
+            valid_until: Some(one.until),
+        });
+        Self {
+            sequenced: AtomicU64::new(self.sequenced().0),
+            posted: AtomicU64::new(self.posted().0),
+            lost_until: AtomicU64::new(self.lost_until().0),
+            previous: previous.collect(),
+            ..Self::first(self.begin)
         }
     }
 
@@ -300,6 +327,17 @@ impl Log {
 }
 
 impl Writer {
+    /// Sets the epochs that ended before the server started, oldest first. They end at ascending
+    /// numbers, and there are at most [`PREVIOUS_EPOCHS_MAX`]. Must be called before the log has
+    /// readers.
+    pub fn set_past_epochs(&mut self, past: &[PastEpoch]) {
+        debug_assert!(self.state.generation == 0 && past.len() <= PREVIOUS_EPOCHS_MAX);
+        debug_assert!(past.is_sorted_by_key(|one| one.until));
+        let state = Arc::new(self.state.with_past(past));
+        self.log.newest.publish(&state);
+        self.state = state;
+    }
+
     /// Begins a new epoch. All publications of the old epoch must have been posted. Entries that
     /// are not valid in the new epoch are removed from the log. The remaining entries keep their
     /// ids.
@@ -534,6 +572,29 @@ mod tests {
         });
         assert_eq!(evicted.collect::<Vec<_>>(), [Sequence(5)]);
         assert_eq!(state.sequenced(), Sequence(7));
+    }
+
+    #[test]
+    fn epochs_from_before_the_start_are_known_and_stay_known_after_a_change() {
+        let mut writer = writer();
+        publish(&mut writer, 1, 10, "a", 0);
+        writer.note_lost(Sequence(4));
+        let past = [(7, 3), (8, 9)].map(|(epoch, until)| PastEpoch {
+            epoch: Epoch::new(epoch),
+            until: Sequence(until),
+        });
+        writer.set_past_epochs(&past);
+        let state = writer.log().state();
+        let numbers = (state.sequenced(), state.posted(), state.lost_until());
+        assert_eq!(numbers, (Sequence(10), Sequence(10), Sequence(4)));
+        let valid = |epoch| writer.log().state().valid_until(Epoch::new(epoch));
+        let expected = [Some(3), Some(9), None].map(|until| until.map(Sequence));
+        assert_eq!([7, 8, 9].map(valid), expected);
+        publish(&mut writer, 1, 11, "a", 0);
+        writer.change_epoch(&change(1, 2, 8, Some(8)));
+        let valid = |epoch| writer.log().state().valid_until(Epoch::new(epoch));
+        let expected = [Some(3), Some(8), Some(8)].map(|until| until.map(Sequence));
+        assert_eq!([7, 8, 1].map(valid), expected);
     }
 
     #[test]

@@ -32,7 +32,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 pub use entry::{Amount, Entry};
-pub use epoch::{EpochChange, EpochState, Horizon};
+pub use epoch::{EpochChange, EpochState, Horizon, PastEpoch};
 pub use interest::WorkerInterest;
 pub use read::ChannelState;
 pub use rules::{RuleIndex, Rules};

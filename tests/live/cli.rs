@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 
 use crate::support::{Feeder, Process, Server, fanfare, within};
 
-const SUBCOMMANDS: [&str; 10] = [
+const SUBCOMMANDS: [&str; 11] = [
     "bench",
     "check",
     "doctor",
     "generate",
     "health",
     "help",
+    "journal",
     "publish",
     "serve",
     "subscribe",

@@ -49,6 +49,7 @@ mod refusals;
 mod reload;
 mod removed_files;
 mod restart;
+mod restore;
 mod server_lag;
 mod service;
 mod slow_readers;

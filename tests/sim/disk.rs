@@ -16,12 +16,14 @@ use std::time::Duration;
 use fanfare::config::{Config, JournalSync, LogBounds};
 use fanfare::frame::Publication;
 use fanfare::id::{Epoch, Sequence};
-use fanfare::journal::engine::{Batch, Engine, EngineError, Opener, RecordVisitor};
+use fanfare::journal::engine::{
+    Batch, Engine, EngineError, Opener, PartEnd, PartVisitor, RecordVisitor,
+};
 use fanfare::journal::record::{PayloadRef, Record};
 use fanfare::journal::record_writer::{RecordWriter, Settings};
 use fanfare::journal::recover;
 use fanfare::journal::replay::{Collector, OpenContext};
-use fanfare::journal::state::{BootId, Mark};
+use fanfare::journal::state::{BootId, Mark, Place};
 use fanfare::log::Writer;
 use fanfare::time::Now;
 
@@ -36,6 +38,8 @@ struct DiskInner {
     mark: Mark,
     refused: Option<(u64, Records)>,
     is_broken: bool,
+    /// The number of times that the journal was replaced by a copy.
+    copies: u64,
     /// Whether the journal's directory has been moved away.
     is_moved: bool,
     /// The chance that the directory is moved away before a batch, in thousandths.
@@ -61,6 +65,7 @@ impl Disk {
             mark: Mark::default(),
             refused: None,
             is_broken: false,
+            copies: 0,
             is_moved: false,
             moves: 0,
             failures: 0,
@@ -189,6 +194,13 @@ impl Engine for OpenDisk {
         Ok(())
     }
 
+    fn place(&self) -> Result<Place, EngineError> {
+        Ok(Place {
+            inode: self.0.0.lock().unwrap().copies,
+            born_ns: 0,
+        })
+    }
+
     fn chunks(&self) -> Result<Vec<Sequence>, EngineError> {
         self.with(|inner| Ok(inner.begun.iter().copied().map(Sequence).collect()))
     }
@@ -215,6 +227,23 @@ impl Engine for OpenDisk {
             each(Sequence(sequence), &bytes)?;
         }
         Ok(())
+    }
+
+    fn read_part(
+        &self,
+        chunk: Sequence,
+        from: Sequence,
+        each: PartVisitor<'_>,
+    ) -> Result<PartEnd, EngineError> {
+        let Some(records) = self.with(|inner| Ok(inner.chunks.get(&chunk.0).cloned()))? else {
+            return Ok(PartEnd::NoChunk);
+        };
+        for (sequence, bytes) in records.range(from.0..) {
+            if each(Sequence(*sequence), bytes)?.is_break() {
+                return Ok(PartEnd::Stopped);
+            }
+        }
+        Ok(PartEnd::End)
     }
 
     fn append(&self, chunk: Sequence, batch: &Batch) -> Result<(), EngineError> {

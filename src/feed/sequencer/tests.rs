@@ -144,7 +144,7 @@ fn failed_sync_is_reported_until_the_system_is_rebooted() {
         let mut lost_until = None;
         let started = settings(sync, "y");
         let record_writer = open(Box::new(store), started, Epoch::new(1), &mut |replayed| {
-            if let ReplayEvent::Lost(until) = replayed {
+            if let ReplayEvent::Lost { until, .. } = replayed {
                 lost_until = Some(until);
             }
         });

@@ -1,0 +1,575 @@
+//! SHELL: this module copies the journal of a running server to a new directory.
+//!
+//! The copy has all records up to the last one that was written when the backup began. Records do
+//! not change after they were written, so the backup needs no snapshot and the server writes on. A
+//! backup reads a part of the records at a time and appends them to a new store. The state is
+//! written last: a store without a state is refused, so an incomplete copy cannot be used. The copy
+//! is durable before the backup reports its end. The state says that the store is a backup, so
+//! every start from it begins a new epoch.
+//!
+//! Old records may be removed from the journal before the backup has read them. Then the server
+//! does not need them, and the copy begins with later records.
+
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io::{self, ErrorKind};
+use std::ops::ControlFlow;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::engine::{Batch, Engine, EngineError, Opener as _, PartEnd};
+use super::folder::Folder;
+use super::lsm::LsmOpener;
+use super::record;
+use super::source::Source;
+use super::state::{Home, Mark, State};
+use crate::config::limits::{JOURNAL_BACKUP_PART_BYTES, JOURNAL_BACKUP_PART_RECORDS};
+use crate::id::{Cursor, Sequence};
+
+/// A complete backup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backup {
+    /// The id of the last publication in the copy.
+    pub last: Cursor,
+    /// The number of publications in the copy.
+    pub publications: u64,
+    /// The total size of their records in bytes.
+    pub bytes: u64,
+}
+
+/// The reason why no backup was made. Nothing is left of an incomplete copy.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// Only one backup runs at a time.
+    #[error("another backup is running. Try again after its end")]
+    Busy,
+    /// The caller has cancelled the backup.
+    #[error("the backup was cancelled")]
+    Cancelled,
+    /// The store was closed during the backup.
+    #[error(
+        "the journal was closed during the backup, because it has failed or the server stops. The \
+         log of the server has the reason"
+    )]
+    Closed,
+    /// The directory for the copy cannot be used.
+    #[error("cannot make the backup in {}: {problem}", .path.display())]
+    Refused {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: Refusal,
+    },
+    /// The journal cannot be read.
+    #[error("cannot read the journal: {0}")]
+    Source(EngineError),
+    /// The copy cannot be written.
+    #[error("cannot write the backup: {0}")]
+    Target(EngineError),
+}
+
+/// The reason why a directory cannot be used for a backup.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The path is inside the directory of the journal.
+    #[error("it is inside the journal. Name a directory outside of it")]
+    Inside,
+    /// A system call failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The path has no name, such as `/`, or is relative.
+    #[error("name a new directory by its absolute path")]
+    NoName,
+    /// The directory above does not exist.
+    #[error("the directory above it does not exist. Create it first")]
+    NoParent,
+    /// The path exists and is not a directory.
+    #[error("it exists and is not a directory")]
+    NotDirectory,
+    /// The directory has contents.
+    #[error("it is not empty. Name a new directory")]
+    NotEmpty,
+}
+
+/// Makes backups of a running journal, from any thread. Clones share the journal.
+#[derive(Clone, Debug)]
+pub struct Backups {
+    source: Arc<Source>,
+    /// The directory of the journal.
+    journal: PathBuf,
+}
+
+impl Backups {
+    pub(super) fn new(source: Arc<Source>, journal: PathBuf) -> Self {
+        Self { source, journal }
+    }
+
+    /// Copies the journal to the directory `to`, which must not exist or must be empty. Blocks
+    /// until the copy is durable, so it must be called from a thread of its own. `is_cancelled` is
+    /// called often; if it returns true, the backup ends.
+    ///
+    /// # Errors
+    /// Returns the reason why there is no copy. What was written is removed.
+    pub fn run(&self, to: &Path, is_cancelled: &dyn Fn() -> bool) -> Result<Backup, BackupError> {
+        let _turn = self.source.begin().ok_or(BackupError::Busy)?;
+        let begun = Instant::now();
+        let target = Target::prepare(&self.journal, to).map_err(|problem| {
+            let path = to.to_path_buf();
+            BackupError::Refused { path, problem }
+        })?;
+        let backup = self.fill(&target.path, is_cancelled);
+        match &backup {
+            Ok(backup) => {
+                target.keep();
+                tracing::info!(
+                    to = %to.display(),
+                    last = %backup.last,
+                    publications = backup.publications,
+                    milliseconds = begun.elapsed().as_millis(),
+                    "backup of the journal made"
+                );
+            }
+            Err(error) => {
+                tracing::warn!(to = %to.display(), %error, "no backup of the journal was made");
+            }
+        }
+        backup
+    }
+
+    /// Waits until no backup is running. After the journal was closed, a backup ends soon.
+    pub fn wait(&self) {
+        self.source.wait();
+    }
+
+    fn fill(&self, to: &Path, is_cancelled: &dyn Fn() -> bool) -> Result<Backup, BackupError> {
+        let folder = Folder::take(to).map_err(BackupError::Target)?;
+        let store = LsmOpener::new(folder).open().map_err(BackupError::Target)?;
+        let backup = copy(&self.source, store.as_ref(), is_cancelled)?;
+        drop(store);
+        make_durable(to).map_err(|error| BackupError::Target(error.into()))?;
+        Ok(backup)
+    }
+}
+
+/// The directory of a backup. It is removed on drop, unless the backup is complete.
+#[derive(Debug)]
+struct Target {
+    path: PathBuf,
+    /// Whether the directory did not exist.
+    is_new: bool,
+    is_complete: bool,
+}
+
+impl Target {
+    /// Creates the directory `to`, or checks that it is empty.
+    fn prepare(journal: &Path, to: &Path) -> Result<Self, Refusal> {
+        let (Some(parent), Some(name), true) = (to.parent(), to.file_name(), to.is_absolute())
+        else {
+            return Err(Refusal::NoName);
+        };
+        // Only the last part is created, so that a spelling mistake does not create directories.
+        let parent = match fs::canonicalize(parent) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(Refusal::NoParent),
+            outcome => outcome?,
+        };
+        let path = parent.join(name);
+        if path.starts_with(fs::canonicalize(journal)?) {
+            return Err(Refusal::Inside);
+        }
+        let is_new = match DirBuilder::new().mode(0o700).create(&path) {
+            Ok(()) => true,
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => false,
+            Err(error) => return Err(error.into()),
+        };
+        if !fs::symlink_metadata(&path)?.is_dir() {
+            return Err(Refusal::NotDirectory);
+        }
+        if fs::read_dir(&path)?.next().is_some() {
+            return Err(Refusal::NotEmpty);
+        }
+        fs::set_permissions(&path, Permissions::from_mode(0o700))?;
+        Ok(Self {
+            path,
+            is_new,
+            is_complete: false,
+        })
+    }
+
+    fn keep(mut self) {
+        self.is_complete = true;
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        if self.is_complete {
+            return;
+        }
+        let removed = match self.is_new {
+            true => fs::remove_dir_all(&self.path),
+            false => remove_contents(&self.path),
+        };
+        if let Err(error) = removed {
+            let path = self.path.display();
+            tracing::warn!(%path, %error, "cannot remove the incomplete backup: remove it");
+        }
+    }
+}
+
+fn remove_contents(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        match entry.file_type()?.is_dir() {
+            true => fs::remove_dir_all(entry.path())?,
+            false => fs::remove_file(entry.path())?,
+        }
+    }
+    Ok(())
+}
+
+/// Makes a backup durable, with its entry in the directory above. Only its owner may read it
+/// afterwards, wherever it is moved.
+fn make_durable(path: &Path) -> io::Result<()> {
+    sync_all(path)?;
+    match path.parent() {
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+fn sync_all(path: &Path) -> io::Result<()> {
+    let file = File::open(path)?;
+    let is_directory = file.metadata()?.is_dir();
+    if is_directory {
+        for entry in fs::read_dir(path)? {
+            sync_all(&entry?.path())?;
+        }
+    }
+    let mode = if is_directory { 0o700 } else { 0o600 };
+    file.set_permissions(Permissions::from_mode(mode))?;
+    file.sync_all()
+}
+
+/// Copies the records up to the last one to a new store, then the state. The contents of the store
+/// are durable afterwards, except for the entries of its directories.
+pub(super) fn copy(
+    source: &Source,
+    to: &dyn Engine,
+    is_cancelled: &dyn Fn() -> bool,
+) -> Result<Backup, BackupError> {
+    // The chunks are listed after the last number was read. So each chunk that begins later than
+    // this number has only later records.
+    let head = source.head();
+    let engine = source.engine().ok_or(BackupError::Closed)?;
+    let chunks = engine.chunks().map_err(BackupError::Source)?;
+    drop(engine);
+    let mut copier = Copier {
+        source,
+        to,
+        is_cancelled,
+        batch: Batch::default(),
+        chunks: Vec::new(),
+        last: None,
+        publications: 0,
+        bytes: 0,
+    };
+    for (index, first) in chunks.iter().enumerate() {
+        // Records of a chunk that are not below the next chunk are parts of refused batches.
+        let next = chunks.get(index + 1).map(|next| next.0.saturating_sub(1));
+        let end = next.map_or(head, |next| head.min(Sequence(next)));
+        if *first <= head {
+            copier.copy_chunk(*first, end)?;
+        }
+    }
+    copier.finish(head).map_err(BackupError::Target)?;
+    Ok(Backup {
+        last: source.facts.epochs.id(head),
+        publications: copier.publications,
+        bytes: copier.bytes,
+    })
+}
+
+/// Copies chunks.
+struct Copier<'a> {
+    source: &'a Source,
+    to: &'a dyn Engine,
+    is_cancelled: &'a dyn Fn() -> bool,
+    /// The records that were read last. They have consecutive numbers.
+    batch: Batch,
+    /// The first numbers of the chunks in the copy.
+    chunks: Vec<Sequence>,
+    /// The last number in the copy.
+    last: Option<Sequence>,
+    publications: u64,
+    bytes: u64,
+}
+
+impl Copier<'_> {
+    /// Copies the records of a chunk up to the number `end`.
+    fn copy_chunk(&mut self, first: Sequence, end: Sequence) -> Result<(), BackupError> {
+        self.to.begin_chunk(first).map_err(BackupError::Target)?;
+        self.chunks.push(first);
+        let mut next = first;
+        loop {
+            let (begin, part) = self.read(first, next, end)?;
+            if part == PartEnd::NoChunk {
+                return self.forget_chunks().map_err(BackupError::Target);
+            }
+            if !self.batch.is_empty() {
+                self.batch.number_from(begin);
+                next = Sequence(begin.0.saturating_add(self.batch.len()));
+                self.last = Some(Sequence(next.0.saturating_sub(1)));
+                self.publications += self.batch.len();
+                self.bytes += self.batch.bytes();
+                let appended = self.to.append(first, &self.batch);
+                appended.map_err(BackupError::Target)?;
+            }
+            if part == PartEnd::End {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads records with consecutive numbers of a chunk, from the number `next` on and up to
+    /// `end`. Returns the first number, and `Stopped` if there are further records to copy.
+    fn read(
+        &mut self,
+        chunk: Sequence,
+        next: Sequence,
+        end: Sequence,
+    ) -> Result<(Sequence, PartEnd), BackupError> {
+        if (self.is_cancelled)() {
+            return Err(BackupError::Cancelled);
+        }
+        let engine = self.source.engine().ok_or(BackupError::Closed)?;
+        let batch = &mut self.batch;
+        batch.clear();
+        let (mut begin, mut is_at_end) = (next, false);
+        let part = engine.read_part(chunk, next, &mut |sequence, bytes| {
+            if sequence > end {
+                is_at_end = true;
+                return Ok(ControlFlow::Break(()));
+            }
+            if batch.is_empty() {
+                begin = sequence;
+            }
+            let is_full = batch.bytes() >= JOURNAL_BACKUP_PART_BYTES
+                || batch.len() >= JOURNAL_BACKUP_PART_RECORDS;
+            if is_full || sequence.0 != begin.0 + batch.len() {
+                return Ok(ControlFlow::Break(()));
+            }
+            if record::decode(bytes).is_none() {
+                return Err(EngineError::Damaged(format!("record {}", sequence.0)));
+            }
+            batch.bytes_mut().extend_from_slice(bytes);
+            batch.end();
+            Ok(ControlFlow::Continue(()))
+        });
+        let part = part.map_err(BackupError::Source)?;
+        Ok(match is_at_end {
+            true => (begin, PartEnd::End),
+            false => (begin, part),
+        })
+    }
+
+    /// Removes the chunks from the copy. The journal has removed the last one of them, so it does
+    /// not need the earlier ones either. Without the rest of the last one, the copy would have a
+    /// hole.
+    fn forget_chunks(&mut self) -> Result<(), EngineError> {
+        for chunk in self.chunks.drain(..) {
+            self.to.remove_chunk(chunk)?;
+        }
+        (self.last, self.publications, self.bytes) = (None, 0, 0);
+        Ok(())
+    }
+
+    /// Makes the records durable, and writes the state of a journal that was stopped after the
+    /// number `head`.
+    fn finish(&self, head: Sequence) -> Result<(), EngineError> {
+        if self.last != Some(head) {
+            self.to.begin_chunk(head.next())?;
+        }
+        self.to.sync()?;
+        self.to.put_mark(Mark {
+            sequence: head,
+            has_unsynced: false,
+        })?;
+        self.to.sync_mark()?;
+        let facts = &self.source.facts;
+        let state = State {
+            epochs: facts.epochs.clone(),
+            ceiling: head,
+            clean: Some(head),
+            sync: facts.sync,
+            boot: facts.boot,
+            home: Home::Backup,
+        };
+        self.to.put_state(&state.encode())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
+    use super::super::epochs::Epochs;
+    use super::super::on_disk::{append, copied, id, open};
+    use super::super::record_writer::RecordWriter;
+    use super::*;
+    use crate::id::Epoch;
+
+    const NEVER: &dyn Fn() -> bool = &|| false;
+
+    fn backups(writer: &RecordWriter, journal: &Path) -> Backups {
+        Backups::new(Arc::clone(writer.source()), journal.to_path_buf())
+    }
+
+    #[test]
+    fn backup_of_a_journal_in_use_starts_with_a_new_epoch_and_keeps_the_ids() {
+        let place = tempfile::tempdir().unwrap();
+        let (journal, to) = (place.path().join("journal"), place.path().join("copy"));
+        let (mut writer, _, _) = open(&journal, 7);
+        for bytes in [3, 0, 5] {
+            append(&mut writer, bytes);
+        }
+        let backup = backups(&writer, &journal).run(&to, NEVER).unwrap();
+        assert_eq!((backup.last, backup.publications), (id(7, 3), 3));
+        append(&mut writer, 9);
+        for again in [8, 9] {
+            // A copy of the backup is a copy, too.
+            let copy = copied(&to, &again.to_string());
+            let (mut restored, epochs, records) = open(&copy, again);
+            assert_eq!(records, [(1, 3), (2, 0), (3, 5)]);
+            append(&mut restored, 1);
+            let ids = [1, 3, 4].map(|number| epochs.id(Sequence(number)));
+            assert_eq!(ids, [id(7, 1), id(7, 3), id(again, 4)]);
+            drop(restored);
+            // The next start continues the new epoch.
+            let (_, epochs, records) = open(&copy, 10);
+            assert_eq!((records.len(), epochs.id(Sequence(4))), (4, id(again, 4)));
+        }
+    }
+
+    #[test]
+    fn journal_that_was_copied_by_other_means_starts_with_a_new_epoch() {
+        let place = tempfile::tempdir().unwrap();
+        let journal = place.path().join("journal");
+        let (mut writer, _, _) = open(&journal, 7);
+        append(&mut writer, 1);
+        writer.close().unwrap();
+        fs::rename(&journal, place.path().join("moved")).unwrap();
+        let journal = place.path().join("moved");
+        let (writer, epochs, _) = open(&journal, 8);
+        assert_eq!(epochs, Epochs::new(Epoch::new(7)), "it was only moved");
+        writer.close().unwrap();
+        let (_, epochs, records) = open(&copied(&journal, "copy"), 8);
+        assert_eq!(records, [(1, 1)]);
+        let ids = [1, 2].map(|number| epochs.id(Sequence(number)));
+        assert_eq!(ids, [id(7, 1), id(8, 2)]);
+    }
+
+    #[test]
+    fn backup_beside_a_writer_has_a_prefix_without_a_hole() {
+        let place = tempfile::tempdir().unwrap();
+        let journal = place.path().join("journal");
+        let (mut writer, _, _) = open(&journal, 7);
+        let backups = backups(&writer, &journal);
+        let is_over = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&is_over);
+        let feed = thread::spawn(move || {
+            while !flag.load(Ordering::Relaxed) {
+                append(&mut writer, 300_000);
+            }
+            writer
+        });
+        for round in 0..3 {
+            let to = place.path().join(round.to_string());
+            let backup = backups.run(&to, NEVER).unwrap();
+            let (_, _, records) = open(&to, 8);
+            assert_eq!(records.len() as u64, backup.publications);
+            let numbers = records.iter().map(|(number, _)| *number);
+            let first = backup.last.sequence.0 + 1 - backup.publications;
+            assert!(numbers.eq(first..=backup.last.sequence.0), "{records:?}");
+        }
+        is_over.store(true, Ordering::Relaxed);
+        drop(feed.join().unwrap());
+    }
+
+    #[test]
+    fn files_of_a_backup_are_closed_to_others() {
+        let place = tempfile::tempdir().unwrap();
+        let (journal, to) = (place.path().join("journal"), place.path().join("copy"));
+        fs::create_dir(&to).unwrap();
+        fs::set_permissions(&to, Permissions::from_mode(0o755)).unwrap();
+        let (writer, _, _) = open(&journal, 7);
+        backups(&writer, &journal).run(&to, NEVER).unwrap();
+        let mut paths = vec![to];
+        while let Some(path) = paths.pop() {
+            let found = fs::metadata(&path).unwrap();
+            let expected = if found.is_dir() { 0o700 } else { 0o600 };
+            assert_eq!(found.mode() & 0o777, expected, "{}", path.display());
+            if found.is_dir() {
+                paths.extend(fs::read_dir(path).unwrap().map(|one| one.unwrap().path()));
+            }
+        }
+    }
+
+    #[test]
+    fn unusable_directories_are_refused_and_left_alone() {
+        let place = tempfile::tempdir().unwrap();
+        let journal = place.path().join("journal");
+        let (writer, _, _) = open(&journal, 7);
+        let (full, link) = (place.path().join("full"), place.path().join("link"));
+        fs::create_dir(&full).unwrap();
+        fs::write(full.join("mine"), "").unwrap();
+        std::os::unix::fs::symlink(&journal, &link).unwrap();
+        for (path, expected) in [
+            (Path::new("relative"), "absolute path"),
+            (Path::new("/"), "absolute path"),
+            (&full, "not empty"),
+            (&full.join("mine"), "not a directory"),
+            (&link, "not a directory"),
+            (&link.join("copy"), "inside the journal"),
+            (&journal, "inside the journal"),
+            (&journal.join("store/copy"), "inside the journal"),
+            (&place.path().join("missing/copy"), "Create it first"),
+            (
+                Path::new("/proc/copy"),
+                "cannot make the backup in /proc/copy",
+            ),
+        ] {
+            let refused = backups(&writer, &journal).run(path, NEVER).unwrap_err();
+            assert!(refused.to_string().contains(expected), "{refused}");
+        }
+        assert!(full.join("mine").exists() && !journal.join("store/copy").exists());
+    }
+
+    #[test]
+    fn failed_backup_leaves_nothing() {
+        let place = tempfile::tempdir().unwrap();
+        let (journal, empty) = (place.path().join("journal"), place.path().join("empty"));
+        fs::create_dir(&empty).unwrap();
+        let (mut writer, _, _) = open(&journal, 7);
+        append(&mut writer, 1);
+        let backups = backups(&writer, &journal);
+        let turn = backups.source.begin().unwrap();
+        let busy = backups.run(&empty, NEVER).unwrap_err();
+        assert!(matches!(busy, BackupError::Busy));
+        drop(turn);
+        let new = place.path().join("new");
+        for to in [&empty, &new] {
+            let cancelled = backups.run(to, &|| true).unwrap_err();
+            assert!(matches!(cancelled, BackupError::Cancelled), "{cancelled}");
+        }
+        drop(writer);
+        for to in [&empty, &new] {
+            let closed = backups.run(to, NEVER).unwrap_err();
+            assert!(matches!(closed, BackupError::Closed), "{closed}");
+        }
+        assert!(fs::read_dir(&empty).unwrap().next().is_none() && !new.exists());
+        backups.wait();
+    }
+}
