@@ -52,13 +52,25 @@ pub enum BackendMessage {
     },
 }
 
-/// The close code and reason with which a backend closes a conn.
+/// The close code and reason with which a backend or an operator closes a conn.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CloseInfo {
     /// The close code (RFC 6455, 7.4).
     pub code: u16,
     /// The close reason, at most [`crate::config::limits::CLOSE_REASON_BYTES_MAX`] bytes.
     pub reason: Box<str>,
+}
+
+impl CloseInfo {
+    /// The default close code. It means "not allowed", so that clients do not reconnect.
+    pub const DEFAULT_CODE: u16 = 4003;
+
+    /// Whether a backend or an operator may use a close code. The close codes for protocol errors
+    /// of the client are reserved for the server.
+    #[must_use]
+    pub fn allows(code: u16) -> bool {
+        matches!(code, 1000 | 1001 | 1008 | 1011..=1013 | 3000..=4999)
+    }
 }
 
 /// A command to close all conns whose token has a given subject.

@@ -6,6 +6,8 @@
 
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::config::limits::WINDOW_PUBLICATIONS_MAX;
 use crate::id::{ChannelName, Cursor, Since};
 use crate::time::Deadline;
@@ -231,6 +233,21 @@ impl Reference {
     }
 }
 
+/// What a connection is used for, as operators see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConnTransport {
+    /// A stream of server-sent events.
+    EventStream,
+    /// A poll that waits for its answer.
+    Poll,
+    /// No request yet, the next request, or the end of the connection.
+    Request,
+    /// A WebSocket.
+    #[serde(rename = "websocket")]
+    WebSocket,
+}
+
 /// The reason for which a conn ended. Normal ends by the peer come first, then faults of the peer,
 /// then ends by the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -276,7 +293,7 @@ pub enum CloseReason {
     CrowdedOut,
     /// A limit of the server was reached.
     Refused,
-    /// A backend ended the conn with a close code of the backend's choice.
+    /// A backend or an operator ended the conn with a close code of its choice.
     Disconnected,
     /// The server stops (1012).
     Shutdown,

@@ -107,7 +107,7 @@
 //! | pure in part | [`feed`], [`journal`] |
 //! | machine | [`conn`] |
 //! | shell | [`worker`], [`admin`], [`server`], [`sys`], [`demo`] |
-//! | shell, for operators | [`warnings`], [`access_log`], [`health`] |
+//! | shell, for operators | [`operator`], [`warnings`], [`access_log`], [`health`] |
 //!
 //! Dependencies point inward only. [`hub`] never imports [`conn`], and no transport imports another
 //! (`tests/tidy`). mio is used only in `worker/wire/kernel.rs` and the feed's loop; unsafe code is
@@ -221,6 +221,7 @@ pub mod admin;
 pub mod demo;
 pub mod feed;
 pub mod journal;
+pub mod operator;
 pub mod warnings;
 pub mod worker;
 

@@ -187,7 +187,7 @@ impl Admin {
     ///
     /// # Errors
     /// Returns the system's error if the thread cannot be started.
-    pub fn spawn(self, figures: FigureSources) -> io::Result<JoinHandle<()>> {
+    pub fn spawn(self, figures: Arc<FigureSources>) -> io::Result<JoinHandle<()>> {
         thread::Builder::new()
             .name(String::from("fanfare-admin"))
             .stack_size(STACK_BYTES)
@@ -389,7 +389,7 @@ mod tests {
             worker.conns_accepted.add(7);
             let writer = Writer::new(&Config::default(), Sequence::ZERO);
             admin
-                .spawn(FigureSources {
+                .spawn(Arc::new(FigureSources {
                     workers: vec![worker, Arc::default()],
                     feed: Arc::default(),
                     guard: Guard::default(),
@@ -406,7 +406,7 @@ mod tests {
                     warnings: Arc::default(),
                     access_log: None,
                     dropped_log_lines: Arc::new(|| 3),
-                })
+                }))
                 .unwrap();
             Self { address, readiness }
         }

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{Receiver, Sender};
 use signal_hook::consts::{
     SIGALRM, SIGHUP, SIGINT, SIGIO, SIGPROF, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2, SIGVTALRM,
 };
@@ -21,6 +21,8 @@ use super::{Failure, print_error};
 use fanfare::config::changes::Reloaded;
 use fanfare::config::file;
 use fanfare::demo;
+use fanfare::operator::MainOrder;
+use fanfare::operator::answer::ReloadAnswer;
 use fanfare::server::service::{self, ServiceManager};
 use fanfare::server::{Server, StartError, certificates, logs};
 use fanfare::sys::{activation, memory, signals};
@@ -60,7 +62,7 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
     for warning in &warnings {
         print_error(&format!("warning: {warning}"));
     }
-    let (logs, dropped_log_lines) = logs::start(&config.logging);
+    let (logs, log) = logs::start(&config.logging);
     if !memory::refuse_huge_pages() {
         tracing::debug!("cannot turn off huge pages; the process uses more memory");
     }
@@ -68,11 +70,13 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
     // The access log uses standard output, too. While the lock is held, its lines wait. So the line
     // with `ready` is the first line.
     let stdout = std::io::stdout().lock();
-    let server = Server::start(config, inherited, dropped_log_lines);
+    let configured = config.clone();
+    let server = Server::start(config, inherited, log);
     let server = server.map_err(|error| match error {
         StartError::Configuration(found) => Failure::Config(origins.locate(found)),
         other => Failure::Running(other.into()),
     })?;
+    server.note_configured(&configured, &origins);
     let demo = args
         .demo
         .then(|| Demo::start(server.feed_path()))
@@ -170,45 +174,84 @@ fn announce(
         .map_err(Failure::of_output)
 }
 
-/// Reads the configuration, certificates and keys again. If there is a problem with any of these
-/// files, the server keeps its current values.
-fn reload(server: &mut Server, start: &Start<'_>, manager: &mut ServiceManager) {
+/// Reads the configuration, certificates and keys again, and logs the result. If there is a problem
+/// with any of these files, the server keeps its current values, and the problems are returned.
+fn reload(
+    server: &mut Server,
+    start: &Start<'_>,
+    manager: &mut ServiceManager,
+) -> Result<ReloadAnswer, String> {
     manager.notify_reloading();
-    let loaded = load(start.args).inspect_err(|_unreadable| server.note_unread_reload());
-    let reloaded = loaded.and_then(|loaded| {
-        let reloaded = server.reload(&loaded.config);
-        let reloaded = reloaded.map_err(|found| loaded.origins.locate(found))?;
-        let overridden = loaded.overridden_since(&start.file);
-        Ok((reloaded, overridden, loaded.warnings))
-    });
-    match reloaded {
-        Ok((Reloaded { changed, kept, .. }, overridden, warnings)) => {
-            if server.has_credentials() {
-                tracing::info!("certificates and keys were read again");
-            }
-            if !changed.is_empty() {
-                let keys = Vec::from_iter(changed).join(", ");
-                tracing::info!("changed, and in use from now on: {keys}");
-            }
-            for warning in &warnings {
-                tracing::warn!("{warning}");
-            }
-            if !kept.is_empty() {
-                let keys = Vec::from_iter(kept).join(", ");
-                tracing::warn!("changed in the configuration, but needs a restart: {keys}");
-            }
-            if !overridden.is_empty() {
-                let keys = overridden.join(", ");
-                tracing::warn!("changed in the file, but a flag or a variable sets it: {keys}");
-            }
-        }
-        Err(error) => {
-            for problem in error.to_string().lines() {
+    let reloaded = read_again(server, start).map_err(|error| error.to_string());
+    match &reloaded {
+        Ok(answer) => log_reloaded(answer, server.has_credentials()),
+        Err(problems) => {
+            for problem in problems.lines() {
                 tracing::error!("not reloaded, nothing has changed: {problem}");
             }
         }
     }
     manager.notify_reloaded();
+    reloaded
+}
+
+fn read_again(server: &mut Server, start: &Start<'_>) -> Result<ReloadAnswer, file::ConfigError> {
+    let loaded = load(start.args).inspect_err(|_unreadable| server.note_unread_reload())?;
+    let reloaded = server.reload(&loaded.config);
+    let Reloaded { changed, kept, .. } = reloaded.map_err(|found| loaded.origins.locate(found))?;
+    server.note_configured(&loaded.config, &loaded.origins);
+    Ok(ReloadAnswer {
+        changed: changed.into_iter().collect(),
+        kept: kept.into_iter().collect(),
+        overridden: loaded.overridden_since(&start.file),
+        warnings: loaded.warnings,
+    })
+}
+
+fn log_reloaded(answer: &ReloadAnswer, has_credentials: bool) {
+    if has_credentials {
+        tracing::info!("certificates and keys were read again");
+    }
+    if !answer.changed.is_empty() {
+        let keys = answer.changed.join(", ");
+        tracing::info!("changed, and in use from now on: {keys}");
+    }
+    for warning in &answer.warnings {
+        tracing::warn!("{warning}");
+    }
+    if !answer.kept.is_empty() {
+        let keys = answer.kept.join(", ");
+        tracing::warn!("changed in the configuration, but needs a restart: {keys}");
+    }
+    if !answer.overridden.is_empty() {
+        let keys = answer.overridden.join(", ");
+        tracing::warn!("changed in the file, but a flag or a variable sets it: {keys}");
+    }
+}
+
+/// The next thing that the main thread has to do.
+enum Event {
+    /// Check whether the workers are alive.
+    Check,
+    Order(MainOrder),
+    Signal(i32),
+}
+
+/// Waits for a signal or for the order of an operator, at most until the next check.
+fn next_event(signals: &Receiver<i32>, orders: &Receiver<MainOrder>, check_due: Instant) -> Event {
+    let wait = check_due.saturating_duration_since(Instant::now());
+    crossbeam_channel::select! {
+        recv(signals) -> signal => Event::Signal(signal.unwrap_or(SIGTERM)),
+        recv(orders) -> order => match order {
+            Ok(order) => Event::Order(order),
+            // The server keeps a sender.
+            Err(_closed) => {
+                debug_assert!(false, "the channel of orders is closed");
+                Event::Signal(SIGTERM)
+            }
+        },
+        default(wait) => Event::Check,
+    }
 }
 
 /// Checks regularly whether the workers are alive, until a signal arrives. Then drains the server.
@@ -224,8 +267,8 @@ fn serve(
     let mut is_alive = true;
     let mut check_due = Instant::now() + interval;
     let signal = loop {
-        // A signal that is waiting must not postpone the check: `recv_deadline` returns waiting
-        // signals even after the deadline.
+        // A signal or an order that waits must not postpone the check: it is returned even after
+        // the deadline.
         if Instant::now() >= check_due {
             let was_alive = std::mem::replace(&mut is_alive, server.is_alive());
             if is_alive && watchdog.is_some() {
@@ -235,20 +278,24 @@ fn serve(
             }
             check_due = Instant::now() + interval;
         }
-        match signals.recv_deadline(check_due) {
-            Ok(SIGHUP) => {
-                // The reload may wait for FIFOs, so the watchdog's whole interval must be left.
-                if is_alive && watchdog.is_some() {
-                    manager.notify_alive();
-                }
-                reload(&mut server, start, &mut manager);
-            }
-            Ok(signal) if UNUSED_SIGNALS.contains(&signal) => {
+        let asker = match next_event(signals, server.orders(), check_due) {
+            Event::Check => continue,
+            Event::Order(MainOrder::Reload(asker)) => Some(asker),
+            Event::Signal(SIGHUP) => None,
+            Event::Signal(signal) if UNUSED_SIGNALS.contains(&signal) => {
                 tracing::info!(signal, "signal ignored: it has no meaning here");
+                continue;
             }
-            Ok(signal) => break signal,
-            Err(RecvTimeoutError::Disconnected) => break SIGTERM,
-            Err(RecvTimeoutError::Timeout) => {}
+            Event::Signal(signal) => break signal,
+        };
+        // The reload may wait for FIFOs, so the watchdog's whole interval must be left.
+        if is_alive && watchdog.is_some() {
+            manager.notify_alive();
+        }
+        let reloaded = reload(&mut server, start, &mut manager);
+        if let Some(asker) = asker {
+            // The operator may have stopped to wait.
+            let _sent = asker.try_send(reloaded);
         }
     };
     tracing::info!(signal, "draining");
@@ -256,6 +303,9 @@ fn serve(
     server.drain();
     let begun = Instant::now();
     while !server.is_drained() {
+        while let Ok(MainOrder::Reload(asker)) = server.orders().try_recv() {
+            let _sent = asker.try_send(Err(String::from("the server stops")));
+        }
         let signal = signals.recv_timeout(DRAIN_CHECK_INTERVAL);
         if signal.is_ok_and(|signal| [SIGINT, SIGTERM].contains(&signal)) {
             tracing::warn!("second signal: ending without waiting for the remaining connections");

@@ -15,7 +15,7 @@ use super::validate::Invalid;
 /// newest configuration. Some values are stored, for example whether the peer of an open conn is a
 /// trusted proxy. The worker updates them when it receives the configuration. Files of token keys
 /// are read at the reload.
-pub const RELOADABLE: [&str; 24] = [
+pub const RELOADABLE: [&str; 25] = [
     "auth.audience",
     "auth.cookie",
     "auth.deadline_ms",
@@ -37,6 +37,7 @@ pub const RELOADABLE: [&str; 24] = [
     "limits.first_subscribe_ms",
     "limits.poll_timeout_ms",
     "limits.request_head_ms",
+    "logging.level",
     "page",
     "proxy.field",
     "proxy.trusted",

@@ -435,6 +435,33 @@ pub const ADMIN_HEAD_BYTES_MAX: usize = 8 * KIB as usize;
 /// maximum applies to sending the response.
 pub const ADMIN_STEP_MS: u64 = 2_000;
 
+// -- The operator's socket.
+
+/// The maximum number of rows of an answer on the operator's socket.
+pub const OPERATOR_ROWS_MAX: u32 = 1_000;
+/// The maximum number of connections of the operator's socket. Each has a thread. A further
+/// connection is answered with an error.
+pub const OPERATOR_CONNS_MAX: usize = 8;
+/// The maximum length of a request on the operator's socket, in bytes.
+pub const OPERATOR_REQUEST_BYTES_MAX: u64 = 64 * KIB as u64;
+/// The maximum time for a complete request to arrive on the operator's socket, in milliseconds. The
+/// same maximum applies to sending the answer.
+pub const OPERATOR_STEP_MS: u64 = 5_000;
+/// The maximum time for which a request on the operator's socket waits for workers, in
+/// milliseconds.
+pub const OPERATOR_ANSWER_MS: u64 = 1_000;
+/// The maximum time for which a request for a reload waits for its result, in milliseconds.
+pub const OPERATOR_RELOAD_MS: u64 = 10_000;
+/// The maximum number of requests of operators that wait for the main thread.
+pub const OPERATOR_ORDERS_MAX: usize = 4;
+/// The maximum number of requests of operators that wait for a worker.
+pub const SURVEYS_MAX: usize = 16;
+/// The maximum number of connections that a worker examines for an operator in one turn.
+pub const SURVEY_CONNS_PER_TURN_MAX: usize = 2_048;
+/// The maximum number of rows for an operator that a worker makes in one turn. Each row needs two
+/// system calls.
+pub const SURVEY_ROWS_PER_TURN_MAX: usize = 128;
+
 // -- Relations between bounds.
 
 const _: () = assert!(TURN_RUNNING_MS_MAX < SLEEP_MS_MAX);

@@ -6,6 +6,7 @@
 //! [`mod@file`] and [`input`], which do I/O, and [`validate`], which checks values. Durations end
 //! in `_ms` and sizes in `_bytes`. The methods return [`Duration`]s.
 
+mod admin_socket;
 mod algorithm;
 pub mod auth;
 pub mod browser;
@@ -17,6 +18,7 @@ pub mod listen;
 pub mod namespace;
 pub mod problem;
 pub mod proxy;
+pub mod report;
 pub mod share;
 pub mod validate;
 
@@ -26,6 +28,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use admin_socket::AdminSocket;
 pub use algorithm::{Algorithm, AlgorithmError};
 pub use auth::{Auth, KeyFile, TokenRules};
 pub use browser::Browser;
@@ -53,6 +56,8 @@ pub struct Config {
     /// Address for metrics and health checks; `None` if they are turned off.
     #[serde(with = "optional_address")]
     pub admin: Option<SocketAddr>,
+    /// The socket on which operators inspect and control the server.
+    pub admin_socket: AdminSocket,
     /// The number of worker threads; 0 means one per core.
     pub workers: u32,
     /// Whether the server shows the live page at `/`.
@@ -96,6 +101,7 @@ impl Default for Config {
             feed_mode: String::from("0660"),
             feed_group: String::new(),
             admin: Some(ADMIN_DEFAULT),
+            admin_socket: AdminSocket::BesideFeed,
             workers: 0,
             page: true,
             tls: Tls::default(),
@@ -482,6 +488,11 @@ pub struct Logging {
     pub access: AccessFormat,
     /// The part of all connections that the access log contains.
     pub access_sample: Share,
+}
+
+impl Logging {
+    /// The values of `level`.
+    pub const LEVELS: [&str; 4] = ["error", "warn", "info", "debug"];
 }
 
 impl Default for Logging {

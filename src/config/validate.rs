@@ -11,7 +11,7 @@ use super::limits::{
     CONTROL_PAYLOAD_BYTES_MAX, FEED_LINE_BYTES_MAX, LISTENERS_MAX, NAMESPACES_MAX,
     REQUEST_HEAD_BYTES_MAX, TOKEN_KEYS_MAX, WORKERS_MAX,
 };
-use super::{ClientAuth, Config, Listen, Namespace};
+use super::{ClientAuth, Config, Listen, Logging, Namespace};
 use crate::id::ChannelNameError;
 use crate::pattern::Pattern;
 
@@ -352,7 +352,7 @@ impl Config {
 
     fn check_choices(&self, found: &mut Vec<Invalid>) {
         let level = self.logging.level.as_str();
-        if !matches!(level, "error" | "warn" | "info" | "debug") {
+        if !Logging::LEVELS.contains(&level) {
             let message = format!("is `{level}`, but must be error, warn, info or debug");
             push(found, &["logging.level"], message);
         }

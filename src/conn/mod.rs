@@ -29,7 +29,7 @@ use crate::config::limits::{
     STREAM_READ_BYTES,
 };
 use crate::context::Context;
-use crate::effect::{CloseReason, ConnClass, Effect, Join};
+use crate::effect::{CloseReason, ConnClass, ConnTransport, Effect, Join};
 use crate::frame::FrameKind;
 use crate::http::origin::Reader;
 use crate::http::{self, Refusal};
@@ -151,6 +151,31 @@ impl Conn {
     #[must_use]
     pub fn is_stream(&self) -> bool {
         matches!(self.phase, Phase::Stream { .. })
+    }
+
+    /// Returns what the conn is used for.
+    #[must_use]
+    pub fn transport(&self) -> ConnTransport {
+        match &self.phase {
+            Phase::Stream {
+                transport: Transport::EventStream(_),
+                ..
+            } => ConnTransport::EventStream,
+            Phase::Stream {
+                transport: Transport::WebSocket(_),
+                ..
+            } => ConnTransport::WebSocket,
+            Phase::Poll { .. } => ConnTransport::Poll,
+            Phase::ProxyHeader { .. } | Phase::Request { .. } | Phase::Ending { .. } => {
+                ConnTransport::Request
+            }
+        }
+    }
+
+    /// Returns the time since the peer's last sign of life.
+    #[must_use]
+    pub fn silence(&self, now: Now) -> Duration {
+        Duration::from_millis(millis(now).wrapping_sub(self.life_ms).into())
     }
 
     /// Returns the class in which the worker counts the conn.
@@ -613,8 +638,7 @@ impl Conn {
         context: &mut Context<'_>,
     ) {
         let interval = context.config.heartbeat.interval();
-        let silent = u64::from(millis(context.now).wrapping_sub(self.life_ms));
-        let silent = Duration::from_millis(silent);
+        let silent = self.silence(context.now);
         let Phase::Stream { transport, .. } = &mut self.phase else {
             debug_assert!(false, "only streams have heartbeats");
             return;

@@ -36,6 +36,7 @@ pub mod poll;
 pub mod quota;
 pub mod serve;
 pub mod subscribers;
+mod survey;
 pub mod tail;
 pub mod window;
 

@@ -55,7 +55,8 @@ impl Hub {
 
     /// Returns the amount of all publications that are pending for the conn in a slot, including
     /// those that do not count towards its quota.
-    pub(super) fn owed(&self, slot: u32) -> Amount {
+    #[must_use]
+    pub fn owed(&self, slot: u32) -> Amount {
         let amounts = self.subscriptions(slot).iter();
         let amounts = amounts.map(|subscription| self.amount_after(*subscription));
         amounts.fold(Amount::default(), Amount::plus)

@@ -24,6 +24,7 @@ mod order;
 mod read;
 mod rules;
 mod shard;
+mod summary;
 mod sync;
 mod writer;
 
@@ -36,6 +37,7 @@ pub use epoch::{EpochChange, EpochState, Horizon, PastEpoch};
 pub use interest::WorkerInterest;
 pub use read::ChannelState;
 pub use rules::{RuleIndex, Rules};
+pub use summary::ChannelSummary;
 pub use writer::Writer;
 
 pub(crate) use shard::assert_unlocked;

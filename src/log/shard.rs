@@ -344,7 +344,7 @@ impl Shards {
         self.write_number(key.shard())
     }
 
-    /// Iterates over all shards. Each shard is locked while it is visited. For tests.
+    /// Iterates over all shards. Each shard is locked while it is visited.
     pub(super) fn each(&self) -> impl Iterator<Item = (u32, Guard<RwLockReadGuard<'_, Shard>>)> {
         let numbers = self.numbers();
         numbers.filter_map(|number| Some((number, self.read_number(number)?)))

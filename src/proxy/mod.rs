@@ -39,14 +39,25 @@ impl From<IpAddr> for Source {
     }
 }
 
+impl Source {
+    /// Returns the first address of the source.
+    #[must_use]
+    pub fn first_address(self) -> IpAddr {
+        match self {
+            Self::V4(octets) => Ipv4Addr::from(octets).into(),
+            Self::V6(octets) => {
+                let first = u128::from(u64::from_be_bytes(octets)) << 64;
+                Ipv6Addr::from(first).into()
+            }
+        }
+    }
+}
+
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::V4(octets) => write!(f, "{}", Ipv4Addr::from(*octets)),
-            Self::V6(octets) => {
-                let first = u128::from(u64::from_be_bytes(*octets)) << 64;
-                write!(f, "{}/64", Ipv6Addr::from(first))
-            }
+            Self::V4(_) => self.first_address().fmt(f),
+            Self::V6(_) => write!(f, "{}/64", self.first_address()),
         }
     }
 }

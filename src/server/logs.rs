@@ -3,16 +3,22 @@
 //! A full pipe or a slow reader must not stop a worker, so lines are put into a bounded queue. When
 //! the queue is full, lines are dropped and counted. Payloads and tokens are never logged.
 
+use std::fmt;
 use std::io::{self, IsTerminal as _, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Registry, reload};
 
 use crate::config::{LogFormat, Logging};
+use crate::operator::answer::ProblemRow;
+use crate::operator::problems::Problems;
 
 /// The maximum number of lines in the queue.
 const LINES_MAX: usize = 8192;
@@ -123,32 +129,104 @@ fn queue(writer: impl Write + Send + 'static) -> (Queue, Logs) {
     (Queue { lines, progress }, logs)
 }
 
-/// Starts the thread. Returns a guard for the caller to keep, and a function that returns the
-/// number of dropped lines.
+/// The level of the log, the latest problems and the number of dropped lines. Clones share these.
+#[derive(Clone, Default)]
+pub struct LogHandle {
+    level: Option<reload::Handle<LevelFilter, Registry>>,
+    problems: Problems,
+    dropped: Option<ErrorCounter>,
+}
+
+impl LogHandle {
+    /// Returns the number of lines that were dropped because the queue was full.
+    #[must_use]
+    pub fn dropped_lines(&self) -> u64 {
+        let dropped = self.dropped.as_ref();
+        dropped.map_or(0, |dropped| dropped.dropped_lines() as u64)
+    }
+
+    /// Returns the latest warnings and errors, the newest last.
+    #[must_use]
+    pub fn problems(&self) -> Vec<ProblemRow> {
+        self.problems.latest()
+    }
+
+    /// Returns the level in use. `off` if the program that embeds the server has its own log.
+    #[must_use]
+    pub fn level(&self) -> String {
+        let level = self.level.as_ref().and_then(reload::Handle::clone_current);
+        level.unwrap_or(LevelFilter::OFF).to_string()
+    }
+
+    /// Changes the level.
+    ///
+    /// # Errors
+    /// Returns a text if the level does not exist, or if this server does not have its own log.
+    pub fn set_level(&self, level: &str) -> Result<(), String> {
+        let filter = log_level(level).ok_or_else(|| {
+            format!(
+                "level is `{level}`, but must be {}",
+                Logging::LEVELS.join(", ")
+            )
+        })?;
+        let no_log = || String::from("the program that runs the server has its own log");
+        let handle = self.level.as_ref().ok_or_else(no_log)?;
+        handle.reload(filter).map_err(|_gone| no_log())?;
+        quiet_libraries();
+        Ok(())
+    }
+}
+
+impl fmt::Debug for LogHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogHandle")
+            .field("level", &self.level())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Libraries log through the `log` facade. Only their warnings and errors are useful to an
+/// operator.
+fn quiet_libraries() {
+    log::set_max_level(log::max_level().min(log::LevelFilter::Warn));
+}
+
+fn log_level(level: &str) -> Option<LevelFilter> {
+    level
+        .parse()
+        .ok()
+        .filter(|_| Logging::LEVELS.contains(&level))
+}
+
+/// Starts the thread. Returns a guard for the caller to keep, and a handle of the log.
 #[must_use]
-pub fn start(logging: &Logging) -> (Logs, Arc<dyn Fn() -> u64 + Send + Sync>) {
+pub fn start(logging: &Logging) -> (Logs, LogHandle) {
     let (queue, logs) = queue(io::stderr());
     let dropped = queue.lines.error_counter();
-    let level = logging.level.parse();
-    debug_assert!(level.is_ok(), "the configuration was validated");
-    let level = level.unwrap_or(LevelFilter::INFO);
-    let builder = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(queue);
-    // If a program that embeds the server has already installed a subscriber, the program's
-    // subscriber stays in use.
-    let _installed = match logging.format {
-        LogFormat::Json => builder.json().try_init(),
-        LogFormat::Text => builder
-            .with_ansi(io::stderr().is_terminal())
-            .with_target(false)
-            .try_init(),
+    let level = log_level(&logging.level);
+    debug_assert!(level.is_some(), "the configuration was validated");
+    let (filter, level) = reload::Layer::new(level.unwrap_or(LevelFilter::INFO));
+    let problems = Problems::default();
+    let layers = tracing_subscriber::registry()
+        .with(filter)
+        .with(problems.clone());
+    let lines = tracing_subscriber::fmt::layer().with_writer(queue);
+    let installed = match logging.format {
+        LogFormat::Json => layers.with(lines.json()).try_init(),
+        LogFormat::Text => {
+            let lines = lines.with_ansi(io::stderr().is_terminal());
+            layers.with(lines.with_target(false)).try_init()
+        }
     };
-    // Libraries log through the `log` facade. Only their warnings and errors are useful to an
-    // operator.
-    log::set_max_level(log::max_level().min(log::LevelFilter::Warn));
-    let dropped_lines = move || dropped.dropped_lines() as u64;
-    (logs, Arc::new(dropped_lines))
+    quiet_libraries();
+    let handle = LogHandle {
+        // If a program that embeds the server has already installed a subscriber, the program's
+        // subscriber stays in use.
+        level: installed.is_ok().then_some(level),
+        problems,
+        dropped: Some(dropped),
+    };
+    (logs, handle)
 }
 
 #[cfg(test)]

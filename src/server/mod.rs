@@ -15,12 +15,15 @@ mod credentials;
 mod files;
 pub mod logs;
 mod memory_watch;
+mod operators;
 mod prepare;
 pub mod service;
+mod start_error;
 mod threads;
 mod token_keys;
 
 pub use prepare::check;
+pub use start_error::StartError;
 
 use std::io;
 use std::net::SocketAddr;
@@ -31,6 +34,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::SystemTime;
 
+use crossbeam_channel::Receiver;
 use tracing_appender::non_blocking::WorkerGuard;
 
 use crate::access_log::AccessLog;
@@ -38,20 +42,22 @@ use crate::admin::{self, FigureSources, Readiness, ServerStage};
 use crate::certain;
 use crate::config::changes::Reloaded;
 use crate::config::limits::{DEDUPE_WINDOW_MS, DESCRIPTORS_KEPT, WALKERS_PER_PROCESSOR};
+use crate::config::problem::Origins;
+use crate::config::report;
 use crate::config::validate::Invalid;
 use crate::config::{Config, Listen};
 use crate::feed::{self, Feed, FeedHandle, FeedParts};
 use crate::hub::Hub;
 use crate::id::{Epoch, RunId, Sequence};
-use crate::journal::replay::{self, JournalError, OpenContext, RecoveredFeed};
+use crate::journal::replay::{self, OpenContext, RecoveredFeed};
 use crate::log::{Log, Writer};
 use crate::metrics::{Counter, FeedMetrics, ReloadMetrics, WorkerMetrics};
+use crate::operator::MainOrder;
 use crate::sys::activation::Inherited;
 use crate::sys::clock::Clock;
 use crate::sys::cpu;
 use crate::sys::descriptors::{self, RaisedLimit};
 use crate::sys::listener::SocketOptions;
-use crate::sys::socket_file::SocketFileError;
 use crate::sys::usage;
 use crate::sys::wake::Wake;
 use crate::time::Now;
@@ -67,72 +73,11 @@ use crate::worker::reloadable::Reloadable;
 use crate::worker::wire::fanout_limiter::{FanoutLimiter, Permit};
 use crate::worker::wire::kernel::MioNet;
 use credentials::Credentials;
+use logs::LogHandle;
 use memory_watch::MemoryWatch;
+use operators::Operators;
 use prepare::prepare;
 use threads::{Listeners, Preparation};
-
-/// The reason why the server did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// Files or directories that the configuration names cannot be used.
-    #[error("{}", joined(.0))]
-    Configuration(Vec<Invalid>),
-    /// The admin listener cannot be bound.
-    #[error("cannot listen on {address} for metrics (key `admin`): {error}")]
-    Admin {
-        /// The address in the key `admin`.
-        address: SocketAddr,
-        /// The error of `bind(2)` or `listen(2)`.
-        error: io::Error,
-    },
-    /// The feed's socket cannot be opened.
-    #[error("cannot open the feed (key `{key}`): {0}", key = feed::key_of(.0))]
-    Feed(SocketFileError),
-    /// The journal cannot be used.
-    #[error(transparent)]
-    Journal(JournalError),
-    /// An address for clients cannot be bound.
-    #[error("cannot listen on {address} (key `listen`): {error}")]
-    Listen {
-        /// An address in the key `listen`.
-        address: SocketAddr,
-        /// The error of `bind(2)` or `listen(2)`.
-        error: io::Error,
-    },
-    /// `getrandom(2)` failed.
-    #[error("cannot get random bytes from the system: {0}")]
-    Random(getrandom::Error),
-    /// Another system call failed, for example because no descriptor or thread is left.
-    #[error("cannot {what}: {error}")]
-    System {
-        /// The step that failed, as a verb with its object.
-        what: &'static str,
-        /// The error of the system call.
-        error: io::Error,
-    },
-}
-
-impl StartError {
-    fn system(what: &'static str) -> impl FnOnce(io::Error) -> Self {
-        move |error| Self::System { what, error }
-    }
-}
-
-impl From<JournalError> for StartError {
-    fn from(refused: JournalError) -> Self {
-        if !refused.error.is_lasting() {
-            return Self::Journal(refused);
-        }
-        let message = format!("{}: {}", refused.path.display(), refused.error);
-        Self::Configuration(vec![Invalid::new("journal.path", message)])
-    }
-}
-
-fn joined(found: &[Invalid]) -> String {
-    let each = found.iter();
-    let each = each.map(|invalid| format!("{}: {}", invalid.keys.join(", "), invalid.message));
-    each.collect::<Vec<_>>().join("; ")
-}
 
 /// A running server.
 #[derive(Debug)]
@@ -151,6 +96,7 @@ pub struct Server {
     /// Writes the queued lines of the access log when it is dropped.
     _access_lines: Option<WorkerGuard>,
     reloads: Arc<ReloadMetrics>,
+    operators: Operators,
     /// The handle of the thread that measures memory. The thread ends when this field is dropped.
     _memory_watch: MemoryWatch,
 }
@@ -165,17 +111,13 @@ struct RunningWorker {
 }
 
 impl Server {
-    /// Starts all threads. The admin listener reports `dropped_log_lines` as a metric.
+    /// Starts all threads. The admin listener and operators read `log`.
     ///
     /// # Errors
     /// Returns [`StartError::Configuration`] if a file or directory that the configuration names
     /// cannot be used, including a damaged journal. Returns the other variants if an address, the
     /// feed's socket, the journal or a resource of the system is not available.
-    pub fn start(
-        config: Config,
-        inherited: Inherited,
-        dropped_log_lines: Arc<dyn Fn() -> u64 + Send + Sync>,
-    ) -> Result<Self, StartError> {
+    pub fn start(config: Config, inherited: Inherited, log: LogHandle) -> Result<Self, StartError> {
         let times = StartTimes::now();
         let config = Arc::new(config);
         let material = prepare(&config, &inherited).map_err(StartError::Configuration)?;
@@ -183,11 +125,12 @@ impl Server {
         let clock = start_clock(&config);
         let (admin, admin_address) = bind_admin(&config)?;
         let (feed, feed_path) = bind_feed(&config, inherited.unix)?;
+        let operator = operators::bind(&config, &feed_path)?;
         let mut listeners = Listeners::new(&config, inherited.tcp)?;
         let credentials = Credentials::new(material, listeners.addresses());
         let feed_wake = Arc::new(Wake::new().map_err(StartError::system("create an eventfd"))?);
-        let feed_metrics = Arc::new(FeedMetrics::default());
-        let readiness = Arc::new(Readiness::default());
+        let (feed_metrics, readiness) =
+            (Arc::<FeedMetrics>::default(), Arc::<Readiness>::default());
         let initial = InitialState::load(&config, clock, &feed_wake, &feed_metrics)?;
         let warnings = Arc::<Warnings>::default();
         let (access_log, access_lines) = AccessLog::start(&config.logging, io::stdout()).unzip();
@@ -206,23 +149,25 @@ impl Server {
             descriptor_limit,
         };
         let started = spawner.start(&mut listeners)?;
-        let figures = started.figures(times, &readiness, &watch, &feed_metrics, dropped_log_lines);
-        let feed = feed
-            .spawn(FeedParts {
-                epoch: initial.epoch,
-                writer: initial.writer,
-                recovered: initial.recovered,
-                mailboxes: started.mailboxes(),
-                reports: started.reports,
-                wake: feed_wake,
-                metrics: feed_metrics,
-                health: Arc::clone(readiness.health()),
-                warnings: Arc::clone(&warnings),
-                config: Arc::clone(&config),
-                clock,
-            })
-            .map_err(StartError::system("start the feed's thread"))?;
-        spawn_admin(admin, figures)?;
+        let figures = started.figures(times, &readiness, &watch, &feed_metrics, &log);
+        let (figures, mailboxes) = (Arc::new(figures), started.mailboxes());
+        let parts = FeedParts {
+            epoch: initial.epoch,
+            writer: initial.writer,
+            recovered: initial.recovered,
+            mailboxes: mailboxes.clone(),
+            reports: started.reports,
+            wake: feed_wake,
+            metrics: feed_metrics,
+            health: Arc::clone(readiness.health()),
+            warnings: Arc::clone(&warnings),
+            config: Arc::clone(&config),
+            clock,
+        };
+        let feed = feed.spawn(parts);
+        let feed = feed.map_err(StartError::system("start the feed's thread"))?;
+        spawn_admin(admin, Arc::clone(&figures))?;
+        let operators = Operators::start(operator, figures, mailboxes, log, clock)?;
         readiness.set(ServerStage::Ready);
         Ok(Self {
             config,
@@ -238,6 +183,7 @@ impl Server {
             warnings,
             _access_lines: access_lines,
             reloads: started.reloads,
+            operators,
             _memory_watch: watch,
         })
     }
@@ -272,6 +218,10 @@ impl Server {
         let reloaded = self.config.reloaded(latest).map_err(|found| vec![found])?;
         reloaded.config.validate()?;
         self.credentials.reload(&reloaded.config)?;
+        let level = &reloaded.config.logging.level;
+        if *level != self.config.logging.level {
+            self.operators.set_log_level(level);
+        }
         self.config = Arc::new(reloaded.config.clone());
         for worker in &self.workers {
             worker.mailbox.order_config(Arc::clone(&self.config));
@@ -289,6 +239,21 @@ impl Server {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let unix_s = since.map_or(0, |since| since.as_secs());
         self.reloads.note(is_success, unix_s);
+    }
+
+    /// Returns the requests of operators that the caller of [`Self::reload`] has to carry out.
+    #[must_use]
+    pub fn orders(&self) -> &Receiver<MainOrder> {
+        self.operators.orders()
+    }
+
+    /// Sets the configuration that operators see. `configured` is the configuration that was read
+    /// last, with its `origins`. Must be called after the start and after each reload.
+    pub fn note_configured(&self, configured: &Config, origins: &Origins) {
+        match report::effective(&self.config, configured, origins) {
+            Ok(keys) => self.operators.set_effective(keys),
+            Err(error) => tracing::error!(%error, "the configuration cannot be shown to operators"),
+        }
     }
 
     /// Returns the address for metrics and health checks, or `None` if the configuration turns them
@@ -460,8 +425,9 @@ impl StartedWorkers {
         readiness: &Arc<Readiness>,
         memory_watch: &MemoryWatch,
         feed: &Arc<FeedMetrics>,
-        dropped_log_lines: Arc<dyn Fn() -> u64 + Send + Sync>,
+        logs: &LogHandle,
     ) -> FigureSources {
+        let logs = logs.clone();
         FigureSources {
             workers: self.metrics.clone(),
             feed: Arc::clone(feed),
@@ -478,7 +444,7 @@ impl StartedWorkers {
             identity: self.identity.clone(),
             reloads: Arc::clone(&self.reloads),
             subscribers_by_rule: self.subscribers_by_rule.clone(),
-            dropped_log_lines,
+            dropped_log_lines: Arc::new(move || logs.dropped_lines()),
         }
     }
 
@@ -740,7 +706,7 @@ fn bind_feed(config: &Config, inherited: Vec<UnixListener>) -> Result<(Feed, Pat
     Ok((feed, path))
 }
 
-fn spawn_admin(admin: Option<admin::Admin>, figures: FigureSources) -> Result<(), StartError> {
+fn spawn_admin(admin: Option<admin::Admin>, figures: Arc<FigureSources>) -> Result<(), StartError> {
     let Some(admin) = admin else { return Ok(()) };
     let spawned = admin.spawn(figures);
     spawned.map_err(StartError::system("start the admin thread"))?;

@@ -6,11 +6,12 @@
 //! because another process may use them during `check`.
 
 use super::credentials::Material;
-use crate::config::Config;
 use crate::config::validate::Invalid;
+use crate::config::{AdminSocket, Config};
 use crate::feed;
 use crate::journal::folder;
 use crate::sys::activation::Inherited;
+use crate::sys::socket_file;
 
 /// Checks the files and directories that a configuration names. Binds no sockets and creates no
 /// files.
@@ -29,6 +30,11 @@ pub(super) fn prepare(config: &Config, inherited: &Inherited) -> Result<Material
     if inherited.unix.is_empty() {
         let errors = feed::check(config).into_iter();
         found.extend(errors.map(|error| Invalid::new(feed::key_of(&error), error.to_string())));
+    }
+    if let AdminSocket::Path(path) = &config.admin_socket
+        && let Err(error) = socket_file::check_path(path)
+    {
+        found.push(Invalid::new("admin_socket", error.to_string()));
     }
     let journal = &config.journal.path;
     if !journal.as_os_str().is_empty()

@@ -2,11 +2,11 @@
 //! hub. All workers read the same log and share some state, such as the counters and the limits per
 //! client address.
 //!
-//! A turn runs these phases: poll (`readiness`), `report`, `read`, `accept`, `broadcast`, `expire`,
-//! `flush`, `pinned`, `reap`. Each phase whose work peers can cause has a budget, so that no peer
-//! and no phase delays the others. Work beyond a budget stays on a list, and the next poll then
-//! returns without waiting. Only flush writes to conns, only reap frees conns, and only `apply`
-//! applies effects.
+//! A turn runs these phases: poll (`readiness`), `survey`, `report`, `read`, `accept`, `broadcast`,
+//! `expire`, `flush`, `pinned`, `reap`. Each phase whose work peers can cause has a budget, so that
+//! no peer and no phase delays the others. Work beyond a budget stays on a list, and the next poll
+//! then returns without waiting. Only flush writes to conns, only reap frees conns, and only
+//! `apply` applies effects.
 //!
 //! The worker is generic over [`wire::net::Net`]: the simulation in `tests/sim` runs this code over
 //! a faulty network. Readiness is edge-triggered. So each slot stores `is_readable` and
@@ -37,6 +37,7 @@ mod reap;
 pub mod reloadable;
 mod report;
 mod round;
+mod survey;
 mod warn;
 pub mod wire;
 
@@ -81,6 +82,7 @@ use memory_trim::MemoryTrim;
 use pinned::Holders;
 use reloadable::Reloadable;
 use round::{Queue, Round};
+use survey::Surveys;
 use wire::net::{Net, Readiness, WriteOutcome};
 use wire::tls::{Filters, Secure};
 
@@ -179,6 +181,7 @@ pub struct Worker<N: Net> {
     access: Access,
     access_records: AccessRecords,
     memory_trim: MemoryTrim,
+    surveys: Surveys,
     draining: Option<Draining>,
     /// During a drain, conns that wait until the peer has received the goodbye.
     leaving: Leaving,
@@ -302,6 +305,7 @@ impl<N: Net> Worker<N> {
             access: Access::default(),
             access_records: AccessRecords::default(),
             memory_trim: MemoryTrim::default(),
+            surveys: Surveys::default(),
             draining: None,
             leaving: Leaving::default(),
             date: Date::default(),
@@ -335,6 +339,7 @@ impl<N: Net> Worker<N> {
         self.refresh_config();
         self.refresh_date();
         self.refresh_keys();
+        self.survey();
         self.report();
         self.read();
         self.accept();
@@ -362,6 +367,13 @@ impl<N: Net> Worker<N> {
     #[doc(hidden)]
     pub fn set_work_at_once(&mut self, work: u32) {
         self.work_at_once = WorkBudget::new(work);
+    }
+
+    /// Sets the maximum number of conns that the worker examines for an operator in one turn. For
+    /// the simulation, which has few conns.
+    #[doc(hidden)]
+    pub fn set_surveyed_at_once(&mut self, conns: usize) {
+        self.surveys.slots_per_turn = conns;
     }
 
     /// Returns a shared reference to the network.

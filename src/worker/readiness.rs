@@ -87,6 +87,7 @@ impl<N: Net> Worker<N> {
             || self.parts.upstream.has_released()
             || self.round.is_awaited()
             || has_order
+            || self.has_survey()
             || self.holders.has_next()
             || self.may_have_too_many_silent()
             || (self.hub.is_walking() && !self.awaits_fanout)

@@ -100,6 +100,11 @@ impl Backend {
         }
     }
 
+    /// Returns the conns that the backend knows from notices. Some may be closed.
+    pub(crate) fn known(&self) -> &[ConnName] {
+        &self.known
+    }
+
     /// Adds the conns of the previous server process to `stale`, the conns of earlier processes.
     pub(crate) fn take_over_names(&mut self, before: Self) {
         self.stale = before.stale;

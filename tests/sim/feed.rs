@@ -17,6 +17,7 @@ use fanfare::log::{EpochChange, Writer};
 use fanfare::time::Now;
 use fanfare::worker::mail::inbox::{Batch, DrainOrder, Mail, Mailbox, Posted};
 use fanfare::worker::mail::outgoing::Outgoing;
+use fanfare::worker::mail::survey::Survey;
 
 use crate::disk::Journal;
 use crate::net::MidTurn;
@@ -77,6 +78,13 @@ impl Mailboxes {
     pub(crate) fn order_config(&self, config: &Arc<Config>) {
         let open = self.0.iter().flatten();
         open.for_each(|mailbox| mailbox.order_config(Arc::clone(config)));
+    }
+
+    /// Asks a worker a question of an operator. Returns false if the worker has ended, or if too
+    /// many questions wait.
+    pub(crate) fn ask(&self, worker: usize, survey: Survey) -> bool {
+        let mailbox = self.0[worker].as_ref();
+        mailbox.is_some_and(|mailbox| mailbox.ask(survey))
     }
 
     pub(crate) fn order_drain(&self, order: DrainOrder) {

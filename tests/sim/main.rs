@@ -28,10 +28,10 @@
 //!   progress is checked over all its connections.
 //!
 //! The other modules: [`feed`] simulates the sequencer, and [`backend`] simulates the rest of the
-//! feed. [`disk`] simulates the storage that survives the server. [`wire`] parses the bytes that
-//! clients read. [`access`], [`check`] and [`pinned`] check the workers. [`drain`] simulates a
-//! drain that is ordered while an inbox is full. [`tokens`], [`calendar`] and [`secure`] provide
-//! tokens, the time of day and TLS.
+//! feed. [`disk`] simulates the storage that survives the server. [`operator`] asks the workers
+//! questions. [`wire`] parses the bytes that clients read. [`access`], [`check`] and [`pinned`]
+//! check the workers. [`drain`] simulates a drain that is ordered while an inbox is full.
+//! [`tokens`], [`calendar`] and [`secure`] provide tokens, the time of day and TLS.
 #![allow(
     clippy::cast_possible_truncation,
     clippy::expect_used,
@@ -58,6 +58,7 @@ mod history;
 mod link;
 mod model;
 mod net;
+mod operator;
 mod peer;
 mod pinned;
 mod progress;

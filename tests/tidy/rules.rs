@@ -52,6 +52,7 @@ const SHELL: &[&str] = &[
     "demo",
     "lib",
     "main",
+    "operator",
     "server",
     "sys",
     "warnings",

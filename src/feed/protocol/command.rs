@@ -15,10 +15,6 @@ use crate::frame::Payload;
 use crate::id::{CONN_NAME_BYTES_MAX, ChannelName, ConnName};
 use crate::pattern::Pattern;
 
-/// The default close code of a `disconnect`. It means "not allowed", so that clients do not
-/// reconnect.
-const CODE: u16 = 4003;
-
 /// The keys that identify a command.
 const COMMANDS: Keys = Keys::of(&[
     Key::Consume,
@@ -207,8 +203,10 @@ fn read_patterns(texts: &Names<'_>) -> Result<Vec<Pattern>, Refusal> {
 }
 
 fn read_close_info(fields: &Fields<'_>) -> Result<CloseInfo, Refusal> {
-    let code = fields.code.map_or(Ok(CODE), u16::try_from);
-    let code = code.ok().filter(|code| is_allowed(*code));
+    let code = fields
+        .code
+        .map_or(Ok(CloseInfo::DEFAULT_CODE), u16::try_from);
+    let code = code.ok().filter(|code| CloseInfo::allows(*code));
     let reason = fields.reason.as_deref().unwrap_or_default();
     if reason.len() > CLOSE_REASON_BYTES_MAX {
         return Err(Refusal::TooLong {
@@ -221,12 +219,6 @@ fn read_close_info(fields: &Fields<'_>) -> Result<CloseInfo, Refusal> {
         code: code.ok_or(Refusal::BadCode)?,
         reason: Box::from(reason),
     })
-}
-
-/// Whether a backend may use a close code. The close codes for protocol errors of the client are
-/// reserved for the server.
-fn is_allowed(code: u16) -> bool {
-    matches!(code, 1000 | 1001 | 1008 | 1011..=1013 | 3000..=4999)
 }
 
 #[cfg(test)]

@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, SendTimeoutError, Sender, TrySendError};
 
+use super::survey::Survey;
 use crate::backend::{DirectMessage, Revocation, SubscriberCounts, WatchedChannels};
 use crate::config::Config;
-use crate::config::limits::{INBOX_BATCHES_MAX, INBOX_WAIT_MS};
+use crate::config::limits::{INBOX_BATCHES_MAX, INBOX_WAIT_MS, SURVEYS_MAX};
 use crate::frame::WorkerAck;
 use crate::log::{ChannelKey, Entry, assert_unlocked};
 use crate::sys::wake::Wake;
@@ -74,6 +75,7 @@ pub struct DrainOrder {
 pub struct Mailbox {
     sender: Sender<Mail>,
     config: Arc<ConfigSlot>,
+    surveys: Sender<Survey>,
     drain: Arc<OnceLock<DrainOrder>>,
     wake: Arc<Wake>,
 }
@@ -85,6 +87,7 @@ pub struct Inbox {
     config: Arc<ConfigSlot>,
     /// The generation of the configuration that was taken last.
     config_taken: u64,
+    surveys: Receiver<Survey>,
     drain: Arc<OnceLock<DrainOrder>>,
     wake: Arc<Wake>,
 }
@@ -118,10 +121,12 @@ pub fn inbox(wake: Arc<Wake>) -> (Mailbox, Inbox) {
         newest: Reloadable::new(None),
         generation: AtomicU64::new(0),
     });
+    let (surveys_in, surveys) = crossbeam_channel::bounded(SURVEYS_MAX);
     let drain = Arc::default();
     let mailbox = Mailbox {
         sender,
         config: Arc::clone(&config),
+        surveys: surveys_in,
         drain: Arc::clone(&drain),
         wake: Arc::clone(&wake),
     };
@@ -129,6 +134,7 @@ pub fn inbox(wake: Arc<Wake>) -> (Mailbox, Inbox) {
         receiver,
         config,
         config_taken: 0,
+        surveys,
         drain,
         wake,
     };
@@ -189,6 +195,15 @@ impl Mailbox {
         self.wake.wake();
     }
 
+    /// Asks the worker a question of an operator. Never blocks. Returns false if too many questions
+    /// wait already, or if the worker has ended.
+    #[must_use]
+    pub fn ask(&self, survey: Survey) -> bool {
+        let is_queued = self.surveys.try_send(survey).is_ok();
+        self.wake.wake();
+        is_queued
+    }
+
     /// Orders the worker to drain. Never blocks. Later orders are ignored.
     pub fn order_drain(&self, order: DrainOrder) {
         let _given = self.drain.set(order);
@@ -213,6 +228,18 @@ impl Inbox {
         }
         self.config_taken = generation;
         self.config.newest.current()
+    }
+
+    /// Removes and returns the next question of an operator, or returns `None` if there is none.
+    #[must_use]
+    pub fn take_survey(&self) -> Option<Survey> {
+        self.surveys.try_recv().ok()
+    }
+
+    /// Whether a question of an operator waits.
+    #[must_use]
+    pub fn has_survey(&self) -> bool {
+        !self.surveys.is_empty()
     }
 
     /// Removes and returns the next message, or returns `None` if the inbox is empty.

@@ -3,4 +3,5 @@
 
 pub mod inbox;
 pub mod outgoing;
+pub mod survey;
 pub mod upstream;

@@ -27,6 +27,7 @@ use crate::disk::Journal;
 use crate::feed::{Feed, LogEvent};
 use crate::model::{Facts, Work};
 use crate::net::{FakeNet, Machine, Sabotage};
+use crate::operator::Operator;
 use crate::peer::Peer;
 use crate::pinned;
 use crate::tokens;
@@ -83,6 +84,7 @@ pub(crate) struct World {
     deliveries_before: u64,
     lag_before: LagStats,
     restarts: u64,
+    operator: Operator,
 }
 
 impl World {
@@ -127,6 +129,7 @@ impl World {
             deliveries_before: 0,
             lag_before: LagStats::default(),
             restarts: 0,
+            operator: Operator::new(&random),
             config,
             random,
         }
@@ -142,6 +145,7 @@ impl World {
             self.wait_for_closes();
             self.publish_last();
             self.check_settled();
+            self.check_lists();
             self.drain_quiet_node();
         }
         self.check_end();
@@ -174,6 +178,9 @@ impl World {
             let feed = self.feed.borrow();
             let backend = &mut self.node.backend;
             backend.act_at_random(&feed.mailboxes, &mut self.random);
+            let workers = &self.node.workers;
+            let known = self.node.backend.known();
+            self.operator.ask_at_random(workers, known, &feed.mailboxes);
             drop(feed);
             if self.config.auth.is_on() && self.random.u32(0..60) == 0 {
                 let step_s = tokens::draw_step_s(&mut self.random);
@@ -257,6 +264,7 @@ impl World {
         self.deliveries_before += self.node.deliveries();
         self.lag_before.merge(&self.node.lag());
         self.restarts += 1;
+        self.operator.forget();
         let mut nets = self.node.take_nets(&mut self.random);
         nets.iter_mut().for_each(FakeNet::lose_server);
         self.machine.pass(self.random.u64(0..300_000));
@@ -379,6 +387,7 @@ impl World {
         }
         self.facts.add_all(self.feed.borrow_mut().take_events());
         self.facts.now = self.machine.now();
+        self.operator.check(&self.node.workers);
         self.check_turn(worker);
     }
 

@@ -52,6 +52,15 @@ pub(crate) struct Node {
     sources: Option<Arc<SourceLimiter>>,
 }
 
+/// Draws the maximum amount of work that one call may do for a conn's input, and the maximum number
+/// of conns that the worker examines for an operator in one turn. Both are powers of two. `random`
+/// is a clone, so that the run's other random numbers do not depend on them.
+fn draw_budgets(worker: &mut Worker<FakeNet>, mut random: fastrand::Rng) {
+    let exponent = random.u32(0..10);
+    worker.set_work_at_once(1 << exponent);
+    worker.set_surveyed_at_once(1 << (exponent / 2));
+}
+
 impl Node {
     /// Starts a worker for each network. All workers read one log.
     pub(crate) fn start(
@@ -102,10 +111,7 @@ impl Node {
             };
             let hub = Hub::new(Arc::clone(log), number, epoch, log.posted(), config);
             let mut worker = Worker::new(net, hub, parts);
-            // The maximum amount of work that one call may do for a conn's input is a power of two,
-            // from 1 to 512. It comes from a clone of the random number generator, so that the
-            // run's other random numbers do not depend on it.
-            worker.set_work_at_once(1 << random.clone().u32(0..10));
+            draw_budgets(&mut worker, random.clone());
             workers.push(NodeWorker {
                 worker,
                 metrics,

@@ -3,12 +3,14 @@
 
 use fanfare::config::limits::{LINGER_MS, RECONNECTS_MS_MIN, RESTART_MS};
 use fanfare::worker::mail::inbox::DrainOrder;
+use fanfare::worker::mail::survey::SurveyAnswer;
 
 use super::World;
 use super::draw::quiet_pause_us;
 use crate::check;
 use crate::feed::LAST_BYTES;
 use crate::net::Faults;
+use crate::operator::Operator;
 use crate::peer::Peer;
 
 /// The maximum number of turns per worker in one wait or in a drain. More turns mean that the
@@ -147,6 +149,42 @@ impl World {
         for peer in &self.peers {
             peer.check_settled(may_starve, &self.facts);
         }
+    }
+
+    /// Checks that a list of conns names exactly the conns that are open, with their subscriptions.
+    /// If a conn opens, closes or subscribes in the meantime, the list is not compared.
+    pub(super) fn check_lists(&mut self) {
+        self.operator.forget();
+        for worker in 0..self.node.workers.len() {
+            let before = self.counts(worker);
+            let answers = Operator::ask_for_conns(worker, &self.feed.borrow().mailboxes);
+            let turns = self.turns_max();
+            let conns = loop {
+                if let Ok((_, answer)) = answers.try_recv() {
+                    break answer;
+                }
+                self.turn(worker);
+                assert!(self.turns < turns, "no list of conns");
+            };
+            let SurveyAnswer::Conns { conns, .. } = conns else {
+                panic!("{conns:?}");
+            };
+            let subscriptions: u64 = conns.iter().map(|conn| conn.channels).sum();
+            let [open, subscribers, ..] = before;
+            if before == self.counts(worker) {
+                assert_eq!([conns.len() as u64, subscriptions], [open, subscribers]);
+            }
+        }
+    }
+
+    /// Returns the numbers of conns and subscriptions of a worker, and how many conns it has
+    /// accepted.
+    fn counts(&self, worker: usize) -> [u64; 3] {
+        let node_worker = &self.node.workers[worker];
+        let (worker, metrics) = (&node_worker.worker, &node_worker.metrics);
+        let conns = worker.conn_count() as u64;
+        let subscribers = worker.hub().subscriber_count();
+        [conns, subscribers, metrics.conns_accepted.value()]
     }
 
     /// Whether `log.pinned_bytes` is below one publication and its frame. If so, the server may

@@ -1,0 +1,387 @@
+//! Carries out the requests of operators.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+use serde::Serialize;
+
+use super::MainOrder;
+use super::answer::{
+    ConfigAnswer, ConnRow, ConnsAnswer, ErrorAnswer, KeyRow, KickAnswer, LogLevelAnswer,
+    ReloadAnswer, TopAnswer, WorkerRow, WorkersAnswer,
+};
+use super::channels::channels;
+use super::connection::Requester;
+use super::request::{
+    ChannelSort, ChannelsRequest, ConnFilter, ConnSort, ConnsRequest, KickRequest, Request,
+    RowLimit,
+};
+use crate::admin::{FigureSources, ServerStage};
+use crate::backend::CloseInfo;
+use crate::certain;
+use crate::config::limits::{CLOSE_REASON_BYTES_MAX, OPERATOR_ANSWER_MS, OPERATOR_RELOAD_MS};
+use crate::config::report::EffectiveKey;
+use crate::id::ChannelName;
+use crate::metrics::{Counter, WorkerMetrics};
+use crate::proxy::Network;
+use crate::server::logs::LogHandle;
+use crate::sys::clock::Clock;
+use crate::sys::pressure::resident_bytes;
+use crate::worker::mail::inbox::Mailbox;
+use crate::worker::mail::survey::{self, Question, Survey, SurveyAnswer, SurveyedConn};
+
+/// The numbers of laggards and channels of `top`.
+const TOP_LAGGARDS: u32 = 5;
+const TOP_CHANNELS: u32 = 10;
+
+/// The parts of the server that requests read or change.
+pub struct Operated {
+    /// The figures that the admin listener serves, too.
+    pub figures: Arc<FigureSources>,
+    /// The mailbox of each worker, in the order of their numbers.
+    pub mailboxes: Vec<Mailbox>,
+    /// The clock of the server.
+    pub clock: Clock,
+    /// The time at which the server started.
+    pub started: Instant,
+    /// The effective configuration.
+    pub config: Arc<Mutex<Vec<EffectiveKey>>>,
+    /// The log level and the latest problems.
+    pub logs: LogHandle,
+    /// Where requests for the main thread are sent.
+    pub orders: Sender<MainOrder>,
+}
+
+impl fmt::Debug for Operated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Operated")
+            .field("workers", &self.mailboxes.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The answers of the workers to one question.
+pub(super) struct Surveyed {
+    /// The answers, with the time until each arrived.
+    pub(super) answers: Vec<(Duration, SurveyAnswer)>,
+    /// The numbers of the workers of these answers, in the same order.
+    pub(super) workers: Vec<u16>,
+    /// The numbers of the workers that have not answered in time.
+    pub(super) silent: Vec<u16>,
+}
+
+/// Carries out a request, and returns the answer as JSON.
+pub(super) fn execute(request: &Request, requester: Requester, operated: &Operated) -> String {
+    let answer = match request {
+        Request::Channels(request) => channels(request, operated).and_then(|a| json(&a)),
+        Request::Config(_) => json(&config(operated)),
+        Request::Conns(request) => conns(request, operated).and_then(|a| json(&a)),
+        Request::Kick(request) => kick(request, requester, operated).and_then(|a| json(&a)),
+        Request::LogLevel(request) => {
+            let level = request.level.as_deref();
+            log_level(level, requester, operated).and_then(|a| json(&a))
+        }
+        Request::Reload(_) => reload(requester, operated).and_then(|a| json(&a)),
+        Request::Top(_) => top(operated).and_then(|a| json(&a)),
+        Request::Workers(_) => json(&WorkersAnswer {
+            workers: workers(operated),
+        }),
+    };
+    let failed = |error: String| json(&ErrorAnswer { error });
+    let answer = answer.or_else(failed);
+    debug_assert!(answer.is_ok(), "answers can be written as JSON");
+    answer.unwrap_or_default()
+}
+
+fn json<T: Serialize>(answer: &T) -> Result<String, String> {
+    serde_json::to_string(answer).map_err(|error| error.to_string())
+}
+
+impl Operated {
+    /// Asks all workers the same question, and waits for their answers for a limited time.
+    pub(super) fn ask_workers(&self, question: &Question) -> Surveyed {
+        let begun = Instant::now();
+        let deadline = begun + Duration::from_millis(OPERATOR_ANSWER_MS);
+        let (answers_in, answers) = crossbeam_channel::bounded(self.mailboxes.len());
+        let mut silent = Vec::new();
+        for (number, mailbox) in (0..).zip(&self.mailboxes) {
+            let survey = Survey {
+                question: question.clone(),
+                answers: answers_in.clone(),
+            };
+            silent.push(number);
+            let _is_queued = mailbox.ask(survey);
+        }
+        // Without this sender, the channel closes when the last worker has answered or ended.
+        drop(answers_in);
+        let mut surveyed = Surveyed {
+            answers: Vec::new(),
+            workers: Vec::new(),
+            silent,
+        };
+        while let Ok((worker, answer)) = answers.recv_deadline(deadline) {
+            surveyed.answers.push((begun.elapsed(), answer));
+            surveyed.workers.push(worker);
+            surveyed.silent.retain(|silent| *silent != worker);
+        }
+        surveyed
+    }
+}
+
+fn filter(request: &ConnFilter) -> Result<survey::ConnFilter, String> {
+    let ConnFilter {
+        connection,
+        address,
+        channel,
+        sub,
+        transport,
+        behind,
+        unsent,
+    } = request;
+    let name = connection.as_deref().map(str::parse).transpose();
+    let name = name.map_err(|error| format!("connection: {error}"))?;
+    let network = address.clone().map(Network::try_from).transpose();
+    let network = network.map_err(|error| format!("address: {error}"))?;
+    let channel = channel.as_deref().map(ChannelName::with_reserved);
+    let channel = channel.transpose();
+    let channel = channel.map_err(|error| format!("channel: {error}"))?;
+    Ok(survey::ConnFilter {
+        name,
+        network,
+        channel,
+        sub: sub.as_deref().map(Box::from),
+        transport: *transport,
+        behind: behind.unwrap_or_default(),
+        unsent: unsent.unwrap_or_default(),
+    })
+}
+
+fn conns(request: &ConnsRequest, operated: &Operated) -> Result<ConnsAnswer, String> {
+    let limit = request.limit.rows();
+    let question = Question::List {
+        filter: Arc::new(filter(&request.filter)?),
+        sort: request.sort,
+        limit,
+    };
+    let surveyed = operated.ask_workers(&question);
+    let mut answer = ConnsAnswer {
+        silent_workers: surveyed.silent,
+        ..ConnsAnswer::default()
+    };
+    let mut found = Vec::new();
+    for (_, from_worker) in surveyed.answers {
+        if let SurveyAnswer::Conns {
+            conns,
+            matched,
+            open,
+        } = from_worker
+        {
+            answer.matched += matched;
+            answer.open += open;
+            found.extend(conns);
+        }
+    }
+    found.sort_by_key(|conn| (std::cmp::Reverse(conn.rank), conn.name));
+    found.truncate(limit);
+    answer.conns = found.iter().map(conn_row).collect();
+    Ok(answer)
+}
+
+fn conn_row(conn: &SurveyedConn) -> ConnRow {
+    let channels = conn.first_channels.iter();
+    ConnRow {
+        connection: conn.name.to_string(),
+        worker: conn.name.worker,
+        peer: conn.peer.map(|peer| peer.to_string()),
+        client: conn.client.map(|client| client.to_string()),
+        transport: conn.transport,
+        tls: conn.is_secure,
+        closing: conn.is_ending,
+        sub: conn.sub.as_deref().map(String::from),
+        channels: conn.channels,
+        first_channels: channels.map(|name| String::from(name.as_str())).collect(),
+        behind: conn.behind.publications,
+        behind_bytes: conn.behind.bytes,
+        unsent_bytes: conn.unsent_bytes,
+        unacknowledged_bytes: conn.unacknowledged_bytes,
+        silent_ms: conn.silent_ms,
+    }
+}
+
+fn kick(
+    request: &KickRequest,
+    requester: Requester,
+    operated: &Operated,
+) -> Result<KickAnswer, String> {
+    if request.filter.is_empty() {
+        let error = "the filter is empty, which would close every connection; name a property";
+        return Err(String::from(error));
+    }
+    let code = request.code.unwrap_or(CloseInfo::DEFAULT_CODE);
+    if !CloseInfo::allows(code) {
+        return Err(format!(
+            "code is {code}, but must be 1000, 1001, 1008, 1011 to 1013 or 3000 to 4999"
+        ));
+    }
+    let bytes = request.reason.len();
+    if bytes > CLOSE_REASON_BYTES_MAX {
+        return Err(format!(
+            "reason has {bytes} bytes, but may have at most {CLOSE_REASON_BYTES_MAX}"
+        ));
+    }
+    let question = Question::Kick {
+        filter: Arc::new(filter(&request.filter)?),
+        close_info: Arc::new(CloseInfo {
+            code,
+            reason: Box::from(request.reason.as_str()),
+        }),
+    };
+    let surveyed = operated.ask_workers(&question);
+    let counts = surveyed.answers.iter().map(|(_, answer)| match answer {
+        SurveyAnswer::Kicked(count) => *count,
+        _ => 0,
+    });
+    let kicked = counts.sum();
+    let Requester { uid, pid } = requester;
+    tracing::info!(uid, pid, kicked, filter = ?request.filter, "an operator closes connections");
+    Ok(KickAnswer {
+        kicked,
+        silent_workers: surveyed.silent,
+    })
+}
+
+fn config(operated: &Operated) -> ConfigAnswer {
+    let keys = operated.config.lock();
+    let keys = keys.unwrap_or_else(PoisonError::into_inner);
+    let rows = keys.iter().map(|key| KeyRow {
+        key: key.key.clone(),
+        value: key.value.clone(),
+        source: key.source.to_string(),
+        after_restart: key.after_restart.clone(),
+    });
+    ConfigAnswer {
+        keys: rows.collect(),
+    }
+}
+
+fn log_level(
+    level: Option<&str>,
+    requester: Requester,
+    operated: &Operated,
+) -> Result<LogLevelAnswer, String> {
+    if let Some(level) = level {
+        operated.logs.set_level(level)?;
+        let Requester { uid, pid } = requester;
+        tracing::info!(uid, pid, level, "an operator has set the log level");
+    }
+    let level = operated.logs.level();
+    Ok(LogLevelAnswer { level })
+}
+
+fn reload(requester: Requester, operated: &Operated) -> Result<ReloadAnswer, String> {
+    let Requester { uid, pid } = requester;
+    tracing::info!(uid, pid, "an operator reloads the configuration");
+    let (answers_in, answers) = crossbeam_channel::bounded(1);
+    let sent = operated.orders.try_send(MainOrder::Reload(answers_in));
+    sent.map_err(|_full| String::from("too many reloads wait, or the server stops"))?;
+    let answer = answers.recv_timeout(Duration::from_millis(OPERATOR_RELOAD_MS));
+    answer.unwrap_or_else(|_none| {
+        Err(String::from(
+            "the result of the reload is not known yet; it will be in the log",
+        ))
+    })
+}
+
+fn workers(operated: &Operated) -> Vec<WorkerRow> {
+    let surveyed = operated.ask_workers(&Question::Ping);
+    let answered_us = |worker| {
+        let mut pairs = surveyed.workers.iter().zip(&surveyed.answers);
+        let (_, (time, _)) = pairs.find(|(number, _)| **number == worker)?;
+        Some(crate::time::micros(*time))
+    };
+    let all = operated.figures.workers.iter().zip(&operated.mailboxes);
+    let rows = (0..)
+        .zip(all)
+        .map(|(worker, (metrics, mailbox))| WorkerRow {
+            worker,
+            answered_us: answered_us(worker),
+            conns: metrics.conns_open.value(),
+            subscriptions: metrics.subscribers.value(),
+            inbox: mailbox.waiting() as u64,
+            deliveries: metrics.deliveries.value(),
+            sent_bytes: metrics.sent_bytes.value(),
+            turns: metrics.turns.value(),
+            turns_late: metrics.turns_late.value(),
+            worked_us: metrics.turn_us.sum_us(),
+        });
+    rows.collect()
+}
+
+fn top(operated: &Operated) -> Result<TopAnswer, String> {
+    let limit = |rows: u32| RowLimit::try_from(rows).map_err(|error| error.to_string());
+    let laggards = ConnsRequest {
+        filter: ConnFilter {
+            behind: Some(1),
+            ..ConnFilter::default()
+        },
+        sort: ConnSort::Behind,
+        limit: limit(TOP_LAGGARDS)?,
+    };
+    let busiest = ChannelsRequest {
+        channel: None,
+        sort: ChannelSort::Recent,
+        limit: limit(TOP_CHANNELS)?,
+    };
+    let mut channels = channels(&busiest, operated)?.channels;
+    channels.retain(|channel| channel.recent > 0);
+    let figures = &operated.figures;
+    let sum = |counter: fn(&WorkerMetrics) -> &Counter| {
+        let values = figures.workers.iter().map(|one| counter(one).value());
+        values.sum()
+    };
+    Ok(TopAnswer {
+        version: String::from(env!("CARGO_PKG_VERSION")),
+        uptime_ms: certain::to_u64(operated.started.elapsed().as_millis()),
+        now_us: operated.clock.now().0,
+        state: state(figures),
+        websockets: sum(|one| &one.websocket_open),
+        event_streams: sum(|one| &one.event_stream_open),
+        polls: sum(|one| &one.long_poll_open),
+        conns: sum(|one| &one.conns_open),
+        conns_max: figures.conns_max,
+        accepted_total: sum(|one| &one.conns_accepted),
+        refused_total: sum(|one| &one.requests_refused)
+            + sum(|one| &one.conns_refused)
+            + sum(|one| &one.conns_refused_memory)
+            + sum(|one| &one.conns_refused_source_conns)
+            + sum(|one| &one.conns_refused_source_rate)
+            + sum(|one| &one.conns_refused_proxy),
+        publications_total: figures.feed.logged.value(),
+        deliveries_total: sum(|one| &one.deliveries),
+        sent_bytes_total: sum(|one| &one.sent_bytes),
+        skipped_total: sum(|one| &one.skipped),
+        log_publications: figures.log.len(),
+        log_bytes: figures.log.bytes(),
+        log_bytes_max: figures.config.log.bytes,
+        memory_bytes: resident_bytes().unwrap_or_default(),
+        workers: workers(operated),
+        laggards: conns(&laggards, operated)?.conns,
+        channels,
+        problems: operated.logs.problems(),
+    })
+}
+
+fn state(figures: &FigureSources) -> String {
+    let stage = match figures.readiness.stage() {
+        ServerStage::Starting => "starting",
+        ServerStage::Ready => "ready",
+        ServerStage::Draining => "draining",
+    };
+    let reasons = figures.readiness.health().reasons();
+    match reasons.is_empty() {
+        true => String::from(stage),
+        false => format!("{stage}; {}", reasons.join("; ")),
+    }
+}

@@ -1,0 +1,175 @@
+//! SHELL: the operator's socket answers `fanfare conns`, `fanfare kick` and similar commands.
+//!
+//! It is a Unix socket that only root and the server's user may use. One thread accepts
+//! connections, and each connection has a thread of its own ([`connection`]), because a request
+//! waits for workers. [`request`] and [`answer`] are the protocol, and [`execute`] carries out a
+//! request. Workers are asked through their [`survey`](crate::worker::mail::survey) queues and
+//! answer when they have time. Requests that concern the whole process, such as a reload, are sent
+//! to the main thread as a [`MainOrder`].
+//!
+//! The threads end with the process.
+
+pub mod answer;
+mod channels;
+mod connection;
+pub mod execute;
+pub mod largest;
+pub mod problems;
+pub mod request;
+
+use std::io;
+use std::os::fd::AsFd as _;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::Sender;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::config::limits::{ACCEPT_PAUSE_MS, FILES_CHECK_MS, OPERATOR_CONNS_MAX};
+use crate::sys::socket_file::{self, SocketAccess, SocketFile, SocketFileError};
+use answer::ReloadAnswer;
+use execute::Operated;
+
+/// The stack size of the threads, in bytes.
+const STACK_BYTES: usize = 512 * 1024;
+
+/// The socket after its path is bound. [`Operator::spawn`] starts the thread that serves it.
+#[derive(Debug)]
+pub struct Operator {
+    listener: UnixListener,
+    file: SharedFile,
+}
+
+/// The socket's file; `None` after it was removed for good.
+type SharedFile = Arc<Mutex<Option<SocketFile>>>;
+
+/// Removes the socket's file when it is dropped.
+#[derive(Debug)]
+pub struct OperatorHandle(SharedFile);
+
+impl Drop for OperatorHandle {
+    fn drop(&mut self) {
+        drop(lock(&self.0).take());
+    }
+}
+
+fn lock(file: &SharedFile) -> MutexGuard<'_, Option<SocketFile>> {
+    file.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A request that the main thread carries out.
+#[derive(Debug)]
+pub enum MainOrder {
+    /// Read the configuration, certificates and keys again. The result is sent to the channel: the
+    /// answer, or the problems because of which nothing has changed.
+    Reload(Sender<Result<ReloadAnswer, String>>),
+}
+
+/// Binds the operator's socket.
+///
+/// # Errors
+/// Returns the reason for which the path cannot be bound.
+pub fn bind(path: &Path) -> Result<Operator, SocketFileError> {
+    let (listener, file) = socket_file::listen(path, SocketAccess::OWNER)?;
+    let file = Arc::new(Mutex::new(Some(file)));
+    Ok(Operator { listener, file })
+}
+
+/// Returns the path of the operator's socket that belongs to a feed's path: the feed's path and
+/// `.admin`.
+#[must_use]
+pub fn default_path(feed: &Path) -> PathBuf {
+    let mut path = feed.as_os_str().to_owned();
+    path.push(".admin");
+    PathBuf::from(path)
+}
+
+impl Operator {
+    /// Serves the socket from a separate thread until the process ends. The socket's file is
+    /// removed when the handle is dropped.
+    ///
+    /// # Errors
+    /// Returns the system's error if the thread cannot be started.
+    pub fn spawn(mut self, operated: Operated) -> io::Result<OperatorHandle> {
+        self.listener.set_nonblocking(true)?;
+        let operated = Arc::new(operated);
+        let thread = thread::Builder::new().name(String::from("fanfare-operator"));
+        let thread = thread.stack_size(STACK_BYTES);
+        let handle = OperatorHandle(Arc::clone(&self.file));
+        thread.spawn(move || self.serve(&operated))?;
+        Ok(handle)
+    }
+
+    fn serve(&mut self, operated: &Arc<Operated>) -> ! {
+        let open = Arc::new(AtomicUsize::new(0));
+        loop {
+            if let Err(error) = self.wait() {
+                tracing::debug!(%error, "cannot poll the operator's socket");
+                thread::sleep(Duration::from_millis(ACCEPT_PAUSE_MS));
+            }
+            self.restore();
+            match self.listener.accept() {
+                Ok((stream, _)) => serve_one(stream, operated, &open),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection of an operator");
+                    thread::sleep(Duration::from_millis(ACCEPT_PAUSE_MS));
+                }
+            }
+        }
+    }
+
+    /// Waits until a connection can be accepted or the path of the socket has to be checked.
+    fn wait(&self) -> rustix::io::Result<()> {
+        let mut sockets = [PollFd::from_borrowed_fd(
+            self.listener.as_fd(),
+            PollFlags::IN,
+        )];
+        let wait = Timespec::try_from(Duration::from_millis(FILES_CHECK_MS)).ok();
+        match poll(&mut sockets, wait.as_ref()) {
+            Err(rustix::io::Errno::INTR) => Ok(()),
+            outcome => outcome.map(drop),
+        }
+    }
+
+    /// Creates the socket again if its file was removed.
+    fn restore(&mut self) {
+        let mut shared = lock(&self.file);
+        let Some(file) = shared.as_mut() else {
+            return;
+        };
+        match file.restore(|listener| listener.set_nonblocking(true)) {
+            Ok(None) => {}
+            Ok(Some(listener)) => {
+                let path = file.path().display();
+                tracing::warn!(%path, "the operator's socket was removed: it was made again");
+                self.listener = listener;
+            }
+            Err(error) => tracing::debug!(%error, "the operator's socket cannot be made again"),
+        }
+    }
+}
+
+/// Serves a connection from a separate thread. `open` is the number of such threads.
+fn serve_one(stream: UnixStream, operated: &Arc<Operated>, open: &Arc<AtomicUsize>) {
+    if open.fetch_add(1, Ordering::Relaxed) >= OPERATOR_CONNS_MAX {
+        open.fetch_sub(1, Ordering::Relaxed);
+        return connection::refuse(&stream, "too many requests of operators at the same time");
+    }
+    let (operated, open_by_thread) = (Arc::clone(operated), Arc::clone(open));
+    let spawned = thread::Builder::new()
+        .name(String::from("fanfare-request"))
+        .stack_size(STACK_BYTES)
+        .spawn(move || {
+            connection::serve(&stream, &operated);
+            open_by_thread.fetch_sub(1, Ordering::Relaxed);
+        });
+    if let Err(error) = spawned {
+        open.fetch_sub(1, Ordering::Relaxed);
+        tracing::warn!(%error, "cannot start a thread for a request of an operator");
+    }
+}

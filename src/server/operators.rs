@@ -1,0 +1,104 @@
+//! Binds the operator's socket, and starts the thread that serves it.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender};
+
+use super::StartError;
+use super::logs::LogHandle;
+use crate::admin::FigureSources;
+use crate::config::limits::OPERATOR_ORDERS_MAX;
+use crate::config::report::EffectiveKey;
+use crate::config::{AdminSocket, Config};
+use crate::operator::execute::Operated;
+use crate::operator::{self, MainOrder, Operator, OperatorHandle};
+use crate::sys::clock::Clock;
+use crate::worker::mail::inbox::Mailbox;
+
+/// Binds the operator's socket, unless the configuration turns it off. If the configuration does
+/// not name a path, a path that cannot be bound is only a warning: the server can run without the
+/// socket.
+pub(super) fn bind(config: &Config, feed: &Path) -> Result<Option<Operator>, StartError> {
+    match &config.admin_socket {
+        AdminSocket::Off => Ok(None),
+        AdminSocket::Path(path) => {
+            let bound = operator::bind(path).map(Some);
+            bound.map_err(StartError::AdminSocket)
+        }
+        // An abstract or unnamed socket of a service manager has no place in the file system.
+        AdminSocket::BesideFeed if feed.as_os_str().is_empty() => Ok(None),
+        AdminSocket::BesideFeed => match operator::bind(&operator::default_path(feed)) {
+            Ok(operator) => Ok(Some(operator)),
+            Err(error) => {
+                tracing::warn!("there is no socket for operators (key `admin_socket`): {error}");
+                Ok(None)
+            }
+        },
+    }
+}
+
+/// What the main thread shares with operators.
+#[derive(Debug)]
+pub(super) struct Operators {
+    /// Requests for the main thread.
+    orders: Receiver<MainOrder>,
+    /// Keeps the channel open if there is no socket.
+    _orders_in: Sender<MainOrder>,
+    /// The configuration that operators see.
+    effective: Arc<Mutex<Vec<EffectiveKey>>>,
+    logs: LogHandle,
+    /// Removes the socket's file on drop.
+    _socket: Option<OperatorHandle>,
+}
+
+impl Operators {
+    /// Starts the thread that serves the socket, if there is one.
+    pub(super) fn start(
+        operator: Option<Operator>,
+        figures: Arc<FigureSources>,
+        mailboxes: Vec<Mailbox>,
+        logs: LogHandle,
+        clock: Clock,
+    ) -> Result<Self, StartError> {
+        let (orders_in, orders) = crossbeam_channel::bounded(OPERATOR_ORDERS_MAX);
+        let effective = Arc::default();
+        let operated = Operated {
+            figures,
+            mailboxes,
+            clock,
+            started: Instant::now(),
+            config: Arc::clone(&effective),
+            logs: logs.clone(),
+            orders: orders_in.clone(),
+        };
+        let socket = operator.map(|operator| operator.spawn(operated));
+        let socket = socket.transpose();
+        Ok(Self {
+            _socket: socket.map_err(StartError::system("start the thread for operators"))?,
+            orders,
+            _orders_in: orders_in,
+            effective,
+            logs,
+        })
+    }
+
+    /// Returns the requests that the main thread has to carry out.
+    pub(super) fn orders(&self) -> &Receiver<MainOrder> {
+        &self.orders
+    }
+
+    /// Sets the configuration that operators see.
+    pub(super) fn set_effective(&self, keys: Vec<EffectiveKey>) {
+        let effective = self.effective.lock();
+        *effective.unwrap_or_else(PoisonError::into_inner) = keys;
+    }
+
+    /// Sets the log level of a new configuration.
+    pub(super) fn set_log_level(&self, level: &str) {
+        if let Err(error) = self.logs.set_level(level) {
+            tracing::error!(%error, "the log level has not changed");
+        }
+    }
+}
