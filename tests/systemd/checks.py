@@ -17,7 +17,8 @@ import time
 
 import host
 import report
-from host import CONFIG, FEED, SERVICE, SOCKET, TLS_SOCKET, Crowd, Mute, Stream, get, ok, show, within
+from host import CONFIG, FEED, SERVICE, SOCKET, TLS_SOCKET, Crowd, Mute, Stream
+from host import get, ok, show, within
 from report import check
 
 # -- Starting.

@@ -120,7 +120,14 @@ def package_has_manuals_completions_recipes_and_licences():
     ):
         assert path in paths, f"{path} is not in {sorted(paths)}"
     licences = pathlib.Path("/usr/share/doc/fanfare/THIRD-PARTY.txt").read_text()
-    for text in ("\nrustls 0.", "\naws-lc-sys 0.", "Permission is hereby granted, free of charge"):
+    for text in (
+        "\nrustls 0.",
+        "\naws-lc-sys 0.",
+        "Permission is hereby granted, free of charge",
+        # Code of other authors in folders of crates.
+        "Microsoft Corporation",
+        "the fiat-crypto authors (see",
+    ):
         assert text in licences, text
     ok("bash", "-n", "/usr/share/bash-completion/completions/fanfare")
     assert "would set" in ok("/usr/share/fanfare/tuning/apply", "--dry-run")
@@ -232,6 +239,66 @@ def purge_leaves_the_user_and_the_files_of_the_administrator():
     secret.write_text("secret")
     ok("dpkg", "--purge", "fanfare")
     assert secret.read_text() == "secret" and not CONFIG.exists()
+
+
+@check
+def purge_keeps_the_data_of_a_server_that_was_installed_by_hand():
+    for path in (
+        pathlib.Path("/usr/local/bin/fanfare"),
+        pathlib.Path("/etc/systemd/system", SOCKET),
+        pathlib.Path("/usr/local/lib/systemd/system", SERVICE),
+    ):
+        fresh()
+        install()
+        ok("systemctl", "stop", SERVICE)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # An enabled unit is a link, a unit that was installed by hand is a file.
+        path.unlink(missing_ok=True)
+        path.write_text("")
+        kept = STATE / "kept"
+        kept.write_text("")
+        try:
+            ok("dpkg", "--purge", "fanfare")
+        finally:
+            path.unlink()
+        assert kept.exists() and installed() == "", path
+        shutil.rmtree(STATE)
+    return "a program, a unit and a socket unit"
+
+
+@check
+def purge_deletes_nothing_of_another_file_system():
+    for mounted in (STATE, STATE / "backup"):
+        fresh()
+        install()
+        ok("systemctl", "stop", SERVICE)
+        (STATE / "journal").mkdir(exist_ok=True)
+        mounted.mkdir(exist_ok=True)
+        ok("mount", "-t", "tmpfs", "none", mounted)
+        try:
+            (mounted / "kept").write_text("")
+            ok("dpkg", "--purge", "fanfare")
+            assert (mounted / "kept").exists() and installed() == "", mounted
+            assert mounted == STATE or not (STATE / "journal").exists()
+        finally:
+            ok("umount", mounted)
+        shutil.rmtree(STATE)
+
+
+@check
+def scripts_change_only_the_system_in_dpkg_root():
+    fresh()
+    install()
+    root = pathlib.Path("/run/another-root")
+    other = root / STATE.relative_to("/")
+    other.mkdir(parents=True)
+    pid = host.main_pid()
+    scripts = pathlib.Path("/checks/units/deb")
+    for script, argument in (("prerm", "remove"), ("postrm", "remove"), ("postrm", "purge")):
+        ok("env", f"DPKG_ROOT={root}", "sh", scripts / script, argument)
+        assert STATE.exists() and host.main_pid() == pid and state(SERVICE)[1] == "enabled"
+    assert not other.exists()
+    shutil.rmtree(root)
 
 
 def names():
