@@ -13,8 +13,10 @@ as_root=()
 policy=
 is_running=
 clean_up() {
-  # If the run is stopped, the tests of the current binary are printed.
-  if [[ $is_running ]]; then printf '    %s was stopped\n' "$binary"; cat "$log"; fi
+  local code=$?
+  # If the run is stopped, the output of the current step or test binary is printed.
+  if [[ $is_running ]]; then printf '    %s was stopped\n' "$binary" >&3; fi
+  if [[ $is_running ]] || ((code != 0)); then cat "$log" >&3; fi
   rm -f "$log"
   [[ -z $policy ]] || "${as_root[@]}" rm -f "$policy"
   policy=
@@ -34,6 +36,8 @@ give_up() {
     printf '%s: %s\n' "$0" "$*"
     echo '0 passed, 1 failed'
   } >&3
+  # The output is not printed again at the exit.
+  : >"$log"
   exit 1
 }
 
@@ -59,6 +63,13 @@ step() {
 missing=()
 need() { command -v "$1" >/dev/null 2>&1 || missing+=("${@:2}"); }
 
+# Like `need`, for a program that several packages have, of which the tests need this one.
+need_package() {
+  command -v dpkg-query >/dev/null 2>&1 || { need "$@"; return; }
+  [[ $(dpkg-query --show --showformat='${db:Status-Status}' "$2" 2>/dev/null) == installed ]] ||
+    missing+=("$2")
+}
+
 debian_packages() {
   need cc gcc libc6-dev
   need curl curl
@@ -77,8 +88,9 @@ debian_packages() {
   need lighttpd lighttpd
   # promtool checks the format of metrics.
   need promtool prometheus
-  # man shows the man pages with warnings.
-  need man man-db
+  # man shows the man pages with warnings, by options that only man-db has. Small images have a
+  # script in its place.
+  need_package man man-db
   if command -v python3 >/dev/null 2>&1 && ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
     missing+=(python3-venv)
   fi
@@ -143,9 +155,13 @@ npm_packages() {
 
 # cargo_tool NAME VERSION: puts a program of crates.io at a fixed version into PATH. It is built
 # without optimization, which takes about a minute on two cores, and is kept for later checkouts.
+#
+# Call the program by its name: `cargo NAME` would prefer a program in cargo's own folder.
 cargo_tool() {
   local name=$1 version=$2
-  local tool=${XDG_CACHE_HOME:-$HOME/.cache}/fanfare/$name-$version
+  # Services and containers may have no HOME.
+  local cache=${XDG_CACHE_HOME:-${HOME:-$PWD/$deps}/.cache}
+  local tool=$cache/fanfare/$name-$version
   PATH=$tool/bin:$PATH
   [[ -x $tool/bin/$name ]] && return
   env --unset=CARGO_TARGET_DIR CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off \
