@@ -14,14 +14,15 @@ use crate::support::{Raw, Server};
 /// The labels that Prometheus adds to each series.
 const TARGET: &str = "job=\"fanfare\",instance=\"a\"";
 
-/// The expected set of alerts after half an hour.
+/// An alert, and half an hour of series for it.
 struct Case {
     alert: &'static str,
-    /// Series that make this alert fire and no other. Each has a name with further labels, and its
-    /// values in the notation of `promtool`: one value a minute.
+    /// Each series has a name with further labels, and its values in the notation of `promtool`:
+    /// one value a minute.
     series: &'static [(&'static str, &'static str)],
 }
 
+/// Series that make an alert fire and no other.
 const CASES: &[Case] = &[
     case("FanfareDown", &[("up", "0+0x30")]),
     case(
@@ -159,6 +160,240 @@ const CASES: &[Case] = &[
     ),
 ];
 
+/// Series that come close to an alert without making it fire: a value at the threshold, a cause
+/// that has not lasted long enough, or a counter that has not changed for long.
+const NEAR_MISSES: &[Case] = &[
+    case(
+        "FanfareJournalSlow",
+        &[
+            (
+                "fanfare_journal_commit_seconds_bucket{le=\"1.048576\"",
+                "0+0x30",
+            ),
+            (
+                "fanfare_journal_commit_seconds_bucket{le=\"2.097152\"",
+                "0+0x20 9+9x9",
+            ),
+            (
+                "fanfare_journal_commit_seconds_bucket{le=\"+Inf\"",
+                "0+0x20 9+9x9",
+            ),
+        ],
+    ),
+    case(
+        "FanfareDeliverySlow",
+        &[
+            ("fanfare_fanout_seconds_bucket{le=\"1.048576\"", "0+0x30"),
+            (
+                "fanfare_fanout_seconds_bucket{le=\"2.097152\"",
+                "0+0x25 9+9x4",
+            ),
+            ("fanfare_fanout_seconds_bucket{le=\"+Inf\"", "0+0x25 9+9x4"),
+        ],
+    ),
+    case(
+        "FanfarePublicationsSkipped",
+        &[
+            ("fanfare_publications_skipped_total", "0+0x20 2+2x9"),
+            ("fanfare_deliveries_total", "0+0x20 98+98x9"),
+        ],
+    ),
+    case(
+        "FanfareWorkersBusy",
+        &[
+            ("fanfare_turn_seconds_sum", "0+0x20 57+57x9"),
+            ("fanfare_turn_wait_seconds_sum", "0+0x20 3+3x9"),
+        ],
+    ),
+    case("FanfareDown", &[("up", "1+0x29 0+0x1")]),
+    case(
+        "FanfareRestarts",
+        &[("process_start_time_seconds", "0+0x20 60+0x4 120+0x10")],
+    ),
+    case(
+        "FanfareJournalFailing",
+        &[("fanfare_journal_failing", "0+0x29 1+0x1")],
+    ),
+    case(
+        "FanfareJournalSyncFailed",
+        &[("fanfare_journal_errors_total{step=\"sync\"", "5+0x30")],
+    ),
+    case(
+        "FanfareJournalSyncFailed",
+        &[("fanfare_journal_errors_total{step=\"write\"", "0+1x30")],
+    ),
+    case(
+        "FanfareJournalSlow",
+        &[
+            (
+                "fanfare_journal_commit_seconds_bucket{le=\"0.524288\"",
+                "0+90x30",
+            ),
+            (
+                "fanfare_journal_commit_seconds_bucket{le=\"1.048576\"",
+                "0+100x30",
+            ),
+            (
+                "fanfare_journal_commit_seconds_bucket{le=\"+Inf\"",
+                "0+100x30",
+            ),
+        ],
+    ),
+    case(
+        "FanfareConnectionsRefused",
+        &[
+            ("fanfare_conns_refused_total{limit=\"memory\"", "5+0x30"),
+            ("fanfare_descriptors_exhausted_total", "5+0x30"),
+        ],
+    ),
+    case(
+        "FanfareConnectionsRefused",
+        &[(
+            "fanfare_conns_refused_total{limit=\"conns_per_source\"",
+            "0+1x30",
+        )],
+    ),
+    case(
+        "FanfareConnectionsNearLimit",
+        &[
+            ("fanfare_conns", "90+0x30"),
+            ("fanfare_conns_limit", "100+0x30"),
+        ],
+    ),
+    case(
+        "FanfareConnectionsNearLimit",
+        &[
+            ("fanfare_conns", "90+0x25 95+0x5"),
+            ("fanfare_conns_limit", "100+0x30"),
+        ],
+    ),
+    case(
+        "FanfareDescriptorsNearLimit",
+        &[
+            ("process_open_fds", "900+0x30"),
+            ("process_max_fds", "1000+0x30"),
+        ],
+    ),
+    case(
+        "FanfareDescriptorsNearLimit",
+        &[
+            ("process_open_fds", "900+0x25 950+0x5"),
+            ("process_max_fds", "1000+0x30"),
+        ],
+    ),
+    case(
+        "FanfareSubscriptionsRefused",
+        &[("fanfare_subscriptions_refused_total", "5+0x30")],
+    ),
+    case(
+        "FanfareChannelsNearLimit",
+        &[
+            ("fanfare_channels", "90+0x30"),
+            ("fanfare_channels_limit", "100+0x30"),
+        ],
+    ),
+    case(
+        "FanfareChannelsNearLimit",
+        &[
+            ("fanfare_channels", "90+0x25 95+0x5"),
+            ("fanfare_channels_limit", "100+0x30"),
+        ],
+    ),
+    case(
+        "FanfareChannelsNearLimit",
+        &[
+            ("fanfare_channels", "95+0x30"),
+            ("fanfare_channels_limit", "0+0x30"),
+        ],
+    ),
+    case(
+        "FanfareMemoryNearLimit",
+        &[
+            ("fanfare_memory_bytes", "90+0x30"),
+            ("fanfare_memory_limit_bytes", "100+0x30"),
+        ],
+    ),
+    case(
+        "FanfareMemoryNearLimit",
+        &[
+            ("fanfare_memory_bytes", "90+0x25 95+0x5"),
+            ("fanfare_memory_limit_bytes", "100+0x30"),
+        ],
+    ),
+    case(
+        "FanfareMemoryNearLimit",
+        &[
+            ("fanfare_memory_bytes", "95+0x30"),
+            ("fanfare_memory_limit_bytes", "0+0x30"),
+        ],
+    ),
+    case(
+        "FanfarePublicationsSkipped",
+        &[
+            ("fanfare_publications_skipped_total", "0+9x30"),
+            ("fanfare_deliveries_total", "0+991x30"),
+        ],
+    ),
+    case(
+        "FanfareDeliverySlow",
+        &[
+            ("fanfare_fanout_seconds_bucket{le=\"0.524288\"", "0+90x30"),
+            ("fanfare_fanout_seconds_bucket{le=\"1.048576\"", "0+100x30"),
+            ("fanfare_fanout_seconds_bucket{le=\"+Inf\"", "0+100x30"),
+        ],
+    ),
+    case(
+        "FanfareWorkersLate",
+        &[("fanfare_turns_late_total", "0+5x30")],
+    ),
+    case(
+        "FanfareWorkersLate",
+        &[("fanfare_turns_late_total", "0+0x25 60+60x4")],
+    ),
+    case(
+        "FanfareWorkersBusy",
+        &[
+            ("fanfare_turn_seconds_sum", "0+53x30"),
+            ("fanfare_turn_wait_seconds_sum", "0+6x30"),
+        ],
+    ),
+    case(
+        "FanfareFeedErrors",
+        &[("fanfare_feed_errors_total", "0+0x25 1+0x4")],
+    ),
+    case(
+        "FanfareFeedersRefused",
+        &[
+            ("fanfare_feeders_refused_total", "5+0x30"),
+            ("fanfare_feeders", "921+0x30"),
+            ("fanfare_feeders_limit", "1024+0x30"),
+        ],
+    ),
+    case(
+        "FanfareConsumersBehind",
+        &[
+            ("fanfare_feed_notices_lost_total", "5+0x30"),
+            ("fanfare_feed_consumers_cut_off_total", "5+0x30"),
+        ],
+    ),
+    case(
+        "FanfareCertificateExpires",
+        // The tool's clock is at 1,800 s. The certificate expires after exactly 14 days.
+        &[(
+            "fanfare_certificate_expiry_timestamp_seconds{certificate=\"c\"",
+            "1211400+0x30",
+        )],
+    ),
+    case(
+        "FanfareReloadFailed",
+        &[("fanfare_reload_failed", "0+0x30")],
+    ),
+    case(
+        "FanfareLogLinesDropped",
+        &[("fanfare_log_lines_dropped_total", "5+0x30")],
+    ),
+];
+
 const fn case(alert: &'static str, series: &'static [(&'static str, &'static str)]) -> Case {
     Case { alert, series }
 }
@@ -207,6 +442,13 @@ fn with_target(series: &str) -> String {
     format!("{series}{sign}{TARGET}}}")
 }
 
+impl Case {
+    fn series(&self) -> impl Iterator<Item = (String, String)> {
+        let series = self.series.iter();
+        series.map(|(name, values)| ((*name).to_owned(), (*values).to_owned()))
+    }
+}
+
 /// Appends a test that expects exactly one alert, or none.
 fn push_test(
     series: impl Iterator<Item = (String, String)>,
@@ -251,11 +493,8 @@ fn each_alert_fires_for_its_cause_and_none_for_a_healthy_server() {
     let server = complete_server(folder.path());
     promtool(&["check", "rules"], &systemd("alerts.yml"));
     let mut text = format!("rule_files: [{:?}]\ntests:\n", systemd("alerts.yml"));
-    for Case { alert, series } in CASES {
-        let series = series
-            .iter()
-            .map(|(name, values)| ((*name).to_owned(), (*values).to_owned()));
-        push_test(series, Some(alert), &mut text);
+    for case in CASES {
+        push_test(case.series(), Some(case.alert), &mut text);
     }
     let healthy = samples(&server);
     let healthy = healthy
@@ -267,6 +506,20 @@ fn each_alert_fires_for_its_cause_and_none_for_a_healthy_server() {
     fs::write(&file, text).unwrap();
     promtool(&["test", "rules"], &file);
     let tested: BTreeSet<String> = CASES.iter().map(|case| case.alert.to_owned()).collect();
+    assert_eq!(tested, alerts());
+}
+
+#[test]
+fn no_alert_fires_just_below_its_threshold() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tests.yml");
+    let mut text = format!("rule_files: [{:?}]\ntests:\n", systemd("alerts.yml"));
+    for case in NEAR_MISSES {
+        push_test(case.series(), None, &mut text);
+    }
+    fs::write(&file, text).unwrap();
+    promtool(&["test", "rules"], &file);
+    let tested: BTreeSet<String> = NEAR_MISSES.iter().map(|c| c.alert.to_owned()).collect();
     assert_eq!(tested, alerts());
 }
 

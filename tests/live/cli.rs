@@ -420,11 +420,7 @@ fn bench_ended_by_a_signal_leaves_no_process_and_no_file() {
     for (name, number) in [("INT", 2), ("TERM", 15), ("HUP", 1), ("KILL", 9)] {
         let folder = tempfile::tempdir().unwrap();
         let (mut child, server) = bench(folder.path());
-        let sent = std::process::Command::new("kill")
-            .args(["-s", name, &child.id().to_string()])
-            .status()
-            .unwrap();
-        assert!(sent.success());
+        Process(child.id()).signal(name);
         let status = within("the end of the bench", || child.try_wait().unwrap());
         assert_eq!(status.signal(), Some(number), "{name}");
         await_end(server);

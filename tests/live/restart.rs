@@ -8,7 +8,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::support::{Lines, Recipe, dependency};
+use crate::support::{Lines, Process, Recipe, dependency};
 
 /// Simulates a service manager: it keeps the listening socket open and restarts the server.
 struct Manager {
@@ -48,10 +48,7 @@ impl Manager {
     /// Ends the server with a signal, and waits until the next server is ready. Returns the exit
     /// status of the first server.
     fn restart(&mut self, signal: &str) -> i64 {
-        let sent = Command::new("kill")
-            .args(["-s", signal, &self.pid])
-            .status();
-        assert!(sent.unwrap().success());
+        Process(self.pid.parse().unwrap()).signal(signal);
         let ended = self.process.until("{\"ended\"");
         let ended: Value = serde_json::from_str(&ended).unwrap();
         self.await_start();

@@ -18,7 +18,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{Feeder, Lines, PATIENCE, Raw, Socket, within};
+use crate::support::{Feeder, Lines, PATIENCE, Process, Raw, Socket, within};
 
 /// A server with inherited sockets, and the socket for its notifications.
 struct Service {
@@ -87,8 +87,7 @@ impl Service {
     }
 
     fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args(["-s", name, &self.pid]).status();
-        assert!(sent.unwrap().success());
+        Process(self.pid.parse().unwrap()).signal(name);
     }
 }
 

@@ -96,9 +96,41 @@ fn read_sources(path: &Path, found: &mut BTreeMap<String, String>) {
         }
     } else if path.extension().is_some_and(|found| found == "rs") && !path.ends_with("tests.rs") {
         let text = fs::read_to_string(path).unwrap();
-        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
-        found.insert(path.display().to_string(), code.to_owned());
+        found.insert(path.display().to_string(), without_test_modules(&text));
     }
+}
+
+/// Removes the modules with the attribute `#[cfg(test)]` from a formatted file. Other items with
+/// this attribute stay, and so does the code after them.
+fn without_test_modules(text: &str) -> String {
+    let mut code = String::new();
+    let mut lines = text.lines().peekable();
+    while let Some(line) = lines.next() {
+        let is_module = |next: &&str| {
+            let words: Vec<&str> = next.split(' ').collect();
+            words.first() == Some(&"mod") || words.get(1) == Some(&"mod")
+        };
+        if line == "#[cfg(test)]"
+            && let Some(module) = lines.next_if(is_module)
+        {
+            if module.ends_with('{') {
+                // In a formatted file, the module ends at the first brace without indentation.
+                lines.by_ref().find(|line| *line == "}");
+            }
+            continue;
+        }
+        code.push_str(line);
+        code.push('\n');
+    }
+    code
+}
+
+#[test]
+fn only_test_modules_are_removed_from_the_code() {
+    let text = "a\n#[cfg(test)]\nuse b;\n#[cfg(test)]\npub(super) mod c;\nd\n\
+        #[cfg(test)]\nmod tests {\n    fn e() {\n    }\n}\nf\n";
+    let code = "a\n#[cfg(test)]\nuse b;\nd\nf\n";
+    assert_eq!(without_test_modules(text), code);
 }
 
 fn all_code(folder: &str) -> String {

@@ -12,6 +12,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use tempfile::TempDir;
 
 use super::page::{Block, Kind, matches};
@@ -19,7 +20,8 @@ use crate::support::raw::Raw;
 use crate::support::secure::Certificate;
 use crate::support::{PATIENCE, dependency, fanfare, within};
 
-/// The longest time that an example in the foreground takes.
+/// The longest time that an example in the foreground takes, and in which one in the background
+/// starts. A browser needs several seconds on a busy machine.
 const EXAMPLE_MAX: Duration = Duration::from_secs(60);
 /// The program that runs a script in a browser, and its module.
 const BROWSER: [&str; 2] = ["page_script.mjs", "chromium.mjs"];
@@ -160,7 +162,7 @@ impl Session {
                 self.output(number).contains("ready: ").then_some(())
             });
         } else {
-            self.await_activity(&before, number);
+            self.await_activity(&before, block.line, number);
         }
     }
 
@@ -203,12 +205,14 @@ impl Session {
     }
 
     /// Waits until a client in the background is connected or has printed something.
-    fn await_activity(&self, before: &[String], number: usize) {
-        let deadline = Instant::now() + PATIENCE;
-        while Instant::now() < deadline {
-            if self.activity() != before || !self.output(number).is_empty() {
-                return;
-            }
+    #[track_caller]
+    fn await_activity(&self, before: &[String], line: usize, number: usize) {
+        let deadline = Instant::now() + EXAMPLE_MAX;
+        while self.activity() == before && self.output(number).is_empty() {
+            assert!(
+                Instant::now() < deadline,
+                "line {line}: the example in the background has not connected or printed anything"
+            );
             thread::sleep(Duration::from_millis(20));
         }
     }
@@ -217,7 +221,9 @@ impl Session {
         let text = self.adapt(&block.text);
         let path = self.path("checked.toml");
         fs::write(&path, &text).unwrap();
-        let checked = fanfare().arg("check").arg(&path).output().unwrap();
+        let mut check = with_environment(fanfare(), self.folder.path(), &self.host);
+        prefer_file(&mut check, &text);
+        let checked = check.arg("check").arg(&path).output().unwrap();
         assert!(
             checked.status.success(),
             "line {}: {}",
@@ -238,19 +244,7 @@ impl Session {
             let path = self.path("server.toml");
             fs::write(&path, config).unwrap();
             command.arg("--config").arg(path);
-            // Variables have priority over the file.
-            for (key, name) in [
-                ("listen", "FANFARE_LISTEN"),
-                ("admin", "FANFARE_ADMIN"),
-                ("feed", "FANFARE_FEED"),
-            ] {
-                if config
-                    .lines()
-                    .any(|line| line.starts_with(&format!("{key} = ")))
-                {
-                    command.env_remove(name);
-                }
-            }
+            prefer_file(&mut command, config);
         }
         let log = self.path("server.log");
         let file = fs::File::create(&log).unwrap();
@@ -335,25 +329,19 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.stop_server();
         // The shell and its children are one process group. Browsers end with their script.
-        let group = format!("-{}", self.shell.id());
-        for signal in ["TERM", "KILL"] {
-            let mut kill = Command::new("kill");
-            kill.args(["-s", signal, "--", &group]);
-            let _ = kill.stderr(Stdio::null()).status();
+        let group = i32::try_from(self.shell.id()).ok().and_then(Pid::from_raw);
+        let group = group.expect("the number of a process");
+        for signal in [Signal::TERM, Signal::KILL] {
+            // The call fails if all processes of the group have ended.
+            let _ = kill_process_group(group, signal);
             let deadline = Instant::now() + Duration::from_secs(5);
-            while Instant::now() < deadline && is_running(&group) {
+            while Instant::now() < deadline && test_kill_process_group(group).is_ok() {
                 let _ = self.shell.try_wait();
                 thread::sleep(Duration::from_millis(10));
             }
         }
         let _ = self.shell.wait();
     }
-}
-
-fn is_running(group: &str) -> bool {
-    let mut command = Command::new("kill");
-    command.args(["-0", "--", group]).stderr(Stdio::null());
-    command.status().is_ok_and(|status| status.success())
 }
 
 /// Puts the files into the folder that pages mention.
@@ -397,6 +385,20 @@ fn with_environment(mut command: Command, folder: &Path, host: &str) -> Command 
         .env("FANFARE_LISTEN", format!("{host}:8080"))
         .env("FANFARE_ADMIN", format!("{host}:9180"));
     command
+}
+
+/// Removes the variables of the test for the keys of a file, because variables have priority.
+fn prefer_file(command: &mut Command, config: &str) {
+    for (key, name) in [
+        ("listen", "FANFARE_LISTEN"),
+        ("admin", "FANFARE_ADMIN"),
+        ("feed", "FANFARE_FEED"),
+    ] {
+        let assignment = format!("{key} = ");
+        if config.lines().any(|line| line.starts_with(&assignment)) {
+            command.env_remove(name);
+        }
+    }
 }
 
 fn check_json(block: &Block) {

@@ -6,13 +6,45 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
+
+/// The signals that tests send. The program `kill` is not used: the package procps may be missing.
+const SIGNALS: [(&str, Signal); 20] = [
+    ("ALRM", Signal::ALARM),
+    ("CHLD", Signal::CHILD),
+    ("CONT", Signal::CONT),
+    ("HUP", Signal::HUP),
+    ("INT", Signal::INT),
+    ("IO", Signal::IO),
+    ("KILL", Signal::KILL),
+    ("PIPE", Signal::PIPE),
+    ("PROF", Signal::PROF),
+    ("PWR", Signal::POWER),
+    ("STOP", Signal::STOP),
+    ("TERM", Signal::TERM),
+    ("TTIN", Signal::TTIN),
+    ("TTOU", Signal::TTOU),
+    ("URG", Signal::URG),
+    ("USR1", Signal::USR1),
+    ("USR2", Signal::USR2),
+    ("VTALRM", Signal::VTALARM),
+    ("WINCH", Signal::WINCH),
+    ("XFSZ", Signal::XFSZ),
+];
 
 /// A running process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Process(pub(crate) u32);
 
 impl Process {
+    /// Sends a signal by its name without `SIG`.
+    pub(crate) fn signal(self, name: &str) {
+        let known = SIGNALS.iter().find(|(known, _)| *known == name);
+        let (_, signal) = known.unwrap_or_else(|| panic!("{name} is not in SIGNALS"));
+        let pid = Pid::from_raw(i32::try_from(self.0).unwrap()).unwrap();
+        kill_process(pid, *signal).unwrap();
+    }
+
     /// Returns the anonymous resident memory. File pages, such as the pages of the binary, do not
     /// count, because the kernel loads and discards them at any time.
     pub(crate) fn resident_bytes(self) -> u64 {
