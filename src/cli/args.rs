@@ -23,6 +23,9 @@ use clap::{
     Arg, ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum,
 };
 
+use super::operator::args::{
+    ChannelsArgs, ConfigArgs, ConnsArgs, KickArgs, LogLevelArgs, ReloadArgs, TopArgs, WorkersArgs,
+};
 use fanfare::config::file::Overrides;
 use fanfare::config::{ADMIN_DEFAULT, Algorithm, Listen};
 use fanfare::feed::protocol::draft::check_event;
@@ -102,8 +105,14 @@ impl Arguments {
 pub(crate) enum Command {
     /// Put load on a server and account for every publication.
     Bench(Box<BenchArgs>),
+    /// List the channels of a running server.
+    Channels(ChannelsArgs),
     /// Validate a configuration and the files that it names.
     Check(CheckArgs),
+    /// Print the configuration that a running server uses, and where each value is from.
+    Config(ConfigArgs),
+    /// List the connections of a running server.
+    Conns(ConnsArgs),
     /// Report how many connections this machine can hold and which limit binds first.
     Doctor(DoctorArgs),
     /// Write man pages and shell completions.
@@ -114,14 +123,24 @@ pub(crate) enum Command {
     Help(HelpArgs),
     /// Check a journal that no server uses.
     Journal(JournalArgs),
+    /// Close connections of a running server.
+    Kick(KickArgs),
+    /// Print or change the log level of a running server.
+    LogLevel(LogLevelArgs),
     /// Send publications to the feed of a running server.
     Publish(PublishArgs),
+    /// Reload the configuration, certificates and keys of a running server.
+    Reload(ReloadArgs),
     /// Run the server.
     Serve(ServeArgs),
     /// Print what a subscriber receives.
     Subscribe(SubscribeArgs),
     /// Make a token for testing.
     Token(TokenArgs),
+    /// Watch the load, the slowest connections and the busiest channels of a running server.
+    Top(TopArgs),
+    /// List the workers of a running server.
+    Workers(WorkersArgs),
 }
 
 /// Arguments of `fanfare serve`.
@@ -365,7 +384,7 @@ fn event(text: &str) -> Result<String, Refusal> {
     check_event(text).map(|()| String::from(text))
 }
 
-fn pattern(text: &str) -> Result<String, String> {
+pub(super) fn pattern(text: &str) -> Result<String, String> {
     let pattern = Pattern::new(text);
     pattern.map_err(|error| error.to_string())?;
     Ok(String::from(text))
@@ -556,7 +575,7 @@ pub(crate) struct GenerateArgs {
 /// The maximum value of `--target`. It is far more than any machine can hold.
 const TARGET_MAX: u64 = 1_000_000_000_000;
 
-fn seconds(text: &str) -> Result<Duration, String> {
+pub(super) fn seconds(text: &str) -> Result<Duration, String> {
     let number: f64 = text
         .parse()
         .map_err(|_not_a_number| format!("`{text}` is not a number of seconds"))?;

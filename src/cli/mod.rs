@@ -12,11 +12,13 @@ mod guide;
 mod health;
 mod journal;
 mod lines;
+mod operator;
 mod publish;
 mod serve;
 mod socket;
 mod subscribe;
 mod token;
+mod units;
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -98,16 +100,24 @@ pub(crate) fn run() -> ExitCode {
     let _ignored = signals::ignore(&[SIGUSR1, SIGUSR2]);
     let ended = match &arguments.command {
         Command::Bench(args) => bench::run(args, &mut io::stdout()),
+        Command::Channels(args) => operator::channels::run(args, &mut io::stdout().lock()),
         Command::Check(args) => check::run(args, &mut io::stdout().lock()),
+        Command::Config(args) => operator::config::run(args, &mut io::stdout().lock()),
+        Command::Conns(args) => operator::conns::run(args, &mut io::stdout().lock()),
         Command::Doctor(args) => doctor::run(args, &mut io::stdout().lock()),
         Command::Generate(args) => guide::generate(args),
         Command::Health(args) => health::run(args, &mut io::stdout().lock()),
         Command::Help(args) => guide::help(args),
         Command::Journal(args) => journal::run(args, &mut io::stdout().lock()),
+        Command::Kick(args) => operator::kick::run(args, &mut io::stdout().lock()),
+        Command::LogLevel(args) => operator::log_level::run(args, &mut io::stdout().lock()),
         Command::Publish(args) => publish::run(args),
+        Command::Reload(args) => operator::reload::run(args, &mut io::stdout().lock()),
         Command::Serve(args) => serve::run(args),
         Command::Subscribe(args) => subscribe::run(args, &mut io::stdout().lock()),
         Command::Token(args) => token::run(args, &mut io::stdout().lock()),
+        Command::Top(args) => operator::top::run(args, &mut io::stdout().lock()),
+        Command::Workers(args) => operator::workers::run(args, &mut io::stdout().lock()),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,

@@ -7,11 +7,11 @@
 
 use serde::Serialize;
 
+use super::super::units::grouped;
 use super::capacity::{OTHER_THREADS, Plan};
 use super::cgroup::Tightest;
 use super::context::Context;
 use super::facts::{Conntrack, Facts};
-use super::limit_texts::grouped;
 use super::parse::Ceiling;
 use fanfare::config::limits::LISTEN_BACKLOG;
 

@@ -1,9 +1,9 @@
-//! PURE: this module has the texts about limits: names, values and effects. It also formats
-//! numbers.
+//! PURE: this module has the texts about limits: names, values and effects.
 //!
 //! The names are stable, because scripts read them from the JSON. [`super::report`] is the main
 //! caller.
 
+use super::super::units::{bytes, grouped};
 use super::capacity::{LimitId, Plan};
 use super::cgroup::Tightest;
 use super::facts::{Conntrack, Facts, Files};
@@ -136,53 +136,5 @@ fn group(tightest: &Tightest, facts: &Facts, shown: fn(u64) -> String) -> Option
         )),
         Tightest::None if facts.are_groups_known => Some(String::from("unlimited")),
         Tightest::None | Tightest::Unknown => None,
-    }
-}
-
-/// Formats a number with a comma before every three digits.
-pub(super) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// Formats a number of bytes with one decimal, in the largest unit that is not larger than the
-/// number.
-pub(super) fn bytes(number: u64) -> String {
-    const UNITS: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
-    for (unit, size) in UNITS {
-        if number >= size {
-            let tenths = u128::from(number) * 10 / u128::from(size);
-            return format!("{}.{} {unit}", tenths / 10, tenths % 10);
-        }
-    }
-    format!("{number} bytes")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn digits_are_grouped_by_three() {
-        let shown = [0, 12, 999, 1000, 123_456, 1_234_567].map(grouped);
-        assert_eq!(shown, ["0", "12", "999", "1,000", "123,456", "1,234,567"]);
-        assert_eq!(grouped(u64::MAX), "18,446,744,073,709,551,615");
-    }
-
-    #[test]
-    fn bytes_are_shown_in_the_largest_unit() {
-        let shown = [0, 1023, 1536, 5 << 20, 23_019_642_880].map(bytes);
-        assert_eq!(
-            shown,
-            ["0 bytes", "1023 bytes", "1.5 KiB", "5.0 MiB", "21.4 GiB"]
-        );
-        assert_eq!(bytes(u64::MAX), "17179869183.9 GiB");
     }
 }

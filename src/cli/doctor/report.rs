@@ -10,10 +10,11 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
+use super::super::units::{bytes, grouped};
 use super::advice::{self, Advice, Features};
 use super::capacity::{self, Allows, KERNEL_BYTES_PER_CONN, LimitId, Plan, USER_BYTES_PER_CONN};
 use super::facts::Reading;
-use super::limit_texts::{self, bytes, grouped};
+use super::limit_texts;
 use super::remedies::{self, Remedy};
 
 /// Memory of one conn, in bytes.
