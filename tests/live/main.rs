@@ -40,6 +40,7 @@ mod limits;
 mod logs;
 mod metrics;
 mod namespaces;
+mod operator;
 mod page;
 mod pinned_log;
 mod poll;

@@ -306,6 +306,42 @@ fn protocol_lists_events_and_parameters() {
 }
 
 #[test]
+fn protocol_lists_requests_and_answers_of_operators() {
+    let code = all_code("operator/request.rs") + &all_code("operator/answer.rs");
+    let fields = code.lines().filter_map(|line| {
+        let (name, _) = line.trim().strip_prefix("pub ")?.split_once(": ")?;
+        Some(name.to_owned())
+    });
+    let mut in_code: Names = fields.collect();
+    let requests = bodies(&code, "pub enum Request ");
+    for line in requests.lines() {
+        if let Some((variant, _)) = line.trim().split_once('(') {
+            let snake_case = variant.chars().fold(String::new(), |name, c| match c {
+                'A'..='Z' if !name.is_empty() => format!("{name}_{}", c.to_ascii_lowercase()),
+                _ => format!("{name}{}", c.to_ascii_lowercase()),
+            });
+            in_code.insert(snake_case);
+        }
+    }
+    let text = section("protocol", "The operator's socket");
+    let cells = rows(&text).into_iter().map(|row| row[0].clone());
+    let mut listed: Names = cells.flat_map(|cell| quoted(&cell)).collect();
+    // The keys of a problem are in one cell.
+    let problems = rows(&text).into_iter().find(|row| row[0] == "`problems`");
+    let keys = ["unix_ms", "level", "text"].map(str::to_owned);
+    let shown = quoted(&problems.unwrap()[1]);
+    assert!(keys.iter().all(|key| shown.contains(key)), "{shown:?}");
+    listed.extend(keys);
+    assert_same("requests and answers of operators", &listed, &in_code);
+}
+
+/// Returns the texts in code font.
+fn quoted(cell: &str) -> Vec<String> {
+    let parts = cell.split('`').skip(1).step_by(2);
+    parts.map(str::to_owned).collect()
+}
+
+#[test]
 fn protocol_lists_statuses_and_true_limits() {
     let body = bodies(&all_code("http/status.rs"), "fn code(");
     let numbers = body.split(|c: char| !c.is_ascii_digit());
