@@ -139,6 +139,7 @@ fn start(folder: &std::path::Path, wake: &Arc<Wake>) -> (FeedHandle, Inbox, Arc<
         metrics: Arc::new(FeedMetrics::default()),
         health: Arc::default(),
         warnings: Arc::default(),
+        tracer: None,
         config: Arc::new(config.clone()),
         clock: Clock::start(),
     };

@@ -222,6 +222,7 @@ impl Rig {
             keys: None,
             warnings: Arc::default(),
             access_log: None,
+            tracer: None,
         };
         let mut worker = Worker::new(net, hub, parts);
         while worker.hub().subscriber_count() < u64::from(CONNS) || worker.net_mut().waiting > 0 {
@@ -257,7 +258,7 @@ impl Rig {
         self.writer.announce(Sequence(self.published));
         let mut outgoing = Outgoing::new(1);
         for publication in batch {
-            outgoing.add(&mut self.writer, publication, None);
+            outgoing.add(&mut self.writer, publication, None, None);
         }
         self.writer.note_posted();
         self.writer.evict(self.clock.now(), u32::MAX);

@@ -70,13 +70,6 @@ impl TraceParent {
         Some(Self { trace, span, flags })
     }
 
-    /// Creates the value that names a span as the parent.
-    #[must_use]
-    pub fn new(trace: TraceId, span: SpanId, is_sampled: bool) -> Self {
-        let flags = if is_sampled { SAMPLED } else { 0 };
-        Self { trace, span, flags }
-    }
-
     /// Returns the binary form: the id of the trace, the id of the span, the flags.
     #[must_use]
     pub fn to_binary(self) -> [u8; Self::BYTES] {
@@ -128,6 +121,12 @@ impl TraceId {
     pub fn new(bytes: [u8; 16]) -> Option<Self> {
         (bytes != [0; 16]).then_some(Self(bytes))
     }
+
+    /// Returns the bytes of the id.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; 16] {
+        self.0
+    }
 }
 
 impl SpanId {
@@ -135,6 +134,12 @@ impl SpanId {
     #[must_use]
     pub fn new(bytes: [u8; 8]) -> Option<Self> {
         (bytes != [0; 8]).then_some(Self(bytes))
+    }
+
+    /// Returns the bytes of the id.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; 8] {
+        self.0
     }
 }
 

@@ -5,6 +5,7 @@
 //! The number of lines is bounded by the configuration: by its namespaces and certificates.
 
 use std::fmt::Display;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use super::FigureSources;
@@ -30,6 +31,7 @@ pub(super) fn metrics(sources: &FigureSources) -> String {
     exposition::push(ReloadMetrics::TABLE, &[&*sources.reloads], &mut out);
     let mut page = Page { out: &mut out };
     push_server(sources, &mut page);
+    push_spans(sources, &mut page);
     push_channels(sources, &mut page);
     push_namespaces(sources, &mut page);
     push_memory(sources, &mut page);
@@ -105,6 +107,27 @@ fn push_server(sources: &FigureSources, page: &mut Page<'_>) {
     let dropped = sources.access_log.as_ref().map_or(0, AccessLog::dropped);
     push_header(name, Kind::Counter, help, page.out);
     push_value(name, "", dropped, 1, page.out);
+}
+
+/// Appends the numbers of spans. They are shown even if tracing is off.
+fn push_spans(sources: &FigureSources, page: &mut Page<'_>) {
+    let spans = &sources.span_metrics;
+    let value = |number: &AtomicU64| number.load(Ordering::Relaxed);
+    let help = "Publications and connections whose spans were exported, by target.";
+    let name = "fanfare_spans_exported_total";
+    let exported = [
+        ("collector", value(&spans.posted)),
+        ("file", value(&spans.written)),
+    ];
+    page.each((name, Kind::Counter, help), "target", exported.into_iter());
+    let help = "Publications and connections whose spans were dropped, by cause.";
+    let name = "fanfare_spans_dropped_total";
+    let dropped = [
+        ("collector", value(&spans.dropped_by_collector)),
+        ("file", value(&spans.dropped_by_file)),
+        ("queue_full", value(&spans.dropped_by_queue)),
+    ];
+    page.each((name, Kind::Counter, help), "cause", dropped.into_iter());
 }
 
 fn push_channels(sources: &FigureSources, page: &mut Page<'_>) {

@@ -34,6 +34,7 @@ use crate::config::limits::{
 use crate::health::Health;
 use crate::log::Log;
 use crate::metrics::{Counter, FeedMetrics, ReloadMetrics, WorkerMetrics};
+use crate::spans::SpanMetrics;
 use crate::sys::descriptors::{self, Spare};
 use crate::sys::pressure::Meter;
 use crate::tls::Identity;
@@ -132,6 +133,8 @@ pub struct FigureSources {
     pub warnings: Arc<Warnings>,
     /// The access log, if it is on. Its number of dropped lines is a metric.
     pub access_log: Option<AccessLog>,
+    /// The numbers of exported and dropped spans.
+    pub span_metrics: Arc<SpanMetrics>,
     /// Returns the number of log lines that were dropped because the queue was full.
     pub dropped_log_lines: Arc<dyn Fn() -> u64 + Send + Sync>,
 }
@@ -405,6 +408,7 @@ mod tests {
                     started: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
                     warnings: Arc::default(),
                     access_log: None,
+                    span_metrics: Arc::default(),
                     dropped_log_lines: Arc::new(|| 3),
                 }))
                 .unwrap();

@@ -166,7 +166,7 @@ mod tests {
     use crate::config::auth::KeyFile;
 
     /// Sample values. Each key with a text or a list of texts accepts at least two of these values.
-    const TEXTS: [&str; 14] = [
+    const TEXTS: [&str; 15] = [
         "always",
         "os",
         "close",
@@ -180,6 +180,7 @@ mod tests {
         "127.0.0.1:1",
         "HS256 /a",
         "https://example.com",
+        "http://127.0.0.1:4318",
         "/a",
     ];
 

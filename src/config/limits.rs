@@ -130,6 +130,28 @@ pub const CONNECTS_AT_ONCE_S: u64 = 5;
 pub const ACCESS_LINES_MAX: usize = 8_192;
 /// The maximum number of bytes of a path in the access log. The rest is cut off.
 pub const ACCESS_PATH_BYTES_MAX: usize = 512;
+/// The maximum number of ended spans in the queue of the exporter.
+pub const SPANS_QUEUED_MAX: usize = 4_096;
+/// The maximum number of publications and connections in one batch of spans. A batch has up to five
+/// spans for each of them, about 2 KiB.
+pub const SPANS_PER_BATCH_MAX: usize = 256;
+/// The maximum time from the first span of a batch until the batch is exported, in milliseconds.
+pub const SPAN_BATCH_MS: u64 = 1_000;
+/// The maximum number of batches that wait for the collector.
+pub const SPAN_BATCHES_MAX: usize = 16;
+/// The maximum time of one attempt to post a batch, with the connection, in milliseconds.
+pub const SPAN_POST_MS_MAX: u64 = 10_000;
+/// The pause before the first repetition of a post, in milliseconds. Each further pause is twice as
+/// long, up to [`SPAN_RETRY_PAUSE_MS_MAX`].
+pub const SPAN_RETRY_FIRST_MS: u64 = 250;
+/// The maximum pause between two attempts to post a batch, in milliseconds.
+pub const SPAN_RETRY_PAUSE_MS_MAX: u64 = 5_000;
+/// The time after which a batch that the collector has not accepted is dropped, in milliseconds.
+pub const SPAN_RETRY_MS_MAX: u64 = 60_000;
+/// The maximum time for which the end of the server waits for the export of spans, in milliseconds.
+pub const SPAN_STOP_MS: u64 = 2_000;
+/// The maximum number of sampled publications that a worker observes at the same time.
+pub const TRACED_WALKS_MAX: usize = 256;
 /// The maximum number of log lines per kind of warning and window. Further lines are counted.
 pub const WARNINGS_PER_WINDOW_MAX: u32 = 10;
 /// The window for the limit on warnings, in milliseconds.

@@ -20,6 +20,7 @@ pub mod problem;
 pub mod proxy;
 pub mod report;
 pub mod share;
+pub mod tracing;
 pub mod validate;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -28,6 +29,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::tracing::Tracing;
 pub use admin_socket::AdminSocket;
 pub use algorithm::{Algorithm, AlgorithmError};
 pub use auth::{Auth, KeyFile, TokenRules};
@@ -88,6 +90,8 @@ pub struct Config {
     pub deflate: Deflate,
     /// The level and format of log lines.
     pub logging: Logging,
+    /// Spans of publications and connections.
+    pub tracing: Tracing,
     /// Channels that have their own rules.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub namespace: Vec<Namespace>,
@@ -117,6 +121,7 @@ impl Default for Config {
             io: Io::default(),
             deflate: Deflate::default(),
             logging: Logging::default(),
+            tracing: Tracing::default(),
             namespace: Vec::new(),
         }
     }

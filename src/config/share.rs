@@ -19,6 +19,8 @@ pub struct ShareError(f64);
 impl Share {
     /// The whole amount.
     pub const WHOLE: Self = Self(WHOLE);
+    /// One hundredth.
+    pub const HUNDREDTH: Self = Self(WHOLE / 100);
     /// One half.
     pub const HALF: Self = Self(WHOLE / 2);
 

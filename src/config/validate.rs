@@ -11,6 +11,7 @@ use super::limits::{
     CONTROL_PAYLOAD_BYTES_MAX, FEED_LINE_BYTES_MAX, LISTENERS_MAX, NAMESPACES_MAX,
     REQUEST_HEAD_BYTES_MAX, TOKEN_KEYS_MAX, WORKERS_MAX,
 };
+use super::tracing::EndpointError;
 use super::{ClientAuth, Config, Listen, Logging, Namespace};
 use crate::id::ChannelNameError;
 use crate::pattern::Pattern;
@@ -356,6 +357,14 @@ impl Config {
             let message = format!("is `{level}`, but must be error, warn, info or debug");
             push(found, &["logging.level"], message);
         }
+        if let Err(error) = self.tracing.url() {
+            // The message does not repeat a password.
+            let message = match error {
+                EndpointError::Credentials => error.to_string(),
+                _ => format!("is `{}`, but {error}", self.tracing.endpoint),
+            };
+            push(found, &["tracing.endpoint"], message);
+        }
     }
 }
 
@@ -614,6 +623,10 @@ mod tests {
 
     #[test]
     fn unknown_level_is_refused() {
+        assert_eq!(
+            wrong(|c| c.tracing.endpoint = "https://a".into()),
+            ["tracing.endpoint"]
+        );
         assert_eq!(
             wrong(|c| c.logging.level = "loud".into()),
             ["logging.level"]

@@ -20,6 +20,7 @@ use crate::id::Epoch;
 use crate::journal::replay::RecoveredFeed;
 use crate::log::Writer;
 use crate::metrics::FeedMetrics;
+use crate::spans::Tracer;
 use crate::sys::clock::Clock;
 use crate::sys::socket_file::{self, SocketAccess, SocketFileError};
 use crate::sys::wake::Wake;
@@ -58,6 +59,8 @@ pub struct FeedParts {
     pub health: Arc<Health>,
     /// The limits on warnings.
     pub warnings: Arc<Warnings>,
+    /// Decides which publications have a span; `None` if tracing is off.
+    pub tracer: Option<Tracer>,
     /// The server's configuration.
     pub config: Arc<Config>,
     /// The process's clock.

@@ -127,7 +127,8 @@ impl FeedLoop {
             parts.clock,
             Arc::clone(&metrics),
             Arc::clone(&parts.warnings),
-        );
+        )
+        .traced_by(parts.tracer);
         Ok(Self {
             poll,
             socket: SocketWatch::new(feed.place, Arc::clone(&parts.health)),

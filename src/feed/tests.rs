@@ -65,6 +65,7 @@ impl Rig {
             metrics: Arc::clone(&metrics),
             health: Arc::default(),
             warnings: Arc::default(),
+            tracer: None,
             config: Arc::new(config),
             clock: Clock::start(),
         };
@@ -445,6 +446,7 @@ fn inherited_listener_stays_open_when_the_feed_stops() {
         metrics: Arc::new(FeedMetrics::default()),
         health: Arc::default(),
         warnings: Arc::default(),
+        tracer: None,
         config: Arc::new(Config::default()),
         clock: Clock::start(),
     };

@@ -109,6 +109,12 @@ impl Subscribers {
         self.marks().are_walking()
     }
 
+    /// Returns the index of the next subscriber to visit. Each visit changes the index.
+    #[must_use]
+    pub fn position(&self) -> u32 {
+        self.marks().next
+    }
+
     /// Whether some subscribers have to be visited a second time, because a publication arrived
     /// after their visit.
     #[must_use]

@@ -16,6 +16,7 @@ mod files;
 pub mod logs;
 mod memory_watch;
 mod operators;
+mod outputs;
 mod prepare;
 pub mod service;
 mod start_error;
@@ -35,7 +36,6 @@ use std::thread::JoinHandle;
 use std::time::SystemTime;
 
 use crossbeam_channel::Receiver;
-use tracing_appender::non_blocking::WorkerGuard;
 
 use crate::access_log::AccessLog;
 use crate::admin::{self, FigureSources, Readiness, ServerStage};
@@ -53,6 +53,7 @@ use crate::journal::replay::{self, OpenContext, RecoveredFeed};
 use crate::log::{Log, Writer};
 use crate::metrics::{Counter, FeedMetrics, ReloadMetrics, WorkerMetrics};
 use crate::operator::MainOrder;
+use crate::spans::SpanMetrics;
 use crate::sys::activation::Inherited;
 use crate::sys::clock::Clock;
 use crate::sys::cpu;
@@ -76,6 +77,7 @@ use credentials::Credentials;
 use logs::LogHandle;
 use memory_watch::MemoryWatch;
 use operators::Operators;
+use outputs::{OutputThreads, Outputs};
 use prepare::prepare;
 use threads::{Listeners, Preparation};
 
@@ -93,8 +95,8 @@ pub struct Server {
     feed: FeedHandle,
     readiness: Arc<Readiness>,
     warnings: Arc<Warnings>,
-    /// Writes the queued lines of the access log when it is dropped.
-    _access_lines: Option<WorkerGuard>,
+    /// Writes the queued lines of the access log and the queued spans when it is dropped.
+    _output_threads: OutputThreads,
     reloads: Arc<ReloadMetrics>,
     operators: Operators,
     /// The handle of the thread that measures memory. The thread ends when this field is dropped.
@@ -129,11 +131,10 @@ impl Server {
         let mut listeners = Listeners::new(&config, inherited.tcp)?;
         let credentials = Credentials::new(material, listeners.addresses());
         let feed_wake = Arc::new(Wake::new().map_err(StartError::system("create an eventfd"))?);
-        let (feed_metrics, readiness) =
-            (Arc::<FeedMetrics>::default(), Arc::<Readiness>::default());
+        let (feed_metrics, readiness) = (Arc::default(), Arc::<Readiness>::default());
         let initial = InitialState::load(&config, clock, &feed_wake, &feed_metrics)?;
         let warnings = Arc::<Warnings>::default();
-        let (access_log, access_lines) = AccessLog::start(&config.logging, io::stdout()).unzip();
+        let (outputs, output_threads) = Outputs::start(&config, clock)?;
         let (guard, watch) = guard(&config, listeners.addresses(), clock, &warnings)?;
         let spawner = WorkerSpawner {
             config: Arc::clone(&config),
@@ -145,7 +146,7 @@ impl Server {
             credentials: credentials.clone(),
             guard,
             warnings: Arc::clone(&warnings),
-            access_log,
+            outputs: outputs.clone(),
             descriptor_limit,
         };
         let started = spawner.start(&mut listeners)?;
@@ -161,6 +162,7 @@ impl Server {
             metrics: feed_metrics,
             health: Arc::clone(readiness.health()),
             warnings: Arc::clone(&warnings),
+            tracer: outputs.tracer,
             config: Arc::clone(&config),
             clock,
         };
@@ -181,7 +183,7 @@ impl Server {
             feed,
             readiness,
             warnings,
-            _access_lines: access_lines,
+            _output_threads: output_threads,
             reloads: started.reloads,
             operators,
             _memory_watch: watch,
@@ -384,7 +386,7 @@ struct WorkerSpawner {
     credentials: Credentials,
     guard: Guard,
     warnings: Arc<Warnings>,
-    access_log: Option<AccessLog>,
+    outputs: Outputs,
     descriptor_limit: RaisedLimit,
 }
 
@@ -407,6 +409,7 @@ struct StartedWorkers {
     guard: Guard,
     warnings: Arc<Warnings>,
     access_log: Option<AccessLog>,
+    span_metrics: Arc<SpanMetrics>,
     log: Arc<Log>,
     config: Arc<Config>,
     identity: Option<Arc<Reloadable<Arc<Identity>>>>,
@@ -439,6 +442,7 @@ impl StartedWorkers {
             started: times.server,
             warnings: Arc::clone(&self.warnings),
             access_log: self.access_log.clone(),
+            span_metrics: Arc::clone(&self.span_metrics),
             config: Arc::clone(&self.config),
             conns_max: self.conns_max,
             identity: self.identity.clone(),
@@ -509,7 +513,11 @@ impl WorkerSpawner {
             metrics,
             guard,
             warnings: self.warnings,
-            access_log: self.access_log,
+            access_log: self.outputs.access_log,
+            span_metrics: self
+                .outputs
+                .tracer
+                .map_or_else(Arc::default, |one| Arc::clone(one.metrics())),
             conns_max,
             subscribers_by_rule,
             identity: self.credentials.identity(),
@@ -545,7 +553,8 @@ impl WorkerSpawner {
             secure: self.credentials.secure.clone(),
             keys: self.credentials.keys.clone(),
             warnings: Arc::clone(&self.warnings),
-            access_log: self.access_log.clone(),
+            access_log: self.outputs.access_log.clone(),
+            tracer: self.outputs.tracer.clone(),
             guard: spec.guard,
         };
         let (log, head) = (Arc::clone(&self.log), self.log.posted());

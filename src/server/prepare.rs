@@ -10,6 +10,7 @@ use crate::config::validate::Invalid;
 use crate::config::{AdminSocket, Config};
 use crate::feed;
 use crate::journal::folder;
+use crate::spans;
 use crate::sys::activation::Inherited;
 use crate::sys::socket_file;
 
@@ -42,6 +43,9 @@ pub(super) fn prepare(config: &Config, inherited: &Inherited) -> Result<Material
     {
         let message = format!("{}: {error}", journal.display());
         found.push(Invalid::new("journal.path", message));
+    }
+    if let Err(message) = spans::check(&config.tracing) {
+        found.push(Invalid::new("tracing.file", message));
     }
     if found.is_empty() {
         Ok(material)

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use crate::config::validate::Invalid;
 use crate::feed;
 use crate::journal::replay::JournalError;
+use crate::spans::ExporterError;
 use crate::sys::socket_file::SocketFileError;
 
 /// The reason why the server did not start.
@@ -39,6 +40,9 @@ pub enum StartError {
         /// The error of `bind(2)` or `listen(2)`.
         error: io::Error,
     },
+    /// Spans cannot be exported.
+    #[error(transparent)]
+    Spans(ExporterError),
     /// `getrandom(2)` failed.
     #[error("cannot get random bytes from the system: {0}")]
     Random(getrandom::Error),

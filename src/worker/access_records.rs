@@ -1,7 +1,8 @@
-//! `access_records`: what the access log needs to know about this worker's conns.
+//! `access_records`: what the access log and the spans of connections need to know about this
+//! worker's conns.
 //!
-//! Without an access log, the table is empty, and each function costs one check. A conn that is not
-//! in the sample has no record.
+//! Without an access log and without tracing, the table is empty, and each function costs one
+//! check. A conn that is neither in the access log nor traced has no record.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use super::wire::net::Net;
 use crate::access_log::Line;
 use crate::effect::{AnsweredRequest, CloseReason, ReadRequest};
 use crate::id::ConnId;
+use crate::spans::{ConnectionSpan, SpanContext, Tracer};
 use crate::time::Now;
 use crate::traceparent::TraceParent;
 
@@ -21,8 +23,24 @@ use crate::traceparent::TraceParent;
 #[derive(Debug, Default)]
 pub(super) struct AccessRecords(HashMap<u32, Box<Record>, RandomState>);
 
+/// Whether a conn has a span.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sampling {
+    /// The next request or the end of the conn decides.
+    Open,
+    /// The newest request has no span.
+    Out,
+    /// The newest request has a span with these ids.
+    In(SpanContext),
+}
+
 #[derive(Debug)]
 struct Record {
+    /// Whether the access log contains the conn.
+    is_logged: bool,
+    sampling: Sampling,
+    /// The time at which the conn was accepted, until its first request is answered.
+    accepted: Option<Now>,
     peer: Option<SocketAddr>,
     /// The time at which the conn was accepted, or at which its newest request was read or
     /// answered.
@@ -67,17 +85,58 @@ impl AccessRecords {
     }
 }
 
+impl Record {
+    /// Returns the ids of the span. A conn without a request is drawn here.
+    fn context(&self, tracer: &Tracer) -> Option<SpanContext> {
+        match self.sampling {
+            Sampling::Open => tracer.sample(None),
+            Sampling::Out => None,
+            Sampling::In(context) => Some(context),
+        }
+    }
+
+    /// Returns the span with the values of a line of the access log.
+    fn span(&self, context: SpanContext, line: &Line<'_>, now: Now) -> ConnectionSpan {
+        ConnectionSpan {
+            context,
+            begun: self.accepted.unwrap_or(self.begun),
+            ended: now,
+            peer: line.peer,
+            client: line.client,
+            connection: line.connection,
+            transport: line.transport,
+            path: line.path.map(Box::from),
+            status: line.status,
+            close_code: line.close_code,
+            reason: line.reason,
+            publications: line.publications,
+            bytes: line.bytes,
+            // A span has no more about a person than the access log.
+            sub: line.sub.filter(|_| self.is_logged).map(Box::from),
+        }
+    }
+}
+
 impl<N: Net> Worker<N> {
-    /// Makes a record of a new conn, if the conn is in the sample.
+    /// Makes a record of a new conn, if the access log contains the conn or if it may be traced.
     pub(super) fn begin_access_record(&mut self, id: ConnId) {
-        let Some(log) = &self.parts.access_log else {
+        let (log, tracer) = (&self.parts.access_log, &self.parts.tracer);
+        if log.is_none() && tracer.is_none() {
             return;
-        };
-        if !log.is_sampled(self.net.draw()) {
+        }
+        let draw = self.net.draw();
+        let is_logged = log.as_ref().is_some_and(|log| log.is_sampled(draw));
+        if !is_logged && tracer.is_none() {
             return;
         }
         let slot = self.conns.get(id.slot as usize);
         let record = Record {
+            is_logged,
+            sampling: match tracer {
+                Some(_) => Sampling::Open,
+                None => Sampling::Out,
+            },
+            accepted: Some(self.now),
             peer: slot.and_then(|slot| self.net.peer_address(&slot.socket)),
             begun: self.now,
             request: None,
@@ -92,13 +151,24 @@ impl<N: Net> Worker<N> {
 
     /// Stores a request that a conn has sent.
     pub(super) fn note_request(&mut self, id: ConnId, request: Box<ReadRequest>) {
-        if let Some(record) = self.access_records.0.get_mut(&id.slot) {
-            record.begun = self.now;
-            record.request = Some(request);
-            record.has_requested = true;
-            record.sub = None;
-            (record.publications, record.bytes) = (0, 0);
+        let Some(record) = self.access_records.0.get_mut(&id.slot) else {
+            return;
+        };
+        if let Some(tracer) = &self.parts.tracer {
+            let context = tracer.sample(request.traceparent.as_ref());
+            record.sampling = context.map_or(Sampling::Out, Sampling::In);
         }
+        if request.stream_status.is_some() && !record.is_logged && record.sampling == Sampling::Out
+        {
+            // A stream has no further requests, so nothing will be written about the conn.
+            self.access_records.0.remove(&id.slot);
+            return;
+        }
+        record.begun = self.now;
+        record.request = Some(request);
+        record.has_requested = true;
+        record.sub = None;
+        (record.publications, record.bytes) = (0, 0);
     }
 
     /// Stores the subject of a conn's token before the token is forgotten.
@@ -124,6 +194,10 @@ impl<N: Net> Worker<N> {
         if let Some(record) = self.access_records.0.get_mut(&id.slot) {
             // A later refusal may have no request. Its line must not repeat these values.
             record.begun = self.now;
+            record.accepted = None;
+            if self.parts.tracer.is_some() {
+                record.sampling = Sampling::Open;
+            }
             record.sub = None;
             // A refusal without a request has its line, too.
             record.has_requested = true;
@@ -154,13 +228,10 @@ impl<N: Net> Worker<N> {
     ) {
         let connection = self.name(id);
         let client = self.peers.client(id.slot);
-        let (Some(record), Some(log)) = (
-            self.access_records.0.get(&id.slot),
-            &mut self.parts.access_log,
-        ) else {
+        let Some(record) = self.access_records.0.get(&id.slot) else {
             return;
         };
-        log.write(&Line {
+        let line = Line {
             peer: record.peer,
             client,
             connection,
@@ -178,6 +249,16 @@ impl<N: Net> Worker<N> {
             publications: record.publications,
             bytes: record.bytes,
             sub: record.sub.as_deref(),
-        });
+        };
+        if let Some(tracer) = &self.parts.tracer
+            && let Some(context) = record.context(tracer)
+        {
+            tracer.end_connection(Box::new(record.span(context, &line, self.now)));
+        }
+        if let Some(log) = &mut self.parts.access_log
+            && record.is_logged
+        {
+            log.write(&line);
+        }
     }
 }

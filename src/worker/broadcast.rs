@@ -12,6 +12,7 @@
 
 use super::Worker;
 use super::mail::inbox::{Item, Mail};
+use super::traced_walks::Traced;
 use super::wire::net::Net;
 use crate::config::limits::PUBLICATIONS_PER_TURN_MAX;
 
@@ -91,17 +92,22 @@ impl<N: Net> Worker<N> {
         if !self.hub.has_room_for(*place, *key, entry) {
             return false;
         }
-        let Some(item) = self.batch.next() else {
+        let Some(mut item) = self.batch.next() else {
             debug_assert!(false, "a batch lost its first entry");
             return true;
         };
+        let traced = Traced::of(&mut item);
         let Item {
             place,
             key,
             entry,
             worker_ack,
+            ..
         } = item;
         let subscribers = self.hub.take(place, key, entry, self.now);
+        if let Some(traced) = traced {
+            self.begin_traced_walk(traced, subscribers);
+        }
         self.parts.metrics.publications.increment();
         if worker_ack.is_some_and(|worker_ack| worker_ack.confirm(subscribers)) {
             self.parts.feed.wake();

@@ -139,6 +139,7 @@ impl<N: Net> Worker<N> {
             }
             self.write_collected();
             now = self.net.now();
+            self.note_traced_walks(now);
             for times in ended {
                 self.record_walk(times, now);
             }

@@ -38,6 +38,7 @@ pub mod reloadable;
 mod report;
 mod round;
 mod survey;
+mod traced_walks;
 mod warn;
 pub mod wire;
 
@@ -63,6 +64,7 @@ use crate::frame::Compressor;
 use crate::hub::{Hub, Planned};
 use crate::id::{ConnId, ConnName, Cursor, RunId};
 use crate::metrics::WorkerMetrics;
+use crate::spans::Tracer;
 use crate::sys::listener::SocketOptions;
 use crate::sys::wake::Wake;
 use crate::time::running::Running;
@@ -83,6 +85,7 @@ use pinned::Holders;
 use reloadable::Reloadable;
 use round::{Queue, Round};
 use survey::Surveys;
+use traced_walks::TracedWalks;
 use wire::net::{Net, Readiness, WriteOutcome};
 use wire::tls::{Filters, Secure};
 
@@ -114,6 +117,8 @@ pub struct Parts {
     pub secure: Option<Secure>,
     /// The access log, if it is on.
     pub access_log: Option<AccessLog>,
+    /// Decides which connections have a span; `None` if tracing is off.
+    pub tracer: Option<Tracer>,
     /// The limits on warnings, which all workers share.
     pub warnings: Arc<Warnings>,
     /// The verifier of tokens, if clients need tokens.
@@ -180,6 +185,7 @@ pub struct Worker<N: Net> {
     /// The permissions that tokens grant.
     access: Access,
     access_records: AccessRecords,
+    traced_walks: TracedWalks,
     memory_trim: MemoryTrim,
     surveys: Surveys,
     draining: Option<Draining>,
@@ -304,6 +310,7 @@ impl<N: Net> Worker<N> {
             filters: Filters::default(),
             access: Access::default(),
             access_records: AccessRecords::default(),
+            traced_walks: TracedWalks::default(),
             memory_trim: MemoryTrim::default(),
             surveys: Surveys::default(),
             draining: None,

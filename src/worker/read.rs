@@ -345,6 +345,7 @@ mod tests {
             keys: None,
             warnings: Arc::default(),
             access_log: None,
+            tracer: None,
         };
         let net = Endless {
             frame: frame.to_vec(),

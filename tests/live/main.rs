@@ -61,6 +61,7 @@ mod survival;
 mod tls;
 mod tokens;
 mod traceparent;
+mod tracing;
 mod tuning;
 mod websocket;
 mod windows;

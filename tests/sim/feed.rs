@@ -21,6 +21,7 @@ use fanfare::worker::mail::survey::Survey;
 
 use crate::disk::Journal;
 use crate::net::MidTurn;
+use crate::spans::Spans;
 use crate::world::node::NodeWorker;
 
 /// The maximum number of batches in an inbox. It is below an inbox's capacity, so posting never has
@@ -162,6 +163,7 @@ pub(crate) struct Feed {
     late: Option<usize>,
     /// The journal, in runs where the server may be killed and started again.
     pub(crate) journal: Option<Journal>,
+    pub(crate) traced: Spans,
     /// Events that `take_events` has not returned yet.
     events: Vec<LogEvent>,
     /// Acknowledgements that not all workers have confirmed, in the order of their publications.
@@ -198,6 +200,7 @@ impl Feed {
             steps: VecDeque::new(),
             late: None,
             journal,
+            traced: Spans::new(),
             events: Vec::new(),
             worker_acks: Vec::new(),
             random,
@@ -429,8 +432,10 @@ impl Feed {
         };
         match step {
             Step::Add(publication, worker_ack) => {
+                let span = self.traced.begin(&publication, now);
+                let (worker_ack, span) = (worker_ack.as_ref(), span.as_ref());
                 self.outgoing
-                    .add(&mut self.writer, *publication, worker_ack.as_ref());
+                    .add(&mut self.writer, *publication, worker_ack, span);
             }
             Step::Collect => {
                 while let Some((worker, batch)) = self.outgoing.take() {

@@ -63,6 +63,7 @@ mod peer;
 mod pinned;
 mod progress;
 mod secure;
+mod spans;
 mod tokens;
 mod wire;
 mod world;

@@ -265,6 +265,12 @@ fn only_the_shell_uses_the_system() {
         rule,
     );
     breaks("src/http/a.rs", "tracing::info!(x);\n", 1, rule);
+    breaks("src/http/a.rs", "use tracing::{info};\n", 1, rule);
+    keeps(
+        "src/http/a.rs",
+        "mod tracing;\nuse self::tracing::X;\nfn x() { config.tracing.on() }\n",
+        rule,
+    );
     breaks("src/http/a.rs", "let x = SystemTime::now();\n", 1, rule);
     breaks(
         "benches/generator/src/a.rs",

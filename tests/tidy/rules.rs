@@ -54,6 +54,7 @@ const SHELL: &[&str] = &[
     "main",
     "operator",
     "server",
+    "spans",
     "sys",
     "warnings",
     "worker",
@@ -176,9 +177,12 @@ pub(crate) fn shell_only(source: &Source) -> Vec<Finding> {
     let tokens = tokens(&source.product);
     let mut findings: Vec<Finding> = tokens
         .iter()
-        .filter(|token| SHELL_WORDS.contains(&token.text))
-        .filter(|token| !(has_lock && ["Mutex", "RwLock"].contains(&token.text)))
-        .map(|token| (token.line, format!("`{}` outside the shell", token.text)))
+        .enumerate()
+        .filter(|(_, token)| SHELL_WORDS.contains(&token.text))
+        .filter(|(_, token)| !(has_lock && ["Mutex", "RwLock"].contains(&token.text)))
+        // The configuration has a section with the name of the crate.
+        .filter(|(at, token)| token.text != "tracing" || begins_path(&tokens, *at))
+        .map(|(_, token)| (token.line, format!("`{}` outside the shell", token.text)))
         .collect();
     for (at, token) in tokens.iter().enumerate() {
         // A time may be passed as data, but only the shell may read the clock.
@@ -194,6 +198,12 @@ pub(crate) fn shell_only(source: &Source) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// Whether a path begins with this token.
+fn begins_path(tokens: &[Token<'_>], at: usize) -> bool {
+    let is_first = at == 0 || tokens[at - 1].text != ":";
+    is_first && !second_segments(&tokens[at..]).is_empty()
 }
 
 /// Checks that only one file of `doctor`, `tree.rs`, reads the host. It reads below a folder that

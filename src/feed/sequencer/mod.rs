@@ -28,6 +28,7 @@ use crate::log::EpochChange;
 use crate::log::Writer;
 use crate::log::dedupe::Dedupe;
 use crate::metrics::FeedMetrics;
+use crate::spans::{PublicationSpan, Tracer};
 use crate::sys::clock::Clock;
 use crate::time::{Deadline, Now};
 use crate::warnings::{self, Event, WarningKind, Warnings};
@@ -52,6 +53,8 @@ pub(super) struct Sequencer {
     journal: Option<Journal>,
     metrics: Arc<FeedMetrics>,
     warnings: Arc<Warnings>,
+    /// Decides which publications have a span; `None` if tracing is off.
+    tracer: Option<Tracer>,
 }
 
 /// A publication of the batch, with its acknowledgement.
@@ -59,6 +62,8 @@ pub(super) struct Sequencer {
 struct Staged {
     publication: Publication,
     worker_ack: Option<Arc<WorkerAck>>,
+    /// The span, if the publication is sampled.
+    span: Option<Arc<PublicationSpan>>,
 }
 
 /// The state with which a sequencer starts.
@@ -107,7 +112,14 @@ impl Sequencer {
             journal: start.journal,
             metrics,
             warnings,
+            tracer: None,
         }
+    }
+
+    /// Begins spans for the publications that the tracer samples.
+    pub(super) fn traced_by(mut self, tracer: Option<Tracer>) -> Self {
+        self.tracer = tracer;
+        self
     }
 
     /// Adds the publications of a draft to the batch. The returned acknowledgement has the id of
@@ -307,17 +319,16 @@ impl Sequencer {
         if let Some(last) = self.batch.last() {
             self.writer.announce(last.publication.id.sequence);
         }
-        let mut worker_acks = Vec::new();
-        for Staged {
-            publication,
-            worker_ack,
-        } in std::mem::take(&mut self.batch)
-        {
+        let (mut worker_acks, mut spans) = (Vec::new(), Vec::new());
+        for staged in std::mem::take(&mut self.batch) {
             let (writer, outgoing) = (&mut self.writer, &mut self.outgoing);
-            let trimmed = outgoing.add(writer, publication, worker_ack.as_ref());
+            let (worker_ack, span) = (staged.worker_ack, staged.span);
+            let publication = staged.publication;
+            let trimmed = outgoing.add(writer, publication, worker_ack.as_ref(), span.as_ref());
             self.metrics.logged.increment();
             self.metrics.evicted.add(u64::from(trimmed));
             worker_acks.extend(worker_ack);
+            spans.extend(span);
         }
         self.post_outgoing();
         self.writer.note_posted();
@@ -329,6 +340,7 @@ impl Sequencer {
             let _is_last = worker_ack.confirm(subscribers);
         }
         let now = self.clock.now();
+        spans.iter().for_each(|span| span.note_posted(now));
         // All publications of a batch were accepted at the same time.
         if let Some(accepted) = accepted {
             let took = now.micros_since(accepted);
@@ -474,14 +486,28 @@ impl Sequencer {
             journal.stage(&publication, dedupe);
         }
         self.batch_bytes += publication.bytes_held();
+        let span = self.begin_span(&publication);
         self.batch.push(Staged {
             publication,
             worker_ack,
+            span,
         });
         if self.batch.len() >= BATCH_PUBLICATIONS_MAX || self.batch_bytes >= BATCH_BYTES_MAX {
             return self.post_batch();
         }
         BatchOutcome::Accepted
+    }
+}
+
+impl Sequencer {
+    /// Begins the span of a publication, if the publication is sampled.
+    fn begin_span(&self, publication: &Publication) -> Option<Arc<PublicationSpan>> {
+        let tracer = self.tracer.as_ref()?;
+        let context = tracer.sample(publication.traceparent())?;
+        // The feed accepts a publication at the time at which it has read the publication.
+        let (read, numbered) = (publication.published, self.clock.now());
+        let span = PublicationSpan::begin(tracer, context, publication, read, numbered);
+        Some(span)
     }
 }
 

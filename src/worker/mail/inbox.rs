@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::config::limits::{INBOX_BATCHES_MAX, INBOX_WAIT_MS, SURVEYS_MAX};
 use crate::frame::WorkerAck;
 use crate::log::{ChannelKey, Entry, assert_unlocked};
+use crate::spans::PublicationSpan;
 use crate::sys::wake::Wake;
 use crate::time::Now;
 use crate::worker::reloadable::Reloadable;
@@ -34,6 +35,8 @@ pub struct Item {
     pub entry: Entry,
     /// The worker confirms this acknowledgement after it has processed the entry.
     pub worker_ack: Option<Arc<WorkerAck>>,
+    /// The publication's span, if the publication is sampled.
+    pub span: Option<Arc<PublicationSpan>>,
 }
 
 /// Entries in the order of their sequence numbers.

@@ -11,6 +11,7 @@ use super::inbox::{Batch, Item};
 use crate::certain;
 use crate::frame::{Publication, WorkerAck};
 use crate::log::Writer;
+use crate::spans::PublicationSpan;
 
 /// The entries to post, in one batch per worker.
 #[derive(Debug)]
@@ -31,14 +32,15 @@ impl Outgoing {
     }
 
     /// Adds a publication to the log, and to the batch of each worker with subscribers of the
-    /// channel. Each of these workers later confirms `worker_ack` once. After this call, the caller
-    /// must confirm `worker_ack` once, too. Returns the number of entries that the log has evicted
-    /// to make room.
+    /// channel. Each of these workers later confirms `worker_ack` once, and adds to `span`. After
+    /// this call, the caller must confirm `worker_ack` once, too. Returns the number of entries
+    /// that the log has evicted to make room.
     pub fn add(
         &mut self,
         writer: &mut Writer,
         publication: Publication,
         worker_ack: Option<&Arc<WorkerAck>>,
+        span: Option<&Arc<PublicationSpan>>,
     ) -> u32 {
         let Self { batches, pending } = self;
         writer.publish(Arc::new(publication), |interest, key, entry| {
@@ -57,6 +59,7 @@ impl Outgoing {
                 key,
                 entry,
                 worker_ack: worker_ack.map(Arc::clone),
+                span: span.map(Arc::clone),
             });
         })
     }

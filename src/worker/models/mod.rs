@@ -152,7 +152,7 @@ impl Feed {
                 sequence: Sequence(*sequence),
             };
             let publication = publication(id, channel, ledger);
-            let _removed = self.outgoing.add(&mut self.writer, publication, None);
+            let _removed = self.outgoing.add(&mut self.writer, publication, None, None);
         }
         if self.posting == Posting::AfterNoted {
             self.writer.note_posted();

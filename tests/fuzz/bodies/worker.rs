@@ -101,6 +101,7 @@ impl World {
             keys: None,
             warnings: Arc::default(),
             access_log: None,
+            tracer: None,
             secure: None,
         };
         let mut world = Self {
@@ -164,7 +165,7 @@ impl World {
         };
         self.writer.announce(sequence);
         let mut outgoing = Outgoing::new(1);
-        outgoing.add(&mut self.writer, publication, None);
+        outgoing.add(&mut self.writer, publication, None, None);
         if let Some((_, batch)) = outgoing.take() {
             self.post(Mail::Publish(batch));
         }

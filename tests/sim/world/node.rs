@@ -107,6 +107,7 @@ impl Node {
                 keys: tokens::keys(config),
                 warnings: Arc::default(),
                 access_log: access.as_ref().map(Access::log),
+                tracer: None,
                 secure: (net.secure_listeners != 0).then(|| secure(net.secure_listeners)),
             };
             let hub = Hub::new(Arc::clone(log), number, epoch, log.posted(), config);
@@ -122,10 +123,9 @@ impl Node {
             });
         }
         let mailboxes = Mailboxes::new(mailboxes);
-        let has_tokens = config.auth.is_on();
         let node = Self {
             workers,
-            backend: Backend::new(reports, bounds, has_tokens, &mailboxes, random),
+            backend: Backend::new(reports, bounds, config.auth.is_on(), &mailboxes, random),
             sources: guard.sources,
         };
         (node, mailboxes)

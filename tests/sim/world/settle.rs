@@ -145,6 +145,7 @@ impl World {
         assert!(self.feed.borrow().is_done());
         let worker_acks = &self.feed.borrow().worker_acks;
         assert!(worker_acks.is_empty(), "not confirmed: {worker_acks:?}");
+        self.feed.borrow().traced.check_ended();
         let may_starve = self.may_starve();
         for peer in &self.peers {
             peer.check_settled(may_starve, &self.facts);

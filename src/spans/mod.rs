@@ -1,0 +1,159 @@
+//! SHELL: spans of publications and connections, in the format of OpenTelemetry.
+//!
+//! The feed asks a [`Tracer`] whether a publication is sampled, and workers ask for connections. A
+//! sampled publication carries a [`PublicationSpan`] to the workers; what is not sampled carries
+//! nothing. A span that has ended is put into a bounded queue. If the queue is full, the span is
+//! dropped and counted, so tracing never delays the feed or a worker. [`exporter`] writes the
+//! spans to a file and posts them to a collector, in threads of its own. `encode` turns spans into
+//! OTLP, and [`connection`] and [`publication`] contain their data. Payloads, tokens, cookies
+//! and unknown parameters of queries are never in a span.
+
+mod collector;
+pub mod connection;
+mod encode;
+pub mod exporter;
+mod file;
+pub mod publication;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam_channel::Sender;
+
+use crate::config::{Share, Tracing};
+use crate::traceparent::{SpanId, TraceId, TraceParent};
+
+pub use connection::ConnectionSpan;
+pub use exporter::{Exporter, ExporterError};
+pub use publication::PublicationSpan;
+
+/// The ids of a sampled span.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpanContext {
+    /// The trace of the span.
+    pub trace: TraceId,
+    /// The span itself.
+    pub span: SpanId,
+    /// The span of another program that is the parent.
+    pub parent: Option<SpanId>,
+}
+
+/// A span that has ended.
+#[derive(Debug)]
+pub(crate) enum EndedSpan {
+    Connection(Box<ConnectionSpan>),
+    Publication(Box<publication::EndedPublication>),
+}
+
+/// The numbers of exported and dropped spans. A publication or a connection counts as one span.
+#[derive(Debug, Default)]
+pub struct SpanMetrics {
+    /// Spans in the file.
+    pub written: AtomicU64,
+    /// Spans that the collector has accepted.
+    pub posted: AtomicU64,
+    /// Spans that were dropped because the queue was full.
+    pub dropped_by_queue: AtomicU64,
+    /// Spans that could not be written to the file.
+    pub dropped_by_file: AtomicU64,
+    /// Spans that the collector has not accepted.
+    pub dropped_by_collector: AtomicU64,
+}
+
+/// Decides which publications and connections are traced, and queues their spans.
+#[derive(Clone, Debug)]
+pub struct Tracer {
+    sample: Share,
+    queue: Sender<EndedSpan>,
+    metrics: Arc<SpanMetrics>,
+}
+
+impl Tracer {
+    /// Creates a tracer whose spans are all counted as dropped. For tests.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn without_exporter(sample: Share) -> Self {
+        let (queue, _no_exporter) = crossbeam_channel::bounded(0);
+        Self {
+            sample,
+            queue,
+            metrics: Arc::default(),
+        }
+    }
+
+    /// Returns the ids of a new span if the span is sampled. With a parent, the parent's sampled
+    /// flag decides; otherwise a random number decides.
+    #[must_use]
+    pub fn sample(&self, parent: Option<&TraceParent>) -> Option<SpanContext> {
+        match parent {
+            Some(parent) => parent.is_sampled().then(|| SpanContext {
+                trace: parent.trace(),
+                span: new_span_id(),
+                parent: Some(parent.span()),
+            }),
+            None => self.is_drawn(fastrand::u64(..)).then(|| SpanContext {
+                trace: new_trace_id(),
+                span: new_span_id(),
+                parent: None,
+            }),
+        }
+    }
+
+    /// Whether a span without a parent is in the sample. `draw` is a random number.
+    fn is_drawn(&self, draw: u64) -> bool {
+        let part = self.sample.of(u64::MAX);
+        part == u64::MAX || draw < part
+    }
+
+    /// Queues a span that has ended, or drops and counts the span if the queue is full.
+    pub(crate) fn end(&self, span: EndedSpan) {
+        if self.queue.try_send(span).is_err() {
+            self.metrics
+                .dropped_by_queue
+                .fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Queues the span of a connection or of one of its requests.
+    pub fn end_connection(&self, span: Box<ConnectionSpan>) {
+        self.end(EndedSpan::Connection(span));
+    }
+
+    /// Returns the numbers of exported and dropped spans.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<SpanMetrics> {
+        &self.metrics
+    }
+}
+
+/// Checks whether the file of the configuration can be written. Creates nothing.
+///
+/// # Errors
+/// Returns a message if the file or its directory cannot be written.
+pub fn check(config: &Tracing) -> Result<(), String> {
+    if config.file.as_os_str().is_empty() {
+        return Ok(());
+    }
+    file::check(&config.file).map_err(|error| format!("{}: {error}", config.file.display()))
+}
+
+/// Returns a random id.
+fn new_trace_id() -> TraceId {
+    loop {
+        if let Some(id) = TraceId::new(fastrand::u128(..).to_be_bytes()) {
+            return id;
+        }
+    }
+}
+
+/// Returns a random id.
+fn new_span_id() -> SpanId {
+    loop {
+        if let Some(id) = SpanId::new(fastrand::u64(..).to_be_bytes()) {
+            return id;
+        }
+    }
+}
