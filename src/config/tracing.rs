@@ -58,8 +58,8 @@ impl Tracing {
         !self.endpoint.is_empty() || !self.file.as_os_str().is_empty()
     }
 
-    /// Returns the URL to which spans are posted; `None` if they are not posted. If the endpoint has
-    /// no path, the URL gets the path `/v1/traces`.
+    /// Returns the URL to which spans are posted; `None` if they are not posted. Without a path in
+    /// the endpoint, the URL has the path `/v1/traces`.
     ///
     /// # Errors
     /// Returns an [`EndpointError`] if the endpoint is not a plain `http` URL.
