@@ -49,12 +49,17 @@ impl Epochs {
         Cursor { epoch, sequence }
     }
 
-    /// Begins a new epoch. The publications up to `until` keep their ids. If there are too many
-    /// earlier epochs, the oldest is forgotten: its publications get ids of the next epoch.
+    /// Begins a new epoch. The publications up to `until` keep their ids, and no later publication
+    /// exists. If there are too many earlier epochs, the oldest is forgotten: its publications get
+    /// ids of the next epoch.
     #[must_use]
     pub(super) fn followed_by(&self, next: Epoch, until: Sequence) -> Self {
-        let mut past = self.past.clone();
-        debug_assert!(past.last().is_none_or(|last| last.until <= until));
+        // The journal may have lost the last publications of an earlier epoch.
+        let shorter = self.past.iter().map(|past| PastEpoch {
+            until: past.until.min(until),
+            ..*past
+        });
+        let mut past: Vec<_> = shorter.collect();
         // An epoch without publications is kept, too, because clients may have its position.
         past.push(PastEpoch {
             epoch: self.current,
@@ -125,6 +130,16 @@ mod tests {
         assert_eq!(again.past().len(), 2);
         assert_eq!(again.id(Sequence(9)), id(1, 9));
         assert_eq!(again.id(Sequence(10)), id(3, 10));
+    }
+
+    #[test]
+    fn earlier_epochs_end_where_the_journal_ends() {
+        let first = Epochs::new(Epoch::new(1)).followed_by(Epoch::new(2), Sequence(9));
+        let shorter = first.followed_by(Epoch::new(3), Sequence(5));
+        let ends = shorter.past().iter().map(|past| past.until.0);
+        assert!(ends.eq([5, 5]));
+        assert_eq!(shorter.id(Sequence(5)), id(1, 5));
+        assert_eq!(shorter.id(Sequence(6)), id(3, 6));
     }
 
     #[test]

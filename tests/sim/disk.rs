@@ -24,7 +24,7 @@ use fanfare::journal::record_writer::{RecordWriter, Settings};
 use fanfare::journal::recover;
 use fanfare::journal::replay::{Collector, OpenContext};
 use fanfare::journal::state::{BootId, Mark, Place};
-use fanfare::log::Writer;
+use fanfare::log::{EpochChange, Writer};
 use fanfare::time::Now;
 
 type Records = Vec<(u64, Vec<u8>)>;
@@ -110,6 +110,24 @@ impl Disk {
         {
             inner.chunks.entry(chunk).or_default().extend(records);
         }
+    }
+
+    /// Replaces the journal with a copy that was made before its last few publications. Returns the
+    /// last number in the copy.
+    fn replace_with_older_copy(&self) -> Sequence {
+        let mut inner = self.0.lock().unwrap();
+        let first = *inner.begun.first().expect("a chunk");
+        let last = inner.mark.sequence.0;
+        let least = last.saturating_sub(11).max(first - 1);
+        let kept = inner.random.u64(least..=last);
+        inner.begun.retain(|first| *first <= kept + 1);
+        inner.chunks.retain(|first, _| *first <= kept + 1);
+        for records in inner.chunks.values_mut() {
+            records.retain(|number, _| *number <= kept);
+        }
+        inner.mark.sequence = Sequence(kept);
+        inner.copies += 1;
+        Sequence(kept)
     }
 
     /// Loses the newest record. A correct disk never does that.
@@ -369,20 +387,9 @@ impl Journal {
         // Without the directory, the next server would create another journal.
         self.disk.put_back();
         self.has_noticed = false;
-        let context = OpenContext {
-            // A new journal would get this epoch. The journal of this disk already exists, so it
-            // keeps its own epoch.
-            fresh: Epoch::new(0),
-            dedupe_seed: 7,
-            now,
-            config,
-        };
-        let mut collector = Collector::new(context, now.0);
-        let opener = Box::new(self.disk.clone());
-        let mut each = |replayed: recover::ReplayEvent<'_>| collector.take(&replayed);
-        let records = recover::open(opener, self.settings, Epoch::new(0), &mut each);
-        let records = records.expect("a journal that opens");
-        let (writer, _dedupe) = collector.finish(&records);
+        // A new journal would get this epoch. The journal of this disk already exists, so it keeps
+        // its own epoch.
+        let (records, writer) = self.open(Epoch::new(0), now, config);
         assert_eq!(records.epoch(), epoch, "the epoch after a restart");
         assert_eq!(writer.head(), records.head());
         let recovered = match records.head().cmp(&head) {
@@ -398,5 +405,47 @@ impl Journal {
         );
         self.records = Some(records);
         (writer, recovered)
+    }
+
+    /// Replaces the journal with an older copy, after the server was killed, and opens it for the
+    /// next server. Returns the writer of the log, and the change from the epoch `from` to a new
+    /// one.
+    pub(crate) fn restore_older_copy(
+        &mut self,
+        from: Epoch,
+        to: Epoch,
+        now: Now,
+        config: &Config,
+    ) -> (Writer, EpochChange) {
+        drop(self.records.take());
+        self.refused = None;
+        let head = self.disk.replace_with_older_copy();
+        let (records, writer) = self.open(to, now, config);
+        assert_eq!(records.epoch(), to, "the epoch after a start from a copy");
+        assert_eq!((records.head(), writer.head()), (head, head));
+        self.records = Some(records);
+        let change = EpochChange {
+            from,
+            to,
+            head,
+            valid_until: Some(head),
+        };
+        (writer, change)
+    }
+
+    fn open(&self, fresh: Epoch, now: Now, config: &Config) -> (RecordWriter, Writer) {
+        let context = OpenContext {
+            fresh,
+            dedupe_seed: 7,
+            now,
+            config,
+        };
+        let mut collector = Collector::new(context, now.0);
+        let opener = Box::new(self.disk.clone());
+        let mut each = |replayed: recover::ReplayEvent<'_>| collector.take(&replayed);
+        let records = recover::open(opener, self.settings, fresh, &mut each);
+        let records = records.expect("a journal that opens");
+        let (writer, _dedupe) = collector.finish(&records);
+        (records, writer)
     }
 }

@@ -39,7 +39,7 @@ fn drain_begins_although_publications_wait_in_the_inbox() {
         let (mut node, mailboxes) = Node::start(nets, log, epoch, run, &config, false, &mut random);
         let channels = vec![ChannelName::new("a").expect("a name")];
         let mut feed = Feed::new(epoch, channels, 0, None, writer(), random.fork());
-        feed.begin(mailboxes, first, 0);
+        feed.begin(mailboxes, first, (epoch, 0));
         let worker = &mut node.workers[0].worker;
         while worker.hub().subscriber_count() == 0 {
             assert_eq!(worker.turn(), Turn::Continues);

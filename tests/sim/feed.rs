@@ -209,13 +209,18 @@ impl Feed {
         }
     }
 
-    /// Prepares for a start of the server. `mailboxes` are the mailboxes of its workers, and `head`
-    /// is the number of the last publication so far.
-    pub(crate) fn begin(&mut self, mailboxes: Mailboxes, writer: Writer, head: u64) {
+    /// Prepares for a start of the server in an epoch. `mailboxes` are the mailboxes of its
+    /// workers, and `serial` is the newest serial so far.
+    pub(crate) fn begin(
+        &mut self,
+        mailboxes: Mailboxes,
+        writer: Writer,
+        (epoch, serial): (Epoch, u64),
+    ) {
         self.outgoing = Outgoing::new(mailboxes.0.len());
         self.mailboxes = mailboxes;
+        (self.epoch, self.head, self.serial) = (epoch, writer.head().0, serial);
         self.writer = writer;
-        (self.head, self.serial) = (head, head);
         self.staged.clear();
         self.steps.clear();
         self.worker_acks.clear();

@@ -11,7 +11,8 @@
 //!   and the schedule misbehave), then a *quiet phase* (no faults; every client must be served
 //!   completely), then a drain. Some runs drain in the fault phase. [`world`] controls the run.
 //! - *Start*: the lifetime of one server process; `RunId` is its number. A run with a journal may
-//!   have several starts: the server is killed and started again.
+//!   have several starts: the server is killed and started again, at times from an older copy of
+//!   the journal.
 //! - *Peer*: a simulated client ([`peer`]). *Link*: one connection of a peer ([`link`]). *Pipe*:
 //!   the kernel buffers of that connection ([`net`]).
 //! - *Facts*: the record of all publications and of the progress of each worker ([`facts`]).

@@ -115,7 +115,7 @@ impl World {
         let run = RunId(0);
         let (node, mailboxes) =
             Node::start(nets, &log, epoch, run, &config, is_crowded, &mut random);
-        feed.borrow_mut().begin(mailboxes, writer, 0);
+        feed.borrow_mut().begin(mailboxes, writer, (facts.epoch, 0));
         Self {
             machine,
             node,
@@ -245,10 +245,13 @@ impl World {
     }
 
     /// If the run has a journal, kills the server between two turns and starts another server from
-    /// the journal.
+    /// the journal, or from an older copy of it.
     fn restart(&mut self) {
         let now = self.machine.now();
-        let (writer, recovered) = {
+        let before = self.facts.epochs.newest_at(0).epoch;
+        let is_copy = self.random.u32(0..3) == 0;
+        let fresh = Epoch::new(self.random.u64(..) >> 1);
+        let (writer, recovered, change) = {
             let mut feed = self.feed.borrow_mut();
             let Some(journal) = &mut feed.journal else {
                 return;
@@ -256,7 +259,13 @@ impl World {
             if self.node.net(0).sabotage == Some(Sabotage::LoseRecord) {
                 journal.disk.lose_newest_record();
             }
-            journal.kill(self.facts.epoch, now, &self.config)
+            let (writer, recovered) = journal.kill(before, now, &self.config);
+            if is_copy {
+                let copy = journal.restore_older_copy(before, fresh, now, &self.config);
+                (copy.0, recovered, Some(copy.1))
+            } else {
+                (writer, recovered, None)
+            }
         };
         self.node.check_access(false);
         let kind = Some(Kind::Counter);
@@ -269,16 +278,20 @@ impl World {
         nets.iter_mut().for_each(FakeNet::lose_server);
         self.machine.pass(self.random.u64(0..300_000));
         self.facts.add_all(recovered.map(LogEvent::Publication));
+        self.facts.add_all(change.map(LogEvent::Epoch));
         let run = RunId(self.restarts);
         let random = &mut self.random;
-        let (log, epoch) = (Arc::clone(writer.log()), self.facts.epoch);
+        let (log, epoch) = (
+            Arc::clone(writer.log()),
+            self.facts.epochs.newest_at(0).epoch,
+        );
         let (config, is_crowded) = (&self.config, self.is_crowded);
         let (node, mailboxes) = Node::start(nets, &log, epoch, run, config, is_crowded, random);
         let before = std::mem::replace(&mut self.node, node);
         self.node.backend.take_over_names(before.backend);
-        let head = self.facts.publications.len() as u64;
+        let serial = self.facts.publications.len() as u64;
         let mut feed = self.feed.borrow_mut();
-        feed.begin(mailboxes, writer, head);
+        feed.begin(mailboxes, writer, (epoch, serial));
         drop(feed);
         self.facts.now = self.machine.now();
         for worker in 0..self.node.workers.len() {
