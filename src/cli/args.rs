@@ -24,7 +24,8 @@ use clap::{
 };
 
 use super::operator::args::{
-    ChannelsArgs, ConfigArgs, ConnsArgs, KickArgs, LogLevelArgs, ReloadArgs, TopArgs, WorkersArgs,
+    ChannelsArgs, ConfigArgs, ConnsArgs, KickArgs, LogLevelArgs, ReloadArgs, SocketArgs, TopArgs,
+    WorkersArgs,
 };
 use fanfare::config::file::Overrides;
 use fanfare::config::{ADMIN_DEFAULT, Algorithm, Listen};
@@ -121,7 +122,7 @@ pub(crate) enum Command {
     Health(HealthArgs),
     /// Print the help of a command, or a page of the guide.
     Help(HelpArgs),
-    /// Check a journal that no server uses.
+    /// Back up the journal of a running server, or check a journal.
     Journal(JournalArgs),
     /// Close connections of a running server.
     Kick(KickArgs),
@@ -497,32 +498,41 @@ fn admin(text: &str) -> Result<SocketAddr, String> {
 /// Arguments of `fanfare journal`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
+`backup` lets a running server copy its journal to DIR, which must not exist or must be empty. The
+server's user writes DIR; under systemd it can write below /var/lib/fanfare. Publications continue
+meanwhile. If the command is ended, the copy is removed. A start from the copy begins a new epoch.
+
 `check` reads every record as a start of the server does, and changes nothing. It prints what the
 journal contains and what a start would do. It copies the store's logs to TMPDIR for the check. A
 directory without a journal ends with status 2.
 
 Exit status:
-  0  success: no publication is missing
+  0  success: the copy is complete and on disk, or no publication is missing
   1  publications are missing or damaged, a server uses the journal, or failure while running
   2  bad usage or configuration
 
 Guide: fanfare help operations
 
 Examples:
-  sudo -u fanfare fanfare journal check /var/lib/fanfare/backup
-  systemctl stop fanfare && fanfare journal check /var/lib/fanfare/journal")]
+  sudo fanfare journal backup /var/lib/fanfare/backup
+  sudo -u fanfare fanfare journal check /var/lib/fanfare/backup")]
 pub(crate) struct JournalArgs {
-    /// What to do: check.
+    /// What to do: backup or check.
     #[arg(value_enum, hide_possible_values = true)]
     pub(crate) action: JournalAction,
-    /// Directory of the journal.
+    /// New directory for the backup, or directory of the journal to check.
     #[arg(value_name = "DIR")]
     pub(crate) directory: PathBuf,
+    /// The flag that names the server of a backup.
+    #[command(flatten)]
+    pub(crate) socket: SocketArgs,
 }
 
 /// What `fanfare journal` does.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum JournalAction {
+    /// Let a running server copy its journal.
+    Backup,
     /// Check a journal that no server uses.
     Check,
 }

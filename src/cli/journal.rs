@@ -1,15 +1,17 @@
-//! `fanfare journal`: checks a journal that no server uses.
+//! `fanfare journal`: checks a journal that no server uses, or lets a server back up its journal.
 
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Write};
 
 use super::args::{JournalAction, JournalArgs};
+use super::operator::backup;
 use super::{Failure, print_error};
 use fanfare::journal::check::{self, CheckError, Report};
 
 /// Runs the action.
 pub(super) fn run(args: &JournalArgs, out: &mut dyn Write) -> Result<(), Failure> {
     match args.action {
+        JournalAction::Backup => backup::run(&args.directory, &args.socket, out),
         JournalAction::Check => check(args, out),
     }
 }

@@ -70,7 +70,9 @@ pub(super) fn read_state(engine: &dyn Engine) -> Result<Option<(State, Mark)>, E
     let Some(bytes) = engine.state()? else {
         return match engine.chunks()?.is_empty() {
             true => Ok(None),
-            false => Err(EngineError::Damaged(String::from("its state is missing"))),
+            false => Err(EngineError::Damaged(String::from(
+                "its state is missing, as in an incomplete backup",
+            ))),
         };
     };
     let state = State::decode(&bytes).ok_or(EngineError::Version)?;

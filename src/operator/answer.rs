@@ -14,6 +14,19 @@ pub struct ErrorAnswer {
     pub error: String,
 }
 
+/// The answer to `backup`, after the copy is complete and durable.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct BackupAnswer {
+    /// The id of the last publication in the copy.
+    pub last: String,
+    /// The number of publications in the copy.
+    pub publications: u64,
+    /// The total size of their records in bytes.
+    pub bytes: u64,
+    /// The time that the backup took.
+    pub took_ms: u64,
+}
+
 /// The answer to `conns`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct ConnsAnswer {

@@ -1,9 +1,11 @@
 //! One connection of an operator: one request and its answer.
 
 use std::io::{self, BufRead as _, BufReader, Read, Write};
+use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::socket_peercred;
 
 use super::answer::ErrorAnswer;
@@ -27,7 +29,8 @@ pub(super) fn serve(stream: &UnixStream, operated: &Operated) {
     };
     match read(stream) {
         Ok(request) => {
-            let answer = execute::execute(&request, requester, operated);
+            let has_left = || has_closed(stream);
+            let answer = execute::execute(&request, (requester, &has_left), operated);
             send(stream, &answer);
         }
         Err(error) => refuse(stream, &error),
@@ -88,6 +91,14 @@ fn send(stream: &UnixStream, answer: &str) {
     if let Err(error) = sent {
         tracing::debug!(%error, "an operator has not received the answer");
     }
+}
+
+/// Whether the operator has closed the connection in both directions.
+fn has_closed(stream: &UnixStream) -> bool {
+    let mut sockets = [PollFd::from_borrowed_fd(stream.as_fd(), PollFlags::empty())];
+    let polled = poll(&mut sockets, Some(&Timespec::default()));
+    let [socket] = sockets;
+    polled.is_ok() && socket.revents().intersects(PollFlags::HUP | PollFlags::ERR)
 }
 
 /// A socket with one deadline for all reads, or all writes.

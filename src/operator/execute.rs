@@ -9,14 +9,14 @@ use serde::Serialize;
 
 use super::MainOrder;
 use super::answer::{
-    ConfigAnswer, ConnRow, ConnsAnswer, ErrorAnswer, KeyRow, KickAnswer, LogLevelAnswer,
-    ReloadAnswer, TopAnswer, WorkerRow, WorkersAnswer,
+    BackupAnswer, ConfigAnswer, ConnRow, ConnsAnswer, ErrorAnswer, KeyRow, KickAnswer,
+    LogLevelAnswer, ReloadAnswer, TopAnswer, WorkerRow, WorkersAnswer,
 };
 use super::channels::channels;
 use super::connection::Requester;
 use super::request::{
-    ChannelSort, ChannelsRequest, ConnFilter, ConnSort, ConnsRequest, KickRequest, Request,
-    RowLimit,
+    BackupRequest, ChannelSort, ChannelsRequest, ConnFilter, ConnSort, ConnsRequest, KickRequest,
+    Request, RowLimit,
 };
 use crate::admin::{FigureSources, ServerStage};
 use crate::backend::CloseInfo;
@@ -24,6 +24,7 @@ use crate::certain;
 use crate::config::limits::{CLOSE_REASON_BYTES_MAX, OPERATOR_ANSWER_MS, OPERATOR_RELOAD_MS};
 use crate::config::report::EffectiveKey;
 use crate::id::ChannelName;
+use crate::journal::backup::Backups;
 use crate::metrics::{Counter, WorkerMetrics};
 use crate::proxy::Network;
 use crate::server::logs::LogHandle;
@@ -42,6 +43,8 @@ pub struct Operated {
     pub figures: Arc<FigureSources>,
     /// The mailbox of each worker, in the order of their numbers.
     pub mailboxes: Vec<Mailbox>,
+    /// Makes backups of the journal; `None` without a journal.
+    pub backups: Option<Backups>,
     /// The clock of the server.
     pub clock: Clock,
     /// The time at which the server started.
@@ -73,8 +76,16 @@ pub(super) struct Surveyed {
 }
 
 /// Carries out a request, and returns the answer as JSON.
-pub(super) fn execute(request: &Request, requester: Requester, operated: &Operated) -> String {
+/// `has_left` says whether the requester has closed the connection.
+pub(super) fn execute(
+    request: &Request,
+    (requester, has_left): (Requester, &dyn Fn() -> bool),
+    operated: &Operated,
+) -> String {
     let answer = match request {
+        Request::Backup(request) => {
+            backup(request, (requester, has_left), operated).and_then(|a| json(&a))
+        }
         Request::Channels(request) => channels(request, operated).and_then(|a| json(&a)),
         Request::Config(_) => json(&config(operated)),
         Request::Conns(request) => conns(request, operated).and_then(|a| json(&a)),
@@ -249,6 +260,28 @@ fn kick(
     Ok(KickAnswer {
         kicked,
         silent_workers: surveyed.silent,
+    })
+}
+
+/// Copies the journal. The backup is cancelled if the requester closes the connection.
+fn backup(
+    request: &BackupRequest,
+    (requester, has_left): (Requester, &dyn Fn() -> bool),
+    operated: &Operated,
+) -> Result<BackupAnswer, String> {
+    let none = || String::from("the server has no journal (key `journal.path`)");
+    let backups = operated.backups.as_ref().ok_or_else(none)?;
+    let Requester { uid, pid } = requester;
+    let to = request.to.display();
+    tracing::info!(uid, pid, %to, "an operator backs up the journal");
+    let begun = Instant::now();
+    let backup = backups.run(&request.to, has_left);
+    let backup = backup.map_err(|error| error.to_string())?;
+    Ok(BackupAnswer {
+        last: backup.last.to_string(),
+        publications: backup.publications,
+        bytes: backup.bytes,
+        took_ms: certain::to_u64(begun.elapsed().as_millis()),
     })
 }
 

@@ -6,6 +6,7 @@
 //! them, so both have the same words.
 
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +17,8 @@ pub use crate::effect::ConnTransport;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
+    /// Copy the journal to a new directory.
+    Backup(BackupRequest),
     /// List channels.
     Channels(ChannelsRequest),
     /// List the keys of the configuration.
@@ -38,6 +41,14 @@ pub enum Request {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Empty {}
+
+/// A request for a copy of the journal.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackupRequest {
+    /// The absolute path of the directory, which must not exist or must be empty.
+    pub to: PathBuf,
+}
 
 /// A request for a list of connections.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]

@@ -49,6 +49,7 @@ use crate::config::{Config, Listen};
 use crate::feed::{self, Feed, FeedHandle, FeedParts};
 use crate::hub::Hub;
 use crate::id::{Epoch, RunId, Sequence};
+use crate::journal::backup::Backups;
 use crate::journal::replay::{self, OpenContext, RecoveredFeed};
 use crate::log::{Log, Writer};
 use crate::metrics::{Counter, FeedMetrics, ReloadMetrics, WorkerMetrics};
@@ -132,7 +133,7 @@ impl Server {
         let credentials = Credentials::new(material, listeners.addresses());
         let feed_wake = Arc::new(Wake::new().map_err(StartError::system("create an eventfd"))?);
         let (feed_metrics, readiness) = (Arc::default(), Arc::<Readiness>::default());
-        let initial = InitialState::load(&config, clock, &feed_wake, &feed_metrics)?;
+        let loaded = InitialState::load(&config, clock, &feed_wake, &feed_metrics)?;
         let warnings = Arc::<Warnings>::default();
         let (outputs, output_threads) = Outputs::start(&config, clock)?;
         let (guard, watch) = guard(&config, listeners.addresses(), clock, &warnings)?;
@@ -140,8 +141,8 @@ impl Server {
             config: Arc::clone(&config),
             run: RunId(getrandom::u64().map_err(StartError::Random)?),
             clock,
-            epoch: initial.epoch,
-            log: Arc::clone(initial.writer.log()),
+            epoch: loaded.epoch,
+            log: Arc::clone(loaded.writer.log()),
             feed_wake: Arc::clone(&feed_wake),
             credentials: credentials.clone(),
             guard,
@@ -153,9 +154,9 @@ impl Server {
         let figures = started.figures(times, &readiness, &watch, &feed_metrics, &log);
         let (figures, mailboxes) = (Arc::new(figures), started.mailboxes());
         let parts = FeedParts {
-            epoch: initial.epoch,
-            writer: initial.writer,
-            recovered: initial.recovered,
+            epoch: loaded.epoch,
+            writer: loaded.writer,
+            recovered: loaded.recovered,
             mailboxes: mailboxes.clone(),
             reports: started.reports,
             wake: feed_wake,
@@ -169,7 +170,7 @@ impl Server {
         let feed = feed.spawn(parts);
         let feed = feed.map_err(StartError::system("start the feed's thread"))?;
         spawn_admin(admin, Arc::clone(&figures))?;
-        let operators = Operators::start(operator, figures, mailboxes, log, clock)?;
+        let operators = Operators::start(operator, figures, mailboxes, loaded.backups, log, clock)?;
         readiness.set(ServerStage::Ready);
         Ok(Self {
             config,
@@ -320,6 +321,7 @@ impl Server {
     pub fn join(self) {
         self.feed.stop();
         self.feed.join();
+        self.operators.wait_for_backup();
         for worker in self.workers {
             if worker.thread.join().is_err() {
                 tracing::error!("a worker thread panicked");
@@ -657,6 +659,7 @@ struct InitialState {
     epoch: Epoch,
     writer: Writer,
     recovered: Option<RecoveredFeed>,
+    backups: Option<Backups>,
 }
 
 impl InitialState {
@@ -674,6 +677,7 @@ impl InitialState {
                 epoch: fresh,
                 writer: Writer::new(config, Sequence::ZERO),
                 recovered: None,
+                backups: None,
             });
         }
         let context = OpenContext {
@@ -687,6 +691,7 @@ impl InitialState {
             epoch: opened.feed.journal.head().epoch,
             writer: opened.writer,
             recovered: Some(opened.feed),
+            backups: Some(opened.backups),
         })
     }
 }

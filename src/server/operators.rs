@@ -12,6 +12,7 @@ use crate::admin::FigureSources;
 use crate::config::limits::OPERATOR_ORDERS_MAX;
 use crate::config::report::EffectiveKey;
 use crate::config::{AdminSocket, Config};
+use crate::journal::backup::Backups;
 use crate::operator::execute::Operated;
 use crate::operator::{self, MainOrder, Operator, OperatorHandle};
 use crate::sys::clock::Clock;
@@ -42,6 +43,8 @@ pub(super) fn bind(config: &Config, feed: &Path) -> Result<Option<Operator>, Sta
 /// What the main thread shares with operators.
 #[derive(Debug)]
 pub(super) struct Operators {
+    /// The backups of operators; `None` without a journal.
+    backups: Option<Backups>,
     /// Requests for the main thread.
     orders: Receiver<MainOrder>,
     /// Keeps the channel open if there is no socket.
@@ -59,6 +62,7 @@ impl Operators {
         operator: Option<Operator>,
         figures: Arc<FigureSources>,
         mailboxes: Vec<Mailbox>,
+        backups: Option<Backups>,
         logs: LogHandle,
         clock: Clock,
     ) -> Result<Self, StartError> {
@@ -67,6 +71,7 @@ impl Operators {
         let operated = Operated {
             figures,
             mailboxes,
+            backups: backups.clone(),
             clock,
             started: Instant::now(),
             config: Arc::clone(&effective),
@@ -77,6 +82,7 @@ impl Operators {
         let socket = socket.transpose();
         Ok(Self {
             _socket: socket.map_err(StartError::system("start the thread for operators"))?,
+            backups,
             orders,
             _orders_in: orders_in,
             effective,
@@ -87,6 +93,14 @@ impl Operators {
     /// Returns the requests that the main thread has to carry out.
     pub(super) fn orders(&self) -> &Receiver<MainOrder> {
         &self.orders
+    }
+
+    /// Waits until no backup is running. Must be called after the journal was closed, which ends a
+    /// backup. Otherwise an incomplete backup would remain when the process ends.
+    pub(super) fn wait_for_backup(&self) {
+        if let Some(backups) = &self.backups {
+            backups.wait();
+        }
     }
 
     /// Sets the configuration that operators see.

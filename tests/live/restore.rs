@@ -2,12 +2,18 @@
 //! resume from every id that any server has given them.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::support::{Feeder, Lines, Raw, Server, Socket, fanfare};
+use crate::support::{Feeder, Lines, Raw, Server, Socket, fanfare, within};
 
 /// The publications of all servers by their ids.
 type Known = BTreeMap<String, u64>;
@@ -206,4 +212,217 @@ fn check_describes_a_journal_and_reports_a_server_that_uses_it() {
         let (status, _, error) = check(&none);
         assert_eq!(status, Some(2), "{error}");
     }
+}
+
+/// A feeder that publishes as fast as the server takes its lines.
+struct Flood {
+    /// The last number that was acknowledged.
+    acknowledged: Arc<AtomicU64>,
+    is_over: Arc<AtomicBool>,
+    thread: JoinHandle<Known>,
+}
+
+impl Flood {
+    fn start(feed: &Path, first: u64) -> Self {
+        let stream = UnixStream::connect(feed).unwrap();
+        let (acknowledged, is_over) = (Arc::default(), Arc::default());
+        let flood = (Arc::clone(&acknowledged), Arc::clone(&is_over));
+        let thread = thread::spawn(move || publish_until(&stream, first, &flood.0, &flood.1));
+        Self {
+            acknowledged,
+            is_over,
+            thread,
+        }
+    }
+
+    /// Returns the publications by their ids.
+    fn end(self) -> Known {
+        self.is_over.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
+}
+
+fn publish_until(
+    mut stream: &UnixStream,
+    first: u64,
+    acknowledged: &AtomicU64,
+    is_over: &AtomicBool,
+) -> Known {
+    let mut answers = BufReader::new(stream).lines();
+    let (mut known, mut next) = (Known::new(), first);
+    while !is_over.load(Ordering::Relaxed) {
+        let mut lines = String::new();
+        for number in next..next + 100 {
+            let line = json!({"channel": "a", "data": number, "ack": true});
+            writeln!(lines, "{line}").unwrap();
+        }
+        stream.write_all(lines.as_bytes()).unwrap();
+        for number in next..next + 100 {
+            let answer: Value = serde_json::from_str(&answers.next().unwrap().unwrap()).unwrap();
+            let id = answer["id"].as_str().unwrap_or_else(|| panic!("{answer}"));
+            known.insert(id.to_owned(), number);
+        }
+        next += 100;
+        acknowledged.store(next - 1, Ordering::Relaxed);
+    }
+    known
+}
+
+/// Runs `fanfare journal backup`, in this folder.
+fn back_up(server: &Server, folder: &Path, to: &str) -> Output {
+    fanfare()
+        .args(["journal", "backup", to])
+        .current_dir(folder)
+        .env("FANFARE_FEED", &server.feed)
+        .output()
+        .unwrap()
+}
+
+/// Returns the value of a line that a command has printed.
+fn value(text: &str, name: &str) -> String {
+    let mut lines = text.lines();
+    let line = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+    line.unwrap_or_else(|| panic!("{name} in {text}"))
+        .to_owned()
+}
+
+#[test]
+fn backup_of_a_busy_server_is_complete_and_resumes_at_each_id() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = folder.path().join("journal");
+    let mut original = server(folder.path(), &journal);
+    let flood = Flood::start(&original.feed, 1);
+    let some = || (flood.acknowledged.load(Ordering::Relaxed) > 2_000).then_some(());
+    within("some publications", some);
+    let before = flood.acknowledged.load(Ordering::Relaxed);
+    let output = back_up(&original, folder.path(), "copy");
+    let after = flood.acknowledged.load(Ordering::Relaxed);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        output.status.success() && output.stderr.is_empty(),
+        "{text}"
+    );
+    within("later publications", || {
+        (flood.acknowledged.load(Ordering::Relaxed) > after + 1_000).then_some(())
+    });
+    let mut known = flood.end();
+    original.signal("KILL");
+    original.wait();
+    let copy = folder.path().join("copy");
+    let (status, checked, error) = check(&copy);
+    assert_eq!((status, error.as_str()), (Some(0), ""));
+    let last = value(&text, "last id");
+    assert_eq!(value(&checked, "last id"), last);
+    // The backup has all publications that were acknowledged before it began.
+    let end = known[&last];
+    assert!(
+        (before..after + 1_000).contains(&end),
+        "{before} {end} {after}"
+    );
+    assert_eq!(value(&text, "publications"), end.to_string());
+    let mut restored = server(folder.path(), &copy);
+    let new = 1_000_000;
+    publish(&restored, new..new + 5, &mut known);
+    let id_of = |number| of_run(&known, [number]).remove(0).0;
+    let fresh = of_run(&known, new..new + 5);
+    let resumed = resume(&restored, &id_of(end - 50), new + 4);
+    let kept = of_run(&known, end - 49..=end);
+    assert_eq!(
+        (resumed.gap, resumed.publications),
+        (None, [kept, fresh.clone()].concat())
+    );
+    for number in [end + 1, after + 900] {
+        let resumed = resume(&restored, &id_of(number), new + 4);
+        assert_eq!(resumed.gap.as_deref(), Some("restart"));
+        assert_eq!(resumed.publications, fresh);
+    }
+    let resumed = resume_socket(&restored, &id_of(1), new + 4);
+    assert_eq!(
+        (resumed.gap, resumed.publications.len() as u64),
+        (None, end - 1 + 5)
+    );
+    restored.signal("KILL");
+    restored.wait();
+}
+
+#[test]
+fn backup_that_fails_says_why_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let running = server(folder.path(), &folder.path().join("journal"));
+    publish(&running, 1..=9, &mut Known::new());
+    for (to, reason) in [
+        ("journal/copy", "it is inside the journal"),
+        ("missing/copy", "Create it first"),
+        ("feed.sock", "not a directory"),
+        (".", "it is not empty"),
+        ("/proc/copy", "cannot make the backup in /proc/copy"),
+    ] {
+        let output = back_up(&running, folder.path(), to);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(error.contains(reason), "{to}: {error}");
+    }
+    let small = folder.path().join("small");
+    std::fs::create_dir(&small).unwrap();
+    let mut mount = Command::new("mount");
+    mount
+        .args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"])
+        .arg(&small);
+    if mount.output().is_ok_and(|output| output.status.success()) {
+        Feeder::connect(&running.feed).publish("a", "x".repeat(200_000));
+        let output = back_up(&running, folder.path(), "small/copy");
+        let is_empty = std::fs::read_dir(&small).unwrap().next().is_none();
+        let _ = Command::new("umount").arg("-l").arg(&small).status();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            error.contains("the disk is full") || error.contains("No space"),
+            "{error}"
+        );
+        assert!(is_empty && output.status.code() == Some(1), "{error}");
+    }
+    // The server still takes publications and makes backups.
+    publish(&running, [10], &mut Known::new());
+    assert!(back_up(&running, folder.path(), "copy").status.success());
+    running.signal("KILL");
+    let without = Server::start();
+    let output = back_up(&without, folder.path(), "other");
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("no journal"), "{error}");
+}
+
+#[test]
+fn backup_ends_when_the_command_or_the_server_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut running = server(folder.path(), &folder.path().join("journal"));
+    let flood = Flood::start(&running.feed, 1);
+    within("some publications", || {
+        (flood.acknowledged.load(Ordering::Relaxed) > 2_000).then_some(())
+    });
+    let start = |to: &Path| {
+        let mut command = fanfare();
+        let command = command.args(["journal", "backup"]).arg(to);
+        let command = command.env("FANFARE_FEED", &running.feed);
+        let output = command.stdout(Stdio::null()).stderr(Stdio::null());
+        output.spawn().unwrap()
+    };
+    // The backup may also be complete before the command or the server ends.
+    let is_settled = |to: &Path| !to.exists() || check(to).0 == Some(0);
+    for number in 0..5 {
+        let to = folder.path().join(number.to_string());
+        let mut command = start(&to);
+        within("the begin of the backup", || {
+            (to.exists() || command.try_wait().unwrap().is_some()).then_some(())
+        });
+        command.kill().unwrap();
+        command.wait().unwrap();
+        within("the end of the backup", || is_settled(&to).then_some(()));
+    }
+    flood.end();
+    let to = folder.path().join("last");
+    let mut command = start(&to);
+    running.signal("TERM");
+    running.wait();
+    command.wait().unwrap();
+    assert!(is_settled(&to));
+    assert_eq!(check(&folder.path().join("journal")).0, Some(0));
 }

@@ -125,6 +125,12 @@ impl Client {
         Self { path, patience }
     }
 
+    /// Waits longer for the answer, because the request takes long.
+    pub(super) fn patient(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
     /// Returns the path of the socket, for messages.
     pub(super) fn path(&self) -> String {
         escape(&self.path.to_string_lossy())

@@ -5,6 +5,7 @@
 //! network, so every text of an answer is escaped before it is printed.
 
 pub(super) mod args;
+pub(super) mod backup;
 pub(super) mod channels;
 mod client;
 pub(super) mod config;
