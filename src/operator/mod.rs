@@ -1,7 +1,7 @@
 //! SHELL: the operator's socket answers `fanfare conns`, `fanfare kick` and similar commands.
 //!
 //! It is a Unix socket that only root and the server's user may use. One thread accepts
-//! connections, and each connection has a thread of its own ([`connection`]), because a request
+//! connections, and each connection has a thread of its own (`connection.rs`), because a request
 //! waits for workers. [`request`] and [`answer`] are the protocol, and [`execute`] carries out a
 //! request. Workers are asked through their [`survey`](crate::worker::mail::survey) queues and
 //! answer when they have time. Requests that concern the whole process, such as a reload, are sent

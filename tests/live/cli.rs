@@ -132,6 +132,8 @@ fn errors_of_usage_name_the_argument_and_have_status_two() {
         (&["subscribe", "ws://a/ws", "--count", "-1"], "--count"),
         (&["publish", "a", "1", "--event", "a\nb"], "--event"),
         (&["publish", "a b", "1"], "<CHANNEL>"),
+        (&["journal", "copy", "a"], "<ACTION>"),
+        (&["journal", "check"], "<DIR>"),
         (&["token", "--key", "/dev/null"], "--key"),
         (&["bench", "--payload", "1"], "--payload"),
         (&["bench", "--seconds", "-1"], "--seconds"),
