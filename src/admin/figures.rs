@@ -83,9 +83,9 @@ fn push_server(sources: &FigureSources, page: &mut Page<'_>) {
     let workers = sources.workers.len() as u64;
     page.gauge("fanfare_workers", "Worker threads.", workers);
     let help = "Connections that all workers together accept: limits.conns, or fewer if the descriptors allow fewer.";
-    page.gauge("fanfare_conns_limit", help, sources.conns_max);
+    page.gauge("fanfare_conns_limit", help, sources.conns_max());
     let help = "Connections without a request head above which the oldest is closed.";
-    let pending = sources.config.limits.pending_conns;
+    let pending = sources.config.current().limits.pending_conns;
     page.gauge("fanfare_conns_pending_limit", help, pending.into());
     let help = "Feeders above which a new one is refused.";
     page.gauge("fanfare_feeders_limit", help, FEEDERS_MAX as u64);
@@ -131,7 +131,7 @@ fn push_spans(sources: &FigureSources, page: &mut Page<'_>) {
 }
 
 fn push_channels(sources: &FigureSources, page: &mut Page<'_>) {
-    let (log, config) = (&sources.log, &sources.config);
+    let (log, config) = (&sources.log, sources.config.current());
     let help = "Channels that have subscribers.";
     page.gauge("fanfare_channels", help, log.subscribed());
     let help = "Channels with subscribers that limits.channels allows; 0 if there is no limit.";
@@ -171,24 +171,26 @@ fn push_namespaces(sources: &FigureSources, page: &mut Page<'_>) {
 }
 
 fn push_memory(sources: &FigureSources, page: &mut Page<'_>) {
-    let help = memory_help(&sources.meter);
+    let meter = sources.meter.current();
+    let help = memory_help(&meter);
     // Zero would look like a server without load, so a scrape has no value while it is unknown.
-    let used = match sources.meter {
+    let used = match meter {
         Meter::Nothing => Some(0),
-        _ => sources.meter.used_bytes(),
+        _ => meter.used_bytes(),
     };
     if let Some(used) = used {
         page.gauge("fanfare_memory_bytes", help, used);
     }
     let help =
         "Limit of fanfare_memory_bytes above which new connections are refused; 0 if unknown.";
-    let limit = sources.meter.limit_bytes();
+    let limit = meter.limit_bytes();
     page.gauge("fanfare_memory_limit_bytes", help, limit);
 }
 
 /// Appends figures about files: the limit of the journal, and the certificates.
 fn push_files(sources: &FigureSources, page: &mut Page<'_>) {
-    let journal = &sources.config.journal;
+    let config = sources.config.current();
+    let journal = &config.journal;
     if !journal.path.as_os_str().is_empty() {
         let help = "Bytes of records that journal.bytes allows the journal.";
         page.gauge("fanfare_journal_limit_bytes", help, journal.bytes);

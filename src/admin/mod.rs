@@ -112,13 +112,13 @@ pub struct FigureSources {
     /// The log. Its number of channels and its bytes of publications are metrics.
     pub log: Arc<Log>,
     /// The meter of the memory in use.
-    pub meter: Meter,
+    pub meter: Arc<Reloadable<Meter>>,
     /// The current stage of the server, and the health of its parts.
     pub readiness: Arc<Readiness>,
     /// The configuration, for the limits.
-    pub config: Arc<Config>,
-    /// The maximum number of connections of all workers together.
-    pub conns_max: u64,
+    pub config: Arc<Reloadable<Arc<Config>>>,
+    /// The number of connections that fit in the descriptor tables of all workers.
+    pub conns_fitting: u64,
     /// The TLS certificates, if a listener speaks TLS.
     pub identity: Option<Arc<Reloadable<Arc<Identity>>>>,
     /// The counters of reloads.
@@ -137,6 +137,18 @@ pub struct FigureSources {
     pub span_metrics: Arc<SpanMetrics>,
     /// Returns the number of log lines that were dropped because the queue was full.
     pub dropped_log_lines: Arc<dyn Fn() -> u64 + Send + Sync>,
+}
+
+impl FigureSources {
+    /// Returns the number of connections that all workers together accept: `limits.conns`, or the
+    /// number that fits in the descriptor tables if it is lower.
+    #[must_use]
+    pub fn conns_max(&self) -> u64 {
+        match self.config.current().limits.conns {
+            0 => self.conns_fitting,
+            limit => self.conns_fitting.min(limit.into()),
+        }
+    }
 }
 
 impl fmt::Debug for FigureSources {
@@ -397,9 +409,9 @@ mod tests {
                     feed: Arc::default(),
                     guard: Guard::default(),
                     log: Arc::clone(writer.log()),
-                    meter: Meter::Nothing,
-                    config: Arc::default(),
-                    conns_max: 5,
+                    meter: Arc::new(Reloadable::new(Meter::Nothing)),
+                    config: Arc::new(Reloadable::new(Arc::default())),
+                    conns_fitting: 5,
                     identity: None,
                     reloads: Arc::default(),
                     subscribers_by_rule: Vec::new(),

@@ -1,8 +1,8 @@
 //! PURE: this module lists the keys of a configuration, the keys in which two configurations
 //! differ, and the keys that a running server can change.
 //!
-//! The lists are derived from the serialised [`Config`]. Only [`RELOADABLE`] and
-//! [`RELOADABLE_CERTIFICATES`] name keys.
+//! The lists are derived from the serialised [`Config`]. Only the constants of this module name
+//! keys.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +15,7 @@ use super::validate::Invalid;
 /// newest configuration. Some values are stored, for example whether the peer of an open conn is a
 /// trusted proxy. The worker updates them when it receives the configuration. Files of token keys
 /// are read at the reload.
-pub const RELOADABLE: [&str; 25] = [
+pub const RELOADABLE: [&str; 31] = [
     "auth.audience",
     "auth.cookie",
     "auth.deadline_ms",
@@ -30,21 +30,35 @@ pub const RELOADABLE: [&str; 25] = [
     "drain.retry_ms",
     "drain.window_ms",
     "heartbeat.interval_ms",
+    "limits.channels",
     "limits.channels_per_conn",
     "limits.client_bytes_per_second",
     "limits.client_frames_per_second",
     "limits.client_message_bytes",
+    "limits.conns",
     "limits.first_subscribe_ms",
+    "limits.memory_bytes",
     "limits.poll_timeout_ms",
     "limits.request_head_ms",
     "logging.level",
     "page",
     "proxy.field",
     "proxy.trusted",
+    "quota.behind_bytes",
+    "quota.behind_publications",
+    "quota.write_bytes_per_turn",
 ];
 
 /// The keys that a running server can change, if it has certificates before and after the change.
 pub const RELOADABLE_CERTIFICATES: [&str; 2] = ["tls.certificates", "tls.keys"];
+
+/// The keys that a running server can change, if the limit exists before and after the change. The
+/// limits per source are one limit in this respect.
+pub const RELOADABLE_LIMITS: [&str; 3] = [
+    "limits.connects_per_second_per_source",
+    "limits.conns_per_source",
+    "limits.pending_conns",
+];
 
 /// The result of a reload.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,12 +132,19 @@ impl Config {
         })
     }
 
-    /// Whether a running server can use the value that `latest` has for a key. Tokens and TLS
-    /// cannot be switched on or off.
+    /// Whether a running server can use the value that `latest` has for a key. Tokens, TLS and
+    /// limits that count conns from their start cannot be switched on or off.
     fn can_reload(&self, key: &str, latest: &Self) -> bool {
         if RELOADABLE_CERTIFICATES.contains(&key) {
             let has_files = |config: &Self| !config.tls.certificates.is_empty();
             return has_files(self) && has_files(latest);
+        }
+        if RELOADABLE_LIMITS.contains(&key) {
+            let is_on = |config: &Self| match key {
+                "limits.pending_conns" => config.limits.pending_conns > 0,
+                _ => config.limits.counts_sources(),
+            };
+            return is_on(self) && is_on(latest);
         }
         if key.starts_with("auth.") && self.auth.is_on() != latest.auth.is_on() {
             return false;
@@ -240,7 +261,11 @@ mod tests {
             .into_iter()
             .map(|(key, _)| key)
             .collect();
-        for key in RELOADABLE.iter().chain(&RELOADABLE_CERTIFICATES) {
+        for key in RELOADABLE
+            .iter()
+            .chain(&RELOADABLE_CERTIFICATES)
+            .chain(&RELOADABLE_LIMITS)
+        {
             assert!(names.contains(*key), "{key}");
         }
         let running = Config::default();

@@ -58,7 +58,7 @@ pub use window::Acknowledged;
 
 use crate::certain;
 use crate::chunks::{ChunkedSlab, ChunkedVec};
-use crate::config::{Config, Overflow};
+use crate::config::{Config, Overflow, Quota};
 use crate::frame::{Frames, Publication};
 use crate::id::{ChannelName, Cursor, Epoch, Sequence};
 use crate::log::{ChannelKey, Entry, EpochState, Log};
@@ -196,10 +196,7 @@ impl Hub {
             worker,
             epoch,
             head,
-            quota: Amount {
-                bytes: config.quota.behind_bytes,
-                publications: config.quota.behind_publications,
-            },
+            quota: Amount::of_quota(&config.quota),
             channels_per_conn: config.limits.channels_per_conn,
             channels: ChunkedSlab::default(),
             members: ChunkedVec::default(),
@@ -243,6 +240,20 @@ impl Hub {
     #[must_use]
     pub fn channel_count(&self) -> usize {
         self.channels.len()
+    }
+
+    /// Changes the quota. Returns true if it is now lower. In this case, the caller must enforce
+    /// the quota of each conn.
+    #[must_use]
+    pub fn set_quota(&mut self, quota: &Quota) -> bool {
+        let before = std::mem::replace(&mut self.quota, Amount::of_quota(quota));
+        before.exceeds(self.quota)
+    }
+
+    /// Returns the quota.
+    #[must_use]
+    pub fn quota(&self) -> Amount {
+        self.quota
     }
 
     /// Changes the maximum number of channels of one conn. A conn with more channels keeps them.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::config::Quota;
 use crate::frame::Publication;
 use crate::id::Sequence;
 
@@ -47,6 +48,15 @@ pub struct Amount {
 }
 
 impl Amount {
+    /// Returns the amount by which a conn may be behind.
+    #[must_use]
+    pub fn of_quota(quota: &Quota) -> Self {
+        Self {
+            bytes: quota.behind_bytes,
+            publications: quota.behind_publications,
+        }
+    }
+
     /// Returns the number 1 and the payload size of one publication.
     #[must_use]
     pub fn of(publication: &Publication) -> Self {

@@ -42,7 +42,7 @@ pub use writer::Writer;
 
 pub(crate) use shard::assert_unlocked;
 
-use crate::config::Config;
+use crate::config::{Config, Limits};
 use crate::frame::Ledger;
 use crate::id::{ChannelName, Sequence};
 use shard::Shards;
@@ -75,7 +75,7 @@ pub struct Log {
 struct Subscribed {
     count: AtomicU64,
     /// The limit `limits.channels`, or `u64::MAX` if there is no limit.
-    max: u64,
+    max: AtomicU64,
 }
 
 impl Subscribed {
@@ -83,11 +83,20 @@ impl Subscribed {
     /// holds the lock of the channel's shard, which also guards the channel's list of workers with
     /// subscribers.
     fn try_add(&self) -> bool {
-        let add = |count| (count < self.max).then_some(count + 1);
+        let max = self.max.load(Ordering::Relaxed);
+        let add = |count| (count < max).then_some(count + 1);
         let added = self
             .count
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
         added.is_ok()
+    }
+}
+
+/// Returns the limit `limits.channels`, or `u64::MAX` if there is no limit.
+fn channels_max(limits: &Limits) -> u64 {
+    match limits.channels {
+        0 => u64::MAX,
+        max => max.into(),
     }
 }
 
@@ -111,13 +120,17 @@ impl Log {
             newest: epoch::Newest::new(head),
             subscribed: Subscribed {
                 count: AtomicU64::new(0),
-                max: match config.limits.channels {
-                    0 => u64::MAX,
-                    max => max.into(),
-                },
+                max: AtomicU64::new(channels_max(&config.limits)),
             },
             channels: AtomicU64::new(0),
         }
+    }
+
+    /// Changes the limit on channels with subscribers. Channels that have subscribers keep them.
+    pub fn set_channels_max(&self, limits: &Limits) {
+        self.subscribed
+            .max
+            .store(channels_max(limits), Ordering::Relaxed);
     }
 
     /// Returns the number of channels that have entries or subscribers.

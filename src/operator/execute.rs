@@ -383,7 +383,7 @@ fn top(operated: &Operated) -> Result<TopAnswer, String> {
         event_streams: sum(|one| &one.event_stream_open),
         polls: sum(|one| &one.long_poll_open),
         conns: sum(|one| &one.conns_open),
-        conns_max: figures.conns_max,
+        conns_max: figures.conns_max(),
         accepted_total: sum(|one| &one.conns_accepted),
         refused_total: sum(|one| &one.requests_refused)
             + sum(|one| &one.conns_refused)
@@ -397,7 +397,7 @@ fn top(operated: &Operated) -> Result<TopAnswer, String> {
         skipped_total: sum(|one| &one.skipped),
         log_publications: figures.log.len(),
         log_bytes: figures.log.bytes(),
-        log_bytes_max: figures.config.log.bytes,
+        log_bytes_max: figures.config.current().log.bytes,
         memory_bytes: resident_bytes().unwrap_or_default(),
         workers: workers(operated),
         laggards: conns(&laggards, operated)?.conns,

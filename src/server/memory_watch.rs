@@ -16,11 +16,12 @@ use crate::sys::clock::Clock;
 use crate::sys::pressure::{Meter, Pressure};
 use crate::warnings::Warnings;
 use crate::worker::admission::sources::SourceLimiter;
+use crate::worker::reloadable::Reloadable;
 
 /// A handle that stops the thread when it is dropped.
 #[derive(Debug)]
 pub(super) struct MemoryWatch {
-    meter: Meter,
+    meter: Arc<Reloadable<Meter>>,
     _end: Sender<()>,
 }
 
@@ -36,21 +37,22 @@ impl MemoryWatch {
         warnings: Arc<Warnings>,
         clock: Clock,
     ) -> io::Result<Self> {
-        let meter = Meter::new(memory_bytes);
-        if meter == Meter::Nothing {
+        let first = Meter::new(memory_bytes);
+        if first == Meter::Nothing {
             tracing::info!("the system does not report its memory, so no limit on it is kept");
         }
-        let mut is_known = meter.measure(&pressure);
+        let mut is_known = first.measure(&pressure);
         log_known(true, is_known, &pressure);
         let (end, ended) = bounded(0);
-        let measured = meter.clone();
+        let meter = Arc::new(Reloadable::new(first));
+        let measured = Arc::clone(&meter);
         let watch = move || {
             while ended.recv_timeout(Duration::from_millis(WATCH_MS))
                 == Err(RecvTimeoutError::Timeout)
             {
                 let was_short = pressure.is_short();
                 let was_known = is_known;
-                is_known = measured.measure(&pressure);
+                is_known = measured.current().measure(&pressure);
                 log_known(was_known, is_known, &pressure);
                 log_change(&pressure, was_short);
                 warnings.report_suppressed(clock.now());
@@ -65,8 +67,13 @@ impl MemoryWatch {
         Ok(Self { meter, _end: end })
     }
 
-    pub(super) fn meter(&self) -> &Meter {
+    pub(super) fn meter(&self) -> &Arc<Reloadable<Meter>> {
         &self.meter
+    }
+
+    /// Changes the limit. It applies from the next measurement on.
+    pub(super) fn set_limit(&self, memory_bytes: u64) {
+        self.meter.replace(Meter::new(memory_bytes));
     }
 }
 

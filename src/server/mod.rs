@@ -92,16 +92,15 @@ pub struct Server {
     admin: Option<SocketAddr>,
     feed_path: PathBuf,
     workers: Vec<RunningWorker>,
-    metrics: Vec<Arc<WorkerMetrics>>,
     feed: FeedHandle,
     readiness: Arc<Readiness>,
     warnings: Arc<Warnings>,
     /// Writes the queued lines of the access log and the queued spans when it is dropped.
     _output_threads: OutputThreads,
-    reloads: Arc<ReloadMetrics>,
     operators: Operators,
     /// The handle of the thread that measures memory. The thread ends when this field is dropped.
-    _memory_watch: MemoryWatch,
+    memory_watch: MemoryWatch,
+    figures: Arc<FigureSources>,
 }
 
 #[derive(Debug)]
@@ -170,7 +169,8 @@ impl Server {
         let feed = feed.spawn(parts);
         let feed = feed.map_err(StartError::system("start the feed's thread"))?;
         spawn_admin(admin, Arc::clone(&figures))?;
-        let operators = Operators::start(operator, figures, mailboxes, loaded.backups, log, clock)?;
+        let backups = loaded.backups;
+        let operators = Operators::start(operator, &figures, mailboxes, backups, log, clock)?;
         readiness.set(ServerStage::Ready);
         Ok(Self {
             config,
@@ -180,14 +180,13 @@ impl Server {
             admin: admin_address,
             feed_path,
             workers: started.workers,
-            metrics: started.metrics,
             feed,
             readiness,
             warnings,
             _output_threads: output_threads,
-            reloads: started.reloads,
             operators,
-            _memory_watch: watch,
+            memory_watch: watch,
+            figures,
         })
     }
 
@@ -226,10 +225,25 @@ impl Server {
             self.operators.set_log_level(level);
         }
         self.config = Arc::new(reloaded.config.clone());
+        self.set_limits();
         for worker in &self.workers {
             worker.mailbox.order_config(Arc::clone(&self.config));
         }
         Ok(reloaded)
+    }
+
+    /// Applies the limits of the configuration that no worker owns.
+    fn set_limits(&self) {
+        let (figures, limits) = (&self.figures, &self.config.limits);
+        figures.config.replace(Arc::clone(&self.config));
+        figures.log.set_channels_max(limits);
+        if let Some(sources) = &figures.guard.sources {
+            sources.set_limits(limits);
+        }
+        if let Some(silent) = &figures.guard.silent {
+            silent.set_most(limits.pending_conns);
+        }
+        self.memory_watch.set_limit(limits.memory_bytes);
     }
 
     /// Whether the server uses certificates or token keys, which a reload reads again.
@@ -241,7 +255,7 @@ impl Server {
     fn note_reload(&self, is_success: bool) {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let unix_s = since.map_or(0, |since| since.as_secs());
-        self.reloads.note(is_success, unix_s);
+        self.figures.reloads.note(is_success, unix_s);
     }
 
     /// Returns the requests of operators that the caller of [`Self::reload`] has to carry out.
@@ -297,7 +311,8 @@ impl Server {
     pub fn drain(&self) {
         self.readiness.set(ServerStage::Draining);
         let conns = self
-            .metrics
+            .figures
+            .workers
             .iter()
             .map(|metrics| metrics.conns_open.value());
         let order = DrainOrder {
@@ -416,8 +431,8 @@ struct StartedWorkers {
     config: Arc<Config>,
     identity: Option<Arc<Reloadable<Arc<Identity>>>>,
     reloads: Arc<ReloadMetrics>,
-    /// The maximum number of connections of all workers together.
-    conns_max: u64,
+    /// The number of connections that fit in the descriptor tables of all workers.
+    conns_fitting: u64,
     /// For each worker, its numbers of subscriptions in the order of the log's rules.
     subscribers_by_rule: Vec<Arc<[Counter]>>,
 }
@@ -438,15 +453,15 @@ impl StartedWorkers {
             feed: Arc::clone(feed),
             guard: self.guard.clone(),
             log: Arc::clone(&self.log),
-            meter: memory_watch.meter().clone(),
+            meter: Arc::clone(memory_watch.meter()),
             readiness: Arc::clone(readiness),
             process_started: times.process,
             started: times.server,
             warnings: Arc::clone(&self.warnings),
             access_log: self.access_log.clone(),
             span_metrics: Arc::clone(&self.span_metrics),
-            config: Arc::clone(&self.config),
-            conns_max: self.conns_max,
+            config: Arc::new(Reloadable::new(Arc::clone(&self.config))),
+            conns_fitting: self.conns_fitting,
             identity: self.identity.clone(),
             reloads: Arc::clone(&self.reloads),
             subscribers_by_rule: self.subscribers_by_rule.clone(),
@@ -508,7 +523,7 @@ impl WorkerSpawner {
             workers.push(worker);
             subscribers_by_rule.push(subscribers);
         }
-        let conns_max = self.conns_max_of_all(count);
+        let conns_fitting = u64::from(self.conns_fitting(count)) * count as u64;
         Ok(StartedWorkers {
             workers,
             reports,
@@ -520,7 +535,7 @@ impl WorkerSpawner {
                 .outputs
                 .tracer
                 .map_or_else(Arc::default, |one| Arc::clone(one.metrics())),
-            conns_max,
+            conns_fitting,
             subscribers_by_rule,
             identity: self.credentials.identity(),
             config: self.config,
@@ -551,7 +566,8 @@ impl WorkerSpawner {
             feed: Arc::clone(&self.feed_wake),
             upstream: spec.upstream,
             pulse: Arc::clone(&pulse),
-            conns_max: self.conns_max(count),
+            conns_fitting: self.conns_fitting(count),
+            workers: certain::to_u32(count),
             secure: self.credentials.secure.clone(),
             keys: self.credentials.keys.clone(),
             warnings: Arc::clone(&self.warnings),
@@ -568,7 +584,6 @@ impl WorkerSpawner {
             parts,
             pin: spec.pin,
             options: SocketOptions::new(&self.config),
-            workers: count,
         };
         let thread = threads::start_worker(preparation, listeners)?;
         let worker = RunningWorker {
@@ -599,7 +614,11 @@ impl WorkerSpawner {
         // A worker's descriptor table starts as a copy of this thread's table, so both tables have
         // the same number of free descriptors.
         let free = in_force.saturating_sub(descriptors::open_count());
-        let each = u64::from(self.conns_max(workers)).min(free);
+        let each = match self.config.limits.conns {
+            0 => self.conns_fitting(workers),
+            limit => limit.div_ceil(certain::to_u32(workers)),
+        };
+        let each = u64::from(each).min(free);
         let connections = each.saturating_mul(workers as u64);
         tracing::warn!(
             "cannot raise the limit on descriptors (RLIMIT_NOFILE): {error}. It stays at \
@@ -608,22 +627,9 @@ impl WorkerSpawner {
         );
     }
 
-    /// Returns the maximum number of conns of all workers together: `limits.conns`, or the number
-    /// of conns that fit in the descriptor tables if it is lower.
-    fn conns_max_of_all(&self, workers: usize) -> u64 {
-        let count = certain::to_u32(workers);
-        let table = conns_in_table(self.descriptor_limit.in_force, count);
-        conns_limit(self.config.limits.conns, u64::from(table) * workers as u64)
-    }
-
-    /// Returns a worker's share of `limits.conns`. Without this limit, returns the number of conns
-    /// that fit in the worker's descriptor table.
-    fn conns_max(&self, workers: usize) -> u32 {
-        let workers = certain::to_u32(workers);
-        match self.config.limits.conns {
-            0 => conns_in_table(self.descriptor_limit.in_force, workers),
-            limit => limit.div_ceil(workers),
-        }
+    /// Returns the number of conns that fit in a worker's descriptor table.
+    fn conns_fitting(&self, workers: usize) -> u32 {
+        conns_in_table(self.descriptor_limit.in_force, certain::to_u32(workers))
     }
 }
 
@@ -633,15 +639,6 @@ fn conns_in_table(limit: u64, workers: u32) -> u32 {
     // At most half of a small table is reserved, so that a few conns fit even with a low limit.
     let kept = (DESCRIPTORS_KEPT + u64::from(workers)).min(limit / 2);
     u32::try_from(limit - kept).unwrap_or(u32::MAX)
-}
-
-/// Returns the number of conns that all workers together accept. `configured` is `limits.conns`,
-/// where 0 means no limit. `fitting` is the number of conns that fit in all descriptor tables.
-fn conns_limit(configured: u32, fitting: u64) -> u64 {
-    match configured {
-        0 => fitting,
-        limit => fitting.min(limit.into()),
-    }
 }
 
 /// Starts the clock. With a journal, the clock starts above zero. The journal's publications are
@@ -743,12 +740,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn limit_on_conns_is_the_lower_of_the_configured_one_and_the_descriptors() {
+    fn a_part_of_the_descriptor_table_is_reserved_and_at_most_half() {
         let fitting = u64::from(conns_in_table(1024, 2)) * 2;
         assert!((1024..2048).contains(&fitting), "{fitting}");
-        assert_eq!(conns_limit(0, fitting), fitting);
-        assert_eq!(conns_limit(100, fitting), 100);
-        assert_eq!(conns_limit(100_000, fitting), fitting);
         assert_eq!(conns_in_table(10, 2), 5);
     }
 }

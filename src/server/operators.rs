@@ -60,7 +60,7 @@ impl Operators {
     /// Starts the thread that serves the socket, if there is one.
     pub(super) fn start(
         operator: Option<Operator>,
-        figures: Arc<FigureSources>,
+        figures: &Arc<FigureSources>,
         mailboxes: Vec<Mailbox>,
         backups: Option<Backups>,
         logs: LogHandle,
@@ -69,7 +69,7 @@ impl Operators {
         let (orders_in, orders) = crossbeam_channel::bounded(OPERATOR_ORDERS_MAX);
         let effective = Arc::default();
         let operated = Operated {
-            figures,
+            figures: Arc::clone(figures),
             mailboxes,
             backups: backups.clone(),
             clock,

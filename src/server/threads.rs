@@ -8,7 +8,6 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
 use super::StartError;
-use crate::certain;
 use crate::config::limits::{LISTENERS_MAX, RING_WRITES_MAX};
 use crate::config::{Config, KernelFeature, Listen};
 use crate::hub::Hub;
@@ -140,7 +139,6 @@ pub(super) struct Preparation {
     pub(super) parts: Parts,
     pub(super) pin: Option<usize>,
     pub(super) options: SocketOptions,
-    pub(super) workers: usize,
 }
 
 impl Preparation {
@@ -220,13 +218,10 @@ impl Preparation {
                     %error,
                     "cannot give a worker its own descriptor table: all workers share the limit"
                 );
-                // `conns_max` was computed for a worker with its own descriptor table. The workers
-                // share one table now, so `conns_max` is divided by their number. If `limits.conns`
-                // is set, `conns_max` is already this worker's share of `limits.conns`.
-                if self.parts.config.limits.conns == 0 {
-                    let workers = certain::to_u32(self.workers);
-                    self.parts.conns_max = self.parts.conns_max.div_ceil(workers);
-                }
+                // The number was computed for a worker with its own descriptor table. The workers
+                // share one table now.
+                let fitting = self.parts.conns_fitting;
+                self.parts.conns_fitting = fitting.div_ceil(self.parts.workers);
             }
         }
     }

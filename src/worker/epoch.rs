@@ -21,12 +21,18 @@ impl<N: Net> Worker<N> {
         if !self.hub.follow_epoch(self.now) {
             return;
         }
+        self.enforce_all();
+        for (posted, _, _) in &mut self.to_answer {
+            *posted = self.hub.in_this_epoch(*posted);
+        }
+    }
+
+    /// Lists all conns for flush, even conns that cannot be written to. Flush then enforces the
+    /// quota of each conn.
+    pub(super) fn enforce_all(&mut self) {
         let ids: Vec<ConnId> = self.ids().collect();
         for id in ids {
             self.list_to_enforce(id);
-        }
-        for (posted, _, _) in &mut self.to_answer {
-            *posted = self.hub.in_this_epoch(*posted);
         }
     }
 

@@ -109,8 +109,10 @@ pub struct Parts {
     /// The number of turns so far. The health check reads this number to find out whether the loop
     /// is running.
     pub pulse: Arc<AtomicU64>,
-    /// The maximum number of conns of this worker.
-    pub conns_max: u32,
+    /// The number of conns that fit in this worker's descriptor table.
+    pub conns_fitting: u32,
+    /// The number of workers.
+    pub workers: u32,
     /// The limits that admission control checks.
     pub guard: Guard,
     /// The certificates, if a listener speaks TLS.
@@ -123,6 +125,17 @@ pub struct Parts {
     pub warnings: Arc<Warnings>,
     /// The verifier of tokens, if clients need tokens.
     pub keys: Option<Arc<Reloadable<Arc<Verifier>>>>,
+}
+
+impl Parts {
+    /// Returns the maximum number of conns of this worker: its share of `limits.conns`, or the
+    /// number of conns that fit in its descriptor table if there is no such limit.
+    fn conns_max(&self) -> u32 {
+        match self.config.limits.conns {
+            0 => self.conns_fitting,
+            limit => limit.div_ceil(self.workers),
+        }
+    }
 }
 
 /// One worker.
@@ -531,6 +544,9 @@ impl<N: Net> Worker<N> {
         };
         self.hub
             .set_channels_per_conn(config.limits.channels_per_conn);
+        if self.hub.set_quota(&config.quota) {
+            self.enforce_all();
+        }
         self.rates.set_limits(&config.limits);
         self.net.set_options(SocketOptions::new(&config));
         let before = std::mem::replace(&mut self.parts.config, config);

@@ -140,13 +140,13 @@ fn broken_key_is_an_error_that_names_it_and_changes_nothing() {
 fn settings_that_need_a_restart_are_named_until_they_are_restored() {
     let rig = Rig::start(&[]);
     let namespace = "[[namespace]]\nmatch = \"chat:*\"\nlog_entries = 1\n";
-    let changed = format!("[limits]\nconns = 5000\n[log]\nage_ms = 1000\n{namespace}");
+    let changed = format!("[limits]\nfeed_line_bytes = 5000\n[log]\nage_ms = 1000\n{namespace}");
     let config = configuration(&rig.secret, &changed);
     for _ in 0..2 {
         let printed = rig.reload(&config, "WARN");
         let warnings = lines(&printed, "WARN");
         assert_eq!(warnings.len(), 1, "{printed}");
-        let keys = "needs a restart: limits.conns, log.age_ms, namespace";
+        let keys = "needs a restart: limits.feed_line_bytes, log.age_ms, namespace";
         assert!(warnings[0].ends_with(keys), "{printed}");
     }
     let printed = rig.reload(&configuration(&rig.secret, ""), "read again");
@@ -190,6 +190,78 @@ fn limits_and_page_change_for_open_and_new_connections() {
     assert_eq!(other.json()["heartbeat_ms"], 5000);
     socket.send(&json!({"type": "ping", "more": "x".repeat(1000)}));
     assert_eq!(socket.closed().0, 1009);
+}
+
+#[test]
+fn limits_of_the_whole_server_change_and_open_connections_stay() {
+    let limits = |conns: u32, channels: u32, per_source: u32, pending: u32| {
+        format!(
+            "[limits]\nconns = {conns}\nchannels = {channels}\nconns_per_source = {per_source}\n\
+             pending_conns = {pending}\nmemory_bytes = 8000000000\n"
+        )
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let workers = ["--workers", "1"];
+    let config = limits(1, 1, 0, 0);
+    let server = Server::in_folder(folder.path(), "127.0.0.1:0", &config, &workers).unwrap();
+    let rig = Rig {
+        server,
+        folder,
+        secret: PathBuf::new(),
+    };
+    let mut first = Socket::subscribed(rig.server.addr, "channel=a");
+    assert_eq!(status(&rig, "/poll?channel=a&timeout=0"), 503);
+    let printed = rig.reload(&limits(2, 2, 1, 10), "needs a restart");
+    let kept = "needs a restart: limits.conns_per_source, limits.pending_conns\n";
+    assert!(printed.contains(kept), "{printed}");
+    let changed = "from now on: limits.channels, limits.conns\n";
+    assert!(printed.contains(changed), "{printed}");
+    within("room for another connection", || {
+        (status(&rig, "/poll?channel=b&timeout=0") == 200).then_some(())
+    });
+    assert_eq!(rig.server.metric("fanfare_conns_limit"), 2.0);
+    assert_eq!(rig.server.metric("fanfare_channels_limit"), 2.0);
+    let mut subscribe = |channel: &str| {
+        first.send(&json!({"type": "subscribe", "channel": channel}));
+        first.json()["type"].clone()
+    };
+    assert_eq!(["b", "c"].map(&mut subscribe), ["subscribed", "error"]);
+    rig.reload(&limits(1, 1, 0, 0), "in use from now on");
+    within("the lower limit", || {
+        (status(&rig, "/poll?channel=a&timeout=0") == 503).then_some(())
+    });
+    first.send(&json!({"type": "ping"}));
+    assert_eq!(first.json()["type"], "pong");
+}
+
+#[test]
+fn lower_quota_applies_to_connections_that_are_already_behind() {
+    let quota = |publications: u32| {
+        format!("[quota]\nbehind_bytes = 50000000\nbehind_publications = {publications}\n")
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::in_folder(folder.path(), "127.0.0.1:0", &quota(1000), &[]).unwrap();
+    let rig = Rig {
+        server,
+        folder,
+        secret: PathBuf::new(),
+    };
+    // This client reads nothing, so more waits for it than the buffers of the system hold.
+    let mut stream = raw::connect(rig.server.addr);
+    let request = "GET /sse?channel=a HTTP/1.1\r\nHost: a\r\n\r\n";
+    stream.write_all(request.as_bytes()).unwrap();
+    rig.server.await_metric("fanfare_subscribers", 1.0);
+    let mut feeder = Feeder::connect(&rig.server.feed);
+    for _ in 0..200 {
+        feeder.publish("a", "x".repeat(100_000));
+    }
+    rig.server.await_metric("fanfare_publications_total", 200.0);
+    assert_eq!(rig.server.metric("fanfare_publications_skipped_total"), 0.0);
+    rig.reload(&quota(5), "from now on: quota.behind_publications\n");
+    within("the skipped publications", || {
+        let skipped = rig.server.metric("fanfare_publications_skipped_total");
+        (skipped > 0.0).then_some(())
+    });
 }
 
 #[test]

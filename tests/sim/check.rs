@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use fanfare::config::{Config, Quota, Retention, namespace};
+use fanfare::config::{Config, Retention, namespace};
 use fanfare::effect::CloseReason;
 use fanfare::hub::Amount;
 use fanfare::id::Sequence;
@@ -33,7 +33,7 @@ pub(crate) struct LagStats {
 }
 
 impl LagStats {
-    fn add(&mut self, behind: Amount, quota: &Quota) {
+    fn add(&mut self, behind: Amount, quota: Amount) {
         if behind == Amount::default() {
             return;
         }
@@ -41,7 +41,7 @@ impl LagStats {
             bytes,
             publications,
         } = behind;
-        let (bytes_max, publications_max) = (quota.behind_bytes, quota.behind_publications);
+        let (bytes_max, publications_max) = (quota.bytes, quota.publications);
         let percent = (bytes * 100 / bytes_max).max(publications * 100 / publications_max);
         self.merge(&Self {
             samples: 1,
@@ -66,15 +66,11 @@ pub(crate) struct Checker {
 }
 
 impl Checker {
-    pub(crate) fn after_turn(
-        &mut self,
-        worker: &Worker<FakeNet>,
-        metrics: &WorkerMetrics,
-        config: &Config,
-    ) {
+    pub(crate) fn after_turn(&mut self, worker: &Worker<FakeNet>, metrics: &WorkerMetrics) {
         for slot in worker.hub().member_slots() {
             if worker.has_flushed(slot) {
-                self.lag.add(worker.hub().behind(slot), &config.quota);
+                let hub = worker.hub();
+                self.lag.add(hub.behind(slot), hub.quota());
             }
         }
         worker.check_invariants();

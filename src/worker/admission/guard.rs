@@ -109,7 +109,7 @@ impl<N: Net> Worker<N> {
         address: IpAddr,
         listener: u32,
     ) -> Result<Option<Peer>, AdmissionError> {
-        if self.conns.len() >= self.parts.conns_max as usize {
+        if self.conns.len() >= self.parts.conns_max() as usize {
             return Err(AdmissionError::Full);
         }
         if self.parts.guard.pressure.is_short() {

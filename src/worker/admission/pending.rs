@@ -27,10 +27,8 @@ const QUEUE_SLACK: usize = 64;
 /// The limit on silent conns, shared by all workers.
 #[derive(Debug)]
 pub struct SilentLimit {
-    most: u32,
-    /// `most` divided by the number of workers. A worker closes silent conns only if it has more of
-    /// them than this number.
-    share: u32,
+    most: AtomicU32,
+    workers: u32,
     count: AtomicU32,
 }
 
@@ -40,10 +38,16 @@ impl SilentLimit {
     #[must_use]
     pub fn new(most: u32, workers: u32) -> Option<Self> {
         (most > 0).then(|| Self {
-            most,
-            share: most / workers.max(1),
+            most: AtomicU32::new(most),
+            workers: workers.max(1),
             count: AtomicU32::new(0),
         })
+    }
+
+    /// Changes the limit. It must not be zero.
+    pub fn set_most(&self, most: u32) {
+        debug_assert!(most > 0, "a limit stays a limit");
+        self.most.store(most, Ordering::Relaxed);
     }
 
     /// Returns the number of silent conns of all workers.
@@ -55,7 +59,9 @@ impl SilentLimit {
     /// Whether a worker with `own` silent conns would have to close some of them if `more` conns of
     /// this worker became silent.
     fn is_exceeded_by(&self, own: u32, more: u32) -> bool {
-        own + more > self.share && self.count() + more > self.most
+        let most = self.most.load(Ordering::Relaxed);
+        // A worker closes silent conns only if it has more of them than its share.
+        self.count() + more > most && own + more > most / self.workers
     }
 }
 

@@ -8,6 +8,7 @@
 //! `server/memory_watch.rs` removes old entries.
 
 use std::hash::BuildHasher as _;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use foldhash::quality::RandomState;
@@ -24,10 +25,10 @@ use crate::time::Now;
 pub struct SourceLimiter {
     parts: Vec<Mutex<Part>>,
     hasher: RandomState,
-    conns_max: u32,
+    conns_max: AtomicU32,
     /// The microseconds that the limit allows for one new connection. Zero if there is no limit on
     /// new connections.
-    interval_us: u64,
+    interval_us: AtomicU64,
 }
 
 type Part = HashMap<Source, Account, RandomState>;
@@ -57,16 +58,28 @@ impl SourceLimiter {
     /// Creates an empty table, or returns `None` if there is no limit per source.
     #[must_use]
     pub fn new(limits: &Limits) -> Option<Self> {
-        let per_second = u64::from(limits.connects_per_second_per_source);
-        limits.counts_sources().then(|| Self {
-            parts: (0..SOURCE_TABLE_PARTS).map(|_| Mutex::default()).collect(),
-            hasher: RandomState::default(),
-            conns_max: match limits.conns_per_source {
-                0 => u32::MAX,
-                limit => limit,
-            },
-            interval_us: 1_000_000_u64.checked_div(per_second).unwrap_or(0),
+        limits.counts_sources().then(|| {
+            let limiter = Self {
+                parts: (0..SOURCE_TABLE_PARTS).map(|_| Mutex::default()).collect(),
+                hasher: RandomState::default(),
+                conns_max: AtomicU32::default(),
+                interval_us: AtomicU64::default(),
+            };
+            limiter.set_limits(limits);
+            limiter
         })
+    }
+
+    /// Changes the limits. Open conns stay open, even if a source has too many.
+    pub fn set_limits(&self, limits: &Limits) {
+        let conns_max = match limits.conns_per_source {
+            0 => u32::MAX,
+            limit => limit,
+        };
+        self.conns_max.store(conns_max, Ordering::Relaxed);
+        let per_second = u64::from(limits.connects_per_second_per_source);
+        let interval_us = 1_000_000_u64.checked_div(per_second).unwrap_or(0);
+        self.interval_us.store(interval_us, Ordering::Relaxed);
     }
 
     /// Counts one more conn of a source.
@@ -78,11 +91,13 @@ impl SourceLimiter {
             return Ok(());
         };
         let account = part.get(&source).copied().unwrap_or_default();
-        if account.conns >= self.conns_max {
+        if account.conns >= self.conns_max.load(Ordering::Relaxed) {
             return Err(TooMany::Conns);
         }
         let paid_us = match arrival {
-            Arrival::Connect => account.paid_us.max(now.0) + self.interval_us,
+            Arrival::Connect => {
+                account.paid_us.max(now.0) + self.interval_us.load(Ordering::Relaxed)
+            }
             Arrival::Reuse => account.paid_us,
         };
         let latest_us = now.0 + CONNECTS_AT_ONCE_S * 1_000_000;

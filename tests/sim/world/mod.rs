@@ -237,6 +237,10 @@ impl World {
         }
         let mut config = Config::clone(&self.config);
         config.limits.channels_per_conn += self.random.u32(0..3);
+        // From a clone, so that the run's other random numbers do not depend on it.
+        let mut random = self.random.clone();
+        config.quota.behind_publications = [1, 3, 20, 256][random.usize(0..4)];
+        config.quota.behind_bytes = [10, 300, 5_000, 65_536][random.usize(0..4)];
         if self.random.bool() {
             config.limits.client_frames_per_second = 0;
             config.limits.client_bytes_per_second = 0;
@@ -432,7 +436,7 @@ impl World {
             worker,
             ..
         } = node_worker;
-        checker.after_turn(worker, metrics, &self.config);
+        checker.after_turn(worker, metrics);
         let workers = &self.node.workers;
         if self.turns.is_multiple_of(TURNS_PER_CHANNEL_COUNT) {
             let feed = self.feed.borrow();

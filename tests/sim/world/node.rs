@@ -96,10 +96,11 @@ impl Node {
                 feed: Arc::clone(&feed_wake),
                 upstream,
                 pulse: Arc::default(),
-                conns_max: match config.limits.connects_per_second_per_source {
+                conns_fitting: match config.limits.connects_per_second_per_source {
                     0 if is_crowded => CROWDED_CONNS.div_ceil(count as u32),
                     _ => 1000,
                 },
+                workers: count as u32,
                 guard: Guard {
                     proxied: net.proxied_listeners,
                     ..guard.clone()
