@@ -260,7 +260,16 @@ def server_with_all_features_makes_no_forbidden_system_call():
     since = re.search(r"id: (\S+)\n", begun)[1]
     assert host.publish("publisher", '"kept"').returncode == 0
     ok("systemctl", "reload", SERVICE)
+    backup = "/var/lib/fanfare/backup"
+    ok("fanfare", "journal", "backup", backup)
+    refused = host.run("fanfare", "journal", "backup", "/srv/backup")
+    assert "Read-only file system" in refused.stderr, refused
     assert host.main_pid() == pid, "killed and restarted"
+    copied = ok("stat", "--format", "%A %U", backup).strip()
+    assert copied == "drwx------ fanfare", copied
+    checked = ok("runuser", "--user", "fanfare", "--", "fanfare", "journal", "check", backup)
+    assert "publications: 1\n" in checked, checked
+    shutil.rmtree(backup)
     os.kill(pid, signal.SIGKILL)
     within(10, "the restart", lambda: host.main_pid() not in (0, pid) and host.serves())
     over_tls(f"GET /sse?channel=a&since={since} HTTP/1.1\r\n{bearer}", 'data: "kept"')
@@ -269,7 +278,7 @@ def server_with_all_features_makes_no_forbidden_system_call():
     kept = ok("stat", "--format", "%A %U", "/var/lib/fanfare/journal").strip()
     ok("systemctl", "stop", SERVICE)
     shutil.rmtree("/var/lib/fanfare/journal")
-    return f"TLS, tokens, reload, a journal over kill -9 ({kept})"
+    return f"TLS, tokens, reload, a backup, a journal over kill -9 ({kept})"
 
 
 # -- Failures.
