@@ -209,8 +209,9 @@ fn read_again(server: &mut Server, start: &Start<'_>) -> Result<ReloadAnswer, fi
 }
 
 fn log_reloaded(answer: &ReloadAnswer, has_credentials: bool) {
-    if has_credentials {
-        tracing::info!("certificates and keys were read again");
+    match has_credentials {
+        true => tracing::info!("configuration, certificates and keys were read again"),
+        false => tracing::info!("the configuration was read again"),
     }
     if !answer.changed.is_empty() {
         let keys = answer.changed.join(", ");
