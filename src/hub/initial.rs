@@ -13,6 +13,7 @@
 //! [`super::membership`] and [`super::serve`] call this module.
 
 use super::channel::ChannelIndex;
+use super::member::Subscription;
 use super::{Hub, Map, Member};
 use crate::frame::FrameKind;
 use crate::id::{Sequence, Since};
@@ -58,6 +59,20 @@ impl Initial {
     pub(super) fn cut(&mut self, slot: u32, kept: Sequence) {
         for mark in self.0.get_mut(&slot).into_iter().flatten() {
             mark.until = mark.until.min(kept);
+        }
+    }
+
+    /// Called when a subscription has passed an expired publication, which is not delivered.
+    /// `before` is the position before it. If no entry of the history was delivered before, the
+    /// history still has not begun.
+    pub(super) fn pass_expired(&mut self, slot: u32, passed: Subscription, before: Sequence) {
+        if self.0.is_empty() {
+            return;
+        }
+        for mark in self.0.get_mut(&slot).into_iter().flatten() {
+            if mark.channel == passed.channel && mark.start == before {
+                mark.start = passed.position;
+            }
         }
     }
 
@@ -169,6 +184,7 @@ impl Hub {
 mod tests {
     use std::num::NonZeroU32;
     use std::sync::Arc;
+    use std::time::Duration;
 
     use proptest::prelude::*;
 
@@ -289,6 +305,25 @@ mod tests {
         assert_eq!(serve(&mut hub, 0), (Vec::new(), marked(3..=5)));
         publish(&mut hub, "a");
         assert_eq!(serve(&mut hub, 0), (Vec::new(), vec![(6, false)]));
+    }
+
+    #[test]
+    fn history_has_not_begun_while_only_expired_publications_were_passed() {
+        let mut hub = hub(|config| config.log.entries = 2);
+        let (id, channel) = (cursor(1), name("a"));
+        let expires = Some(Now(0).after(Duration::from_micros(1)));
+        let payload = Payload::Text("x".into());
+        let expiring = Publication::new(id, channel, payload, Now(0), hub.log().ledger());
+        hub.publish(Arc::new(expiring.expiring(expires)), Now(0));
+        publish(&mut hub, "a");
+        assert_eq!(join(&mut hub, 0, "a", Since::First), joined_at(0));
+        let planned = plan(&mut hub, 0, FULL);
+        assert_eq!(planned.first().map(|step| step.length), Some(0));
+        // The socket accepts nothing, so the second publication is not delivered.
+        hub.advance(0, &planned, 0);
+        publish(&mut hub, "aa");
+        let live = vec![(3, false), (4, false)];
+        assert_eq!(serve(&mut hub, 0), (Vec::new(), live));
     }
 
     #[test]

@@ -445,10 +445,10 @@ impl Hub {
             let subscription = member.all_mut().get_mut(step.subscription as usize);
             debug_assert!(subscription.is_some(), "{step:?} has no subscription");
             if let Some(subscription) = subscription {
-                subscription.position = step.sequence;
-                if step.length > 0
-                    && let Some(given) = window::find_mut(windows, subscription.channel)
-                {
+                let before = std::mem::replace(&mut subscription.position, step.sequence);
+                if step.length == 0 {
+                    self.initial.pass_expired(slot, *subscription, before);
+                } else if let Some(given) = window::find_mut(windows, subscription.channel) {
                     given.note(step.sequence);
                 }
             }
