@@ -6,9 +6,10 @@
 //! failure still run. The users are `fanfare serve` and programs that embed a server.
 //!
 //! The server starts one thread per worker, `fanfare-feed`, `fanfare-watch`, and others that depend
-//! on the configuration. These are `fanfare-admin` (key `admin`), `fanfare-access`
-//! (`logging.access`), the store's thread (`journal.path`) and `fanfare-journal` (with
-//! `journal.sync = "batch"`). The command adds `fanfare-log` and `fanfare-signal`.
+//! on the configuration. These are `fanfare-admin` (key `admin`), `fanfare-operator`
+//! (`admin_socket`), `fanfare-access` (`logging.access`), the store's thread (`journal.path`) and
+//! `fanfare-journal` (with `journal.sync = "batch"`). The command adds `fanfare-log` and
+//! `fanfare-signal`.
 
 pub mod certificates;
 mod credentials;
