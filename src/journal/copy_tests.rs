@@ -12,7 +12,8 @@ use super::backup::copy;
 use super::engine::{Batch, Engine, Opener as _};
 use super::epochs::Epochs;
 use super::fake::FakeStore;
-use super::record::{self, PayloadRef, Record};
+use super::on_disk::record;
+use super::record::{self, PayloadRef};
 use super::record_writer::{RecordWriter, Settings};
 use super::recover::{self, ReplayEvent};
 use super::source::{Facts, Source};
@@ -31,19 +32,6 @@ fn settings() -> Settings {
         sync: JournalSync::Batch,
         boot: BootId::new("boot"),
         pause: Duration::ZERO,
-    }
-}
-
-fn record(text: &str) -> Record<'_> {
-    Record {
-        published_us: 1,
-        ttl_us: None,
-        channel: "a",
-        event: None,
-        key: None,
-        dedupe: None,
-        traceparent: None,
-        payload: PayloadRef::Text(text),
     }
 }
 

@@ -40,10 +40,9 @@ pub(super) fn open(path: &Path, fresh: u64) -> (RecordWriter, Epochs, Vec<(u64, 
     (writer, epochs, records)
 }
 
-/// Appends a record with a payload of this length.
-pub(super) fn append(writer: &mut RecordWriter, bytes: usize) {
-    let text = "x".repeat(bytes);
-    let is_staged = writer.stage(&Record {
+/// Returns a record with a text as its payload.
+pub(super) fn record(text: &str) -> Record<'_> {
+    Record {
         published_us: 1,
         ttl_us: None,
         channel: "a",
@@ -51,8 +50,14 @@ pub(super) fn append(writer: &mut RecordWriter, bytes: usize) {
         key: None,
         dedupe: None,
         traceparent: None,
-        payload: PayloadRef::Text(&text),
-    });
+        payload: PayloadRef::Text(text),
+    }
+}
+
+/// Appends a record with a payload of this length.
+pub(super) fn append(writer: &mut RecordWriter, bytes: usize) {
+    let text = "x".repeat(bytes);
+    let is_staged = writer.stage(&record(&text));
     assert!(is_staged);
     writer.append().unwrap();
 }

@@ -6,6 +6,7 @@ use fastrand::Rng;
 
 use super::engine::Opener as _;
 use super::fake::{FakeStore, Faults};
+use super::on_disk::record;
 use super::record::PayloadRef;
 use super::record_writer::Settings;
 use super::recover::{ReplayEvent, open};
@@ -53,16 +54,7 @@ fn start(store: &FakeStore, settings: Settings) -> Result<(RecordWriter, Replay)
 }
 
 fn stage(record_writer: &mut RecordWriter, text: &str) {
-    let is_staged = record_writer.stage(&Record {
-        published_us: 1,
-        ttl_us: None,
-        channel: "a",
-        event: None,
-        key: None,
-        dedupe: None,
-        traceparent: None,
-        payload: PayloadRef::Text(text),
-    });
+    let is_staged = record_writer.stage(&record(text));
     assert!(is_staged);
 }
 
