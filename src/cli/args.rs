@@ -71,7 +71,8 @@ Examples:
   fanfare subscribe 'ws://127.0.0.1:8080/ws?channel=prices'
   fanfare publish prices '{\"eur\":1.0841}'
   fanfare check /etc/fanfare/fanfare.toml
-  fanfare doctor --target 1000000")]
+  fanfare doctor --target 1000000
+  fanfare top")]
 pub(crate) struct Arguments {
     /// The subcommand.
     #[command(subcommand)]
