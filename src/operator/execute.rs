@@ -256,7 +256,8 @@ fn kick(
     });
     let kicked = counts.sum();
     let Requester { uid, pid } = requester;
-    tracing::info!(uid, pid, kicked, filter = ?request.filter, "an operator closes connections");
+    let filter = json(&request.filter)?;
+    tracing::info!(uid, pid, kicked, %filter, "an operator closes connections");
     Ok(KickAnswer {
         kicked,
         silent_workers: surveyed.silent,

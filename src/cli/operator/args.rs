@@ -197,8 +197,9 @@ pub(crate) struct WorkersArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Needs at least one flag that selects connections. Prints how many connections are being closed. A
-WebSocket receives the close code and the reason; other connections just end. Clients may connect
-again. To see the connections first, run `fanfare conns` with the same flags.
+WebSocket receives the close code and the reason, and an event stream receives them in an event.
+Other connections end. Clients may connect again. To see the connections first, run `fanfare conns`
+with the same flags.
 
 Exit status:
   0  success
@@ -210,7 +211,7 @@ Guide: fanfare help operations
 Examples:
   fanfare kick --sub alice --reason 'account closed'
   fanfare kick --address 203.0.113.7
-  fanfare kick --channel prices:eur --behind 1000 --code 4100")]
+  fanfare kick --channel prices:eur --behind 200 --code 4100")]
 pub(crate) struct KickArgs {
     /// The flags that select connections.
     #[command(flatten)]

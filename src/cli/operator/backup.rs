@@ -1,6 +1,6 @@
 //! `fanfare journal backup`: lets a running server copy its journal.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -35,7 +35,17 @@ pub(in crate::cli) fn run(
     let request = Request::Backup(BackupRequest { to: to.clone() });
     let client = Client::new(socket)?.patient(PATIENCE);
     let answer = client.ask::<BackupAnswer>(&request)?.content;
-    print(&outcome(&to, &answer), out)
+    print(&outcome(&to, &answer), out)?;
+    // A user that may not look into the directory above sees no error of this kind.
+    let is_missing = std::fs::symlink_metadata(&to);
+    if is_missing.is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+        let to = escape(&to.to_string_lossy());
+        return Err(Failure::Running(anyhow::anyhow!(
+            "the server has written the backup, but {to} does not exist here: the server sees \
+             another file system, for example because of PrivateTmp= in its unit"
+        )));
+    }
+    Ok(())
 }
 
 fn outcome(to: &Path, answer: &BackupAnswer) -> String {

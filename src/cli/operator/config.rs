@@ -7,11 +7,11 @@ use super::args::ConfigArgs;
 use super::client::Client;
 use super::text::{Align, Table, join};
 use super::{print, print_json};
+use fanfare::config::Config;
+use fanfare::config::problem::Origins;
+use fanfare::config::report::{self, EffectiveKey};
 use fanfare::operator::answer::{ConfigAnswer, KeyRow};
 use fanfare::operator::request::{Empty, Request};
-
-/// The source of a value that nothing sets.
-const DEFAULT: &str = "default";
 
 const TITLES: [(&str, Align); 3] = [
     ("KEY", Align::Left),
@@ -27,7 +27,8 @@ pub(in crate::cli) fn run(args: &ConfigArgs, out: &mut dyn Write) -> Result<(), 
     let request = Request::Config(Empty {});
     let mut answer = Client::new(&args.socket)?.ask::<ConfigAnswer>(&request)?;
     let keys = &mut answer.content.keys;
-    keys.retain(|key| !args.changed || is_changed(key));
+    let defaults = defaults()?;
+    keys.retain(|key| !args.changed || is_changed(key, &defaults));
     if !args.json {
         return print(&list(&answer.content), out);
     }
@@ -38,8 +39,18 @@ pub(in crate::cli) fn run(args: &ConfigArgs, out: &mut dyn Write) -> Result<(), 
     print_json(&answer.line, out)
 }
 
-fn is_changed(key: &KeyRow) -> bool {
-    key.source != DEFAULT || key.after_restart.is_some()
+/// Whether the value in use is not the default, or will not be after a restart.
+fn is_changed(key: &KeyRow, defaults: &[EffectiveKey]) -> bool {
+    let mut defaults = defaults.iter();
+    let is_default = defaults.any(|default| default.key == key.key && default.value == key.value);
+    !is_default || key.after_restart.is_some()
+}
+
+/// Returns the defaults of this version of the program.
+fn defaults() -> Result<Vec<EffectiveKey>, Failure> {
+    let default = Config::default();
+    let keys = report::effective(&default, &default, &Origins::default());
+    keys.map_err(|error| Failure::Running(error.into()))
 }
 
 fn list(answer: &ConfigAnswer) -> String {
@@ -77,12 +88,28 @@ mod tests {
     }
 
     #[test]
+    fn value_that_a_file_sets_to_the_default_is_not_changed() {
+        let defaults = defaults().unwrap();
+        let row = |name: &str, value: &str, after_restart| KeyRow {
+            value: value.to_owned(),
+            ..key(name, "fanfare.toml:3", after_restart)
+        };
+        assert!(!is_changed(&row("workers", "0", None), &defaults));
+        assert!(is_changed(&row("workers", "4", None), &defaults));
+        assert!(is_changed(&row("workers", "0", Some("4")), &defaults));
+        assert!(!is_changed(
+            &row("logging.level", "\"info\"", None),
+            &defaults
+        ));
+        assert!(is_changed(&row("unknown.key", "0", None), &defaults));
+    }
+
+    #[test]
     fn list_names_value_and_source_and_what_a_restart_changes() {
         let keys = vec![
             key("limits.conns", "fanfare.toml:3", None),
-            key("workers", DEFAULT, Some("8")),
+            key("workers", "default", Some("8")),
         ];
-        assert!(keys.iter().all(is_changed) && !is_changed(&key("feed", DEFAULT, None)));
         assert_eq!(
             list(&ConfigAnswer { keys }),
             "KEY           VALUE                   SOURCE\n\

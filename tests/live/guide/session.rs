@@ -49,6 +49,8 @@ struct Background {
     number: usize,
     process: u32,
     expected: Option<String>,
+    /// Whether the example is a script in a page.
+    is_page: bool,
 }
 
 impl Session {
@@ -156,6 +158,7 @@ impl Session {
             number,
             process: process.parse().unwrap(),
             expected,
+            is_page: block.kind == Kind::Browser,
         });
         if block.text.contains("fanfare serve") {
             within("the ready line of the example's server", || {
@@ -237,6 +240,7 @@ impl Session {
     }
 
     fn start_server(&mut self) {
+        self.await_pages();
         self.stop_server();
         let mut command = with_environment(fanfare(), self.folder.path(), &self.host);
         command.arg("serve");
@@ -257,6 +261,17 @@ impl Session {
             let text = fs::read_to_string(&log).unwrap();
             text.contains("ready: ").then_some(())
         });
+    }
+
+    /// Waits for the outputs of the scripts in pages. A page that has not connected to its server
+    /// cannot connect to the next one.
+    fn await_pages(&self) {
+        let pages = self.background.iter().filter(|example| example.is_page);
+        for page in pages {
+            if let Some(expected) = &page.expected {
+                self.await_output(page.line, page.number, expected);
+            }
+        }
     }
 
     fn stop_server(&mut self) {
