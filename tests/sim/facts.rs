@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use fanfare::config::{ClientRules, Config, Overflow, Retention};
 use fanfare::frame::Publication;
-use fanfare::id::{ChannelName, Cursor, Epoch};
+use fanfare::id::{ChannelName, Cursor, Epoch, Sequence};
 use fanfare::time::Now;
 
 use crate::check;
@@ -173,6 +173,7 @@ impl Facts {
         for event in events {
             match event {
                 LogEvent::Publication(publication) => self.add(publication),
+                LogEvent::Evicted(oldest) => self.note_evicted(&oldest),
                 LogEvent::Epoch(change) => {
                     self.publications.push(None);
                     let start = self.publications.len() as u64;
@@ -182,6 +183,20 @@ impl Facts {
                     }
                     self.has_new_epoch = true;
                 }
+            }
+        }
+    }
+
+    /// Records the publications that have left the log directly before an epoch change. Afterwards
+    /// it is not known which of the discarded publications were still in the log.
+    fn note_evicted(&mut self, oldest: &[Option<Sequence>]) {
+        for (channel, oldest) in oldest.iter().enumerate() {
+            let oldest = oldest.map(|oldest| self.epochs.published(oldest.0));
+            let mut all = self.by_channel[channel].iter().rev();
+            let gone = all.find(|serial| oldest.is_none_or(|oldest| **serial < oldest));
+            for log in &mut self.logs {
+                let evicted = &mut log.evicted[channel];
+                *evicted = (*evicted).max(gone.copied().unwrap_or_default());
             }
         }
     }

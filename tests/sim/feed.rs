@@ -116,6 +116,9 @@ enum Step {
 /// An event in the log.
 #[derive(Debug)]
 pub(crate) enum LogEvent {
+    /// The oldest entry of each channel directly before an epoch change. `None` if the channel has
+    /// no entries.
+    Evicted(Vec<Option<Sequence>>),
     Epoch(EpochChange),
     Publication(Arc<Publication>),
 }
@@ -294,6 +297,9 @@ impl Feed {
             head: Sequence(begin),
             valid_until: valid_until.map(Sequence),
         };
+        let log = self.writer.log();
+        let oldest = self.channels.iter().map(|name| log.oldest_of(name));
+        self.events.push(LogEvent::Evicted(oldest.collect()));
         self.writer.change_epoch(&change);
         self.serial += 1;
         (self.epoch, self.head) = (change.to, begin);
