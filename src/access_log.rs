@@ -13,14 +13,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 
-use crate::config::limits::ACCESS_LINES_MAX;
+use crate::config::limits::{ACCESS_LINES_MAX, LINES_STOP_MS};
 use crate::config::{AccessFormat, Logging, Share};
 use crate::frame::envelope::{push_display, push_json_string};
 use crate::id::ConnName;
+use crate::line_queue::{LineQueue, LineThread};
 use crate::proxy::Source;
 use crate::traceparent::TraceId;
 
@@ -40,7 +40,7 @@ pub struct AccessLog {
 #[derive(Clone)]
 enum Lines {
     /// The queue of the thread that writes.
-    Queue(NonBlocking),
+    Queue(LineQueue),
     /// The writer itself.
     Direct(Arc<Mutex<dyn Write + Send>>),
 }
@@ -87,22 +87,21 @@ pub struct Line<'a> {
 
 impl AccessLog {
     /// Starts the thread that writes lines to `writer`. Returns `None` if the access log is off.
-    /// The queued lines are written when the guard is dropped.
+    ///
+    /// # Errors
+    /// Returns the error of the system if the thread cannot be started.
     pub fn start(
         logging: &Logging,
         writer: impl Write + Send + 'static,
-    ) -> Option<(Self, WorkerGuard)> {
+    ) -> io::Result<Option<(Self, AccessLogThread)>> {
         if logging.access == AccessFormat::Off {
-            return None;
+            return Ok(None);
         }
         let writer = CountFailures::new(writer);
         let failed = Arc::clone(&writer.failed);
-        let (lines, guard) = NonBlockingBuilder::default()
-            .buffered_lines_limit(ACCESS_LINES_MAX)
-            .lossy(true)
-            .thread_name("fanfare-access")
-            .finish(writer);
-        Some((Self::new(logging, Lines::Queue(lines), failed), guard))
+        let (lines, thread) = LineQueue::start("fanfare-access", ACCESS_LINES_MAX, writer)?;
+        let log = Self::new(logging, Lines::Queue(lines), failed);
+        Ok(Some((log, AccessLogThread(thread))))
     }
 
     /// Makes a log without a thread: each call of [`Self::write`] writes to `writer`. For tests.
@@ -140,24 +139,41 @@ impl AccessLog {
             AccessFormat::Json => line.push::<Json>(&mut self.line),
             AccessFormat::Logfmt => line.push::<Logfmt>(&mut self.line),
         }
-        // Neither returns an error: a line that is lost is counted. The queue copies the line.
-        let _written = match &mut self.lines {
-            Lines::Queue(queue) => queue.write(&self.line),
+        match &self.lines {
+            Lines::Queue(queue) => queue.push(&self.line),
             Lines::Direct(writer) => {
                 let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
-                writer.write(&self.line)
+                // This never fails: a line that is lost is counted.
+                let _written = writer.write(&self.line);
             }
-        };
+        }
     }
 
     /// Returns the number of lines for which the queue had no room or whose write has failed.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         let dropped = match &self.lines {
-            Lines::Queue(queue) => queue.error_counter().dropped_lines(),
+            Lines::Queue(queue) => queue.dropped(),
             Lines::Direct(_) => 0,
         };
-        dropped as u64 + self.failed.load(Ordering::Relaxed)
+        dropped + self.failed.load(Ordering::Relaxed)
+    }
+}
+
+/// The thread that writes. When this is dropped, the queued lines are written, as far as this
+/// succeeds within [`LINES_STOP_MS`].
+#[derive(Debug)]
+pub struct AccessLogThread(LineThread);
+
+impl Drop for AccessLogThread {
+    fn drop(&mut self) {
+        let lost = self.0.stop(Duration::from_millis(LINES_STOP_MS));
+        if lost > 0 {
+            tracing::warn!(
+                "{lost} lines of the access log are lost at the end of the server: standard \
+                 output was not read in time"
+            );
+        }
     }
 }
 
@@ -404,20 +420,24 @@ mod tests {
     }
 
     #[test]
-    fn full_queue_drops_and_counts_lines_without_waiting() {
+    fn full_queue_drops_and_counts_lines_without_waiting_and_its_end_is_bounded() {
         let (release, stuck) = bounded::<()>(0);
         let logging = Logging {
             access: AccessFormat::Json,
             ..Logging::default()
         };
-        let (mut log, guard) = AccessLog::start(&logging, Stuck(stuck)).unwrap();
+        let (mut log, thread) = AccessLog::start(&logging, Stuck(stuck)).unwrap().unwrap();
         for _ in 0..ACCESS_LINES_MAX + 100 {
             log.write(&line("/", "a"));
         }
         // The thread has taken at most one line from the queue.
         assert!((99..=100).contains(&log.dropped()), "{}", log.dropped());
+        // Nothing is lost silently: each line was dropped before the end or is lost at the end.
+        let logged = warned(|| drop(thread));
+        assert_eq!(log.dropped(), ACCESS_LINES_MAX as u64 + 100);
+        assert_eq!(logged.lines().count(), 1, "{logged}");
+        assert!(logged.contains(" 819"), "{logged}");
         drop(release);
-        drop(guard);
     }
 
     /// A writer that fails while the flag is set.
@@ -456,7 +476,7 @@ mod tests {
             ..Logging::default()
         };
         is_full.store(true, Ordering::Relaxed);
-        let (mut log, guard) = AccessLog::start(&logging, Full(is_full)).unwrap();
+        let (mut log, guard) = AccessLog::start(&logging, Full(is_full)).unwrap().unwrap();
         log.write(&line("/", "a"));
         log.write(&line("/", "a"));
         drop(guard);
@@ -499,10 +519,11 @@ mod tests {
                 access_sample: Share::try_from(sample).unwrap(),
                 ..Logging::default()
             };
-            let (log, _guard) = AccessLog::start(&logging, io::sink()).unwrap();
+            let (log, _guard) = AccessLog::start(&logging, io::sink()).unwrap().unwrap();
             let draws = [0, u64::MAX / 2 + 9, u64::MAX];
             assert_eq!(draws.map(|draw| log.is_sampled(draw)), sampled, "{sample}");
         }
-        assert!(AccessLog::start(&Logging::default(), io::sink()).is_none());
+        let off = AccessLog::start(&Logging::default(), io::sink()).unwrap();
+        assert!(off.is_none());
     }
 }

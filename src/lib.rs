@@ -107,7 +107,8 @@
 //! | pure in part | [`feed`], [`journal`] |
 //! | machine | [`conn`] |
 //! | shell | [`worker`], [`admin`], [`server`], [`sys`], [`demo`] |
-//! | shell, for operators | [`operator`], [`warnings`], [`access_log`], [`spans`], [`health`] |
+//! | shell, for operators | [`operator`], [`warnings`], [`spans`], [`health`] |
+//! | shell, logs | [`access_log`], [`line_queue`] |
 //!
 //! Dependencies point inward only. [`hub`] never imports [`conn`], and no transport imports another
 //! (`tests/tidy`). mio is used only in `worker/wire/kernel.rs` and the feed's loop; unsafe code is
@@ -221,6 +222,7 @@ pub mod admin;
 pub mod demo;
 pub mod feed;
 pub mod journal;
+pub mod line_queue;
 pub mod operator;
 pub mod spans;
 pub mod warnings;

@@ -94,7 +94,7 @@ fn push_server(sources: &FigureSources, page: &mut Page<'_>) {
         page.gauge("fanfare_sources", help, counted.count() as u64);
     }
     let name = "fanfare_log_lines_dropped_total";
-    let help = "Log lines dropped because their reader was too slow.";
+    let help = "Log lines dropped because their reader was too slow or a write failed.";
     push_header(name, Kind::Counter, help, page.out);
     push_value(name, "", (sources.dropped_log_lines)(), 1, page.out);
     let name = "fanfare_log_lines_suppressed_total";

@@ -62,7 +62,7 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
     for warning in &warnings {
         print_error(&format!("warning: {warning}"));
     }
-    let (logs, log) = logs::start(&config.logging);
+    let (logs, log) = logs::start(&config.logging).context("cannot start the thread of the log")?;
     if !memory::refuse_huge_pages() {
         tracing::debug!("cannot turn off huge pages; the process uses more memory");
     }

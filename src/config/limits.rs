@@ -128,6 +128,9 @@ pub const SOURCE_TABLE_PARTS: usize = 64;
 pub const CONNECTS_AT_ONCE_S: u64 = 5;
 /// The maximum number of lines in the queue of the access log.
 pub const ACCESS_LINES_MAX: usize = 8_192;
+/// The maximum time for which the end of the server waits until the queued lines of the log are
+/// written, and the same for the access log, in milliseconds.
+pub const LINES_STOP_MS: u64 = 1_000;
 /// The maximum number of bytes of a path in the access log. The rest is cut off.
 pub const ACCESS_PATH_BYTES_MAX: usize = 512;
 /// The maximum number of ended spans in the queue of the exporter.

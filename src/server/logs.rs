@@ -4,129 +4,42 @@
 //! the queue is full, lines are dropped and counted. Payloads and tokens are never logged.
 
 use std::fmt;
-use std::io::{self, IsTerminal as _, Write};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 
-use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::LevelFilter;
-use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Registry, reload};
 
+use crate::config::limits::LINES_STOP_MS;
 use crate::config::{LogFormat, Logging};
+use crate::line_queue::{LineQueue, LineThread};
 use crate::operator::answer::ProblemRow;
 use crate::operator::problems::Problems;
 
 /// The maximum number of lines in the queue.
 const LINES_MAX: usize = 8192;
 
-/// A guard that writes the queued lines when it is dropped.
+/// The thread that writes. When this is dropped, the queued lines are written, as far as this
+/// succeeds within [`LINES_STOP_MS`].
 #[derive(Debug)]
-pub struct Logs {
-    progress: Arc<Progress>,
-    _guard: WorkerGuard,
-}
+pub struct Logs(LineThread);
 
 impl Logs {
     /// Waits until all lines that were logged before the call are written. The wait takes at most
     /// the time `most`, because a full pipe may never be read. Returns false if some lines are not
-    /// written yet, or if a line was ever dropped.
+    /// written yet.
     pub fn wait_until_written(&self, most: Duration) -> bool {
-        let queued = self.progress.queued.load(Ordering::Acquire);
-        let written = self.progress.written.lock();
-        let written = written.unwrap_or_else(PoisonError::into_inner);
-        let is_behind = |written: &mut u64| *written < queued;
-        let waited = self
-            .progress
-            .changed
-            .wait_timeout_while(written, most, is_behind);
-        let (written, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        *written >= queued
+        self.0.wait_until_written(most)
     }
 }
 
-/// The number of queued bytes and the number of written bytes. A dropped line is never counted as
-/// written.
-#[derive(Debug, Default)]
-struct Progress {
-    queued: AtomicU64,
-    written: Mutex<u64>,
-    changed: Condvar,
-}
-
-/// The sending end of the queue, for threads that log.
-#[derive(Clone, Debug)]
-struct Queue {
-    lines: NonBlocking,
-    progress: Arc<Progress>,
-}
-
-impl Write for Queue {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let bytes = line.len() as u64;
-        self.progress.queued.fetch_add(bytes, Ordering::Release);
-        self.lines.write(line)
+impl Drop for Logs {
+    fn drop(&mut self) {
+        // There is no place left to report lines that are lost here.
+        let _lost = self.0.stop(Duration::from_millis(LINES_STOP_MS));
     }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Queue {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
-}
-
-/// The receiving end of the queue. It writes lines and counts their bytes.
-struct Counted<W> {
-    inner: W,
-    progress: Arc<Progress>,
-}
-
-impl<W: Write> Write for Counted<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let result = self.inner.write(bytes);
-        // Bytes that cannot be written count as written, so that no call waits for these bytes. An
-        // interrupted write is repeated.
-        let done = match &result {
-            Ok(count) => *count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
-            Err(_) => bytes.len(),
-        } as u64;
-        let written = self.progress.written.lock();
-        *written.unwrap_or_else(PoisonError::into_inner) += done;
-        self.progress.changed.notify_all();
-        result
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
-    }
-}
-
-fn queue(writer: impl Write + Send + 'static) -> (Queue, Logs) {
-    let progress = Arc::<Progress>::default();
-    let writer = Counted {
-        inner: writer,
-        progress: Arc::clone(&progress),
-    };
-    let (lines, guard) = NonBlockingBuilder::default()
-        .buffered_lines_limit(LINES_MAX)
-        .lossy(true)
-        .thread_name("fanfare-log")
-        .finish(writer);
-    let logs = Logs {
-        progress: Arc::clone(&progress),
-        _guard: guard,
-    };
-    (Queue { lines, progress }, logs)
 }
 
 /// The level of the log, the latest problems and the number of dropped lines. Clones share these.
@@ -134,15 +47,14 @@ fn queue(writer: impl Write + Send + 'static) -> (Queue, Logs) {
 pub struct LogHandle {
     level: Option<reload::Handle<LevelFilter, Registry>>,
     problems: Problems,
-    dropped: Option<ErrorCounter>,
+    lines: Option<LineQueue>,
 }
 
 impl LogHandle {
-    /// Returns the number of lines that were dropped because the queue was full.
+    /// Returns the number of lines for which the queue had no room, or whose write has failed.
     #[must_use]
     pub fn dropped_lines(&self) -> u64 {
-        let dropped = self.dropped.as_ref();
-        dropped.map_or(0, |dropped| dropped.dropped_lines() as u64)
+        self.lines.as_ref().map_or(0, LineQueue::dropped)
     }
 
     /// Returns the latest warnings and errors, the newest last.
@@ -199,10 +111,13 @@ fn log_level(level: &str) -> Option<LevelFilter> {
 }
 
 /// Starts the thread. Returns a guard for the caller to keep, and a handle of the log.
-#[must_use]
-pub fn start(logging: &Logging) -> (Logs, LogHandle) {
-    let (queue, logs) = queue(io::stderr());
-    let dropped = queue.lines.error_counter();
+///
+/// # Errors
+/// Returns the error of the system if the thread cannot be started.
+pub fn start(logging: &Logging) -> io::Result<(Logs, LogHandle)> {
+    let (queue, thread) = LineQueue::start("fanfare-log", LINES_MAX, io::stderr())?;
+    let lines = queue.clone();
+    let queue = move || queue.clone();
     let level = log_level(&logging.level);
     debug_assert!(level.is_some(), "the configuration was validated");
     let (filter, level) = reload::Layer::new(level.unwrap_or(LevelFilter::INFO));
@@ -210,12 +125,12 @@ pub fn start(logging: &Logging) -> (Logs, LogHandle) {
     let layers = tracing_subscriber::registry()
         .with(filter)
         .with(problems.clone());
-    let lines = tracing_subscriber::fmt::layer().with_writer(queue);
+    let layer = tracing_subscriber::fmt::layer().with_writer(queue);
     let installed = match logging.format {
-        LogFormat::Json => layers.with(lines.json()).try_init(),
+        LogFormat::Json => layers.with(layer.json()).try_init(),
         LogFormat::Text => {
-            let lines = lines.with_ansi(io::stderr().is_terminal());
-            layers.with(lines.with_target(false)).try_init()
+            let layer = layer.with_ansi(io::stderr().is_terminal());
+            layers.with(layer.with_target(false)).try_init()
         }
     };
     quiet_libraries();
@@ -224,50 +139,7 @@ pub fn start(logging: &Logging) -> (Logs, LogHandle) {
         // subscriber stays in use.
         level: installed.is_ok().then_some(level),
         problems,
-        dropped: Some(dropped),
+        lines: Some(lines),
     };
-    (logs, handle)
-}
-
-#[cfg(test)]
-mod tests {
-    use crossbeam_channel::{Receiver, Sender, bounded};
-
-    use super::*;
-
-    /// A writer that accepts a line only when the test allows it.
-    struct Gated {
-        allowed: Receiver<()>,
-        lines: Sender<Vec<u8>>,
-    }
-
-    impl Write for Gated {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.allowed.recv().map_err(io::Error::other)?;
-            self.lines.send(bytes.to_vec()).map_err(io::Error::other)?;
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn wait_ends_when_all_lines_are_written_and_is_bounded_when_none_can_be() {
-        let (allow, allowed) = bounded(1);
-        let (lines, received) = bounded(2);
-        let (mut queue, logs) = queue(Gated { allowed, lines });
-        assert!(logs.wait_until_written(Duration::ZERO), "nothing is queued");
-        queue.write_all(b"a line\n").unwrap();
-        assert!(!logs.wait_until_written(Duration::from_millis(20)));
-        assert!(received.is_empty());
-        allow.send(()).unwrap();
-        assert!(logs.wait_until_written(Duration::from_secs(60)));
-        assert_eq!(received.try_recv().unwrap(), b"a line\n");
-        // A line that cannot be written does not delay `wait_until_written`.
-        drop(allow);
-        queue.write_all(b"another\n").unwrap();
-        assert!(logs.wait_until_written(Duration::from_secs(60)));
-    }
+    Ok((Logs(thread), handle))
 }

@@ -3,10 +3,8 @@
 
 use std::io;
 
-use tracing_appender::non_blocking::WorkerGuard;
-
 use super::StartError;
-use crate::access_log::AccessLog;
+use crate::access_log::{AccessLog, AccessLogThread};
 use crate::config::Config;
 use crate::spans::{Exporter, Tracer};
 use crate::sys::clock::Clock;
@@ -23,7 +21,7 @@ pub(super) struct Outputs {
 /// The threads. When this is dropped, they export what is queued.
 #[derive(Debug)]
 pub(super) struct OutputThreads {
-    _access_lines: Option<WorkerGuard>,
+    _access_log: Option<AccessLogThread>,
     _exporter: Option<Exporter>,
 }
 
@@ -33,11 +31,13 @@ impl Outputs {
         config: &Config,
         clock: Clock,
     ) -> Result<(Self, OutputThreads), StartError> {
-        let (access_log, lines) = AccessLog::start(&config.logging, io::stdout()).unzip();
+        let lines = AccessLog::start(&config.logging, io::stdout());
+        let lines = lines.map_err(StartError::system("start the thread of the access log"))?;
+        let (access_log, access_log_thread) = lines.unzip();
         let spans = Exporter::start(&config.tracing, clock).map_err(StartError::Spans)?;
         let (tracer, exporter) = spans.unzip();
         let threads = OutputThreads {
-            _access_lines: lines,
+            _access_log: access_log_thread,
             _exporter: exporter,
         };
         Ok((Self { access_log, tracer }, threads))

@@ -5,13 +5,14 @@ use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{OFlags, fcntl_setfl};
 use serde_json::{Value, json};
 
 use crate::support::raw::connect;
 use crate::support::socket::frame;
-use crate::support::{Feeder, Raw, Server, Socket, fanfare, within};
+use crate::support::{Feeder, Process, Raw, Server, Socket, fanfare, within};
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
@@ -353,4 +354,67 @@ fn ready_line_precedes_the_lines_of_requests_that_arrive_during_the_start() {
     assert!(ready.contains(" ready: "), "{ready}");
     let logged = next();
     assert!(logged.contains("\"/none\""), "{logged}");
+}
+
+/// Starts a server whose access log goes to a pipe that the caller does not read after the line
+/// with `ready`.
+fn unread(folder: &Path, stdout: Stdio, stderr: Stdio) -> Started {
+    let mut command = fanfare();
+    command
+        .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+        .args(["--workers", "1", "--feed"])
+        .arg(folder.join("feed.sock"))
+        .env("FANFARE_LOGGING_ACCESS", "json")
+        .stdout(stdout)
+        .stderr(stderr);
+    Started(command.spawn().unwrap())
+}
+
+fn address_after(line: &str, mark: &str) -> SocketAddr {
+    let rest = line.split_once(mark).unwrap().1;
+    rest.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn reader_of_the_access_log_that_is_stuck_does_not_delay_the_end_of_the_server() {
+    for is_log_stuck in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("stderr.txt");
+        let (lines, pipe) = io::pipe().unwrap();
+        let stderr: Stdio = match is_log_stuck {
+            true => pipe.try_clone().unwrap().into(),
+            false => fs::File::create(&log).unwrap().into(),
+        };
+        let mut process = unread(folder.path(), pipe.into(), stderr);
+        let mut lines = BufReader::new(lines).lines();
+        let ready = within("the line with ready", || {
+            let line = lines.next().unwrap().unwrap();
+            line.contains(" ready: ").then_some(line)
+        });
+        let admin = address_after(&ready, "admin=http://");
+        // More lines than the pipe and the queue have room for.
+        let mut stream = BufReader::new(connect(address_after(&ready, "ready: http://")));
+        for _ in 0..100 {
+            let requests = "GET /x HTTP/1.1\r\nHost: a\r\n\r\n".repeat(200);
+            stream.get_mut().write_all(requests.as_bytes()).unwrap();
+            for _ in 0..200 {
+                assert_eq!(Raw::read(&mut stream).status, 404);
+            }
+        }
+        drop(stream);
+        let metrics = Raw::get(admin, "/metrics");
+        let dropped = "\nfanfare_access_log_lines_dropped_total ";
+        let dropped = metrics.body_text().split_once(dropped).unwrap().1;
+        assert!(!dropped.starts_with('0'), "the queue was full");
+        Process(process.0.id()).signal("TERM");
+        let begun = Instant::now();
+        let status = within("the end", || process.0.try_wait().unwrap());
+        assert!(status.success(), "{status}");
+        assert!(begun.elapsed() < Duration::from_secs(8), "{begun:?}");
+        if !is_log_stuck {
+            let log = fs::read_to_string(log).unwrap();
+            let lost = log.matches("lines of the access log are lost").count();
+            assert_eq!(lost, 1, "{log}");
+        }
+    }
 }

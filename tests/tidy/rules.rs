@@ -51,6 +51,7 @@ const SHELL: &[&str] = &[
     "cli",
     "demo",
     "lib",
+    "line_queue",
     "main",
     "operator",
     "server",
