@@ -14,6 +14,7 @@ use super::feeder::Feeder;
 use super::{FeedLoop, answer_queue, queue, register};
 use crate::config::limits::{ACCEPT_PAUSE_MS, ACCEPTS_PER_TURN_MAX, FAULT_REPEATED_MS};
 use crate::health::Part;
+use crate::sys::peer::PeerProcess;
 use crate::warnings::{self, Event, WarningKind};
 
 impl FeedLoop {
@@ -60,8 +61,7 @@ impl FeedLoop {
     fn warn_of_refused(&self, stream: &UnixStream) {
         let kind = WarningKind::ServerFull;
         if self.warnings.admit(kind, self.clock.now()) {
-            let peer = rustix::net::sockopt::socket_peercred(stream).ok();
-            let pid = peer.map(|peer| peer.pid.as_raw_nonzero().get());
+            let pid = PeerProcess::of(stream).ok().and_then(|peer| peer.pid);
             let most = self.feeders_max;
             let cause = format!("{most} feeders are connected, which is the limit");
             let event = Event {

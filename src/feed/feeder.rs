@@ -137,11 +137,11 @@ impl Feeder {
             publications: 0,
             errors: 0,
         };
-        let peer = &feeder.socket.peer;
+        let peer = feeder.socket.peer;
         tracing::info!(
-            pid = peer.pid,
-            uid = peer.uid,
-            gid = peer.gid,
+            pid = feeder.socket.pid(),
+            uid = peer.map(|peer| peer.uid),
+            gid = peer.map(|peer| peer.gid),
             "feeder connected"
         );
         Ok(feeder)
@@ -377,7 +377,7 @@ impl Feeder {
             metrics.cut_off.increment();
             let lost_bytes = self.rest.len() - self.rest_start;
             tracing::debug!(
-                pid = self.socket.peer.pid,
+                pid = self.socket.pid(),
                 lost_bytes,
                 "feeder cut off in mid-line"
             );
@@ -469,7 +469,7 @@ impl Feeder {
         // An error means that the peer closed the connection first.
         let _closed = self.socket.shutdown(Shutdown::Both);
         tracing::debug!(
-            pid = self.socket.peer.pid,
+            pid = self.socket.pid(),
             publications = self.publications,
             errors = self.errors,
             "feeder disconnected"

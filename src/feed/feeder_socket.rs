@@ -14,6 +14,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvFlags, RecvMsg, ReturnFlags, recvmsg}
 
 use super::answer_queue::AnswerQueue;
 use crate::config::limits::CONSUMER_PIECE_BYTES;
+use crate::sys::peer::PeerProcess;
 use crate::sys::unacknowledged::unacknowledged_bytes;
 
 /// A connected stream with its readiness flags.
@@ -21,7 +22,8 @@ use crate::sys::unacknowledged::unacknowledged_bytes;
 #[expect(clippy::struct_excessive_bools, reason = "each is a report of its own")]
 pub(super) struct Socket {
     stream: UnixStream,
-    pub(super) peer: Peer,
+    /// The process at the other end; `None` if the kernel does not report it.
+    pub(super) peer: Option<PeerProcess>,
     pub(super) is_readable: bool,
     pub(super) is_writable: bool,
     /// Whether epoll reports free space in this socket's send buffer.
@@ -36,14 +38,6 @@ pub(super) struct Socket {
     /// The total amount of data that the peer has read until the last update, in bytes of kernel
     /// memory.
     read_by_peer: u64,
-}
-
-/// The credentials of the peer; `None` if the kernel does not report them.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Peer {
-    pub(super) pid: Option<i32>,
-    pub(super) uid: Option<u32>,
-    pub(super) gid: Option<u32>,
 }
 
 /// The outcome of a read.
@@ -62,12 +56,7 @@ pub(super) enum ReadOutcome {
 impl Socket {
     pub(super) fn new(stream: UnixStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
-        let credentials = rustix::net::sockopt::socket_peercred(&stream).ok();
-        let peer = Peer {
-            pid: credentials.map(|peer| peer.pid.as_raw_nonzero().get()),
-            uid: credentials.map(|peer| peer.uid.as_raw()),
-            gid: credentials.map(|peer| peer.gid.as_raw()),
-        };
+        let peer = PeerProcess::of(&stream).ok();
         Ok(Self {
             stream,
             peer,
@@ -81,6 +70,11 @@ impl Socket {
             unread: 0,
             read_by_peer: 0,
         })
+    }
+
+    /// Returns the id of the peer's process, if the kernel reports it.
+    pub(super) fn pid(&self) -> Option<i32> {
+        self.peer?.pid
     }
 
     /// Reads once. A read that does not fill the buffer has drained the socket (epoll(7)), and the

@@ -6,19 +6,12 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::sockopt::socket_peercred;
 
 use super::answer::ErrorAnswer;
 use super::execute::{self, Operated};
 use super::request::Request;
 use crate::config::limits::{OPERATOR_REQUEST_BYTES_MAX, OPERATOR_STEP_MS};
-
-/// The process that has sent a request.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Requester {
-    pub(super) uid: u32,
-    pub(super) pid: i32,
-}
+use crate::sys::peer::PeerProcess;
 
 /// Reads the request, carries it out and sends the answer. Nothing is reported if the operator has
 /// closed the connection.
@@ -47,13 +40,9 @@ pub(super) fn refuse(stream: &UnixStream, error: &str) {
 
 /// Checks who has connected. The mode of the socket's file already keeps other users out, but it
 /// can be changed, and an open directory descriptor passes it.
-fn admit(stream: &UnixStream) -> Result<Requester, String> {
-    let peer = socket_peercred(stream);
-    let peer = peer.map_err(|error| format!("the user of the connection is not known: {error}"))?;
-    let requester = Requester {
-        uid: peer.uid.as_raw(),
-        pid: peer.pid.as_raw_nonzero().get(),
-    };
+fn admit(stream: &UnixStream) -> Result<PeerProcess, String> {
+    let requester = PeerProcess::of(stream)
+        .map_err(|error| format!("the user of the connection is not known: {error}"))?;
     let own = rustix::process::geteuid().as_raw();
     if requester.uid != 0 && requester.uid != own {
         tracing::warn!(

@@ -13,7 +13,6 @@ use super::answer::{
     LogLevelAnswer, ReloadAnswer, TopAnswer, WorkerRow, WorkersAnswer,
 };
 use super::channels::channels;
-use super::connection::Requester;
 use super::request::{
     BackupRequest, ChannelSort, ChannelsRequest, ConnFilter, ConnSort, ConnsRequest, KickRequest,
     Request, RowLimit,
@@ -29,6 +28,7 @@ use crate::metrics::{Counter, WorkerMetrics};
 use crate::proxy::Network;
 use crate::server::logs::LogHandle;
 use crate::sys::clock::Clock;
+use crate::sys::peer::PeerProcess;
 use crate::sys::pressure::resident_bytes;
 use crate::worker::mail::inbox::Mailbox;
 use crate::worker::mail::survey::{self, Question, Survey, SurveyAnswer, SurveyedConn};
@@ -79,7 +79,7 @@ pub(super) struct Surveyed {
 /// `has_left` says whether the requester has closed the connection.
 pub(super) fn execute(
     request: &Request,
-    (requester, has_left): (Requester, &dyn Fn() -> bool),
+    (requester, has_left): (PeerProcess, &dyn Fn() -> bool),
     operated: &Operated,
 ) -> String {
     let answer = match request {
@@ -223,7 +223,7 @@ fn conn_row(conn: &SurveyedConn) -> ConnRow {
 
 fn kick(
     request: &KickRequest,
-    requester: Requester,
+    requester: PeerProcess,
     operated: &Operated,
 ) -> Result<KickAnswer, String> {
     if request.filter.is_empty() {
@@ -255,7 +255,7 @@ fn kick(
         _ => 0,
     });
     let kicked = counts.sum();
-    let Requester { uid, pid } = requester;
+    let PeerProcess { uid, pid, .. } = requester;
     let filter = json(&request.filter)?;
     tracing::info!(uid, pid, kicked, %filter, "an operator closes connections");
     Ok(KickAnswer {
@@ -267,12 +267,12 @@ fn kick(
 /// Copies the journal. The backup is cancelled if the requester closes the connection.
 fn backup(
     request: &BackupRequest,
-    (requester, has_left): (Requester, &dyn Fn() -> bool),
+    (requester, has_left): (PeerProcess, &dyn Fn() -> bool),
     operated: &Operated,
 ) -> Result<BackupAnswer, String> {
     let none = || String::from("the server has no journal (key `journal.path`)");
     let backups = operated.backups.as_ref().ok_or_else(none)?;
-    let Requester { uid, pid } = requester;
+    let PeerProcess { uid, pid, .. } = requester;
     let to = request.to.display();
     tracing::info!(uid, pid, %to, "an operator backs up the journal");
     let begun = Instant::now();
@@ -302,20 +302,20 @@ fn config(operated: &Operated) -> ConfigAnswer {
 
 fn log_level(
     level: Option<&str>,
-    requester: Requester,
+    requester: PeerProcess,
     operated: &Operated,
 ) -> Result<LogLevelAnswer, String> {
     if let Some(level) = level {
         operated.logs.set_level(level)?;
-        let Requester { uid, pid } = requester;
+        let PeerProcess { uid, pid, .. } = requester;
         tracing::info!(uid, pid, level, "an operator has set the log level");
     }
     let level = operated.logs.level();
     Ok(LogLevelAnswer { level })
 }
 
-fn reload(requester: Requester, operated: &Operated) -> Result<ReloadAnswer, String> {
-    let Requester { uid, pid } = requester;
+fn reload(requester: PeerProcess, operated: &Operated) -> Result<ReloadAnswer, String> {
+    let PeerProcess { uid, pid, .. } = requester;
     tracing::info!(uid, pid, "an operator reloads the configuration");
     let (answers_in, answers) = crossbeam_channel::bounded(1);
     let sent = operated.orders.try_send(MainOrder::Reload(answers_in));

@@ -14,6 +14,7 @@ pub mod group;
 pub mod inode;
 pub mod listener;
 pub mod memory;
+pub mod peer;
 pub mod pressure;
 pub mod regular;
 pub mod ring;

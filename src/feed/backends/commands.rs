@@ -118,7 +118,7 @@ impl Feeder {
 
     /// Returns the id of the peer's process, if the kernel reports it.
     pub(crate) fn pid(&self) -> Option<i32> {
-        self.socket.peer.pid
+        self.socket.pid()
     }
 
     /// Checks how much the consumer has read since the stall timer started. `is_waited_for` is set
