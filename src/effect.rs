@@ -233,6 +233,23 @@ impl Reference {
     }
 }
 
+/// The order of a list of connections. Each order but the last has the largest value first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConnSort {
+    /// By the number of publications that wait for the connection.
+    #[default]
+    Behind,
+    /// By the number of channels.
+    Channels,
+    /// By the time since the last sign of life.
+    Silent,
+    /// By the number of unsent bytes.
+    Unsent,
+    /// By the name of the connection, which is the order of workers and slots.
+    Connection,
+}
+
 /// What a connection is used for, as operators see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]

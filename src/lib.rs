@@ -102,13 +102,13 @@
 //! |---|---|
 //! | words | [`id`], [`pattern`], [`time`], [`effect`], [`deflate`], [`metrics`], [`config`] |
 //! | words of input | [`json`], [`proxy`], [`auth`], [`context`], [`guide`], [`traceparent`] |
-//! | helpers | [`certain`], [`chunks`] |
+//! | helpers | [`certain`], [`chunks`], [`largest`] |
 //! | pure | [`http`], [`frame`], [`backend`], [`log`](mod@log), [`hub`], [`tls`], [`transport`] |
 //! | pure in part | [`feed`], [`journal`] |
 //! | machine | [`conn`] |
 //! | shell | [`worker`], [`admin`], [`server`], [`sys`], [`demo`] |
 //! | shell, for operators | [`operator`], [`warnings`], [`spans`], [`health`] |
-//! | shell, logs | [`access_log`], [`line_queue`] |
+//! | shell, logs | [`access_log`], [`line_queue`], [`logs`] |
 //!
 //! Dependencies point inward only. [`hub`] never imports [`conn`], and no transport imports another
 //! (`tests/tidy`). mio is used only in `worker/wire/kernel.rs` and the feed's loop; unsafe code is
@@ -223,6 +223,7 @@ pub mod demo;
 pub mod feed;
 pub mod journal;
 pub mod line_queue;
+pub mod logs;
 pub mod operator;
 pub mod spans;
 pub mod warnings;
@@ -251,6 +252,7 @@ pub mod guide;
 pub mod health;
 pub mod id;
 pub mod json;
+pub mod largest;
 pub mod log;
 pub mod metrics;
 pub mod pattern;

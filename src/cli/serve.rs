@@ -21,10 +21,11 @@ use super::{Failure, print_error};
 use fanfare::config::changes::Reloaded;
 use fanfare::config::file;
 use fanfare::demo;
+use fanfare::logs;
 use fanfare::operator::MainOrder;
 use fanfare::operator::answer::ReloadAnswer;
 use fanfare::server::service::{self, ServiceManager};
-use fanfare::server::{Server, StartError, certificates, logs};
+use fanfare::server::{Server, StartError, certificates};
 use fanfare::sys::{activation, memory, signals};
 
 /// The interval between checks of the workers if the service manager sets no watchdog.

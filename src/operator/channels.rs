@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use super::answer::{ChannelRow, ChannelsAnswer};
 use super::execute::Operated;
-use super::largest::Largest;
 use super::request::{ChannelSort, ChannelsRequest};
 use crate::certain;
 use crate::id::ChannelName;
+use crate::largest::Largest;
 use crate::log::ChannelSummary;
 use crate::pattern::Pattern;
 use crate::time::Now;

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::MainOrder;
 use super::answer::{
     BackupAnswer, ConfigAnswer, ConnRow, ConnsAnswer, ErrorAnswer, KeyRow, KickAnswer,
-    LogLevelAnswer, ReloadAnswer, TopAnswer, WorkerRow, WorkersAnswer,
+    LogLevelAnswer, ProblemRow, ReloadAnswer, TopAnswer, WorkerRow, WorkersAnswer,
 };
 use super::channels::channels;
 use super::request::{
@@ -24,9 +24,10 @@ use crate::config::limits::{CLOSE_REASON_BYTES_MAX, OPERATOR_ANSWER_MS, OPERATOR
 use crate::config::report::EffectiveKey;
 use crate::id::ChannelName;
 use crate::journal::backup::Backups;
+use crate::logs::LogHandle;
+use crate::logs::problems::LoggedProblem;
 use crate::metrics::{Counter, WorkerMetrics};
 use crate::proxy::Network;
-use crate::server::logs::LogHandle;
 use crate::sys::clock::Clock;
 use crate::sys::peer::PeerProcess;
 use crate::sys::pressure::resident_bytes;
@@ -403,8 +404,21 @@ fn top(operated: &Operated) -> Result<TopAnswer, String> {
         workers: workers(operated),
         laggards: conns(&laggards, operated)?.conns,
         channels,
-        problems: operated.logs.problems(),
+        problems: operated
+            .logs
+            .problems()
+            .into_iter()
+            .map(problem_row)
+            .collect(),
     })
+}
+
+fn problem_row(problem: LoggedProblem) -> ProblemRow {
+    ProblemRow {
+        unix_ms: problem.unix_ms,
+        level: problem.level.to_string(),
+        text: problem.text,
+    }
 }
 
 fn state(figures: &FigureSources) -> String {

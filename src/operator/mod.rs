@@ -13,8 +13,6 @@ pub mod answer;
 mod channels;
 mod connection;
 pub mod execute;
-pub mod largest;
-pub mod problems;
 pub mod request;
 
 use std::io;

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::config::limits::OPERATOR_ROWS_MAX;
-pub use crate::effect::ConnTransport;
+pub use crate::effect::{ConnSort, ConnTransport};
 
 /// A request of an operator.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -129,23 +129,6 @@ impl ConnFilter {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
-}
-
-/// The order of a list of connections. Each order but the last has the largest value first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ConnSort {
-    /// By the number of publications that wait for the connection.
-    #[default]
-    Behind,
-    /// By the number of channels.
-    Channels,
-    /// By the time since the last sign of life.
-    Silent,
-    /// By the number of unsent bytes.
-    Unsent,
-    /// By the name of the connection, which is the order of workers and slots.
-    Connection,
 }
 
 /// The order of a list of channels. Each order but the last has the largest value first.

@@ -7,12 +7,12 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender};
 
 use super::StartError;
-use super::logs::LogHandle;
 use crate::admin::FigureSources;
 use crate::config::limits::OPERATOR_ORDERS_MAX;
 use crate::config::report::EffectiveKey;
 use crate::config::{AdminSocket, Config};
 use crate::journal::backup::Backups;
+use crate::logs::LogHandle;
 use crate::operator::execute::Operated;
 use crate::operator::{self, MainOrder, Operator, OperatorHandle};
 use crate::sys::clock::Clock;

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use crossbeam_channel::Receiver;
 use fanfare::backend::CloseInfo;
+use fanfare::effect::ConnSort;
 use fanfare::id::{ChannelName, ConnName};
-use fanfare::operator::request::ConnSort;
 use fanfare::worker::mail::survey::{ConnFilter, Question, Survey, SurveyAnswer};
 
 use crate::feed::Mailboxes;

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use crossbeam_channel::Sender;
 
 use crate::backend::CloseInfo;
+use crate::effect::{ConnSort, ConnTransport};
 use crate::hub::Amount;
 use crate::id::{ChannelName, ConnName};
-use crate::operator::request::{ConnSort, ConnTransport};
 use crate::pattern::Pattern;
 use crate::proxy::{Network, Source};
 

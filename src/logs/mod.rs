@@ -1,7 +1,9 @@
-//! Writes log lines to standard error, in a separate thread.
+//! SHELL: this module writes log lines to standard error, in a separate thread.
 //!
 //! A full pipe or a slow reader must not stop a worker, so lines are put into a bounded queue. When
 //! the queue is full, lines are dropped and counted. Payloads and tokens are never logged.
+
+pub mod problems;
 
 use std::fmt;
 use std::io::{self, IsTerminal as _};
@@ -15,8 +17,7 @@ use tracing_subscriber::{Registry, reload};
 use crate::config::limits::LINES_STOP_MS;
 use crate::config::{LogFormat, Logging};
 use crate::line_queue::{LineQueue, LineThread};
-use crate::operator::answer::ProblemRow;
-use crate::operator::problems::Problems;
+use problems::{LoggedProblem, Problems};
 
 /// The maximum number of lines in the queue.
 const LINES_MAX: usize = 8192;
@@ -59,7 +60,7 @@ impl LogHandle {
 
     /// Returns the latest warnings and errors, the newest last.
     #[must_use]
-    pub fn problems(&self) -> Vec<ProblemRow> {
+    pub fn problems(&self) -> Vec<LoggedProblem> {
         self.problems.latest()
     }
 

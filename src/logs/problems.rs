@@ -10,26 +10,35 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
-use super::answer::ProblemRow;
-
 /// The maximum number of problems that are kept.
 const PROBLEMS_MAX: usize = 32;
 /// The maximum length of a text, in bytes.
 const TEXT_BYTES_MAX: usize = 400;
 
+/// A warning or error of the log.
+#[derive(Clone, Debug)]
+pub struct LoggedProblem {
+    /// The time, in milliseconds since 1970-01-01 UTC.
+    pub unix_ms: u64,
+    /// The level, which is WARN or ERROR.
+    pub level: Level,
+    /// The text of the line with its fields.
+    pub text: String,
+}
+
 /// Keeps the latest warnings and errors. Clones share the list. As a layer of the subscriber, it
 /// receives all events.
 #[derive(Clone, Debug, Default)]
-pub struct Problems(Arc<Mutex<VecDeque<ProblemRow>>>);
+pub struct Problems(Arc<Mutex<VecDeque<LoggedProblem>>>);
 
 impl Problems {
     /// Returns the problems, the newest last.
     #[must_use]
-    pub fn latest(&self) -> Vec<ProblemRow> {
+    pub fn latest(&self) -> Vec<LoggedProblem> {
         self.lock().iter().cloned().collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<ProblemRow>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<LoggedProblem>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -43,9 +52,9 @@ impl<S: Subscriber> Layer<S> for Problems {
         let mut text = Text::default();
         event.record(&mut text);
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let row = ProblemRow {
+        let row = LoggedProblem {
             unix_ms: since.map_or(0, |since| crate::certain::to_u64(since.as_millis())),
-            level: level.to_string(),
+            level,
             text: text.finish(),
         };
         let mut problems = self.lock();
@@ -113,10 +122,7 @@ mod tests {
         assert_eq!(latest.len(), PROBLEMS_MAX);
         let (first, last) = (latest.first().unwrap(), latest.last().unwrap());
         assert_eq!(first.text, "a warning number=1 peer=::1");
-        assert_eq!(
-            (first.level.as_str(), last.level.as_str()),
-            ("WARN", "ERROR")
-        );
+        assert_eq!((first.level, last.level), (Level::WARN, Level::ERROR));
         assert_eq!(last.text.len(), TEXT_BYTES_MAX);
         assert!(last.unix_ms > 0);
     }
