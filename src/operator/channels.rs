@@ -106,7 +106,7 @@ fn summarize(
         || request.limit.rows(),
         |among| among.len().max(request.limit.rows()),
     );
-    let mut first = Largest::new(limit);
+    let mut first = Largest::<(u64, Reverse<ChannelName>), _>::new(limit);
     operated.figures.log.summarize(since, |name, summary| {
         if pattern.is_some_and(|pattern| !pattern.matches(name)) {
             return;
@@ -120,7 +120,10 @@ fn summarize(
             ChannelSort::Recent => summary.recent,
             ChannelSort::Name => 0,
         };
-        first.offer((rank, Reverse(name.clone())), summary);
+        first.offer_with(
+            |(last, Reverse(last_name))| rank.cmp(last).then_with(|| last_name.cmp(name)),
+            || ((rank, Reverse(name.clone())), summary),
+        );
     });
     let matched = first.offered();
     let sorted = first.into_sorted().into_iter();
