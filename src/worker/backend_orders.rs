@@ -15,7 +15,6 @@ use crate::backend::{
 use crate::certain;
 use crate::frame::WorkerAck;
 use crate::id::ConnId;
-use crate::transport::Goodbye;
 
 impl<N: Net> Worker<N> {
     /// Delivers a message to one conn. If the sender has asked for the result, records it.
@@ -55,13 +54,10 @@ impl<N: Net> Worker<N> {
             .into_iter()
             .filter_map(|slot| certain::some(self.id_in(slot), "only conns have tokens"))
             .collect();
-        let count = certain::to_u32(ids.len());
-        for id in ids {
-            self.call(id, |conn, out, context| {
-                conn.handle_goodbye(Goodbye::Disconnect(&revocation.close_info), out, context);
-            });
-            self.list_to_read(id);
-        }
+        let ended = ids
+            .into_iter()
+            .filter(|id| self.disconnect(*id, &revocation.close_info));
+        let count = certain::to_u32(ended.count());
         if revocation.worker_ack.confirm(count) {
             self.parts.feed.wake();
         }

@@ -9,10 +9,12 @@ use std::time::Duration;
 use super::Worker;
 use super::wire::net::Net;
 use super::wire::tls::SealedEnd;
+use crate::backend::CloseInfo;
 use crate::certain;
 use crate::config::limits::LINGER_MS;
 use crate::effect::{CloseReason, ConnClass};
 use crate::id::ConnId;
+use crate::transport::Goodbye;
 
 impl<N: Net> Worker<N> {
     /// Marks a conn as closing, so that reap frees it. From then on, no other phase uses the conn.
@@ -35,6 +37,26 @@ impl<N: Net> Worker<N> {
                 self.remove_silent();
             }
         }
+    }
+
+    /// Ends a conn for a backend or an operator, with their close code. Returns false if the conn
+    /// is already ending.
+    pub(super) fn disconnect(&mut self, id: ConnId, close_info: &CloseInfo) -> bool {
+        let conn = self.slot(id).map(|slot| &slot.conn);
+        let Some(conn) = conn.filter(|conn| !conn.is_ending()) else {
+            return false;
+        };
+        if conn.serving().is_none() {
+            self.close(id, CloseReason::Disconnected);
+            return true;
+        }
+        self.call(id, |conn, out, context| {
+            conn.handle_goodbye(Goodbye::Disconnect(close_info), out, context);
+        });
+        // The conn may now be closing. A closing conn must be read even if it has too many unsent
+        // answers.
+        self.list_to_read(id);
+        true
     }
 
     /// Sends FIN. Over TLS, first sends the encrypted bytes that are left and a `close_notify`.
