@@ -481,11 +481,9 @@ pub const OPERATOR_RELOAD_MS: u64 = 10_000;
 pub const OPERATOR_ORDERS_MAX: usize = 4;
 /// The maximum number of requests of operators that wait for a worker.
 pub const SURVEYS_MAX: usize = 16;
-/// The maximum number of connections that a worker examines for an operator in one turn.
-pub const SURVEY_CONNS_PER_TURN_MAX: usize = 2_048;
-/// The maximum number of rows for an operator that a worker makes in one turn. Each row needs two
-/// system calls.
-pub const SURVEY_ROWS_PER_TURN_MAX: usize = 128;
+/// The maximum work of a worker for operators in one turn. One unit is a visit of a connection, of a
+/// subscription or of a channel, about 50 ns. A system call counts as 16 units.
+pub const SURVEY_WORK_PER_TURN_MAX: u32 = 4_096;
 
 // -- Relations between bounds.
 

@@ -389,11 +389,10 @@ impl<N: Net> Worker<N> {
         self.work_at_once = WorkBudget::new(work);
     }
 
-    /// Sets the maximum number of conns that the worker examines for an operator in one turn. For
-    /// the simulation, which has few conns.
+    /// Sets the maximum work for operators in one turn. For the simulation, which has few conns.
     #[doc(hidden)]
-    pub fn set_surveyed_at_once(&mut self, conns: usize) {
-        self.surveys.slots_per_turn = conns;
+    pub fn set_survey_work(&mut self, units: u32) {
+        self.surveys.work_per_turn = units;
     }
 
     /// Returns a shared reference to the network.

@@ -2,40 +2,43 @@
 //! for an operator.
 //!
 //! A worker may have a million conns, so a question is answered over several turns, with a budget
-//! for each turn. The list is not a snapshot: a conn may open, close or change in the meantime.
+//! of work for each turn. The list is not a snapshot: a conn may open, close or change in the
+//! meantime.
 
 use std::cmp::Reverse;
-use std::sync::Arc;
 
 use super::Worker;
 use super::mail::survey::{ConnFilter, Question, Survey, SurveyAnswer, SurveyedConn};
 use super::wire::net::Net;
 use crate::backend::CloseInfo;
 use crate::certain;
-use crate::config::limits::{SURVEY_CONNS_PER_TURN_MAX, SURVEY_ROWS_PER_TURN_MAX};
-use crate::effect::{CloseReason, ConnSort};
+use crate::config::limits::SURVEY_WORK_PER_TURN_MAX;
+use crate::effect::ConnSort;
 use crate::id::{ChannelName, ConnId};
 use crate::largest::Largest;
 use crate::pattern::Pattern;
 use crate::proxy::Source;
-use crate::transport::Goodbye;
 
 /// The maximum number of channels that a row names.
 const FIRST_CHANNELS: usize = 3;
+/// The work of a question to the kernel about a socket, in units of [`SURVEY_WORK_PER_TURN_MAX`].
+const KERNEL_WORK: u32 = 16;
+/// The work of ending a conn.
+const KICK_WORK: u32 = 16;
 
 /// The questions of operators.
 #[derive(Debug)]
 pub(super) struct Surveys {
     /// The question that is being answered.
     current: Option<Box<Surveying>>,
-    pub(super) slots_per_turn: usize,
+    pub(super) work_per_turn: u32,
 }
 
 impl Default for Surveys {
     fn default() -> Self {
         Self {
             current: None,
-            slots_per_turn: SURVEY_CONNS_PER_TURN_MAX,
+            work_per_turn: SURVEY_WORK_PER_TURN_MAX,
         }
     }
 }
@@ -46,6 +49,8 @@ struct Surveying {
     survey: Survey,
     /// The next slot or index to examine.
     next: usize,
+    /// The work that is left in this turn.
+    work: Work,
     /// The number of matching conns so far.
     matched: u64,
     state: State,
@@ -54,9 +59,11 @@ struct Surveying {
 #[derive(Debug)]
 enum State {
     /// No state beyond [`Surveying::matched`].
-    Count,
+    None,
+    /// The numbers of subscribers of the first channels.
+    Counts(Vec<u32>),
     /// The largest channels so far, by number of subscribers.
-    Channels(Largest<(u32, Reverse<ChannelName>), ChannelName>),
+    Channels(Largest<(u32, Reverse<ChannelName>), ()>),
     /// The first conns so far.
     Conns(Largest<u64, ConnId>),
     /// The first conns, of which the last ones do not have a row yet.
@@ -71,21 +78,44 @@ impl Surveying {
         let state = match &survey.question {
             Question::Largest { limit, .. } => State::Channels(Largest::new(*limit)),
             Question::List { limit, .. } => State::Conns(Largest::new(*limit)),
-            Question::Count(_) | Question::Kick { .. } | Question::Ping => State::Count,
+            Question::Count(_) => State::Counts(Vec::new()),
+            Question::Kick { .. } | Question::Ping => State::None,
         };
         Self {
             survey,
             next: 0,
+            work: Work::default(),
             matched: 0,
             state,
         }
     }
 
-    /// Returns the next `count` slots to examine, and moves past them. `end` is above every slot.
-    fn take_slots(&mut self, count: usize, end: usize) -> std::ops::Range<usize> {
-        let begin = self.next;
-        self.next = end.min(begin + count);
-        begin..self.next.max(begin)
+    /// Returns the next slot or index to examine, and counts the work for it. Returns `None` at the
+    /// end, or if no work is left in this turn. `end` is above every slot.
+    fn take_next(&mut self, end: usize) -> Option<usize> {
+        if self.work.is_done() || self.next >= end {
+            return None;
+        }
+        self.work.add(1);
+        self.next += 1;
+        Some(self.next - 1)
+    }
+}
+
+/// The work that is left in a turn. The last step of a turn may exceed it, so that each turn makes
+/// progress.
+#[derive(Clone, Copy, Debug, Default)]
+struct Work {
+    left: u32,
+}
+
+impl Work {
+    fn add(&mut self, units: u32) {
+        self.left = self.left.saturating_sub(units);
+    }
+
+    fn is_done(self) -> bool {
+        self.left == 0
     }
 }
 
@@ -111,13 +141,10 @@ impl<N: Net> Worker<N> {
     /// Works on an answer. Returns the question if the answer is not complete.
     fn answer_survey(&mut self, mut surveying: Box<Surveying>) -> Option<Box<Surveying>> {
         let question = surveying.survey.question.clone();
+        surveying.work.left = self.surveys.work_per_turn;
         let answer = match question {
             Question::Ping => Some(SurveyAnswer::Pong),
-            Question::Count(channels) => {
-                let counts = channels.iter();
-                let counts = counts.map(|channel| self.hub.subscribers_of(channel));
-                Some(SurveyAnswer::Counts(counts.collect()))
-            }
+            Question::Count(channels) => self.count(&mut surveying, &channels),
             Question::Kick { filter, close_info } => {
                 self.kick(&mut surveying, &filter, &close_info)
             }
@@ -137,26 +164,31 @@ impl<N: Net> Worker<N> {
         None
     }
 
+    fn count(&self, surveying: &mut Surveying, names: &[ChannelName]) -> Option<SurveyAnswer> {
+        while let Some(index) = surveying.take_next(names.len()) {
+            if let (Some(name), State::Counts(counts)) = (names.get(index), &mut surveying.state) {
+                counts.push(self.hub.subscribers_of(name));
+            }
+        }
+        let State::Counts(counts) = &mut surveying.state else {
+            debug_assert!(false, "the question has another state");
+            return Some(SurveyAnswer::Counts(Vec::new()));
+        };
+        let is_done = surveying.next >= names.len();
+        is_done.then(|| SurveyAnswer::Counts(std::mem::take(counts)))
+    }
+
     fn kick(
         &mut self,
         surveying: &mut Surveying,
         filter: &ConnFilter,
-        close_info: &Arc<CloseInfo>,
+        close_info: &CloseInfo,
     ) -> Option<SurveyAnswer> {
-        for id in self.take_ids(surveying, filter) {
-            let conn = self.slot(id).map(|slot| &slot.conn);
-            let Some(conn) = conn.filter(|conn| !conn.is_ending()) else {
-                continue;
-            };
-            surveying.matched += 1;
-            if conn.serving().is_none() {
-                self.close(id, CloseReason::Disconnected);
-                continue;
+        while let Some(id) = self.next_match(surveying, filter) {
+            if self.disconnect(id, close_info) {
+                surveying.work.add(KICK_WORK);
+                surveying.matched += 1;
             }
-            self.call(id, |conn, out, context| {
-                conn.handle_goodbye(Goodbye::Disconnect(close_info), out, context);
-            });
-            self.list_to_read(id);
         }
         let is_done = surveying.next >= self.conns.end();
         is_done.then_some(SurveyAnswer::Kicked(surveying.matched))
@@ -168,22 +200,29 @@ impl<N: Net> Worker<N> {
         pattern: Option<&Pattern>,
     ) -> Option<SurveyAnswer> {
         let end = self.hub.channels_end();
-        let places = surveying.take_slots(self.surveys.slots_per_turn, end);
-        let State::Channels(largest) = &mut surveying.state else {
-            debug_assert!(false, "the question has another state");
-            return Some(SurveyAnswer::Channels(Vec::new()));
-        };
-        for (name, subscribers) in places.filter_map(|place| self.hub.channel_at(place)) {
-            if pattern.is_none_or(|pattern| pattern.matches(name)) {
-                largest.offer((subscribers, Reverse(name.clone())), name.clone());
+        while let Some(place) = surveying.take_next(end) {
+            if let Some((name, subscribers)) = self.hub.channel_at(place)
+                && pattern.is_none_or(|pattern| pattern.matches(name))
+                && let State::Channels(largest) = &mut surveying.state
+            {
+                largest.offer_with(
+                    |(last, Reverse(last_name))| {
+                        subscribers.cmp(last).then_with(|| last_name.cmp(name))
+                    },
+                    || ((subscribers, Reverse(name.clone())), ()),
+                );
             }
         }
         if surveying.next < end {
             return None;
         }
+        let State::Channels(largest) = &mut surveying.state else {
+            debug_assert!(false, "the question has another state");
+            return Some(SurveyAnswer::Channels(Vec::new()));
+        };
         let largest = std::mem::replace(largest, Largest::new(0));
         let sorted = largest.into_sorted().into_iter();
-        let channels = sorted.map(|((subscribers, _), name)| (name, subscribers));
+        let channels = sorted.map(|((subscribers, Reverse(name)), ())| (name, subscribers));
         Some(SurveyAnswer::Channels(channels.collect()))
     }
 
@@ -196,9 +235,9 @@ impl<N: Net> Worker<N> {
         if let State::Rows { .. } = surveying.state {
             return self.make_rows(surveying);
         }
-        for id in self.take_ids(surveying, filter) {
+        while let Some(id) = self.next_match(surveying, filter) {
             surveying.matched += 1;
-            let rank = self.rank(id, sort);
+            let rank = self.rank(id, sort, &mut surveying.work);
             if let State::Conns(first) = &mut surveying.state {
                 first.offer(rank, id);
             }
@@ -222,10 +261,12 @@ impl<N: Net> Worker<N> {
             debug_assert!(false, "the question has another state");
             return None;
         };
-        for _ in 0..SURVEY_ROWS_PER_TURN_MAX {
-            let Some((rank, id)) = left.pop() else {
-                break;
-            };
+        while !surveying.work.is_done()
+            && let Some((rank, id)) = left.pop()
+        {
+            // The row has the peer's address and the number of unacknowledged bytes.
+            surveying.work.add(2 * KERNEL_WORK);
+            self.add_subscriptions(id.slot, &mut surveying.work);
             // A conn that was freed in the meantime has no row.
             rows.extend(self.describe(id, rank));
         }
@@ -236,20 +277,32 @@ impl<N: Net> Worker<N> {
         })
     }
 
-    /// Returns the matching conns among the slots of this turn.
-    fn take_ids(&self, surveying: &mut Surveying, filter: &ConnFilter) -> Vec<ConnId> {
+    /// Returns the next conn that matches. Returns `None` at the end, or if no work is left in this
+    /// turn.
+    fn next_match(&self, surveying: &mut Surveying, filter: &ConnFilter) -> Option<ConnId> {
         let end = self.conns.end();
         if let Some(name) = filter.name {
+            let is_first = surveying.next < end;
             surveying.next = end;
-            let named = self.find(name).filter(|id| self.matches(*id, filter));
-            return named.into_iter().collect();
+            let named = self.find(name).filter(|_| is_first);
+            return named.filter(|id| self.matches(*id, filter, &mut surveying.work));
         }
-        let slots = surveying.take_slots(self.surveys.slots_per_turn, end);
-        let ids = slots.filter_map(|slot| self.id_in(certain::to_u32(slot)));
-        ids.filter(|id| self.matches(*id, filter)).collect()
+        while let Some(slot) = surveying.take_next(end) {
+            if let Some(id) = self.id_in(certain::to_u32(slot))
+                && self.matches(id, filter, &mut surveying.work)
+            {
+                return Some(id);
+            }
+        }
+        None
     }
 
-    fn matches(&self, id: ConnId, filter: &ConnFilter) -> bool {
+    /// Adds the work for each subscription of a conn.
+    fn add_subscriptions(&self, slot: u32, work: &mut Work) {
+        work.add(certain::to_u32(self.hub.subscription_count(slot)));
+    }
+
+    fn matches(&self, id: ConnId, filter: &ConnFilter, work: &mut Work) -> bool {
         let Some(slot) = self.conns.get(id.slot as usize) else {
             return false;
         };
@@ -261,13 +314,17 @@ impl<N: Net> Worker<N> {
         {
             return false;
         }
-        if filter.behind > 0 && self.hub.owed(id.slot).publications < filter.behind {
-            return false;
+        if filter.behind > 0 {
+            self.add_subscriptions(id.slot, work);
+            if self.hub.owed(id.slot).publications < filter.behind {
+                return false;
+            }
         }
-        if let Some(channel) = &filter.channel
-            && !self.hub.channels_of(id.slot).any(|name| name == channel)
-        {
-            return false;
+        if let Some(channel) = &filter.channel {
+            self.add_subscriptions(id.slot, work);
+            if !self.hub.channels_of(id.slot).any(|name| name == channel) {
+                return false;
+            }
         }
         if let Some(sub) = &filter.sub
             && self.access.sub(id.slot).as_deref() != Some(&**sub)
@@ -277,15 +334,19 @@ impl<N: Net> Worker<N> {
         let Some(network) = &filter.network else {
             return true;
         };
+        work.add(KERNEL_WORK);
         let client = self.peers.client(id.slot).map(Source::first_address);
         let peer = self.net.peer_address(&slot.socket).map(|peer| peer.ip());
         let mut addresses = client.into_iter().chain(peer);
         addresses.any(|address| network.contains(address))
     }
 
-    fn rank(&self, id: ConnId, sort: ConnSort) -> u64 {
+    fn rank(&self, id: ConnId, sort: ConnSort, work: &mut Work) -> u64 {
         match sort {
-            ConnSort::Behind => self.hub.owed(id.slot).publications,
+            ConnSort::Behind => {
+                self.add_subscriptions(id.slot, work);
+                self.hub.owed(id.slot).publications
+            }
             ConnSort::Channels => self.hub.subscription_count(id.slot) as u64,
             ConnSort::Silent => self.silent_ms(id.slot),
             ConnSort::Unsent => self.unsent_bytes(id.slot),

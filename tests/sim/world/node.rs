@@ -52,13 +52,13 @@ pub(crate) struct Node {
     sources: Option<Arc<SourceLimiter>>,
 }
 
-/// Draws the maximum amount of work that one call may do for a conn's input, and the maximum number
-/// of conns that the worker examines for an operator in one turn. Both are powers of two. `random`
-/// is a clone, so that the run's other random numbers do not depend on them.
+/// Draws the maximum amount of work that one call may do for a conn's input, and the maximum work
+/// for operators in one turn. Both are powers of two. `random` is a clone, so that the run's other
+/// random numbers do not depend on them.
 fn draw_budgets(worker: &mut Worker<FakeNet>, mut random: fastrand::Rng) {
     let exponent = random.u32(0..10);
     worker.set_work_at_once(1 << exponent);
-    worker.set_surveyed_at_once(1 << (exponent / 2));
+    worker.set_survey_work(1 << (exponent / 2));
 }
 
 impl Node {

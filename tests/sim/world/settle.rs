@@ -153,13 +153,14 @@ impl World {
     }
 
     /// Checks that a list of conns names exactly the conns that are open, with their subscriptions.
-    /// If a conn opens, closes or subscribes in the meantime, the list is not compared.
+    /// If a conn opens, closes or subscribes in the meantime, the list is not compared. The budget
+    /// of a turn is below the work for two rows, so a turn makes at most one row.
     pub(super) fn check_lists(&mut self) {
         self.operator.forget();
         for worker in 0..self.node.workers.len() {
             let before = self.counts(worker);
             let answers = Operator::ask_for_conns(worker, &self.feed.borrow().mailboxes);
-            let turns = self.turns_max();
+            let (turns, begun) = (self.turns_max(), self.turns);
             let conns = loop {
                 if let Ok((_, answer)) = answers.try_recv() {
                     break answer;
@@ -170,6 +171,7 @@ impl World {
             let SurveyAnswer::Conns { conns, .. } = conns else {
                 panic!("{conns:?}");
             };
+            assert!(self.turns - begun >= conns.len() as u64, "too much work");
             let subscriptions: u64 = conns.iter().map(|conn| conn.channels).sum();
             let [open, subscribers, ..] = before;
             if before == self.counts(worker) {
