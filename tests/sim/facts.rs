@@ -74,6 +74,9 @@ pub(crate) struct Facts {
     pub(crate) is_quiet: bool,
     /// Whether the workers drain. From then on, a request may stay unanswered.
     pub(crate) is_draining: bool,
+    /// Whether an operator has closed the subscribers of a channel. From then on, the answer to a
+    /// poll may be the last one of its connection.
+    pub(crate) has_kicked: bool,
     /// The reconnect delays that clients received during the drain.
     pub(crate) delays: Vec<Delay>,
     /// The turns of the workers during the drain.
@@ -148,6 +151,7 @@ impl Facts {
             config: Arc::clone(config),
             is_quiet: false,
             is_draining: false,
+            has_kicked: false,
             delays: Vec::new(),
             work: Vec::new(),
             ended_us: 0,

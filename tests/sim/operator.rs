@@ -1,17 +1,18 @@
 //! A simulated operator, who asks the workers questions and closes conns at random.
 //!
 //! This module checks the following rules. A worker answers every question within a few turns, even
-//! if it examines only a few conns in each turn. A list is no longer than requested. A question to
-//! close one conn closes at most this conn. On a quiet node, a list names exactly the conns that
+//! if it does only little work for it in each turn. A list is no longer than requested. A question
+//! to close one conn closes at most this conn. On a quiet node, a list names exactly the conns that
 //! are open, with all their subscriptions.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, TryRecvError};
 use fanfare::backend::CloseInfo;
-use fanfare::effect::ConnSort;
+use fanfare::effect::{ConnSort, ConnTransport};
 use fanfare::id::{ChannelName, ConnName};
+use fanfare::pattern::Pattern;
 use fanfare::worker::mail::survey::{ConnFilter, Question, Survey, SurveyAnswer};
 
 use crate::feed::Mailboxes;
@@ -20,6 +21,20 @@ use crate::world::node::NodeWorker;
 
 /// The maximum number of turns until a worker has answered a question, per conn and question.
 const TURNS_MAX: u64 = 3;
+
+const SORTS: [ConnSort; 5] = [
+    ConnSort::Behind,
+    ConnSort::Channels,
+    ConnSort::Silent,
+    ConnSort::Unsent,
+    ConnSort::Connection,
+];
+const TRANSPORTS: [ConnTransport; 4] = [
+    ConnTransport::EventStream,
+    ConnTransport::Poll,
+    ConnTransport::Request,
+    ConnTransport::WebSocket,
+];
 
 /// A question that was sent to one worker.
 #[derive(Debug)]
@@ -37,13 +52,20 @@ pub(crate) struct Operator {
     /// A random number generator of its own, so that the operator changes no other number.
     random: fastrand::Rng,
     asked: Vec<Asked>,
+    /// Whether the operator closes all subscribers of a channel in this run.
+    kicks_channels: bool,
+    /// Whether such a question was sent.
+    pub(crate) has_kicked_channel: bool,
 }
 
 impl Operator {
     pub(crate) fn new(random: &fastrand::Rng) -> Self {
+        let mut random = random.clone();
         Self {
-            random: random.clone(),
+            kicks_channels: random.u32(0..4) == 0,
+            random,
             asked: Vec::new(),
+            has_kicked_channel: false,
         }
     }
 
@@ -69,34 +91,56 @@ impl Operator {
 
     fn draw_question(&mut self, known: &[ConnName]) -> Question {
         let limit = self.random.usize(1..6);
-        let channel = || ChannelName::new("c1").expect("a name");
-        match self.random.u32(0..5) {
-            0 => Question::Count(Arc::from([channel()])),
+        match self.random.u32(0..6) {
+            0 => {
+                let count = self.random.usize(0..6);
+                Question::Count((0..count).map(|_| self.draw_channel()).collect())
+            }
             1 => Question::Ping,
             2 => Question::Largest {
-                pattern: None,
+                pattern: self.draw_pattern(),
                 limit,
             },
-            3 if !known.is_empty() => Question::Kick {
-                filter: Arc::new(ConnFilter {
-                    name: Some(known[self.random.usize(0..known.len())]),
+            3 if !known.is_empty() => kick(ConnFilter {
+                name: Some(known[self.random.usize(0..known.len())]),
+                ..ConnFilter::default()
+            }),
+            4 if self.kicks_channels => {
+                self.has_kicked_channel = true;
+                kick(ConnFilter {
+                    channel: Some(self.draw_channel()),
                     ..ConnFilter::default()
-                }),
-                close_info: Arc::new(CloseInfo {
-                    code: DISCONNECT_CODE,
-                    reason: "enough".into(),
-                }),
-            },
+                })
+            }
             _ => Question::List {
-                filter: Arc::new(ConnFilter {
-                    channel: self.random.bool().then(channel),
-                    behind: self.random.u64(0..2),
-                    ..ConnFilter::default()
-                }),
-                sort: [ConnSort::Behind, ConnSort::Unsent, ConnSort::Silent]
-                    [self.random.usize(0..3)],
+                filter: Arc::new(self.draw_filter()),
+                sort: SORTS[self.random.usize(0..SORTS.len())],
                 limit,
             },
+        }
+    }
+
+    /// Draws a channel, which may have no subscribers or may not exist.
+    fn draw_channel(&mut self) -> ChannelName {
+        let name = format!("c{}", self.random.u32(0..6));
+        ChannelName::new(&name).expect("a name")
+    }
+
+    fn draw_pattern(&mut self) -> Option<Pattern> {
+        let text = ["*", "c*", "c1", "other*"];
+        let drawn = text.get(self.random.usize(0..=text.len()))?;
+        Some(Pattern::new(drawn).expect("a pattern"))
+    }
+
+    fn draw_filter(&mut self) -> ConnFilter {
+        let has_channel = self.random.bool();
+        let transport = TRANSPORTS.get(self.random.usize(0..8)).copied();
+        ConnFilter {
+            channel: has_channel.then(|| self.draw_channel()),
+            transport,
+            behind: self.random.u64(0..2),
+            unsent: self.random.u64(0..2),
+            ..ConnFilter::default()
         }
     }
 
@@ -127,10 +171,14 @@ impl Operator {
     pub(crate) fn check(&mut self, workers: &[NodeWorker]) {
         let count = self.asked.len() as u64;
         self.asked.retain(|asked| {
-            if let Ok((worker, answer)) = asked.answers.try_recv() {
-                assert_eq!(usize::from(worker), asked.worker);
-                check_answer(&asked.question, &answer);
-                return false;
+            match asked.answers.try_recv() {
+                Ok((worker, answer)) => {
+                    assert_eq!(usize::from(worker), asked.worker);
+                    check_answer(&asked.question, &answer);
+                    return false;
+                }
+                Err(TryRecvError::Disconnected) => panic!("dropped without an answer: {asked:?}"),
+                Err(TryRecvError::Empty) => {}
             }
             let worker = &workers[asked.worker];
             let passed = worker.metrics.turns.value() - asked.turns;
@@ -160,17 +208,32 @@ impl Operator {
     }
 }
 
+fn kick(filter: ConnFilter) -> Question {
+    Question::Kick {
+        filter: Arc::new(filter),
+        close_info: Arc::new(CloseInfo {
+            code: DISCONNECT_CODE,
+            reason: "enough".into(),
+        }),
+    }
+}
+
 fn check_answer(question: &Question, answer: &SurveyAnswer) {
     match (question, answer) {
         (Question::Count(names), SurveyAnswer::Counts(counts)) => {
             assert_eq!(names.len(), counts.len());
         }
         (Question::Ping, SurveyAnswer::Pong) => {}
-        (Question::Largest { limit, .. }, SurveyAnswer::Channels(channels)) => {
+        (Question::Largest { limit, pattern }, SurveyAnswer::Channels(channels)) => {
             assert!(channels.len() <= *limit);
+            let mut names = channels.iter().map(|(name, _)| name);
+            let matches = |name| pattern.as_ref().is_none_or(|pattern| pattern.matches(name));
+            assert!(names.all(matches), "{channels:?} for {pattern:?}");
             assert!(channels.is_sorted_by(|a, b| a.1 >= b.1), "{channels:?}");
         }
-        (Question::Kick { .. }, SurveyAnswer::Kicked(count)) => assert!(*count <= 1),
+        (Question::Kick { filter, .. }, SurveyAnswer::Kicked(count)) => {
+            assert!(filter.name.is_none() || *count <= 1);
+        }
         (Question::List { limit, .. }, SurveyAnswer::Conns { conns, matched, .. }) => {
             assert!(conns.len() <= *limit && conns.len() as u64 <= *matched);
             assert!(conns.is_sorted_by(|a, b| a.rank >= b.rank), "{conns:?}");

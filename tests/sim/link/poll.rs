@@ -169,7 +169,8 @@ impl Link {
         let cursor: Cursor = tag.trim_matches('"').parse().expect("an id");
         assert_eq!(tag, format!("\"{cursor}\""));
         let is_last = head.field("connection") == Some("close");
-        let may_end = self.has_fin || facts.is_draining || self.polls.has_asked_to_close;
+        let may_close = facts.is_draining || facts.has_kicked;
+        let may_end = self.has_fin || may_close || self.polls.has_asked_to_close;
         assert!(!is_last || may_end, "the server closes without a reason");
         self.polls.is_last |= is_last;
         let asked = self.polls.asked.front().expect("an answer without a poll");
