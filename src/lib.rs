@@ -102,7 +102,7 @@
 //! |---|---|
 //! | words | [`id`], [`pattern`], [`time`], [`effect`], [`deflate`], [`metrics`], [`config`] |
 //! | words of input | [`json`], [`proxy`], [`auth`], [`context`], [`guide`], [`traceparent`] |
-//! | helpers | [`certain`], [`chunks`], [`largest`] |
+//! | helpers | [`certain`], [`chunks`], [`largest`], [`whole_number`] |
 //! | pure | [`http`], [`frame`], [`backend`], [`log`](mod@log), [`hub`], [`tls`], [`transport`] |
 //! | pure in part | [`feed`], [`journal`] |
 //! | machine | [`conn`] |
@@ -259,5 +259,6 @@ pub mod pattern;
 pub mod proxy;
 pub mod time;
 pub mod traceparent;
+pub mod whole_number;
 
 pub mod sys;

@@ -8,10 +8,12 @@
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::config::limits::OPERATOR_ROWS_MAX;
 pub use crate::effect::{ConnSort, ConnTransport};
+use crate::whole_number;
 
 /// A request of an operator.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -69,6 +71,7 @@ pub struct KickRequest {
     /// The connections to close. An empty filter is refused.
     pub filter: ConnFilter,
     /// The close code of a `WebSocket` (RFC 6455, 7.4). The default is 4003.
+    #[serde(deserialize_with = "whole_number::deserialize_optional")]
     pub code: Option<u16>,
     /// The close reason of a `WebSocket`, at most 123 bytes.
     pub reason: String,
@@ -115,11 +118,17 @@ pub struct ConnFilter {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub transport: Option<ConnTransport>,
     /// The minimum number of publications that wait for the connection.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        deserialize_with = "whole_number::deserialize_optional",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub behind: Option<u64>,
     /// The minimum number of bytes that the server keeps because the connection's socket does not
     /// accept them.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        deserialize_with = "whole_number::deserialize_optional",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub unsent: Option<u64>,
 }
 
@@ -149,8 +158,8 @@ pub enum ChannelSort {
 }
 
 /// The maximum length of a list: 1 to [`OPERATOR_ROWS_MAX`], 20 by default.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(try_from = "u32", into = "u32")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(into = "u32")]
 pub struct RowLimit(NonZeroU32);
 
 /// The error for a limit that is zero or too large.
@@ -181,6 +190,13 @@ impl TryFrom<u32> for RowLimit {
     }
 }
 
+impl<'de> Deserialize<'de> for RowLimit {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        let rows: u32 = whole_number::deserialize(input)?;
+        Self::try_from(rows).map_err(D::Error::custom)
+    }
+}
+
 impl From<RowLimit> for u32 {
     fn from(limit: RowLimit) -> Self {
         limit.0.get()
@@ -207,6 +223,11 @@ mod tests {
         assert!(!conns.filter.is_empty());
         assert_eq!((conns.limit.rows(), conns.sort), (3, ConnSort::Behind));
         assert_eq!(RowLimit::default().rows(), 20);
+        let request = read(r#"{"channels":{"limit":1e3}}"#).unwrap();
+        let Request::Channels(channels) = request else {
+            panic!("{request:?}");
+        };
+        assert_eq!(channels.limit.rows(), 1_000);
     }
 
     #[test]
@@ -220,6 +241,18 @@ mod tests {
                 "limit is 0, but must be 1 to 1000",
             ),
             (r#"{"conns":{"limit":1001}}"#, "limit is 1001, but must be"),
+            (
+                r#"{"conns":{"limit":1.5}}"#,
+                "`1.5`, expected a whole number",
+            ),
+            (
+                r#"{"kick":{"code":-1}}"#,
+                "`-1`, expected a whole number from 0 to 65535",
+            ),
+            (
+                r#"{"conns":{"filter":{"behind":"1"}}}"#,
+                "expected a whole number",
+            ),
             (r#"{"workers":{"a":1}}"#, "unknown field `a`"),
             (r#"{"workers":{},"config":{}}"#, "expected"),
             ("[]", "expected"),

@@ -43,6 +43,7 @@ const WORDS: &[&str] = &[
     "proxy",
     "time",
     "traceparent",
+    "whole_number",
 ];
 const PURE: &[&str] = &["backend", "frame", "http", "hub", "log", "tls", "transport"];
 const SHELL: &[&str] = &[
