@@ -466,6 +466,9 @@ pub const ADMIN_STEP_MS: u64 = 2_000;
 pub const OPERATOR_ROWS_MAX: u32 = 1_000;
 /// The maximum number of connections of the operator's socket. Each has a thread. A further
 /// connection is answered with an error.
+/// The maximum number of threads that refuse a connection of the operator's socket. Such a thread
+/// waits until the refusal is read. Further connections are closed without this wait.
+pub const OPERATOR_REFUSALS_MAX: usize = 8;
 pub const OPERATOR_CONNS_MAX: usize = 8;
 /// The maximum length of a request on the operator's socket, in bytes.
 pub const OPERATOR_REQUEST_BYTES_MAX: u64 = 64 * KIB as u64;
@@ -481,8 +484,8 @@ pub const OPERATOR_RELOAD_MS: u64 = 10_000;
 pub const OPERATOR_ORDERS_MAX: usize = 4;
 /// The maximum number of requests of operators that wait for a worker.
 pub const SURVEYS_MAX: usize = 16;
-/// The maximum work of a worker for operators in one turn. One unit is a visit of a connection, of a
-/// subscription or of a channel, about 50 ns. A system call counts as 16 units.
+/// The maximum work of a worker for operators in one turn. One unit is a visit of a connection, of
+/// a subscription or of a channel, about 50 ns. A system call counts as 16 units.
 pub const SURVEY_WORK_PER_TURN_MAX: u32 = 4_096;
 
 // -- Relations between bounds.

@@ -2,7 +2,8 @@
 //!
 //! It is a Unix socket that only root and the server's user may use. One thread accepts
 //! connections, and each connection has a thread of its own (`connection.rs`), because a request
-//! waits for workers. [`request`] and [`answer`] are the protocol, and [`execute`] carries out a
+//! waits for workers. The number of connections is limited, and a further one is answered with an
+//! error. [`request`] and [`answer`] are the protocol, and [`execute`] carries out a
 //! request. Workers are asked through their [`survey`](crate::worker::mail::survey) queues and
 //! answer when they have time. Requests that concern the whole process, such as a reload, are sent
 //! to the main thread as a [`MainOrder`].
@@ -27,7 +28,9 @@ use std::time::Duration;
 use crossbeam_channel::Sender;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::config::limits::{ACCEPT_PAUSE_MS, FILES_CHECK_MS, OPERATOR_CONNS_MAX};
+use crate::config::limits::{
+    ACCEPT_PAUSE_MS, FILES_CHECK_MS, OPERATOR_CONNS_MAX, OPERATOR_REFUSALS_MAX,
+};
 use crate::sys::socket_file::{self, SocketAccess, SocketFile, SocketFileError};
 use answer::ReloadAnswer;
 use execute::Operated;
@@ -103,7 +106,7 @@ impl Operator {
     }
 
     fn serve(&mut self, operated: &Arc<Operated>) -> ! {
-        let open = Arc::new(AtomicUsize::new(0));
+        let threads = RequestThreads::default();
         loop {
             if let Err(error) = self.wait() {
                 tracing::debug!(%error, "cannot poll the operator's socket");
@@ -111,7 +114,7 @@ impl Operator {
             }
             self.restore();
             match self.listener.accept() {
-                Ok((stream, _)) => serve_one(stream, operated, &open),
+                Ok((stream, _)) => threads.serve(stream, operated),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection of an operator");
@@ -152,22 +155,53 @@ impl Operator {
     }
 }
 
-/// Serves a connection from a separate thread. `open` is the number of such threads.
-fn serve_one(stream: UnixStream, operated: &Arc<Operated>, open: &Arc<AtomicUsize>) {
-    if open.fetch_add(1, Ordering::Relaxed) >= OPERATOR_CONNS_MAX {
-        open.fetch_sub(1, Ordering::Relaxed);
-        return connection::refuse(&stream, "too many requests of operators at the same time");
+/// The threads that serve or refuse connections.
+#[derive(Default)]
+struct RequestThreads {
+    serving: Arc<AtomicUsize>,
+    refusing: Arc<AtomicUsize>,
+}
+
+/// A place for a thread. It is free again when it is dropped.
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    /// Takes one of `most` places. Returns `None` if none is free.
+    fn take(taken: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
+        let place = Self(Arc::clone(taken));
+        (taken.fetch_add(1, Ordering::Relaxed) < most).then_some(place)
     }
-    let (operated, open_by_thread) = (Arc::clone(operated), Arc::clone(open));
-    let spawned = thread::Builder::new()
-        .name(String::from("fanfare-request"))
-        .stack_size(STACK_BYTES)
-        .spawn(move || {
-            connection::serve(&stream, &operated);
-            open_by_thread.fetch_sub(1, Ordering::Relaxed);
-        });
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl RequestThreads {
+    /// Serves a connection from a separate thread. Above the limit on connections, refuses it. A
+    /// few refusals have threads, too, because a refusal waits until the operator has read it.
+    fn serve(&self, stream: UnixStream, operated: &Arc<Operated>) {
+        const REFUSAL: &str = "too many requests of operators at the same time";
+        if let Some(place) = Place::take(&self.serving, OPERATOR_CONNS_MAX) {
+            let operated = Arc::clone(operated);
+            return spawn(place, move || connection::serve(&stream, &operated));
+        }
+        match Place::take(&self.refusing, OPERATOR_REFUSALS_MAX) {
+            Some(place) => spawn(place, move || connection::refuse(&stream, REFUSAL)),
+            None => connection::send_error(&stream, REFUSAL),
+        }
+    }
+}
+
+fn spawn(place: Place, work: impl FnOnce() + Send + 'static) {
+    let thread = thread::Builder::new().name(String::from("fanfare-request"));
+    let spawned = thread.stack_size(STACK_BYTES).spawn(move || {
+        let _place = place;
+        work();
+    });
     if let Err(error) = spawned {
-        open.fetch_sub(1, Ordering::Relaxed);
         tracing::warn!(%error, "cannot start a thread for a request of an operator");
     }
 }

@@ -28,6 +28,8 @@ pub enum WarningKind {
     /// A connection is refused or closed because of a limit on clients, or because its peer is not
     /// a trusted proxy.
     LimitReached,
+    /// A process of another user has connected to the operator's socket.
+    OperatorRefused,
     /// A connection, subscription or feeder is refused because the server is full or has no
     /// resources left.
     ServerFull,
@@ -43,10 +45,11 @@ pub enum WarningKind {
 
 impl WarningKind {
     /// All kinds.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::BackendUnreachable,
         Self::ConsumerDisconnected,
         Self::LimitReached,
+        Self::OperatorRefused,
         Self::ServerFull,
         Self::SlowReader,
         Self::TlsFailed,
@@ -61,6 +64,7 @@ impl WarningKind {
             Self::BackendUnreachable => "backend_unreachable",
             Self::ConsumerDisconnected => "consumer_disconnected",
             Self::LimitReached => "limit_reached",
+            Self::OperatorRefused => "operator_refused",
             Self::ServerFull => "server_full",
             Self::SlowReader => "slow_reader",
             Self::TlsFailed => "tls_failed",
@@ -75,6 +79,7 @@ impl WarningKind {
             Self::BackendUnreachable => "no backend takes what clients publish",
             Self::ConsumerDisconnected => "a consumer was disconnected",
             Self::LimitReached => "refused because of a limit",
+            Self::OperatorRefused => "a request of an operator was refused",
             Self::ServerFull => "refused because the server is full",
             Self::SlowReader => "a client reads too slowly",
             Self::TlsFailed => "TLS failed",
@@ -95,7 +100,7 @@ pub struct Event<'a> {
     pub peer: Option<SocketAddr>,
     /// The client that a trusted proxy has named.
     pub client: Option<Source>,
-    /// The process at the other end of the feed's socket.
+    /// The process at the other end of the feed's socket or the operator's socket.
     pub pid: Option<i32>,
     /// The reason, in the server's own words.
     pub cause: &'a str,
