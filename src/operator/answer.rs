@@ -152,6 +152,10 @@ pub struct KickAnswer {
     /// connections.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub silent_workers: Vec<u16>,
+    /// The numbers of the workers that could not receive the request. They will not close their
+    /// connections.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreached_workers: Vec<u16>,
 }
 
 /// The answer to `config`.

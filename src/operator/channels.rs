@@ -29,23 +29,28 @@ struct Counted {
     subscribers: u64,
 }
 
-/// Carries out the request `channels`.
+/// Carries out the request `channels`. Counts the subscribers of `workers`.
 pub(super) fn channels(
     request: &ChannelsRequest,
+    workers: &[u16],
     operated: &Operated,
 ) -> Result<ChannelsAnswer, String> {
     let pattern = request.channel.as_deref().map(Pattern::new).transpose();
     let pattern = pattern.map_err(|error| format!("channel: {error}"))?;
     let limit = request.limit.rows();
-    let mut silent = Vec::new();
+    let mut survey = ChannelSurvey {
+        operated,
+        workers: workers.to_vec(),
+        missing: Vec::new(),
+    };
     let by_size = match request.sort {
-        ChannelSort::Subscribers => Some(largest(pattern.as_ref(), limit, operated, &mut silent)),
+        ChannelSort::Subscribers => Some(survey.largest(pattern.as_ref(), limit)),
         _ => None,
     };
     let now = operated.clock.now();
     let (found, matched) = summarize(pattern.as_ref(), request, by_size.as_ref(), now, operated);
     let names: Arc<[ChannelName]> = found.iter().map(|(name, _)| name.clone()).collect();
-    let counts = count(names, operated, &mut silent);
+    let counts = survey.count(names);
     let mut counted: Vec<Counted> = found
         .into_iter()
         .zip(counts)
@@ -59,37 +64,13 @@ pub(super) fn channels(
         counted.sort_by_key(|one| (Reverse(one.subscribers), one.name.clone()));
         counted.truncate(limit);
     }
-    silent.sort_unstable();
-    silent.dedup();
+    survey.missing.sort_unstable();
     Ok(ChannelsAnswer {
         channels: counted.into_iter().map(|one| row(one, now)).collect(),
         matched,
         open: operated.figures.log.channel_count(),
-        silent_workers: silent,
+        silent_workers: survey.missing,
     })
-}
-
-/// Returns the channels that may have the most subscribers: those with the most on any one worker.
-fn largest(
-    pattern: Option<&Pattern>,
-    limit: usize,
-    operated: &Operated,
-    silent: &mut Vec<u16>,
-) -> BTreeMap<ChannelName, ()> {
-    let question = Question::Largest {
-        pattern: pattern.cloned(),
-        limit: limit.max(CANDIDATES_MIN),
-    };
-    let surveyed = operated.ask_workers(&question);
-    silent.extend(surveyed.silent);
-    let answers = surveyed
-        .answers
-        .into_iter()
-        .filter_map(|(_, answer)| match answer {
-            SurveyAnswer::Channels(channels) => Some(channels),
-            _ => None,
-        });
-    answers.flatten().map(|(name, _)| (name, ())).collect()
 }
 
 /// Returns the first channels in the order of the request, with the number of matching channels. If
@@ -131,23 +112,54 @@ fn summarize(
     (found.collect(), matched)
 }
 
-/// Returns the number of subscribers of each channel on all workers.
-fn count(names: Arc<[ChannelName]>, operated: &Operated, silent: &mut Vec<u16>) -> Vec<u64> {
-    let mut sums = vec![0; names.len()];
-    if names.is_empty() {
-        return sums;
-    }
-    let surveyed = operated.ask_workers(&Question::Count(names));
-    silent.extend(surveyed.silent);
-    for (_, answer) in surveyed.answers {
-        let SurveyAnswer::Counts(counts) = answer else {
-            continue;
+/// The workers that count subscribers. A worker that has not answered is not asked again.
+struct ChannelSurvey<'a> {
+    operated: &'a Operated,
+    workers: Vec<u16>,
+    /// The numbers of the workers that have not answered.
+    missing: Vec<u16>,
+}
+
+impl ChannelSurvey<'_> {
+    /// Returns the channels that may have the most subscribers: those with the most on any one
+    /// worker.
+    fn largest(&mut self, pattern: Option<&Pattern>, limit: usize) -> BTreeMap<ChannelName, ()> {
+        let question = Question::Largest {
+            pattern: pattern.cloned(),
+            limit: limit.max(CANDIDATES_MIN),
         };
-        for (sum, count) in sums.iter_mut().zip(counts) {
-            *sum += u64::from(count);
-        }
+        let answers = self.ask(&question).into_iter();
+        let named = answers.filter_map(|answer| match answer {
+            SurveyAnswer::Channels(channels) => Some(channels),
+            _ => None,
+        });
+        named.flatten().map(|(name, _)| (name, ())).collect()
     }
-    sums
+
+    /// Returns the number of subscribers of each channel.
+    fn count(&mut self, names: Arc<[ChannelName]>) -> Vec<u64> {
+        let mut sums = vec![0; names.len()];
+        if names.is_empty() {
+            return sums;
+        }
+        for answer in self.ask(&Question::Count(names)) {
+            let SurveyAnswer::Counts(counts) = answer else {
+                continue;
+            };
+            for (sum, count) in sums.iter_mut().zip(counts) {
+                *sum += u64::from(count);
+            }
+        }
+        sums
+    }
+
+    fn ask(&mut self, question: &Question) -> Vec<SurveyAnswer> {
+        let surveyed = self.operated.ask(question, &self.workers);
+        self.missing.extend(surveyed.missing());
+        self.workers = surveyed.answered();
+        let answers = surveyed.answers.into_iter();
+        answers.map(|answer| answer.answer).collect()
+    }
 }
 
 fn row(one: Counted, now: Now) -> ChannelRow {

@@ -17,6 +17,7 @@ use super::request::{
     BackupRequest, ChannelSort, ChannelsRequest, ConnFilter, ConnSort, ConnsRequest, KickRequest,
     Request, RowLimit,
 };
+use super::surveys::{self, Surveyed, WorkerAnswer};
 use crate::admin::{FigureSources, ServerStage};
 use crate::backend::CloseInfo;
 use crate::certain;
@@ -32,7 +33,7 @@ use crate::sys::clock::Clock;
 use crate::sys::peer::PeerProcess;
 use crate::sys::pressure::resident_bytes;
 use crate::worker::mail::inbox::Mailbox;
-use crate::worker::mail::survey::{self, Question, Survey, SurveyAnswer, SurveyedConn};
+use crate::worker::mail::survey::{self, Question, SurveyAnswer, SurveyedConn};
 
 /// The numbers of laggards and channels of `top`.
 const TOP_LAGGARDS: u32 = 5;
@@ -66,16 +67,6 @@ impl fmt::Debug for Operated {
     }
 }
 
-/// The answers of the workers to one question.
-pub(super) struct Surveyed {
-    /// The answers, with the time until each arrived.
-    pub(super) answers: Vec<(Duration, SurveyAnswer)>,
-    /// The numbers of the workers of these answers, in the same order.
-    pub(super) workers: Vec<u16>,
-    /// The numbers of the workers that have not answered in time.
-    pub(super) silent: Vec<u16>,
-}
-
 /// Carries out a request, and returns the answer as JSON.
 /// `has_left` says whether the requester has closed the connection.
 pub(super) fn execute(
@@ -87,9 +78,15 @@ pub(super) fn execute(
         Request::Backup(request) => {
             backup(request, (requester, has_left), operated).and_then(|a| json(&a))
         }
-        Request::Channels(request) => channels(request, operated).and_then(|a| json(&a)),
+        Request::Channels(request) => {
+            let workers = operated.all_workers();
+            channels(request, &workers, operated).and_then(|a| json(&a))
+        }
         Request::Config(_) => json(&config(operated)),
-        Request::Conns(request) => conns(request, operated).and_then(|a| json(&a)),
+        Request::Conns(request) => {
+            let workers = operated.all_workers();
+            conns(request, &workers, operated).and_then(|a| json(&a))
+        }
         Request::Kick(request) => kick(request, requester, operated).and_then(|a| json(&a)),
         Request::LogLevel(request) => {
             let level = request.level.as_deref();
@@ -98,7 +95,7 @@ pub(super) fn execute(
         Request::Reload(_) => reload(requester, operated).and_then(|a| json(&a)),
         Request::Top(_) => top(operated).and_then(|a| json(&a)),
         Request::Workers(_) => json(&WorkersAnswer {
-            workers: workers(operated),
+            workers: workers(&ping(operated), operated),
         }),
     };
     let failed = |error: String| json(&ErrorAnswer { error });
@@ -112,33 +109,16 @@ fn json<T: Serialize>(answer: &T) -> Result<String, String> {
 }
 
 impl Operated {
-    /// Asks all workers the same question, and waits for their answers for a limited time.
-    pub(super) fn ask_workers(&self, question: &Question) -> Surveyed {
-        let begun = Instant::now();
-        let deadline = begun + Duration::from_millis(OPERATOR_ANSWER_MS);
-        let (answers_in, answers) = crossbeam_channel::bounded(self.mailboxes.len());
-        let mut silent = Vec::new();
-        for (number, mailbox) in (0..).zip(&self.mailboxes) {
-            let survey = Survey {
-                question: question.clone(),
-                answers: answers_in.clone(),
-            };
-            silent.push(number);
-            let _is_queued = mailbox.ask(survey);
-        }
-        // Without this sender, the channel closes when the last worker has answered or ended.
-        drop(answers_in);
-        let mut surveyed = Surveyed {
-            answers: Vec::new(),
-            workers: Vec::new(),
-            silent,
-        };
-        while let Ok((worker, answer)) = answers.recv_deadline(deadline) {
-            surveyed.answers.push((begun.elapsed(), answer));
-            surveyed.workers.push(worker);
-            surveyed.silent.retain(|silent| *silent != worker);
-        }
-        surveyed
+    /// Asks workers the same question, and waits for their answers for a limited time.
+    pub(super) fn ask(&self, question: &Question, workers: &[u16]) -> Surveyed {
+        let patience = Duration::from_millis(OPERATOR_ANSWER_MS);
+        surveys::ask(&self.mailboxes, question, workers, patience)
+    }
+
+    /// Returns the numbers of all workers.
+    pub(super) fn all_workers(&self) -> Vec<u16> {
+        let numbers = (0..).zip(&self.mailboxes);
+        numbers.map(|(number, _)| number).collect()
     }
 }
 
@@ -170,20 +150,29 @@ fn filter(request: &ConnFilter) -> Result<survey::ConnFilter, String> {
     })
 }
 
-fn conns(request: &ConnsRequest, operated: &Operated) -> Result<ConnsAnswer, String> {
+/// Lists connections of `workers`.
+fn conns(
+    request: &ConnsRequest,
+    workers: &[u16],
+    operated: &Operated,
+) -> Result<ConnsAnswer, String> {
     let limit = request.limit.rows();
     let question = Question::List {
         filter: Arc::new(filter(&request.filter)?),
         sort: request.sort,
         limit,
     };
-    let surveyed = operated.ask_workers(&question);
+    let surveyed = operated.ask(&question, workers);
     let mut answer = ConnsAnswer {
-        silent_workers: surveyed.silent,
+        silent_workers: surveyed.missing(),
         ..ConnsAnswer::default()
     };
     let mut found = Vec::new();
-    for (_, from_worker) in surveyed.answers {
+    for WorkerAnswer {
+        answer: from_worker,
+        ..
+    } in surveyed.answers
+    {
         if let SurveyAnswer::Conns {
             conns,
             matched,
@@ -250,9 +239,9 @@ fn kick(
             reason: Box::from(request.reason.as_str()),
         }),
     };
-    let surveyed = operated.ask_workers(&question);
-    let counts = surveyed.answers.iter().map(|(_, answer)| match answer {
-        SurveyAnswer::Kicked(count) => *count,
+    let surveyed = operated.ask(&question, &operated.all_workers());
+    let counts = surveyed.answers.iter().map(|one| match one.answer {
+        SurveyAnswer::Kicked(count) => count,
         _ => 0,
     });
     let kicked = counts.sum();
@@ -262,6 +251,7 @@ fn kick(
     Ok(KickAnswer {
         kicked,
         silent_workers: surveyed.silent,
+        unreached_workers: surveyed.unreached,
     })
 }
 
@@ -329,12 +319,16 @@ fn reload(requester: PeerProcess, operated: &Operated) -> Result<ReloadAnswer, S
     })
 }
 
-fn workers(operated: &Operated) -> Vec<WorkerRow> {
-    let surveyed = operated.ask_workers(&Question::Ping);
+fn ping(operated: &Operated) -> Surveyed {
+    operated.ask(&Question::Ping, &operated.all_workers())
+}
+
+/// Lists all workers. `pinged` has the answers of those that have answered in time.
+fn workers(pinged: &Surveyed, operated: &Operated) -> Vec<WorkerRow> {
     let answered_us = |worker| {
-        let mut pairs = surveyed.workers.iter().zip(&surveyed.answers);
-        let (_, (time, _)) = pairs.find(|(number, _)| **number == worker)?;
-        Some(crate::time::micros(*time))
+        let mut answers = pinged.answers.iter();
+        let answer = answers.find(|answer| answer.worker == worker)?;
+        Some(crate::time::micros(answer.took))
     };
     let all = operated.figures.workers.iter().zip(&operated.mailboxes);
     let rows = (0..)
@@ -354,7 +348,11 @@ fn workers(operated: &Operated) -> Vec<WorkerRow> {
     rows.collect()
 }
 
+/// Collects the figures of `top`. Only workers that answer a ping are asked more, so that a stuck
+/// worker delays the answer only once.
 fn top(operated: &Operated) -> Result<TopAnswer, String> {
+    let pinged = ping(operated);
+    let answering = pinged.answered();
     let limit = |rows: u32| RowLimit::try_from(rows).map_err(|error| error.to_string());
     let laggards = ConnsRequest {
         filter: ConnFilter {
@@ -369,7 +367,7 @@ fn top(operated: &Operated) -> Result<TopAnswer, String> {
         sort: ChannelSort::Recent,
         limit: limit(TOP_CHANNELS)?,
     };
-    let mut channels = channels(&busiest, operated)?.channels;
+    let mut channels = channels(&busiest, &answering, operated)?.channels;
     channels.retain(|channel| channel.recent > 0);
     let figures = &operated.figures;
     let sum = |counter: fn(&WorkerMetrics) -> &Counter| {
@@ -401,8 +399,8 @@ fn top(operated: &Operated) -> Result<TopAnswer, String> {
         log_bytes: figures.log.bytes(),
         log_bytes_max: figures.config.current().log.bytes,
         memory_bytes: resident_bytes().unwrap_or_default(),
-        workers: workers(operated),
-        laggards: conns(&laggards, operated)?.conns,
+        workers: workers(&pinged, operated),
+        laggards: conns(&laggards, &answering, operated)?.conns,
         channels,
         problems: operated
             .logs

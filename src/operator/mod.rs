@@ -15,6 +15,7 @@ mod channels;
 mod connection;
 pub mod execute;
 pub mod request;
+mod surveys;
 
 use std::io;
 use std::os::fd::AsFd as _;

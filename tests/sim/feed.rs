@@ -15,7 +15,7 @@ use fanfare::frame::{Payload, Publication, WorkerAck};
 use fanfare::id::{ChannelName, Cursor, Epoch, Sequence};
 use fanfare::log::{EpochChange, Writer};
 use fanfare::time::Now;
-use fanfare::worker::mail::inbox::{Batch, DrainOrder, Mail, Mailbox, Posted};
+use fanfare::worker::mail::inbox::{AskOutcome, Batch, DrainOrder, Mail, Mailbox, Posted};
 use fanfare::worker::mail::outgoing::Outgoing;
 use fanfare::worker::mail::survey::Survey;
 
@@ -85,7 +85,7 @@ impl Mailboxes {
     /// many questions wait.
     pub(crate) fn ask(&self, worker: usize, survey: Survey) -> bool {
         let mailbox = self.0[worker].as_ref();
-        mailbox.is_some_and(|mailbox| mailbox.ask(survey))
+        mailbox.is_some_and(|mailbox| mailbox.ask(survey) == AskOutcome::Queued)
     }
 
     pub(crate) fn order_drain(&self, order: DrainOrder) {

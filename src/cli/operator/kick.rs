@@ -6,6 +6,7 @@ use super::super::Failure;
 use super::super::units::grouped;
 use super::args::KickArgs;
 use super::client::Client;
+use super::text::list_numbers;
 use super::{print, warn_of_silent_workers};
 use fanfare::operator::answer::KickAnswer;
 use fanfare::operator::request::{KickRequest, Request};
@@ -13,8 +14,8 @@ use fanfare::operator::request::{KickRequest, Request};
 /// Closes the connections and prints their number.
 ///
 /// # Errors
-/// Returns a usage error without a filter. Returns an error if no connection matches, or if the
-/// server does not answer or refuses the request.
+/// Returns a usage error without a filter. Returns an error if no connection matches, if a worker
+/// could not receive the request, or if the server does not answer or refuses the request.
 pub(in crate::cli) fn run(args: &KickArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let filter = args.filter.filter();
     if filter.is_empty() {
@@ -29,11 +30,28 @@ pub(in crate::cli) fn run(args: &KickArgs, out: &mut dyn Write) -> Result<(), Fa
         reason: args.reason.clone(),
     });
     let answer = Client::new(&args.socket)?.ask::<KickAnswer>(&request)?;
-    let silent = &answer.content.silent_workers;
-    warn_of_silent_workers(silent, "their connections will still be closed");
-    match answer.content.kicked {
-        0 if silent.is_empty() => Err(Failure::Running(anyhow::anyhow!("no connection matches"))),
-        kicked => print(&outcome(kicked), out),
+    report(&answer.content, out)
+}
+
+/// Prints the number of connections, and returns an error if not all of them are being closed.
+fn report(answer: &KickAnswer, out: &mut dyn Write) -> Result<(), Failure> {
+    let KickAnswer {
+        kicked,
+        silent_workers,
+        unreached_workers,
+    } = answer;
+    warn_of_silent_workers(silent_workers, "their connections will still be closed");
+    let unreached = list_numbers(unreached_workers);
+    if *kicked == 0 && silent_workers.is_empty() && unreached.is_none() {
+        return Err(Failure::Running(anyhow::anyhow!("no connection matches")));
+    }
+    print(&outcome(*kicked), out)?;
+    match unreached {
+        None => Ok(()),
+        Some(workers) => Err(Failure::Running(anyhow::anyhow!(
+            "{workers} could not receive the request, because too many requests wait; run the \
+             command again to close their connections"
+        ))),
     }
 }
 
@@ -47,6 +65,37 @@ fn outcome(kicked: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn worker_without_the_request_is_a_failure_that_names_it() {
+        let report = |kicked, unreached: &[u16], silent: &[u16]| {
+            let mut printed = Vec::new();
+            let answer = KickAnswer {
+                kicked,
+                silent_workers: silent.to_vec(),
+                unreached_workers: unreached.to_vec(),
+            };
+            let failure = report(&answer, &mut printed).err();
+            let failure = failure.map(|failure| match failure {
+                Failure::Running(error) => error.to_string(),
+                other => panic!("{other:?}"),
+            });
+            (String::from_utf8(printed).unwrap(), failure)
+        };
+        let (printed, failure) = report(2, &[1, 3], &[]);
+        assert_eq!(printed, "2 connections are being closed\n");
+        let failure = failure.unwrap();
+        assert!(
+            failure.starts_with("workers 1, 3 could not receive the request"),
+            "{failure}"
+        );
+        assert!(report(0, &[1], &[]).1.is_some());
+        assert_eq!(report(0, &[], &[1]).1, None);
+        assert_eq!(report(1, &[], &[]).1, None);
+        let none = report(0, &[], &[]);
+        let expected = Some(String::from("no connection matches"));
+        assert_eq!(none, (String::new(), expected));
+    }
 
     #[test]
     fn outcome_has_the_number() {

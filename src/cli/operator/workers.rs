@@ -7,7 +7,7 @@ use super::super::units::{grouped, microseconds, milliseconds, short_bytes};
 use super::args::WorkersArgs;
 use super::client::Client;
 use super::text::{Align, Table, join};
-use super::{print, print_json};
+use super::{print, print_json, warn_of_silent_workers};
 use fanfare::operator::answer::{WorkerRow, WorkersAnswer};
 use fanfare::operator::request::{Empty, Request};
 
@@ -35,9 +35,18 @@ pub(in crate::cli) fn run(args: &WorkersArgs, out: &mut dyn Write) -> Result<(),
     let request = Request::Workers(Empty {});
     let answer = Client::new(&args.socket)?.ask::<WorkersAnswer>(&request)?;
     match args.json {
-        true => print_json(&answer.line, out),
-        false => print(&list(&answer.content), out),
+        true => print_json(&answer.line, out)?,
+        false => print(&list(&answer.content), out)?,
     }
+    warn_of_silent_workers(&silent(&answer.content), "overloaded or stuck");
+    Ok(())
+}
+
+/// Returns the numbers of the workers that have not answered in time.
+fn silent(answer: &WorkersAnswer) -> Vec<u16> {
+    let workers = answer.workers.iter();
+    let silent = workers.filter(|worker| worker.answered_us.is_none());
+    silent.map(|worker| worker.worker).collect()
 }
 
 fn list(answer: &WorkersAnswer) -> String {
@@ -88,9 +97,12 @@ mod tests {
             worked_us: 61_000_000,
         };
         let late = WorkerRow::default();
-        let workers = vec![late, worker];
+        let answer = WorkersAnswer {
+            workers: vec![late, worker],
+        };
+        assert_eq!(silent(&answer), [0]);
         assert_eq!(
-            list(&WorkersAnswer { workers }),
+            list(&answer),
             "WORKER  ANSWERED  CONNECTIONS  SUBSCRIPTIONS  INBOX  DELIVERIES     SENT  TURNS  LATE     WORKED\n\
              \x20    0        no            0              0      0           0        0      0     0       0 ms\n\
              \x20    1    120 us        5,000          5,001      2   1,000,000  3.0 MiB  7,000     1  1 min 1 s\n"

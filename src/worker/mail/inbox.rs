@@ -116,6 +116,18 @@ pub enum Posted {
     WorkerGone,
 }
 
+/// The result of asking a worker a question of an operator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum AskOutcome {
+    /// The worker will answer the question.
+    Queued,
+    /// The question was dropped because too many questions wait.
+    QueueFull,
+    /// The question was dropped because the worker has ended.
+    WorkerGone,
+}
+
 /// Creates both ends of an inbox. `wake` wakes the worker from its poll.
 #[must_use]
 pub fn inbox(wake: Arc<Wake>) -> (Mailbox, Inbox) {
@@ -198,13 +210,15 @@ impl Mailbox {
         self.wake.wake();
     }
 
-    /// Asks the worker a question of an operator. Never blocks. Returns false if too many questions
-    /// wait already, or if the worker has ended.
-    #[must_use]
-    pub fn ask(&self, survey: Survey) -> bool {
-        let is_queued = self.surveys.try_send(survey).is_ok();
+    /// Asks the worker a question of an operator. Never blocks.
+    pub fn ask(&self, survey: Survey) -> AskOutcome {
+        let outcome = match self.surveys.try_send(survey) {
+            Ok(()) => AskOutcome::Queued,
+            Err(TrySendError::Full(_)) => AskOutcome::QueueFull,
+            Err(TrySendError::Disconnected(_)) => AskOutcome::WorkerGone,
+        };
         self.wake.wake();
-        is_queued
+        outcome
     }
 
     /// Orders the worker to drain. Never blocks. Later orders are ignored.
