@@ -129,6 +129,8 @@ pub struct FigureSources {
     pub process_started: SystemTime,
     /// The time at which the server began to start. With a journal, this is before its replay.
     pub started: SystemTime,
+    /// The same time, on a clock without steps.
+    pub up_since: Instant,
     /// The limits on warnings. Their number of suppressed lines is a metric.
     pub warnings: Arc<Warnings>,
     /// The access log, if it is on. Its number of dropped lines is a metric.
@@ -418,6 +420,7 @@ mod tests {
                     readiness: Arc::clone(&readiness),
                     process_started: SystemTime::UNIX_EPOCH + Duration::from_secs(1_600_000_000),
                     started: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
+                    up_since: Instant::now(),
                     warnings: Arc::default(),
                     access_log: None,
                     span_metrics: Arc::default(),

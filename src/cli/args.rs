@@ -146,7 +146,7 @@ pub(crate) enum Command {
 }
 
 /// Arguments of `fanfare serve`.
-#[derive(Debug, Default, Args)]
+#[derive(Clone, Debug, Default, Args)]
 #[command(after_help = "\
 A value is taken from the first of these that has it: flag, environment variable, file, default.
 Every key of the file has a variable: FANFARE_, its section and its name in capitals. An empty

@@ -2,10 +2,12 @@
 //!
 //! The command loads the configuration, starts the server, prints a line when the server is ready,
 //! and waits for a signal. The first signal starts a drain; the second signal ends the process
-//! immediately.
+//! immediately. The files of a reload are read in a thread of their own, because they may be FIFOs.
+//! Meanwhile the main thread waits for signals and checks the workers.
 
 use std::io::{StdoutLock, Write as _};
 use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,6 +26,7 @@ use fanfare::demo;
 use fanfare::logs;
 use fanfare::operator::MainOrder;
 use fanfare::operator::answer::ReloadAnswer;
+use fanfare::server::reload::{ReadReload, ReloadReader};
 use fanfare::server::service::{self, ServiceManager};
 use fanfare::server::{Server, StartError, certificates};
 use fanfare::sys::{activation, memory, signals};
@@ -35,6 +38,9 @@ const WORKER_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 const START_LINES_WAIT: Duration = Duration::from_secs(1);
 /// The interval between checks whether a drain has ended.
 const DRAIN_CHECK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// The answer to operators that have asked for a reload.
+const STOPS: &str = "the server stops";
 
 /// Signals that would end the process by default and have no meaning for the server. Scripts that
 /// rotate logs send SIGUSR1 to daemons.
@@ -71,13 +77,13 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
     // The access log uses standard output, too. While the lock is held, its lines wait. So the line
     // with `ready` is the first line.
     let stdout = std::io::stdout().lock();
-    let configured = config.clone();
     let server = Server::start(config, inherited, log);
-    let server = server.map_err(|error| match error {
+    let mut server = server.map_err(|error| match error {
         StartError::Configuration(found) => Failure::Config(origins.locate(found)),
         other => Failure::Running(other.into()),
     })?;
-    server.note_configured(&configured, &origins);
+    let served = server.serve_operators(&origins);
+    served.map_err(|error| Failure::Running(error.into()))?;
     let demo = args
         .demo
         .then(|| Demo::start(server.feed_path()))
@@ -87,15 +93,13 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
     // a program that waits for this line finds them in the log.
     logs.wait_until_written(START_LINES_WAIT);
     announce(&server, &mut manager, stdout)?;
-    serve(server, &Start { args, file }, manager, &signals, demo);
+    let reloads = Reloads {
+        args: Arc::new(args.clone()),
+        file,
+        current: None,
+    };
+    serve(server, reloads, manager, &signals, demo);
     Ok(())
-}
-
-/// The sources of the configuration, kept for a reload.
-struct Start<'a> {
-    args: &'a ServeArgs,
-    /// The values in the configuration file at the start of the server.
-    file: toml::Table,
 }
 
 /// Loads the configuration from file, environment and flags. Called at the start and at each
@@ -175,38 +179,101 @@ fn announce(
         .map_err(Failure::of_output)
 }
 
-/// Reads the configuration, certificates and keys again, and logs the result. If there is a problem
-/// with any of these files, the server keeps its current values, and the problems are returned.
-fn reload(
-    server: &mut Server,
-    start: &Start<'_>,
-    manager: &mut ServiceManager,
-) -> Result<ReloadAnswer, String> {
-    manager.notify_reloading();
-    let reloaded = read_again(server, start).map_err(|error| error.to_string());
-    match &reloaded {
-        Ok(answer) => log_reloaded(answer, server.has_credentials()),
-        Err(problems) => {
-            for problem in problems.lines() {
-                tracing::error!("not reloaded, nothing has changed: {problem}");
-            }
-        }
-    }
-    manager.notify_reloaded();
-    reloaded
+/// The sources of the configuration, and the reload that is under way.
+struct Reloads {
+    args: Arc<ServeArgs>,
+    /// The values in the configuration file at the start of the server.
+    file: toml::Table,
+    current: Option<Reload>,
 }
 
-fn read_again(server: &mut Server, start: &Start<'_>) -> Result<ReloadAnswer, file::ConfigError> {
-    let loaded = load(start.args).inspect_err(|_unreadable| server.note_unread_reload())?;
-    let reloaded = server.reload(&loaded.config);
-    let Reloaded { changed, kept, .. } = reloaded.map_err(|found| loaded.origins.locate(found))?;
-    server.note_configured(&loaded.config, &loaded.origins);
-    Ok(ReloadAnswer {
-        changed: changed.into_iter().collect(),
-        kept: kept.into_iter().collect(),
-        overridden: loaded.overridden_since(&start.file),
-        warnings: loaded.warnings,
-    })
+/// A reload whose files are being read.
+struct Reload {
+    /// Receives the result of the thread.
+    read: Receiver<Result<ReadFiles, file::ConfigError>>,
+    /// The operator that has asked for the reload.
+    asker: Option<Sender<Result<ReloadAnswer, String>>>,
+}
+
+/// The configuration, with the content of the files that it names.
+struct ReadFiles {
+    loaded: file::Loaded,
+    read: ReadReload,
+}
+
+impl Reloads {
+    /// Starts to read the configuration, certificates and keys again. `asker` receives the result.
+    fn begin(
+        &mut self,
+        asker: Option<Sender<Result<ReloadAnswer, String>>>,
+        server: &Server,
+        manager: &mut ServiceManager,
+    ) {
+        manager.notify_reloading();
+        let (sender, read) = crossbeam_channel::bounded(1);
+        let (args, reader) = (Arc::clone(&self.args), server.reload_reader());
+        let thread = thread::Builder::new().name(String::from("fanfare-reload"));
+        let spawned = thread.spawn(move || {
+            // The main thread may have ended the reload.
+            let _sent = sender.send(read_files(&args, &reader));
+        });
+        if let Err(error) = spawned {
+            tracing::error!(%error, "cannot start the thread of the reload");
+        }
+        self.current = Some(Reload { read, asker });
+    }
+
+    /// Uses what the thread has read, and logs the result. If there is a problem with any file, the
+    /// server keeps its current values.
+    fn end(
+        &mut self,
+        read: Result<ReadFiles, String>,
+        server: &mut Server,
+        manager: &mut ServiceManager,
+    ) {
+        let reloaded = match read {
+            Ok(read) => Ok(self.apply(read, server)),
+            Err(problems) => {
+                server.note_failed_reload();
+                for problem in problems.lines() {
+                    tracing::error!("not reloaded, nothing has changed: {problem}");
+                }
+                Err(problems)
+            }
+        };
+        manager.notify_reloaded();
+        self.answer(reloaded);
+    }
+
+    fn apply(&self, read: ReadFiles, server: &mut Server) -> ReloadAnswer {
+        let ReadFiles { loaded, read } = read;
+        let overridden = loaded.overridden_since(&self.file);
+        let Reloaded { changed, kept, .. } = server.apply_reload(read, &loaded.origins);
+        let answer = ReloadAnswer {
+            changed: changed.into_iter().collect(),
+            kept: kept.into_iter().collect(),
+            overridden,
+            warnings: loaded.warnings,
+        };
+        log_reloaded(&answer, server.has_credentials());
+        answer
+    }
+
+    /// Sends the result of the current reload to the operator that has asked for it.
+    fn answer(&mut self, reloaded: Result<ReloadAnswer, String>) {
+        let reload = self.current.take();
+        if let Some(asker) = reload.and_then(|reload| reload.asker) {
+            // The operator may have stopped to wait.
+            let _sent = asker.try_send(reloaded);
+        }
+    }
+}
+
+fn read_files(args: &ServeArgs, reader: &ReloadReader) -> Result<ReadFiles, file::ConfigError> {
+    let loaded = load(args)?;
+    let read = reader.read(loaded.config.clone());
+    let read = read.map_err(|found| loaded.origins.locate(found))?;
+    Ok(ReadFiles { loaded, read })
 }
 
 fn log_reloaded(answer: &ReloadAnswer, has_credentials: bool) {
@@ -236,14 +303,32 @@ enum Event {
     /// Check whether the workers are alive.
     Check,
     Order(MainOrder),
+    /// The files of a reload were read, or there is a problem with them.
+    Read(Result<Box<ReadFiles>, String>),
     Signal(i32),
 }
 
-/// Waits for a signal or for the order of an operator, at most until the next check.
-fn next_event(signals: &Receiver<i32>, orders: &Receiver<MainOrder>, check_due: Instant) -> Event {
+/// Waits for a signal, for the order of an operator or for the files of a reload, at most until the
+/// next check. During a reload, orders wait.
+fn next_event(
+    signals: &Receiver<i32>,
+    orders: &Receiver<MainOrder>,
+    reload: Option<&Reload>,
+    check_due: Instant,
+) -> Event {
+    let (never_orders, never_read) = (crossbeam_channel::never(), crossbeam_channel::never());
+    let (orders, read) = match reload {
+        Some(reload) => (&never_orders, &reload.read),
+        None => (orders, &never_read),
+    };
     let wait = check_due.saturating_duration_since(Instant::now());
     crossbeam_channel::select! {
         recv(signals) -> signal => Event::Signal(signal.unwrap_or(SIGTERM)),
+        recv(read) -> read => Event::Read(match read {
+            Ok(Ok(read)) => Ok(Box::new(read)),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_closed) => Err(String::from("the files could not be read")),
+        }),
         recv(orders) -> order => match order {
             Ok(order) => Event::Order(order),
             // The server keeps a sender.
@@ -259,7 +344,7 @@ fn next_event(signals: &Receiver<i32>, orders: &Receiver<MainOrder>, check_due: 
 /// Checks regularly whether the workers are alive, until a signal arrives. Then drains the server.
 fn serve(
     mut server: Server,
-    start: &Start<'_>,
+    mut reloads: Reloads,
     mut manager: ServiceManager,
     signals: &Receiver<i32>,
     demo: Option<Demo>,
@@ -268,6 +353,9 @@ fn serve(
     let interval = watchdog.map_or(WORKER_CHECK_INTERVAL, |interval| interval / 3);
     let mut is_alive = true;
     let mut check_due = Instant::now() + interval;
+    // Whether a SIGHUP has arrived during a reload. The files may have changed after they were
+    // read, so they are read again.
+    let mut reloads_again = false;
     let signal = loop {
         // A signal or an order that waits must not postpone the check: it is returned even after
         // the deadline.
@@ -280,33 +368,43 @@ fn serve(
             }
             check_due = Instant::now() + interval;
         }
-        let asker = match next_event(signals, server.orders(), check_due) {
-            Event::Check => continue,
-            Event::Order(MainOrder::Reload(asker)) => Some(asker),
-            Event::Signal(SIGHUP) => None,
+        match next_event(
+            signals,
+            server.orders(),
+            reloads.current.as_ref(),
+            check_due,
+        ) {
+            Event::Check => {}
+            Event::Order(MainOrder::Reload(asker)) => {
+                reloads.begin(Some(asker), &server, &mut manager);
+            }
+            Event::Signal(SIGHUP) if reloads.current.is_some() => reloads_again = true,
+            Event::Signal(SIGHUP) => reloads.begin(None, &server, &mut manager),
+            Event::Read(read) => {
+                reloads.end(read.map(|read| *read), &mut server, &mut manager);
+                if std::mem::take(&mut reloads_again) {
+                    reloads.begin(None, &server, &mut manager);
+                }
+            }
             Event::Signal(signal) if UNUSED_SIGNALS.contains(&signal) => {
                 tracing::info!(signal, "signal ignored: it has no meaning here");
-                continue;
             }
             Event::Signal(signal) => break signal,
-        };
-        // The reload may wait for FIFOs, so the watchdog's whole interval must be left.
-        if is_alive && watchdog.is_some() {
-            manager.notify_alive();
-        }
-        let reloaded = reload(&mut server, start, &mut manager);
-        if let Some(asker) = asker {
-            // The operator may have stopped to wait.
-            let _sent = asker.try_send(reloaded);
         }
     };
     tracing::info!(signal, "draining");
     manager.notify_stopping();
+    reloads.answer(Err(String::from(STOPS)));
+    drain(server, signals, demo);
+}
+
+/// Closes the connections and ends the server. A further signal ends it without waiting.
+fn drain(server: Server, signals: &Receiver<i32>, demo: Option<Demo>) {
     server.drain();
     let begun = Instant::now();
     while !server.is_drained() {
         while let Ok(MainOrder::Reload(asker)) = server.orders().try_recv() {
-            let _sent = asker.try_send(Err(String::from("the server stops")));
+            let _sent = asker.try_send(Err(String::from(STOPS)));
         }
         let signal = signals.recv_timeout(DRAIN_CHECK_INTERVAL);
         if signal.is_ok_and(|signal| [SIGINT, SIGTERM].contains(&signal)) {

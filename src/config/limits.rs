@@ -165,8 +165,7 @@ pub const WATCH_MS: u64 = 1_000;
 /// milliseconds.
 pub const FILES_CHECK_MS: u64 = 500;
 /// The maximum time to wait for the configuration file, if it is a FIFO, in milliseconds. It also
-/// applies to all certificates and keys together. Twice this time is less than the watchdog
-/// interval of the service, because a reload waits for both.
+/// applies to all certificates and keys together.
 pub const INPUT_WAIT_MS: u64 = 10_000;
 /// The maximum size of a configuration file, a certificate or a key, in bytes.
 pub const INPUT_BYTES: usize = 16 * 1024 * 1024;
@@ -466,10 +465,10 @@ pub const ADMIN_STEP_MS: u64 = 2_000;
 pub const OPERATOR_ROWS_MAX: u32 = 1_000;
 /// The maximum number of connections of the operator's socket. Each has a thread. A further
 /// connection is answered with an error.
+pub const OPERATOR_CONNS_MAX: usize = 8;
 /// The maximum number of threads that refuse a connection of the operator's socket. Such a thread
 /// waits until the refusal is read. Further connections are closed without this wait.
 pub const OPERATOR_REFUSALS_MAX: usize = 8;
-pub const OPERATOR_CONNS_MAX: usize = 8;
 /// The maximum length of a request on the operator's socket, in bytes.
 pub const OPERATOR_REQUEST_BYTES_MAX: u64 = 64 * KIB as u64;
 /// The maximum time for a complete request to arrive on the operator's socket, in milliseconds. The
@@ -478,8 +477,9 @@ pub const OPERATOR_STEP_MS: u64 = 5_000;
 /// The maximum time for which a request on the operator's socket waits for workers, in
 /// milliseconds.
 pub const OPERATOR_ANSWER_MS: u64 = 1_000;
-/// The maximum time for which a request for a reload waits for its result, in milliseconds.
-pub const OPERATOR_RELOAD_MS: u64 = 10_000;
+/// The maximum time for which a request for a reload waits for its result, in milliseconds. A
+/// reload waits for the configuration file, and then for the files that it names.
+pub const OPERATOR_RELOAD_MS: u64 = 2 * INPUT_WAIT_MS + 5_000;
 /// The maximum number of requests of operators that wait for the main thread.
 pub const OPERATOR_ORDERS_MAX: usize = 4;
 /// The maximum number of requests of operators that wait for a worker.

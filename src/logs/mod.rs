@@ -64,11 +64,11 @@ impl LogHandle {
         self.problems.latest()
     }
 
-    /// Returns the level in use. `off` if the program that embeds the server has its own log.
+    /// Returns the level in use. `None` if the program that embeds the server has its own log.
     #[must_use]
-    pub fn level(&self) -> String {
+    pub fn level(&self) -> Option<String> {
         let level = self.level.as_ref().and_then(reload::Handle::clone_current);
-        level.unwrap_or(LevelFilter::OFF).to_string()
+        level.map(|level| level.to_string())
     }
 
     /// Changes the level.

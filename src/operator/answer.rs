@@ -172,7 +172,8 @@ pub struct KeyRow {
     pub key: String,
     /// The value in use, as in the file.
     pub value: String,
-    /// Where the value is from: `default`, `FILE:LINE`, a variable or a flag.
+    /// Where the value is from: `default`, `FILE:LINE`, a variable, a flag, or `operator` for a log
+    /// level that `fanfare log-level` has set.
     pub source: String,
     /// The value that a restart will use, if it differs.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -39,6 +39,9 @@ use crate::worker::mail::survey::{self, Question, SurveyAnswer, SurveyedConn};
 const TOP_LAGGARDS: u32 = 5;
 const TOP_CHANNELS: u32 = 10;
 
+/// The key of the log level, which an operator can change.
+const LEVEL_KEY: &str = "logging.level";
+
 /// The parts of the server that requests read or change.
 pub struct Operated {
     /// The figures that the admin listener serves, too.
@@ -49,8 +52,6 @@ pub struct Operated {
     pub backups: Option<Backups>,
     /// The clock of the server.
     pub clock: Clock,
-    /// The time at which the server started.
-    pub started: Instant,
     /// The effective configuration.
     pub config: Arc<Mutex<Vec<EffectiveKey>>>,
     /// The log level and the latest problems.
@@ -280,14 +281,30 @@ fn backup(
 fn config(operated: &Operated) -> ConfigAnswer {
     let keys = operated.config.lock();
     let keys = keys.unwrap_or_else(PoisonError::into_inner);
-    let rows = keys.iter().map(|key| KeyRow {
+    let level = operated.logs.level();
+    let rows = keys.iter().map(|key| key_row(key, level.as_deref()));
+    ConfigAnswer {
+        keys: rows.collect(),
+    }
+}
+
+/// Returns the row of a key. `level` is the log level in use, which an operator may have changed.
+fn key_row(key: &EffectiveKey, level: Option<&str>) -> KeyRow {
+    let row = KeyRow {
         key: key.key.clone(),
         value: key.value.clone(),
         source: key.source.to_string(),
         after_restart: key.after_restart.clone(),
-    });
-    ConfigAnswer {
-        keys: rows.collect(),
+    };
+    let level = level.filter(|_| key.key == LEVEL_KEY);
+    match level.map(|level| format!("\"{level}\"")) {
+        Some(value) if value != row.value => KeyRow {
+            value,
+            source: String::from("operator"),
+            after_restart: row.after_restart.or(Some(row.value)),
+            ..row
+        },
+        _ => row,
     }
 }
 
@@ -302,7 +319,9 @@ fn log_level(
         tracing::info!(uid, pid, level, "an operator has set the log level");
     }
     let level = operated.logs.level();
-    Ok(LogLevelAnswer { level })
+    Ok(LogLevelAnswer {
+        level: level.unwrap_or_else(|| String::from("off")),
+    })
 }
 
 fn reload(requester: PeerProcess, operated: &Operated) -> Result<ReloadAnswer, String> {
@@ -376,7 +395,7 @@ fn top(operated: &Operated) -> Result<TopAnswer, String> {
     };
     Ok(TopAnswer {
         version: String::from(env!("CARGO_PKG_VERSION")),
-        uptime_ms: certain::to_u64(operated.started.elapsed().as_millis()),
+        uptime_ms: certain::to_u64(figures.up_since.elapsed().as_millis()),
         now_us: operated.clock.now().0,
         state: state(figures),
         websockets: sum(|one| &one.websocket_open),
@@ -429,5 +448,39 @@ fn state(figures: &FigureSources) -> String {
     match reasons.is_empty() {
         true => String::from(stage),
         false => format!("{stage}; {}", reasons.join("; ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::problem::Origin;
+
+    fn key(name: &str, value: &str) -> EffectiveKey {
+        EffectiveKey {
+            key: name.to_owned(),
+            value: value.to_owned(),
+            source: Origin::Default,
+            after_restart: None,
+        }
+    }
+
+    #[test]
+    fn level_of_an_operator_is_shown_until_a_restart() {
+        let configured = key(LEVEL_KEY, "\"info\"");
+        let row = key_row(&configured, Some("debug"));
+        let shown = (row.value.as_str(), row.source.as_str());
+        assert_eq!(shown, ("\"debug\"", "operator"));
+        assert_eq!(row.after_restart.as_deref(), Some("\"info\""));
+        for (key, level) in [
+            (configured.clone(), Some("info")),
+            (configured, None),
+            (key("workers", "4"), Some("debug")),
+        ] {
+            let row = key_row(&key, level);
+            let shown = (row.value.as_str(), row.source.as_str());
+            assert_eq!(shown, (key.value.as_str(), "default"));
+            assert_eq!(row.after_restart, None);
+        }
     }
 }

@@ -75,22 +75,28 @@ impl Credentials {
         Some(Arc::clone(&secure.identity))
     }
 
-    /// Reads the files again. The new content is used for new connections and tokens. If there is a
-    /// problem with any file, nothing is replaced.
-    pub(super) fn reload(&self, config: &Config) -> Result<(), Vec<Invalid>> {
+    /// Reads the files again, for [`Self::replace`].
+    ///
+    /// # Errors
+    /// Returns the problems of all files.
+    pub(super) fn read(&self, config: &Config) -> Result<Material, Vec<Invalid>> {
         let mut found = Vec::new();
         let current = self.secure.as_ref().map(|secure| &secure.identity);
         let former = current.map(|identity| identity.current());
         let material = Material::load(config, former.is_some(), former.as_deref(), &mut found);
-        if !found.is_empty() {
-            return Err(found);
+        match found.is_empty() {
+            true => Ok(material),
+            false => Err(found),
         }
-        if let (Some(current), Some(identity)) = (current, material.identity) {
-            current.replace(Arc::new(identity));
+    }
+
+    /// Uses the content of the files for new connections and tokens.
+    pub(super) fn replace(&self, material: Material) {
+        if let (Some(secure), Some(identity)) = (&self.secure, material.identity) {
+            secure.identity.replace(Arc::new(identity));
         }
         if let (Some(keys), Some(verifier)) = (&self.keys, material.verifier) {
             keys.replace(Arc::new(verifier));
         }
-        Ok(())
     }
 }

@@ -22,6 +22,8 @@ use crate::worker::reloadable::Reloadable;
 #[derive(Debug)]
 pub(super) struct MemoryWatch {
     meter: Arc<Reloadable<Meter>>,
+    /// The configured limit of the meter.
+    memory_bytes: u64,
     _end: Sender<()>,
 }
 
@@ -64,16 +66,24 @@ impl MemoryWatch {
         thread::Builder::new()
             .name(String::from("fanfare-watch"))
             .spawn(watch)?;
-        Ok(Self { meter, _end: end })
+        Ok(Self {
+            meter,
+            memory_bytes,
+            _end: end,
+        })
     }
 
     pub(super) fn meter(&self) -> &Arc<Reloadable<Meter>> {
         &self.meter
     }
 
-    /// Changes the limit. It applies from the next measurement on.
-    pub(super) fn set_limit(&self, memory_bytes: u64) {
-        self.meter.replace(Meter::new(memory_bytes));
+    /// Changes the limit. It applies from the next measurement on. If the limit is the same, the
+    /// meter stays: it was chosen when the limit was set, and a new one could differ.
+    pub(super) fn set_limit(&mut self, memory_bytes: u64) {
+        if memory_bytes != self.memory_bytes {
+            self.memory_bytes = memory_bytes;
+            self.meter.replace(Meter::new(memory_bytes));
+        }
     }
 }
 
@@ -105,5 +115,22 @@ fn log_change(pressure: &Pressure, was_short: bool) {
             tracing::warn!(used_bytes, limit_bytes, "{what}");
         }
         (true, true) | (false, false) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn meter_is_replaced_only_if_the_limit_has_changed() {
+        let (pressure, warnings) = (Arc::default(), Arc::default());
+        let watch = MemoryWatch::start(1 << 40, pressure, None, warnings, Clock::start());
+        let mut watch = watch.unwrap();
+        watch.meter.replace(Meter::Nothing);
+        watch.set_limit(1 << 40);
+        assert_eq!(watch.meter.current(), Meter::Nothing);
+        watch.set_limit(1 << 41);
+        assert_ne!(watch.meter.current(), Meter::Nothing);
     }
 }

@@ -18,6 +18,7 @@ mod memory_watch;
 mod operators;
 mod outputs;
 mod prepare;
+pub mod reload;
 pub mod service;
 mod start_error;
 mod threads;
@@ -33,18 +34,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use crossbeam_channel::Receiver;
 
 use crate::access_log::AccessLog;
 use crate::admin::{self, FigureSources, Readiness, ServerStage};
 use crate::certain;
-use crate::config::changes::Reloaded;
 use crate::config::limits::{DEDUPE_WINDOW_MS, DESCRIPTORS_KEPT, WALKERS_PER_PROCESSOR};
 use crate::config::problem::Origins;
-use crate::config::report;
-use crate::config::validate::Invalid;
 use crate::config::{Config, Listen};
 use crate::feed::{self, Feed, FeedHandle, FeedParts};
 use crate::hub::Hub;
@@ -113,7 +111,8 @@ struct RunningWorker {
 }
 
 impl Server {
-    /// Starts all threads. The admin listener and operators read `log`.
+    /// Starts all threads. The admin listener and operators read `log`. Operators are answered
+    /// after [`Self::serve_operators`].
     ///
     /// # Errors
     /// Returns [`StartError::Configuration`] if a file or directory that the configuration names
@@ -170,7 +169,7 @@ impl Server {
         let feed = feed.map_err(StartError::system("start the feed's thread"))?;
         spawn_admin(admin, Arc::clone(&figures))?;
         let backups = loaded.backups;
-        let operators = Operators::start(operator, &figures, mailboxes, backups, log, clock)?;
+        let operators = Operators::new(operator, &figures, mailboxes, backups, log, clock);
         readiness.set(ServerStage::Ready);
         Ok(Self {
             config,
@@ -190,60 +189,21 @@ impl Server {
         })
     }
 
+    /// Starts to answer operators. They see the `origins` of the configuration in use.
+    ///
+    /// # Errors
+    /// Returns an error if the thread cannot be started.
+    pub fn serve_operators(&mut self, origins: &Origins) -> Result<(), StartError> {
+        self.operators
+            .set_config(&self.config, &self.config, origins);
+        let served = self.operators.serve();
+        served.map_err(StartError::system("start the thread for operators"))
+    }
+
     /// Returns the addresses for clients. Port 0 is replaced by the port that the system chose.
     #[must_use]
     pub fn addresses(&self) -> &[Listen] {
         &self.addresses
-    }
-
-    /// Uses the values of the `latest` configuration that a running server can change, and reads
-    /// the certificates and keys again, for new connections and tokens. If there is a problem,
-    /// nothing changes. Counts the reload in the metrics. Returns the keys that have changed, and
-    /// the keys that need a restart.
-    ///
-    /// # Errors
-    /// Returns an entry for each file that cannot be read or used, and for each new value that
-    /// contradicts a value which needs a restart.
-    pub fn reload(&mut self, latest: &Config) -> Result<Reloaded, Vec<Invalid>> {
-        let reloaded = self.replace_config(latest);
-        self.note_reload(reloaded.is_ok());
-        reloaded
-    }
-
-    /// Counts a failed reload in the metrics, for a caller that could not read the latest
-    /// configuration and therefore did not call [`Self::reload`].
-    pub fn note_unread_reload(&self) {
-        self.note_reload(false);
-    }
-
-    fn replace_config(&mut self, latest: &Config) -> Result<Reloaded, Vec<Invalid>> {
-        let reloaded = self.config.reloaded(latest).map_err(|found| vec![found])?;
-        reloaded.config.validate()?;
-        self.credentials.reload(&reloaded.config)?;
-        let level = &reloaded.config.logging.level;
-        if *level != self.config.logging.level {
-            self.operators.set_log_level(level);
-        }
-        self.config = Arc::new(reloaded.config.clone());
-        self.set_limits();
-        for worker in &self.workers {
-            worker.mailbox.order_config(Arc::clone(&self.config));
-        }
-        Ok(reloaded)
-    }
-
-    /// Applies the limits of the configuration that no worker owns.
-    fn set_limits(&self) {
-        let (figures, limits) = (&self.figures, &self.config.limits);
-        figures.config.replace(Arc::clone(&self.config));
-        figures.log.set_channels_max(limits);
-        if let Some(sources) = &figures.guard.sources {
-            sources.set_limits(limits);
-        }
-        if let Some(silent) = &figures.guard.silent {
-            silent.set_most(limits.pending_conns);
-        }
-        self.memory_watch.set_limit(limits.memory_bytes);
     }
 
     /// Whether the server uses certificates or token keys, which a reload reads again.
@@ -252,25 +212,10 @@ impl Server {
         self.credentials.secure.is_some() || self.credentials.keys.is_some()
     }
 
-    fn note_reload(&self, is_success: bool) {
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let unix_s = since.map_or(0, |since| since.as_secs());
-        self.figures.reloads.note(is_success, unix_s);
-    }
-
-    /// Returns the requests of operators that the caller of [`Self::reload`] has to carry out.
+    /// Returns the requests of operators that the caller has to carry out.
     #[must_use]
     pub fn orders(&self) -> &Receiver<MainOrder> {
         self.operators.orders()
-    }
-
-    /// Sets the configuration that operators see. `configured` is the configuration that was read
-    /// last, with its `origins`. Must be called after the start and after each reload.
-    pub fn note_configured(&self, configured: &Config, origins: &Origins) {
-        match report::effective(&self.config, configured, origins) {
-            Ok(keys) => self.operators.set_effective(keys),
-            Err(error) => tracing::error!(%error, "the configuration cannot be shown to operators"),
-        }
     }
 
     /// Returns the address for metrics and health checks, or `None` if the configuration turns them
@@ -351,6 +296,8 @@ impl Server {
 struct StartTimes {
     process: SystemTime,
     server: SystemTime,
+    /// The same time as `server`, which steps of the system's clock do not change.
+    monotonic: Instant,
 }
 
 impl StartTimes {
@@ -362,6 +309,7 @@ impl StartTimes {
         Self {
             process: process.unwrap_or(server),
             server,
+            monotonic: Instant::now(),
         }
     }
 }
@@ -457,6 +405,7 @@ impl StartedWorkers {
             readiness: Arc::clone(readiness),
             process_started: times.process,
             started: times.server,
+            up_since: times.monotonic,
             warnings: Arc::clone(&self.warnings),
             access_log: self.access_log.clone(),
             span_metrics: Arc::clone(&self.span_metrics),

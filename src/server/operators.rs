@@ -1,15 +1,17 @@
 //! Binds the operator's socket, and starts the thread that serves it.
 
+use std::io;
+use std::mem;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender};
 
 use super::StartError;
 use crate::admin::FigureSources;
 use crate::config::limits::OPERATOR_ORDERS_MAX;
-use crate::config::report::EffectiveKey;
+use crate::config::problem::Origins;
+use crate::config::report::{self, EffectiveKey};
 use crate::config::{AdminSocket, Config};
 use crate::journal::backup::Backups;
 use crate::logs::LogHandle;
@@ -40,6 +42,15 @@ pub(super) fn bind(config: &Config, feed: &Path) -> Result<Option<Operator>, Sta
     }
 }
 
+/// Returns the keys of the configuration, as operators see them.
+fn effective(running: &Config, configured: &Config, origins: &Origins) -> Vec<EffectiveKey> {
+    let keys = report::effective(running, configured, origins);
+    keys.unwrap_or_else(|error| {
+        tracing::error!(%error, "the configuration cannot be shown to operators");
+        Vec::new()
+    })
+}
+
 /// What the main thread shares with operators.
 #[derive(Debug)]
 pub(super) struct Operators {
@@ -52,20 +63,29 @@ pub(super) struct Operators {
     /// The configuration that operators see.
     effective: Arc<Mutex<Vec<EffectiveKey>>>,
     logs: LogHandle,
-    /// Removes the socket's file on drop.
-    _socket: Option<OperatorHandle>,
+    socket: Socket,
+}
+
+/// The operator's socket.
+#[derive(Debug)]
+enum Socket {
+    /// There is none.
+    None,
+    /// The socket is bound. Connections wait until it is served.
+    Bound(Box<(Operator, Operated)>),
+    /// A thread serves the socket. The handle removes the socket's file on drop.
+    Served { _handle: OperatorHandle },
 }
 
 impl Operators {
-    /// Starts the thread that serves the socket, if there is one.
-    pub(super) fn start(
+    pub(super) fn new(
         operator: Option<Operator>,
         figures: &Arc<FigureSources>,
         mailboxes: Vec<Mailbox>,
         backups: Option<Backups>,
         logs: LogHandle,
         clock: Clock,
-    ) -> Result<Self, StartError> {
+    ) -> Self {
         let (orders_in, orders) = crossbeam_channel::bounded(OPERATOR_ORDERS_MAX);
         let effective = Arc::default();
         let operated = Operated {
@@ -73,21 +93,30 @@ impl Operators {
             mailboxes,
             backups: backups.clone(),
             clock,
-            started: Instant::now(),
             config: Arc::clone(&effective),
             logs: logs.clone(),
             orders: orders_in.clone(),
         };
-        let socket = operator.map(|operator| operator.spawn(operated));
-        let socket = socket.transpose();
-        Ok(Self {
-            _socket: socket.map_err(StartError::system("start the thread for operators"))?,
+        Self {
             backups,
             orders,
             _orders_in: orders_in,
             effective,
             logs,
-        })
+            socket: operator.map_or(Socket::None, |operator| {
+                Socket::Bound(Box::new((operator, operated)))
+            }),
+        }
+    }
+
+    /// Starts the thread that serves the socket, if there is one.
+    pub(super) fn serve(&mut self) -> io::Result<()> {
+        if let Socket::Bound(bound) = mem::replace(&mut self.socket, Socket::None) {
+            let (operator, operated) = *bound;
+            let _handle = operator.spawn(operated)?;
+            self.socket = Socket::Served { _handle };
+        }
+        Ok(())
     }
 
     /// Returns the requests that the main thread has to carry out.
@@ -103,10 +132,14 @@ impl Operators {
         }
     }
 
-    /// Sets the configuration that operators see.
-    pub(super) fn set_effective(&self, keys: Vec<EffectiveKey>) {
-        let effective = self.effective.lock();
-        *effective.unwrap_or_else(PoisonError::into_inner) = keys;
+    /// Sets the configuration that operators see. `configured` is the configuration that was read
+    /// last, with its `origins`.
+    pub(super) fn set_config(&self, running: &Config, configured: &Config, origins: &Origins) {
+        let keys = effective(running, configured, origins);
+        *self
+            .effective
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = keys;
     }
 
     /// Sets the log level of a new configuration.

@@ -20,7 +20,8 @@ use fanfare::operator;
 use fanfare::operator::answer::ErrorAnswer;
 use fanfare::operator::request::Request;
 
-/// The time for one exchange. The server waits at most a second for its workers.
+/// The time for one exchange, if nothing else is said. The server waits at most a second for its
+/// workers, three times for some requests.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// The maximum length of an answer, in bytes. A full list of connections has about a megabyte.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -65,18 +66,21 @@ pub(super) enum ClientError {
     #[error("the server answered: {0}")]
     Refused(String),
     /// There was no answer in time.
-    #[error("no answer within {} s; the server is stopped or overloaded", PATIENCE.as_secs())]
-    TimedOut,
+    #[error("no answer within {} s; the server is stopped or overloaded", patience.as_secs())]
+    TimedOut {
+        /// The time for which the client has waited.
+        patience: Duration,
+    },
 }
 
-impl From<io::Error> for ClientError {
-    fn from(error: io::Error) -> Self {
+impl ClientError {
+    fn new(error: io::Error, patience: Duration) -> Self {
         match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Self::NoServer { error },
             io::ErrorKind::PermissionDenied => Self::PermissionDenied,
             io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Self::Closed,
             // The kernel reports a socket's time-out as `WouldBlock`.
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Self::TimedOut,
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Self::TimedOut { patience },
             _ => Self::Failed { error },
         }
     }
@@ -158,11 +162,12 @@ impl Client {
             error: error.into(),
         })?;
         line.push('\n');
-        parse(self.exchange(&line)?)
+        let answer = self.exchange(&line);
+        parse(answer.map_err(|error| ClientError::new(error, self.patience))?)
     }
 
     /// Sends a line and returns everything that the server sends.
-    fn exchange(&self, line: &str) -> Result<Vec<u8>, ClientError> {
+    fn exchange(&self, line: &str) -> io::Result<Vec<u8>> {
         let deadline = Instant::now() + self.patience;
         let mut stream = connect(&self.path, left(deadline)?)?;
         stream.set_write_timeout(Some(left(deadline)?))?;
@@ -354,7 +359,10 @@ mod tests {
         });
         client.patience = Duration::from_millis(50);
         let error = client.try_ask::<WorkersAnswer>(&Request::Workers(Empty {}));
-        assert!(matches!(error, Err(ClientError::TimedOut)), "{error:?}");
+        assert!(
+            matches!(error, Err(ClientError::TimedOut { .. })),
+            "{error:?}"
+        );
     }
 
     #[test]
@@ -368,7 +376,10 @@ mod tests {
         assert!(waiting.iter().any(Option::is_none), "{waiting:?}");
         let client = Client::at(path, Duration::from_millis(20));
         let error = client.try_ask::<WorkersAnswer>(&Request::Workers(Empty {}));
-        assert!(matches!(error, Err(ClientError::TimedOut)), "{error:?}");
+        assert!(
+            matches!(error, Err(ClientError::TimedOut { .. })),
+            "{error:?}"
+        );
     }
 
     #[test]

@@ -1,21 +1,26 @@
 //! `fanfare reload`: reloads the configuration and reports the outcome.
 
 use std::io::Write;
+use std::time::Duration;
 
 use super::super::{Failure, print_error};
 use super::args::ReloadArgs;
 use super::client::{Client, ClientError};
 use super::print;
 use super::text::{escape, join};
+use fanfare::config::limits::{OPERATOR_RELOAD_MS, OPERATOR_STEP_MS};
 use fanfare::operator::answer::ReloadAnswer;
 use fanfare::operator::request::{Empty, Request};
+
+/// The time for the exchange. The server has answered before, unless it is stopped.
+const PATIENCE: Duration = Duration::from_millis(OPERATOR_RELOAD_MS + 2 * OPERATOR_STEP_MS);
 
 /// Reloads the configuration and prints the names of the keys that it concerns.
 ///
 /// # Errors
 /// Returns an error if the new configuration is refused, or if the server does not answer.
 pub(in crate::cli) fn run(args: &ReloadArgs, out: &mut dyn Write) -> Result<(), Failure> {
-    let client = Client::new(&args.socket)?;
+    let client = Client::new(&args.socket)?.patient(PATIENCE);
     match client.try_ask::<ReloadAnswer>(&Request::Reload(Empty {})) {
         Ok(answer) => print(&outcome(&answer.content), out),
         Err(ClientError::Refused(problems)) => {

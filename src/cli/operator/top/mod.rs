@@ -198,7 +198,8 @@ mod tests {
     }
 
     fn refused() -> Result<Box<TopAnswer>, ClientError> {
-        Err(io::Error::from(io::ErrorKind::ConnectionRefused).into())
+        let error = io::ErrorKind::ConnectionRefused.into();
+        Err(ClientError::NoServer { error })
     }
 
     #[test]

@@ -1,0 +1,109 @@
+//! Reads the files of a new configuration, and puts the configuration into use.
+//!
+//! Reading may wait for FIFOs, so it happens in a [`ReloadReader`], which any thread can use while
+//! the server runs. If there is a problem, nothing changes.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::Server;
+use super::credentials::{Credentials, Material};
+use crate::config::Config;
+use crate::config::changes::Reloaded;
+use crate::config::problem::Origins;
+use crate::config::validate::Invalid;
+
+/// Reads the certificates and keys of a new configuration. Belongs to the configuration in use when
+/// it was created.
+#[derive(Debug)]
+pub struct ReloadReader {
+    config: Arc<Config>,
+    credentials: Credentials,
+}
+
+/// A new configuration that can be used, with the content of its files.
+#[derive(Debug)]
+pub struct ReadReload {
+    reloaded: Reloaded,
+    material: Material,
+    latest: Config,
+}
+
+impl ReloadReader {
+    /// Checks the `latest` configuration, and reads its certificates and keys.
+    ///
+    /// # Errors
+    /// Returns an entry for each file that cannot be read or used, and for each new value that
+    /// contradicts a value which needs a restart.
+    pub fn read(&self, latest: Config) -> Result<ReadReload, Vec<Invalid>> {
+        let reloaded = self.config.reloaded(&latest).map_err(|found| vec![found])?;
+        reloaded.config.validate()?;
+        let material = self.credentials.read(&reloaded.config)?;
+        Ok(ReadReload {
+            reloaded,
+            material,
+            latest,
+        })
+    }
+}
+
+impl Server {
+    /// Returns a reader for the next reload.
+    #[must_use]
+    pub fn reload_reader(&self) -> ReloadReader {
+        ReloadReader {
+            config: Arc::clone(&self.config),
+            credentials: self.credentials.clone(),
+        }
+    }
+
+    /// Uses the values of a new configuration that a running server can change, and its
+    /// certificates and keys for new connections and tokens. Operators see the configuration with
+    /// its `origins`. Returns the keys that have changed, and the keys that need a restart. `read`
+    /// must be from a reader that was created after the previous call.
+    pub fn apply_reload(&mut self, read: ReadReload, origins: &Origins) -> Reloaded {
+        let ReadReload {
+            reloaded,
+            material,
+            latest,
+        } = read;
+        self.credentials.replace(material);
+        let level = &reloaded.config.logging.level;
+        if *level != self.config.logging.level {
+            self.operators.set_log_level(level);
+        }
+        self.config = Arc::new(reloaded.config.clone());
+        self.set_limits();
+        for worker in &self.workers {
+            worker.mailbox.order_config(Arc::clone(&self.config));
+        }
+        self.operators.set_config(&self.config, &latest, origins);
+        self.note_reload(true);
+        reloaded
+    }
+
+    /// Counts a failed reload in the metrics.
+    pub fn note_failed_reload(&self) {
+        self.note_reload(false);
+    }
+
+    /// Applies the limits of the configuration that no worker owns.
+    fn set_limits(&mut self) {
+        let (figures, limits) = (&self.figures, &self.config.limits);
+        figures.config.replace(Arc::clone(&self.config));
+        figures.log.set_channels_max(limits);
+        if let Some(sources) = &figures.guard.sources {
+            sources.set_limits(limits);
+        }
+        if let Some(silent) = &figures.guard.silent {
+            silent.set_most(limits.pending_conns);
+        }
+        self.memory_watch.set_limit(limits.memory_bytes);
+    }
+
+    fn note_reload(&self, is_success: bool) {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let unix_s = since.map_or(0, |since| since.as_secs());
+        self.figures.reloads.note(is_success, unix_s);
+    }
+}
