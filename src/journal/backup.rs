@@ -2,10 +2,11 @@
 //!
 //! The copy has all records up to the last one that was written when the backup began. Records do
 //! not change after they were written, so the backup needs no snapshot and the server writes on. A
-//! backup reads a part of the records at a time and appends them to a new store. The state is
-//! written last: a store without a state is refused, so an incomplete copy cannot be used. The copy
-//! is durable before the backup reports its end. The state says that the store is a backup, so
-//! every start from it begins a new epoch.
+//! backup reads a part of the records at a time and appends them to a new store. While the copy is
+//! incomplete, its directory has the file `incomplete-backup`. A start and `fanfare journal check`
+//! refuse such a directory, which a killed server leaves behind. The copy is durable before this
+//! file is removed. The state says that the store is a backup, so every start from it begins a new
+//! epoch.
 //!
 //! Old records may be removed from the journal before the backup has read them. Then the server
 //! does not need them, and the copy begins with later records.
@@ -13,13 +14,13 @@
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, ErrorKind};
 use std::ops::ControlFlow;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::engine::{Batch, Engine, EngineError, Opener as _, PartEnd};
-use super::folder::Folder;
+use super::folder::{Folder, INCOMPLETE, LOCK, MARK, STORE, UNFINISHED};
 use super::lsm::LsmOpener;
 use super::record;
 use super::source::Source;
@@ -118,10 +119,9 @@ impl Backups {
             let path = to.to_path_buf();
             BackupError::Refused { path, problem }
         })?;
-        let backup = self.fill(&target.path, is_cancelled);
+        let backup = self.fill(target, is_cancelled);
         match &backup {
             Ok(backup) => {
-                target.keep();
                 tracing::info!(
                     to = %to.display(),
                     last = %backup.last,
@@ -142,27 +142,32 @@ impl Backups {
         self.source.wait();
     }
 
-    fn fill(&self, to: &Path, is_cancelled: &dyn Fn() -> bool) -> Result<Backup, BackupError> {
-        let folder = Folder::take(to).map_err(BackupError::Target)?;
+    fn fill(&self, to: Target, is_cancelled: &dyn Fn() -> bool) -> Result<Backup, BackupError> {
+        let folder = Folder::take_incomplete(&to.path).map_err(BackupError::Target)?;
         let store = LsmOpener::new(folder).open().map_err(BackupError::Target)?;
         let backup = copy(&self.source, store.as_ref(), is_cancelled)?;
         drop(store);
-        make_durable(to).map_err(|error| BackupError::Target(error.into()))?;
+        let completed = to.complete();
+        completed.map_err(|error| BackupError::Target(error.into()))?;
         Ok(backup)
     }
 }
 
-/// The directory of a backup. It is removed on drop, unless the backup is complete.
+/// The directory of a backup. Unless the backup is complete, all that it has created is removed on
+/// drop. Files that others have put into the directory stay.
 #[derive(Debug)]
 struct Target {
     path: PathBuf,
-    /// Whether the directory did not exist.
-    is_new: bool,
+    /// The permissions of the directory, if it existed before.
+    before: Option<Permissions>,
+    /// Whether the directory has the file [`INCOMPLETE`] of this backup, and no backup of another
+    /// server.
+    is_claimed: bool,
     is_complete: bool,
 }
 
 impl Target {
-    /// Creates the directory `to`, or checks that it is empty.
+    /// Creates the directory `to`, or checks that it is empty, and marks it as incomplete.
     fn prepare(journal: &Path, to: &Path) -> Result<Self, Refusal> {
         let (Some(parent), Some(name), true) = (to.parent(), to.file_name(), to.is_absolute())
         else {
@@ -177,64 +182,98 @@ impl Target {
         if path.starts_with(fs::canonicalize(journal)?) {
             return Err(Refusal::Inside);
         }
-        let is_new = match DirBuilder::new().mode(0o700).create(&path) {
-            Ok(()) => true,
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => false,
-            Err(error) => return Err(error.into()),
-        };
-        if !fs::symlink_metadata(&path)?.is_dir() {
-            return Err(Refusal::NotDirectory);
-        }
-        if fs::read_dir(&path)?.next().is_some() {
-            return Err(Refusal::NotEmpty);
-        }
-        fs::set_permissions(&path, Permissions::from_mode(0o700))?;
-        Ok(Self {
+        let mut target = Self {
+            before: create(&path)?,
             path,
-            is_new,
+            is_claimed: false,
             is_complete: false,
-        })
+        };
+        target.claim()?;
+        File::open(parent)?.sync_all()?;
+        Ok(target)
     }
 
-    fn keep(mut self) {
+    /// Creates the file that marks the directory as incomplete.
+    fn claim(&mut self) -> Result<(), Refusal> {
+        let mut options = File::options();
+        options.write(true).create_new(true).mode(0o600);
+        match options.open(self.path.join(INCOMPLETE)) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                return Err(Refusal::NotEmpty);
+            }
+            outcome => outcome?.sync_all()?,
+        }
+        self.is_claimed = true;
+        for entry in fs::read_dir(&self.path)? {
+            if entry?.file_name() != INCOMPLETE {
+                return Err(Refusal::NotEmpty);
+            }
+        }
+        fs::set_permissions(&self.path, Permissions::from_mode(0o700))?;
+        Ok(File::open(&self.path)?.sync_all()?)
+    }
+
+    /// Makes the copy durable, and removes the file that marks it as incomplete. Only the owner may
+    /// read the copy afterwards, wherever it is moved.
+    fn complete(mut self) -> io::Result<()> {
+        sync_all(&self.path)?;
+        fs::remove_file(self.path.join(INCOMPLETE))?;
+        File::open(&self.path)?.sync_all()?;
         self.is_complete = true;
+        Ok(())
+    }
+
+    /// Removes what the backup has created. The file that marks the directory as incomplete is the
+    /// last one: if something stays, the directory is still refused.
+    fn remove(&self) -> io::Result<()> {
+        if self.is_claimed {
+            for name in [STORE, UNFINISHED] {
+                unless_missing(fs::remove_dir_all(self.path.join(name)))?;
+            }
+            for name in [LOCK, MARK, INCOMPLETE] {
+                unless_missing(fs::remove_file(self.path.join(name)))?;
+            }
+        }
+        match &self.before {
+            Some(before) if fs::metadata(&self.path)?.permissions() == *before => Ok(()),
+            Some(before) => fs::set_permissions(&self.path, before.clone()),
+            None => fs::remove_dir(&self.path),
+        }
     }
 }
 
 impl Drop for Target {
     fn drop(&mut self) {
-        if self.is_complete {
-            return;
-        }
-        let removed = match self.is_new {
-            true => fs::remove_dir_all(&self.path),
-            false => remove_contents(&self.path),
-        };
-        if let Err(error) = removed {
+        if !self.is_complete
+            && let Err(error) = self.remove()
+        {
             let path = self.path.display();
             tracing::warn!(%path, %error, "cannot remove the incomplete backup: remove it");
         }
     }
 }
 
-fn remove_contents(path: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(path)? {
-        let entry = entry?;
-        match entry.file_type()?.is_dir() {
-            true => fs::remove_dir_all(entry.path())?,
-            false => fs::remove_file(entry.path())?,
-        }
+/// Creates a directory. If there is an empty one, returns its permissions.
+fn create(path: &Path) -> Result<Option<Permissions>, Refusal> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => return Ok(None),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(error.into()),
     }
-    Ok(())
+    let found = fs::symlink_metadata(path)?;
+    if !found.is_dir() {
+        return Err(Refusal::NotDirectory);
+    }
+    if fs::read_dir(path)?.next().is_some() {
+        return Err(Refusal::NotEmpty);
+    }
+    Ok(Some(found.permissions()))
 }
 
-/// Makes a backup durable, with its entry in the directory above. Only its owner may read it
-/// afterwards, wherever it is moved.
-fn make_durable(path: &Path) -> io::Result<()> {
-    sync_all(path)?;
-    match path.parent() {
-        Some(parent) => File::open(parent)?.sync_all(),
-        None => Ok(()),
+fn unless_missing(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        outcome => outcome,
     }
 }
 
@@ -415,6 +454,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread;
 
+    use super::super::check::{CheckError, check};
     use super::super::epochs::Epochs;
     use super::super::on_disk::{append, copied, id, open};
     use super::super::record_writer::RecordWriter;
@@ -515,6 +555,67 @@ mod tests {
                 paths.extend(fs::read_dir(path).unwrap().map(|one| one.unwrap().path()));
             }
         }
+    }
+
+    #[test]
+    fn interrupted_backup_is_refused_by_a_start_and_a_check() {
+        let place = tempfile::tempdir().unwrap();
+        let journal = place.path().join("journal");
+        let (mut writer, _, _) = open(&journal, 7);
+        append(&mut writer, 3);
+        for steps in 0..4 {
+            let to = place.path().join(steps.to_string());
+            let target = Target::prepare(&journal, &to).unwrap();
+            if steps > 0 {
+                let folder = Folder::take_incomplete(&to).unwrap();
+                if steps > 1 {
+                    let store = LsmOpener::new(folder).open().unwrap();
+                    if steps > 2 {
+                        copy(writer.source(), store.as_ref(), NEVER).unwrap();
+                    }
+                }
+            }
+            // The process is killed.
+            let _leaked = std::mem::ManuallyDrop::new(target);
+            let refused = Folder::take(&to).unwrap_err();
+            assert!(matches!(refused, EngineError::Incomplete), "{refused}");
+            let refused = check(&to).unwrap_err();
+            assert!(
+                matches!(refused, CheckError::Refused(EngineError::Incomplete)),
+                "{refused}"
+            );
+            let again = backups(&writer, &journal).run(&to, NEVER).unwrap_err();
+            assert!(again.to_string().contains("not empty"), "{again}");
+        }
+    }
+
+    #[test]
+    fn foreign_files_in_the_directory_of_a_failed_backup_stay() {
+        let place = tempfile::tempdir().unwrap();
+        let journal = place.path().join("journal");
+        let (mut writer, _, _) = open(&journal, 7);
+        append(&mut writer, 3);
+        let (new, empty) = (place.path().join("new"), place.path().join("empty"));
+        fs::create_dir(&empty).unwrap();
+        let mode = Permissions::from_mode(0o755);
+        fs::set_permissions(&empty, mode).unwrap();
+        for to in [&new, &empty] {
+            let cancelled = backups(&writer, &journal).run(to, &|| {
+                fs::write(to.join("mine"), "mine").unwrap();
+                fs::create_dir_all(to.join("others/store")).unwrap();
+                true
+            });
+            let cancelled = cancelled.unwrap_err();
+            assert!(matches!(cancelled, BackupError::Cancelled), "{cancelled}");
+            let mut names: Vec<_> = fs::read_dir(to)
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name())
+                .collect();
+            names.sort();
+            assert_eq!(names, ["mine", "others"]);
+            assert!(to.join("others/store").exists());
+        }
+        assert_eq!(fs::metadata(&empty).unwrap().mode() & 0o777, 0o755);
     }
 
     #[test]

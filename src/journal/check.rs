@@ -120,6 +120,7 @@ pub enum CheckError {
 pub fn check(path: &Path) -> Result<Report, CheckError> {
     fs::read_dir(path).map_err(CheckError::Unreadable)?;
     let _lock = lock(path)?;
+    folder::check_complete(path).map_err(refused)?;
     let has_store = path.join(STORE).try_exists();
     if !has_store.map_err(CheckError::Unreadable)? {
         return Err(CheckError::None);
@@ -387,6 +388,38 @@ mod tests {
         assert!(report(&copy).is_copy);
         fs::remove_file(path.join(MARK)).unwrap();
         assert!(report(&path).is_copy);
+    }
+
+    #[test]
+    fn copy_that_was_interrupted_is_refused_or_has_a_hole() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("journal");
+        let (mut writer, _, _) = open(&path, 7);
+        (0..9).for_each(|_| append(&mut writer, 100));
+        writer.close().unwrap();
+        for mark in [None, Some(0)] {
+            let copy = copied(&path, &format!("{mark:?}"));
+            fs::remove_file(copy.join(MARK)).unwrap();
+            if mark.is_some() {
+                fs::write(copy.join(MARK), "").unwrap();
+            }
+            assert!(report(&copy).is_intact(), "it was stopped cleanly");
+            let log = copy.join("store/0.jnl");
+            let whole = fs::read(&log).unwrap();
+            let written = whole.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+            fs::write(&log, &whole[..written - 1000]).unwrap();
+            let found = report(&copy);
+            assert!(!found.is_intact() && found.is_copy, "{found:?}");
+            for is_empty in [true, false] {
+                if is_empty {
+                    fs::write(&log, "").unwrap();
+                } else {
+                    fs::remove_file(&log).unwrap();
+                }
+                let refused = refusal(&copy).to_string();
+                assert!(refused.contains("its state is missing"), "{refused}");
+            }
+        }
     }
 
     #[test]

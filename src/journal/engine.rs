@@ -35,6 +35,12 @@ pub enum EngineError {
     /// The disk is full. The failed operation was a write, not a sync.
     #[error("the disk is full")]
     Full,
+    /// The directory is a backup that was interrupted.
+    #[error(
+        "it is an incomplete backup: the backup was interrupted, so publications are missing. \
+         Name a complete backup, or remove the directory"
+    )]
+    Incomplete,
     /// Another process has locked the store.
     #[error("it is in use by another server")]
     InUse,
@@ -69,7 +75,10 @@ impl EngineError {
     /// Whether every later start fails until the operator changes the directory.
     #[must_use]
     pub fn is_lasting(&self) -> bool {
-        matches!(self, Self::Damaged(_) | Self::Foreign(_) | Self::Version)
+        matches!(
+            self,
+            Self::Damaged(_) | Self::Foreign(_) | Self::Incomplete | Self::Version
+        )
     }
 
     /// Whether a file or directory was removed or replaced after it was opened.
@@ -88,6 +97,7 @@ impl EngineError {
             Self::Broken
             | Self::Damaged(_)
             | Self::Foreign(_)
+            | Self::Incomplete
             | Self::InUse
             | Self::Removed(_)
             | Self::TooLong
@@ -202,11 +212,11 @@ pub trait Engine: Debug + Send + Sync {
     fn put_state(&self, state: &[u8]) -> Result<(), EngineError>;
 
     /// Returns the mark, which is stored separately from the records. The mark contains the highest
-    /// sequence number known to be assigned.
+    /// sequence number known to be assigned. `None` if it is missing, as in an incomplete copy.
     ///
     /// # Errors
     /// Returns the error of the system call.
-    fn mark(&self) -> Result<Mark, EngineError>;
+    fn mark(&self) -> Result<Option<Mark>, EngineError>;
 
     /// Replaces the mark, which contains the highest sequence number known to be assigned. The new
     /// mark is not lost if the process is killed.

@@ -263,8 +263,8 @@ impl Engine for FakeEngine {
         })
     }
 
-    fn mark(&self) -> Result<Mark, EngineError> {
-        Ok(self.0.0.lock().unwrap().mark)
+    fn mark(&self) -> Result<Option<Mark>, EngineError> {
+        Ok(Some(self.0.0.lock().unwrap().mark))
     }
 
     fn put_mark(&self, mark: Mark) -> Result<(), EngineError> {

@@ -5,7 +5,8 @@
 //! journal would destroy the journal. The directory `store` contains the store. It is created under
 //! another name, and is renamed when it is complete. So a killed server cannot leave an incomplete
 //! store. A directory that contains other files but no store is foreign, and no new journal is
-//! created in it. [`Folder::check`] checks whether the files still exist.
+//! created in it. A backup that is not complete has the file `incomplete-backup`, and is refused.
+//! [`Folder::check`] checks whether the files still exist.
 
 use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -19,6 +20,7 @@ use rustix::fs::{FlockOperation, flock};
 use super::engine::EngineError;
 use super::files::{StoreFiles, expect_present, expect_same};
 use super::state::{Mark, Place};
+use crate::id::Sequence;
 use crate::sys::directory;
 use crate::sys::inode::Inode;
 use crate::sys::regular;
@@ -27,10 +29,13 @@ use crate::sys::regular;
 pub(super) const LOCK: &str = "lock";
 /// The file with the mark: the highest sequence number known to be assigned.
 pub(super) const MARK: &str = "mark";
+/// A backup creates this file first and removes it last. So a directory with this file is an
+/// incomplete backup.
+pub(super) const INCOMPLETE: &str = "incomplete-backup";
 /// The store's directory.
 pub(super) const STORE: &str = "store";
 /// The name of the store's directory while the store is being created.
-const UNFINISHED: &str = "unfinished";
+pub(super) const UNFINISHED: &str = "unfinished";
 /// The directory `lost+found`, which some file systems have in their root. A new journal can be
 /// created in a directory that contains it.
 const LOST_AND_FOUND: &str = "lost+found";
@@ -63,6 +68,18 @@ impl Folder {
         examine(path)?;
         let mut builder = DirBuilder::new();
         builder.recursive(true).mode(0o700).create(path)?;
+        Self::lock(path)
+    }
+
+    /// Locks the directory of a backup that is not complete yet. [`Folder::take`] refuses it.
+    ///
+    /// # Errors
+    /// Returns an error if another process has locked the directory, or if a system call fails.
+    pub(super) fn take_incomplete(path: &Path) -> Result<Self, EngineError> {
+        Self::lock(path)
+    }
+
+    fn lock(path: &Path) -> Result<Self, EngineError> {
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).read(true).write(true);
         options.mode(0o600);
@@ -145,8 +162,23 @@ impl Folder {
         }
         DirBuilder::new().mode(0o700).create(&unfinished)?;
         make(&unfinished)?;
+        self.reset_mark()?;
         std::fs::rename(&unfinished, store)?;
         Ok(File::open(&self.path)?.sync_all()?)
+    }
+
+    /// Writes the mark of a new store, before the store gets its name. So a store without a mark is
+    /// a part of a copy.
+    fn reset_mark(&self) -> Result<(), EngineError> {
+        let last = self.mark()?.unwrap_or_default().sequence;
+        if last > Sequence::ZERO {
+            tracing::warn!(
+                last = last.0,
+                "the journal's publications were removed: a new journal begins, with a new epoch"
+            );
+        }
+        self.put_mark(Mark::default())?;
+        self.sync_mark()
     }
 
     /// Returns the number of free bytes in the file system; `u64::MAX` if it is unknown.
@@ -164,21 +196,23 @@ impl Folder {
         Ok(place_of(&self.mark.metadata()?))
     }
 
-    /// Reads the mark, which contains the highest sequence number known to be assigned. Returns the
-    /// default if the mark was never written.
+    /// Reads the mark, which contains the highest sequence number known to be assigned. Returns
+    /// `None` if the mark was never written.
     ///
     /// # Errors
     /// Returns an error if a system call fails or if the file is not a mark.
-    pub fn mark(&self) -> Result<Mark, EngineError> {
+    pub fn mark(&self) -> Result<Option<Mark>, EngineError> {
         let mut bytes = [0; Mark::BYTES];
         match self.mark.read_exact_at(&mut bytes, 0) {
             Ok(()) => {}
             // The file is written with one call. So if the file is shorter than a mark, no mark was
             // ever written.
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(Mark::default()),
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(None),
             Err(error) => return Err(error.into()),
         }
-        Mark::decode(&bytes).ok_or_else(|| EngineError::Damaged(format!("file {MARK}")))
+        let mark = Mark::decode(&bytes);
+        let mark = mark.ok_or_else(|| EngineError::Damaged(format!("file {MARK}")))?;
+        Ok(Some(mark))
     }
 
     /// Replaces the mark, which contains the highest sequence number known to be assigned.
@@ -248,6 +282,7 @@ fn open(path: &Path, name: &str, options: &mut OpenOptions) -> Result<File, Engi
 
 /// Returns an error for a foreign or damaged directory. Called before any file is changed.
 pub(super) fn check(path: &Path) -> Result<(), EngineError> {
+    check_complete(path)?;
     let store = path.join(STORE);
     if !store.try_exists()? {
         let ours = [LOCK, MARK, UNFINISHED, LOST_AND_FOUND];
@@ -267,6 +302,15 @@ pub(super) fn check(path: &Path) -> Result<(), EngineError> {
         let log = name.strip_suffix(".jnl");
         log.is_none_or(|number| is_number(number) && store.join(name).is_file())
     })
+}
+
+/// Returns an error for the directory of an incomplete backup.
+pub(super) fn check_complete(path: &Path) -> Result<(), EngineError> {
+    match std::fs::symlink_metadata(path.join(INCOMPLETE)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error.into()),
+        Ok(_) => Err(EngineError::Incomplete),
+    }
 }
 
 fn missing(name: &str) -> EngineError {
@@ -293,7 +337,6 @@ mod tests {
     use rustix::fs::{CWD, FileType, Mode, mknodat};
 
     use super::*;
-    use crate::id::Sequence;
 
     fn make(path: &Path) -> Result<(), EngineError> {
         std::fs::create_dir(path.join(KEYSPACES))?;
@@ -330,7 +373,7 @@ mod tests {
     fn mark_is_the_one_that_was_put_last() {
         let place = tempfile::tempdir().unwrap();
         let folder = Folder::take(place.path()).unwrap();
-        assert_eq!(folder.mark().unwrap(), Mark::default());
+        assert_eq!(folder.mark().unwrap(), None);
         for sequence in [7, 9] {
             let mark = Mark {
                 sequence: Sequence(sequence),
@@ -338,7 +381,7 @@ mod tests {
             };
             folder.put_mark(mark).unwrap();
             folder.sync_mark().unwrap();
-            assert_eq!(folder.mark().unwrap(), mark);
+            assert_eq!(folder.mark().unwrap(), Some(mark));
         }
         std::fs::write(place.path().join(MARK), [0; Mark::BYTES]).unwrap();
         let refused = folder.mark().unwrap_err();

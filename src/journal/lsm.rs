@@ -318,7 +318,7 @@ impl Engine for Lsm {
         Ok(self.database.persist(PersistMode::SyncAll)?)
     }
 
-    fn mark(&self) -> Result<Mark, EngineError> {
+    fn mark(&self) -> Result<Option<Mark>, EngineError> {
         self.on_close.folder.mark()
     }
 

@@ -62,16 +62,20 @@ pub fn open(
     Ok(RecordWriter::new(opener, settings, found))
 }
 
-/// Returns the state and the mark of a store; `None` if the store is new.
+/// Returns the state and the mark of a store; `None` if the store is new. Only the state and the
+/// chunks of a new store are missing. Its mark is written before the store gets its name.
 ///
 /// # Errors
-/// Returns an error if the store has records but no state, or if the state is of another version.
-pub(super) fn read_state(engine: &dyn Engine) -> Result<Option<(State, Mark)>, EngineError> {
+/// Returns an error if a store that is not new has no state, or if the state is of another version.
+pub(super) fn read_state(
+    engine: &dyn Engine,
+) -> Result<Option<(State, Option<Mark>)>, EngineError> {
     let Some(bytes) = engine.state()? else {
-        return match engine.chunks()?.is_empty() {
+        let is_new = engine.mark()? == Some(Mark::default()) && engine.chunks()?.is_empty();
+        return match is_new {
             true => Ok(None),
             false => Err(EngineError::Damaged(String::from(
-                "its state is missing, as in an incomplete backup",
+                "its state is missing, as in an incomplete copy",
             ))),
         };
     };
@@ -83,7 +87,7 @@ pub(super) fn read_state(engine: &dyn Engine) -> Result<Option<(State, Mark)>, E
 #[derive(Debug)]
 pub(super) struct Contents {
     pub(super) state: State,
-    pub(super) mark: Mark,
+    pub(super) mark: Option<Mark>,
     /// The last number that was read or skipped.
     pub(super) last: Option<Sequence>,
     /// The number after which a start continues. Numbers from `last` to this number may have been
@@ -107,7 +111,7 @@ impl Contents {
 /// Returns an error if the store is damaged, or if a system call fails.
 pub(super) fn read(
     engine: &dyn Engine,
-    (state, mark): (State, Mark),
+    (state, mark): (State, Option<Mark>),
     boot: BootId,
     each: &mut dyn FnMut(ReplayEvent<'_>),
 ) -> Result<Contents, EngineError> {
@@ -122,7 +126,7 @@ pub(super) fn read(
     let (last, chunks) = (reader.last, reader.chunks);
     let head = match last {
         Some(last) if !state.may_have_lost(Some(last), mark, boot) => last,
-        Some(_) | None => state.ceiling.max(mark.sequence),
+        Some(_) | None => state.ceiling.max(mark.unwrap_or_default().sequence),
     };
     let after = last.unwrap_or_default();
     if after != head {
@@ -138,22 +142,13 @@ pub(super) fn read(
     })
 }
 
-/// Creates the state of a new journal. From then on, a store with chunks but without a state is
-/// damaged.
+/// Creates the state of a new journal.
 fn create(
     engine: &dyn Engine,
     settings: Settings,
     epoch: Epoch,
-) -> Result<(State, Mark), EngineError> {
-    let mark = engine.mark()?;
-    if mark.sequence > Sequence::ZERO {
-        tracing::warn!(
-            last = mark.sequence.0,
-            "the journal's publications were removed: a new journal was begun, with a new epoch"
-        );
-    } else {
-        tracing::info!("a new journal was begun: there was none");
-    }
+) -> Result<(State, Option<Mark>), EngineError> {
+    tracing::info!("a new journal was begun: there was none");
     let state = State {
         epochs: Epochs::new(epoch),
         ceiling: Sequence::ZERO,
@@ -162,12 +157,8 @@ fn create(
         boot: settings.boot,
         home: Home::At(engine.place()?),
     };
-    // The state is written before the mark. If the process is killed in between, the mark of the
-    // earlier journal remains. The next start then skips the numbers up to that mark, but loses
-    // nothing.
     engine.put_state(&state.encode())?;
-    engine.put_mark(Mark::default())?;
-    Ok((state, Mark::default()))
+    Ok((state, Some(Mark::default())))
 }
 
 /// Prepares the store for this run. Begins a new chunk if the last chunk cannot be continued. The
@@ -196,7 +187,7 @@ fn prepare(
             Chunk::new(head.next())
         }
     };
-    let has_unsynced = mark.has_unsynced && state.boot == settings.boot;
+    let has_unsynced = mark.is_some_and(|mark| mark.has_unsynced) && state.boot == settings.boot;
     engine.put_mark(Mark {
         sequence: head,
         has_unsynced,

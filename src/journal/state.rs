@@ -169,14 +169,16 @@ impl State {
     /// Whether numbers above `last` may have been assigned and lost. `last` is the last number in
     /// the store.
     #[must_use]
-    pub fn may_have_lost(&self, last: Option<Sequence>, mark: Mark, boot: BootId) -> bool {
+    pub fn may_have_lost(&self, last: Option<Sequence>, mark: Option<Mark>, boot: BootId) -> bool {
         let Some(last) = last else { return true };
-        if last < mark.sequence {
+        if mark.is_some_and(|mark| last < mark.sequence) {
             return true;
         }
         if let Some(clean) = self.clean {
             return last < clean;
         }
+        // A running server always has a mark. Without it, other files may be missing, too.
+        let Some(mark) = mark else { return true };
         // Without a reboot, no assigned number is lost: a batch is written before it is broadcast,
         // and a killed process does not lose written data.
         let is_unsure = self.sync != JournalSync::Always || mark.has_unsynced;
@@ -286,11 +288,11 @@ mod tests {
         }
     }
 
-    fn mark(sequence: u64) -> Mark {
-        Mark {
+    fn mark(sequence: u64) -> Option<Mark> {
+        Some(Mark {
             sequence: Sequence(sequence),
             has_unsynced: false,
-        }
+        })
     }
 
     #[test]
@@ -353,7 +355,7 @@ mod tests {
 
     #[test]
     fn mark_survives_encoding_and_damaged_bytes_are_refused() {
-        for one in [mark(0), mark(7), mark(u64::MAX)] {
+        for one in [mark(0), mark(7), mark(u64::MAX)].into_iter().flatten() {
             for has_unsynced in [false, true] {
                 let one = Mark {
                     has_unsynced,
@@ -386,10 +388,10 @@ mod tests {
             ..state()
         };
         assert!(!always.may_have_lost(last, mark(9), other));
-        let unsynced = Mark {
+        let unsynced = mark(9).map(|mark| Mark {
             has_unsynced: true,
-            ..mark(9)
-        };
+            ..mark
+        });
         assert!(always.may_have_lost(last, unsynced, other));
         assert!(!always.may_have_lost(last, unsynced, same));
         let clean = State {
@@ -398,6 +400,8 @@ mod tests {
         };
         assert!(!clean.may_have_lost(last, mark(9), other));
         assert!(clean.may_have_lost(Some(Sequence(8)), mark(0), other));
+        assert!(!clean.may_have_lost(last, None, other));
+        assert!(always.may_have_lost(last, None, same), "an incomplete copy");
     }
 
     #[test]

@@ -244,6 +244,9 @@ fn lost_state_is_an_error_and_an_empty_store_becomes_a_new_journal() {
         })
         .unwrap();
     drop(engine);
+    let error = start(&other, settings(JournalSync::Always, "x")).unwrap_err();
+    assert!(matches!(error, EngineError::Damaged(_)), "{error}");
+    other.open().unwrap().put_mark(Mark::default()).unwrap();
     let (record_writer, replay) = start(&other, settings(JournalSync::Always, "x")).unwrap();
     assert_eq!(
         (record_writer.head(), replay.lost_until),

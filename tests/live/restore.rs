@@ -426,3 +426,41 @@ fn backup_ends_when_the_command_or_the_server_ends() {
     assert!(is_settled(&to));
     assert_eq!(check(&folder.path().join("journal")).0, Some(0));
 }
+
+#[test]
+fn backup_of_a_killed_server_is_refused_by_a_check_and_a_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = folder.path().join("journal");
+    let mut running = server(folder.path(), &journal);
+    publish(&running, 1..=9, &mut Known::new());
+    // The backup may be complete before the server is killed. Then another backup is made.
+    let incomplete = (0..100).find_map(|number| {
+        let to = folder.path().join(number.to_string());
+        let marker = to.join("incomplete-backup");
+        let mut command = fanfare();
+        let command = command.args(["journal", "backup"]).arg(&to);
+        let command = command.env("FANFARE_FEED", &running.feed);
+        let command = command.stdout(Stdio::null()).stderr(Stdio::null());
+        let mut command = command.spawn().unwrap();
+        within("the begin of the backup", || {
+            (marker.exists() || command.try_wait().unwrap().is_some()).then_some(())
+        });
+        running.signal("KILL");
+        running.wait();
+        command.wait().unwrap();
+        if marker.exists() {
+            return Some(to);
+        }
+        running = server(folder.path(), &journal);
+        None
+    });
+    let to = incomplete.unwrap();
+    let (status, _, error) = check(&to);
+    assert_eq!(status, Some(1), "{error}");
+    assert!(error.contains("it is an incomplete backup"), "{error}");
+    let config = format!("[journal]\npath = {to:?}\n");
+    let started = Server::in_folder(folder.path(), "127.0.0.1:0", &config, &[]);
+    let (_, printed) = started.err().unwrap();
+    assert!(printed.contains("it is an incomplete backup"), "{printed}");
+    assert_eq!(value(&check(&journal).1, "publications"), "9");
+}

@@ -197,8 +197,8 @@ impl Engine for OpenDisk {
         })
     }
 
-    fn mark(&self) -> Result<Mark, EngineError> {
-        self.with(|inner| Ok(inner.mark))
+    fn mark(&self) -> Result<Option<Mark>, EngineError> {
+        self.with(|inner| Ok(Some(inner.mark)))
     }
 
     fn put_mark(&self, mark: Mark) -> Result<(), EngineError> {
