@@ -127,8 +127,7 @@ impl AccessLog {
     /// Whether a connection is in the sample. `draw` is a random number.
     #[must_use]
     pub fn is_sampled(&self, draw: u64) -> bool {
-        let part = self.sample.of(u64::MAX);
-        part == u64::MAX || draw < part
+        self.sample.contains(draw)
     }
 
     /// Queues a line, or drops and counts the line if the queue is full.

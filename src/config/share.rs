@@ -30,6 +30,13 @@ impl Share {
         let part = u128::from(amount) * u128::from(self.0) / u128::from(WHOLE);
         certain::to_u64(part)
     }
+
+    /// Whether a random number is in this part of all numbers.
+    #[must_use]
+    pub fn contains(self, draw: u64) -> bool {
+        // The comparison alone would leave out the largest number of the whole.
+        self == Self::WHOLE || draw < self.of(u64::MAX)
+    }
 }
 
 impl TryFrom<f64> for Share {
@@ -66,6 +73,19 @@ mod tests {
             assert_eq!((share.of(10), f64::from(share)), (of_ten, number));
         }
         assert_eq!(Share::try_from(1.0).unwrap().of(u64::MAX), u64::MAX);
+        for (number, contained) in [
+            (0.0, [false; 4]),
+            (0.5, [true, true, false, false]),
+            (1.0, [true; 4]),
+        ] {
+            let share = Share::try_from(number).unwrap();
+            let draws = [0, u64::MAX / 2 - 1, u64::MAX / 2, u64::MAX];
+            assert_eq!(
+                draws.map(|draw| share.contains(draw)),
+                contained,
+                "{number}"
+            );
+        }
         for number in [-0.1, 1.1, f64::NAN, f64::INFINITY] {
             assert!(Share::try_from(number).is_err(), "{number}");
         }

@@ -94,18 +94,15 @@ impl Tracer {
                 span: new_span_id(),
                 parent: Some(parent.span()),
             }),
-            None => self.is_drawn(fastrand::u64(..)).then(|| SpanContext {
-                trace: new_trace_id(),
-                span: new_span_id(),
-                parent: None,
-            }),
+            None => self
+                .sample
+                .contains(fastrand::u64(..))
+                .then(|| SpanContext {
+                    trace: new_trace_id(),
+                    span: new_span_id(),
+                    parent: None,
+                }),
         }
-    }
-
-    /// Whether a span without a parent is in the sample. `draw` is a random number.
-    fn is_drawn(&self, draw: u64) -> bool {
-        let part = self.sample.of(u64::MAX);
-        part == u64::MAX || draw < part
     }
 
     /// Queues a span that has ended, or drops and counts the span if the queue is full.

@@ -78,11 +78,6 @@ fn flag_of_the_parent_decides_and_otherwise_the_sample() {
     let (first, second) = (all.sample(None).unwrap(), all.sample(None).unwrap());
     assert_eq!(first.parent, None);
     assert_ne!(first.trace, second.trace);
-    let (half, _) = tracer(0.5, 1);
-    let draws = [0, u64::MAX / 2 - 9, u64::MAX / 2 + 9, u64::MAX];
-    let drawn = draws.map(|draw| half.is_drawn(draw));
-    assert_eq!(drawn, [true, true, false, false]);
-    assert!(all.is_drawn(u64::MAX) && !none.is_drawn(0));
 }
 
 #[test]
