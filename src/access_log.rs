@@ -20,7 +20,7 @@ use crate::config::limits::{ACCESS_LINES_MAX, LINES_STOP_MS};
 use crate::config::{AccessFormat, Logging, Share};
 use crate::frame::envelope::{push_display, push_json_string};
 use crate::id::ConnName;
-use crate::line_queue::{LineQueue, LineThread};
+use crate::line_queue::{LineQueue, LineThread, WholeLines};
 use crate::proxy::Source;
 use crate::traceparent::TraceId;
 
@@ -178,15 +178,15 @@ impl Drop for AccessLogThread {
 
 /// Passes lines to the writer of the log. A line that cannot be written is dropped and counted.
 struct CountFailures<W> {
-    writer: W,
+    writer: WholeLines<W>,
     failed: Arc<AtomicU64>,
     is_failing: bool,
 }
 
-impl<W> CountFailures<W> {
+impl<W: Write> CountFailures<W> {
     fn new(writer: W) -> Self {
         Self {
-            writer,
+            writer: WholeLines::new(writer),
             failed: Arc::default(),
             is_failing: false,
         }

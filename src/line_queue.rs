@@ -97,6 +97,52 @@ impl Write for LineQueue {
     }
 }
 
+/// Writes lines. If an error has cut a line, for example because a disk was full, the next line
+/// begins a new one. So a reader loses only the cut line.
+#[derive(Debug)]
+pub struct WholeLines<W> {
+    writer: W,
+    is_cut: bool,
+}
+
+impl<W: Write> WholeLines<W> {
+    /// Passes lines to `writer`, which must not keep written bytes in a buffer.
+    pub fn new(writer: W) -> Self {
+        let is_cut = false;
+        Self { writer, is_cut }
+    }
+
+    fn write_whole(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.writer.write(bytes) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    bytes = bytes.get(count..).unwrap_or_default();
+                    self.is_cut = !bytes.is_empty();
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Each call writes one line completely, or fails.
+impl<W: Write> Write for WholeLines<W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.is_cut {
+            self.write_whole(b"\n")?;
+        }
+        self.write_whole(line)?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush()
+    }
+}
+
 impl LineThread {
     /// Waits until all lines that were queued before the call are written. The wait takes at most
     /// the time `most`, because a full pipe may never be read. Returns false if some lines are not
@@ -173,6 +219,58 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    /// A writer that has room for some bytes, and is full after them.
+    struct Limited {
+        room: Arc<AtomicU64>,
+        written: Vec<u8>,
+    }
+
+    impl Write for Limited {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let room = usize::try_from(self.room.load(Ordering::Relaxed)).unwrap();
+            let count = room.min(bytes.len());
+            if count == 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.room.fetch_sub(count as u64, Ordering::Relaxed);
+            self.written.extend_from_slice(&bytes[..count]);
+            Ok(count)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn line_after_a_cut_line_begins_a_new_line() {
+        let room = Arc::<AtomicU64>::default();
+        let written = Vec::new();
+        let mut lines = WholeLines::new(Limited {
+            room: Arc::clone(&room),
+            written,
+        });
+        for (left, line, is_written) in [
+            (100, "1\n", true),
+            (0, "lost\n", false),
+            (100, "2\n", true),
+            (3, "cut\n", false),
+            (0, "lost\n", false),
+            // Only the end of the cut line is written.
+            (1, "lost\n", false),
+            (100, "3\n", true),
+        ] {
+            room.store(left, Ordering::Relaxed);
+            assert_eq!(
+                lines.write_all(line.as_bytes()).is_ok(),
+                is_written,
+                "{line}"
+            );
+        }
+        let text = String::from_utf8(lines.writer.written).unwrap();
+        assert_eq!(text, "1\n2\ncut\n3\n");
     }
 
     const LONG: Duration = Duration::from_secs(60);

@@ -16,7 +16,7 @@ use tracing_subscriber::{Registry, reload};
 
 use crate::config::limits::LINES_STOP_MS;
 use crate::config::{LogFormat, Logging};
-use crate::line_queue::{LineQueue, LineThread};
+use crate::line_queue::{LineQueue, LineThread, WholeLines};
 use problems::{LoggedProblem, Problems};
 
 /// The maximum number of lines in the queue.
@@ -116,7 +116,8 @@ fn log_level(level: &str) -> Option<LevelFilter> {
 /// # Errors
 /// Returns the error of the system if the thread cannot be started.
 pub fn start(logging: &Logging) -> io::Result<(Logs, LogHandle)> {
-    let (queue, thread) = LineQueue::start("fanfare-log", LINES_MAX, io::stderr())?;
+    let writer = WholeLines::new(io::stderr());
+    let (queue, thread) = LineQueue::start("fanfare-log", LINES_MAX, writer)?;
     let lines = queue.clone();
     let queue = move || queue.clone();
     let level = log_level(&logging.level);

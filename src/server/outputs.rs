@@ -1,13 +1,12 @@
 //! The access log and the spans: what workers and feed write about connections and publications,
 //! and the threads that export it.
 
-use std::io;
-
 use super::StartError;
 use crate::access_log::{AccessLog, AccessLogThread};
 use crate::config::Config;
 use crate::spans::{Exporter, Tracer};
 use crate::sys::clock::Clock;
+use crate::sys::standard_output::StandardOutput;
 
 /// The sending ends, which each worker gets.
 #[derive(Clone, Debug)]
@@ -31,7 +30,7 @@ impl Outputs {
         config: &Config,
         clock: Clock,
     ) -> Result<(Self, OutputThreads), StartError> {
-        let lines = AccessLog::start(&config.logging, io::stdout());
+        let lines = AccessLog::start(&config.logging, StandardOutput);
         let lines = lines.map_err(StartError::system("start the thread of the access log"))?;
         let (access_log, access_log_thread) = lines.unzip();
         let spans = Exporter::start(&config.tracing, clock).map_err(StartError::Spans)?;

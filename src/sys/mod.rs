@@ -20,6 +20,7 @@ pub mod regular;
 pub mod ring;
 pub mod signals;
 pub mod socket_file;
+pub mod standard_output;
 pub mod unacknowledged;
 pub mod usage;
 pub mod wake;
