@@ -5,7 +5,7 @@
 //! immediately. The files of a reload are read in a thread of their own, because they may be FIFOs.
 //! Meanwhile the main thread waits for signals and checks the workers.
 
-use std::io::{StdoutLock, Write as _};
+use std::io::StdoutLock;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -29,13 +29,16 @@ use fanfare::operator::answer::ReloadAnswer;
 use fanfare::server::reload::{ReadReload, ReloadReader};
 use fanfare::server::service::{self, ServiceManager};
 use fanfare::server::{Server, StartError, certificates};
-use fanfare::sys::{activation, memory, signals};
+use fanfare::sys::{activation, memory, signals, standard_output};
 
 /// The interval between checks of the workers if the service manager sets no watchdog.
 const WORKER_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// The maximum time for which the start waits until earlier log lines are written. Then it prints
 /// the line with `ready`.
 const START_LINES_WAIT: Duration = Duration::from_secs(1);
+/// The maximum time for which the start waits until the reader of standard output has made room for
+/// the line with `ready`.
+const READY_LINE_WAIT: Duration = Duration::from_secs(1);
 /// The interval between checks whether a drain has ended.
 const DRAIN_CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -92,7 +95,8 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
     // The warnings of the start are written to the log before the line with `ready` is printed. So
     // a program that waits for this line finds them in the log.
     logs.wait_until_written(START_LINES_WAIT);
-    announce(&server, &mut manager, stdout)?;
+    announce(&server, &mut manager, &stdout);
+    drop(stdout);
     let reloads = Reloads {
         args: Arc::new(args.clone()),
         file,
@@ -152,12 +156,9 @@ fn catch_signals() -> std::io::Result<Receiver<i32>> {
     Ok(receiver)
 }
 
-/// Prints the line with `ready`, notifies the service manager, and unlocks standard output.
-fn announce(
-    server: &Server,
-    manager: &mut ServiceManager,
-    mut stdout: StdoutLock<'_>,
-) -> Result<(), Failure> {
+/// Notifies the service manager and prints the line with `ready`. The server runs even if the line
+/// cannot be printed, because it needs no output to serve clients.
+fn announce(server: &Server, manager: &mut ServiceManager, stdout: &StdoutLock<'_>) {
     let clients: String = server
         .addresses()
         .iter()
@@ -174,9 +175,12 @@ fn announce(
         server.worker_count()
     );
     manager.notify_ready(&line);
-    writeln!(stdout, "{line}")
-        .and_then(|()| stdout.flush())
-        .map_err(Failure::of_output)
+    if let Err(error) = standard_output::write_line(stdout, &line, READY_LINE_WAIT) {
+        tracing::warn!(
+            %error,
+            "cannot print the line with `ready` to standard output; the server runs"
+        );
+    }
 }
 
 /// The sources of the configuration, and the reload that is under way.

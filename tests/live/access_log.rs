@@ -322,10 +322,7 @@ impl Drop for Started {
 #[test]
 fn ready_line_precedes_the_lines_of_requests_that_arrive_during_the_start() {
     // The pipe of the log is full, so the start waits before it prints the line with `ready`.
-    let (_log, mut errors) = io::pipe().unwrap();
-    fcntl_setfl(&errors, OFlags::NONBLOCK).unwrap();
-    while errors.write(&[b'\n'; 512]).is_ok() {}
-    fcntl_setfl(&errors, OFlags::empty()).unwrap();
+    let (_log, errors) = full_pipe();
     let folder = tempfile::tempdir().unwrap();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut command = Command::new("python3");
@@ -416,5 +413,41 @@ fn reader_of_the_access_log_that_is_stuck_does_not_delay_the_end_of_the_server()
             let lost = log.matches("lines of the access log are lost").count();
             assert_eq!(lost, 1, "{log}");
         }
+    }
+}
+
+/// A pipe that is full and that nothing reads, until the first end is dropped.
+fn full_pipe() -> (io::PipeReader, io::PipeWriter) {
+    let (reader, mut writer) = io::pipe().unwrap();
+    fcntl_setfl(&writer, OFlags::NONBLOCK).unwrap();
+    while writer.write(&[b'\n'; 512]).is_ok() {}
+    fcntl_setfl(&writer, OFlags::empty()).unwrap();
+    (reader, writer)
+}
+
+#[test]
+fn server_whose_ready_line_cannot_be_printed_runs_and_warns() {
+    let full_disk = || fs::File::options().write(true).open("/dev/full").unwrap();
+    let (_unread, stuck) = full_pipe();
+    let (reader, without_reader) = io::pipe().unwrap();
+    drop(reader);
+    let outputs: [Stdio; 3] = [full_disk().into(), without_reader.into(), stuck.into()];
+    for stdout in outputs {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("stderr.txt");
+        let stderr = fs::File::create(&log).unwrap();
+        let mut process = unread(folder.path(), stdout, stderr.into());
+        within("the warning", || {
+            let log = fs::read_to_string(&log).unwrap();
+            log.contains("cannot print the line with `ready`")
+                .then_some(())
+        });
+        let mut feeder = Feeder::connect(&folder.path().join("feed.sock"));
+        feeder.send(&json!({"channel": "a", "data": 1, "ack": true}));
+        assert_eq!(feeder.answer()["ok"], true);
+        drop(feeder);
+        Process(process.0.id()).signal("TERM");
+        let status = within("the end", || process.0.try_wait().unwrap());
+        assert!(status.success(), "{status}");
     }
 }
