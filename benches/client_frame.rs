@@ -94,7 +94,7 @@ fn handle(mut bytes: Vec<u8>, envelope: Envelope, compression: Compression, lent
         head: id,
         date: "",
         is_trusted: false,
-        is_logged: false,
+        is_observed: false,
         drain: None,
         config: &lent.config,
         metrics: &lent.metrics,

@@ -39,8 +39,8 @@ pub struct Context<'a> {
     pub date: &'a str,
     /// Whether a trusted proxy opened the conn, and the conn accepts requests.
     pub is_trusted: bool,
-    /// Whether the access log records the conn.
-    pub is_logged: bool,
+    /// Whether the conn passes its requests to the access log or to the spans.
+    pub is_observed: bool,
     /// How long clients wait before they reconnect; `None` unless the server drains.
     pub drain: Option<ReconnectDelay>,
     /// The server's configuration.

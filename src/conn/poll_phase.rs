@@ -62,7 +62,7 @@ impl Conn {
         if !news.publications.is_empty() {
             self.outbox.append_answer(news.publications, TAIL);
         }
-        if context.is_logged {
+        if context.is_observed {
             context.ask(Effect::NoteAnswer(AnsweredRequest {
                 status: status.code(),
                 publications,

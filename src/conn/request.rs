@@ -60,7 +60,7 @@ impl Conn {
         let RequestRead::Request { length, answer } = read else {
             return self.keep(bytes, false);
         };
-        if context.is_logged {
+        if context.is_observed {
             note_request(bytes, &answer, context);
         }
         let rest = certain::skip_mut(bytes, length);
@@ -161,7 +161,7 @@ impl Conn {
             partial: Some(partial),
             ..
         } = &self.phase
-            && context.is_logged
+            && context.is_observed
             && let Some(logged) = http::logged(&partial.bytes, context.config)
         {
             context.ask(Effect::NoteRequest(Box::new(ReadRequest {
@@ -271,7 +271,7 @@ fn note_request(bytes: &[u8], answer: &Answer, context: &mut Context<'_>) {
 
 /// Passes a response without publications to the access log.
 fn note_response(response: &Response, reason: Option<CloseReason>, context: &mut Context<'_>) {
-    if !context.is_logged {
+    if !context.is_observed {
         return;
     }
     context.ask(Effect::NoteAnswer(AnsweredRequest {

@@ -14,7 +14,8 @@ use crate::time::Now;
 pub struct ConnectionSpan {
     /// The ids of the span.
     pub context: SpanContext,
-    /// The time at which the connection was accepted or the request was read.
+    /// The time at which the request was read. Without a request, the time at which the connection
+    /// was accepted or its previous request was answered.
     pub begun: Now,
     /// The time at which the connection ended or the request was answered.
     pub ended: Now,

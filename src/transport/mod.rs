@@ -371,7 +371,7 @@ pub(crate) mod test_context {
         pub(crate) effects: Vec<Effect>,
         pub(crate) frames: u32,
         pub(crate) draw: u64,
-        pub(crate) is_logged: bool,
+        pub(crate) is_observed: bool,
     }
 
     impl World {
@@ -382,7 +382,7 @@ pub(crate) mod test_context {
                 now: Now(0),
                 draw: Draw(self.draw),
                 is_trusted: false,
-                is_logged: self.is_logged,
+                is_observed: self.is_observed,
                 conn: ConnName {
                     run: RunId(0xfa9),
                     worker: 3,

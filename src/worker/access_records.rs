@@ -2,7 +2,8 @@
 //! worker's conns.
 //!
 //! Without an access log and without tracing, the table is empty, and each function costs one
-//! check. A conn that is neither in the access log nor traced has no record.
+//! check. A conn has a record only if the access log contains the conn, or as long as a span was
+//! drawn for it. So an unsampled conn costs no memory.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use super::wire::net::Net;
 use crate::access_log::Line;
 use crate::effect::{AnsweredRequest, CloseReason, ReadRequest};
 use crate::id::ConnId;
-use crate::spans::{ConnectionSpan, SpanContext, Tracer};
+use crate::spans::{ConnectionSpan, SpanContext};
 use crate::time::Now;
 use crate::traceparent::TraceParent;
 
@@ -23,27 +24,16 @@ use crate::traceparent::TraceParent;
 #[derive(Debug, Default)]
 pub(super) struct AccessRecords(HashMap<u32, Box<Record>, RandomState>);
 
-/// Whether a conn has a span.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sampling {
-    /// The next request or the end of the conn decides.
-    Open,
-    /// The newest request has no span.
-    Out,
-    /// The newest request has a span with these ids.
-    In(SpanContext),
-}
-
 #[derive(Debug)]
 struct Record {
     /// Whether the access log contains the conn.
     is_logged: bool,
-    sampling: Sampling,
-    /// The time at which the conn was accepted, until its first request is answered.
-    accepted: Option<Now>,
+    /// The ids of the span of the newest request. Before the first request and after an answer: the
+    /// ids of the span that the conn has if it ends or is refused without a further request.
+    context: Option<SpanContext>,
     peer: Option<SocketAddr>,
     /// The time at which the conn was accepted, or at which its newest request was read or
-    /// answered.
+    /// answered. The line's duration and the span begin at this time.
     begun: Now,
     /// The newest request, until it is answered or its stream ends.
     request: Option<Box<ReadRequest>>,
@@ -59,6 +49,12 @@ impl AccessRecords {
     /// Whether a conn has a record. Without an access log, this is one check.
     pub(super) fn has(&self, slot: u32) -> bool {
         !self.0.is_empty() && self.0.contains_key(&slot)
+    }
+
+    /// Whether a conn has no record, or a record from which a line or a span will be written.
+    pub(super) fn has_reason(&self, slot: u32) -> bool {
+        let record = self.0.get(&slot);
+        record.is_none_or(|record| record.is_logged || record.context.is_some())
     }
 
     /// Frees unused capacity.
@@ -86,20 +82,11 @@ impl AccessRecords {
 }
 
 impl Record {
-    /// Returns the ids of the span. A conn without a request is drawn here.
-    fn context(&self, tracer: &Tracer) -> Option<SpanContext> {
-        match self.sampling {
-            Sampling::Open => tracer.sample(None),
-            Sampling::Out => None,
-            Sampling::In(context) => Some(context),
-        }
-    }
-
     /// Returns the span with the values of a line of the access log.
     fn span(&self, context: SpanContext, line: &Line<'_>, now: Now) -> ConnectionSpan {
         ConnectionSpan {
             context,
-            begun: self.accepted.unwrap_or(self.begun),
+            begun: self.begun,
             ended: now,
             peer: line.peer,
             client: line.client,
@@ -118,25 +105,34 @@ impl Record {
 }
 
 impl<N: Net> Worker<N> {
-    /// Makes a record of a new conn, if the access log contains the conn or if it may be traced.
+    /// Whether a conn must pass its requests to the access log or to the spans.
+    pub(super) fn is_observed(&self, slot: u32) -> bool {
+        self.parts.tracer.is_some() || self.access_records.has(slot)
+    }
+
+    /// Makes a record of a new conn, if the access log contains the conn, or if a span is drawn for
+    /// the case that the conn sends no request.
     pub(super) fn begin_access_record(&mut self, id: ConnId) {
-        let (log, tracer) = (&self.parts.access_log, &self.parts.tracer);
-        if log.is_none() && tracer.is_none() {
-            return;
+        let log = self.parts.access_log.as_ref();
+        let is_logged = log.is_some_and(|log| log.is_sampled(self.net.draw()));
+        let context = self.draw_span(None);
+        if is_logged || context.is_some() {
+            let record = self.new_record(id, is_logged);
+            let record = Record { context, ..record };
+            self.access_records.0.insert(id.slot, Box::new(record));
         }
-        let draw = self.net.draw();
-        let is_logged = log.as_ref().is_some_and(|log| log.is_sampled(draw));
-        if !is_logged && tracer.is_none() {
-            return;
-        }
+    }
+
+    /// Decides whether a request, or what happens without a request, has a span.
+    fn draw_span(&self, parent: Option<&TraceParent>) -> Option<SpanContext> {
+        self.parts.tracer.as_ref()?.sample(parent)
+    }
+
+    fn new_record(&self, id: ConnId, is_logged: bool) -> Record {
         let slot = self.conns.get(id.slot as usize);
-        let record = Record {
+        Record {
             is_logged,
-            sampling: match tracer {
-                Some(_) => Sampling::Open,
-                None => Sampling::Out,
-            },
-            accepted: Some(self.now),
+            context: None,
             peer: slot.and_then(|slot| self.net.peer_address(&slot.socket)),
             begun: self.now,
             request: None,
@@ -145,30 +141,39 @@ impl<N: Net> Worker<N> {
             publications: 0,
             bytes: 0,
             close_code: None,
-        };
-        self.access_records.0.insert(id.slot, Box::new(record));
+        }
     }
 
-    /// Stores a request that a conn has sent.
+    /// Stores a request that a conn has sent. A request without a span needs a record only for the
+    /// access log.
     pub(super) fn note_request(&mut self, id: ConnId, request: Box<ReadRequest>) {
+        let context = self.draw_span(request.traceparent.as_ref());
+        self.set_context(id, context);
         let Some(record) = self.access_records.0.get_mut(&id.slot) else {
             return;
         };
-        if let Some(tracer) = &self.parts.tracer {
-            let context = tracer.sample(request.traceparent.as_ref());
-            record.sampling = context.map_or(Sampling::Out, Sampling::In);
-        }
-        if request.stream_status.is_some() && !record.is_logged && record.sampling == Sampling::Out
-        {
-            // A stream has no further requests, so nothing will be written about the conn.
-            self.access_records.0.remove(&id.slot);
-            return;
-        }
         record.begun = self.now;
         record.request = Some(request);
         record.has_requested = true;
         record.sub = None;
         (record.publications, record.bytes) = (0, 0);
+    }
+
+    /// Stores the ids of a conn's next span. Makes the record, or removes the record if nothing
+    /// will be written about the conn.
+    fn set_context(&mut self, id: ConnId, context: Option<SpanContext>) {
+        match self.access_records.0.get_mut(&id.slot) {
+            Some(record) if record.is_logged || context.is_some() => record.context = context,
+            Some(_) => {
+                self.access_records.0.remove(&id.slot);
+            }
+            None if context.is_some() => {
+                let record = self.new_record(id, false);
+                let record = Record { context, ..record };
+                self.access_records.0.insert(id.slot, Box::new(record));
+            }
+            None => {}
+        }
     }
 
     /// Stores the subject of a conn's token before the token is forgotten.
@@ -180,24 +185,24 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Writes the line of an answered request.
+    /// Writes the line and the span of an answered request.
     pub(super) fn log_answer(&mut self, id: ConnId, answered: AnsweredRequest) {
         self.note_sub(id.slot);
-        let Some(record) = self.access_records.0.get_mut(&id.slot) else {
-            return;
-        };
-        record.publications = answered.publications;
-        record.bytes = answered.bytes;
-        let request = record.request.take();
-        let reason = answered.reason.map(CloseReason::label);
-        self.log_access(id, request.as_deref(), Some(answered.status), reason);
         if let Some(record) = self.access_records.0.get_mut(&id.slot) {
-            // A later refusal may have no request. Its line must not repeat these values.
+            record.publications = answered.publications;
+            record.bytes = answered.bytes;
+            let request = record.request.take();
+            let reason = answered.reason.map(CloseReason::label);
+            self.log_access(id, request.as_deref(), Some(answered.status), reason);
+        }
+        // A later refusal may have no request.
+        let context = answered
+            .reason
+            .map_or_else(|| self.draw_span(None), |_ends| None);
+        self.set_context(id, context);
+        if let Some(record) = self.access_records.0.get_mut(&id.slot) {
+            // Its line must not repeat these values.
             record.begun = self.now;
-            record.accepted = None;
-            if self.parts.tracer.is_some() {
-                record.sampling = Sampling::Open;
-            }
             record.sub = None;
             // A refusal without a request has its line, too.
             record.has_requested = true;
@@ -251,7 +256,7 @@ impl<N: Net> Worker<N> {
             sub: record.sub.as_deref(),
         };
         if let Some(tracer) = &self.parts.tracer
-            && let Some(context) = record.context(tracer)
+            && let Some(context) = record.context
         {
             tracer.end_connection(Box::new(record.span(context, &line, self.now)));
         }

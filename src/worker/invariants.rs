@@ -82,6 +82,10 @@ impl<N: Net> Worker<N> {
         assert!(!slot.is_closing, "{id:?} is closing after reap");
         let has_timer = self.wheel.is_armed(id.slot) || self.round.has_fired(id);
         assert!(has_timer, "{id:?} has no timer");
+        assert!(
+            self.access_records.has_reason(id.slot),
+            "{id:?} has a record that nothing needs"
+        );
         let is_in_read = self.to_read.contains(id);
         let is_in_flush = self.to_flush.contains(&id);
         assert_eq!(

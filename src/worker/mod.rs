@@ -453,6 +453,7 @@ impl<N: Net> Worker<N> {
         act: impl FnOnce(&mut Conn, &mut Vec<u8>, &mut Context<'_>) -> R,
     ) -> Option<R> {
         let conn = self.name(id);
+        let is_observed = self.is_observed(id.slot);
         let slot = self.conns.get_mut(id.slot as usize)?;
         if slot.generation != id.generation || slot.is_closing {
             return None;
@@ -460,7 +461,7 @@ impl<N: Net> Worker<N> {
         let is_trusted = slot.conn.takes_requests() && self.peers.is_trusted(id.slot);
         let mut context = Context {
             is_trusted,
-            is_logged: self.access_records.has(id.slot),
+            is_observed,
             now: self.running.now(),
             draw: Draw(self.net.draw()),
             conn,

@@ -169,12 +169,48 @@ fn connection_has_a_span_below_the_trace_context_of_its_request() {
     assert!(!text.contains("hidden"), "{text}");
 }
 
+/// Waits for a time in which a connection is idle. Returns the time since 1970 in nanoseconds.
+fn after_idling() -> u64 {
+    std::thread::sleep(IDLE);
+    let since = std::time::UNIX_EPOCH.elapsed().unwrap();
+    u64::try_from(since.as_nanos()).unwrap()
+}
+
+const IDLE: Duration = Duration::from_millis(600);
+
+/// Checks that a span begins with its request, and not in the idle time before it.
+fn check_begin(span: &Value, sent: u64) {
+    // A worker's time is the begin of its turn, which can be before the request.
+    let tolerance = u64::try_from(IDLE.as_nanos() / 2).unwrap();
+    assert!(times(span).0 + tolerance >= sent, "{span:#}");
+}
+
 #[test]
-fn stream_has_a_span_from_its_accept_to_its_close() {
+fn each_request_of_a_connection_has_a_span_that_begins_with_its_head() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("spans.json");
+    let server = traced(folder.path(), &file_target(&file));
+    let mut stream = BufReader::new(connect(server.addr));
+    for span in 1..3 {
+        let sent = after_idling();
+        let head = format!(
+            "GET /poll?channel=a&timeout=0 HTTP/1.1\r\nHost: a\r\ntraceparent: {}\r\n\r\n",
+            context(span, "01")
+        );
+        stream.get_mut().write_all(head.as_bytes()).unwrap();
+        assert_eq!(Raw::read(&mut stream).status, 200);
+        let (span, _) = await_span(&file, "connection", &format!("{span:016x}"));
+        check_begin(&span, sent);
+    }
+}
+
+#[test]
+fn stream_has_a_span_from_its_request_to_its_close() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("spans.json");
     let server = traced(folder.path(), &file_target(&file));
     let mut stream = connect(server.addr);
+    let sent = after_idling();
     let head = format!(
         "GET /sse?channel=a HTTP/1.1\r\nHost: a\r\ntraceparent: {}\r\n\r\n",
         context(3, "01")
@@ -189,6 +225,7 @@ fn stream_has_a_span_from_its_accept_to_its_close() {
     assert!(spans_in(&file).is_empty());
     drop(lines);
     let (span, _) = await_span(&file, "connection", "0000000000000003");
+    check_begin(&span, sent);
     for (key, value) in [
         ("fanfare.transport", json!("event_stream")),
         ("http.response.status_code", json!("200")),

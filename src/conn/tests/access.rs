@@ -8,7 +8,7 @@ const FORWARDED: &[u8] =
 
 fn logged() -> Rig {
     let mut rig = Rig::new();
-    rig.is_logged = true;
+    rig.is_observed = true;
     rig
 }
 

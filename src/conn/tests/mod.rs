@@ -34,7 +34,7 @@ pub(super) struct Rig {
     access: Access,
     pub(super) effects: Vec<Effect>,
     pub(super) is_trusted: bool,
-    pub(super) is_logged: bool,
+    pub(super) is_observed: bool,
     pub(super) drain: Option<ReconnectDelay>,
     out: Vec<u8>,
 }
@@ -52,7 +52,7 @@ impl Rig {
             access: Access::default(),
             effects: Vec::new(),
             is_trusted: false,
-            is_logged: false,
+            is_observed: false,
             drain: None,
             out: Vec::new(),
         }
@@ -75,7 +75,7 @@ impl Rig {
             head: cursor(9),
             date: "Sun, 06 Nov 1994 08:49:37 GMT",
             is_trusted: self.is_trusted,
-            is_logged: self.is_logged,
+            is_observed: self.is_observed,
             drain: self.drain,
             config: &self.config,
             metrics: &self.metrics,

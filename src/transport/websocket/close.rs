@@ -98,7 +98,7 @@ pub(super) fn push_close(
 
 /// Passes the code of the conn's only close frame to the access log.
 fn note(code: u16, context: &mut Context<'_>) {
-    if context.is_logged {
+    if context.is_observed {
         context.ask(Effect::NoteClose(code));
     }
 }

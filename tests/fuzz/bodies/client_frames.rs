@@ -90,7 +90,7 @@ fn run(pieces: &[&[u8]], envelope: Envelope, compression: Compression) -> Outcom
         },
         date: DATE,
         is_trusted: false,
-        is_logged: false,
+        is_observed: false,
         drain: None,
         config: &config,
         metrics: &metrics,

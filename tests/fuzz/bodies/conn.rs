@@ -207,7 +207,7 @@ impl<'c> Harness<'c> {
             head: cursor(9),
             date: DATE,
             is_trusted: self.is_trusted && self.conn.takes_requests(),
-            is_logged: true,
+            is_observed: true,
             drain: None,
             config: self.config,
             metrics: &self.metrics,

@@ -5,9 +5,9 @@ use super::*;
 #[test]
 fn code_of_the_only_close_frame_is_noted_for_the_access_log() {
     let done = close_frame(1000, b"bye");
-    let codes = |goodbye: Option<Goodbye<'_>>, mut input: Vec<u8>, is_logged| {
+    let codes = |goodbye: Option<Goodbye<'_>>, mut input: Vec<u8>, is_observed| {
         let mut world = World {
-            is_logged,
+            is_observed,
             ..World::default()
         };
         let mut socket = WebSocket::new(Envelope::Full, Compression::None);
