@@ -12,6 +12,8 @@ use fanfare::config::{AccessFormat, Logging, Share};
 use fanfare::metrics::WorkerMetrics;
 use serde_json::Value;
 
+use crate::spans::WorkerTracer;
+
 /// The access log of one worker, and the lines that the worker has written.
 pub(crate) struct Access {
     log: AccessLog,
@@ -80,8 +82,13 @@ impl Access {
     }
 
     /// Checks the lines. `has_ended` is false if the server was killed. Then its open connections
-    /// have no lines yet.
-    pub(crate) fn check(&self, metrics: &WorkerMetrics, has_ended: bool) {
+    /// have no lines yet, or only lines of their first requests.
+    pub(crate) fn check(
+        &self,
+        metrics: &WorkerMetrics,
+        tracer: Option<&WorkerTracer>,
+        has_ended: bool,
+    ) {
         let written = self.written.lock().unwrap();
         assert_eq!(self.log.dropped(), written.failed, "dropped lines");
         let lines = written.lines.iter().map(|line| {
@@ -90,9 +97,13 @@ impl Access {
         });
         let lines: Vec<Value> = lines.collect();
         let conns = check_order(&lines);
-        let closed = metrics.conns_accepted.value() - metrics.conns_open.value();
+        let unended = if has_ended {
+            metrics.conns_open.value()
+        } else {
+            0
+        };
         let counts = [
-            ("conns", conns, closed),
+            ("conns", conns, metrics.conns_accepted.value() - unended),
             (
                 "refusals",
                 count(&lines, |line| status(line) >= 400),
@@ -117,11 +128,14 @@ impl Access {
         for (what, logged, counted) in counts {
             let is_right = match (self.has_all_conns, has_ended) {
                 (true, true) => logged == counted,
-                // A connection can have a line before it is closed.
-                (_, false) => logged <= counted || what == "conns",
-                (false, true) => logged <= counted,
+                (_, false) | (false, true) => logged <= counted,
             };
             assert!(is_right, "{what}: {logged} in the log, {counted} counted");
+        }
+        if let Some(tracer) = tracer
+            && self.has_all_conns
+        {
+            tracer.check_ended(lines.len() as u64);
         }
         let publications = lines.iter().map(|line| number(line, "publications"));
         let publications: u64 = publications.sum();

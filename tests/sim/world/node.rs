@@ -25,6 +25,7 @@ use crate::check::{Checker, LagStats};
 use crate::feed::Mailboxes;
 use crate::net::FakeNet;
 use crate::secure::secure;
+use crate::spans::WorkerTracer;
 use crate::tokens;
 
 /// The limit on conns in a crowded run, too low for all clients. `CROWDED_SILENT` is the limit on
@@ -39,6 +40,8 @@ pub(crate) struct NodeWorker {
     pub(crate) checker: Checker,
     /// The worker's access log, if it is on.
     pub(crate) access: Option<Access>,
+    /// The worker's tracer, if it traces connections.
+    pub(crate) tracer: Option<WorkerTracer>,
     pub(crate) has_ended: bool,
     /// The time until which the worker gets no turn.
     pub(crate) starved_until_us: u64,
@@ -59,6 +62,11 @@ fn draw_budgets(worker: &mut Worker<FakeNet>, mut random: fastrand::Rng) {
     let exponent = random.u32(0..10);
     worker.set_work_at_once(1 << exponent);
     worker.set_survey_work(1 << (exponent / 2));
+}
+
+/// Draws the spans and the access log of a worker.
+fn draw_outputs(mut random: fastrand::Rng) -> (Option<WorkerTracer>, Option<Access>) {
+    (WorkerTracer::draw(&mut random), Access::draw(random))
 }
 
 impl Node {
@@ -86,7 +94,7 @@ impl Node {
             let (mailbox, inbox) = inbox(wake);
             mailboxes.push(mailbox);
             let metrics = Arc::new(WorkerMetrics::default());
-            let access = Access::draw(random.clone());
+            let (tracer, access) = draw_outputs(random.clone());
             let parts = Parts {
                 run,
                 number,
@@ -108,7 +116,7 @@ impl Node {
                 keys: tokens::keys(config),
                 warnings: Arc::default(),
                 access_log: access.as_ref().map(Access::log),
-                tracer: None,
+                tracer: tracer.as_ref().map(WorkerTracer::tracer),
                 secure: (net.secure_listeners != 0).then(|| secure(net.secure_listeners)),
             };
             let hub = Hub::new(Arc::clone(log), number, epoch, log.posted(), config);
@@ -119,6 +127,7 @@ impl Node {
                 metrics,
                 checker: Checker::default(),
                 access,
+                tracer,
                 has_ended: false,
                 starved_until_us: 0,
             });
@@ -192,7 +201,7 @@ impl Node {
     pub(crate) fn check_access(&self, has_ended: bool) {
         for one in &self.workers {
             if let Some(access) = &one.access {
-                access.check(&one.metrics, has_ended);
+                access.check(&one.metrics, one.tracer.as_ref(), has_ended);
             }
         }
     }
