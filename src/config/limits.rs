@@ -155,10 +155,8 @@ pub const SPAN_RETRY_MS_MAX: u64 = 60_000;
 pub const SPAN_STOP_MS: u64 = 2_000;
 /// The maximum number of sampled publications that a worker observes at the same time.
 pub const TRACED_WALKS_MAX: usize = 256;
-/// The maximum number of log lines per kind of warning and window. Further lines are counted.
-pub const WARNINGS_PER_WINDOW_MAX: u32 = 10;
-/// The window for the limit on warnings, in milliseconds.
-pub const WARNING_WINDOW_MS: u64 = 1_000;
+/// The maximum number of log lines per kind of warning and second. Further lines are counted.
+pub const WARNINGS_PER_SECOND_MAX: u32 = 10;
 /// The time between two measurements of memory, in milliseconds.
 pub const WATCH_MS: u64 = 1_000;
 /// The time between two checks whether the feed's socket and the journal's files still exist, in

@@ -7,6 +7,7 @@
 
 pub mod running;
 pub mod wheel;
+pub(crate) mod window_limiter;
 
 use std::time::Duration;
 

@@ -1,22 +1,22 @@
 //! SHELL: this module writes warnings about events that clients, backends or a busy machine cause.
 //!
 //! An attacker could cause such events all the time, so the lines of each [`WarningKind`] are
-//! limited ([`WARNINGS_PER_WINDOW_MAX`](crate::config::limits::WARNINGS_PER_WINDOW_MAX)). One more
-//! line contains the number of suppressed lines. A line never contains a token, a cookie or a
-//! payload, and the log escapes control characters. Workers and the feed call this module. It does
-//! not block them, because the log has a bounded queue.
+//! limited ([`WARNINGS_PER_SECOND_MAX`]). One more line contains the number of suppressed lines. A
+//! line never contains a token, a cookie or a payload, and the log escapes control characters.
+//! Workers and the feed call this module. It does not block them, because the log has a bounded
+//! queue.
 
-mod limiter;
 mod suppressed;
 
 use std::net::SocketAddr;
 
-use limiter::{Admitted, LineLimiter};
 use suppressed::Suppressed;
 
+use crate::config::limits::WARNINGS_PER_SECOND_MAX;
 use crate::id::ConnName;
 use crate::proxy::Source;
 use crate::time::Now;
+use crate::time::window_limiter::{Admitted, WindowLimiter};
 
 /// The kinds of warnings whose lines are limited. Each kind has its own limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,13 +124,14 @@ impl<'a> Event<'a> {
 /// The limits on warnings, which all threads share.
 #[derive(Debug, Default)]
 pub struct Warnings {
-    limiters: [LineLimiter; WarningKind::ALL.len()],
+    limiters: [WindowLimiter; WarningKind::ALL.len()],
     suppressed: Suppressed,
 }
 
 impl Warnings {
-    /// Whether a line of this kind may be written now. If not, the event is counted as suppressed.
-    /// Call it before the values of the line are collected, because this call is cheap.
+    /// Whether a line of this kind may be written now. An event beyond the limit is counted as
+    /// suppressed. If the log's level excludes warnings, returns false and counts nothing. Call it
+    /// before the values of the line are collected, because this call is cheap.
     #[must_use]
     pub fn admit(&self, kind: WarningKind, now: Now) -> bool {
         if !tracing::enabled!(tracing::Level::WARN) {
@@ -140,7 +141,7 @@ impl Warnings {
             debug_assert!(false, "{kind:?} has no limiter");
             return false;
         };
-        match limiter.admit(now) {
+        match limiter.admit(now, WARNINGS_PER_SECOND_MAX) {
             Admitted::First => log_suppressed(kind, self.suppressed.take(kind)),
             Admitted::Next => {}
             Admitted::Suppressed => {

@@ -1,34 +1,36 @@
-//! Limits the number of log lines per second, for one kind of warning.
+//! Limits the number of events per second, such as log lines of one kind.
 //!
-//! All threads share one limiter of 8 bytes, without a lock. A limiter changes only if a line is
-//! allowed. So in a flood of events, the threads only read it. The caller passes the time.
+//! All threads share one limiter of 8 bytes, without a lock. A limiter changes only if an event is
+//! admitted. So in a flood of events, the threads only read it. The caller passes the time.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::config::limits::{WARNING_WINDOW_MS, WARNINGS_PER_WINDOW_MAX};
-use crate::time::Now;
+use super::Now;
 
-/// The number of lines in the current window. The upper half contains the number of the window,
-/// counted from the start of the clock, and the lower half contains the number of lines.
+/// The length of a window in microseconds.
+const WINDOW_US: u64 = 1_000_000;
+
+/// The number of events in the current window. The upper half contains the number of the window,
+/// counted from the start of the clock, and the lower half contains the number of events.
 #[derive(Debug, Default)]
-pub(super) struct LineLimiter(AtomicU64);
+pub(crate) struct WindowLimiter(AtomicU64);
 
-/// The answer of [`LineLimiter::admit`].
+/// The answer of [`WindowLimiter::admit`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub(super) enum Admitted {
-    /// A line may be written. It is the first one of a window.
+pub(crate) enum Admitted {
+    /// The event is admitted. It is the first one of a window.
     First,
-    /// A line may be written.
+    /// The event is admitted.
     Next,
-    /// No line may be written.
+    /// The window has no room for the event.
     Suppressed,
 }
 
 #[derive(Clone, Copy)]
 struct Window {
     number: u32,
-    lines: u32,
+    events: u32,
 }
 
 impl Window {
@@ -36,33 +38,31 @@ impl Window {
         let [a, b, c, d, e, f, g, h] = bits.to_be_bytes();
         Self {
             number: u32::from_be_bytes([a, b, c, d]),
-            lines: u32::from_be_bytes([e, f, g, h]),
+            events: u32::from_be_bytes([e, f, g, h]),
         }
     }
 
     fn pack(self) -> u64 {
-        u64::from(self.number) << 32 | u64::from(self.lines)
+        u64::from(self.number) << 32 | u64::from(self.events)
     }
 
-    /// Returns the window after one more line at the time of the window `current`. Returns `None`
-    /// if no line may be written.
-    fn admit(self, current: u32) -> Option<Self> {
+    /// Returns the window after one more event at the time of the window `current`. Returns `None`
+    /// if the window has no room.
+    fn admit(self, current: u32, most: u32) -> Option<Self> {
         // A worker's time is the time of its turn, so it can be earlier than the time of another
         // worker. Such an event counts in the newest window.
-        if current > self.number {
-            let (number, lines) = (current, 1);
-            return Some(Self { number, lines });
-        }
-        let lines = self.lines + 1;
-        (lines <= WARNINGS_PER_WINDOW_MAX).then_some(Self { lines, ..self })
+        let before = if current > self.number { 0 } else { self.events };
+        let number = self.number.max(current);
+        let events = before.saturating_add(1);
+        (events <= most).then_some(Self { number, events })
     }
 }
 
-impl LineLimiter {
-    /// Decides whether a line may be written for an event.
-    pub(super) fn admit(&self, now: Now) -> Admitted {
+impl WindowLimiter {
+    /// Decides whether an event is one of the first `most` events of its window.
+    pub(crate) fn admit(&self, now: Now, most: u32) -> Admitted {
         let current = window_at(now);
-        let next = |bits| Window::unpack(bits).admit(current).map(Window::pack);
+        let next = |bits| Window::unpack(bits).admit(current, most).map(Window::pack);
         // If `next` returns `None`, the limiter is only read.
         let before = self
             .0
@@ -74,15 +74,15 @@ impl LineLimiter {
         }
     }
 
-    /// Whether the window of the newest line has ended.
-    pub(super) fn has_ended(&self, now: Now) -> bool {
+    /// Whether the window of the newest admitted event has ended.
+    pub(crate) fn has_ended(&self, now: Now) -> bool {
         window_at(now) > Window::unpack(self.0.load(Ordering::Relaxed)).number
     }
 }
 
 /// Returns the number of the window that contains this time. The first window has the number 1.
 fn window_at(now: Now) -> u32 {
-    let number = now.0 / (WARNING_WINDOW_MS * 1000);
+    let number = now.0 / WINDOW_US;
     u32::try_from(number).unwrap_or(u32::MAX).saturating_add(1)
 }
 
@@ -90,37 +90,38 @@ fn window_at(now: Now) -> u32 {
 mod tests {
     use super::*;
 
-    const MOST: u32 = WARNINGS_PER_WINDOW_MAX;
+    const MOST: u32 = 10;
 
     fn at_ms(ms: u64) -> Now {
         Now(ms * 1000)
     }
 
-    /// Offers this many events. Returns the number of lines that may be written, and the number of
-    /// windows that began.
-    fn admit(limiter: &LineLimiter, events: u32, now: Now) -> (u32, u32) {
-        let admitted = (0..events).map(|_| limiter.admit(now));
-        admitted.fold((0, 0), |(lines, windows), one| match one {
-            Admitted::First => (lines + 1, windows + 1),
-            Admitted::Next => (lines + 1, windows),
-            Admitted::Suppressed => (lines, windows),
+    /// Offers this many events. Returns the number of admitted events, and the number of windows
+    /// that began.
+    fn admit(limiter: &WindowLimiter, events: u32, now: Now) -> (u32, u32) {
+        let admitted = (0..events).map(|_| limiter.admit(now, MOST));
+        admitted.fold((0, 0), |(admitted, windows), one| match one {
+            Admitted::First => (admitted + 1, windows + 1),
+            Admitted::Next => (admitted + 1, windows),
+            Admitted::Suppressed => (admitted, windows),
         })
     }
 
     #[test]
-    fn lines_beyond_the_limit_of_a_window_are_suppressed() {
-        let limiter = LineLimiter::default();
+    fn events_beyond_the_limit_of_a_window_are_suppressed() {
+        let limiter = WindowLimiter::default();
         assert_eq!(admit(&limiter, MOST, at_ms(0)), (MOST, 1));
         assert_eq!(admit(&limiter, 1_000, at_ms(999)), (0, 0));
         assert!(!limiter.has_ended(at_ms(999)));
         assert!(limiter.has_ended(at_ms(1_000)));
         assert_eq!(admit(&limiter, MOST + 1, at_ms(1_000)), (MOST, 1));
         assert_eq!(admit(&limiter, MOST, at_ms(5_000)), (MOST, 1));
+        assert_eq!(limiter.admit(at_ms(9_000), 0), Admitted::Suppressed);
     }
 
     #[test]
     fn suppressed_event_does_not_change_the_limiter() {
-        let limiter = LineLimiter::default();
+        let limiter = WindowLimiter::default();
         assert_eq!(admit(&limiter, MOST, at_ms(0)), (MOST, 1));
         let full = limiter.0.load(Ordering::Relaxed);
         assert_eq!(admit(&limiter, 1_000, at_ms(1)), (0, 0));
@@ -129,15 +130,15 @@ mod tests {
 
     #[test]
     fn thread_whose_time_is_late_does_not_reopen_a_window() {
-        let limiter = LineLimiter::default();
+        let limiter = WindowLimiter::default();
         assert_eq!(admit(&limiter, MOST, at_ms(3_000)), (MOST, 1));
         assert_eq!(admit(&limiter, 2, at_ms(2_999)), (0, 0));
         assert!(!limiter.has_ended(at_ms(2_000)));
     }
 
     #[test]
-    fn threads_together_write_no_more_lines_than_the_limit() {
-        let limiter = LineLimiter::default();
+    fn threads_together_get_no_more_than_the_limit() {
+        let limiter = WindowLimiter::default();
         let all = std::thread::scope(|scope| {
             let threads = [(); 8].map(|()| scope.spawn(|| admit(&limiter, 1_000, at_ms(10))));
             threads.map(|thread| thread.join().unwrap())
