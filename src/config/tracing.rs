@@ -22,6 +22,9 @@ pub struct Tracing {
     /// The part of the publications and connections without a trace context of which spans are
     /// recorded. A trace context decides by its sampled flag.
     pub sample: Share,
+    /// The maximum number of spans per second that sampled flags of clients cause. The flags of the
+    /// feed have no limit, because its processes are trusted. Beyond the limit, `sample` decides.
+    pub client_spans_per_second: u32,
 }
 
 impl Default for Tracing {
@@ -30,6 +33,7 @@ impl Default for Tracing {
             endpoint: String::new(),
             file: PathBuf::new(),
             sample: Share::HUNDREDTH,
+            client_spans_per_second: 10,
         }
     }
 }

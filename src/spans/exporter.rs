@@ -102,11 +102,7 @@ impl Exporter {
             batcher.run();
             drop(running);
         })?;
-        let tracer = Tracer {
-            sample: config.sample,
-            queue,
-            metrics,
-        };
+        let tracer = Tracer::new(config, queue, metrics);
         let stop = Some(stop);
         Ok(Some((tracer, Self { stop, ended })))
     }

@@ -24,6 +24,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crossbeam_channel::Sender;
 
 use crate::config::{Share, Tracing};
+use crate::time::Now;
+use crate::time::window_limiter::{Admitted, WindowLimiter};
 use crate::traceparent::{SpanId, TraceId, TraceParent};
 
 pub use connection::ConnectionSpan;
@@ -39,6 +41,17 @@ pub struct SpanContext {
     pub span: SpanId,
     /// The span of another program that is the parent.
     pub parent: Option<SpanId>,
+}
+
+impl SpanContext {
+    /// Makes the ids of a new span. Without a parent, the span begins a new trace.
+    fn new(parent: Option<&TraceParent>) -> Self {
+        Self {
+            trace: parent.map_or_else(new_trace_id, |parent| parent.trace()),
+            span: new_span_id(),
+            parent: parent.map(|parent| parent.span()),
+        }
+    }
 }
 
 /// A span that has ended.
@@ -67,6 +80,10 @@ pub struct SpanMetrics {
 #[derive(Clone, Debug)]
 pub struct Tracer {
     sample: Share,
+    /// The maximum number of spans per second that the sampled flags of clients cause.
+    client_spans_per_second: u32,
+    /// Counts these spans. All clones share it.
+    client_spans: Arc<WindowLimiter>,
     queue: Sender<EndedSpan>,
     metrics: Arc<SpanMetrics>,
 }
@@ -77,32 +94,50 @@ impl Tracer {
     #[must_use]
     pub fn without_exporter(sample: Share) -> Self {
         let (queue, _no_exporter) = crossbeam_channel::bounded(0);
-        Self {
+        let config = Tracing {
             sample,
+            ..Tracing::default()
+        };
+        Self::new(&config, queue, Arc::default())
+    }
+
+    fn new(config: &Tracing, queue: Sender<EndedSpan>, metrics: Arc<SpanMetrics>) -> Self {
+        Self {
+            sample: config.sample,
+            client_spans_per_second: config.client_spans_per_second,
+            client_spans: Arc::default(),
             queue,
-            metrics: Arc::default(),
+            metrics,
         }
     }
 
     /// Returns the ids of a new span if the span is sampled. With a parent, the parent's sampled
-    /// flag decides; otherwise a random number decides.
+    /// flag decides; otherwise a random number decides. The parent must be from a trusted process.
     #[must_use]
     pub fn sample(&self, parent: Option<&TraceParent>) -> Option<SpanContext> {
-        match parent {
-            Some(parent) => parent.is_sampled().then(|| SpanContext {
-                trace: parent.trace(),
-                span: new_span_id(),
-                parent: Some(parent.span()),
-            }),
-            None => self
-                .sample
-                .contains(fastrand::u64(..))
-                .then(|| SpanContext {
-                    trace: new_trace_id(),
-                    span: new_span_id(),
-                    parent: None,
-                }),
-        }
+        let is_sampled = parent.map_or_else(|| self.is_drawn(), |parent| parent.is_sampled());
+        is_sampled.then(|| SpanContext::new(parent))
+    }
+
+    /// Returns the ids of a new span if the span is sampled. The parent is from a client. A client
+    /// must not decide how many spans the server records, so sampled flags beyond the limit have no
+    /// effect: a random number decides.
+    #[must_use]
+    pub fn sample_for_client(&self, parent: Option<&TraceParent>, now: Now) -> Option<SpanContext> {
+        let Some(parent) = parent else {
+            return self.sample(None);
+        };
+        let is_sampled = parent.is_sampled() && (self.admits_client(now) || self.is_drawn());
+        is_sampled.then(|| SpanContext::new(Some(parent)))
+    }
+
+    fn admits_client(&self, now: Now) -> bool {
+        let admitted = self.client_spans.admit(now, self.client_spans_per_second);
+        admitted != Admitted::Suppressed
+    }
+
+    fn is_drawn(&self) -> bool {
+        self.sample.contains(fastrand::u64(..))
     }
 
     /// Queues a span that has ended, or drops and counts the span if the queue is full.

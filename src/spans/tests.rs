@@ -17,12 +17,12 @@ const SAMPLED: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 fn tracer(sample: f64, room: usize) -> (Tracer, Receiver<EndedSpan>) {
     let (queue, spans) = bounded(room);
-    let tracer = Tracer {
+    let config = Tracing {
         sample: Share::try_from(sample).unwrap(),
-        queue,
-        metrics: Arc::default(),
+        client_spans_per_second: 2,
+        ..Tracing::default()
     };
-    (tracer, spans)
+    (Tracer::new(&config, queue, Arc::default()), spans)
 }
 
 fn parent(text: &str) -> TraceParent {
@@ -78,6 +78,32 @@ fn flag_of_the_parent_decides_and_otherwise_the_sample() {
     let (first, second) = (all.sample(None).unwrap(), all.sample(None).unwrap());
     assert_eq!(first.parent, None);
     assert_ne!(first.trace, second.trace);
+}
+
+#[test]
+fn sampled_flags_of_clients_are_followed_up_to_a_number_per_second() {
+    let (none, _) = tracer(0.0, 1);
+    let (all, _) = tracer(1.0, 1);
+    let sampled = parent(SAMPLED);
+    let unsampled = parent(&SAMPLED.replace("-01", "-00"));
+    let worker = none.clone();
+    for second in 1..3 {
+        let now = Now(second * 1_000_000);
+        let followed = [&none, &worker, &none, &worker]
+            .map(|tracer| tracer.sample_for_client(Some(&sampled), now));
+        let is_followed = followed.map(|context| context.is_some());
+        assert_eq!(is_followed, [true, true, false, false], "{second}");
+        assert_eq!(followed[0].unwrap().parent, Some(sampled.span()));
+        // The feed is trusted.
+        assert!(none.sample(Some(&sampled)).is_some());
+        assert_eq!(none.sample_for_client(None, now), None);
+        // Beyond the limit, the sample decides. A client can still turn its spans off.
+        for _ in 0..4 {
+            let context = all.sample_for_client(Some(&sampled), now).unwrap();
+            assert_eq!(context.trace, sampled.trace());
+            assert_eq!(all.sample_for_client(Some(&unsampled), now), None);
+        }
+    }
 }
 
 #[test]

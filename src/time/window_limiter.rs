@@ -51,7 +51,11 @@ impl Window {
     fn admit(self, current: u32, most: u32) -> Option<Self> {
         // A worker's time is the time of its turn, so it can be earlier than the time of another
         // worker. Such an event counts in the newest window.
-        let before = if current > self.number { 0 } else { self.events };
+        let before = if current > self.number {
+            0
+        } else {
+            self.events
+        };
         let number = self.number.max(current);
         let events = before.saturating_add(1);
         (events <= most).then_some(Self { number, events })

@@ -125,7 +125,8 @@ impl<N: Net> Worker<N> {
 
     /// Decides whether a request, or what happens without a request, has a span.
     fn draw_span(&self, parent: Option<&TraceParent>) -> Option<SpanContext> {
-        self.parts.tracer.as_ref()?.sample(parent)
+        let tracer = self.parts.tracer.as_ref()?;
+        tracer.sample_for_client(parent, self.now)
     }
 
     fn new_record(&self, id: ConnId, is_logged: bool) -> Record {

@@ -169,6 +169,37 @@ fn connection_has_a_span_below_the_trace_context_of_its_request() {
     assert!(!text.contains("hidden"), "{text}");
 }
 
+#[test]
+fn sampled_flags_of_clients_beyond_the_limit_cause_no_spans() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("spans.json");
+    let target = format!(
+        "{}\nclient_spans_per_second = 0\n[[namespace]]\nmatch = \"a\"\n\
+         client_publish = \"broadcast\"\n",
+        file_target(&file)
+    );
+    let server = traced(folder.path(), &target);
+    let mut reader = Socket::subscribed(server.addr, "channel=a");
+    let mut client = Socket::open(server.addr, "");
+    let published = json!({
+        "type": "publish", "channel": "a", "data": 1, "ref": 1, "traceparent": context(1, "01")
+    });
+    client.send(&published);
+    assert_eq!(reader.publication()["traceparent"], context(1, "01"));
+    let mut stream = connect(server.addr);
+    let head = format!(
+        "GET /none HTTP/1.1\r\nHost: a\r\ntraceparent: {}\r\n\r\n",
+        context(2, "01")
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    assert_eq!(Raw::read(&mut BufReader::new(stream)).status, 404);
+    publish(&server, 3);
+    let (_, all) = await_span(&file, "publication", "0000000000000003");
+    let roots: Vec<_> = all.iter().map(|span| &span["parentSpanId"]).collect();
+    assert!(!roots.contains(&&json!("0000000000000001")), "{all:#?}");
+    assert!(!roots.contains(&&json!("0000000000000002")), "{all:#?}");
+}
+
 /// Waits for a time in which a connection is idle. Returns the time since 1970 in nanoseconds.
 fn after_idling() -> u64 {
     std::thread::sleep(IDLE);

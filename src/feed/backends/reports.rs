@@ -395,6 +395,7 @@ impl ReportRouter {
             dedupe: None,
             ttl: None,
             traceparent: publication.traceparent,
+            is_from_client: true,
         };
         let ack = sequencer.sequence(draft, Acknowledge::Yes, now);
         let reference = publication.reference;

@@ -35,6 +35,9 @@ pub struct Draft {
     pub ttl: Option<Duration>,
     /// The trace context of the publisher. Boxed because few drafts have one.
     pub traceparent: Option<Box<TraceParent>>,
+    /// Whether a client has published the draft, and not a feeder. The sampled flags of clients
+    /// have a limit.
+    pub is_from_client: bool,
 }
 
 /// The channels of a draft. For each channel a separate publication is created.
@@ -102,6 +105,7 @@ impl Draft {
             dedupe: key(Key::Dedupe, fields.dedupe.as_ref())?,
             ttl: fields.ttl_ms.map(Duration::from_millis),
             traceparent: traceparent(fields.traceparent.as_deref())?,
+            is_from_client: false,
         })
     }
 }

@@ -395,7 +395,12 @@ impl Sequencer {
             .traced(draft.traceparent)
             .expiring(draft.ttl.map(|ttl| now.after(ttl)));
         let commit = self.commit();
-        let _outcome = self.push(publication, worker_ack.clone(), None);
+        let staged = Staged {
+            span: self.begin_span(&publication, draft.is_from_client),
+            publication,
+            worker_ack: worker_ack.clone(),
+        };
+        let _outcome = self.push(staged, None);
         Ack {
             id,
             worker_ack,
@@ -439,8 +444,12 @@ impl Sequencer {
                 .traced(draft.traceparent.clone())
                 .expiring(draft.ttl.map(|ttl| now.after(ttl)));
             commit = self.commit();
-            let dedupe = draft.dedupe.as_deref();
-            if self.push(publication, worker_ack.clone(), dedupe) == BatchOutcome::Refused {
+            let staged = Staged {
+                span: self.begin_span(&publication, draft.is_from_client),
+                publication,
+                worker_ack: worker_ack.clone(),
+            };
+            if self.push(staged, draft.dedupe.as_deref()) == BatchOutcome::Refused {
                 break;
             }
         }
@@ -476,22 +485,12 @@ impl Sequencer {
         }
     }
 
-    fn push(
-        &mut self,
-        publication: Publication,
-        worker_ack: Option<Arc<WorkerAck>>,
-        dedupe: Option<&str>,
-    ) -> BatchOutcome {
+    fn push(&mut self, staged: Staged, dedupe: Option<&str>) -> BatchOutcome {
         if let Some(journal) = &mut self.journal {
-            journal.stage(&publication, dedupe);
+            journal.stage(&staged.publication, dedupe);
         }
-        self.batch_bytes += publication.bytes_held();
-        let span = self.begin_span(&publication);
-        self.batch.push(Staged {
-            publication,
-            worker_ack,
-            span,
-        });
+        self.batch_bytes += staged.publication.bytes_held();
+        self.batch.push(staged);
         if self.batch.len() >= BATCH_PUBLICATIONS_MAX || self.batch_bytes >= BATCH_BYTES_MAX {
             return self.post_batch();
         }
@@ -501,9 +500,17 @@ impl Sequencer {
 
 impl Sequencer {
     /// Begins the span of a publication, if the publication is sampled.
-    fn begin_span(&self, publication: &Publication) -> Option<Arc<PublicationSpan>> {
+    fn begin_span(
+        &self,
+        publication: &Publication,
+        is_from_client: bool,
+    ) -> Option<Arc<PublicationSpan>> {
         let tracer = self.tracer.as_ref()?;
-        let context = tracer.sample(publication.traceparent())?;
+        let traceparent = publication.traceparent();
+        let context = match is_from_client {
+            true => tracer.sample_for_client(traceparent, publication.published),
+            false => tracer.sample(traceparent),
+        }?;
         // The feed accepts a publication at the time at which it has read the publication.
         let (read, numbered) = (publication.published, self.clock.now());
         let span = PublicationSpan::begin(tracer, context, publication, read, numbered);
