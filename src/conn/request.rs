@@ -17,8 +17,8 @@ use crate::effect::{
 use crate::frame::Envelope;
 use crate::http::response::Response;
 use crate::http::{
-    self, After, Answer, Entry, EventStreamRequest, Refusal, RequestRead, Sharing, Status,
-    WebSocketRequest,
+    self, After, Answer, Entry, EntryError, EventStreamRequest, Refusal, RequestRead, Sharing,
+    Status, WebSocketRequest,
 };
 use crate::id::{ChannelName, Since};
 use crate::time::Deadline;
@@ -84,8 +84,11 @@ impl Conn {
 
     /// Ends the conn after a response, or prepares the conn for the next request.
     fn finish_response(&mut self, response: &Response, rest: &[u8], context: &mut Context<'_>) {
+        let is_token_refused =
+            matches!(response.refusal, Some(Refusal::Entry(EntryError::Token(_))));
         let reason = match response.then {
             After::Close if response.status.code() < 400 => Some(CloseReason::Done),
+            After::Close if is_token_refused => Some(CloseReason::Unauthorized),
             After::Close => Some(CloseReason::BadRequest),
             After::KeepAlive => None,
         };

@@ -2,7 +2,7 @@
 //! every supported way. The server refuses a token with a fault of any kind.
 
 use std::fs;
-use std::io::{BufReader, Write as _};
+use std::io::{BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -696,4 +696,26 @@ fn token_subcommand_prints_a_token_that_the_server_accepts() {
         .arg(issuer.path("rs256"))
         .output();
     assert_eq!(refused.unwrap().status.code(), Some(2));
+}
+
+#[test]
+fn refused_token_ends_its_connection_and_a_missing_token_does_not() {
+    let issuer = Issuer::new();
+    let server = Server::with(&issuer.auth(&[("HS256", "secret")], ""), &[]);
+    let mut stream = BufReader::new(connect(server.addr));
+    let mut ask = |field: &str| {
+        let head = format!("GET /poll?channel=chat:a HTTP/1.1\r\nHost: a\r\n{field}\r\n");
+        stream.get_mut().write_all(head.as_bytes()).unwrap();
+        let answer = Raw::read(&mut stream);
+        assert_eq!(answer.status, 401);
+        answer.field("connection").map(str::to_owned)
+    };
+    for _ in 0..2 {
+        assert_eq!(ask("").as_deref(), Some("keep-alive"));
+    }
+    let refused = ask("Authorization: Bearer a.b.c\r\n");
+    assert_eq!(refused.as_deref(), Some("close"));
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+    drop(stream);
+    server.await_metric("fanfare_conns_closed_total{reason=\"unauthorized\"}", 1.0);
 }
