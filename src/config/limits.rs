@@ -477,7 +477,7 @@ pub const OPERATOR_STEP_MS: u64 = 5_000;
 pub const OPERATOR_ANSWER_MS: u64 = 1_000;
 /// The maximum time for which a request for a reload waits for its result, in milliseconds. A
 /// reload waits for the configuration file, and then for the files that it names.
-pub const OPERATOR_RELOAD_MS: u64 = 2 * INPUT_WAIT_MS + 5_000;
+pub const OPERATOR_RELOAD_MS: u64 = 25_000;
 /// The maximum number of requests of operators that wait for the main thread.
 pub const OPERATOR_ORDERS_MAX: usize = 4;
 /// The maximum number of requests of operators that wait for a worker.
@@ -500,6 +500,7 @@ const _: () = assert!(GATHER_SLICES_MAX <= 1024);
 // A worker has one bit of a u64 for each listener. A conn stores the index of its origin in a byte.
 const _: () = assert!(LISTENERS_MAX <= u64::BITS as usize);
 const _: () = assert!(BROWSER_ORIGINS_MAX <= 1 << u8::BITS);
+const _: () = assert!(OPERATOR_RELOAD_MS > 2 * INPUT_WAIT_MS);
 // A worker number has 16 bits.
 const _: () = assert!(WORKERS_MAX <= u16::MAX as u32);
 const _: () = assert!(REQUEST_TARGET_BYTES_MAX <= REQUEST_HEAD_BYTES_MAX as usize);

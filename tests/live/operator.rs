@@ -14,7 +14,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::{Value, json};
 
 use crate::support::raw::{connect, connect_small};
-use crate::support::{Feeder, Lines, Server, Socket, fanfare, handmade, within};
+use crate::support::{Feeder, Lines, PATIENCE, Server, Socket, fanfare, handmade, within};
 
 /// A user and group that are neither root nor those of the server.
 const OTHER_USER: u32 = 65_534;
@@ -388,6 +388,14 @@ fn another_user_is_refused_by_the_file_and_by_the_server() {
         error.contains("user 65534 may not use this socket"),
         "{error}"
     );
+    // A loop of such requests must not fill the log.
+    for _ in 0..15 {
+        refusal();
+    }
+    let log = fs::read_to_string(folder.path().join("stderr.txt")).unwrap();
+    let lines = log.lines().filter(|line| line.contains("operator_refused"));
+    let causes = lines.filter(|line| line.contains("user 65534 is neither root nor"));
+    assert!(causes.count() > 0, "{log}");
 }
 
 /// Runs a program as another user. Needs root or sudo, as `tests/run` does.
@@ -427,6 +435,94 @@ fn foreign_requests_are_answered_with_an_error() {
         assert!(error.contains(part), "{request}: {error}");
     }
     assert!(printed(&server, &["conns"]).contains("0 open"));
+}
+
+/// Sends a request, and returns the answer. The connection must not end with a reset.
+fn exchange(server: &Server, request: &[u8]) -> Value {
+    let mut stream = UnixStream::connect(socket_of(server)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(request).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer.lines().count(), 1, "{answer}");
+    serde_json::from_str(&answer).unwrap()
+}
+
+#[test]
+fn ninth_connection_is_refused_and_closed_without_a_reset() {
+    let server = Server::start();
+    let open: Vec<UnixStream> = (0..8)
+        .map(|_| UnixStream::connect(socket_of(&server)).unwrap())
+        .collect();
+    for _ in 0..20 {
+        let answer = exchange(&server, b"{\"workers\":{}}\n");
+        let error = answer["error"].as_str().unwrap();
+        assert!(error.contains("too many requests of operators"), "{answer}");
+    }
+    let error = failed(&server, &["workers"], 1);
+    assert!(error.contains("too many requests of operators"), "{error}");
+    drop(open);
+    within("an answer", || {
+        exchange(&server, b"{\"workers\":{}}\n")
+            .get("workers")
+            .cloned()
+    });
+}
+
+#[test]
+fn long_request_is_refused_and_closed_without_a_reset() {
+    let server = Server::start();
+    for length in [65_536, 65_537, 2_000_000] {
+        let answer = exchange(&server, &vec![b' '; length]);
+        let error = answer["error"].as_str().unwrap();
+        assert_eq!(error, "the request is longer than 65536 bytes", "{length}");
+    }
+    let mut longest = b"{\"workers\":{}}".to_vec();
+    longest.resize(65_535, b' ');
+    longest.push(b'\n');
+    assert!(exchange(&server, &longest)["workers"].is_array());
+    // What follows the request is ignored.
+    longest.extend([b'x'; 10_000]);
+    assert!(exchange(&server, &longest)["workers"].is_array());
+}
+
+#[test]
+fn socket_that_was_removed_is_made_again() {
+    let server = Server::start();
+    let socket = socket_of(&server);
+    fs::remove_file(&socket).unwrap();
+    within("the socket", || socket.exists().then_some(()));
+    within("an answer", || {
+        run(&server, &["workers"]).status.success().then_some(())
+    });
+    let mode = fs::metadata(&socket).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn level_of_an_operator_is_in_the_configuration() {
+    let server = Server::with("[logging]\nlevel = \"warn\"\n", &[]);
+    let level = || {
+        let answer = json_of(&server, &["config", "--json"]);
+        let keys = answer["keys"].as_array().unwrap();
+        let mut keys = keys.iter();
+        keys.find(|key| key["key"] == "logging.level")
+            .unwrap()
+            .clone()
+    };
+    assert_eq!(level()["value"], "\"warn\"");
+    assert!(
+        level()["source"]
+            .as_str()
+            .unwrap()
+            .ends_with("fanfare.toml:2")
+    );
+    printed(&server, &["log-level", "debug"]);
+    assert_eq!(level()["value"], "\"debug\"");
+    assert_eq!(level()["source"], "operator");
+    assert_eq!(level()["after_restart"], "\"warn\"");
+    let changed = printed(&server, &["config", "--changed"]);
+    assert!(changed.contains("operator"), "{changed}");
 }
 
 /// Starts `fanfare top` below a shell that prints the process's number first.

@@ -4,8 +4,10 @@
 use std::fs;
 use std::io::{BufReader, Write as _};
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -235,6 +237,59 @@ fn limits_of_the_whole_server_change_and_open_connections_stay() {
 }
 
 #[test]
+fn limits_on_sources_silent_connections_and_memory_have_their_new_values() {
+    let limits = |per_source: u32, pending: u32, memory: u64| {
+        format!(
+            "[limits]\nconns_per_source = {per_source}\npending_conns = {pending}\n\
+             memory_bytes = {memory}\n"
+        )
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let (workers, enough) = (["--workers", "1"], 8_000_000_000);
+    let config = limits(1, 100, enough);
+    let server = Server::in_folder(folder.path(), "127.0.0.1:0", &config, &workers).unwrap();
+    let rig = Rig {
+        server,
+        folder,
+        secret: PathBuf::new(),
+    };
+    let addr = rig.server.addr;
+    let applied = "in use from now on";
+    // The limit of a source.
+    let status_from = |octet| {
+        let mut stream = raw::connect_from(octet, addr);
+        let request = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        stream.write_all(request).unwrap();
+        Raw::read(&mut BufReader::new(stream)).status
+    };
+    let _kept = raw::connect_from(9, addr);
+    within("the limit of a source", || {
+        (status_from(9) == 429).then_some(())
+    });
+    rig.reload(&limits(12, 100, enough), applied);
+    within("the new limit of a source", || {
+        (status_from(9) == 200).then_some(())
+    });
+    // The limit of silent connections.
+    let _silent: Vec<_> = (0..8).map(|_| raw::connect_from(10, addr)).collect();
+    rig.server.await_metric("fanfare_conns_pending", 9.0);
+    let crowded_out = "fanfare_conns_closed_total{reason=\"crowded_out\"}";
+    assert_eq!(rig.server.metric(crowded_out), 0.0);
+    rig.reload(&limits(12, 3, enough), applied);
+    let _one_more = raw::connect_from(11, addr);
+    within("connections that are crowded out", || {
+        (rig.server.metric(crowded_out) >= 1.0).then_some(())
+    });
+    rig.reload(&limits(12, 100, 1_000_000), applied);
+    within("a refusal for lack of memory", || {
+        (status_from(12) == 503).then_some(())
+    });
+    assert_eq!(rig.server.metric("fanfare_memory_limit_bytes"), 1_000_000.0);
+    rig.reload(&limits(12, 100, enough), applied);
+    within("enough memory", || (status_from(12) == 200).then_some(()));
+}
+
+#[test]
 fn lower_quota_applies_to_connections_that_are_already_behind() {
     let quota = |publications: u32| {
         format!("[quota]\nbehind_bytes = 50000000\nbehind_publications = {publications}\n")
@@ -334,6 +389,45 @@ fn waiting_poll_names_the_origin_of_its_request_after_the_list_has_changed() {
         reader.map(String::from)
     });
     assert_eq!(readers, [Some(String::from("https://app.example")), None]);
+}
+
+#[test]
+fn signals_during_a_reload_that_waits_for_a_fifo_end_the_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = "[drain]\nwindow_ms = 600000\n";
+    let mut server = Server::in_folder(folder.path(), "127.0.0.1:0", config, &[]).unwrap();
+    let await_log = |text: &str| {
+        let log = folder.path().join("stderr.txt");
+        within(text, || {
+            let log = fs::read_to_string(&log).unwrap();
+            log.contains(text).then_some(())
+        });
+    };
+    let file = folder.path().join("fanfare.toml");
+    fs::remove_file(&file).unwrap();
+    mknodat(CWD, &file, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    // Without a read, this client does not answer the close.
+    let _open = Socket::subscribed(server.addr, "channel=a");
+    let reload = fanfare()
+        .arg("reload")
+        .env("FANFARE_FEED", &server.feed)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    await_log("an operator reloads the configuration");
+    let begun = Instant::now();
+    server.signal("TERM");
+    await_log("draining");
+    server.signal("TERM");
+    assert!(server.wait().success());
+    // The server would wait for the FIFO for 10 s.
+    assert!(begun.elapsed() < Duration::from_secs(8));
+    await_log("second signal");
+    let ended = reload.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    let stderr = String::from_utf8_lossy(&ended.stderr);
+    assert!(stderr.contains("the server stops"), "{stderr}");
 }
 
 fn status(rig: &Rig, path: &str) -> u16 {
