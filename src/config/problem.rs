@@ -65,7 +65,12 @@ impl Origins {
     /// origin of the first key that the user has set.
     #[must_use]
     pub fn locate(&self, found: Vec<Invalid>) -> ConfigError {
-        let located = found.into_iter().map(|invalid| {
+        ConfigError::Invalid(self.problems(found).collect())
+    }
+
+    /// Adds the origin to each problem, as [`Self::locate`] does.
+    pub(super) fn problems(&self, found: Vec<Invalid>) -> impl Iterator<Item = Problem> {
+        found.into_iter().map(|invalid| {
             debug_assert!(!invalid.keys.is_empty(), "{}", invalid.message);
             let origin = invalid.keys.iter().find_map(|key| self.0.get(key));
             Problem {
@@ -73,8 +78,7 @@ impl Origins {
                 key: invalid.keys.into_iter().next().unwrap_or_default(),
                 message: invalid.message,
             }
-        });
-        ConfigError::Invalid(located.collect())
+        })
     }
 }
 

@@ -39,6 +39,17 @@ const HOUR_MS: u64 = 3_600_000;
 /// The minimum of `log.pinned_bytes`: about the number of bytes that one turn writes to one conn.
 const PINNED_BYTES_MIN: u64 = 65_536;
 
+/// A key, its value and the values that are allowed.
+type KeyRange = (&'static str, u64, RangeInclusive<u64>);
+
+/// Returns the range of a key, if it has one.
+pub(super) fn range_of(key: &str) -> Option<RangeInclusive<u64>> {
+    let defaults = Config::default();
+    let mut ranges = defaults.ranges();
+    let found = ranges.find(|(with_range, ..)| *with_range == key);
+    found.map(|(_, _, range)| range)
+}
+
 /// One problem of a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invalid {
@@ -74,8 +85,6 @@ impl Config {
         self.check_feed(&mut found);
         self.check_paths(&mut found);
         self.check_ranges(&mut found);
-        self.check_rates(&mut found);
-        self.check_drain(&mut found);
         self.check_relations(&mut found);
         self.check_choices(&mut found);
         self.check_namespaces(&mut found);
@@ -123,8 +132,6 @@ impl Config {
 
     fn check_tls(&self, found: &mut Vec<Invalid>) {
         let tls = &self.tls;
-        let range = 100..=600_000;
-        check_range("tls.handshake_ms", tls.handshake_ms, &range, found);
         let speaks_tls = self.listen.iter().any(|listen| listen.is_tls);
         if tls.certificates.len() != tls.keys.len() {
             let (certificates, keys) = (tls.certificates.len(), tls.keys.len());
@@ -154,13 +161,6 @@ impl Config {
 
     fn check_auth(&self, found: &mut Vec<Invalid>) {
         let auth = &self.auth;
-        check_range("auth.leeway_ms", auth.leeway_ms, &(0..=600_000), found);
-        check_range(
-            "auth.deadline_ms",
-            auth.deadline_ms,
-            &(100..=600_000),
-            found,
-        );
         if auth.keys.len() > TOKEN_KEYS_MAX {
             let count = auth.keys.len();
             let message = format!("names {count} files, but at most {TOKEN_KEYS_MAX} are allowed");
@@ -219,8 +219,21 @@ impl Config {
     }
 
     fn check_ranges(&self, found: &mut Vec<Invalid>) {
+        for (key, value, range) in self.ranges() {
+            check_range(key, value, &range, found);
+        }
+    }
+
+    /// Returns each key with a range, its value and the range.
+    fn ranges(&self) -> impl Iterator<Item = KeyRange> {
+        self.ranges_of_sizes()
+            .into_iter()
+            .chain(self.ranges_of_times_and_rates())
+    }
+
+    fn ranges_of_sizes(&self) -> [KeyRange; 17] {
         let (limits, quota, log) = (&self.limits, &self.quota, &self.log);
-        let table: [(&'static str, u64, RangeInclusive<u64>); 17] = [
+        [
             ("workers", self.workers.into(), 0..=WORKERS_MAX.into()),
             (
                 "heartbeat.interval_ms",
@@ -282,40 +295,32 @@ impl Config {
             ("log.entries", log.entries, 1..=u64::from(u32::MAX)),
             ("log.age_ms", log.age_ms, 1..=24 * HOUR_MS),
             ("journal.bytes", self.journal.bytes, 64 * MIB..=u64::MAX),
-        ];
-        let each = table.into_iter();
-        each.for_each(|(key, value, range)| check_range(key, value, &range, found));
+        ]
     }
 
-    fn check_drain(&self, found: &mut Vec<Invalid>) {
-        let drain = &self.drain;
-        let rate = drain.reconnects_per_second.into();
-        for (key, value, range) in [
-            ("drain.window_ms", drain.window_ms, 0..=600_000),
+    fn ranges_of_times_and_rates(&self) -> [KeyRange; 8] {
+        let (auth, drain, limits) = (&self.auth, &self.drain, &self.limits);
+        let connects = limits.connects_per_second_per_source.into();
+        let reconnects = drain.reconnects_per_second.into();
+        [
+            ("auth.deadline_ms", auth.deadline_ms, 100..=600_000),
+            ("auth.leeway_ms", auth.leeway_ms, 0..=600_000),
+            ("drain.reconnects_per_second", reconnects, 1..=1_000_000),
             ("drain.retry_ms", drain.retry_ms, 0..=HOUR_MS),
-            ("drain.reconnects_per_second", rate, 1..=1_000_000),
-        ] {
-            check_range(key, value, &range, found);
-        }
-    }
-
-    /// Checks the limits for which zero means no limit.
-    fn check_rates(&self, found: &mut Vec<Invalid>) {
-        let limits = &self.limits;
-        for (key, value, most) in [
+            ("drain.window_ms", drain.window_ms, 0..=600_000),
+            // Zero means no limit.
             (
                 "limits.connects_per_second_per_source",
-                limits.connects_per_second_per_source.into(),
-                1_000_000,
+                connects,
+                0..=1_000_000,
             ),
             (
                 "limits.first_subscribe_ms",
                 limits.first_subscribe_ms,
-                HOUR_MS,
+                0..=HOUR_MS,
             ),
-        ] {
-            check_range(key, value, &(0..=most), found);
-        }
+            ("tls.handshake_ms", self.tls.handshake_ms, 100..=600_000),
+        ]
     }
 
     fn check_relations(&self, found: &mut Vec<Invalid>) {

@@ -91,11 +91,16 @@ fn broken_file_changes_nothing_and_each_problem_is_an_error_with_file_line_and_k
     fs::write(&rig.secret, SECRETS[1]).unwrap();
     let broken = "[heartbeat]\ninterval_ms = 5\n[quota]\noverflow = \"burst\"\ncolour = 1\n";
     let config = configuration(&rig.secret, broken);
-    let printed = rig.reload(&config, "quota.overflow");
+    let printed = rig.reload(&config, "heartbeat.interval_ms");
     let errors = lines(&printed, "ERROR");
-    assert_eq!(errors.len(), 2, "{printed}");
+    assert_eq!(errors.len(), 3, "{printed}");
     let file = rig.file();
-    for (line, key) in [(6, "quota.overflow"), (7, "quota.colour")] {
+    let found = [
+        (4, "heartbeat.interval_ms"),
+        (6, "quota.overflow"),
+        (7, "quota.colour"),
+    ];
+    for (line, key) in found {
         let place = format!("nothing has changed: {}:{line}: {key}: ", file.display());
         assert_eq!(printed.matches(&place).count(), 1, "{place}: {printed}");
     }

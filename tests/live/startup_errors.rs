@@ -194,7 +194,13 @@ fn values() -> Vec<Case> {
         (plain("workers = 1025\n"), &[("workers", "from 0 to 1024")]),
         (
             plain("workers = -1\n[heartbeat]\ninterval_ms = \"x\"\n"),
-            &[("heartbeat.interval_ms", "expected u64"), ("workers", "-1")],
+            &[
+                (
+                    "heartbeat.interval_ms",
+                    "a whole number from 100 to 3600000",
+                ),
+                ("workers", "a whole number from 0 to 1024"),
+            ],
         ),
         (
             plain("[heartbeat]\ninterval = oops\n"),

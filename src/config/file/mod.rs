@@ -6,6 +6,8 @@
 //! is named. Every error names the origin of the value: file and line, variable, or flag. The
 //! command line is the only caller.
 
+mod types;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -16,6 +18,7 @@ use toml::{Table, Value};
 
 use super::changes::{self, keys};
 pub use super::problem::{ConfigError, Origin, Origins, Problem};
+use super::validate::{Invalid, range_of};
 use super::{Config, Listen, Namespace};
 use crate::config::input;
 
@@ -294,7 +297,7 @@ impl Draft {
             ]);
             let alone: Result<Namespace, toml::de::Error> = alone.try_into();
             if let Err(error) = alone {
-                let message = error.message().trim().replace('\n', ", ");
+                let message = types::message(&error, value, Some(1..=u64::MAX));
                 self.problem(origin, &indexed, message);
                 continue;
             }
@@ -334,26 +337,26 @@ impl Draft {
 
     /// Parses a text into the type of the key's default.
     fn take_text(&mut self, key: &str, text: &str, default: &Value, origin: Origin) {
-        let value = match default {
-            Value::Integer(_) => text.trim().parse().map(Value::Integer).ok(),
-            Value::Boolean(_) => text.trim().parse().map(Value::Boolean).ok(),
-            Value::Float(_) => text.trim().parse().map(Value::Float).ok(),
-            Value::Array(_) => Some(Value::Array(
-                text.split(',')
-                    .map(str::trim)
-                    .filter(|item| !item.is_empty())
-                    .map(|item| Value::String(String::from(item)))
-                    .collect(),
-            )),
+        let number = text.trim();
+        let (value, expected) = match default {
+            Value::Integer(_) => (number.parse().map(Value::Integer).ok(), "u64"),
+            Value::Boolean(_) => (number.parse().map(Value::Boolean).ok(), "a boolean"),
+            Value::Float(_) => (number.parse().map(Value::Float).ok(), "f64"),
+            Value::Array(_) => {
+                let items = text.split(',').map(str::trim);
+                let items = items.filter(|item| !item.is_empty());
+                let items = items.map(|item| Value::String(String::from(item)));
+                (Some(Value::Array(items.collect())), "a sequence")
+            }
             Value::String(_) | Value::Datetime(_) | Value::Table(_) => {
-                Some(Value::String(String::from(text)))
+                (Some(Value::String(String::from(text))), "a string")
             }
         };
         match value {
             Some(value) => self.take_value(key, value, origin),
             None => {
-                let message = format!("is `{text}`, but must be of type {}", default.type_str());
-                self.problem(origin, key, message);
+                let allowed = types::allowed(expected, range_of(key));
+                self.problem(origin, key, format!("is `{text}`, but must be {allowed}"));
             }
         }
     }
@@ -434,7 +437,8 @@ impl Draft {
             alone = Table::from_iter([(String::from(section), Value::Table(alone))]);
         }
         if let Err(error) = deserialize(alone) {
-            return self.problem(origin, key, error.message().trim().replace('\n', ", "));
+            let message = types::message(&error, &value, range_of(key));
+            return self.problem(origin, key, message);
         }
         let target = match section {
             Some(section) => self.values.get_mut(section).and_then(Value::as_table_mut),
@@ -447,11 +451,6 @@ impl Draft {
     }
 
     fn finish(mut self) -> Result<(Config, Origins), ConfigError> {
-        // A value that could not be parsed still has its default here. A check of relations between
-        // keys could therefore report keys that the user has not set. So these checks are skipped.
-        if !self.problems.is_empty() {
-            return Err(ConfigError::Invalid(self.problems));
-        }
         let values = std::mem::take(&mut self.values);
         let config = match deserialize(values) {
             Ok(config) => config,
@@ -460,10 +459,28 @@ impl Draft {
                 return Err(ConfigError::Invalid(self.problems));
             }
         };
-        match config.validate() {
-            Ok(()) => Ok((config, self.origins)),
-            Err(found) => Err(self.origins.locate(found)),
+        let mut found = config.validate().err().unwrap_or_default();
+        if !self.problems.is_empty() {
+            // A value that could not be parsed has its default here. A relation between keys could
+            // be wrong only because of this default, so only problems of one key are reported.
+            found.retain(|invalid| self.is_about_one_parsed_key(invalid));
         }
+        self.problems.extend(self.origins.problems(found));
+        match self.problems.is_empty() {
+            true => Ok((config, self.origins)),
+            false => Err(ConfigError::Invalid(self.problems)),
+        }
+    }
+
+    /// Whether a problem concerns one key, whose value was parsed. The number of a namespace is
+    /// wrong if an earlier one was not parsed.
+    fn is_about_one_parsed_key(&self, invalid: &Invalid) -> bool {
+        let [key] = invalid.keys.as_slice() else {
+            return false;
+        };
+        let is_namespace = |key: &str| key.starts_with(NAMESPACE);
+        let mut unparsed = self.problems.iter().map(|problem| problem.key.as_str());
+        !unparsed.any(|other| other == key || is_namespace(other) && is_namespace(key))
     }
 
     fn problem(&mut self, origin: Origin, key: &str, message: impl Into<String>) {

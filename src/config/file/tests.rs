@@ -67,17 +67,13 @@ fn unknown_keys_are_errors_with_line_and_key() {
 #[test]
 fn wrong_types_are_errors_with_line_and_key() {
     let found = problems("workers = \"two\"\n[heartbeat]\ninterval_ms = -1\n");
-    assert!(
-        found
-            .iter()
-            .any(|p| p.starts_with("fanfare.toml:1: workers: invalid type")),
-        "{found:?}"
-    );
-    assert!(
-        found
-            .iter()
-            .any(|p| p.starts_with("fanfare.toml:3: heartbeat.interval_ms: invalid value")),
-        "{found:?}"
+    assert_eq!(
+        found,
+        [
+            "fanfare.toml:3: heartbeat.interval_ms: is -1, but must be a whole number from 100 to \
+             3600000",
+            "fanfare.toml:1: workers: is \"two\", but must be a whole number from 0 to 1024",
+        ]
     );
     assert_eq!(
         problems("heartbeat = 3"),
@@ -85,6 +81,108 @@ fn wrong_types_are_errors_with_line_and_key() {
     );
     assert!(problems("[workers]\nx = 1")[0].starts_with("fanfare.toml:1: workers: "));
     assert!(problems("[[drain]]\nwindow_ms = 1")[0].starts_with("fanfare.toml:1: drain: "));
+}
+
+#[test]
+fn wrong_types_are_described_in_plain_words() {
+    for (text, message) in [
+        (
+            "[log]\nbytes = 1.5",
+            "log.bytes: is 1.5, but must be a whole number of at least 1048576",
+        ),
+        (
+            "[limits]\nconns = 5000000000",
+            "limits.conns: is 5000000000, but must be a whole number from 0 to 4294967295",
+        ),
+        (
+            "[limits]\nmemory_bytes = \"1G\"",
+            "limits.memory_bytes: is \"1G\", but must be a whole number of at least 0",
+        ),
+        (
+            "page = \"no\"",
+            "page: is \"no\", but must be true or false",
+        ),
+        ("feed = 3", "feed: is 3, but must be a text in quotes"),
+        (
+            "feed_mode = 660",
+            "feed_mode: is 660, but must be a text in quotes",
+        ),
+        (
+            "listen = 8080",
+            "listen: is 8080, but must be a list, such as [\"a\", \"b\"]",
+        ),
+        (
+            "listen = [8080]",
+            "listen: is [8080], but each entry must be an address such as \"127.0.0.1:8080\" or \
+             { address = \"…\", tls = true }",
+        ),
+        (
+            "[auth]\nkeys = [1]",
+            "auth.keys: is [1], but each entry must be a text in quotes",
+        ),
+        (
+            "[[namespace]]\nmatch = \"a\"\nlog_entries = -1",
+            "namespace[0].log_entries: is -1, but must be a whole number of at least 1",
+        ),
+        (
+            "[[namespace]]\nmatch = \"a\"\nclient_presence = 1",
+            "namespace[0].client_presence: is 1, but must be true or false",
+        ),
+    ] {
+        let found = problems(text);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].ends_with(message), "{text}: {found:?}");
+    }
+}
+
+#[test]
+fn no_message_has_a_type_of_the_programming_language() {
+    let defaults = Table::try_from(Config::default()).unwrap();
+    let wrong = [
+        Value::Boolean(true),
+        Value::Integer(-1),
+        Value::Float(0.5),
+        Value::String(String::from("?")),
+        Value::Array(vec![Value::Integer(7)]),
+    ];
+    for (key, _) in keys(&defaults) {
+        for value in &wrong {
+            let mut draft = Draft::new();
+            draft.take_value(&key, value.clone(), Origin::Default);
+            let message = draft.problems.pop().map(|problem| problem.message);
+            let message = message.unwrap_or_default();
+            for word in [
+                "expected",
+                "u64",
+                "u32",
+                "f64",
+                "sequence",
+                "invalid type",
+                "variant",
+            ] {
+                assert!(!message.contains(word), "{key} = {value}: {message}");
+            }
+        }
+    }
+}
+
+#[test]
+fn values_of_wrong_type_do_not_hide_values_out_of_range() {
+    let text = "workers = \"two\"\n[heartbeat]\ninterval_ms = 5\n[log]\nbytes = 5\n\
+                [quota]\nsend_buffer_bytes = 8192\n";
+    let found = problems(text);
+    let starts = [
+        "fanfare.toml:1: workers: is \"two\"",
+        "fanfare.toml:3: heartbeat.interval_ms: is 5",
+        "fanfare.toml:5: log.bytes: is 5, but must be at least 1048576",
+    ];
+    assert_eq!(found.len(), starts.len(), "{found:?}");
+    for (line, start) in found.iter().zip(starts) {
+        assert!(line.starts_with(start), "{found:?}");
+    }
+    // The second namespace is the first one that was parsed.
+    let text = "[[namespace]]\nlog_entries = 3\n[[namespace]]\nmatch = \"b\"\nlog_age_ms = 0\n";
+    assert_eq!(problems(text).len(), 1, "{:?}", problems(text));
 }
 
 #[test]
@@ -142,7 +240,7 @@ fn problems_of_a_namespace_have_their_line_and_key() {
             "fanfare.toml:4: namespace[1]: has no `match`; name its channels",
         ]
     );
-    assert!(found[2].starts_with("fanfare.toml:8: namespace[2].log_entries: invalid type"));
+    assert!(found[2].starts_with("fanfare.toml:8: namespace[2].log_entries: is \"many\", but"));
     let text = "[[namespace]]\nmatch = \"a*\"\n\n[[namespace]]\nlog_age_ms = 0\nmatch = \"a*\"\n";
     assert_eq!(
         problems(text),
@@ -228,7 +326,7 @@ fn environment_error_names_the_variable() {
     let error = load_environment(&[("FANFARE_WORKERS", "many")]).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "FANFARE_WORKERS: workers: is `many`, but must be of type integer"
+        "FANFARE_WORKERS: workers: is `many`, but must be a whole number from 0 to 1024"
     );
     let error = load_environment(&[("FANFARE_LOG_AGE_MS", "0")]).unwrap_err();
     assert!(
