@@ -10,6 +10,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -484,6 +485,72 @@ fn long_request_is_refused_and_closed_without_a_reset() {
     // What follows the request is ignored.
     longest.extend([b'x'; 10_000]);
     assert!(exchange(&server, &longest)["workers"].is_array());
+}
+
+/// Runs a command that succeeds, and returns what it prints and its messages.
+#[track_caller]
+fn warned(server: &Server, args: &[&str]) -> (String, String) {
+    let output = run(server, args);
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{args:?}: {errors}");
+    (String::from_utf8(output.stdout).unwrap(), errors)
+}
+
+#[test]
+fn stuck_worker_is_named_and_delays_an_answer_only_once() {
+    const SILENT: &str = "fanfare: worker 1 has not answered in time; ";
+    let server = Server::start();
+    // The kernel spreads connections over the workers at random.
+    let mut open = Vec::new();
+    within("connections of both workers", || {
+        open.push(Socket::subscribed(server.addr, "channel=a"));
+        let workers = json_of(&server, &["workers", "--json"]);
+        let rows = workers["workers"].as_array().unwrap();
+        rows.iter().all(|row| row["conns"] != 0).then_some(())
+    });
+    Feeder::connect(&server.feed).publish("a", 1);
+    let stopped = server.process().stop_thread("fanfare-1");
+    let (list, error) = warned(&server, &["workers"]);
+    let row = list.lines().nth(2).unwrap();
+    assert!(row.trim_start().starts_with("1        no "), "{list}");
+    assert!(error.starts_with(SILENT), "{error}");
+    for list in ["conns", "channels"] {
+        let (_, error) = warned(&server, &[list]);
+        assert!(error.starts_with(SILENT), "{error}");
+        assert!(error.ends_with("are missing from the list\n"), "{error}");
+    }
+    let begun = Instant::now();
+    let top = printed(&server, &["top", "--count", "1"]);
+    // Three questions that wait for the worker would take 3 s.
+    assert!(begun.elapsed() < Duration::from_millis(2_500));
+    assert!(top.contains(" a\n"), "{top}");
+    let (said, error) = warned(&server, &["kick", "--channel", "a"]);
+    assert!(said.contains("being closed"), "{said}");
+    assert!(error.starts_with(SILENT), "{error}");
+
+    // The queue of the stuck worker has room for 16 questions.
+    let ask = |_: usize| {
+        let mut stream = UnixStream::connect(socket_of(&server)).unwrap();
+        stream.write_all(b"{\"workers\":{}}\n").unwrap();
+        stream
+    };
+    for _ in 0..2 {
+        let asked: Vec<UnixStream> = (0..8).map(ask).collect();
+        for mut stream in asked {
+            stream.read_to_string(&mut String::new()).unwrap();
+        }
+    }
+    let output = run(&server, &["kick", "--channel", "b"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let error = String::from_utf8(output.stderr).unwrap();
+    let unreached = "fanfare: worker 1 could not receive the request";
+    assert!(error.starts_with(unreached), "{error}");
+
+    // The worker carries out the first request when it runs again.
+    drop(stopped);
+    within("no connection", || {
+        (json_of(&server, &["conns", "--json"])["open"] == 0).then_some(())
+    });
 }
 
 #[test]

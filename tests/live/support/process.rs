@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::{Duration, Instant};
 
+use nix::sys::ptrace;
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 
 /// The signals that tests send. The program `kill` is not used: the package procps may be missing.
@@ -36,7 +37,35 @@ const SIGNALS: [(&str, Signal); 20] = [
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Process(pub(crate) u32);
 
+/// A stopped thread of a process. It continues when this is dropped, on the same thread as it was
+/// stopped (ptrace(2)).
+#[derive(Debug)]
+pub(crate) struct StoppedThread(nix::unistd::Pid);
+
+impl Drop for StoppedThread {
+    fn drop(&mut self) {
+        // An error means that the process has ended.
+        let _ended = ptrace::detach(self.0, None);
+    }
+}
+
 impl Process {
+    /// Stops the thread with this name. Needs a process that this process has started.
+    pub(crate) fn stop_thread(self, name: &str) -> StoppedThread {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.0)).unwrap();
+        let mut tasks = tasks.map(|task| task.unwrap());
+        let found = tasks.find(|task| {
+            let comm = fs::read_to_string(task.path().join("comm"));
+            comm.is_ok_and(|comm| comm.trim_end() == name)
+        });
+        let found = found.unwrap_or_else(|| panic!("there is no thread {name}"));
+        let thread = found.file_name().to_str().unwrap().parse().unwrap();
+        let thread = nix::unistd::Pid::from_raw(thread);
+        ptrace::seize(thread, ptrace::Options::empty()).unwrap();
+        ptrace::interrupt(thread).unwrap();
+        StoppedThread(thread)
+    }
+
     /// Sends a signal by its name without `SIG`.
     pub(crate) fn signal(self, name: &str) {
         let known = SIGNALS.iter().find(|(known, _)| *known == name);
