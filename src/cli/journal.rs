@@ -6,6 +6,7 @@ use std::io::{ErrorKind, Write};
 use super::args::{JournalAction, JournalArgs};
 use super::operator::backup;
 use super::{Failure, print_error};
+use fanfare::id::Cursor;
 use fanfare::journal::check::{self, CheckError, Report};
 
 /// Runs the action.
@@ -51,8 +52,8 @@ fn describe(report: &Report) -> String {
         let _infallible = writeln!(text, "{name}: {value}");
     };
     line("format", &report.format.to_string());
-    line("epoch", &report.epochs.current().to_string());
-    for past in report.epochs.past() {
+    line("epoch", &report.epoch.to_string());
+    for past in &report.past {
         line(
             "earlier epoch",
             &format!("{}, up to {}", past.epoch, past.until.0),
@@ -103,9 +104,15 @@ fn describe(report: &Report) -> String {
 
 /// Returns what a start would do.
 fn start(report: &Report) -> String {
-    let last = report.last;
+    let (last, epoch) = (report.last, report.epoch);
     match report.is_copy {
         true => format!("begins a new epoch, because this is a copy; ids up to {last} stay valid"),
-        false => format!("continues after {last}"),
+        false => format!(
+            "continues after {}",
+            Cursor {
+                epoch,
+                sequence: report.head
+            }
+        ),
     }
 }

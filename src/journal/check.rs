@@ -16,18 +16,20 @@ use rustix::fs::{FlockOperation, flock};
 use tempfile::TempDir;
 
 use super::engine::EngineError;
-use super::epochs::Epochs;
 use super::files::TABLES;
 use super::folder::{self, Folder, LOCK, MARK, STORE};
 use super::lsm::LsmOpener;
 use super::recover::{self, ReplayEvent};
 use super::replay::boot_id;
 use crate::certain;
-use crate::id::{ChannelName, Cursor, Sequence};
+use crate::id::{ChannelName, Cursor, Epoch, Sequence};
+use crate::log::PastEpoch;
 use crate::sys::regular;
 
 /// The number of holes that a report lists. Further holes are only counted.
 const HOLES_LISTED_MAX: usize = 20;
+/// Stands for the epoch that a start from a copy would begin. It is never shown.
+const NEXT: u64 = u64::MAX;
 /// The size of the pieces in which a file is copied, in bytes.
 const PIECE_BYTES: usize = 64 * 1024;
 
@@ -36,12 +38,18 @@ const PIECE_BYTES: usize = 64 * 1024;
 pub struct Report {
     /// The version of the journal's format.
     pub format: u8,
-    /// The epochs of the ids.
-    pub epochs: Epochs,
+    /// The epoch of the newest publications.
+    pub epoch: Epoch,
+    /// The earlier epochs that a start knows, oldest first.
+    pub past: Vec<PastEpoch>,
     /// The first publication; `None` if there is none.
     pub first: Option<Cursor>,
-    /// The id after which a start continues.
+    /// The last id that is not lost: of the last publication, or of a number that an earlier start
+    /// has skipped. If the journal is a copy, no later id of this epoch is valid after a start.
     pub last: Cursor,
+    /// The number after which a start continues. It is larger than the number of `last` if later
+    /// publications may be missing.
+    pub head: Sequence,
     /// The number of publications.
     pub publications: u64,
     /// The number of publications with an idempotency key.
@@ -136,26 +144,36 @@ pub fn check(path: &Path) -> Result<Report, CheckError> {
     let here = folder::place(path).map_err(CheckError::Unreadable)?;
     let is_copy = here.is_none_or(|here| state.home.is_copy_at(here));
     let format = engine.state().map_err(refused)?;
-    let mut reader = Reader::new(state.epochs.clone());
+    let mut reader = Reader::default();
     let mut each = |event: ReplayEvent<'_>| reader.take(&event);
-    let contents = recover::read(engine.as_ref(), (state, mark), boot_id(), &mut each);
+    let found = (state, mark);
+    let contents = recover::read(engine.as_ref(), found, is_copy, boot_id(), &mut each);
     let contents = contents.map_err(refused)?;
-    let tally = reader.tally;
+    let (tally, epochs) = (reader.tally, &contents.state.epochs);
+    let next = contents.epochs_after_start(Epoch::new(NEXT));
+    let past = next.past().iter().copied();
+    let past = past.filter(|past| past.epoch != epochs.current());
+    let holes = tally.holes.iter().map(|(first, last)| Hole {
+        first: epochs.id(*first),
+        last: epochs.id(*last),
+    });
     Ok(Report {
         format: format.and_then(|state| state.first().copied()).unwrap_or(0),
-        first: tally.first,
-        last: contents.state.epochs.id(contents.head),
+        epoch: epochs.current(),
+        past: past.collect(),
+        first: tally.first.map(|first| epochs.id(first)),
+        last: epochs.id(contents.last.unwrap_or_default()),
+        head: contents.head,
         publications: tally.publications,
         with_key: tally.with_key,
         ignored: tally.ignored,
         channels: tally.channels.len() as u64,
         record_bytes: contents.record_bytes(),
         disk_bytes: engine.disk_bytes().map_err(refused)?,
-        holes: tally.holes,
+        holes: holes.collect(),
         hole_count: tally.hole_count,
         cut_bytes,
         is_copy,
-        epochs: contents.state.epochs,
     })
 }
 
@@ -260,41 +278,33 @@ fn copy_without_zeros(from: &Path, to: &Path) -> Result<(), MirrorFault> {
 }
 
 /// Sums up the records.
+#[derive(Default)]
 struct Reader {
-    epochs: Epochs,
     hasher: RandomState,
     tally: Tally,
 }
 
 #[derive(Default)]
 struct Tally {
-    first: Option<Cursor>,
+    first: Option<Sequence>,
     publications: u64,
     with_key: u64,
     ignored: u64,
     /// The hashes of the channels' names, which need less memory than the names.
     channels: HashSet<u64>,
-    holes: Vec<Hole>,
+    /// The first and the last number of each listed hole.
+    holes: Vec<(Sequence, Sequence)>,
     hole_count: u64,
 }
 
 impl Reader {
-    fn new(epochs: Epochs) -> Self {
-        Self {
-            epochs,
-            hasher: RandomState::default(),
-            tally: Tally::default(),
-        }
-    }
-
     fn take(&mut self, event: &ReplayEvent<'_>) {
         match event {
             ReplayEvent::Epochs(_) => {}
             ReplayEvent::Lost { after, until } => self.note_hole(after.next(), *until),
             ReplayEvent::Record(sequence, record) => {
                 let tally = &mut self.tally;
-                let id = self.epochs.id(*sequence);
-                let _first = tally.first.get_or_insert(id);
+                let _first = tally.first.get_or_insert(*sequence);
                 tally.publications += 1;
                 tally.with_key += u64::from(record.dedupe.is_some());
                 let is_valid = ChannelName::with_reserved(record.channel).is_ok();
@@ -307,8 +317,7 @@ impl Reader {
     fn note_hole(&mut self, first: Sequence, last: Sequence) {
         self.tally.hole_count += 1;
         if self.tally.holes.len() < HOLES_LISTED_MAX {
-            let [first, last] = [first, last].map(|number| self.epochs.id(number));
-            self.tally.holes.push(Hole { first, last });
+            self.tally.holes.push((first, last));
         }
     }
 }
@@ -490,7 +499,8 @@ mod tests {
             last: id(7, ceiling.0),
         };
         assert_eq!((found.hole_count, found.holes.as_slice()), (1, &[hole][..]));
-        assert_eq!((found.last, found.publications), (hole.last, 8));
+        assert_eq!((found.last, found.publications), (id(7, 8), 8));
+        assert_eq!(found.head, ceiling);
         assert!(!found.is_intact());
         // Zeros in the middle are a hole in the log, which a start cuts off.
         let mut torn = whole;

@@ -49,25 +49,34 @@ impl Epochs {
         Cursor { epoch, sequence }
     }
 
+    /// Forgets the oldest epoch if no further epoch could be added. Its publications get ids of the
+    /// next epoch.
+    #[must_use]
+    pub(super) fn with_room(mut self) -> Self {
+        let surplus = (self.past.len() + 1).saturating_sub(PREVIOUS_EPOCHS_MAX);
+        self.past.drain(..surplus);
+        self
+    }
+
     /// Begins a new epoch. The publications up to `until` keep their ids, and no later publication
-    /// exists. If there are too many earlier epochs, the oldest is forgotten: its publications get
-    /// ids of the next epoch.
+    /// exists. If there are too many earlier epochs, the oldest is forgotten, as with
+    /// [`Epochs::with_room`].
     #[must_use]
     pub(super) fn followed_by(&self, next: Epoch, until: Sequence) -> Self {
         // The journal may have lost the last publications of an earlier epoch.
-        let shorter = self.past.iter().map(|past| PastEpoch {
-            until: past.until.min(until),
-            ..*past
-        });
-        let mut past: Vec<_> = shorter.collect();
+        let Self { current, mut past } = self.clone().with_room();
+        for past in &mut past {
+            past.until = past.until.min(until);
+        }
         // An epoch without publications is kept, too, because clients may have its position.
         past.push(PastEpoch {
-            epoch: self.current,
+            epoch: current,
             until,
         });
-        past.drain(..past.len().saturating_sub(PREVIOUS_EPOCHS_MAX));
-        let current = next;
-        Self { current, past }
+        Self {
+            current: next,
+            past,
+        }
     }
 
     /// Appends the encoding: the current epoch, and the earlier epochs with their ends.

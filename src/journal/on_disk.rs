@@ -2,8 +2,11 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
+use super::check::{CheckError, Report, check};
+use super::engine::EngineError;
 use super::epochs::Epochs;
 use super::folder::Folder;
 use super::lsm::LsmOpener;
@@ -34,10 +37,38 @@ pub(super) fn open(path: &Path, fresh: u64) -> (RecordWriter, Epochs, Vec<(u64, 
         },
         ReplayEvent::Lost { until, .. } => panic!("records up to {until:?} are lost"),
     };
-    let opener = Box::new(LsmOpener::new(Folder::take(path).unwrap()));
+    let opener = Box::new(LsmOpener::new(take(path)));
     let writer = recover::open(opener, settings, Epoch::new(fresh), &mut each).unwrap();
     let epochs = writer.epochs().clone();
     (writer, epochs, records)
+}
+
+/// Locks a journal. Other tests start processes. Between its fork and its exec, such a process has
+/// the lock of a journal that was just closed.
+pub(super) fn take(path: &Path) -> Folder {
+    until_unlocked(|| match Folder::take(path) {
+        Err(EngineError::InUse) => None,
+        taken => Some(taken.unwrap()),
+    })
+}
+
+/// Checks a journal that was just closed, as [`take`] opens it.
+pub(super) fn checked(path: &Path) -> Report {
+    until_unlocked(|| match check(path) {
+        Err(CheckError::InUse) => None,
+        checked => Some(checked.unwrap()),
+    })
+}
+
+fn until_unlocked<T>(mut attempt: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match attempt() {
+            Some(outcome) => return outcome,
+            None => assert!(Instant::now() < deadline, "the journal is locked"),
+        }
+        thread::yield_now();
+    }
 }
 
 /// Returns a record with a text as its payload.

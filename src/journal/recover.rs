@@ -57,7 +57,8 @@ pub fn open(
         Some(found) => found,
         None => create(engine.as_ref(), settings, fresh)?,
     };
-    let contents = read(engine.as_ref(), (state, mark), settings.boot, each)?;
+    let is_copy = state.home.is_copy_at(engine.place()?);
+    let contents = read(engine.as_ref(), (state, mark), is_copy, settings.boot, each)?;
     let found = prepare(engine, contents, settings, fresh)?;
     Ok(RecordWriter::new(opener, settings, found))
 }
@@ -99,22 +100,38 @@ pub(super) struct Contents {
 }
 
 impl Contents {
+    /// Returns the epochs after a start. In a copy, the new epoch `fresh` shares the publications
+    /// up to the last record with the earlier epochs.
+    pub(super) fn epochs_after_start(&self, fresh: Epoch) -> Epochs {
+        let until = self.last.unwrap_or_default();
+        match self.is_copy {
+            true => self.state.epochs.followed_by(fresh, until),
+            false => self.state.epochs.clone(),
+        }
+    }
+
     /// Returns the total size of the records in bytes.
     pub(super) fn record_bytes(&self) -> u64 {
         self.chunks.iter().map(|chunk| chunk.bytes).sum()
     }
 }
 
-/// Reads the records of a store, and passes the events of the replay to `each`. Changes nothing.
+/// Reads the records of a store, and passes the events of the replay to `each`. `is_copy` says
+/// whether the store is a copy. Changes nothing.
 ///
 /// # Errors
 /// Returns an error if the store is damaged, or if a system call fails.
 pub(super) fn read(
     engine: &dyn Engine,
-    (state, mark): (State, Option<Mark>),
+    (mut state, mark): (State, Option<Mark>),
+    is_copy: bool,
     boot: BootId,
     each: &mut dyn FnMut(ReplayEvent<'_>),
 ) -> Result<Contents, EngineError> {
+    if is_copy {
+        // The ids that are replayed must be valid in the new epoch.
+        state.epochs = state.epochs.with_room();
+    }
     each(ReplayEvent::Epochs(&state.epochs));
     let mut reader = Reader {
         engine,
@@ -133,7 +150,7 @@ pub(super) fn read(
         each(ReplayEvent::Lost { after, until: head });
     }
     Ok(Contents {
-        is_copy: state.home.is_copy_at(engine.place()?),
+        is_copy,
         state,
         mark,
         last,
@@ -170,7 +187,14 @@ fn prepare(
     settings: Settings,
     fresh: Epoch,
 ) -> Result<OpenedStore, EngineError> {
-    let epochs = epochs_from_now_on(&contents, fresh);
+    let epochs = contents.epochs_after_start(fresh);
+    if contents.is_copy {
+        let until = contents.last.unwrap_or_default();
+        tracing::warn!(
+            until = until.0,
+            "the journal is a copy: a new epoch begins, and earlier ids are valid up to this number"
+        );
+    }
     let Contents {
         state,
         mark,
@@ -214,21 +238,6 @@ fn prepare(
         older,
         current,
     })
-}
-
-/// Returns the epochs for this run. In a copy, the new epoch shares the publications up to the last
-/// record with the earlier epochs.
-fn epochs_from_now_on(contents: &Contents, fresh: Epoch) -> Epochs {
-    let epochs = &contents.state.epochs;
-    if !contents.is_copy {
-        return epochs.clone();
-    }
-    let until = contents.last.unwrap_or_default();
-    tracing::warn!(
-        until = until.0,
-        "the journal is a copy: a new epoch begins, and earlier ids are valid up to this number"
-    );
-    epochs.followed_by(fresh, until)
 }
 
 struct Reader<'a> {

@@ -178,17 +178,25 @@ impl<'a> Collector<'a> {
         match replayed {
             ReplayEvent::Epochs(epochs) => self.epochs = (*epochs).clone(),
             ReplayEvent::Record(sequence, record) => self.take_record(*sequence, record),
-            ReplayEvent::Lost { until, .. } => {
+            ReplayEvent::Lost { after, until } => {
+                let [first, last] = [after.next(), *until].map(|number| self.epochs.id(number));
                 tracing::warn!(
-                    until = until.0,
+                    %first,
+                    %last,
                     "publications are lost from the journal, or may be: a client that resumes from \
                      an earlier id receives a gap"
                 );
-                let mut writer = Writer::new(self.context.config, *until);
-                writer.note_lost(*until);
-                self.writer = Some(writer);
+                self.writer(*until).note_lost(*until);
             }
         }
+    }
+
+    /// Returns the writer of the log. If there is none yet, creates it with an empty log after the
+    /// number `before`.
+    fn writer(&mut self, before: Sequence) -> &mut Writer {
+        let config = self.context.config;
+        let fresh = || Writer::new(config, before);
+        self.writer.get_or_insert_with(fresh)
     }
 
     fn take_record(&mut self, sequence: Sequence, record: &Record<'_>) {
@@ -212,9 +220,7 @@ impl<'a> Collector<'a> {
         let (event, key) = (event.map(Box::from), record.key.map(Box::from));
         let ttl = record.ttl_us.map(Duration::from_micros);
         let before = Sequence(sequence.0.saturating_sub(1));
-        let config = self.context.config;
-        let fresh = || Writer::new(config, before);
-        let writer = self.writer.get_or_insert_with(fresh);
+        let writer = self.writer(before);
         let ledger = writer.log().ledger();
         let publication = Publication::new(id, channel, payload, published, ledger)
             .labelled(event, key)
@@ -232,19 +238,17 @@ impl<'a> Collector<'a> {
     /// Returns the replayed log and keys.
     #[must_use]
     pub fn finish(self, record_writer: &RecordWriter) -> (Writer, Dedupe) {
-        let head = record_writer.head();
-        let config = self.context.config;
-        let writer = self.writer;
-        if let Some(writer) = &writer {
-            writer.log().rules().forget_published();
-        }
         if self.unreplayed > 0 {
             tracing::warn!(
                 records = self.unreplayed,
                 "records of the journal are not replayed: their channels have invalid names"
             );
         }
+        let (head, config) = (record_writer.head(), self.context.config);
+        let writer = self.writer;
         let mut writer = writer.unwrap_or_else(|| Writer::new(config, head));
+        writer.skip_to(head);
+        writer.log().rules().forget_published();
         writer.set_past_epochs(record_writer.epochs().past());
         (writer, self.dedupe)
     }
@@ -252,8 +256,107 @@ impl<'a> Collector<'a> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::on_disk::{append, checked, copied, id, open, take};
     use super::super::record::PayloadRef;
     use super::*;
+    use crate::config::limits::PREVIOUS_EPOCHS_MAX;
+    use crate::id::Cursor;
+
+    /// Checks a journal, then starts from it, and compares the results. Appends a record. Returns
+    /// the number of publications.
+    fn start_as_checked(path: &Path, fresh: u64) -> u64 {
+        let report = checked(path);
+        let config = Config::default();
+        let context = OpenContext {
+            fresh: Epoch::new(fresh),
+            dedupe_seed: 7,
+            now: Now(0),
+            config: &config,
+        };
+        let mut collector = Collector::new(context, 0);
+        let mut lost = Vec::new();
+        let opener = Box::new(LsmOpener::new(take(path)));
+        let mut writer = recover::open(opener, settings(&config), context.fresh, &mut |event| {
+            collector.take(&event);
+            if let ReplayEvent::Lost { after, until } = event {
+                lost.push((after.next(), until));
+            }
+        })
+        .unwrap();
+        let (log, _) = collector.finish(&writer);
+        assert_eq!(log.log().len(), report.publications);
+        let publications = log.log().publications();
+        let mut ids: Vec<_> = publications.iter().map(|one| one.id).collect();
+        ids.sort_unstable_by_key(|id| id.sequence);
+        assert_eq!(ids.first().copied(), report.first);
+        assert_eq!(
+            (log.head(), log.log().posted()),
+            (writer.head(), writer.head())
+        );
+        assert_eq!(writer.head(), report.head);
+        let holes = report.holes.iter();
+        let holes = holes.map(|hole| (hole.first.sequence, hole.last.sequence));
+        assert!(holes.eq(lost.iter().copied()), "{report:?}");
+        let state = log.log().state();
+        let lost_until = lost.last().map(|(_, until)| *until);
+        assert_eq!(state.lost_until(), lost_until.unwrap_or_default());
+        for id in ids {
+            assert!(id.epoch == writer.epoch() || state.has_valid(id), "{id}");
+        }
+        for past in &report.past {
+            assert_eq!(state.valid_until(past.epoch), Some(past.until));
+        }
+        if report.is_copy {
+            let next = Cursor {
+                sequence: report.last.sequence.next(),
+                ..report.last
+            };
+            assert!(state.has_valid(report.last) && !state.has_valid(next));
+            assert_eq!(writer.epoch(), context.fresh);
+        }
+        append(&mut writer, 3);
+        writer.close().unwrap();
+        report.publications
+    }
+
+    #[test]
+    fn start_has_what_the_check_reports_also_before_a_hole() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("journal");
+        let (mut writer, _, _) = open(&path, 7);
+        (0..9).for_each(|_| append(&mut writer, 100));
+        drop(writer);
+        let log = path.join("store/0.jnl");
+        let whole = std::fs::read(&log).unwrap();
+        let written = whole.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+        std::fs::write(&log, &whole[..written - 20]).unwrap();
+        let copy = copied(&path, "copy");
+        for path in [path, copy] {
+            // The loss is first at the end of the journal, and later in the middle.
+            assert_eq!([(); 3].map(|()| start_as_checked(&path, 8)), [8, 9, 10]);
+        }
+    }
+
+    #[test]
+    fn copy_of_many_copies_knows_the_latest_epochs() {
+        let place = tempfile::tempdir().unwrap();
+        let mut path = place.path().join("0");
+        let (mut writer, _, _) = open(&path, 0);
+        append(&mut writer, 1);
+        writer.close().unwrap();
+        let count = PREVIOUS_EPOCHS_MAX as u64 + 3;
+        for fresh in 1..=count {
+            path = copied(&path, &fresh.to_string());
+            let report = checked(&path);
+            assert!(report.is_copy);
+            assert_eq!(start_as_checked(&path, fresh), fresh);
+            // The publications of forgotten epochs have ids of the oldest epoch that is known.
+            let oldest = fresh.saturating_sub(PREVIOUS_EPOCHS_MAX as u64);
+            assert_eq!(report.first, Some(id(oldest, 1)));
+        }
+        let (_, epochs, _) = open(&path, 99);
+        assert_eq!(epochs.past().len(), PREVIOUS_EPOCHS_MAX);
+    }
 
     #[test]
     fn replay_keeps_publications_with_reserved_names_without_their_event_type() {

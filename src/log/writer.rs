@@ -126,10 +126,22 @@ impl Writer {
         self.publish_figures();
     }
 
-    /// Records that numbers up to `until` may have been assigned before a restart, and that their
-    /// publications are lost.
+    /// Records that some numbers up to `until` may have been assigned before a restart, and that
+    /// their publications are lost. The publications in the log stay. Later entries will have
+    /// numbers above `until`.
     pub fn note_lost(&mut self, until: Sequence) {
         self.state.note_lost(until);
+        self.skip_to(until);
+    }
+
+    /// Continues after the number `last`, if the last entry of the log has a lower number. Must be
+    /// called before the log has readers.
+    pub fn skip_to(&mut self, last: Sequence) {
+        if last > self.head {
+            self.announce(last);
+            self.head = last;
+            self.note_posted();
+        }
     }
 
     /// Adds a publication, whose number must be above all others. Removes at most
