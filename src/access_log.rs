@@ -350,6 +350,7 @@ mod tests {
 
     use super::*;
     use crate::id::RunId;
+    use crate::logs::capture::logged;
 
     fn line<'a>(path: &'a str, sub: &'a str) -> Line<'a> {
         Line {
@@ -432,7 +433,7 @@ mod tests {
         // The thread has taken at most one line from the queue.
         assert!((99..=100).contains(&log.dropped()), "{}", log.dropped());
         // Nothing is lost silently: each line was dropped before the end or is lost at the end.
-        let logged = warned(|| drop(thread));
+        let logged = logged(|| drop(thread));
         assert_eq!(log.dropped(), ACCESS_LINES_MAX as u64 + 100);
         assert_eq!(logged.lines().count(), 1, "{logged}");
         assert!(logged.contains(" 819"), "{logged}");
@@ -462,7 +463,7 @@ mod tests {
         let mut warnings = String::new();
         for full in [true, true, true, false, true, false] {
             is_full.store(full, Ordering::Relaxed);
-            let logged = warned(|| writer.write_all(b"line\n").unwrap());
+            let logged = logged(|| writer.write_all(b"line\n").unwrap());
             warnings.push_str(&logged);
         }
         assert_eq!(writer.failed.load(Ordering::Relaxed), 4);
@@ -480,30 +481,6 @@ mod tests {
         log.write(&line("/", "a"));
         drop(guard);
         assert_eq!(log.dropped(), 2);
-    }
-
-    /// Returns the lines that are logged during the call.
-    fn warned(act: impl FnOnce()) -> String {
-        let (lines, read) = std::sync::mpsc::channel();
-        let subscriber = tracing_subscriber::fmt()
-            .with_writer(move || Sent(lines.clone()))
-            .finish();
-        tracing::subscriber::with_default(subscriber, act);
-        read.iter().collect()
-    }
-
-    struct Sent(std::sync::mpsc::Sender<String>);
-
-    impl Write for Sent {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            let line = String::from_utf8_lossy(bytes).into_owned();
-            self.0.send(line).unwrap();
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! A full pipe or a slow reader must not stop a worker, so lines are put into a bounded queue. When
 //! the queue is full, lines are dropped and counted. Payloads and tokens are never logged.
 
+#[cfg(test)]
+pub(crate) mod capture;
 pub mod problems;
 
 use std::fmt;
