@@ -123,9 +123,12 @@ fn push_spans(sources: &FigureSources, page: &mut Page<'_>) {
     let help = "Publications and connections whose spans were dropped, by cause.";
     let name = "fanfare_spans_dropped_total";
     let dropped = [
-        ("collector", value(&spans.dropped_by_collector)),
-        ("file", value(&spans.dropped_by_file)),
-        ("queue_full", value(&spans.dropped_by_queue)),
+        ("collector_queue_full", value(&spans.collector_queue_full)),
+        ("collector_refused", value(&spans.refused)),
+        ("collector_unreachable", value(&spans.unreachable)),
+        ("file", value(&spans.unwritten)),
+        ("queue_full", value(&spans.queue_full)),
+        ("stopped", value(&spans.stopped)),
     ];
     page.each((name, Kind::Counter, help), "cause", dropped.into_iter());
 }

@@ -149,6 +149,10 @@ pub const SPAN_POST_MS_MAX: u64 = 10_000;
 pub const SPAN_RETRY_FIRST_MS: u64 = 250;
 /// The maximum pause between two attempts to post a batch, in milliseconds.
 pub const SPAN_RETRY_PAUSE_MS_MAX: u64 = 5_000;
+/// The maximum pause for which a collector can ask before the next post, in milliseconds.
+pub const SPAN_RETRY_AFTER_MS_MAX: u64 = 300_000;
+/// The minimum time between two warnings about a collector, in milliseconds.
+pub const SPAN_WARNING_MS: u64 = 60_000;
 /// The time after which a batch that the collector has not accepted is dropped, in milliseconds.
 pub const SPAN_RETRY_MS_MAX: u64 = 60_000;
 /// The maximum time for which the end of the server waits for the export of spans, in milliseconds.

@@ -53,6 +53,9 @@ pub struct Exporter {
     stop: Option<Sender<()>>,
     /// Disconnected when the threads have ended.
     ended: Receiver<()>,
+    metrics: Arc<SpanMetrics>,
+    /// The number of targets: a file, a collector, or both.
+    targets: u64,
 }
 
 /// The state of the first thread.
@@ -89,11 +92,13 @@ impl Exporter {
         let (running, ended) = bounded::<()>(0);
         let url = config.url().map_err(ExporterError::Endpoint)?;
         let collector = url.map(|url| Collector::new(url, Arc::clone(&metrics), stopped.clone()));
+        let file = open_file(config)?;
+        let targets = u64::from(file.is_some()) + u64::from(collector.is_some());
         let batcher = Batcher {
             spans,
             stop: stopped,
             clock,
-            file: open_file(config)?,
+            file,
             is_failing: false,
             collector: collector.map(CollectorThread::start).transpose()?,
             metrics: Arc::clone(&metrics),
@@ -102,9 +107,14 @@ impl Exporter {
             batcher.run();
             drop(running);
         })?;
-        let tracer = Tracer::new(config, queue, metrics);
-        let stop = Some(stop);
-        Ok(Some((tracer, Self { stop, ended })))
+        let tracer = Tracer::new(config, queue, Arc::clone(&metrics));
+        let exporter = Self {
+            stop: Some(stop),
+            ended,
+            metrics,
+            targets,
+        };
+        Ok(Some((tracer, exporter)))
     }
 }
 
@@ -113,6 +123,14 @@ impl Drop for Exporter {
         self.stop = None;
         // A collector that does not answer must not delay the stop for long.
         let _ended = self.ended.recv_timeout(Duration::from_millis(SPAN_STOP_MS));
+        let unfinished = self.metrics.unfinished(self.targets);
+        let stopped = &self.metrics.stopped;
+        let lost = stopped.fetch_add(unfinished, Ordering::Relaxed) + unfinished;
+        if lost > 0 {
+            tracing::warn!(
+                "{lost} spans are lost at the end of the server: they could not be exported in time"
+            );
+        }
     }
 }
 
@@ -171,7 +189,7 @@ impl Batcher {
             let written = file.append(&json);
             let number = match &written {
                 Ok(()) => &self.metrics.written,
-                Err(_) => &self.metrics.dropped_by_file,
+                Err(_) => &self.metrics.unwritten,
             };
             number.fetch_add(count, Ordering::Relaxed);
             self.note_written(written);
@@ -182,7 +200,7 @@ impl Batcher {
                 spans: count,
             };
             if collector.batches.try_send(batch).is_err() {
-                let dropped = &self.metrics.dropped_by_collector;
+                let dropped = &self.metrics.collector_queue_full;
                 dropped.fetch_add(count, Ordering::Relaxed);
             }
         }

@@ -21,7 +21,7 @@ mod tests;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Sender, TrySendError};
 
 use crate::config::{Share, Tracing};
 use crate::time::Now;
@@ -69,11 +69,38 @@ pub struct SpanMetrics {
     /// Spans that the collector has accepted.
     pub posted: AtomicU64,
     /// Spans that were dropped because the queue was full.
-    pub dropped_by_queue: AtomicU64,
+    pub queue_full: AtomicU64,
     /// Spans that could not be written to the file.
-    pub dropped_by_file: AtomicU64,
-    /// Spans that the collector has not accepted.
-    pub dropped_by_collector: AtomicU64,
+    pub unwritten: AtomicU64,
+    /// Spans that the collector has refused.
+    pub refused: AtomicU64,
+    /// Spans that could not be posted in time.
+    pub unreachable: AtomicU64,
+    /// Spans that were dropped because too many batches waited for the collector.
+    pub collector_queue_full: AtomicU64,
+    /// Spans that were not exported before the server ended.
+    pub stopped: AtomicU64,
+    /// Spans for which the queue had room. Each of them is exported or dropped once per target.
+    pub queued: AtomicU64,
+}
+
+impl SpanMetrics {
+    /// Returns the number of queued spans that were neither exported nor dropped, for a number of
+    /// targets.
+    fn unfinished(&self, targets: u64) -> u64 {
+        let finished = [
+            &self.written,
+            &self.posted,
+            &self.unwritten,
+            &self.refused,
+            &self.unreachable,
+            &self.collector_queue_full,
+            &self.stopped,
+        ];
+        let finished = finished.map(|number| number.load(Ordering::Relaxed));
+        let queued = self.queued.load(Ordering::Relaxed);
+        (targets * queued).saturating_sub(finished.iter().sum())
+    }
 }
 
 /// Decides which publications and connections are traced, and queues their spans.
@@ -89,7 +116,8 @@ pub struct Tracer {
 }
 
 impl Tracer {
-    /// Creates a tracer whose spans are all counted as dropped. For tests.
+    /// Creates a tracer whose spans are all counted as not exported before the end of the server.
+    /// For tests.
     #[doc(hidden)]
     #[must_use]
     pub fn without_exporter(sample: Share) -> Self {
@@ -140,12 +168,19 @@ impl Tracer {
         self.sample.contains(fastrand::u64(..))
     }
 
-    /// Queues a span that has ended, or drops and counts the span if the queue is full.
+    /// Queues a span that has ended, or drops and counts the span.
     pub(crate) fn end(&self, span: EndedSpan) {
-        if self.queue.try_send(span).is_err() {
-            self.metrics
-                .dropped_by_queue
-                .fetch_add(1, Ordering::Relaxed);
+        self.metrics.queued.fetch_add(1, Ordering::Relaxed);
+        match self.queue.try_send(span) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => {
+                self.metrics.queued.fetch_sub(1, Ordering::Relaxed);
+                self.metrics.queue_full.fetch_add(1, Ordering::Relaxed);
+            }
+            // The exporter has ended before this span.
+            Err(TrySendError::Disconnected(_)) => {
+                self.metrics.stopped.fetch_add(1, Ordering::Relaxed);
+            }
         }
     }
 

@@ -10,6 +10,7 @@ use super::encode::{self, Calendar};
 use super::*;
 use crate::frame::{Payload, Publication};
 use crate::id::{ChannelName, ConnName, Cursor, Epoch, RunId, Sequence};
+use crate::logs::capture::logged;
 use crate::sys::clock::Clock;
 use crate::time::Now;
 
@@ -120,8 +121,13 @@ fn span_without_room_in_the_queue_is_dropped_and_counted() {
         ));
     }
     assert_eq!(spans.len(), 1);
-    let dropped = &tracer.metrics().dropped_by_queue;
-    assert_eq!(dropped.load(Ordering::Relaxed), 2);
+    let count = |number: &AtomicU64| number.load(Ordering::Relaxed);
+    let metrics = tracer.metrics();
+    assert_eq!(
+        (count(&metrics.queue_full), count(&metrics.stopped)),
+        (2, 0)
+    );
+    assert_eq!(metrics.unfinished(1), 1);
     // A queue whose exporter has ended drops spans, too.
     drop(spans);
     let context = tracer.sample(None).unwrap();
@@ -132,7 +138,10 @@ fn span_without_room_in_the_queue_is_dropped_and_counted() {
         Now(1),
         Now(2),
     ));
-    assert_eq!(dropped.load(Ordering::Relaxed), 3);
+    assert_eq!(
+        (count(&metrics.queue_full), count(&metrics.stopped)),
+        (2, 1)
+    );
 }
 
 #[test]
@@ -315,19 +324,25 @@ fn exporter_waits_a_bounded_time_for_a_collector_when_it_stops() {
         ..Tracing::default()
     };
     let (tracer, exporter) = Exporter::start(&config, Clock::start()).unwrap().unwrap();
-    let context = tracer.sample(None).unwrap();
-    drop(PublicationSpan::begin(
-        &tracer,
-        context,
-        &publication(),
-        Now(1),
-        Now(2),
-    ));
+    for _ in 0..3 {
+        let context = tracer.sample(None).unwrap();
+        drop(PublicationSpan::begin(
+            &tracer,
+            context,
+            &publication(),
+            Now(1),
+            Now(2),
+        ));
+    }
     let begun = std::time::Instant::now();
-    drop(exporter);
+    let logged = logged(|| drop(exporter));
     assert!(
         begun.elapsed() < Duration::from_secs(8),
         "{:?}",
         begun.elapsed()
     );
+    // Nothing is lost silently.
+    let lost = tracer.metrics().stopped.load(Ordering::Relaxed);
+    assert_eq!(lost, 3);
+    assert!(logged.contains("3 spans are lost at the end"), "{logged}");
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -310,8 +310,14 @@ impl Collector {
 }
 
 fn answer(stream: &mut TcpStream, status: &str) {
+    answer_with(stream, status, "{}");
+}
+
+/// Answers a request. `status` can contain further header fields.
+fn answer_with(stream: &mut TcpStream, status: &str, body: &str) {
+    let length = body.len();
     let response =
-        format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{{}}");
+        format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}");
     stream.write_all(response.as_bytes()).unwrap();
 }
 
@@ -337,8 +343,11 @@ fn collector_receives_spans_after_it_was_overloaded_and_a_refused_batch_is_dropp
     let server = traced(folder.path(), &collector.target());
     publish(&server, 1);
     let (mut stream, first) = collector.request();
-    answer(&mut stream, "503 Service Unavailable");
+    let begun = Instant::now();
+    answer(&mut stream, "503 Service Unavailable\r\nRetry-After: 0");
     let (mut stream, second) = collector.request();
+    // A collector that asks for no pause gets one.
+    assert!(begun.elapsed() > Duration::from_millis(200), "{begun:?}");
     assert_eq!(first, second);
     assert_eq!(parents(&second), ["0000000000000001"]);
     answer(&mut stream, "200 OK");
@@ -346,12 +355,24 @@ fn collector_receives_spans_after_it_was_overloaded_and_a_refused_batch_is_dropp
     publish(&server, 2);
     let (mut stream, _) = collector.request();
     answer(&mut stream, "400 Bad Request");
-    server.await_metric("fanfare_spans_dropped_total{cause=\"collector\"}", 1.0);
+    let refused = "fanfare_spans_dropped_total{cause=\"collector_refused\"}";
+    server.await_metric(refused, 1.0);
     publish(&server, 3);
     let (mut stream, third) = collector.request();
     assert_eq!(parents(&third), ["0000000000000003"]);
     answer(&mut stream, "200 OK");
     server.await_metric("fanfare_spans_exported_total{target=\"collector\"}", 2.0);
+    // The collector rejects all five spans of the next publication.
+    publish(&server, 4);
+    let (mut stream, _) = collector.request();
+    let rejected = r#"{"partialSuccess":{"rejectedSpans":"5","errorMessage":"too old"}}"#;
+    answer_with(&mut stream, "200 OK", rejected);
+    server.await_metric(refused, 2.0);
+    // There is one warning, although the collector has failed three times.
+    let log = fs::read_to_string(folder.path().join("stderr.txt")).unwrap();
+    assert_eq!(log.matches("does not accept spans").count(), 1, "{log}");
+    assert!(log.contains(&collector.0.local_addr().unwrap().to_string()));
+    assert!(log.contains("answered with status 503"), "{log}");
 }
 
 #[test]
@@ -393,7 +414,7 @@ fn collector_that_is_down_or_slow_delays_no_publication_and_gets_the_spans_later
     // A collector that does not answer does not delay the end of the server for long.
     publish(&server, 9);
     drop(socket);
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     server.signal("TERM");
     assert!(server.wait().success());
     assert!(

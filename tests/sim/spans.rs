@@ -44,7 +44,7 @@ impl Spans {
 
     /// Checks that no span is open. Called when all publications are delivered.
     pub(crate) fn check_ended(&self) {
-        let ended = &self.tracer.metrics().dropped_by_queue;
+        let ended = &self.tracer.metrics().stopped;
         assert_eq!(ended.load(Ordering::Relaxed), self.begun, "ended spans");
     }
 }
@@ -76,11 +76,7 @@ impl WorkerTracer {
 
     /// Checks the number of spans. `lines` is the number of lines of a complete access log.
     pub(crate) fn check_ended(&self, lines: u64) {
-        let ended = self
-            .tracer
-            .metrics()
-            .dropped_by_queue
-            .load(Ordering::Relaxed);
+        let ended = self.tracer.metrics().stopped.load(Ordering::Relaxed);
         let is_right = match self.has_all_conns {
             true => ended == lines,
             false => ended <= lines,
