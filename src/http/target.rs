@@ -134,21 +134,66 @@ const LOGGED_PARAMETERS: [&str; 6] = ["channel", "envelope", "last", "since", "t
 
 /// Returns the path of a request target and the parameters that may be in the access log, as the
 /// client has encoded them. The parameter that contains a token is not one of them, because the
-/// configuration refuses such a name.
+/// configuration refuses such a name. The path and each value end before a character that could
+/// begin a further parameter, because a wrong program may join parameters with it.
 pub(super) fn logged(target: &str) -> String {
     let Ok(target) = Target::parse(target) else {
         return String::from("-");
     };
-    let mut logged = String::from(target.path);
+    let mut logged = String::from(logged_part(target.path, is_path_byte));
     let pairs = query_pairs(target.query);
     let known = pairs.filter(|(name, _)| LOGGED_PARAMETERS.contains(name));
     for (index, (name, value)) in known.enumerate() {
         logged.push(if index == 0 { '?' } else { '&' });
-        logged.extend([name, "=", value]);
+        let may_be_logged = match name {
+            "channel" => is_channel_byte,
+            _ => is_word_byte,
+        };
+        logged.extend([name, "=", logged_part(value, may_be_logged)]);
     }
     let end = logged.floor_char_boundary(ACCESS_PATH_BYTES_MAX);
     logged.truncate(end);
     logged
+}
+
+/// Returns the beginning of a text, up to the first character that may not be in the access log.
+/// Escaped characters are decoded before the check. A malformed escape ends the text.
+fn logged_part(text: &str, may_be_logged: fn(u8) -> bool) -> &str {
+    let mut rest = text.as_bytes();
+    let unlogged = loop {
+        let (byte, next) = match rest {
+            [] => return text,
+            [b'%', high, low, next @ ..] => (hex_byte(*high, *low), next),
+            [byte, next @ ..] => (Some(*byte).filter(|byte| *byte != b'%'), next),
+        };
+        if !byte.is_some_and(may_be_logged) {
+            break rest.len();
+        }
+        rest = next;
+    };
+    // All bytes of a character that is not in ASCII may be logged, or none.
+    text.get(..text.len() - unlogged).unwrap_or_default()
+}
+
+fn hex_byte(high: u8, low: u8) -> Option<u8> {
+    let digit = |digit: u8| char::from(digit).to_digit(16);
+    let byte = digit(high)? << 4 | digit(low)?;
+    u8::try_from(byte).ok()
+}
+
+/// Whether a byte of a value may be in the access log: of a number, an id, or a word.
+fn is_word_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)
+}
+
+fn is_path_byte(byte: u8) -> bool {
+    is_word_byte(byte) || byte == b'/'
+}
+
+/// Whether a byte of a channel's name may be in the access log. The names are of the user, so only
+/// control characters and the characters that join parameters are left out.
+fn is_channel_byte(byte: u8) -> bool {
+    !byte.is_ascii_control() && !b" &;=?#%".contains(&byte)
 }
 
 /// Returns the value of the first non-empty parameter with this name.
@@ -286,6 +331,25 @@ mod tests {
             ("/poll?since=x&timeout=0", "/poll?since=x&timeout=0"),
             ("http://u:p@a/sse?window=2", "-"),
             ("http://a/sse?window=2", "/sse?window=2"),
+            // Parameters that were joined with another character.
+            ("/ws?channel=a;token=x", "/ws?channel=a"),
+            ("/ws?channel=a%26token=x&window=2", "/ws?channel=a&window=2"),
+            ("/ws?channel=a%3btoken%3Dx", "/ws?channel=a"),
+            ("/ws?channel=a%253Btoken%253Dx", "/ws?channel=a"),
+            ("/ws?channel=a?token=x", "/ws?channel=a"),
+            ("/ws?channel=a&amp;token=x", "/ws?channel=a"),
+            ("/ws?channel=a%", "/ws?channel=a"),
+            ("/ws?channel=a+token=x", "/ws?channel=a+token"),
+            (
+                "/ws?last=1;token=x&since=18a-4,x&envelope=full:x",
+                "/ws?last=1&since=18a-4&envelope=full",
+            ),
+            ("/ws;token=x?channel=a", "/ws?channel=a"),
+            ("/ws%3Ftoken=x", "/ws"),
+            ("/ws&token=x", "/ws"),
+            ("/u:p@a/ws", "/u"),
+            ("/ws?channel=chat:1/%C3%A9!", "/ws?channel=chat:1/%C3%A9!"),
+            ("/ws?channel=\u{e9};token=x", "/ws?channel=\u{e9}"),
             ("*", "-"),
             (&*long, &long[..512]),
         ] {
