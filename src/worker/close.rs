@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use super::Worker;
+use super::warn::NOT_READ;
 use super::wire::net::Net;
 use super::wire::tls::SealedEnd;
 use crate::backend::CloseInfo;
@@ -15,6 +16,7 @@ use crate::config::limits::LINGER_MS;
 use crate::effect::{CloseReason, ConnClass};
 use crate::id::ConnId;
 use crate::transport::Goodbye;
+use crate::warnings::WarningKind;
 
 impl<N: Net> Worker<N> {
     /// Marks a conn as closing, so that reap frees it. From then on, no other phase uses the conn.
@@ -24,6 +26,19 @@ impl<N: Net> Worker<N> {
         self.close_unwarned(id, reason);
         if let Some(is_ending) = is_ending {
             self.warn_of_close(id, reason, is_ending);
+        }
+    }
+
+    /// Closes a conn whose peer has confirmed no bytes for as long as the kernel waits. Found when
+    /// the conn is read, which is before this turn's writes. So what is unsent now is unsent
+    /// because the socket had no room, and the client did not read.
+    pub(super) fn close_timed_out(&mut self, id: ConnId) {
+        let slot = self.slot(id);
+        let has_unsent =
+            slot.is_some_and(|slot| !slot.conn.outbox().is_empty()) || self.hub.is_behind(id.slot);
+        self.close_unwarned(id, CloseReason::Idle);
+        if has_unsent {
+            self.warn(id, WarningKind::SlowReader, &NOT_READ);
         }
     }
 

@@ -138,7 +138,7 @@ impl<N: Net> Worker<N> {
             ReadOutcome::Drained => slot.is_readable = false,
             ReadOutcome::Eof => self.read_end(id),
             ReadOutcome::Failed => self.close(id, CloseReason::PeerGone),
-            ReadOutcome::TimedOut => self.close_unwarned(id, CloseReason::Idle),
+            ReadOutcome::TimedOut => self.close_timed_out(id),
         }
         None
     }

@@ -16,6 +16,9 @@ use crate::id::{ChannelName, ConnId};
 use crate::proxy::TooMany;
 use crate::warnings::{self, Event, WarningKind};
 
+/// The cause of the warning about a client that does not read.
+pub(super) const NOT_READ: &str = "closed: its socket accepted no bytes for two heartbeats";
+
 impl<N: Net> Worker<N> {
     /// Writes a warning about a conn, unless too many of its kind were written.
     pub(super) fn warn(&self, id: ConnId, kind: WarningKind, cause: &dyn fmt::Display) {
@@ -110,7 +113,7 @@ impl<N: Net> Worker<N> {
             CloseReason::Idle if is_writable => {}
             CloseReason::Idle => {
                 let cause = match is_ending {
-                    true => "closed: its socket accepted no bytes for two heartbeats",
+                    true => NOT_READ,
                     false => "closed: it did not read a response in time (limits.request_head_ms)",
                 };
                 self.warn(id, WarningKind::SlowReader, &cause);

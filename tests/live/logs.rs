@@ -226,6 +226,17 @@ fn slow_reader_is_logged_when_it_is_closed() {
 }
 
 #[test]
+fn client_that_never_reads_is_logged_when_the_kernel_gives_up() {
+    let config = format!("{JSON}[heartbeat]\ninterval_ms = 1000\n");
+    let server = Server::with(&config, &[]);
+    let _slow = stall(&server, "a", "fanfare_publications_skipped_total");
+    let line = warning(&server, "slow_reader");
+    let cause = line["cause"].as_str().unwrap();
+    assert!(cause.contains("accepted no bytes"), "{line}");
+    assert_eq!(line["connection"].as_str().unwrap().len(), 40, "{line}");
+}
+
+#[test]
 fn slow_reader_is_logged_when_it_receives_a_gap() {
     let server = Server::with("", &[]);
     // The channel's name changes the direction of text in a terminal, so it must be escaped.
