@@ -179,7 +179,7 @@ fn poll_refusal_and_silent_connection_have_a_line_each() {
     let path = "/poll?channel=b";
     assert_eq!(
         short(&second),
-        json!(["http", path, 401, 0, null, peer, "bad_request"])
+        json!(["http", path, 401, 0, null, peer, "unauthorized"])
     );
 
     // A connection that ends without a request.
