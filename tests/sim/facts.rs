@@ -74,8 +74,8 @@ pub(crate) struct Facts {
     pub(crate) is_quiet: bool,
     /// Whether the workers drain. From then on, a request may stay unanswered.
     pub(crate) is_draining: bool,
-    /// Whether an operator has closed the subscribers of a channel. From then on, the answer to a
-    /// poll may be the last one of its connection.
+    /// Whether an operator has closed many subscribers. From then on, the answer to a poll may be
+    /// the last one of its connection.
     pub(crate) has_kicked: bool,
     /// The reconnect delays that clients received during the drain.
     pub(crate) delays: Vec<Delay>,

@@ -29,6 +29,12 @@ const SORTS: [ConnSort; 5] = [
     ConnSort::Unsent,
     ConnSort::Connection,
 ];
+/// The transports whose subscribers the operator closes.
+const KICKED: [ConnTransport; 3] = [
+    ConnTransport::EventStream,
+    ConnTransport::Poll,
+    ConnTransport::WebSocket,
+];
 const TRANSPORTS: [ConnTransport; 4] = [
     ConnTransport::EventStream,
     ConnTransport::Poll,
@@ -52,20 +58,20 @@ pub(crate) struct Operator {
     /// A random number generator of its own, so that the operator changes no other number.
     random: fastrand::Rng,
     asked: Vec<Asked>,
-    /// Whether the operator closes all subscribers of a channel in this run.
-    kicks_channels: bool,
+    /// Whether the operator closes all subscribers of a channel or of a transport in this run.
+    kicks_many: bool,
     /// Whether such a question was sent.
-    pub(crate) has_kicked_channel: bool,
+    pub(crate) has_kicked_many: bool,
 }
 
 impl Operator {
     pub(crate) fn new(random: &fastrand::Rng) -> Self {
         let mut random = random.clone();
         Self {
-            kicks_channels: random.u32(0..4) == 0,
+            kicks_many: random.u32(0..3) == 0,
             random,
             asked: Vec::new(),
-            has_kicked_channel: false,
+            has_kicked_many: false,
         }
     }
 
@@ -91,7 +97,8 @@ impl Operator {
 
     fn draw_question(&mut self, known: &[ConnName]) -> Question {
         let limit = self.random.usize(1..6);
-        match self.random.u32(0..6) {
+        let kinds = if self.kicks_many { 12 } else { 5 };
+        match self.random.u32(0..kinds) {
             0 => {
                 let count = self.random.usize(0..6);
                 Question::Count((0..count).map(|_| self.draw_channel()).collect())
@@ -105,10 +112,13 @@ impl Operator {
                 name: Some(known[self.random.usize(0..known.len())]),
                 ..ConnFilter::default()
             }),
-            4 if self.kicks_channels => {
-                self.has_kicked_channel = true;
+            5.. => {
+                self.has_kicked_many = true;
+                let is_by_channel = self.random.bool();
+                let transport = KICKED[self.random.usize(0..KICKED.len())];
                 kick(ConnFilter {
-                    channel: Some(self.draw_channel()),
+                    channel: is_by_channel.then(|| self.draw_channel()),
+                    transport: (!is_by_channel).then_some(transport),
                     ..ConnFilter::default()
                 })
             }
@@ -122,7 +132,7 @@ impl Operator {
 
     /// Draws a channel, which may have no subscribers or may not exist.
     fn draw_channel(&mut self) -> ChannelName {
-        let name = format!("c{}", self.random.u32(0..6));
+        let name = format!("c{}", self.random.u32(0..5));
         ChannelName::new(&name).expect("a name")
     }
 

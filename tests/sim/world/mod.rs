@@ -181,7 +181,7 @@ impl World {
             let workers = &self.node.workers;
             let known = self.node.backend.known();
             self.operator.ask_at_random(workers, known, &feed.mailboxes);
-            self.facts.has_kicked |= self.operator.has_kicked_channel;
+            self.facts.has_kicked |= self.operator.has_kicked_many;
             drop(feed);
             if self.config.auth.is_on() && self.random.u32(0..60) == 0 {
                 let step_s = tokens::draw_step_s(&mut self.random);
