@@ -419,6 +419,33 @@ fn drain(server: Server, signals: &Receiver<i32>, demo: Option<Demo>) {
     if let Some(demo) = demo {
         demo.stop();
     }
-    server.join();
-    tracing::info!(elapsed = ?begun.elapsed(), "drained");
+    match join(server, signals) {
+        true => tracing::info!(elapsed = ?begun.elapsed(), "drained"),
+        false => tracing::warn!("second signal: ending without waiting for the feed's thread"),
+    }
+}
+
+/// Waits until all threads of the server have ended. A thread can wait for the disk for a long
+/// time. Returns false if a signal has ended the wait.
+fn join(server: Server, signals: &Receiver<i32>) -> bool {
+    let (joined_in, joined) = crossbeam_channel::bounded::<()>(0);
+    let thread = thread::Builder::new().name(String::from("fanfare-join"));
+    let spawned = thread.spawn(move || {
+        server.join();
+        drop(joined_in);
+    });
+    if let Err(error) = spawned {
+        tracing::error!(%error, "cannot start the thread that waits for the others");
+        return false;
+    }
+    loop {
+        crossbeam_channel::select! {
+            recv(joined) -> _closed => return true,
+            recv(signals) -> signal => {
+                if signal.is_ok_and(|signal| [SIGINT, SIGTERM].contains(&signal)) {
+                    return false;
+                }
+            }
+        }
+    }
 }

@@ -9,7 +9,7 @@
 //! on the configuration. These are `fanfare-admin` (key `admin`), `fanfare-operator`
 //! (`admin_socket`), `fanfare-access` (`logging.access`), the store's thread (`journal.path`) and
 //! `fanfare-journal` (with `journal.sync = "batch"`). The command adds `fanfare-log` and
-//! `fanfare-signal`.
+//! `fanfare-signal`, `fanfare-reload` during a reload, and `fanfare-join` at the end.
 
 pub mod certificates;
 mod credentials;

@@ -80,6 +80,24 @@ fn simultaneous_signals_reach_the_server_and_disturb_no_client() {
     }
 }
 
+#[test]
+fn second_signal_ends_a_server_that_waits_for_its_feed() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Server::in_folder(folder.path(), "127.0.0.1:0", "", &[]).unwrap();
+    let process = server.process();
+    let stopped = process.stop_thread("fanfare-feed");
+    server.signal("TERM");
+    within("the end of the drain", || process.thread("fanfare-join"));
+    server.signal("TERM");
+    stopped.await_end();
+    assert!(server.wait().success());
+    let log = std::fs::read_to_string(folder.path().join("stderr.txt")).unwrap();
+    assert!(
+        log.contains("second signal: ending without waiting for the feed"),
+        "{log}"
+    );
+}
+
 /// Drains a server whose clients never close. Returns the duration of the drain.
 fn drain_with_silent_clients() -> Duration {
     let mut server = Server::start();

@@ -7,7 +7,10 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use nix::sys::ptrace;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
+
+use super::within;
 
 /// The signals that tests send. The program `kill` is not used: the package procps may be missing.
 const SIGNALS: [(&str, Signal); 20] = [
@@ -37,29 +40,50 @@ const SIGNALS: [(&str, Signal); 20] = [
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Process(pub(crate) u32);
 
-/// A stopped thread of a process. It continues when this is dropped, on the same thread as it was
-/// stopped (ptrace(2)).
+/// A stopped thread of a process. It continues when this is dropped. Use it only on the thread that
+/// has created it (ptrace(2)).
 #[derive(Debug)]
 pub(crate) struct StoppedThread(nix::unistd::Pid);
 
+impl StoppedThread {
+    /// Waits until the thread has ended together with its process. Before, the process cannot be
+    /// awaited.
+    pub(crate) fn await_end(&self) {
+        within("the end of a stopped thread", || {
+            let flags = WaitPidFlag::WNOHANG | WaitPidFlag::__WALL;
+            match waitpid(self.0, Some(flags)).unwrap() {
+                WaitStatus::Exited(..) | WaitStatus::Signaled(..) => Some(()),
+                _ => None,
+            }
+        });
+    }
+}
+
 impl Drop for StoppedThread {
     fn drop(&mut self) {
-        // An error means that the process has ended.
-        let _ended = ptrace::detach(self.0, None);
+        if ptrace::detach(self.0, None).is_err() {
+            // The thread has ended. Its process can be awaited after this.
+            let _ended = waitpid(self.0, Some(WaitPidFlag::__WALL));
+        }
     }
 }
 
 impl Process {
-    /// Stops the thread with this name. Needs a process that this process has started.
-    pub(crate) fn stop_thread(self, name: &str) -> StoppedThread {
+    /// Returns the id of the thread with this name.
+    pub(crate) fn thread(self, name: &str) -> Option<i32> {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.0)).unwrap();
         let mut tasks = tasks.map(|task| task.unwrap());
         let found = tasks.find(|task| {
             let comm = fs::read_to_string(task.path().join("comm"));
             comm.is_ok_and(|comm| comm.trim_end() == name)
         });
-        let found = found.unwrap_or_else(|| panic!("there is no thread {name}"));
-        let thread = found.file_name().to_str().unwrap().parse().unwrap();
+        found?.file_name().to_str()?.parse().ok()
+    }
+
+    /// Stops the thread with this name. Needs a process that this process has started.
+    pub(crate) fn stop_thread(self, name: &str) -> StoppedThread {
+        let thread = self.thread(name);
+        let thread = thread.unwrap_or_else(|| panic!("there is no thread {name}"));
         let thread = nix::unistd::Pid::from_raw(thread);
         ptrace::seize(thread, ptrace::Options::empty()).unwrap();
         ptrace::interrupt(thread).unwrap();
