@@ -1,5 +1,6 @@
 //! The section `[tracing]`: which spans are recorded, and where they are written.
 
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -44,9 +45,15 @@ pub enum EndpointError {
     /// The URL has credentials, which would be in plain sight.
     #[error("must not contain a user name or password")]
     Credentials,
-    /// The URL has no valid host and port.
-    #[error("must name a host, such as http://127.0.0.1:4318")]
+    /// The URL has no valid host.
+    #[error("must name a host or an address, such as http://127.0.0.1:4318 or http://[::1]:4318")]
     Host,
+    /// The path has a character that a URL cannot contain.
+    #[error("must have a path of characters that a URL can contain; escape others with %")]
+    Path,
+    /// The text after the host is not a port.
+    #[error("must have a port from 1 to 65535 after the host, or none for port 80")]
+    Port,
     /// The URL has a query or a fragment.
     #[error("must not have a query or fragment")]
     Query,
@@ -71,19 +78,24 @@ impl Tracing {
         if self.endpoint.is_empty() {
             return Ok(None);
         }
-        let rest = self.endpoint.strip_prefix(SCHEME);
-        let rest = rest.ok_or(EndpointError::Scheme)?;
+        let (scheme, rest) = self
+            .endpoint
+            .split_at_checked(SCHEME.len())
+            .unwrap_or_default();
+        if !scheme.eq_ignore_ascii_case(SCHEME) {
+            return Err(EndpointError::Scheme);
+        }
+        if rest.contains('@') {
+            return Err(EndpointError::Credentials);
+        }
         if rest.contains(['?', '#']) {
             return Err(EndpointError::Query);
         }
         let at = rest.find('/').unwrap_or(rest.len());
         let (authority, path) = rest.split_at(at);
-        if authority.contains('@') {
-            return Err(EndpointError::Credentials);
-        }
-        let is_url = self.endpoint.bytes().all(|byte| byte.is_ascii_graphic());
-        if !is_url || !is_authority(authority) {
-            return Err(EndpointError::Host);
+        check_authority(authority)?;
+        if !path.bytes().all(is_path_byte) {
+            return Err(EndpointError::Path);
         }
         let path = match path {
             "" | "/" => DEFAULT_PATH,
@@ -91,19 +103,49 @@ impl Tracing {
         };
         Ok(Some(format!("{SCHEME}{authority}{path}")))
     }
+
+    /// Returns the endpoint for a message, unless it may contain a secret.
+    #[must_use]
+    pub fn shown_endpoint(&self) -> Option<&str> {
+        let endpoint = self.endpoint.as_str();
+        (!endpoint.contains(['@', '?', '#'])).then_some(endpoint)
+    }
 }
 
-/// Whether a text is a host name or address, with an optional port.
-fn is_authority(text: &str) -> bool {
-    let (host, port) = match text.rsplit_once(':') {
-        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
-        _ => (text, None),
+/// Checks a host name or address, with an optional port.
+fn check_authority(text: &str) -> Result<(), EndpointError> {
+    let (is_host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (address, port) = rest.split_once(']').ok_or(EndpointError::Host)?;
+            (address.parse::<Ipv6Addr>().is_ok(), port)
+        }
+        None => {
+            let (name, port) = text.split_at(text.find(':').unwrap_or(text.len()));
+            (!name.is_empty() && name.bytes().all(is_name_byte), port)
+        }
     };
-    let is_host = match host.strip_prefix('[') {
-        Some(rest) => rest.ends_with(']'),
-        None => !host.is_empty() && !host.contains([':', '[', ']']),
-    };
-    is_host && port.is_none_or(|port| port.parse::<u16>().is_ok())
+    if !is_host {
+        return Err(EndpointError::Host);
+    }
+    match port.strip_prefix(':') {
+        None if port.is_empty() => Ok(()),
+        Some(digits) if is_port(digits) => Ok(()),
+        Some(_) | None => Err(EndpointError::Port),
+    }
+}
+
+fn is_port(digits: &str) -> bool {
+    let is_number = digits.bytes().all(|byte| byte.is_ascii_digit());
+    is_number && digits.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
+fn is_name_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._".contains(&byte)
+}
+
+/// Whether a byte may be in a path (RFC 3986, 3.3).
+fn is_path_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&byte)
 }
 
 #[cfg(test)]
@@ -128,6 +170,7 @@ mod tests {
             ("http://[::1]", "http://[::1]/v1/traces"),
             ("http://otel.internal", "http://otel.internal/v1/traces"),
             ("http://a:1/otlp/v1/traces", "http://a:1/otlp/v1/traces"),
+            ("HTTP://a_b:65535/x%20y", "http://a_b:65535/x%20y"),
         ] {
             assert_eq!(url(endpoint), Ok(Some(expected.to_owned())), "{endpoint}");
         }
@@ -136,11 +179,23 @@ mod tests {
             ("https://a", EndpointError::Scheme),
             ("http://", EndpointError::Host),
             ("http:///v1/traces", EndpointError::Host),
-            ("http://a:b/", EndpointError::Host),
-            ("http://a:99999/", EndpointError::Host),
+            ("http:/", EndpointError::Scheme),
+            ("http://a:b/", EndpointError::Port),
+            ("http://a:99999/", EndpointError::Port),
+            ("http://a:0/", EndpointError::Port),
+            ("http://a:+80/", EndpointError::Port),
+            ("http://a:/", EndpointError::Port),
+            ("http://[::1]4318", EndpointError::Port),
+            ("http://[::1/", EndpointError::Host),
+            ("http://[a]:1/", EndpointError::Host),
+            ("http://[]/", EndpointError::Host),
+            ("http://a\\b/", EndpointError::Host),
             ("http://::1/", EndpointError::Host),
+            ("http://:4318/", EndpointError::Host),
             ("http://a b/", EndpointError::Host),
-            ("http://a/\u{e9}", EndpointError::Host),
+            ("http://a/\u{e9}", EndpointError::Path),
+            ("http://a/<x>", EndpointError::Path),
+            ("http://u:p/x@a/", EndpointError::Credentials),
             ("http://u:p@a/", EndpointError::Credentials),
             ("http://a/?token=x", EndpointError::Query),
             ("http://a/#x", EndpointError::Query),

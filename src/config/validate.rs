@@ -11,7 +11,6 @@ use super::limits::{
     CONTROL_PAYLOAD_BYTES_MAX, FEED_LINE_BYTES_MAX, LISTENERS_MAX, NAMESPACES_MAX,
     REQUEST_HEAD_BYTES_MAX, TOKEN_KEYS_MAX, WORKERS_MAX,
 };
-use super::tracing::EndpointError;
 use super::{ClientAuth, Config, Listen, Logging, Namespace};
 use crate::id::ChannelNameError;
 use crate::pattern::Pattern;
@@ -363,10 +362,9 @@ impl Config {
             push(found, &["logging.level"], message);
         }
         if let Err(error) = self.tracing.url() {
-            // The message does not repeat a password.
-            let message = match error {
-                EndpointError::Credentials => error.to_string(),
-                _ => format!("is `{}`, but {error}", self.tracing.endpoint),
+            let message = match self.tracing.shown_endpoint() {
+                Some(endpoint) => format!("is `{endpoint}`, but {error}"),
+                None => error.to_string(),
             };
             push(found, &["tracing.endpoint"], message);
         }

@@ -425,6 +425,21 @@ fn collector_that_is_down_or_slow_delays_no_publication_and_gets_the_spans_later
 }
 
 #[test]
+fn collector_at_an_ipv6_address_and_a_path_receives_spans() {
+    let folder = tempfile::tempdir().unwrap();
+    let collector = Collector(TcpListener::bind("[::1]:0").unwrap());
+    let port = collector.0.local_addr().unwrap().port();
+    // The path is the default one, but spelled out.
+    let target = format!("endpoint = \"http://[::1]:{port}/v1/traces\"");
+    let server = traced(folder.path(), &target);
+    publish(&server, 1);
+    let (mut stream, spans) = collector.request();
+    assert_eq!(parents(&spans), ["0000000000000001"]);
+    answer(&mut stream, "200 OK");
+    server.await_metric("fanfare_spans_exported_total{target=\"collector\"}", 1.0);
+}
+
+#[test]
 fn file_and_endpoint_that_cannot_be_used_are_reported_with_their_keys() {
     let folder = tempfile::tempdir().unwrap();
     for (target, expected) in [
@@ -434,6 +449,11 @@ fn file_and_endpoint_that_cannot_be_used_are_reported_with_their_keys() {
             "endpoint = \"http://user:hidden@collector\"",
             "tracing.endpoint",
         ),
+        (
+            "endpoint = \"https://user:hidden@collector\"",
+            "tracing.endpoint",
+        ),
+        ("endpoint = \"http://a/?token=hidden\"", "tracing.endpoint"),
     ] {
         let config = format!("[tracing]\n{target}\n");
         let failed = Server::in_folder(folder.path(), "127.0.0.1:0", &config, &[]);
