@@ -444,6 +444,7 @@ fn file_and_endpoint_that_cannot_be_used_are_reported_with_their_keys() {
     let folder = tempfile::tempdir().unwrap();
     for (target, expected) in [
         ("file = \"/no/such/folder/spans.json\"", "tracing.file"),
+        ("file = \"/dev/null\"", "tracing.file"),
         ("endpoint = \"https://collector\"", "tracing.endpoint"),
         (
             "endpoint = \"http://user:hidden@collector\"",
