@@ -156,19 +156,20 @@ fn push_channels(sources: &FigureSources, page: &mut Page<'_>) {
 
 /// Appends a line for each namespace of the configuration.
 fn push_namespaces(sources: &FigureSources, page: &mut Page<'_>) {
-    let published = || {
-        let each = sources.log.rules().published();
-        each.map(|(pattern, count)| (pattern.unwrap_or(NO_NAMESPACE), count))
-    };
+    let rules = sources.log.rules().figures();
+    let published = rules
+        .iter()
+        .map(|rule| (rule.pattern.unwrap_or(NO_NAMESPACE), rule.published));
     let help = "Publications added to the log, by namespace.";
     let name = "fanfare_namespace_publications_total";
-    page.each((name, Kind::Counter, help), "namespace", published());
+    page.each((name, Kind::Counter, help), "namespace", published);
     let help = "Subscriptions of connections to channels, by namespace.";
     let name = "fanfare_namespace_subscribers";
-    let subscribers = published().enumerate().map(|(index, (pattern, _))| {
+    let subscribers = rules.iter().map(|rule| {
         let workers = sources.subscribers_by_rule.iter();
-        let counts = workers.filter_map(|rules| rules.get(index).map(Counter::value));
-        (pattern, counts.sum())
+        let index = rule.index.index();
+        let counts = workers.filter_map(|counts| counts.get(index).map(Counter::value));
+        (rule.pattern.unwrap_or(NO_NAMESPACE), counts.sum())
     });
     page.each((name, Kind::Gauge, help), "namespace", subscribers);
 }

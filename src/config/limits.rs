@@ -195,6 +195,15 @@ pub const MEMORY_TRIM_DELAY_MS_MAX: u64 = 10_000;
 /// with all namespaces.
 pub const NAMESPACES_MAX: usize = 256;
 
+/// The maximum number of rules for channels: one for each pattern that a namespace has had since
+/// the start, and one for channels outside all namespaces.
+pub const RULES_MAX: usize = 1024;
+const _: () = assert!(NAMESPACES_MAX < RULES_MAX);
+
+/// The maximum number of channels whose rules a worker updates in one turn, after a reload has
+/// changed the rules.
+pub const RULE_UPDATES_PER_TURN_MAX: usize = 2048;
+
 // -- Draining.
 
 /// The time between the closes of two conns during a drain, counted over all workers, in

@@ -3,6 +3,7 @@
 
 use super::subscribers::Subscribers;
 use super::tail::{Served, Tail};
+use crate::config::Overflow;
 use crate::id::{ChannelName, Sequence};
 use crate::log::{Amount, ChannelKey, ChannelState, Entry, RuleIndex};
 use crate::time::Now;
@@ -19,9 +20,10 @@ pub struct Channel {
     pub name: ChannelName,
     /// The channel's key in the log.
     pub key: ChannelKey,
-    /// The channel's rule, which limits the entries in the log and determines what happens to conns
-    /// that are behind.
+    /// The channel's rule.
     pub rule: RuleIndex,
+    /// The policy for conns that are further behind than their quota allows.
+    pub overflow: Overflow,
     /// The number of the channel's newest publication that the hub has accepted; zero before the
     /// first one.
     pub last: Sequence,
@@ -80,6 +82,7 @@ impl Channel {
             name,
             key: channel_state.key,
             rule: channel_state.rule,
+            overflow: channel_state.overflow,
             last: channel_state.last,
             total: channel_state.total,
             walk: None,

@@ -86,9 +86,8 @@ impl Hub {
 
     /// Whether a channel's policy is to conflate.
     pub(super) fn conflates(&self, index: ChannelIndex) -> bool {
-        let rule = self.channel(index).map(|channel| channel.rule);
-        let overflow = rule.map(|rule| self.log.rules().overflow(rule));
-        overflow == Some(Overflow::Conflate)
+        let channel = self.channel(index);
+        channel.is_some_and(|channel| channel.overflow == Overflow::Conflate)
     }
 
     /// Finds the superseded entries directly after a subscription's position, up to the first entry

@@ -156,7 +156,7 @@ impl Hub {
                 debug_assert!(false, "{:?} is not in the log", channel.name);
                 continue;
             };
-            let conflates = self.log.rules().overflow(channel.rule) == Overflow::Conflate;
+            let conflates = channel.overflow == Overflow::Conflate;
             let before = channel.held_bytes();
             channel.cut(&channel_state, kept, conflates);
             self.held_bytes = self.held_bytes + channel.held_bytes() - before;

@@ -35,6 +35,7 @@ pub mod node;
 pub mod poll;
 pub mod progress;
 pub mod quota;
+mod rules;
 pub mod serve;
 pub mod subscribers;
 mod survey;
@@ -58,6 +59,7 @@ pub use window::Acknowledged;
 
 use crate::certain;
 use crate::chunks::{ChunkedSlab, ChunkedVec};
+use crate::config::limits::RULES_MAX;
 use crate::config::{Config, Overflow, Quota};
 use crate::frame::{Frames, Publication};
 use crate::id::{ChannelName, Cursor, Epoch, Sequence};
@@ -68,6 +70,7 @@ use channel::Walk;
 use initial::Initial;
 use member::Member;
 use poll::Samples;
+use rules::RuleUpdate;
 use subscribers::Step;
 use window::Windows;
 
@@ -148,8 +151,9 @@ pub struct Hub {
     /// Channels whose state must be read from the log again, after the hub has switched to the
     /// log's newest epoch. The number is `until` of [`Late::Unheld`].
     postponed: Vec<(ChannelIndex, Sequence)>,
-    /// The number of subscriptions for each rule of the log, in the order of the rules.
+    /// The number of subscriptions for each rule of the log, by the index of the rule.
     subscribers_by_rule: Arc<[Counter]>,
+    rule_update: RuleUpdate,
     /// The number of subscriptions.
     subscribers: u64,
     samples: Samples,
@@ -186,11 +190,11 @@ impl Hub {
     /// Creates the hub of a worker without conns. The hub's head starts at `head`.
     #[must_use]
     pub fn new(log: Arc<Log>, worker: u16, epoch: Epoch, head: Sequence, config: &Config) -> Self {
+        let held_bytes_max = log.rules().bound_of_log().bytes / HELD_SHARE;
         Self {
             samples: Samples::new(log.rules()),
-            subscribers_by_rule: (0..log.rules().count())
-                .map(|_| Counter::default())
-                .collect(),
+            subscribers_by_rule: (0..RULES_MAX).map(|_| Counter::default()).collect(),
+            rule_update: RuleUpdate::new(log.rules()),
             state: log.state(),
             log,
             worker,
@@ -211,7 +215,7 @@ impl Hub {
             walked: Vec::new(),
             spare_walks: Vec::new(),
             held_bytes: 0,
-            held_bytes_max: config.log.bytes / HELD_SHARE,
+            held_bytes_max,
             is_full: false,
             late: BTreeMap::new(),
             postponed: Vec::new(),
@@ -374,7 +378,6 @@ impl Hub {
             channels,
             spare_walks,
             quota,
-            log,
             state,
             held_bytes,
             ..
@@ -387,7 +390,7 @@ impl Hub {
                 entry.previous = channel.last;
             }
             let fresh = || spare_walks.pop().unwrap_or_default();
-            let conflates = log.rules().overflow(channel.rule) == Overflow::Conflate;
+            let conflates = channel.overflow == Overflow::Conflate;
             let before = channel.held_bytes();
             if channel.take(entry, *quota, conflates, now, fresh) {
                 self.walks.push_back(index);
@@ -446,7 +449,7 @@ impl Hub {
         is_it.then_some(channel)
     }
 
-    /// Returns the number of subscriptions for each rule of the log, in the order of the rules. A
+    /// Returns the number of subscriptions for each rule of the log, by the index of the rule. A
     /// change of a subscription updates it.
     #[must_use]
     pub fn subscribers_by_rule(&self) -> &Arc<[Counter]> {
@@ -591,6 +594,7 @@ impl Hub {
         let held = self.channels.iter().map(|(_, c)| c.held_bytes());
         assert_eq!(held.sum::<u64>(), self.held_bytes, "bytes of tails");
         self.check_initial();
+        self.check_rules();
         for (place, channel) in self.channels.iter() {
             assert!(!channel.subscribers.is_empty(), "nothing keeps a channel");
             assert!(channel.last <= self.head);

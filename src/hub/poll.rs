@@ -133,15 +133,15 @@ impl Hub {
             return true;
         };
         let rules = self.log.rules();
-        let bounds = rules.bounds();
         let channels = self.subscriptions(slot).iter();
         let channels = channels.filter_map(|s| self.channel(s.channel));
         let ages = channels.map(|channel| rules.age(channel.rule));
-        let age = ages.fold(bounds.age(), Duration::min);
+        let age = ages.fold(rules.age_of_log(), Duration::min);
         let since = self.samples.after(position);
         let is_old = since.is_none_or(|since| now.has_reached(since.after(age / 2)));
+        let bound = rules.bound_of_log();
         let is_half_full =
-            self.log.bytes() > bounds.bytes / 2 || self.log.len() > bounds.entries / 2;
+            self.log.bytes() > bound.bytes / 2 || self.log.len() > bound.publications / 2;
         let span = (self.head.0 + 1).saturating_sub(oldest.0);
         let behind = self.head.0 - position.0;
         position.next() < oldest || is_old || (is_half_full && behind > span / 2)
@@ -165,7 +165,7 @@ pub(super) struct Samples {
 /// the hub has accepted). The time between two values is at least the log's maximum age divided by
 /// this number. So the stored values reach back to the log's maximum age.
 const SAMPLES_MAX: u32 = 1024;
-/// The usual interval between two stored values of the head. [`Samples::new`] uses a shorter
+/// The usual interval between two stored values of the head. [`Samples::interval`] uses a shorter
 /// interval if a channel has a short maximum age, and a longer interval if the log has a long
 /// maximum age.
 const INTERVAL_MAX: Duration = Duration::from_secs(1);
@@ -176,11 +176,21 @@ impl Samples {
     pub(super) fn new(rules: &Rules) -> Self {
         Self {
             samples: VecDeque::new(),
-            interval: INTERVAL_MAX
-                .min(rules.age_min() / SAMPLES_IN_AN_AGE)
-                .max(rules.bounds().age() / SAMPLES_MAX),
+            interval: Self::interval(rules),
             due: Deadline(0),
         }
+    }
+
+    /// Returns the minimum time between two stored values for these rules.
+    pub(super) fn interval(rules: &Rules) -> Duration {
+        INTERVAL_MAX
+            .min(rules.age_min() / SAMPLES_IN_AN_AGE)
+            .max(rules.age_of_log() / SAMPLES_MAX)
+    }
+
+    /// Changes the minimum time between two stored values. It also applies to the next value.
+    pub(super) fn set_interval(&mut self, interval: Duration) {
+        (self.interval, self.due) = (interval, Deadline(0));
     }
 
     /// Stores the head and the time `now`, if the last value was stored at least `interval` ago.

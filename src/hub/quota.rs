@@ -113,9 +113,9 @@ impl Hub {
     /// Whether the conn in a slot is behind on a channel whose policy is to close the conn.
     fn has_to_close(&self, slot: u32) -> bool {
         self.subscriptions(slot).iter().any(|subscription| {
-            let rule = self.channel(subscription.channel).map(|c| c.rule);
-            let overflow = rule.map(|rule| self.log.rules().overflow(rule));
-            overflow == Some(Overflow::Close) && self.has_next(*subscription)
+            let channel = self.channel(subscription.channel);
+            channel.is_some_and(|channel| channel.overflow == Overflow::Close)
+                && self.has_next(*subscription)
         })
     }
 

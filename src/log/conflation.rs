@@ -136,7 +136,11 @@ impl History {
     /// that no later entry supersedes. The function visits each of these entries.
     pub(super) fn newest_after(&self, position: Sequence, until: Sequence) -> Amount {
         let Some(newest) = &self.newest else {
-            return Amount::default();
+            // The channel does not conflate yet, because a change of the rules has not reached it.
+            let entries = self.entries.iter_from(self.index_after(position));
+            let entries = entries.take_while(|entry| entry.sequence() <= until);
+            let amounts = entries.map(|entry| Amount::of(&entry.publication));
+            return amounts.fold(Amount::default(), Amount::plus);
         };
         let places = newest.places.range(position.next()..);
         let places = places.take_while(|sequence| **sequence <= until);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::Class;
 use crate::config::Quota;
 use crate::frame::Publication;
 use crate::id::Sequence;
@@ -20,6 +21,9 @@ pub struct Entry {
     pub previous: Sequence,
     /// Whether a later entry of the channel has the same key. Set only in channels that conflate.
     pub is_superseded: bool,
+    /// The part of the log to which the entry belongs. A reload can change the class of the
+    /// channel, but not the class of its entries.
+    pub class: Class,
 }
 
 const _: () = assert!(size_of::<Entry>() <= 40);

@@ -29,7 +29,6 @@ use super::shard::{Channel, Guard, History, Shard};
 use super::sync::{AtomicU64, RwLock, RwLockReadGuard};
 use super::{ChannelKey, Entry, Log, Writer};
 use crate::certain;
-use crate::config::Overflow;
 use crate::config::limits::PREVIOUS_EPOCHS_MAX;
 use crate::id::{Cursor, Epoch, Sequence};
 
@@ -382,17 +381,17 @@ impl Writer {
         if void.is_empty() {
             return;
         }
-        let conflates = self.log.rules.overflow(channel.rule) == Overflow::Conflate;
+        let conflates = channel.conflates();
         let history = channel.history_mut();
         if let Some(history) = certain::some(history, "the channel had entries") {
             history.rebuild(conflates, &self.log.hasher);
         }
-        let held = void.iter().map(|entry| entry.publication.bytes_held());
-        let (held, rule) = (held.sum::<u64>(), channel.rule);
-        let part = self.part(rule);
-        part.bytes = part.bytes + channel.bytes_held() - before - held;
+        let part = self.part(channel.class);
+        part.bytes = part.bytes + channel.bytes_held() - before;
         part.kept -= u64::from(channel.entries().is_empty());
-        let void = void.into_iter().map(|entry| (entry, rule));
+        for entry in &void {
+            self.part(entry.class).bytes -= entry.publication.bytes_held();
+        }
         self.removed.extend(void);
     }
 }
@@ -418,10 +417,10 @@ impl History {
         void
     }
 
-    /// Frees unused capacity, and rebuilds the list of entries that are not superseded. If the
-    /// epoch change has removed the entry that superseded another entry, that other entry is no
-    /// longer superseded.
-    fn rebuild(&mut self, conflates: bool, hasher: &impl BuildHasher) {
+    /// Frees unused capacity, and rebuilds the list of entries that are not superseded. If an epoch
+    /// change has removed the entry that superseded another entry, that other entry is no longer
+    /// superseded.
+    pub(super) fn rebuild(&mut self, conflates: bool, hasher: &impl BuildHasher) {
         self.newest = None;
         let kept = self.entries.take_all();
         self.entries = Entries::with_room_for(kept.len());
@@ -438,7 +437,7 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Config, Namespace};
+    use crate::config::{Config, Namespace, Overflow};
     use crate::frame::{Compressor, Envelope, FrameKind, Payload, Publication};
     use crate::id::ChannelName;
     use crate::time::Now;

@@ -14,6 +14,8 @@
 //! sent to the reader. Queries do not find, count or return later publications. A horizon belongs
 //! to one [`epoch`].
 
+mod change;
+mod clocks;
 mod conflation;
 pub mod dedupe;
 mod entries;
@@ -36,7 +38,7 @@ pub use entry::{Amount, Entry};
 pub use epoch::{EpochChange, EpochState, Horizon, PastEpoch};
 pub use interest::WorkerInterest;
 pub use read::ChannelState;
-pub use rules::{RuleIndex, Rules};
+pub use rules::{Class, RuleChange, RuleFigures, RuleIndex, Rules, TooManyRules};
 pub use summary::ChannelSummary;
 pub use writer::Writer;
 
@@ -45,6 +47,7 @@ pub(crate) use shard::assert_unlocked;
 use crate::config::{Config, Limits};
 use crate::frame::Ledger;
 use crate::id::{ChannelName, Sequence};
+use rules::Namespaces;
 use shard::Shards;
 use sync::{AtomicU64, Hasher};
 
@@ -110,11 +113,11 @@ struct Figures {
 
 impl Log {
     /// Creates an empty log. The numbers of all later entries must be above `head`.
-    fn new(config: &Config, head: Sequence) -> Self {
+    fn new(config: &Config, rules: Rules, namespaces: &Arc<Namespaces>, head: Sequence) -> Self {
         Self {
-            shards: Shards::default(),
+            shards: Shards::new(namespaces),
             hasher: Hasher::default(),
-            rules: Rules::new(config, head),
+            rules,
             ledger: Arc::default(),
             figures: Figures::default(),
             newest: epoch::Newest::new(head),
@@ -176,7 +179,7 @@ impl Log {
     /// `log.bytes`. If so, the writer drops some of these frames when it next evicts entries.
     #[must_use]
     pub fn has_too_many_encodings(&self) -> bool {
-        self.ledger.logged() > self.rules.bounds.encodings_bytes()
+        self.ledger.logged() > self.rules.encodings_bytes()
     }
 
     /// Returns the number of bytes that count towards the limit `log.bytes`. They are used by

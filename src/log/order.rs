@@ -4,11 +4,12 @@
 //! leaves a *dead* slot, which no longer counts as an entry. A chunk is compacted when more than
 //! half of its slots are dead, and merged with the previous chunk if both are small. So the size of
 //! the list depends on the number of entries, not on the holes between their numbers. The list
-//! stores numbers, times, keys and rules, but no publications.
+//! stores numbers, times, keys and clocks, but no publications.
 
 use std::collections::VecDeque;
 
-use super::{ChannelKey, RuleIndex};
+use super::ChannelKey;
+use super::clocks::ClockNumber;
 use crate::id::Sequence;
 use crate::time::Now;
 
@@ -23,8 +24,8 @@ pub(super) struct Ordered {
     pub(super) published: Now,
     /// The entry's channel.
     pub(super) channel: ChannelKey,
-    /// The rule of the entry's channel.
-    pub(super) rule: RuleIndex,
+    /// The clock that finds when the entry becomes too old.
+    pub(super) clock: ClockNumber,
     is_dead: bool,
 }
 
@@ -35,13 +36,13 @@ impl Ordered {
         sequence: Sequence,
         published: Now,
         channel: ChannelKey,
-        rule: RuleIndex,
+        clock: ClockNumber,
     ) -> Self {
         Self {
             sequence,
             published,
             channel,
-            rule,
+            clock,
             is_dead: false,
         }
     }
@@ -82,6 +83,11 @@ impl Chunk {
         };
         let guess = interpolate(self.first, self.last, self.places.len(), sequence);
         partition_point_near(guess, self.places.len(), is_before)
+    }
+
+    fn get_mut(&mut self, sequence: Sequence) -> Option<&mut Ordered> {
+        let place = self.places.get_mut(self.index_from(sequence));
+        place.filter(|place| place.sequence == sequence && !place.is_dead)
     }
 
     /// Drops the slots of removed entries at the front of the chunk. Returns the number of dropped
@@ -156,15 +162,23 @@ impl Order {
         });
     }
 
+    /// Changes the clock of an entry. Returns false if no entry has this number.
+    pub(super) fn set_clock(&mut self, sequence: Sequence, clock: ClockNumber) -> bool {
+        let chunk = self.chunks.get_mut(self.chunk_of(sequence));
+        let place = chunk.and_then(|chunk| chunk.get_mut(sequence));
+        place.is_some_and(|place| {
+            place.clock = clock;
+            true
+        })
+    }
+
     /// Removes an entry. Returns false if no entry has this number.
     pub(super) fn remove(&mut self, sequence: Sequence) -> bool {
         let index = self.chunk_of(sequence);
         let Some(chunk) = self.chunks.get_mut(index) else {
             return false;
         };
-        let place = chunk.index_from(sequence);
-        let place = chunk.places.get_mut(place);
-        let Some(place) = place.filter(|place| place.sequence == sequence && !place.is_dead) else {
+        let Some(place) = chunk.get_mut(sequence) else {
             return false;
         };
         place.is_dead = true;
@@ -284,8 +298,8 @@ mod tests {
     use super::*;
 
     fn entry(sequence: u64) -> Ordered {
-        let (channel, rule) = (ChannelKey(0), RuleIndex::default());
-        Ordered::new(Sequence(sequence), Now(0), channel, rule)
+        let (channel, clock) = (ChannelKey(0), ClockNumber::default());
+        Ordered::new(Sequence(sequence), Now(0), channel, clock)
     }
 
     fn number(entry: Option<Ordered>) -> Option<u64> {

@@ -10,6 +10,7 @@ use super::entries::Entries;
 use super::epoch::ALL;
 use super::shard::{Channel, key};
 use super::{Amount, ChannelKey, Entry, Horizon, Log, RuleIndex, WorkerInterest};
+use crate::config::Overflow;
 use crate::frame::Publication;
 use crate::id::{ChannelName, Sequence};
 
@@ -21,6 +22,8 @@ pub struct ChannelState {
     pub key: ChannelKey,
     /// The channel's rule.
     pub rule: RuleIndex,
+    /// The policy for conns that are further behind than their quota allows.
+    pub overflow: Overflow,
     /// The number of the newest publication that the reader sees in the channel. If that
     /// publication has left the log and its number is unknown, a larger number is stored here.
     pub last: Sequence,
@@ -48,6 +51,7 @@ impl Channel {
         ChannelState {
             key,
             rule: self.rule,
+            overflow: self.overflow,
             last: last.min(horizon),
             evicted: self.evicted.min(horizon),
             total,
@@ -283,6 +287,14 @@ impl Log {
         history.map_or_else(Amount::default, |history| {
             history.newest_after(position, horizon)
         })
+    }
+
+    /// Returns the rule and the policy of a channel. The caller has subscribers of the channel.
+    #[must_use]
+    pub fn rule_of(&self, key: ChannelKey) -> Option<(RuleIndex, Overflow)> {
+        let shard = self.shards.read(key)?;
+        let channel = shard.get(key.place())?;
+        Some((channel.rule, channel.overflow))
     }
 
     /// Returns an entry's publication.

@@ -1,14 +1,22 @@
 //! The rules of channels: how much of each channel is kept, and how lagging conns are handled.
 //!
-//! A channel gets its rule when it is created. The rule is an index into a small table, with one
-//! row for each namespace and one row for all other channels.
+//! A rule belongs to the pattern of a namespace, and one rule is for all channels that no namespace
+//! matches. The index of a pattern's rule stays the same until the process ends, so counters by
+//! rule always have the same meaning.
+//!
+//! The values of rules are in [`Namespaces`], which is immutable. A change of the configuration
+//! replaces it, and `change` assigns the channels of one shard after the other to their new rules.
+//! So each channel has the values that one configuration selects for it, never a mixture.
 
-use std::sync::atomic::Ordering;
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicU64 as Value, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::Amount;
 use super::sync::AtomicU64;
 use crate::certain;
+use crate::config::limits::RULES_MAX;
 use crate::config::namespace::{self, Namespace};
 use crate::config::{ClientPublish, Config, LogBounds, Overflow, Retention};
 use crate::id::{ChannelName, Sequence};
@@ -19,42 +27,57 @@ use crate::metrics::Counter;
 pub struct RuleIndex(u16);
 
 impl RuleIndex {
-    /// Returns the index as a number. Zero is the rule for channels outside all namespaces; the
-    /// namespaces follow in their order.
+    /// Returns the index as a number. Zero is the rule for channels outside all namespaces.
     #[must_use]
     pub fn index(self) -> usize {
         self.0.into()
     }
 }
 
-/// The rules of all channels.
+/// The rules of all channels, as all threads share them.
 #[derive(Debug)]
 pub struct Rules {
-    namespaces: Vec<Namespace>,
-    /// The rules. The first rule is for channels outside all namespaces. The other rules are for
-    /// the namespaces, in order.
-    table: Vec<Rule>,
-    /// For each rule, the number of publications that the writer has added to channels with it.
-    published: Vec<Published>,
-    /// The age limits of namespaces, without duplicates. Only limits that are shorter than the
-    /// log's age limit are listed.
-    pub(super) ages: Vec<Duration>,
-    /// The bounds for all channels together.
-    pub(super) bounds: LogBounds,
-    has_conflation: bool,
+    /// The table. Rules are added in order and never removed.
+    table: Box<[OnceLock<Rule>]>,
+    bounds: SharedBounds,
+    /// Whether any rule so far has selected conflation.
+    has_conflation: AtomicBool,
+    /// Increases when a change begins, and again when all channels of the log have their new rules.
+    /// So the number is odd during a change.
+    generation: Value,
+    /// A lower limit of the result of [`Rules::evicted_floor`]. It is raised when the namespaces
+    /// change, because a channel may get another rule than an earlier channel of the same name.
+    common_floor: AtomicU64,
     /// The upper limit of the result of [`Rules::evicted_floor`]. It is lowered during an epoch
     /// change. At all other times it is `u64::MAX`, which means no limit.
     evicted_floor_max: AtomicU64,
 }
 
-/// Whether clients may broadcast in a channel. All channels in which they may do so share a limited
-/// part of the log (`log.client_share`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Class {
-    /// Channels in which only feeders publish.
-    Feeders,
-    /// Channels in which clients may broadcast.
-    Clients,
+/// The bounds for all channels together that readers use.
+#[derive(Debug, Default)]
+struct SharedBounds {
+    bytes: Value,
+    entries: Value,
+    age_ms: Value,
+    /// The part of `bytes` that encoded frames may use.
+    encodings_bytes: Value,
+}
+
+/// What all threads share of a rule.
+#[derive(Debug)]
+struct Rule {
+    /// The namespace's pattern; `None` for the channels outside all namespaces.
+    pattern: Option<String>,
+    /// Whether the newest configuration has the namespace.
+    is_used: AtomicBool,
+    /// The newest age limit of the rule, in milliseconds.
+    age_ms: Value,
+    /// The number of publications that the writer has added to channels with this rule.
+    published: Published,
+    /// The highest sequence number of all entries that the log has evicted from channels that had
+    /// this rule and no longer exist. A new channel may have the name of such a channel. In that
+    /// case, publications of this name may be missing up to this number.
+    evicted_floor: AtomicU64,
 }
 
 /// A number of publications. The writer changes it with each publication, and all threads read the
@@ -63,165 +86,357 @@ pub(super) enum Class {
 #[repr(align(128))]
 struct Published(Counter);
 
-/// The rule for the channels of one namespace.
-#[derive(Debug)]
-pub(super) struct Rule {
+/// The namespaces of a configuration, with the values of their rules.
+#[derive(Debug, Default)]
+pub(super) struct Namespaces {
+    namespaces: Vec<Namespace>,
+    /// The rule of each namespace.
+    rules: Vec<RuleIndex>,
+    /// The values by the index of the rule; `None` if the rule has no namespace.
+    values: Vec<Option<Values>>,
+}
+
+/// The values of a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Values {
     /// The maximum number and size of the entries that a channel keeps. The newest publication is
     /// always kept, whatever its size.
     pub(super) bound: Amount,
-    age: Duration,
-    overflow: Overflow,
-    /// The index of the rule's age limit in [`Rules::ages`], or `None` if the rule has the age
-    /// limit of the log.
-    pub(super) clock: Option<usize>,
+    pub(super) age: Duration,
+    pub(super) overflow: Overflow,
     pub(super) class: Class,
-    /// The highest sequence number of all entries that the log has evicted from channels that had
-    /// this rule and no longer exist. A new channel may have the name of such a channel. In that
-    /// case, publications of this name may be missing up to this number.
-    evicted_floor: AtomicU64,
+}
+
+/// Whether clients may broadcast in a channel. All publications in such channels share a limited
+/// part of the log (`log.client_share`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Class {
+    /// Channels in which only feeders publish.
+    #[default]
+    Feeders,
+    /// Channels in which clients may broadcast.
+    Clients,
+}
+
+/// A change of rules, which [`super::Writer::change_rules`] carries out.
+#[derive(Debug)]
+pub struct RuleChange {
+    pub(super) namespaces: Arc<Namespaces>,
+    pub(super) bounds: LogBounds,
+}
+
+/// The error for a change that would need too many rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "has too many new patterns: the server has had {known} different patterns since its start, and \
+     supports {}; restart it to use this configuration",
+    RULES_MAX - 1
+)]
+pub struct TooManyRules {
+    known: usize,
+}
+
+/// The figures of a rule.
+#[derive(Clone, Copy, Debug)]
+pub struct RuleFigures<'a> {
+    /// The index of the rule.
+    pub index: RuleIndex,
+    /// The namespace's pattern; `None` for the channels outside all namespaces.
+    pub pattern: Option<&'a str>,
+    /// The number of publications that were added to channels with this rule after the start.
+    pub published: u64,
+}
+
+impl TooManyRules {
+    /// Returns the error for a table with this number of rules. One of them has no pattern.
+    fn after(rules: usize) -> Self {
+        Self {
+            known: rules.saturating_sub(1),
+        }
+    }
+}
+
+impl Values {
+    fn new(retention: Retention, client_publish: Option<ClientPublish>) -> Self {
+        let Retention {
+            entries,
+            bytes,
+            age_ms,
+            overflow,
+        } = retention;
+        Self {
+            bound: Amount {
+                bytes,
+                publications: entries,
+            },
+            age: Duration::from_millis(age_ms),
+            overflow,
+            class: match client_publish {
+                Some(ClientPublish::Broadcast) => Class::Clients,
+                Some(_) | None => Class::Feeders,
+            },
+        }
+    }
+}
+
+impl Namespaces {
+    /// Returns the index of the rule for a channel name.
+    pub(super) fn find(&self, name: &ChannelName) -> RuleIndex {
+        let found = namespace::find(&self.namespaces, name.as_str());
+        let rule = found.and_then(|index| self.rules.get(index));
+        rule.copied().unwrap_or_default()
+    }
+
+    /// Whether `other` has the same patterns in the same order, and so the same rules.
+    pub(super) fn has_rules_of(&self, other: &Self) -> bool {
+        self.rules == other.rules
+    }
+
+    /// Returns the values of a rule of this configuration.
+    pub(super) fn values(&self, index: RuleIndex) -> Option<Values> {
+        let values = self.values.get(index.index()).copied().flatten();
+        certain::some(values, "the rule is of this configuration")
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Values> {
+        self.values.iter().flatten()
+    }
+
+    /// Returns the age limits that are shorter than `age_of_log`, without duplicates.
+    pub(super) fn ages(&self, age_of_log: Duration) -> BTreeSet<Duration> {
+        let ages = self.all().map(|values| values.age);
+        ages.filter(|age| *age < age_of_log).collect()
+    }
 }
 
 impl Rules {
-    pub(super) fn new(config: &Config, head: Sequence) -> Self {
-        let mut ages: Vec<Duration> = Vec::new();
-        let whole = config.retention();
-        let in_namespaces = config.namespace.iter().map(|namespace| {
-            let class = match namespace.client_publish {
-                Some(ClientPublish::Broadcast) => Class::Clients,
-                Some(_) | None => Class::Feeders,
-            };
-            (config.retention_in(namespace), class)
-        });
-        let all = std::iter::once((whole, Class::Feeders)).chain(in_namespaces);
-        let table = all.map(|(retention, class)| {
-            let Retention {
-                entries,
-                bytes,
-                age_ms,
-                overflow,
-            } = retention;
-            let age = Duration::from_millis(age_ms);
-            let clock = (age_ms < whole.age_ms).then(|| {
-                let known = ages.iter().position(|known| *known == age);
-                known.unwrap_or_else(|| {
-                    ages.push(age);
-                    ages.len() - 1
-                })
-            });
-            Rule {
-                bound: Amount {
-                    bytes,
-                    publications: entries,
-                },
-                age,
-                overflow,
-                clock,
-                class,
-                evicted_floor: AtomicU64::new(head.0),
-            }
-        });
-        let table: Vec<_> = table.collect();
-        Self {
-            has_conflation: table.iter().any(|rule| rule.overflow == Overflow::Conflate),
-            namespaces: config.namespace.clone(),
-            published: table.iter().map(|_| Published::default()).collect(),
-            table,
-            ages,
-            bounds: config.log,
+    /// Creates the rules of a configuration. Also returns its namespaces. Channels of an earlier
+    /// run may have had publications up to the number `head`, which the log does not have.
+    pub(super) fn new(config: &Config, head: Sequence) -> (Self, Arc<Namespaces>) {
+        let rules = Self {
+            table: (0..RULES_MAX).map(|_| OnceLock::new()).collect(),
+            bounds: SharedBounds::default(),
+            has_conflation: AtomicBool::default(),
+            generation: Value::default(),
+            common_floor: AtomicU64::new(head.0),
             evicted_floor_max: AtomicU64::new(u64::MAX),
+        };
+        // A configuration has at most `NAMESPACES_MAX` namespaces, for which the table has room.
+        let first = certain::some(
+            rules.change(config).ok(),
+            "the first rules fit into the table",
+        );
+        let namespaces = first.map_or_else(Arc::default, |first| {
+            rules.begin(&first);
+            rules.finish();
+            first.namespaces
+        });
+        (rules, namespaces)
+    }
+
+    /// Prepares the change to the rules of another configuration. Adds the rules of new patterns.
+    /// The change has no effect before [`super::Writer::change_rules`] carries it out.
+    ///
+    /// # Errors
+    /// Returns an error if the table has no room for the rules of the new patterns.
+    pub fn change(&self, config: &Config) -> Result<RuleChange, TooManyRules> {
+        let patterns = config.namespace.iter();
+        let patterns = patterns.map(|namespace| Some(namespace.pattern.as_str()));
+        let patterns: Vec<Option<&str>> = std::iter::once(None).chain(patterns).collect();
+        let known = self.rules().count();
+        let missing = patterns.iter().filter(|one| self.rule_of(**one).is_none());
+        if known + missing.count() > RULES_MAX {
+            return Err(TooManyRules::after(known));
+        }
+        let rules = patterns.iter().map(|one| self.find_or_add(*one));
+        let rules: Option<Vec<RuleIndex>> = rules.collect();
+        let rules = rules.ok_or_else(|| TooManyRules::after(known))?;
+        let whole = Values::new(config.retention(), None);
+        let each = config
+            .namespace
+            .iter()
+            .map(|namespace| Values::new(config.retention_in(namespace), namespace.client_publish));
+        let mut values = vec![None; self.rules().count()];
+        for (rule, of_rule) in rules.iter().zip(std::iter::once(whole).chain(each)) {
+            if let Some(place) = values.get_mut(rule.index()) {
+                *place = Some(of_rule);
+            }
+        }
+        Ok(RuleChange {
+            namespaces: Arc::new(Namespaces {
+                namespaces: config.namespace.clone(),
+                rules: rules.into_iter().skip(1).collect(),
+                values,
+            }),
+            bounds: config.log,
+        })
+    }
+
+    /// Returns the index of a pattern's rule. Adds the rule if the pattern has none. Returns `None`
+    /// if the table is full.
+    fn find_or_add(&self, pattern: Option<&str>) -> Option<RuleIndex> {
+        let mut table = self.table.iter();
+        let found = table.position(|place| {
+            let rule = place.get_or_init(|| Rule::new(pattern.map(String::from)));
+            rule.pattern.as_deref() == pattern
+        });
+        Some(RuleIndex(certain::to_u16(found?)))
+    }
+
+    fn rule_of(&self, pattern: Option<&str>) -> Option<RuleIndex> {
+        let mut rules = self.rules();
+        let found = rules.position(|rule| rule.pattern.as_deref() == pattern)?;
+        Some(RuleIndex(certain::to_u16(found)))
+    }
+
+    fn rules(&self) -> impl Iterator<Item = &Rule> {
+        self.table.iter().map_while(OnceLock::get)
+    }
+
+    fn get(&self, index: RuleIndex) -> Option<&Rule> {
+        let rule = self.table.get(usize::from(index.0));
+        certain::some(
+            rule.and_then(OnceLock::get),
+            "an index comes from the same table",
+        )
+    }
+
+    /// Sets what all threads share of a change. The writer then assigns the channels to their new
+    /// rules.
+    pub(super) fn begin(&self, RuleChange { namespaces, bounds }: &RuleChange) {
+        // A change may replace a change that has not ended.
+        self.generation.fetch_or(1, Ordering::Release);
+        let shared = &self.bounds;
+        shared.bytes.store(bounds.bytes, Ordering::Relaxed);
+        shared.entries.store(bounds.entries, Ordering::Relaxed);
+        shared.age_ms.store(bounds.age_ms, Ordering::Relaxed);
+        let encodings = bounds.encodings_bytes();
+        shared.encodings_bytes.store(encodings, Ordering::Relaxed);
+        if namespaces
+            .all()
+            .any(|values| values.overflow == Overflow::Conflate)
+        {
+            self.has_conflation.store(true, Ordering::Relaxed);
+        }
+        for (index, rule) in self.rules().enumerate() {
+            let values = namespaces.values.get(index).copied().flatten();
+            rule.is_used.store(values.is_some(), Ordering::Relaxed);
+            if let Some(values) = values {
+                rule.age_ms.store(millis(values.age), Ordering::Relaxed);
+            }
         }
     }
 
-    /// Returns the policy for conns that are further behind than their quota allows, on a channel
-    /// with this rule.
-    #[must_use]
-    pub fn overflow(&self, index: RuleIndex) -> Overflow {
-        self.get(index).map_or(Overflow::Skip, |rule| rule.overflow)
+    /// Ends a change, after all channels of the log have been assigned to their rules.
+    pub(super) fn finish(&self) {
+        debug_assert_eq!(self.generation(), None, "no change has begun");
+        self.generation.fetch_add(1, Ordering::Release);
     }
 
-    /// Returns the time for which a channel with this rule keeps a publication.
+    /// Returns a number that is larger after each change; `None` while the writer assigns channels
+    /// to other rules. A worker whose channels have the rules of another generation must update
+    /// them.
+    #[must_use]
+    pub fn generation(&self) -> Option<u64> {
+        let generation = self.generation.load(Ordering::Acquire);
+        generation.is_multiple_of(2).then_some(generation)
+    }
+
+    /// Returns the time for which a channel with this rule keeps a new publication.
     #[must_use]
     pub fn age(&self, index: RuleIndex) -> Duration {
-        let age = self.get(index).map(|rule| rule.age);
-        age.unwrap_or_else(|| self.bounds.age())
+        let all = self.age_of_log();
+        self.get(index).map_or(all, |rule| rule.age().min(all))
+    }
+
+    /// Returns the time for which the log keeps a publication of any channel.
+    #[must_use]
+    pub fn age_of_log(&self) -> Duration {
+        Duration::from_millis(self.bounds.age_ms.load(Ordering::Relaxed))
     }
 
     /// Returns the shortest age limit: of all rules and of the log.
     #[must_use]
     pub fn age_min(&self) -> Duration {
-        let ages = self.ages.iter().copied();
-        ages.fold(self.bounds.age(), Duration::min)
+        let ages = self.used_rules().map(|(_, rule)| rule.age());
+        ages.fold(self.age_of_log(), Duration::min)
     }
 
-    /// Whether any rule selects conflation.
+    /// Whether any rule so far has selected conflation.
     #[must_use]
     pub fn has_conflation(&self) -> bool {
-        self.has_conflation
+        self.has_conflation.load(Ordering::Relaxed)
     }
 
-    /// Returns the bounds for all channels together.
+    /// Returns the maximum number and size of the entries of all channels together.
     #[must_use]
-    pub fn bounds(&self) -> &LogBounds {
-        &self.bounds
+    pub fn bound_of_log(&self) -> Amount {
+        Amount {
+            bytes: self.bounds.bytes.load(Ordering::Relaxed),
+            publications: self.bounds.entries.load(Ordering::Relaxed),
+        }
     }
 
-    /// Returns each rule's pattern, and the number of publications that were added to channels with
-    /// this rule after the start. The first rule has no pattern.
-    pub fn published(&self) -> impl Iterator<Item = (Option<&str>, u64)> {
-        let patterns = self.namespaces.iter().map(|one| Some(one.pattern.as_str()));
-        let counts = self.published.iter().map(|number| number.0.value());
-        std::iter::once(None).chain(patterns).zip(counts)
+    /// Returns the part of the log's bytes that encoded frames may use.
+    pub(super) fn encodings_bytes(&self) -> u64 {
+        self.bounds.encodings_bytes.load(Ordering::Relaxed)
     }
 
-    /// Returns the number of rules: one more than there are namespaces.
+    /// Returns the figures of the rules of the newest change. The first rule is for the channels
+    /// outside all namespaces.
     #[must_use]
-    pub fn count(&self) -> usize {
-        self.table.len()
+    pub fn figures(&self) -> Vec<RuleFigures<'_>> {
+        let figures = self.used_rules().map(|(index, rule)| RuleFigures {
+            index,
+            pattern: rule.pattern.as_deref(),
+            published: rule.published.0.value(),
+        });
+        figures.collect()
+    }
+
+    fn used_rules(&self) -> impl Iterator<Item = (RuleIndex, &Rule)> {
+        let rules = self.rules().enumerate();
+        let used = rules.filter(|(_, rule)| rule.is_used.load(Ordering::Relaxed));
+        used.map(|(index, rule)| (RuleIndex(certain::to_u16(index)), rule))
     }
 
     /// Counts a publication. Only the log's writer calls this.
     pub(super) fn count_published(&self, index: RuleIndex) {
-        let number = self.published.get(usize::from(index.0));
-        if let Some(number) = certain::some(number, "an index comes from the same table") {
-            number.0.increment();
+        if let Some(rule) = self.get(index) {
+            rule.published.0.increment();
         }
     }
 
     /// Sets all numbers of publications to zero, because publications of an earlier run are not
     /// counted. Called at the end of a replay.
     pub fn forget_published(&self) {
-        self.published.iter().for_each(|number| number.0.set(0));
-    }
-
-    /// Returns the index of the rule for a channel name.
-    pub(super) fn find(&self, name: &ChannelName) -> RuleIndex {
-        let found = namespace::find(&self.namespaces, name.as_str());
-        RuleIndex(found.map_or(0, |index| certain::to_u16(index + 1)))
-    }
-
-    pub(super) fn get(&self, index: RuleIndex) -> Option<&Rule> {
-        let rule = self.table.get(usize::from(index.0));
-        certain::some(rule, "an index comes from the same table")
-    }
-
-    /// Returns the [`Class`] of the channels with this rule.
-    pub(super) fn class(&self, index: RuleIndex) -> Class {
-        self.get(index).map_or(Class::Feeders, |rule| rule.class)
+        self.rules().for_each(|rule| rule.published.0.set(0));
     }
 
     /// Called when a channel is created. Returns the highest number among the entries that were
-    /// evicted from removed channels with this rule. The callers of this function and of
+    /// evicted from removed channels of the same name. The callers of this function and of
     /// [`Self::note_evicted`] hold the lock of the channel's shard. Channels of the same name have
     /// the same shard. So the result includes the entries of an earlier channel of the same name.
     pub(super) fn evicted_floor(&self, index: RuleIndex) -> Sequence {
         let rule = self.get(index);
-        // The limit is loaded before `evicted_floor`. In the other order,
-        // [`Self::cut_evicted_floor`] could lower `evicted_floor` and remove the limit between the
-        // two loads. The result would then be the old `evicted_floor`, without a limit.
+        // The limit is loaded before the floors. In the other order, [`Self::cut_evicted_floor`]
+        // could lower the floors and remove the limit between the loads. The result would then be
+        // an old floor, without a limit.
         let most = self.evicted_floor_max.load(Ordering::Acquire);
-        rule.map_or(Sequence::ZERO, |rule| {
-            Sequence(rule.evicted_floor.load(Ordering::Relaxed).min(most))
-        })
+        let common = self.common_floor.load(Ordering::Relaxed);
+        let own = rule.map_or(0, |rule| rule.evicted_floor.load(Ordering::Relaxed));
+        Sequence(own.max(common).min(most))
+    }
+
+    /// Raises the result of [`Self::evicted_floor`] for each rule to the highest one. Called when
+    /// the channels of a shard get other rules. The caller holds the lock of the shard. So a
+    /// channel of the shard that is created later has at least the number of an earlier channel of
+    /// the same name, whatever the rule of that channel was.
+    pub(super) fn join_evicted_floors(&self) {
+        let floors = self.rules();
+        let floors = floors.map(|rule| rule.evicted_floor.load(Ordering::Relaxed));
+        let highest = floors.max().unwrap_or_default();
+        self.common_floor.fetch_max(highest, Ordering::Relaxed);
     }
 
     /// Limits the result of [`Self::evicted_floor`] to `kept` during an epoch change. Higher
@@ -231,11 +446,12 @@ impl Rules {
         self.evicted_floor_max.store(kept.0, Ordering::Release);
     }
 
-    /// Lowers `evicted_floor` of each rule to at most `kept`. Then removes the limit that
+    /// Lowers the floors to at most `kept`. Then removes the limit that
     /// [`Self::bound_evicted_floor`] has set. Called after the epoch change has removed entries
     /// from all shards.
     pub(super) fn cut_evicted_floor(&self, kept: Sequence) {
-        for rule in &self.table {
+        self.common_floor.fetch_min(kept.0, Ordering::Relaxed);
+        for rule in self.rules() {
             rule.evicted_floor.fetch_min(kept.0, Ordering::Relaxed);
         }
         self.evicted_floor_max.store(u64::MAX, Ordering::Release);
@@ -248,4 +464,24 @@ impl Rules {
             rule.evicted_floor.fetch_max(evicted.0, Ordering::Relaxed);
         }
     }
+}
+
+impl Rule {
+    fn new(pattern: Option<String>) -> Self {
+        Self {
+            pattern,
+            is_used: AtomicBool::default(),
+            age_ms: Value::default(),
+            published: Published::default(),
+            evicted_floor: AtomicU64::new(0),
+        }
+    }
+
+    fn age(&self) -> Duration {
+        Duration::from_millis(self.age_ms.load(Ordering::Relaxed))
+    }
+}
+
+fn millis(age: Duration) -> u64 {
+    certain::to_u64(age.as_millis())
 }

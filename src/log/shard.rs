@@ -6,20 +6,22 @@
 
 use std::hash::BuildHasher;
 use std::ops::{Deref, DerefMut};
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use hashbrown::HashTable;
 
 use super::conflation::Newest;
 use super::entries::Entries;
 use super::interest::Interest;
+use super::rules::{Namespaces, Values};
 #[cfg(debug_assertions)]
 use super::sync::LOCKS;
 use super::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, SHARD_BITS};
-use super::{Amount, ChannelKey, Entry, Log, RuleIndex};
+use super::{Amount, ChannelKey, Class, Entry, Log, RuleIndex};
 use crate::certain;
 use crate::chunks::ChunkedSlab;
+use crate::config::Overflow;
 use crate::id::{ChannelName, Sequence};
 
 /// The number of channels in one block of a shard's memory. Blocks are small because there are many
@@ -41,6 +43,10 @@ pub(super) struct Channel {
     history: Option<Box<History>>,
     pub(super) interest: Interest,
     pub(super) rule: RuleIndex,
+    /// The class of the entries that are added next. The writer sets it to the class of the rule.
+    pub(super) class: Class,
+    /// The policy of the rule. If it is to conflate, the history has the list [`History::newest`].
+    pub(super) overflow: Overflow,
     /// Whether the channel is in the writer's queue of channels that exceed their bounds.
     pub(super) is_over_queued: bool,
 }
@@ -71,13 +77,15 @@ const _: () = assert!(CHANNEL_BYTES == 144);
 static NO_ENTRIES: Entries = Entries::NONE;
 
 impl Channel {
-    fn new(name: ChannelName, rule: RuleIndex, evicted: Sequence) -> Self {
+    fn new(name: ChannelName, rule: RuleIndex, values: Values, evicted: Sequence) -> Self {
         Self {
             name,
             evicted,
             history: None,
             interest: Interest::None,
             rule,
+            class: values.class,
+            overflow: values.overflow,
             is_over_queued: false,
         }
     }
@@ -135,6 +143,19 @@ impl Channel {
         self.history().map_or(0, History::bytes_held)
     }
 
+    /// Whether the channel would exceed a bound if `more` were added.
+    pub(super) fn is_over(&self, bound: Amount, more: Amount) -> bool {
+        let Some(first) = self.entries().front() else {
+            return false;
+        };
+        let held = self.total().plus(more).minus(first.before);
+        held.publications > 1 && held.exceeds(bound)
+    }
+
+    pub(super) fn conflates(&self) -> bool {
+        self.overflow == Overflow::Conflate
+    }
+
     /// Whether the channel has neither entries nor subscribers.
     pub(super) fn is_abandoned(&self) -> bool {
         self.entries().is_empty() && self.interest.is_none()
@@ -190,8 +211,10 @@ impl History {
 }
 
 /// A shard, which holds some of the channels.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Shard {
+    /// The namespaces by which channels of this shard get their rules.
+    pub(super) namespaces: Arc<Namespaces>,
     /// The slots of the channels, found by the hash of the channel name.
     directory: HashTable<u32>,
     channels: ChunkedSlab<Channel, CHUNK>,
@@ -200,6 +223,15 @@ pub(super) struct Shard {
 }
 
 impl Shard {
+    fn new(namespaces: &Arc<Namespaces>) -> Self {
+        Self {
+            namespaces: Arc::clone(namespaces),
+            directory: HashTable::default(),
+            channels: ChunkedSlab::default(),
+            generation: 0,
+        }
+    }
+
     pub(super) fn find(&self, hash: u64, name: &ChannelName) -> Option<u32> {
         let is_it = |place: &u32| {
             self.get(*place)
@@ -212,6 +244,11 @@ impl Shard {
     /// channel has entries or subscribers.
     pub(super) fn get(&self, place: u32) -> Option<&Channel> {
         channel_in(&self.channels, place)
+    }
+
+    /// Returns the values of the rule of the channel in a slot that is in use.
+    pub(super) fn values_of(&self, place: u32) -> Option<Values> {
+        self.namespaces.values(self.get(place)?.rule)
     }
 
     /// Like [`Self::get`], but the caller can change the channel.
@@ -244,8 +281,9 @@ impl Shard {
             debug_assert!(false, "a shard is full");
             return None;
         }
-        let rule = log.rules.find(name);
-        let channel = Channel::new(name.clone(), rule, log.rules.evicted_floor(rule));
+        let rule = self.namespaces.find(name);
+        let evicted = log.rules.evicted_floor(rule);
+        let channel = Channel::new(name.clone(), rule, self.namespaces.values(rule)?, evicted);
         let place = certain::to_u32(self.channels.insert(channel));
         let channels = &self.channels;
         let rehash =
@@ -289,20 +327,13 @@ fn channel_in(channels: &ChunkedSlab<Channel, CHUNK>, place: u32) -> Option<&Cha
 }
 
 /// A shard's lock, on its own cache line.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[repr(align(128))]
 struct Locked(RwLock<Shard>);
 
 /// All shards.
 #[derive(Debug)]
 pub(super) struct Shards(Box<[Locked]>);
-
-impl Default for Shards {
-    fn default() -> Self {
-        let shards = (0..1 << SHARD_BITS).map(|_| Locked::default());
-        Self(shards.collect())
-    }
-}
 
 impl ChannelKey {
     fn shard(self) -> u32 {
@@ -316,6 +347,11 @@ impl ChannelKey {
 }
 
 impl Shards {
+    pub(super) fn new(namespaces: &Arc<Namespaces>) -> Self {
+        let shards = (0..1 << SHARD_BITS).map(|_| Locked(RwLock::new(Shard::new(namespaces))));
+        Self(shards.collect())
+    }
+
     /// Locks, for reading, the shard that contains the channels with this hash. Also returns the
     /// shard's number.
     pub(super) fn read_by_hash(

@@ -1,25 +1,24 @@
 //! The writer: adds entries to the log and removes them.
 //!
 //! If a channel exceeds its own bounds, its oldest entries are removed. If all channels together
-//! exceed their bounds, the oldest entries of the log are removed. For each age limit that is
-//! shorter than the log's age limit, the writer searches for the next entry that becomes too old.
-//! The search passes over each entry once. Eviction never waits for a reader, because a worker
-//! keeps references to the entries that it is about to write.
+//! exceed their bounds, the oldest entries of the log are removed. `clocks` finds the entries that
+//! become too old, and `change` carries out a change of the rules. Eviction never waits for a
+//! reader, because a worker keeps references to the entries that it is about to write.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
+use super::change::OngoingChange;
+use super::clocks::{ClockNumber, Clocks};
 use super::entries::Entries;
 use super::epoch::EpochState;
 use super::order::{Order, Ordered};
-use super::rules::Class;
 use super::shard::{CHANNEL_BYTES, Channel, assert_unlocked, key};
-use super::{Amount, ChannelKey, Entry, Log, RuleIndex, WorkerInterest};
+use super::{Amount, ChannelKey, Class, Entry, Log, Rules, WorkerInterest};
 use crate::certain;
 use crate::config::limits::TRIMS_PER_PUBLICATION_MAX;
-use crate::config::{Config, Overflow};
+use crate::config::{Config, LogBounds};
 use crate::frame::Publication;
 use crate::id::Sequence;
 use crate::time::{Deadline, Now};
@@ -36,16 +35,20 @@ pub struct Writer {
     feeders: Part,
     /// The entries of channels in which clients may broadcast.
     clients: Part,
-    clocks: Vec<Clock>,
+    pub(super) clocks: Clocks,
+    /// The bounds for all channels together.
+    pub(super) bounds: LogBounds,
+    /// The change of rules that is being carried out.
+    pub(super) change: Option<OngoingChange>,
     /// The channels that may exceed their bounds.
-    over: VecDeque<ChannelKey>,
+    pub(super) over: VecDeque<ChannelKey>,
     /// Whether the last eviction removed its maximum number of entries, so that more entries may
     /// have to be removed.
     is_cut_short: bool,
     /// The entry number at which [`Self::drop_encodings`] continues its search for encoded frames.
     swept_until: Sequence,
     /// Entries removed while a shard was locked. They are dropped after the shard is unlocked.
-    pub(super) removed: Vec<(Entry, RuleIndex)>,
+    pub(super) removed: Vec<Entry>,
 }
 
 /// The entries of all channels of one [`Class`].
@@ -66,30 +69,17 @@ impl Part {
     }
 }
 
-/// The search for the oldest entry of the channels that have a certain age limit.
-#[derive(Clone, Debug)]
-struct Clock {
-    age: Duration,
-    /// The number at which the search continues. Earlier entries have another age limit or have
-    /// been removed.
-    next: Sequence,
-    /// The time at which the oldest entry with this age limit becomes too old. `None` if no such
-    /// entry has been found.
-    due: Option<Deadline>,
-}
-
 impl Writer {
     /// Creates a writer with an empty log, whose entries will have numbers above `head`.
     #[must_use]
     pub fn new(config: &Config, head: Sequence) -> Self {
-        let log = Arc::new(Log::new(config, head));
-        let clocks = log.rules.ages.iter().map(|age| Clock {
-            age: *age,
-            next: head.next(),
-            due: None,
-        });
+        let (rules, namespaces) = Rules::new(config, head);
+        let ages = namespaces.ages(config.log.age());
+        let log = Arc::new(Log::new(config, rules, &namespaces, head));
         Self {
-            clocks: clocks.collect(),
+            clocks: Clocks::new(&ages),
+            bounds: config.log,
+            change: None,
             state: log.state(),
             log,
             head,
@@ -172,27 +162,28 @@ impl Writer {
         let place = shard.find_or_add(&log, hash, &publication.channel);
         let Some(place) = place else { return 0 };
         let key = key(number, place);
-        let Some(channel) = shard.get_mut(place) else {
+        let (Some(values), Some(channel)) = (shard.values_of(place), shard.get_mut(place)) else {
             return 0;
         };
-        let rule = channel.rule;
-        log.rules.count_published(rule);
+        let (bound, class) = (values.bound, channel.class);
+        log.rules.count_published(channel.rule);
         let this = Amount::of(&publication);
         let mut removed = 0;
         // Old entries are removed before the new entry is added, so that a channel that keeps one
         // entry needs memory for only one.
-        while removed < TRIMS_PER_PUBLICATION_MAX && self.is_over(channel, this) {
+        while removed < TRIMS_PER_PUBLICATION_MAX && channel.is_over(bound, this) {
             self.remove_first(channel);
             removed += 1;
         }
-        let is_over = self.is_over(channel, this);
+        let is_over = channel.is_over(bound, this);
         if is_over && !std::mem::replace(&mut channel.is_over_queued, true) {
             self.over.push_back(key);
         }
         self.append(channel, publication, key, send);
         drop(shard);
-        let ordered = Ordered::new(sequence, published, key, rule);
-        self.part(rule).order.push(ordered);
+        let clock = self.clock_for(values.age);
+        let ordered = Ordered::new(sequence, published, key, clock);
+        self.part(class).order.push(ordered);
         self.drop_removed();
         removed
     }
@@ -205,7 +196,8 @@ impl Writer {
         mut send: impl FnMut(WorkerInterest, ChannelKey, Entry),
     ) {
         let sequence = publication.id.sequence;
-        let part = self.part(channel.rule);
+        let class = channel.class;
+        let part = self.part(class);
         part.bytes += publication.bytes_held();
         part.kept += u64::from(channel.entries().is_empty());
         let entry = Entry {
@@ -213,19 +205,20 @@ impl Writer {
             before: channel.total(),
             previous: channel.last(),
             is_superseded: false,
+            class,
         };
         for interest in channel.interest.all() {
             send(*interest, key, entry.clone());
         }
         let before = channel.bytes_held();
-        let conflates = self.log.rules.overflow(channel.rule) == Overflow::Conflate;
+        let conflates = channel.conflates();
         let history = channel.begin_history();
         (history.last, history.total) = (sequence, entry.total());
         history.entries.push_back(entry);
         if conflates {
             history.note_newest(&self.log.hasher);
         }
-        let part = self.part(channel.rule);
+        let part = self.part(class);
         part.bytes = part.bytes + channel.bytes_held() - before;
     }
 
@@ -245,7 +238,7 @@ impl Writer {
             self.remove_oldest_of(oldest.channel);
             count += 1;
         }
-        for clock in 0..self.clocks.len() {
+        for clock in self.clocks.numbers() {
             while let Some((due, channel)) = self.next_expiry(clock)
                 && now.has_reached(due)
                 && count < max
@@ -313,11 +306,13 @@ impl Writer {
         {
             let mut shard = log.shards.write(key);
             // A channel whose entries were removed for another reason may be gone.
-            let channel = shard
-                .as_mut()
-                .and_then(|shard| shard.get_mut_if_used(key.place()));
-            if let Some(channel) = channel {
-                if self.is_over(channel, Amount::default()) {
+            let found = shard.as_mut().and_then(|shard| {
+                let rule = shard.get_mut_if_used(key.place())?.rule;
+                let bound = shard.namespaces.values(rule)?.bound;
+                Some((bound, shard.get_mut_if_used(key.place())?))
+            });
+            if let Some((bound, channel)) = found {
+                if channel.is_over(bound, Amount::default()) {
                     self.remove_first(channel);
                     count += 1;
                 } else {
@@ -339,15 +334,18 @@ impl Writer {
     /// Returns the time at which the next entry must be removed.
     #[must_use]
     pub fn next_eviction(&self) -> Option<Deadline> {
-        if !self.over.is_empty() || self.is_cut_short || self.log.has_too_many_encodings() {
+        if !self.over.is_empty()
+            || self.is_cut_short
+            || self.change.is_some()
+            || self.log.has_too_many_encodings()
+        {
             return Some(Deadline(0));
         }
         let oldest = self.oldest().map(|oldest| match self.is_full() {
             true => Deadline(0),
             false => self.too_old(&oldest),
         });
-        let clocks = self.clocks.iter().filter_map(|clock| clock.due);
-        clocks.chain(oldest).min()
+        self.clocks.due().chain(oldest).min()
     }
 
     /// Frees unused memory.
@@ -379,8 +377,8 @@ impl Writer {
         figures.oldest.store(oldest.0, Ordering::Relaxed);
     }
 
-    pub(super) fn part(&mut self, rule: RuleIndex) -> &mut Part {
-        match self.log.rules.class(rule) {
+    pub(super) fn part(&mut self, class: Class) -> &mut Part {
+        match class {
             Class::Feeders => &mut self.feeders,
             Class::Clients => &mut self.clients,
         }
@@ -398,7 +396,7 @@ impl Writer {
     }
 
     /// Returns the oldest entry from this number on.
-    fn oldest_from(&self, sequence: Sequence) -> Option<Ordered> {
+    pub(super) fn oldest_from(&self, sequence: Sequence) -> Option<Ordered> {
         let parts = [&self.feeders, &self.clients].into_iter();
         let oldest = parts.filter_map(|part| part.order.oldest_from(sequence));
         oldest.min_by_key(|entry| entry.sequence)
@@ -407,7 +405,7 @@ impl Writer {
     /// Returns the next entry to evict: an entry that is too old or exceeds the bounds for all
     /// channels.
     fn next_to_go(&self, now: Now) -> Option<Ordered> {
-        let bounds = &self.log.rules.bounds;
+        let bounds = &self.bounds;
         let share = bounds.client_share;
         let has_too_much = self.clients.bytes() > share.of(bounds.bytes)
             || self.clients.order.len() > share.of(bounds.entries);
@@ -420,22 +418,11 @@ impl Writer {
     }
 
     fn is_full(&self) -> bool {
-        let bounds = &self.log.rules.bounds;
-        self.bytes() > bounds.bytes || self.len() > bounds.entries
+        self.bytes() > self.bounds.bytes || self.len() > self.bounds.entries
     }
 
     fn too_old(&self, entry: &Ordered) -> Deadline {
-        entry.published.after(self.log.rules.bounds.age())
-    }
-
-    /// Whether a channel would exceed the bound of its rule if `more` were added.
-    fn is_over(&self, channel: &Channel, more: Amount) -> bool {
-        let rule = self.log.rules.get(channel.rule);
-        let (Some(rule), Some(first)) = (rule, channel.entries().front()) else {
-            return false;
-        };
-        let held = channel.total().plus(more).minus(first.before);
-        held.publications > 1 && held.exceeds(rule.bound)
+        entry.published.after(self.bounds.age())
     }
 
     /// Removes a channel's oldest entry. The caller holds the lock of the channel's shard.
@@ -448,11 +435,11 @@ impl Writer {
             return;
         };
         channel.evicted = entry.sequence();
-        let part = self.part(channel.rule);
+        let part = self.part(channel.class);
         part.bytes = part.bytes + channel.bytes_held() - before;
-        part.bytes -= entry.publication.bytes_held();
         part.kept -= u64::from(channel.entries().is_empty());
-        self.removed.push((entry, channel.rule));
+        self.part(entry.class).bytes -= entry.publication.bytes_held();
+        self.removed.push(entry);
     }
 
     /// Locks a channel's shard and removes the channel's oldest entry.
@@ -464,7 +451,7 @@ impl Writer {
         {
             self.remove_first(channel);
             if channel.entries().is_empty() {
-                self.part(channel.rule).bytes -= channel.bytes_held();
+                self.part(channel.class).bytes -= channel.bytes_held();
                 let history = channel.history_mut();
                 if let Some(history) = certain::some(history, "the channel had entries") {
                     history.entries = Entries::NONE;
@@ -476,43 +463,24 @@ impl Writer {
         self.drop_removed();
     }
 
+    /// Changes the clock of an entry.
+    pub(super) fn set_clock(&mut self, sequence: Sequence, clock: ClockNumber) {
+        let mut parts = [&mut self.feeders, &mut self.clients].into_iter();
+        let is_set = parts.any(|part| part.order.set_clock(sequence, clock));
+        debug_assert!(is_set, "{sequence:?} is not in order");
+    }
+
     /// Takes the entries of `removed` out of the list of all entries, and drops them. The caller
     /// must not hold the lock of a shard.
     pub(super) fn drop_removed(&mut self) {
         assert_unlocked();
         let mut removed = std::mem::take(&mut self.removed);
-        for (entry, rule) in removed.drain(..) {
-            let was_listed = self.part(rule).order.remove(entry.sequence());
+        for entry in removed.drain(..) {
+            let was_listed = self.part(entry.class).order.remove(entry.sequence());
             debug_assert!(was_listed, "{:?} is not in order", entry.sequence());
             entry.publication.leave_log();
         }
         self.removed = removed;
-    }
-
-    /// Finds the oldest entry among the channels that have the age limit of this [`Clock`]. It is
-    /// also the oldest entry of its own channel. Returns the time at which the entry becomes too
-    /// old, and the entry's channel.
-    fn next_expiry(&mut self, clock: usize) -> Option<(Deadline, ChannelKey)> {
-        let this = certain::some(self.clocks.get(clock), "the clock exists")?;
-        let (mut next, age) = (this.next, this.age);
-        let mut found = None;
-        while let Some(entry) = self.oldest_from(next) {
-            next = entry.sequence;
-            let rule = self.log.rules.get(entry.rule);
-            if rule.is_some_and(|rule| rule.clock == Some(clock)) {
-                found = Some((entry.published.after(age), entry.channel));
-                break;
-            }
-            next = next.next();
-        }
-        if found.is_none() {
-            next = self.head.next();
-        }
-        if let Some(this) = certain::some(self.clocks.get_mut(clock), "the clock exists") {
-            this.next = next;
-            this.due = found.map(|(due, _)| due);
-        }
-        found
     }
 
     /// Adjusts the stored numbers and the lists of entries after an epoch change has removed all
@@ -521,11 +489,7 @@ impl Writer {
         let begin = self.head.next();
         self.feeders.order.drop_dead_at_end();
         self.clients.order.drop_dead_at_end();
-        for clock in &mut self.clocks {
-            if clock.next > kept {
-                (clock.next, clock.due) = (clock.next.min(begin), None);
-            }
-        }
+        self.clocks.rewind(kept, begin);
         if self.swept_until > kept {
             self.swept_until = Sequence::ZERO;
         }
@@ -537,20 +501,25 @@ impl Writer {
         self.publish_figures();
         self.log.check_invariants();
         assert!(self.removed.is_empty());
-        let mut held = [(0, 0), (0, 0)];
-        for (_, shard) in self.log.shards.each() {
-            for channel in shard.channels() {
-                let entries = channel.entries().iter();
-                let bytes: u64 = entries.map(|entry| entry.publication.bytes_held()).sum();
-                let (kept, sum) = match self.log.rules.class(channel.rule) {
-                    Class::Feeders => &mut held[0],
-                    Class::Clients => &mut held[1],
-                };
-                *kept += u64::from(!channel.entries().is_empty());
-                *sum += bytes + channel.bytes_held();
+        for (class, part) in [
+            (Class::Feeders, &self.feeders),
+            (Class::Clients, &self.clients),
+        ] {
+            let (mut kept, mut bytes) = (0, 0);
+            for (_, shard) in self.log.shards.each() {
+                for channel in shard.channels() {
+                    let entries = channel.entries().iter();
+                    let entries = entries.filter(|entry| entry.class == class);
+                    bytes += entries
+                        .map(|entry| entry.publication.bytes_held())
+                        .sum::<u64>();
+                    if channel.class == class {
+                        kept += u64::from(!channel.entries().is_empty());
+                        bytes += channel.bytes_held();
+                    }
+                }
             }
+            assert_eq!((part.kept, part.bytes), (kept, bytes), "{class:?}");
         }
-        let counted = [&self.feeders, &self.clients].map(|part| (part.kept, part.bytes));
-        assert_eq!(counted, held, "channels with entries, bytes");
     }
 }

@@ -55,7 +55,7 @@ use crate::backend::WatchedChannels;
 use crate::certain;
 use crate::chunks::ChunkedSlab;
 use crate::config::Config;
-use crate::config::limits::{CALENDAR_REFRESH_MS, READ_BUFFER_BYTES};
+use crate::config::limits::{CALENDAR_REFRESH_MS, READ_BUFFER_BYTES, RULE_UPDATES_PER_TURN_MAX};
 use crate::conn::Conn;
 use crate::context::{Context, Draw, WorkBudget};
 use crate::deflate::Inflater;
@@ -357,6 +357,7 @@ impl<N: Net> Worker<N> {
     pub fn turn(&mut self) -> Turn {
         self.poll();
         self.refresh_config();
+        self.hub.update_rules(RULE_UPDATES_PER_TURN_MAX);
         self.refresh_date();
         self.refresh_keys();
         self.survey();

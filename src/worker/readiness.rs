@@ -88,6 +88,7 @@ impl<N: Net> Worker<N> {
             || self.round.is_awaited()
             || has_order
             || self.has_survey()
+            || self.hub.has_old_rules()
             || self.holders.has_next()
             || self.may_have_too_many_silent()
             || (self.hub.is_walking() && !self.awaits_fanout)

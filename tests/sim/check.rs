@@ -178,14 +178,16 @@ pub(crate) fn check_evictions(writer: &Writer, now: Now, facts: &mut Facts) {
         while gone < added && oldest.is_none_or(|oldest| all[gone] < oldest) {
             let newer = &all[gone..added];
             let (entries, bytes) = held(newer, facts);
-            let rules = &facts.rules[channel];
-            let newest = facts.publication(all[gone]);
-            let age = Duration::from_millis(rules.age_ms);
-            let had_to_go = newer.len() > 1 && (entries > rules.entries || bytes > rules.bytes)
-                || facts.is_tight
+            let published = facts.publication(all[gone]).published;
+            let is_over = |rule: &Retention| {
+                let age = Duration::from_millis(rule.age_ms);
+                newer.len() > 1 && (entries > rule.entries || bytes > rule.bytes)
+                    || now.has_reached(published.after(age))
+            };
+            let had_to_go = facts.is_tight
                 // Publications that an epoch change has discarded may have filled the bounds.
                 || has_new_epoch
-                || now.has_reached(newest.published.after(age));
+                || facts.rules[channel].since(published).any(is_over);
             assert!(
                 had_to_go,
                 "{} of {} has left the log",
@@ -200,19 +202,27 @@ pub(crate) fn check_evictions(writer: &Writer, now: Now, facts: &mut Facts) {
     }
 }
 
-/// Checks that the entries of each channel are within the bounds of that channel. Called when all
-/// publications are posted.
-pub(crate) fn check_channel_bounds(facts: &Facts) {
+/// Checks that the entries of each channel are within the bounds of that channel, and that none was
+/// too old at the last eviction. Called when all publications are posted.
+pub(crate) fn check_channel_bounds(evicted_at: Now, facts: &Facts) {
     for (channel, name) in facts.names.iter().enumerate() {
         let all = &facts.by_channel[channel];
         let kept = all.partition_point(|sequence| *sequence <= facts.logs[0].evicted[channel]);
         let (entries, bytes) = held(&all[kept..], facts);
-        let rules = &facts.rules[channel];
+        let rules = &facts.rules[channel].newest;
         let is_within = entries <= rules.entries && bytes <= rules.bytes;
         assert!(
             is_within || entries <= 1,
             "{name} has {entries} entries with {bytes} bytes in the log"
         );
+        for serial in &all[kept..] {
+            let age = Duration::from_millis(rules.age_ms);
+            let end = facts.publication(*serial).published.after(age);
+            assert!(
+                !evicted_at.has_reached(end),
+                "{serial} of {name} is too old"
+            );
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fanfare::config::{ClientRules, Config, Overflow, Retention};
+use fanfare::config::{ClientRules, Config, Overflow};
 use fanfare::frame::Publication;
 use fanfare::id::{ChannelName, Cursor, Epoch, Sequence};
 use fanfare::time::Now;
@@ -14,6 +14,7 @@ use crate::check;
 use crate::epochs::Epochs;
 use crate::feed::LogEvent;
 use crate::gap::ReportedGap;
+use crate::rules::ChannelRules;
 
 /// The progress of one worker, and the publications that have left the log.
 #[derive(Clone, Debug)]
@@ -63,8 +64,8 @@ pub(crate) struct Facts {
     /// Whether the total bounds of the log, over all channels, are so small that they cause
     /// evictions.
     pub(crate) is_tight: bool,
-    /// The log's bounds for each channel.
-    pub(crate) rules: Vec<Retention>,
+    /// The rules of each channel.
+    pub(crate) rules: Vec<ChannelRules>,
     pub(crate) channels_per_conn: usize,
     pub(crate) heartbeat_ms: u64,
     pub(crate) config: Arc<Config>,
@@ -127,7 +128,7 @@ impl Facts {
             epoch,
             epochs: Epochs::new(epoch),
             channels: channels_named.collect(),
-            rules: rules.collect(),
+            rules: rules.map(ChannelRules::new).collect(),
             is_tight: config.log.bytes < 1 << 26 || config.log.entries < 1_000_000,
             names,
             publications: Vec::new(),
@@ -178,6 +179,11 @@ impl Facts {
             match event {
                 LogEvent::Publication(publication) => self.add(publication),
                 LogEvent::Evicted(oldest) => self.note_evicted(&oldest),
+                LogEvent::Rules(config) => {
+                    for (rules, name) in self.rules.iter_mut().zip(&self.names) {
+                        rules.change(check::rules(&config, name));
+                    }
+                }
                 LogEvent::Epoch(change) => {
                     self.publications.push(None);
                     let start = self.publications.len() as u64;
@@ -256,11 +262,14 @@ impl Facts {
     /// Whether the newest of a channel's publications up to the serial `sequence` is older than the
     /// channel's maximum age.
     pub(crate) fn is_too_old(&self, channel: usize, sequence: u64) -> bool {
-        let age = Duration::from_millis(self.rules[channel].age_ms);
         let newest = within(&self.ever[channel], 0, sequence).last();
         newest.is_some_and(|newest| {
             let published = self.publication(*newest).published;
-            self.now.has_reached(published.after(age))
+            let mut rules = self.rules[channel].since(published);
+            rules.any(|rule| {
+                let age = Duration::from_millis(rule.age_ms);
+                self.now.has_reached(published.after(age))
+            })
         })
     }
 
@@ -270,7 +279,7 @@ impl Facts {
     pub(crate) fn begins_too_old(&self, gap: &ReportedGap) -> bool {
         let since = gap.since.as_deref().map_or(0, |id| self.sequence(id));
         let first = self.between(gap.channel, since, gap.until).first();
-        self.rules[gap.channel].overflow == Overflow::Conflate
+        self.rules[gap.channel].has_had(Overflow::Conflate)
             && first.is_some_and(|first| self.is_too_old(gap.channel, *first))
     }
 
@@ -281,7 +290,7 @@ impl Facts {
         // was right before the epoch change would be wrong after it.
         let later = within(&self.ever[channel], sequence, log.added);
         let mut later = later.iter();
-        self.rules[channel].overflow == Overflow::Conflate
+        self.rules[channel].has_had(Overflow::Conflate)
             && key.is_some()
             && later.any(|later| self.publication(*later).key() == key)
     }

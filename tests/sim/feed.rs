@@ -34,6 +34,8 @@ const MAILS_MAX: usize = 55;
 const PUBLICATIONS_MAX: u64 = 800;
 /// The chance of an epoch change when the feed acts in the middle of a turn, in thousandths.
 const CHANGES_PER_ACT: u32 = 20;
+/// The number of parts in which the writer visits the channels of the log.
+const SHARDS: usize = 256;
 /// The payload size of the last publication of each channel. The last publication has no key.
 pub(crate) const LAST_BYTES: usize = 5;
 
@@ -120,6 +122,8 @@ pub(crate) enum LogEvent {
     /// no entries.
     Evicted(Vec<Option<Sequence>>),
     Epoch(EpochChange),
+    /// A change of the rules to those of a configuration has begun.
+    Rules(Box<Config>),
     Publication(Arc<Publication>),
 }
 
@@ -164,6 +168,8 @@ pub(crate) struct Feed {
     steps: VecDeque<Step>,
     /// The worker that receives no messages for a while.
     late: Option<usize>,
+    /// The time of the last eviction from the log.
+    pub(crate) evicted_at: Now,
     /// The journal, in runs where the server may be killed and started again.
     pub(crate) journal: Option<Journal>,
     pub(crate) traced: Spans,
@@ -202,6 +208,7 @@ impl Feed {
             outgoing: Outgoing::new(0),
             steps: VecDeque::new(),
             late: None,
+            evicted_at: Now(0),
             journal,
             traced: Spans::new(),
             events: Vec::new(),
@@ -308,6 +315,13 @@ impl Feed {
         true
     }
 
+    /// Begins to change the rules of the log to those of a configuration.
+    pub(crate) fn change_rules(&mut self, config: Config) {
+        let change = self.writer.log().rules().change(&config);
+        self.writer.change_rules(change.expect("few patterns"));
+        self.events.push(LogEvent::Rules(Box::new(config)));
+    }
+
     pub(crate) fn publish_at_random(&mut self, now: Now) {
         if self.serial >= PUBLICATIONS_MAX {
             return;
@@ -388,12 +402,12 @@ impl Feed {
 
     /// Does steps until none is left, or until the next step has to wait.
     pub(crate) fn post_everything(&mut self, now: Now) {
-        while self.step(now) {}
+        while self.step(now) || self.writer.is_changing_rules() {}
     }
 
     /// Whether no step is left.
     pub(crate) fn is_done(&self) -> bool {
-        self.staged.is_empty() && self.steps.is_empty()
+        !self.writer.is_changing_rules() && self.staged.is_empty() && self.steps.is_empty()
     }
 
     /// Whether every worker has processed everything and no step is left.
@@ -433,12 +447,15 @@ impl Feed {
     /// Does the next step. Returns false if no step is left, or if the step waits for room in an
     /// inbox.
     fn step(&mut self, now: Now) -> bool {
+        if self.writer.is_changing_rules() {
+            self.change_more_rules();
+        }
         if self.steps.is_empty() && !self.staged.is_empty() {
             self.make_batch();
         }
         let Some(step) = self.steps.pop_front() else {
             // Entries of the log also expire when nothing is published.
-            self.writer.evict(now, u32::MAX);
+            self.evict(now);
             return false;
         };
         match step {
@@ -464,11 +481,24 @@ impl Feed {
             }),
             Step::Evict => {
                 self.writer.trim(u32::MAX);
-                self.writer.evict(now, u32::MAX);
+                self.evict(now);
                 assert!(!self.writer.log().has_too_many_encodings());
             }
         }
         true
+    }
+
+    /// Continues a change of the rules. All shards are visited together, because the log's hash is
+    /// random, so the shard of a channel differs between two runs of the same seed.
+    fn change_more_rules(&mut self) {
+        for _ in 0..SHARDS {
+            self.writer.continue_change();
+        }
+    }
+
+    fn evict(&mut self, now: Now) {
+        self.writer.evict(now, u32::MAX);
+        self.evicted_at = now;
     }
 
     fn note_workers(&mut self, worker: usize, batch: &Batch) {
@@ -487,7 +517,7 @@ impl Feed {
         let is_late = self.late == Some(worker);
         if is_late || !self.mailboxes.has_room_for_batch(worker) {
             self.steps.push_front(Step::Post(worker, batch));
-            self.writer.evict(now, u32::MAX);
+            self.evict(now);
             return false;
         }
         let worker_acks: Vec<_> = batch

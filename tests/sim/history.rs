@@ -120,7 +120,7 @@ impl History {
     /// loss.
     pub(crate) fn note_gap(&mut self, gap: &ReportedGap, facts: &Facts) {
         let newest = facts.between(self.channel, 0, self.requested_at).last();
-        let conflates = facts.rules[self.channel].overflow == Overflow::Conflate;
+        let conflates = facts.rules[self.channel].has_had(Overflow::Conflate);
         let is_of_history = newest.is_some_and(|newest| gap.until < *newest);
         assert!(
             !self.has_not_begun || conflates || gap.cause != "expired" || !is_of_history,

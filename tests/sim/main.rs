@@ -63,6 +63,7 @@ mod operator;
 mod peer;
 mod pinned;
 mod progress;
+mod rules;
 mod secure;
 mod spans;
 mod tokens;
@@ -106,6 +107,7 @@ fn add_outcome(total: &mut Outcome, outcome: &Outcome) {
     total.ahead += outcome.ahead;
     total.restarts += outcome.restarts;
     total.epochs += outcome.epochs;
+    total.rule_changes += outcome.rule_changes;
     total.lag.merge(&outcome.lag);
 }
 
@@ -153,6 +155,10 @@ fn every_subscriber_receives_each_publication_or_a_gap_over_it() {
     );
     assert!(seeds < SEEDS || total.restarts > 0, "no server was killed");
     assert!(seeds < SEEDS || total.epochs > 0, "no epoch has changed");
+    assert!(
+        seeds < SEEDS || total.rule_changes > 0,
+        "no rules have changed"
+    );
     assert!(
         seeds < SEEDS || total.ahead > 0,
         "no connection was ahead of its worker"

@@ -341,6 +341,7 @@ fn walks_hold_a_part_of_the_log_before_the_rest_waits() {
             before: Amount::default(),
             previous: Sequence::ZERO,
             is_superseded: false,
+            class: crate::log::Class::Feeders,
         };
         let hub: &mut Hub = hub;
         let has_room = hub.has_room_for(place, key, &entry);

@@ -689,7 +689,7 @@ impl Link {
     fn is_superseded_after_start(&self, gap: &ReportedGap, facts: &Facts) -> bool {
         let newest_at_start = self.expected.newest_at_start(gap.channel);
         let log = &facts.logs[self.worker];
-        facts.rules[gap.channel].overflow == Overflow::Conflate
+        facts.rules[gap.channel].has_had(Overflow::Conflate)
             && gap
                 .begins(facts)
                 .is_some_and(|since| since < newest_at_start)

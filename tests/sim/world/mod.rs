@@ -30,6 +30,7 @@ use crate::net::{FakeNet, Machine, Sabotage};
 use crate::operator::Operator;
 use crate::peer::Peer;
 use crate::pinned;
+use crate::rules;
 use crate::tokens;
 use draw::{draw_acts_in_turns, draw_config, draw_faults, draw_limits, draw_workers};
 use node::{Node, NodeWorker};
@@ -60,6 +61,8 @@ pub(crate) struct Outcome {
     pub(crate) restarts: u64,
     /// The number of epoch changes.
     pub(crate) epochs: u64,
+    /// The number of changes of the rules of channels.
+    pub(crate) rule_changes: u64,
     pub(crate) lag: LagStats,
     /// The workers' counters, in the order of the table of metrics.
     pub(crate) counts: Vec<u64>,
@@ -85,6 +88,11 @@ pub(crate) struct World {
     lag_before: LagStats,
     restarts: u64,
     operator: Operator,
+    /// Whether the rules of channels change while the node runs.
+    has_rule_changes: bool,
+    rule_changes: u64,
+    /// The configuration with which the log was created, or to which its rules were changed.
+    log_config: Arc<Config>,
 }
 
 impl World {
@@ -130,6 +138,9 @@ impl World {
             lag_before: LagStats::default(),
             restarts: 0,
             operator: Operator::new(&random),
+            has_rule_changes: random.clone().u32(0..3) == 0,
+            rule_changes: 0,
+            log_config: Arc::clone(&config),
             config,
             random,
         }
@@ -163,6 +174,7 @@ impl World {
             ahead: self.facts.ahead,
             restarts: self.restarts,
             epochs: self.facts.epochs.changes(),
+            rule_changes: self.rule_changes,
             lag,
             counts,
         }
@@ -189,6 +201,7 @@ impl World {
             }
             self.starve_at_random();
             self.reload_at_random();
+            self.change_rules_at_random();
             let pause = self.random.u64(1..=pause_us);
             self.step(pause);
             if self.random.u32(0..250) == 0 {
@@ -249,6 +262,26 @@ impl World {
         self.feed.borrow().mailboxes.order_config(&Arc::new(config));
     }
 
+    /// Changes the rules of channels, at random, in a part of the runs.
+    fn change_rules_at_random(&mut self) {
+        // From a clone, so that the run's other random numbers do not depend on it.
+        let mut random = self.random.clone();
+        if self.has_rule_changes && random.u32(0..100) == 0 {
+            let namespaces = rules::draw_namespaces(&self.facts, &mut random);
+            let config = rules::with_namespaces(&self.config, namespaces);
+            self.log_config = Arc::new(config.clone());
+            self.feed.borrow_mut().change_rules(config);
+            self.rule_changes += 1;
+        }
+        let is_complete =
+            !self.feed.borrow().writer.is_changing_rules() && self.node.has_new_rules();
+        if is_complete {
+            let now = self.machine.now();
+            let all = self.facts.rules.iter_mut();
+            all.for_each(|rules| rules.note_complete(now));
+        }
+    }
+
     /// If the run has a journal, kills the server between two turns and starts another server from
     /// the journal, or from an older copy of it.
     fn restart(&mut self) {
@@ -264,9 +297,9 @@ impl World {
             if self.node.net(0).sabotage == Some(Sabotage::LoseRecord) {
                 journal.disk.lose_newest_record();
             }
-            let (writer, recovered) = journal.kill(before, now, &self.config);
+            let (writer, recovered) = journal.kill(before, now, &self.log_config);
             if is_copy {
-                let copy = journal.restore_older_copy(before, fresh, now, &self.config);
+                let copy = journal.restore_older_copy(before, fresh, now, &self.log_config);
                 (copy.0, recovered, Some(copy.1))
             } else {
                 (writer, recovered, None)

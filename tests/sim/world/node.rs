@@ -70,6 +70,12 @@ fn draw_outputs(mut random: fastrand::Rng) -> (Option<WorkerTracer>, Option<Acce
 }
 
 impl Node {
+    /// Whether the channels of all workers have the newest rules of the log.
+    pub(super) fn has_new_rules(&self) -> bool {
+        let mut running = self.workers.iter().filter(|one| !one.has_ended);
+        running.all(|one| !one.worker.hub().has_old_rules())
+    }
+
     /// Starts a worker for each network. All workers read one log.
     pub(crate) fn start(
         nets: Vec<FakeNet>,

@@ -141,7 +141,7 @@ impl World {
         for log in &self.facts.logs {
             assert_eq!(log.head, self.facts.publications.len() as u64);
         }
-        check::check_channel_bounds(&self.facts);
+        check::check_channel_bounds(self.feed.borrow().evicted_at, &self.facts);
         assert!(self.feed.borrow().is_done());
         let worker_acks = &self.feed.borrow().worker_acks;
         assert!(worker_acks.is_empty(), "not confirmed: {worker_acks:?}");
