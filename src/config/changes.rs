@@ -15,7 +15,7 @@ use super::validate::Invalid;
 /// newest configuration. Some values are stored, for example whether the peer of an open conn is a
 /// trusted proxy. The worker updates them when it receives the configuration. Files of token keys
 /// are read at the reload.
-pub const RELOADABLE: [&str; 31] = [
+pub const RELOADABLE: [&str; 39] = [
     "auth.audience",
     "auth.cookie",
     "auth.deadline_ms",
@@ -30,6 +30,7 @@ pub const RELOADABLE: [&str; 31] = [
     "drain.retry_ms",
     "drain.window_ms",
     "heartbeat.interval_ms",
+    "journal.bytes",
     "limits.channels",
     "limits.channels_per_conn",
     "limits.client_bytes_per_second",
@@ -40,12 +41,19 @@ pub const RELOADABLE: [&str; 31] = [
     "limits.memory_bytes",
     "limits.poll_timeout_ms",
     "limits.request_head_ms",
+    "log.age_ms",
+    "log.bytes",
+    "log.client_share",
+    "log.entries",
+    "log.pinned_bytes",
     "logging.level",
+    "namespace",
     "page",
     "proxy.field",
     "proxy.trusted",
     "quota.behind_bytes",
     "quota.behind_publications",
+    "quota.overflow",
     "quota.write_bytes_per_turn",
 ];
 
@@ -257,10 +265,12 @@ mod tests {
 
     #[test]
     fn reload_takes_what_a_running_server_can_change_and_keeps_the_rest() {
-        let names: BTreeSet<String> = keys(&Table::try_from(Config::default()).unwrap())
+        let mut names: BTreeSet<String> = keys(&Table::try_from(Config::default()).unwrap())
             .into_iter()
             .map(|(key, _)| key)
             .collect();
+        // The default configuration has no namespace.
+        names.insert(String::from("namespace"));
         for key in RELOADABLE
             .iter()
             .chain(&RELOADABLE_CERTIFICATES)
@@ -275,15 +285,23 @@ mod tests {
         latest.page = false;
         latest.log.bytes *= 2;
         latest.namespace.push(crate::config::Namespace::default());
+        latest.workers = 3;
+        latest.limits.request_head_bytes += 1;
         let reloaded = running.reloaded(&latest).unwrap();
         let set = |names: &[&str]| names.iter().map(|name| String::from(*name)).collect();
-        let changed: BTreeSet<String> = set(&["browser.origins", "heartbeat.interval_ms", "page"]);
+        let changed: BTreeSet<String> = set(&[
+            "browser.origins",
+            "heartbeat.interval_ms",
+            "log.bytes",
+            "namespace",
+            "page",
+        ]);
         assert_eq!(reloaded.changed, changed);
-        let kept: BTreeSet<String> = set(&["log.bytes", "namespace"]);
+        let kept: BTreeSet<String> = set(&["limits.request_head_bytes", "workers"]);
         assert_eq!(reloaded.kept, kept);
         let mut expected = latest;
-        expected.log.bytes = running.log.bytes;
-        expected.namespace.clear();
+        expected.limits.request_head_bytes = running.limits.request_head_bytes;
+        expected.workers = running.workers;
         assert_eq!(reloaded.config, expected);
         assert_eq!(running.reloaded(&running).unwrap().config, running);
     }

@@ -11,14 +11,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
+use crossbeam_channel::Sender;
+
 use super::FeedLoop;
 use super::socket_watch::SocketPlace;
 use crate::config::Config;
 use crate::config::limits::FEEDERS_MAX;
 use crate::health::Health;
 use crate::id::Epoch;
+use crate::journal::record_writer::Retained;
 use crate::journal::replay::RecoveredFeed;
-use crate::log::Writer;
+use crate::log::{RuleChange, Writer};
 use crate::metrics::FeedMetrics;
 use crate::spans::Tracer;
 use crate::sys::clock::Clock;
@@ -67,10 +70,20 @@ pub struct FeedParts {
     pub clock: Clock,
 }
 
+/// The bounds of the log and of the journal that a reload changes.
+#[derive(Debug)]
+pub struct FeedChange {
+    /// The change of the log's rules.
+    pub rules: RuleChange,
+    /// The bounds of the journal.
+    pub journal: Retained,
+}
+
 /// The running feed.
 #[derive(Debug)]
 pub struct FeedHandle {
     stop: Arc<AtomicBool>,
+    changes: Sender<FeedChange>,
     wake: Arc<Wake>,
     thread: JoinHandle<()>,
 }
@@ -147,15 +160,29 @@ impl Feed {
     pub(super) fn spawn_for(self, parts: FeedParts, feeders_max: usize) -> io::Result<FeedHandle> {
         let stop = Arc::new(AtomicBool::new(false));
         let wake = Arc::clone(&parts.wake);
-        let feed_loop = FeedLoop::new(self, parts, feeders_max, Arc::clone(&stop))?;
+        let (changes, ordered) = crossbeam_channel::unbounded();
+        let feed_loop = FeedLoop::new(self, parts, feeders_max, Arc::clone(&stop), ordered)?;
         let thread = thread::Builder::new()
             .name(String::from("fanfare-feed"))
             .spawn(move || feed_loop.run())?;
-        Ok(FeedHandle { stop, wake, thread })
+        Ok(FeedHandle {
+            stop,
+            changes,
+            wake,
+            thread,
+        })
     }
 }
 
 impl FeedHandle {
+    /// Orders the feed to change the bounds of the log and of the journal, and returns immediately.
+    pub fn change(&self, change: FeedChange) {
+        if self.changes.send(change).is_err() {
+            tracing::error!("the feed has ended, so the log keeps its bounds");
+        }
+        self.wake.wake();
+    }
+
     /// Requests the feed to stop, and returns immediately. The feed then accepts no new feeders.
     /// Within [`LINGER_MS`](crate::config::limits::LINGER_MS), it publishes the publications that
     /// it has already received, and sends the answers.

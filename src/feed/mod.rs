@@ -33,6 +33,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crossbeam_channel::Receiver;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
@@ -54,7 +55,7 @@ use crate::time::running::Running;
 use crate::time::{Deadline, Now};
 use crate::warnings::Warnings;
 
-pub use self::handle::{Feed, FeedHandle, FeedParts, bind, check, key_of};
+pub use self::handle::{Feed, FeedChange, FeedHandle, FeedParts, bind, check, key_of};
 
 const LISTENER: Token = Token(usize::MAX - 1);
 const WAKE: Token = Token(usize::MAX - 2);
@@ -91,6 +92,8 @@ struct FeedLoop {
     running: Running,
     wake: Arc<Wake>,
     stop: Arc<AtomicBool>,
+    /// Changes of the bounds of the log and of the journal, which reloads have ordered.
+    changes: Receiver<FeedChange>,
     stop_deadline: Option<Deadline>,
 }
 
@@ -100,6 +103,7 @@ impl FeedLoop {
         parts: FeedParts,
         feeders_max: usize,
         stop: Arc<AtomicBool>,
+        changes: Receiver<FeedChange>,
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
         adopt(&poll, &feed.listener)?;
@@ -156,6 +160,7 @@ impl FeedLoop {
             running: Running::new(parts.clock.now()),
             wake: parts.wake,
             stop,
+            changes,
             stop_deadline: None,
         })
     }
@@ -177,6 +182,7 @@ impl FeedLoop {
             }
             self.note_readiness(&readiness);
             self.expire();
+            self.intake.sequencer.take_changes(&self.changes);
             self.intake.sequencer.evict_if_due(self.now);
             self.check_files();
             self.turn_feeders();

@@ -70,7 +70,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use self::commit_state::{Commit, CommitState};
 use self::engine::EngineError;
 use self::record::{PayloadRef, Record};
-use self::record_writer::RecordWriter;
+use self::record_writer::{RecordWriter, Retained};
 use self::syncer::{SyncRequest, Syncer, SyncerParts};
 use crate::config::JournalSync;
 use crate::config::limits::{FILES_CHECK_MS, JOURNAL_QUIET_MS};
@@ -164,6 +164,12 @@ impl Journal {
         };
         journal.note_disk_bytes();
         Ok(journal)
+    }
+
+    /// Changes which records are kept.
+    pub fn set_retained(&mut self, retained: Retained) {
+        let settings = &mut self.record_writer.settings;
+        (settings.bounds, settings.bytes_max) = (retained.bounds, retained.bytes_max);
     }
 
     /// Returns the id of the last publication in the store.

@@ -21,7 +21,7 @@ use super::state::{BootId, Home, Mark, State};
 use crate::config::limits::{
     FAULT_REPEATED_MS, JOURNAL_CHUNK_BYTES, JOURNAL_CHUNKS_MAX, JOURNAL_IDS_RESERVED,
 };
-use crate::config::{JournalSync, LogBounds};
+use crate::config::{Config, JournalSync, LogBounds};
 use crate::id::{Epoch, Sequence};
 use crate::sys::descriptors;
 
@@ -39,6 +39,37 @@ pub struct Settings {
     pub boot: BootId,
     /// The pause before a failed store is reopened.
     pub pause: Duration,
+}
+
+/// The bounds of the journal that a reload can change.
+#[derive(Clone, Copy, Debug)]
+pub struct Retained {
+    /// See [`Settings::bounds`].
+    pub bounds: LogBounds,
+    /// See [`Settings::bytes_max`].
+    pub bytes_max: u64,
+}
+
+impl Retained {
+    /// Returns the bounds that a configuration selects.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        let bounds = match config.namespace.is_empty() {
+            true => config.log,
+            // With namespaces, the number and size of later records do not make a chunk removable.
+            // Otherwise the records of a busy namespace could cause the removal of records that a
+            // quiet namespace still needs.
+            false => LogBounds {
+                bytes: u64::MAX,
+                entries: u64::MAX,
+                ..config.log
+            },
+        };
+        Self {
+            bounds,
+            bytes_max: config.journal.bytes,
+        }
+    }
 }
 
 impl Settings {

@@ -16,12 +16,12 @@ use super::epochs::Epochs;
 use super::folder::Folder;
 use super::lsm::LsmOpener;
 use super::record::Record;
-use super::record_writer::{RecordWriter, Settings};
+use super::record_writer::{RecordWriter, Retained, Settings};
 use super::recover::{self, ReplayEvent};
 use super::state::BootId;
 use super::{Journal, unix_us};
+use crate::config::Config;
 use crate::config::limits::JOURNAL_PAUSE_MS;
-use crate::config::{Config, LogBounds};
 use crate::frame::Publication;
 use crate::frame::publication::is_reserved_event;
 use crate::id::{ChannelName, Epoch, Sequence};
@@ -125,21 +125,10 @@ pub(super) fn boot_id() -> BootId {
 }
 
 fn settings(config: &Config) -> Settings {
-    let bounds = if config.namespace.is_empty() {
-        config.log
-    } else {
-        // With namespaces, the number and size of later records do not make a chunk removable.
-        // Otherwise the records of a busy namespace could cause the removal of records that a quiet
-        // namespace still needs.
-        LogBounds {
-            bytes: u64::MAX,
-            entries: u64::MAX,
-            ..config.log
-        }
-    };
+    let Retained { bounds, bytes_max } = Retained::new(config);
     Settings {
         bounds,
-        bytes_max: config.journal.bytes,
+        bytes_max,
         sync: config.journal.sync,
         boot: boot_id(),
         pause: Duration::from_millis(JOURNAL_PAUSE_MS),

@@ -12,6 +12,9 @@ use crate::config::Config;
 use crate::config::changes::Reloaded;
 use crate::config::problem::Origins;
 use crate::config::validate::Invalid;
+use crate::feed::FeedChange;
+use crate::journal::record_writer::Retained;
+use crate::log::Log;
 
 /// Reads the certificates and keys of a new configuration. Belongs to the configuration in use when
 /// it was created.
@@ -19,6 +22,7 @@ use crate::config::validate::Invalid;
 pub struct ReloadReader {
     config: Arc<Config>,
     credentials: Credentials,
+    log: Arc<Log>,
 }
 
 /// A new configuration that can be used, with the content of its files.
@@ -26,6 +30,8 @@ pub struct ReloadReader {
 pub struct ReadReload {
     reloaded: Reloaded,
     material: Material,
+    /// The change of the log and of the journal; `None` if their keys have not changed.
+    feed_change: Option<FeedChange>,
     latest: Config,
 }
 
@@ -39,11 +45,27 @@ impl ReloadReader {
         let reloaded = self.config.reloaded(&latest).map_err(|found| vec![found])?;
         reloaded.config.validate()?;
         let material = self.credentials.read(&reloaded.config)?;
+        let feed_change = self.feed_change(&reloaded).map_err(|found| vec![found])?;
         Ok(ReadReload {
             reloaded,
             material,
+            feed_change,
             latest,
         })
+    }
+
+    fn feed_change(&self, reloaded: &Reloaded) -> Result<Option<FeedChange>, Invalid> {
+        let concerns_feed = |key: &String| {
+            let keys = ["journal.bytes", "namespace", "quota.overflow"];
+            key.starts_with("log.") || keys.contains(&key.as_str())
+        };
+        if !reloaded.changed.iter().any(concerns_feed) {
+            return Ok(None);
+        }
+        let rules = self.log.rules().change(&reloaded.config);
+        let rules = rules.map_err(|error| Invalid::new("namespace", error.to_string()))?;
+        let journal = Retained::new(&reloaded.config);
+        Ok(Some(FeedChange { rules, journal }))
     }
 }
 
@@ -54,6 +76,7 @@ impl Server {
         ReloadReader {
             config: Arc::clone(&self.config),
             credentials: self.credentials.clone(),
+            log: Arc::clone(&self.figures.log),
         }
     }
 
@@ -65,9 +88,13 @@ impl Server {
         let ReadReload {
             reloaded,
             material,
+            feed_change,
             latest,
         } = read;
         self.credentials.replace(material);
+        if let Some(change) = feed_change {
+            self.feed.change(change);
+        }
         let level = &reloaded.config.logging.level;
         if *level != self.config.logging.level {
             self.operators.set_log_level(level);

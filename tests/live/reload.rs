@@ -146,14 +146,13 @@ fn broken_key_is_an_error_that_names_it_and_changes_nothing() {
 #[test]
 fn settings_that_need_a_restart_are_named_until_they_are_restored() {
     let rig = Rig::start(&[]);
-    let namespace = "[[namespace]]\nmatch = \"chat:*\"\nlog_entries = 1\n";
-    let changed = format!("[limits]\nfeed_line_bytes = 5000\n[log]\nage_ms = 1000\n{namespace}");
-    let config = configuration(&rig.secret, &changed);
+    let changed = "[limits]\nfeed_line_bytes = 5000\n[io]\nring = \"off\"\n";
+    let config = configuration(&rig.secret, changed);
     for _ in 0..2 {
         let printed = rig.reload(&config, "WARN");
         let warnings = lines(&printed, "WARN");
         assert_eq!(warnings.len(), 1, "{printed}");
-        let keys = "needs a restart: limits.feed_line_bytes, log.age_ms, namespace";
+        let keys = "needs a restart: io.ring, limits.feed_line_bytes";
         assert!(warnings[0].ends_with(keys), "{printed}");
     }
     let printed = rig.reload(&configuration(&rig.secret, ""), "read again");
@@ -292,6 +291,68 @@ fn limits_on_sources_silent_connections_and_memory_have_their_new_values() {
     assert_eq!(rig.server.metric("fanfare_memory_limit_bytes"), 1_000_000.0);
     rig.reload(&limits(12, 100, enough), applied);
     within("enough memory", || (status_from(12) == 200).then_some(()));
+}
+
+#[test]
+fn namespaces_and_bounds_of_the_log_change_for_channels_in_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::in_folder(folder.path(), "127.0.0.1:0", "", &[]).unwrap();
+    let rig = Rig {
+        server,
+        folder,
+        secret: PathBuf::new(),
+    };
+    let mut feeder = Feeder::connect(&rig.server.feed);
+    let mut publish = |channel: &str, count: usize| {
+        for _ in 0..count {
+            feeder.publish(channel, "text");
+        }
+    };
+    let entries = |count: f64| rig.server.await_metric("fanfare_log_entries", count);
+    let mut socket = Socket::subscribed(rig.server.addr, "channel=chat:1");
+    publish("chat:1", 5);
+    publish("news", 5);
+    entries(10.0);
+    (0..5).for_each(|_| assert_eq!(socket.json()["channel"], "chat:1"));
+    let say = json!({"type": "publish", "channel": "chat:1", "data": "hi", "ref": 1});
+    let mut sender = Socket::subscribed(rig.server.addr, "channel=other");
+    let mut say = || {
+        sender.send(&say);
+        sender.json()
+    };
+    assert_eq!(say()["code"], "not_allowed");
+
+    let chat = "[[namespace]]\nmatch = \"chat:*\"\nlog_entries = 2\n\
+                client_publish = \"broadcast\"\n";
+    rig.reload(chat, "in use from now on: namespace\n");
+    entries(7.0);
+    within("a publication of a client", || {
+        (say()["type"] == "ok").then_some(())
+    });
+    assert_eq!(socket.json()["data"], "hi");
+    publish("chat:1", 4);
+    entries(7.0);
+    let in_chat = |name: &str| {
+        rig.server
+            .metric(&format!("{name}{{namespace=\"chat:*\"}}"))
+    };
+    assert!(in_chat("fanfare_namespace_publications_total") >= 5.0);
+    assert_eq!(in_chat("fanfare_namespace_subscribers"), 1.0);
+
+    let broken = "[[namespace]]\nmatch = \"news\"\nlog_entries = 0\n";
+    let printed = rig.reload(broken, "ERROR");
+    assert!(printed.contains("namespace[0].log_entries"), "{printed}");
+    publish("news", 1);
+    entries(8.0);
+
+    rig.reload(
+        "[log]\nentries = 3\n",
+        "in use from now on: log.entries, namespace\n",
+    );
+    entries(3.0);
+    assert_eq!(rig.server.metric("fanfare_log_entries_limit"), 3.0);
+    rig.reload("[log]\nage_ms = 100\n", "in use from now on");
+    entries(0.0);
 }
 
 #[test]

@@ -9,6 +9,9 @@
 
 use std::sync::Arc;
 
+use crossbeam_channel::Receiver;
+
+use super::FeedChange;
 use super::answer_queue::Ack;
 use super::protocol::draft::{Channels, Draft};
 use crate::backend::{
@@ -238,6 +241,23 @@ impl Sequencer {
     /// Returns an acknowledgement that is complete when each worker has confirmed it once.
     pub(super) fn ack_of_workers(&self) -> WorkerAck {
         WorkerAck::new(certain::to_u32(self.mailboxes.len()))
+    }
+
+    /// Begins the changes that reloads have ordered, or continues a change that has begun.
+    pub(super) fn take_changes(&mut self, changes: &Receiver<FeedChange>) {
+        for FeedChange { rules, journal } in changes.try_iter() {
+            self.writer.change_rules(rules);
+            if let Some(open) = &mut self.journal {
+                open.set_retained(journal);
+            }
+        }
+        if self.writer.is_changing_rules() {
+            self.writer.continue_change();
+            // Sleeping workers are woken, so that they update the rules of their channels.
+            if !self.writer.is_changing_rules() {
+                self.mailboxes.iter().for_each(Mailbox::wake);
+            }
+        }
     }
 
     /// Enforces the log's bounds if an eviction is due, and updates the log's metrics.
