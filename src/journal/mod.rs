@@ -53,6 +53,7 @@ pub mod replay;
 mod source;
 pub mod state;
 mod syncer;
+mod target;
 
 #[cfg(test)]
 mod copy_tests;
