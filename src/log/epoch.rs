@@ -114,8 +114,9 @@ impl EpochState {
     fn with_past(&self, past: &[PastEpoch]) -> Self {
         let previous = past.iter().map(|one| Previous {
             epoch: one.epoch,
-            // The journal does not know how many later numbers the earlier epoch had.
-            sequenced: one.until,
+            // The journal does not know how many later numbers the earlier epoch had. A client may
+            // still have such an id, so all numbers count as assigned.
+            sequenced: ALL,
             valid_until: Some(one.until),
         });
         Self {
@@ -589,6 +590,18 @@ mod tests {
         let valid = |epoch| writer.log().state().valid_until(Epoch::new(epoch));
         let expected = [Some(3), Some(9), None].map(|until| until.map(Sequence));
         assert_eq!([7, 8, 9].map(valid), expected);
+        // The ids of the earlier epochs that a copy does not have are void, but were assigned.
+        for (epoch, is_known) in [(7, true), (8, true), (9, false)] {
+            let id = Cursor {
+                epoch: Epoch::new(epoch),
+                sequence: Sequence(99),
+            };
+            let state = writer.log().state();
+            assert_eq!(
+                (state.has_given_out(id), state.has_valid(id)),
+                (is_known, false)
+            );
+        }
         publish(&mut writer, 1, 11, "a", 0);
         writer.change_epoch(&change(1, 2, 8, Some(8)));
         let valid = |epoch| writer.log().state().valid_until(Epoch::new(epoch));

@@ -154,11 +154,30 @@ fn server_that_starts_from_an_older_copy_gives_no_id_twice() {
         let resumed = resume(&restored, &void, last);
         assert_eq!(resumed.gap.as_deref(), Some("restart"));
         assert_eq!(resumed.publications, later);
+        acknowledge_void(&restored, &void);
         // The next start from the same directory continues the epoch.
         restored.signal(if start == 1 { "KILL" } else { "TERM" });
         restored.wait();
         restored = server(folder.path(), &copy);
     }
+}
+
+/// A client resumes from an id that the copy does not have, and acknowledges it. The server accepts
+/// the acknowledgement, and the window does not change.
+fn acknowledge_void(server: &Server, void: &str) {
+    let mut socket = Socket::open(server.addr, &format!("channel=a&since={void}&window=1"));
+    let ack = json!({"type": "ack", "channel": "a", "id": void, "ref": 1});
+    socket.send(&ack);
+    let mut received = 0;
+    let answer = loop {
+        let value = socket.json();
+        match value["ref"].as_u64() {
+            Some(_) => break value,
+            None => received += u64::from(value["data"].is_u64()),
+        }
+    };
+    assert_eq!(answer["type"], "ok", "{answer}");
+    assert!(received <= 1, "the window was opened");
 }
 
 /// Runs `fanfare journal check`. Returns the status, standard output and standard error.
