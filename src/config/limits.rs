@@ -452,6 +452,9 @@ pub const JOURNAL_BACKUP_PART_BYTES: u64 = 1024 * KIB as u64;
 /// The maximum number of records that a backup of the journal reads before it writes them. Short
 /// records need more memory in the store than their bytes.
 pub const JOURNAL_BACKUP_PART_RECORDS: u64 = 4096;
+/// The time for which the stop of the server waits until a backup of the journal has ended, in
+/// milliseconds. The backup ends at once, unless a disk does not respond.
+pub const JOURNAL_BACKUP_STOP_MS: u64 = 5_000;
 /// The maximum number of appends that wait for a sync before the feed waits for the disk.
 pub const JOURNAL_SYNCS_WAITING_MAX: usize = 1024;
 

@@ -15,13 +15,13 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::engine::{Batch, Engine, EngineError, Opener as _, PartEnd};
 use super::folder::Folder;
 use super::lsm::LsmOpener;
 use super::record;
-use super::source::Source;
+use super::source::{Source, Turn};
 use super::state::{Home, Mark, State};
 use super::target::Target;
 use crate::config::limits::{JOURNAL_BACKUP_PART_BYTES, JOURNAL_BACKUP_PART_RECORDS};
@@ -41,32 +41,51 @@ pub struct Backup {
 /// The reason why no backup was made. Nothing is left of an incomplete copy.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
-    /// Only one backup runs at a time.
-    #[error("another backup is running. Try again after its end")]
-    Busy,
+    /// Only one backup runs at a time. This is the directory of the other one.
+    #[error("a backup is already running, to {}. Try again after its end", .0.display())]
+    Busy(PathBuf),
     /// The caller has cancelled the backup.
     #[error("the backup was cancelled")]
     Cancelled,
     /// The store was closed during the backup.
-    #[error(
-        "the journal was closed during the backup, because it has failed or the server stops. The \
-         log of the server has the reason"
-    )]
+    #[error("the journal has failed during the backup. The log of the server has the reason")]
     Closed,
     /// The directory for the copy cannot be used.
-    #[error("cannot make the backup in {}: {problem}", .path.display())]
-    Refused {
-        /// The directory.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: Refusal,
-    },
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     /// The journal cannot be read.
     #[error("cannot read the journal: {0}")]
     Source(EngineError),
+    /// The server stops, so it makes no further backup and ends the running one.
+    #[error("the server stops, so it makes no backup. Try again when it runs")]
+    Stopping,
     /// The copy cannot be written.
-    #[error("cannot write the backup: {0}")]
+    #[error("{}", target_problem(.0))]
     Target(EngineError),
+}
+
+/// Describes an error of the copy. The texts of [`EngineError`] are about the journal of a server.
+fn target_problem(error: &EngineError) -> String {
+    match error {
+        error if error.is_full() => String::from("the disk is full"),
+        EngineError::Removed(path) => {
+            format!(
+                "{} was removed or replaced during the backup",
+                path.display()
+            )
+        }
+        EngineError::InUse => String::from("another process uses the directory"),
+        EngineError::Broken => String::from("an earlier write to it has failed"),
+        EngineError::Damaged(problem) => problem.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// A system call failed in the directory of the copy.
+impl From<io::Error> for BackupError {
+    fn from(error: io::Error) -> Self {
+        Self::Target(error.into())
+    }
 }
 
 /// The reason why a directory cannot be used for a backup.
@@ -105,19 +124,56 @@ impl Backups {
         Self { source, journal }
     }
 
-    /// Copies the journal to the directory `to`, which must not exist or must be empty. Blocks
-    /// until the copy is durable, so it must be called from a thread of its own. `is_cancelled` is
-    /// called often; if it returns true, the backup ends.
+    /// Begins a backup to the directory `to`, which must not exist or must be empty. Only one
+    /// backup runs at a time.
+    ///
+    /// # Errors
+    /// Returns an error while another backup is running, and while the server stops.
+    pub fn begin(&self, to: &Path) -> Result<RunningBackup, BackupError> {
+        Ok(RunningBackup {
+            _turn: self.source.begin(to)?,
+            backups: self.clone(),
+            to: to.to_path_buf(),
+        })
+    }
+
+    /// Refuses further backups, because the server begins to stop.
+    pub fn refuse(&self) {
+        self.source.refuse_backups();
+    }
+
+    /// Refuses further backups, and ends the running one. [`Backups::wait`] waits for its end.
+    pub fn stop(&self) {
+        self.source.stop_backups();
+    }
+
+    /// Waits until no backup is running, at most for the time `most`. Returns the directory of a
+    /// backup that has not ended, because a disk does not respond.
+    #[must_use]
+    pub fn wait(&self, most: Duration) -> Option<PathBuf> {
+        self.source.wait(most)
+    }
+}
+
+/// A backup that has begun. Other backups are refused, and the stop of the server waits, until this
+/// is dropped.
+#[derive(Debug)]
+pub struct RunningBackup {
+    _turn: Turn,
+    backups: Backups,
+    to: PathBuf,
+}
+
+impl RunningBackup {
+    /// Copies the journal. Blocks until the copy is durable, so it must be called from a thread of
+    /// its own. `is_cancelled` is called often; if it returns true, the backup ends.
     ///
     /// # Errors
     /// Returns the reason why there is no copy. What was written is removed.
-    pub fn run(&self, to: &Path, is_cancelled: &dyn Fn() -> bool) -> Result<Backup, BackupError> {
-        let _turn = self.source.begin().ok_or(BackupError::Busy)?;
+    pub fn run(&self, is_cancelled: &dyn Fn() -> bool) -> Result<Backup, BackupError> {
         let begun = Instant::now();
-        let target = Target::prepare(&self.journal, to).map_err(|problem| {
-            let path = to.to_path_buf();
-            BackupError::Refused { path, problem }
-        })?;
+        let to = &self.to;
+        let target = Target::prepare(&self.backups.journal, to)?;
         let backup = self.fill(target, is_cancelled);
         match &backup {
             Ok(backup) => {
@@ -136,19 +192,36 @@ impl Backups {
         backup
     }
 
-    /// Waits until no backup is running. After the journal was closed, a backup ends soon.
-    pub fn wait(&self) {
-        self.source.wait();
-    }
-
     fn fill(&self, to: Target, is_cancelled: &dyn Fn() -> bool) -> Result<Backup, BackupError> {
         let folder = Folder::take_incomplete(&to.path).map_err(BackupError::Target)?;
         let store = LsmOpener::new(folder).open().map_err(BackupError::Target)?;
-        let backup = copy(&self.source, store.as_ref(), is_cancelled)?;
+        let source = &self.backups.source;
+        let backup = copy(source, store.as_ref(), is_cancelled)?;
         drop(store);
-        let completed = to.complete();
-        completed.map_err(|error| BackupError::Target(error.into()))?;
+        to.complete(&|| may_continue(source, is_cancelled))?;
         Ok(backup)
+    }
+}
+
+/// Returns the open store of the journal.
+fn open_engine(source: &Source) -> Result<Arc<dyn Engine>, BackupError> {
+    // The running backup is stopped before the journal is closed. So a store that is closed without
+    // a stop has failed.
+    let closed = || match source.is_stopping() {
+        true => BackupError::Stopping,
+        false => BackupError::Closed,
+    };
+    source.engine().ok_or_else(closed)
+}
+
+/// Returns an error if the backup has to end.
+fn may_continue(source: &Source, is_cancelled: &dyn Fn() -> bool) -> Result<(), BackupError> {
+    if source.is_stopping() {
+        return Err(BackupError::Stopping);
+    }
+    match is_cancelled() {
+        true => Err(BackupError::Cancelled),
+        false => Ok(()),
     }
 }
 
@@ -162,7 +235,7 @@ pub(super) fn copy(
     // The chunks are listed after the last number was read. So each chunk that begins later than
     // this number has only later records.
     let head = source.head();
-    let engine = source.engine().ok_or(BackupError::Closed)?;
+    let engine = open_engine(source)?;
     let chunks = engine.chunks().map_err(BackupError::Source)?;
     drop(engine);
     let mut copier = Copier {
@@ -240,10 +313,8 @@ impl Copier<'_> {
         next: Sequence,
         end: Sequence,
     ) -> Result<(Sequence, PartEnd), BackupError> {
-        if (self.is_cancelled)() {
-            return Err(BackupError::Cancelled);
-        }
-        let engine = self.source.engine().ok_or(BackupError::Closed)?;
+        may_continue(self.source, self.is_cancelled)?;
+        let engine = open_engine(self.source)?;
         let batch = &mut self.batch;
         batch.clear();
         let (mut begin, mut is_at_end) = (next, false);
@@ -312,6 +383,7 @@ impl Copier<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::fs::{self, Permissions};
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
     use std::sync::atomic::{AtomicBool, Ordering};
@@ -326,7 +398,13 @@ mod tests {
 
     const NEVER: &dyn Fn() -> bool = &|| false;
 
-    fn backups(writer: &RecordWriter, journal: &Path) -> Backups {
+    impl Backups {
+        fn run(&self, to: &Path, is_cancelled: &dyn Fn() -> bool) -> Result<Backup, BackupError> {
+            self.begin(to)?.run(is_cancelled)
+        }
+    }
+
+    fn backups_of(writer: &RecordWriter, journal: &Path) -> Backups {
         Backups::new(Arc::clone(writer.source()), journal.to_path_buf())
     }
 
@@ -338,7 +416,7 @@ mod tests {
         for bytes in [3, 0, 5] {
             append(&mut writer, bytes);
         }
-        let backup = backups(&writer, &journal).run(&to, NEVER).unwrap();
+        let backup = backups_of(&writer, &journal).run(&to, NEVER).unwrap();
         assert_eq!((backup.last, backup.publications), (id(7, 3), 3));
         append(&mut writer, 9);
         for again in [8, 9] {
@@ -379,7 +457,7 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let journal = place.path().join("journal");
         let (mut writer, _, _) = open(&journal, 7);
-        let backups = backups(&writer, &journal);
+        let backups = backups_of(&writer, &journal);
         let is_over = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&is_over);
         let feed = thread::spawn(move || {
@@ -408,7 +486,7 @@ mod tests {
         fs::create_dir(&to).unwrap();
         fs::set_permissions(&to, Permissions::from_mode(0o755)).unwrap();
         let (writer, _, _) = open(&journal, 7);
-        backups(&writer, &journal).run(&to, NEVER).unwrap();
+        backups_of(&writer, &journal).run(&to, NEVER).unwrap();
         let mut paths = vec![to];
         while let Some(path) = paths.pop() {
             let found = fs::metadata(&path).unwrap();
@@ -447,7 +525,7 @@ mod tests {
                 matches!(refused, CheckError::Refused(EngineError::Incomplete)),
                 "{refused}"
             );
-            let again = backups(&writer, &journal).run(&to, NEVER).unwrap_err();
+            let again = backups_of(&writer, &journal).run(&to, NEVER).unwrap_err();
             assert!(again.to_string().contains("not empty"), "{again}");
         }
     }
@@ -463,7 +541,7 @@ mod tests {
         let mode = Permissions::from_mode(0o755);
         fs::set_permissions(&empty, mode).unwrap();
         for to in [&new, &empty] {
-            let cancelled = backups(&writer, &journal).run(to, &|| {
+            let cancelled = backups_of(&writer, &journal).run(to, &|| {
                 fs::write(to.join("mine"), "mine").unwrap();
                 fs::create_dir_all(to.join("others/store")).unwrap();
                 true
@@ -502,10 +580,10 @@ mod tests {
             (&place.path().join("missing/copy"), "Create it first"),
             (
                 Path::new("/proc/copy"),
-                "cannot make the backup in /proc/copy",
+                "No such file or directory (os error 2)",
             ),
         ] {
-            let refused = backups(&writer, &journal).run(path, NEVER).unwrap_err();
+            let refused = backups_of(&writer, &journal).run(path, NEVER).unwrap_err();
             assert!(refused.to_string().contains(expected), "{refused}");
         }
         assert!(full.join("mine").exists() && !journal.join("store/copy").exists());
@@ -518,11 +596,7 @@ mod tests {
         fs::create_dir(&empty).unwrap();
         let (mut writer, _, _) = open(&journal, 7);
         append(&mut writer, 1);
-        let backups = backups(&writer, &journal);
-        let turn = backups.source.begin().unwrap();
-        let busy = backups.run(&empty, NEVER).unwrap_err();
-        assert!(matches!(busy, BackupError::Busy));
-        drop(turn);
+        let backups = backups_of(&writer, &journal);
         let new = place.path().join("new");
         for to in [&empty, &new] {
             let cancelled = backups.run(to, &|| true).unwrap_err();
@@ -534,6 +608,75 @@ mod tests {
             assert!(matches!(closed, BackupError::Closed), "{closed}");
         }
         assert!(fs::read_dir(&empty).unwrap().next().is_none() && !new.exists());
-        backups.wait();
+    }
+
+    #[test]
+    fn one_backup_runs_at_a_time_and_none_begins_or_goes_on_while_the_server_stops() {
+        let place = tempfile::tempdir().unwrap();
+        let (journal, to) = (place.path().join("journal"), place.path().join("copy"));
+        let (mut writer, _, _) = open(&journal, 7);
+        append(&mut writer, 1);
+        let backups = backups_of(&writer, &journal);
+        let running = backups.begin(&to).unwrap();
+        let other = place.path().join("other");
+        let busy = backups.run(&other, NEVER).unwrap_err().to_string();
+        let expected = format!("a backup is already running, to {}", to.display());
+        assert!(busy.starts_with(&expected) && !other.exists(), "{busy}");
+        // The running backup may still end while the connections are closed.
+        backups.refuse();
+        running.run(NEVER).unwrap();
+        drop(running);
+        let refused = backups.run(&other, NEVER).unwrap_err();
+        assert!(matches!(refused, BackupError::Stopping), "{refused}");
+        assert!(!other.exists());
+    }
+
+    #[test]
+    fn running_backup_ends_when_the_server_stops_and_the_wait_for_it_is_bounded() {
+        let place = tempfile::tempdir().unwrap();
+        let journal = place.path().join("journal");
+        let (mut writer, _, _) = open(&journal, 7);
+        append(&mut writer, 1);
+        // The backup is stopped at each of its steps.
+        for step in 0.. {
+            let backups = Backups::new(
+                Arc::new(Source::new(
+                    &writer.engine().unwrap(),
+                    writer.head(),
+                    writer.source().facts.clone(),
+                )),
+                journal.clone(),
+            );
+            let to = place.path().join("copy");
+            let calls = Cell::new(0);
+            let running = backups.begin(&to).unwrap();
+            let outcome = running.run(&|| {
+                if calls.replace(calls.get() + 1) == step {
+                    backups.stop();
+                }
+                false
+            });
+            assert_eq!(backups.wait(Duration::from_millis(1)), Some(to.clone()));
+            drop(running);
+            assert_eq!(backups.wait(Duration::MAX), None);
+            if calls.get() <= step {
+                outcome.unwrap();
+                assert!(step > 10, "{step} steps");
+                break;
+            }
+            // The backup was complete before its next step.
+            match outcome {
+                Ok(_) => fs::remove_dir_all(&to).unwrap(),
+                Err(error) => assert!(matches!(error, BackupError::Stopping), "{error}"),
+            }
+            assert!(!to.exists());
+        }
+        // The journal is closed after the stop of the backup.
+        let backups = backups_of(&writer, &journal);
+        let running = backups.begin(&place.path().join("last")).unwrap();
+        backups.stop();
+        drop(writer);
+        let refused = running.run(NEVER).unwrap_err();
+        assert!(matches!(refused, BackupError::Stopping), "{refused}");
     }
 }

@@ -4,9 +4,12 @@
 //! last. A backup borrows the store for one part of the records at a time, because after an error
 //! the record writer can reopen the store only if no other thread uses it.
 
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
+use super::backup::BackupError;
 use super::engine::Engine;
 use super::epochs::Epochs;
 use super::state::BootId;
@@ -19,11 +22,21 @@ pub(super) struct Source {
     /// The open store; `None` after an error and after the end of the journal.
     engine: Mutex<Option<Weak<dyn Engine>>>,
     head: AtomicU64,
-    /// Whether a backup is running.
-    is_busy: Mutex<bool>,
+    backups: Mutex<Running>,
     /// Notified when a backup has ended.
     ended: Condvar,
     pub(super) facts: Facts,
+}
+
+/// Which backups run and may run.
+#[derive(Debug, Default)]
+struct Running {
+    /// The directory of the running backup.
+    to: Option<PathBuf>,
+    /// Whether no further backup may begin, because the server stops.
+    is_refusing: bool,
+    /// Whether the running backup has to end.
+    is_stopping: bool,
 }
 
 /// What does not change while a journal is open.
@@ -39,7 +52,7 @@ impl Source {
         Self {
             engine: Mutex::new(Some(Arc::downgrade(engine))),
             head: AtomicU64::new(head.0),
-            is_busy: Mutex::new(false),
+            backups: Mutex::default(),
             ended: Condvar::new(),
             facts,
         }
@@ -67,30 +80,61 @@ impl Source {
         current.as_ref().and_then(Weak::upgrade)
     }
 
-    /// Begins a backup. Returns `None` while another backup is running.
-    pub(super) fn begin(&self) -> Option<Turn<'_>> {
-        let was_busy = std::mem::replace(&mut *self.busy(), true);
-        (!was_busy).then_some(Turn(self))
+    /// Begins a backup.
+    ///
+    /// # Errors
+    /// Returns an error while another backup is running, and while the server stops.
+    pub(super) fn begin(self: &Arc<Self>, to: &Path) -> Result<Turn, BackupError> {
+        let mut backups = self.backups();
+        if backups.is_refusing {
+            return Err(BackupError::Stopping);
+        }
+        if let Some(other) = &backups.to {
+            return Err(BackupError::Busy(other.clone()));
+        }
+        backups.to = Some(to.to_path_buf());
+        Ok(Turn(Arc::clone(self)))
     }
 
-    /// Waits until no backup is running.
-    pub(super) fn wait(&self) {
-        let ended = self.ended.wait_while(self.busy(), |is_busy| *is_busy);
-        drop(ended.unwrap_or_else(PoisonError::into_inner));
+    /// Refuses further backups, because the server stops.
+    pub(super) fn refuse_backups(&self) {
+        self.backups().is_refusing = true;
     }
 
-    fn busy(&self) -> MutexGuard<'_, bool> {
-        self.is_busy.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Refuses further backups, and ends the running one.
+    pub(super) fn stop_backups(&self) {
+        let mut backups = self.backups();
+        (backups.is_refusing, backups.is_stopping) = (true, true);
+    }
+
+    /// Whether the running backup has to end, because the server stops.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.backups().is_stopping
+    }
+
+    /// Waits until no backup is running, at most for the time `most`. Returns the directory of a
+    /// backup that has not ended.
+    pub(super) fn wait(&self, most: Duration) -> Option<PathBuf> {
+        let is_running = |backups: &mut Running| backups.to.is_some();
+        let ended = self
+            .ended
+            .wait_timeout_while(self.backups(), most, is_running);
+        let (backups, _) = ended.unwrap_or_else(PoisonError::into_inner);
+        backups.to.clone()
+    }
+
+    fn backups(&self) -> MutexGuard<'_, Running> {
+        self.backups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The right to make a backup, which ends on drop.
 #[derive(Debug)]
-pub(super) struct Turn<'a>(&'a Source);
+pub(super) struct Turn(Arc<Source>);
 
-impl Drop for Turn<'_> {
+impl Drop for Turn {
     fn drop(&mut self) {
-        *self.0.busy() = false;
+        self.0.backups().to = None;
         self.0.ended.notify_all();
     }
 }

@@ -8,7 +8,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use super::backup::Refusal;
+use super::backup::{BackupError, Refusal};
 use super::folder::{INCOMPLETE, LOCK, MARK, STORE, UNFINISHED};
 
 /// The directory of a backup. Unless the backup is complete, all that it has created is removed on
@@ -73,8 +73,11 @@ impl Target {
 
     /// Makes the copy durable, and removes the file that marks it as incomplete. Only the owner may
     /// read the copy afterwards, wherever it is moved.
-    pub(super) fn complete(mut self) -> io::Result<()> {
-        sync_all(&self.path)?;
+    pub(super) fn complete(
+        mut self,
+        may_continue: &dyn Fn() -> Result<(), BackupError>,
+    ) -> Result<(), BackupError> {
+        sync_all(&self.path, may_continue)?;
         fs::remove_file(self.path.join(INCOMPLETE))?;
         File::open(&self.path)?.sync_all()?;
         self.is_complete = true;
@@ -135,15 +138,19 @@ fn unless_missing(removed: io::Result<()>) -> io::Result<()> {
     }
 }
 
-fn sync_all(path: &Path) -> io::Result<()> {
+fn sync_all(
+    path: &Path,
+    may_continue: &dyn Fn() -> Result<(), BackupError>,
+) -> Result<(), BackupError> {
+    may_continue()?;
     let file = File::open(path)?;
     let is_directory = file.metadata()?.is_dir();
     if is_directory {
         for entry in fs::read_dir(path)? {
-            sync_all(&entry?.path())?;
+            sync_all(&entry?.path(), may_continue)?;
         }
     }
     let mode = if is_directory { 0o700 } else { 0o600 };
     file.set_permissions(Permissions::from_mode(mode))?;
-    file.sync_all()
+    Ok(file.sync_all()?)
 }

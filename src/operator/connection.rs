@@ -26,7 +26,8 @@ pub(super) fn serve(stream: &UnixStream, operated: &Operated) {
         Ok(request) => {
             let has_left = || has_closed(stream);
             let answer = execute::execute(&request, (requester, &has_left), operated);
-            send(stream, &answer);
+            send(stream, &answer.line);
+            drop(answer);
             finish(stream);
         }
         Err(error) => refuse(stream, &error),

@@ -24,7 +24,7 @@ use crate::certain;
 use crate::config::limits::{CLOSE_REASON_BYTES_MAX, OPERATOR_ANSWER_MS, OPERATOR_RELOAD_MS};
 use crate::config::report::EffectiveKey;
 use crate::id::ChannelName;
-use crate::journal::backup::Backups;
+use crate::journal::backup::{Backups, RunningBackup};
 use crate::logs::LogHandle;
 use crate::logs::problems::LoggedProblem;
 use crate::metrics::{Counter, WorkerMetrics};
@@ -68,16 +68,26 @@ impl fmt::Debug for Operated {
     }
 }
 
-/// Carries out a request, and returns the answer as JSON.
-/// `has_left` says whether the requester has closed the connection.
+/// An answer that has to be sent.
+pub(super) struct Answer {
+    /// The answer as JSON.
+    pub(super) line: String,
+    /// The backup that was made. It must be dropped after the answer was sent, because the stop of
+    /// the server waits for it.
+    pub(super) _backup: Option<RunningBackup>,
+}
+
+/// Carries out a request. `has_left` says whether the requester has closed the connection.
 pub(super) fn execute(
     request: &Request,
     (requester, has_left): (PeerProcess, &dyn Fn() -> bool),
     operated: &Operated,
-) -> String {
+) -> Answer {
+    let mut running = None;
     let answer = match request {
         Request::Backup(request) => {
-            backup(request, (requester, has_left), operated).and_then(|a| json(&a))
+            let made = backup(request, (requester, has_left), operated, &mut running);
+            made.and_then(|a| json(&a))
         }
         Request::Channels(request) => {
             let workers = operated.all_workers();
@@ -102,7 +112,10 @@ pub(super) fn execute(
     let failed = |error: String| json(&ErrorAnswer { error });
     let answer = answer.or_else(failed);
     debug_assert!(answer.is_ok(), "answers can be written as JSON");
-    answer.unwrap_or_default()
+    Answer {
+        line: answer.unwrap_or_default(),
+        _backup: running,
+    }
 }
 
 fn json<T: Serialize>(answer: &T) -> Result<String, String> {
@@ -261,6 +274,7 @@ fn backup(
     request: &BackupRequest,
     (requester, has_left): (PeerProcess, &dyn Fn() -> bool),
     operated: &Operated,
+    running: &mut Option<RunningBackup>,
 ) -> Result<BackupAnswer, String> {
     let none = || String::from("the server has no journal (key `journal.path`)");
     let backups = operated.backups.as_ref().ok_or_else(none)?;
@@ -268,8 +282,9 @@ fn backup(
     let to = request.to.display();
     tracing::info!(uid, pid, %to, "an operator backs up the journal");
     let begun = Instant::now();
-    let backup = backups.run(&request.to, has_left);
-    let backup = backup.map_err(|error| error.to_string())?;
+    let failed = |error| format!("cannot make the backup in {to}: {error}");
+    let running = running.insert(backups.begin(&request.to).map_err(failed)?);
+    let backup = running.run(has_left).map_err(failed)?;
     Ok(BackupAnswer {
         last: backup.last.to_string(),
         publications: backup.publications,

@@ -255,6 +255,7 @@ impl Server {
     /// waiting.
     pub fn drain(&self) {
         self.readiness.set(ServerStage::Draining);
+        self.operators.refuse_backups();
         let conns = self
             .figures
             .workers
@@ -279,6 +280,7 @@ impl Server {
 
     /// Stops the feed and waits until all threads have ended. Call it after the drain has ended.
     pub fn join(self) {
+        self.operators.stop_backup();
         self.feed.stop();
         self.feed.join();
         self.operators.wait_for_backup();

@@ -4,12 +4,13 @@ use std::io;
 use std::mem;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 
 use super::StartError;
 use crate::admin::FigureSources;
-use crate::config::limits::OPERATOR_ORDERS_MAX;
+use crate::config::limits::{JOURNAL_BACKUP_STOP_MS, OPERATOR_ORDERS_MAX};
 use crate::config::problem::Origins;
 use crate::config::report::{self, EffectiveKey};
 use crate::config::{AdminSocket, Config};
@@ -124,11 +125,27 @@ impl Operators {
         &self.orders
     }
 
-    /// Waits until no backup is running. Must be called after the journal was closed, which ends a
-    /// backup. Otherwise an incomplete backup would remain when the process ends.
-    pub(super) fn wait_for_backup(&self) {
+    /// Refuses further backups. A running backup continues.
+    pub(super) fn refuse_backups(&self) {
         if let Some(backups) = &self.backups {
-            backups.wait();
+            backups.refuse();
+        }
+    }
+
+    /// Ends the running backup.
+    pub(super) fn stop_backup(&self) {
+        if let Some(backups) = &self.backups {
+            backups.stop();
+        }
+    }
+
+    /// Waits until the backup that was stopped has removed its files and the operator has an
+    /// answer. The wait is bounded, because the disk of the copy may not respond.
+    pub(super) fn wait_for_backup(&self) {
+        let Some(backups) = &self.backups else { return };
+        if let Some(path) = backups.wait(Duration::from_millis(JOURNAL_BACKUP_STOP_MS)) {
+            let path = path.display();
+            tracing::warn!(%path, "a backup has not ended in time: remove the incomplete copy");
         }
     }
 

@@ -393,11 +393,13 @@ fn backup_that_fails_says_why_and_leaves_nothing() {
         let is_empty = std::fs::read_dir(&small).unwrap().next().is_none();
         let _ = Command::new("umount").arg("-l").arg(&small).status();
         let error = String::from_utf8(output.stderr).unwrap();
-        assert!(
-            error.contains("the disk is full") || error.contains("No space"),
-            "{error}"
-        );
+        assert!(error.contains("the disk is full"), "{error}");
         assert!(is_empty && output.status.code() == Some(1), "{error}");
+        let text = format!(
+            "cannot make the backup in {}: ",
+            small.join("copy").display()
+        );
+        assert!(error.contains(&text), "{error}");
     }
     // The server still takes publications and makes backups.
     publish(&running, [10], &mut Known::new());
@@ -421,7 +423,7 @@ fn backup_ends_when_the_command_or_the_server_ends() {
         let mut command = fanfare();
         let command = command.args(["journal", "backup"]).arg(to);
         let command = command.env("FANFARE_FEED", &running.feed);
-        let output = command.stdout(Stdio::null()).stderr(Stdio::null());
+        let output = command.stdout(Stdio::null()).stderr(Stdio::piped());
         output.spawn().unwrap()
     };
     // The backup may also be complete before the command or the server ends.
@@ -439,9 +441,17 @@ fn backup_ends_when_the_command_or_the_server_ends() {
     flood.end();
     let to = folder.path().join("last");
     let mut command = start(&to);
+    within("the begin of the backup", || {
+        (to.exists() || command.try_wait().unwrap().is_some()).then_some(())
+    });
     running.signal("TERM");
     running.wait();
-    command.wait().unwrap();
+    let output = command.wait_with_output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        output.status.success() || error.contains("the server stops"),
+        "{error}"
+    );
     assert!(is_settled(&to));
     assert_eq!(check(&folder.path().join("journal")).0, Some(0));
 }
