@@ -17,6 +17,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tracing::{Dispatch, dispatcher};
+
 use super::engine::{Batch, Engine, EngineError, Opener as _, PartEnd};
 use super::folder::Folder;
 use super::lsm::LsmOpener;
@@ -173,8 +175,11 @@ impl RunningBackup {
     pub fn run(&self, is_cancelled: &dyn Fn() -> bool) -> Result<Backup, BackupError> {
         let begun = Instant::now();
         let to = &self.to;
-        let target = Target::prepare(&self.backups.journal, to)?;
-        let backup = self.fill(target, is_cancelled);
+        let mut target = Target::prepare(&self.backups.journal, to)?;
+        // The library of the store logs an error of the copy as if the server had failed. The error
+        // is returned, too, so the log of this thread is turned off.
+        let backup =
+            dispatcher::with_default(&Dispatch::none(), || self.fill(&mut target, is_cancelled));
         match &backup {
             Ok(backup) => {
                 tracing::info!(
@@ -192,7 +197,11 @@ impl RunningBackup {
         backup
     }
 
-    fn fill(&self, to: Target, is_cancelled: &dyn Fn() -> bool) -> Result<Backup, BackupError> {
+    fn fill(
+        &self,
+        to: &mut Target,
+        is_cancelled: &dyn Fn() -> bool,
+    ) -> Result<Backup, BackupError> {
         let folder = Folder::take_incomplete(&to.path).map_err(BackupError::Target)?;
         let store = LsmOpener::new(folder).open().map_err(BackupError::Target)?;
         let source = &self.backups.source;

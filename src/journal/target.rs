@@ -55,13 +55,14 @@ impl Target {
     fn claim(&mut self) -> Result<(), Refusal> {
         let mut options = File::options();
         options.write(true).create_new(true).mode(0o600);
-        match options.open(self.path.join(INCOMPLETE)) {
+        let file = match options.open(self.path.join(INCOMPLETE)) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 return Err(Refusal::NotEmpty);
             }
-            outcome => outcome?.sync_all()?,
-        }
+            outcome => outcome?,
+        };
         self.is_claimed = true;
+        file.sync_all()?;
         for entry in fs::read_dir(&self.path)? {
             if entry?.file_name() != INCOMPLETE {
                 return Err(Refusal::NotEmpty);
@@ -74,7 +75,7 @@ impl Target {
     /// Makes the copy durable, and removes the file that marks it as incomplete. Only the owner may
     /// read the copy afterwards, wherever it is moved.
     pub(super) fn complete(
-        mut self,
+        &mut self,
         may_continue: &dyn Fn() -> Result<(), BackupError>,
     ) -> Result<(), BackupError> {
         sync_all(&self.path, may_continue)?;

@@ -400,6 +400,11 @@ fn backup_that_fails_says_why_and_leaves_nothing() {
             small.join("copy").display()
         );
         assert!(error.contains(&text), "{error}");
+        let log = std::fs::read_to_string(folder.path().join("stderr.txt")).unwrap();
+        assert!(
+            log.contains("error=the disk is full") && !log.contains("ERROR"),
+            "{log}"
+        );
     }
     // The server still takes publications and makes backups.
     publish(&running, [10], &mut Known::new());
