@@ -15,7 +15,7 @@ use super::validate::Invalid;
 /// newest configuration. Some values are stored, for example whether the peer of an open conn is a
 /// trusted proxy. The worker updates them when it receives the configuration. Files of token keys
 /// are read at the reload.
-pub const RELOADABLE: [&str; 39] = [
+pub const RELOADABLE: [&str; 40] = [
     "auth.audience",
     "auth.cookie",
     "auth.deadline_ms",
@@ -41,6 +41,7 @@ pub const RELOADABLE: [&str; 39] = [
     "limits.memory_bytes",
     "limits.poll_timeout_ms",
     "limits.request_head_ms",
+    "listen",
     "log.age_ms",
     "log.bytes",
     "log.client_share",
@@ -106,6 +107,17 @@ pub(super) fn between(old: &Table, new: &Table) -> BTreeSet<String> {
     changed.cloned().collect()
 }
 
+impl Reloaded {
+    /// Keeps the addresses for clients of the configuration that is in use.
+    pub(crate) fn keep_listen(&mut self, current: &Config) {
+        let listen = String::from("listen");
+        if self.changed.remove(&listen) {
+            self.kept.insert(listen);
+        }
+        self.config.listen.clone_from(&current.listen);
+    }
+}
+
 impl Config {
     /// Returns the keys whose values differ, as `section.key` in alphabetical order.
     ///
@@ -153,6 +165,10 @@ impl Config {
                 _ => config.limits.counts_sources(),
             };
             return is_on(self) && is_on(latest);
+        }
+        // Certificates that were not there at the start cannot be added.
+        if key == "listen" && latest.listen.iter().any(|listen| listen.is_tls) {
+            return self.tls.self_signed || !self.tls.certificates.is_empty();
         }
         if key.starts_with("auth.") && self.auth.is_on() != latest.auth.is_on() {
             return false;
@@ -304,6 +320,27 @@ mod tests {
         expected.workers = running.workers;
         assert_eq!(reloaded.config, expected);
         assert_eq!(running.reloaded(&running).unwrap().config, running);
+    }
+
+    #[test]
+    fn addresses_change_unless_they_need_a_certificate_or_are_inherited() {
+        let running = Config::default();
+        let mut latest = running.clone();
+        latest.listen.push("127.0.0.1:9000".parse().unwrap());
+        let mut reloaded = running.reloaded(&latest).unwrap();
+        assert_eq!(reloaded.config, latest);
+        reloaded.keep_listen(&running);
+        assert_eq!(
+            (reloaded.config, reloaded.changed.len()),
+            (running.clone(), 0)
+        );
+        assert_eq!(reloaded.kept, BTreeSet::from([String::from("listen")]));
+        latest.listen.push("127.0.0.1:9001 tls".parse().unwrap());
+        assert!(running.reloaded(&latest).unwrap().kept.contains("listen"));
+        let mut secure = running;
+        secure.tls.certificates.push("a".into());
+        latest.tls = secure.tls.clone();
+        assert_eq!(secure.reloaded(&latest).unwrap().config, latest);
     }
 
     #[test]

@@ -53,13 +53,12 @@ pub(super) struct Credentials {
 }
 
 impl Credentials {
-    /// Prepares the certificates and keys for use by all workers. The certificates are dropped if
-    /// no listener has TLS.
+    /// Prepares the certificates and keys for use by all workers. Certificates without a TLS
+    /// listener are kept, because a reload can add such a listener.
     pub(super) fn new(material: Material, listen: &[Listen]) -> Self {
         let listeners = certificates::secure_listeners(listen);
-        let identity = material.identity.filter(|_| listeners != 0);
         Self {
-            secure: identity.map(|identity| Secure {
+            secure: material.identity.map(|identity| Secure {
                 listeners,
                 identity: Arc::new(Reloadable::new(Arc::new(identity))),
             }),

@@ -78,14 +78,14 @@ use memory_watch::MemoryWatch;
 use operators::Operators;
 use outputs::{OutputThreads, Outputs};
 use prepare::prepare;
-use threads::{Listeners, Preparation};
+use threads::{Listeners, Listening, Preparation};
 
 /// A running server.
 #[derive(Debug)]
 pub struct Server {
     config: Arc<Config>,
     clock: Clock,
-    addresses: Vec<Listen>,
+    listening: Listening,
     credentials: Credentials,
     admin: Option<SocketAddr>,
     feed_path: PathBuf,
@@ -174,7 +174,7 @@ impl Server {
         Ok(Self {
             config,
             clock,
-            addresses: listeners.addresses().to_vec(),
+            listening: listeners.listening(),
             credentials,
             admin: admin_address,
             feed_path,
@@ -203,7 +203,7 @@ impl Server {
     /// Returns the addresses for clients. Port 0 is replaced by the port that the system chose.
     #[must_use]
     pub fn addresses(&self) -> &[Listen] {
-        &self.addresses
+        &self.listening.addresses
     }
 
     /// Whether the server uses certificates or token keys, which a reload reads again.

@@ -8,10 +8,11 @@ use std::time::SystemTime;
 
 use super::Server;
 use super::credentials::{Credentials, Material};
-use crate::config::Config;
+use super::threads;
 use crate::config::changes::Reloaded;
 use crate::config::problem::Origins;
 use crate::config::validate::Invalid;
+use crate::config::{Config, Listen};
 use crate::feed::FeedChange;
 use crate::journal::record_writer::Retained;
 use crate::log::Log;
@@ -23,6 +24,7 @@ pub struct ReloadReader {
     config: Arc<Config>,
     credentials: Credentials,
     log: Arc<Log>,
+    has_inherited: bool,
 }
 
 /// A new configuration that can be used, with the content of its files.
@@ -42,8 +44,15 @@ impl ReloadReader {
     /// Returns an entry for each file that cannot be read or used, and for each new value that
     /// contradicts a value which needs a restart.
     pub fn read(&self, latest: Config) -> Result<ReadReload, Vec<Invalid>> {
-        let reloaded = self.config.reloaded(&latest).map_err(|found| vec![found])?;
+        let mut reloaded = self.config.reloaded(&latest).map_err(|found| vec![found])?;
+        if self.has_inherited {
+            reloaded.keep_listen(&self.config);
+        }
         reloaded.config.validate()?;
+        let unusable = threads::check_added(&self.config.listen, &reloaded.config.listen);
+        if !unusable.is_empty() {
+            return Err(unusable);
+        }
         let material = self.credentials.read(&reloaded.config)?;
         let feed_change = self.feed_change(&reloaded).map_err(|found| vec![found])?;
         Ok(ReadReload {
@@ -77,6 +86,7 @@ impl Server {
             config: Arc::clone(&self.config),
             credentials: self.credentials.clone(),
             log: Arc::clone(&self.figures.log),
+            has_inherited: self.listening.is_inherited,
         }
     }
 
@@ -99,6 +109,7 @@ impl Server {
         if *level != self.config.logging.level {
             self.operators.set_log_level(level);
         }
+        self.update_addresses(&reloaded.config.listen);
         self.config = Arc::new(reloaded.config.clone());
         self.set_limits();
         for worker in &self.workers {
@@ -107,6 +118,24 @@ impl Server {
         self.operators.set_config(&self.config, &latest, origins);
         self.note_reload(true);
         reloaded
+    }
+
+    /// Updates the addresses for clients. An address whose port the system chose stays as it is.
+    fn update_addresses(&mut self, latest: &[Listen]) {
+        if self.listening.is_inherited {
+            return;
+        }
+        let addresses = &mut self.listening.addresses;
+        let configured = self.config.listen.iter();
+        let mut bound: Vec<_> = configured.zip(std::mem::take(addresses)).collect();
+        let of = |listen: &Listen| {
+            let mut known = bound.iter();
+            let known = known.position(|(configured, _)| configured.address == listen.address);
+            let known = known.map(|at| bound.remove(at).1.address);
+            let address = known.unwrap_or(listen.address);
+            Listen { address, ..*listen }
+        };
+        *addresses = latest.iter().map(of).collect();
     }
 
     /// Counts a failed reload in the metrics.

@@ -9,6 +9,7 @@ use std::thread::{self, JoinHandle};
 
 use super::StartError;
 use crate::config::limits::{LISTENERS_MAX, RING_WRITES_MAX};
+use crate::config::validate::Invalid;
 use crate::config::{Config, KernelFeature, Listen};
 use crate::hub::Hub;
 use crate::sys::activation::InheritedListener;
@@ -27,6 +28,45 @@ pub(super) struct Listeners {
     addresses: Vec<Listen>,
     /// Inherited listeners. All workers accept from the same sockets.
     adopted: Vec<TcpListener>,
+}
+
+/// The addresses on which the workers listen.
+#[derive(Debug)]
+pub(super) struct Listening {
+    pub(super) addresses: Vec<Listen>,
+    /// Whether the listeners were inherited, so that a reload cannot change them.
+    pub(super) is_inherited: bool,
+}
+
+/// Checks that the server could listen on the addresses that a configuration has in addition to
+/// those of the current one.
+pub(super) fn check_added(current: &[Listen], latest: &[Listen]) -> Vec<Invalid> {
+    let is_known = |one: &&Listen| current.iter().any(|known| known.address == one.address);
+    let added = latest.iter().filter(|one| !is_known(one));
+    let problem = |Listen { address, .. }: &Listen| {
+        if address.port() == 0 {
+            return Some(format!(
+                "has `{address}`, but a reload cannot add an address with port 0"
+            ));
+        }
+        // An address and the unspecified address with the same port can be bound at the same time
+        // only with `SO_REUSEPORT`, as the workers bind them.
+        let is_shared = current
+            .iter()
+            .any(|one| one.address.port() == address.port());
+        let bound = match is_shared {
+            true => listener::bind(*address, SocketOptions::new(&Config::default())).map(drop),
+            false => listener::probe(*address),
+        };
+        let error = bound.err()?;
+        Some(format!(
+            "has `{address}`, on which the server cannot listen: {error}"
+        ))
+    };
+    let problems = added.filter_map(problem);
+    problems
+        .map(|message| Invalid::new("listen", message))
+        .collect()
 }
 
 impl Listeners {
@@ -73,6 +113,13 @@ impl Listeners {
 
     pub(super) fn addresses(&self) -> &[Listen] {
         &self.addresses
+    }
+
+    pub(super) fn listening(&self) -> Listening {
+        Listening {
+            addresses: self.addresses.clone(),
+            is_inherited: !self.adopted.is_empty(),
+        }
     }
 
     fn adopted(&self) -> Result<Vec<TcpListener>, StartError> {
@@ -170,9 +217,8 @@ impl Preparation {
                     .local_addr()
                     .map_err(StartError::system("use a listener"))?,
             );
-            self.net
-                .listen(listener)
-                .map_err(StartError::system("use a listener"))?;
+            let listened = self.net.listen(listener);
+            listened.map_err(StartError::system("use a listener"))?;
         }
         let is_blocked = !self.net.has_descriptor();
         self.parts.metrics.accept_blocked.set(is_blocked.into());

@@ -42,6 +42,7 @@ impl<N: Net> Worker<N> {
                 }
             }
         }
+        self.close_listeners();
     }
 
     /// If a descriptor is free again, sets the metric `accept_blocked` to zero.

@@ -26,6 +26,7 @@ mod expire;
 mod flush;
 mod hold;
 mod invariants;
+mod listeners;
 pub mod mail;
 mod memory_trim;
 #[cfg(all(test, feature = "model"))]
@@ -78,6 +79,7 @@ use admission::rates::Rates;
 use drain::{Draining, Leaving};
 use flush::Collected;
 use hold::Holds;
+use listeners::ListenerTable;
 use mail::inbox::{Inbox, Item};
 use mail::upstream::Upstream;
 use memory_trim::MemoryTrim;
@@ -181,6 +183,7 @@ pub struct Worker<N: Net> {
     /// ([`wire::fanout_limiter`]).
     awaits_fanout: bool,
     accepting: Accepting,
+    listeners: ListenerTable,
     /// The sources for which conns are counted. The table is empty unless a limit or a proxy needs
     /// it.
     peers: PeerTable,
@@ -313,6 +316,7 @@ impl<N: Net> Worker<N> {
             is_batch_held: false,
             awaits_fanout: false,
             accepting: Accepting::default(),
+            listeners: ListenerTable::new(&parts.config.listen),
             peers: PeerTable::default(),
             pending: Pending::default(),
             round: Round::default(),
@@ -551,6 +555,9 @@ impl<N: Net> Worker<N> {
         self.rates.set_limits(&config.limits);
         self.net.set_options(SocketOptions::new(&config));
         let before = std::mem::replace(&mut self.parts.config, config);
+        if before.listen != self.parts.config.listen && self.draining.is_none() {
+            self.change_listeners();
+        }
         if before.proxy.trusted != self.parts.config.proxy.trusted {
             self.distrust_removed_proxies();
         }

@@ -356,6 +356,105 @@ fn namespaces_and_bounds_of_the_log_change_for_channels_in_use() {
 }
 
 #[test]
+fn addresses_are_added_and_removed_and_open_connections_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let [first, second] = [free_address(), free_address()];
+    let listen = |addresses: &[String]| format!("listen = {addresses:?}\n");
+    let config = listen(&[first.to_string()]);
+    let server = Server::in_folder(folder.path(), "", &config, &[]).unwrap();
+    let rig = Rig {
+        server,
+        folder,
+        secret: PathBuf::new(),
+    };
+    let mut socket = Socket::subscribed(first, "channel=a");
+
+    let busy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    for (added, problem) in [
+        (
+            busy.local_addr().unwrap().to_string(),
+            "Address already in use",
+        ),
+        (String::from("127.0.0.1:0"), "port 0"),
+        (format!("{second} tls"), "tls.certificates: is empty"),
+    ] {
+        let printed = rig.reload(&listen(&[first.to_string(), added]), "ERROR");
+        assert!(printed.contains(problem), "{printed}");
+    }
+
+    let both = listen(&[first.to_string(), second.to_string()]);
+    rig.reload(&both, "in use from now on: listen\n");
+    let is_open = |address| std::net::TcpStream::connect(address).is_ok();
+    within("the second address", || is_open(second).then_some(()));
+    let mut other = Socket::subscribed(second, "channel=a");
+    assert!(is_open(first));
+
+    // A waiting connection is accepted although its address is removed.
+    let mut waiting = raw::connect(first);
+    rig.reload(
+        &listen(&[second.to_string()]),
+        "in use from now on: listen\n",
+    );
+    within("the end of the first address", || {
+        (!is_open(first)).then_some(())
+    });
+    waiting
+        .write_all(b"GET /poll?channel=a&timeout=0 HTTP/1.1\r\nHost: a\r\n\r\n")
+        .unwrap();
+    assert_eq!(Raw::read(&mut BufReader::new(waiting)).status, 200);
+    Feeder::connect(&rig.server.feed).publish("a", "text");
+    assert_eq!(
+        [&mut socket, &mut other].map(|one| one.json()["data"].clone()),
+        ["text"; 2]
+    );
+
+    rig.reload(&both, "in use from now on: listen\n");
+    within("the first address again", || is_open(first).then_some(()));
+    rig.server.signal("TERM");
+    within("no address after the drain", || {
+        (!is_open(first) && !is_open(second)).then_some(())
+    });
+}
+
+#[test]
+fn protocol_of_an_address_changes_and_an_address_with_tls_is_added() {
+    let folder = tempfile::tempdir().unwrap();
+    let [first, second] = [free_address(), free_address()];
+    let config = |listen: &[String]| format!("listen = {listen:?}\n[tls]\nself_signed = true\n");
+    let before = config(&[first.to_string()]);
+    let server = Server::in_folder(folder.path(), "", &before, &[]).unwrap();
+    let rig = Rig {
+        server,
+        folder,
+        secret: PathBuf::new(),
+    };
+    let answers = |url: String| {
+        let mut curl = std::process::Command::new("curl");
+        let curl = curl.args(["--silent", "--insecure", "--max-time", "10", "--fail", &url]);
+        curl.output().unwrap().status.success()
+    };
+    assert!(answers(format!("http://{first}/")));
+    let after = config(&[format!("{first} tls"), format!("{second} tls")]);
+    rig.reload(&after, "in use from now on: listen\n");
+    for address in [first, second] {
+        within("an answer over TLS", || {
+            answers(format!("https://{address}/")).then_some(())
+        });
+    }
+    assert!(!answers(format!("http://{first}/")));
+    rig.reload(&before, "in use from now on: listen\n");
+    within("an answer without TLS", || {
+        answers(format!("http://{first}/")).then_some(())
+    });
+}
+
+/// Returns an address that no socket uses now.
+fn free_address() -> std::net::SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
+}
+
+#[test]
 fn lower_quota_applies_to_connections_that_are_already_behind() {
     let quota = |publications: u32| {
         format!("[quota]\nbehind_bytes = 50000000\nbehind_publications = {publications}\n")

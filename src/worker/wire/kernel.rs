@@ -51,7 +51,8 @@ const WAKE: Token = Token(usize::MAX);
 pub struct MioNet {
     poll: Poll,
     events: Events,
-    listeners: Vec<TcpListener>,
+    /// The listeners by index; `None` if the listener was closed.
+    listeners: Vec<Option<TcpListener>>,
     wake: Arc<Wake>,
     clock: Clock,
     random: fastrand::Rng,
@@ -102,20 +103,35 @@ impl MioNet {
         wakes.chain([self.poll.as_raw_fd()]).collect()
     }
 
-    /// Adds a bound listener, and reserves a spare descriptor.
+    /// Adds a bound listener, and reserves a spare descriptor. Returns the listener's index.
     ///
     /// # Errors
     /// Returns the kernel's error if it cannot register the listener.
-    pub fn listen(&mut self, listener: std::net::TcpListener) -> io::Result<()> {
+    pub fn listen(&mut self, listener: std::net::TcpListener) -> io::Result<u32> {
         listener.set_nonblocking(true)?;
         let mut listener = TcpListener::from_std(listener);
-        let token = listener_token(self.listeners.len());
+        let index = self.listeners.iter().position(Option::is_none);
+        let index = index.unwrap_or(self.listeners.len());
         self.poll
             .registry()
-            .register(&mut listener, token, Interest::READABLE)?;
-        self.listeners.push(listener);
+            .register(&mut listener, listener_token(index), Interest::READABLE)?;
+        match self.listeners.get_mut(index) {
+            Some(place) => *place = Some(listener),
+            None => self.listeners.push(Some(listener)),
+        }
         self.spare.reserve();
-        Ok(())
+        Ok(certain::to_u32(index))
+    }
+
+    fn listener(&self, index: u32) -> Option<&TcpListener> {
+        let listener = self.listeners.get(index as usize)?.as_ref();
+        certain::some(listener, "the listener is open")
+    }
+
+    fn deregister(&self, mut listener: TcpListener) {
+        // Errors are ignored: closing the descriptor removes the listener from the poll in any
+        // case.
+        drop(self.poll.registry().deregister(&mut listener));
     }
 
     /// From now on, submits batches of writes to an `io_uring` ring.
@@ -150,8 +166,7 @@ impl MioNet {
     /// would wait for an answer.
     fn drop_waiting(&mut self, listener: u32) {
         self.spare.release();
-        let listener = self.listeners.get(listener as usize);
-        if let Some(listener) = certain::some(listener, "each listener has an index") {
+        if let Some(listener) = self.listener(listener) {
             drop(listener.accept());
         }
         self.spare.reserve();
@@ -241,8 +256,7 @@ impl Net for MioNet {
     }
 
     fn accept(&mut self, listener: u32) -> AcceptOutcome<TcpStream> {
-        let Some(socket) = self.listeners.get(listener as usize) else {
-            debug_assert!(false, "there is no listener {listener}");
+        let Some(socket) = self.listener(listener) else {
             return AcceptOutcome::Drained;
         };
         let error = match socket.accept() {
@@ -356,8 +370,20 @@ impl Net for MioNet {
         drop(socket.shutdown(Shutdown::Write));
     }
 
+    fn open_listener(&mut self, address: SocketAddr, options: SocketOptions) -> io::Result<u32> {
+        self.listen(listener::bind(address, options)?)
+    }
+
+    fn close_listener(&mut self, listener: u32) {
+        let place = self.listeners.get_mut(listener as usize);
+        let open = certain::some(place.and_then(Option::take), "the listener is open");
+        if let Some(listener) = open {
+            self.deregister(listener);
+        }
+    }
+
     fn set_options(&mut self, options: SocketOptions) {
-        for listener in &self.listeners {
+        for listener in self.listeners.iter().flatten() {
             if let Err(error) = listener::set_user_timeout(listener, options) {
                 tracing::warn!(%error, "cannot change TCP_USER_TIMEOUT of a listener");
             }
@@ -365,10 +391,8 @@ impl Net for MioNet {
     }
 
     fn stop_listening(&mut self) {
-        for mut listener in self.listeners.drain(..) {
-            // Errors are ignored: closing the descriptor removes the listener from the poll in any
-            // case.
-            drop(self.poll.registry().deregister(&mut listener));
+        for listener in std::mem::take(&mut self.listeners).into_iter().flatten() {
+            self.deregister(listener);
         }
     }
 }

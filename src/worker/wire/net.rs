@@ -31,8 +31,19 @@ pub trait Net {
     /// `ready`. A timeout of `None` means no timeout.
     fn poll(&mut self, timeout: Option<Duration>, ready: &mut Vec<Readiness>) -> Polled;
 
-    /// Returns the number of listeners.
+    /// Returns a number that is above the index of each listener.
     fn listener_count(&self) -> u32;
+
+    /// Binds a listener to an address, and returns the listener's index.
+    ///
+    /// # Errors
+    /// Returns the kernel's error if it cannot bind or register the listener.
+    fn open_listener(&mut self, _address: SocketAddr, _options: SocketOptions) -> io::Result<u32> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Closes a listener. Its index becomes free.
+    fn close_listener(&mut self, _listener: u32) {}
 
     /// Whether a descriptor for another connection is free.
     fn has_descriptor(&mut self) -> bool {

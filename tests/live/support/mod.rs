@@ -68,8 +68,8 @@ impl Server {
         server
     }
 
-    /// Starts a server whose feed is in this folder. Returns the exit status and standard error if
-    /// the server ends immediately.
+    /// Starts a server whose feed is in this folder. If `listen` is empty, the configuration has
+    /// the addresses. Returns the exit status and standard error if the server ends immediately.
     pub(crate) fn in_folder(
         folder: &Path,
         listen: &str,
@@ -87,7 +87,9 @@ impl Server {
             &["--workers", "2"]
         };
         let mut child = fanfare()
-            .args(["serve", "--listen", listen, "--admin", "127.0.0.1:0"])
+            .args(["serve", "--admin", "127.0.0.1:0"])
+            .args((!listen.is_empty()).then_some("--listen"))
+            .args((!listen.is_empty()).then_some(listen))
             .args(workers)
             .arg("--config")
             .arg(file)

@@ -2,17 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
 use fanfare::effect::CloseReason;
 use fanfare::id::ConnId;
+use fanfare::sys::listener::SocketOptions;
 use fanfare::time::Now;
 use fanfare::worker::wire::net::{
     AcceptOutcome, Net, Polled, ReadOutcome, Readiness, Write, WriteOutcome,
 };
 
-use super::{FakeNet, Socket, pause};
+use super::{Backlog, FakeNet, Socket, pause};
 
 impl Net for FakeNet {
     type Socket = Socket;
@@ -56,7 +58,8 @@ impl Net for FakeNet {
             self.note("accept exhausted", listener as u64, 0);
             return AcceptOutcome::Exhausted;
         }
-        let Some(pipe) = self.backlogs[listener].pop_front() else {
+        let backlog = self.backlogs[listener].as_mut().expect("it is open");
+        let Some(pipe) = backlog.waiting.pop_front() else {
             return AcceptOutcome::Drained;
         };
         if self.happens(self.faults.accept_failed) {
@@ -260,8 +263,31 @@ impl Net for FakeNet {
         (open.has_server_fin, open.is_refused) = (true, true);
     }
 
+    fn open_listener(&mut self, address: SocketAddr, _options: SocketOptions) -> io::Result<u32> {
+        let backlog = Some(Backlog::new(usize::from(address.port()) - 1));
+        let free = self.backlogs.iter().position(Option::is_none);
+        let index = free.unwrap_or(self.backlogs.len());
+        self.note("listen", index as u64, address.port().into());
+        match self.backlogs.get_mut(index) {
+            Some(place) => *place = backlog,
+            None => self.backlogs.push(backlog),
+        }
+        Ok(index as u32)
+    }
+
+    fn close_listener(&mut self, listener: u32) {
+        self.note("close listener", listener.into(), 0);
+        let closed = self.backlogs[listener as usize].take();
+        let waiting = closed.expect("it is open").waiting;
+        // The kernel does not report closed sockets.
+        let report = Readiness::Listener(listener);
+        self.reports.retain(|_, pending| *pending != report);
+        assert!(waiting.is_empty(), "a connection waits at {listener}");
+    }
+
     fn stop_listening(&mut self) {
-        for pipe in std::mem::take(&mut self.backlogs).into_iter().flatten() {
+        let backlogs = std::mem::take(&mut self.backlogs).into_iter().flatten();
+        for pipe in backlogs.flat_map(|backlog| backlog.waiting) {
             let mut open = pipe.borrow_mut();
             (open.is_reset, open.is_closed, open.is_refused) = (true, true, true);
         }

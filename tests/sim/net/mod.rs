@@ -18,6 +18,7 @@ use std::io::IoSlice;
 use std::net::{IpAddr, Ipv6Addr};
 use std::rc::Rc;
 
+use fanfare::config::Listen;
 use fanfare::id::ConnId;
 use fanfare::worker::wire::net::{Polled, Readiness};
 
@@ -191,10 +192,13 @@ pub(crate) struct FakeNet {
     pub(crate) sabotage: Option<Sabotage>,
     /// The time until which a poll may sleep.
     pub(crate) horizon_us: u64,
-    backlogs: Vec<VecDeque<PipeRef>>,
-    /// A bit set of the listeners with TLS.
+    /// The listeners, by index; `None` if a listener was closed.
+    backlogs: Vec<Option<Backlog>>,
+    /// The number of addresses. At the start, there is a listener for each address.
+    addresses: usize,
+    /// A bit set of the addresses with TLS.
     pub(crate) secure_listeners: u64,
-    /// A bit set of the listeners with the PROXY protocol.
+    /// A bit set of the addresses with the PROXY protocol.
     pub(crate) proxied_listeners: u64,
     pipes: Vec<PipeRef>,
     /// Pending readiness, by the time at which it is reported.
@@ -229,6 +233,23 @@ pub(crate) struct FakeNet {
     turn_running_us: u64,
 }
 
+/// A listener, and the connections that wait there.
+#[derive(Debug)]
+struct Backlog {
+    /// The number of the listener's address.
+    address: usize,
+    waiting: VecDeque<PipeRef>,
+}
+
+impl Backlog {
+    fn new(address: usize) -> Self {
+        Self {
+            address,
+            waiting: VecDeque::new(),
+        }
+    }
+}
+
 impl FakeNet {
     pub(crate) fn new(
         machine: &Rc<Machine>,
@@ -247,7 +268,8 @@ impl FakeNet {
             faults: Faults::default(),
             sabotage: None,
             horizon_us: 0,
-            backlogs: vec![VecDeque::new(); listeners],
+            backlogs: (0..listeners).map(Backlog::new).map(Some).collect(),
+            addresses: listeners,
             secure_listeners: 0,
             proxied_listeners: 0,
             pipes: Vec::new(),
@@ -340,20 +362,39 @@ impl FakeNet {
         self.pipes.push(Rc::clone(&pipe));
         self.note("connect", number.into(), room as u64);
         if !self.backlogs.is_empty() {
-            let listener = self.random.usize(0..self.backlogs.len());
-            if self.proxied_listeners & (1 << listener) != 0 {
+            let (listener, address) = self.draw_listener();
+            if self.proxied_listeners & (1 << address) != 0 {
                 let header = header(number);
                 pipe.borrow_mut().to_server.extend(header);
             }
-            if self.secure_listeners & (1 << listener) != 0 {
+            if self.secure_listeners & (1 << address) != 0 {
                 let mut end = Box::new(PeerEnd::new());
                 pipe.borrow_mut().to_server.extend(end.sealed());
                 pipe.borrow_mut().secure = Some(end);
             }
-            self.backlogs[listener].push_back(Rc::clone(&pipe));
+            let backlog = self.backlogs[listener].as_mut().expect("it is open");
+            backlog.waiting.push_back(Rc::clone(&pipe));
             self.report_listener(listener);
         }
         pipe
+    }
+
+    /// Returns the addresses, as a configuration names them.
+    pub(crate) fn listen(&self) -> Vec<Listen> {
+        let addresses = (0..self.addresses).map(|number| Listen {
+            address: ([127, 0, 0, 1], number as u16 + 1).into(),
+            is_tls: self.secure_listeners & (1 << number) != 0,
+            is_proxied: self.proxied_listeners & (1 << number) != 0,
+        });
+        addresses.collect()
+    }
+
+    /// Returns the index of a random open listener, and the number of its address.
+    fn draw_listener(&mut self) -> (usize, usize) {
+        let open = self.backlogs.iter().enumerate();
+        let open = open.filter_map(|(index, one)| Some((index, one.as_ref()?.address)));
+        let open: Vec<_> = open.collect();
+        open[self.random.usize(0..open.len())]
     }
 
     /// Sends bytes of a peer.
@@ -419,13 +460,12 @@ impl FakeNet {
         self.note("killed", self.pipes.len() as u64, 0);
         self.reports.clear();
         self.may_walk_us = None;
-        for pipe in self
-            .backlogs
-            .iter_mut()
-            .flat_map(|backlog| backlog.drain(..))
-        {
-            pipe.borrow_mut().is_refused = true;
+        for backlog in self.backlogs.drain(..).flatten() {
+            for pipe in backlog.waiting {
+                pipe.borrow_mut().is_refused = true;
+            }
         }
+        self.backlogs = (0..self.addresses).map(Backlog::new).map(Some).collect();
         for pipe in &self.pipes {
             let mut open = pipe.borrow_mut();
             (open.id, open.is_reset, open.is_closed) = (None, true, true);

@@ -102,11 +102,12 @@ impl World {
         let mut config = draw_config(&mut random);
         draw_limits(&mut config, is_crowded, &mut random);
         pinned::draw_bound(&mut config, seed);
-        let config = Arc::new(config);
         let machine = Machine::new(&mut random, is_shown);
         let now = machine.now();
         let workers = draw_workers(&mut random);
         let mut nets = draw_nets(&machine, workers, &config, &mut random);
+        config.listen = nets[0].listen();
+        let config = Arc::new(config);
         let epoch = Epoch::new(random.u64(..) >> 1);
         let crowd = if random.u32(0..8) == 0 { 60 } else { 12 };
         let peers = 0..random.u64(2..=crowd);
@@ -255,6 +256,9 @@ impl World {
         let mut random = self.random.clone();
         config.quota.behind_publications = [1, 3, 20, 256][random.usize(0..4)];
         config.quota.behind_bytes = [10, 300, 5_000, 65_536][random.usize(0..4)];
+        config
+            .listen
+            .truncate(random.usize(1..=config.listen.len()));
         if self.random.bool() {
             config.limits.client_frames_per_second = 0;
             config.limits.client_bytes_per_second = 0;

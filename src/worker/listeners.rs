@@ -1,0 +1,123 @@
+//! listeners: adds and removes listeners when a reload changes the addresses for clients.
+//!
+//! Each worker has its own listener for each address. Before a worker closes a listener, it accepts
+//! the connections that wait there. Open connections do not depend on their listener.
+
+use super::Worker;
+use super::wire::net::Net;
+use crate::certain;
+use crate::config::Listen;
+use crate::config::limits::LISTENERS_MAX;
+use crate::sys::listener::SocketOptions;
+
+/// The listeners of a worker, by their index in the network.
+#[derive(Debug)]
+pub(super) struct ListenerTable {
+    open: Vec<Option<Listen>>,
+    /// A bit mask of the listeners that are closed when no connection waits there.
+    closing: u64,
+}
+
+impl ListenerTable {
+    pub(super) fn new(listen: &[Listen]) -> Self {
+        Self {
+            open: listen.iter().copied().map(Some).collect(),
+            closing: 0,
+        }
+    }
+
+    /// Returns the open listeners that are not being closed.
+    fn kept(&self) -> impl Iterator<Item = (u32, Listen)> {
+        let open = (0_u32..).zip(&self.open);
+        let kept = open.filter(|(index, _)| self.closing & bit(*index) == 0);
+        kept.filter_map(|(index, listen)| Some((index, (*listen)?)))
+    }
+
+    fn set(&mut self, index: u32, listen: Option<Listen>) {
+        let index = index as usize;
+        if index >= self.open.len() {
+            self.open.resize(index + 1, None);
+        }
+        if let Some(place) = self.open.get_mut(index) {
+            *place = listen;
+        }
+    }
+}
+
+impl<N: Net> Worker<N> {
+    /// Adds the listeners that the current configuration has in addition, and begins to close the
+    /// listeners that it does not have. The configuration is only given to this worker if the
+    /// addresses were free at the reload.
+    pub(super) fn change_listeners(&mut self) {
+        let mut wanted = self.parts.config.listen.clone();
+        let kept: Vec<_> = self.listeners.kept().collect();
+        for (index, listen) in kept {
+            let same = wanted.iter().position(|one| one.address == listen.address);
+            match same.map(|at| wanted.remove(at)) {
+                Some(same) => self.set_listener(index, same),
+                None => {
+                    self.listeners.closing |= bit(index);
+                    // The listener may have connections that the poll has not reported.
+                    self.accepting.ready |= bit(index);
+                }
+            }
+        }
+        let options = SocketOptions::new(&self.parts.config);
+        for listen in wanted {
+            match self.open_listener(listen, options) {
+                Ok(index) => self.set_listener(index, listen),
+                Err(error) => {
+                    let worker = self.parts.number;
+                    let address = listen.address;
+                    tracing::error!(
+                        worker,
+                        "this worker cannot listen on {address}: {error}. Other workers may; restart \
+                         the server, or remove the address and add it again"
+                    );
+                }
+            }
+        }
+    }
+
+    fn open_listener(&mut self, listen: Listen, options: SocketOptions) -> std::io::Result<u32> {
+        // Listeners that are being closed still have their places.
+        let open = self.listeners.open.iter().flatten().count();
+        if open >= LISTENERS_MAX {
+            return Err(std::io::Error::other("too many listeners are being closed"));
+        }
+        self.net.open_listener(listen.address, options)
+    }
+
+    /// Sets the protocols of a listener. Connections that wait there have them, too.
+    fn set_listener(&mut self, index: u32, listen: Listen) {
+        self.listeners.set(index, Some(listen));
+        set_bit(&mut self.parts.guard.proxied, index, listen.is_proxied);
+        if let Some(secure) = &mut self.parts.secure {
+            set_bit(&mut secure.listeners, index, listen.is_tls);
+        }
+    }
+
+    /// Closes the listeners that a reload has removed, if no connection waits there.
+    pub(super) fn close_listeners(&mut self) {
+        let idle = self.listeners.closing & !self.accepting.ready;
+        for index in 0..self.net.listener_count() {
+            if idle & bit(index) != 0 {
+                self.net.close_listener(index);
+                self.listeners.set(index, None);
+            }
+        }
+        self.listeners.closing &= !idle;
+    }
+}
+
+fn bit(index: u32) -> u64 {
+    debug_assert!(index < certain::to_u32(LISTENERS_MAX), "{index}");
+    1 << (index % 64)
+}
+
+fn set_bit(bits: &mut u64, index: u32, is_set: bool) {
+    match is_set {
+        true => *bits |= bit(index),
+        false => *bits &= !bit(index),
+    }
+}
