@@ -39,8 +39,11 @@ impl Hub {
             || (newest.is_some() && newest != self.rule_update.generation)
     }
 
-    /// Updates the rules of at most `max` channels, if the log has changed its rules.
-    pub fn update_rules(&mut self, max: usize) {
+    /// Updates the rules of at most `max` channels, if the log has changed its rules. Returns true
+    /// if the last channel was updated. Then the caller must enforce the quota of each conn,
+    /// because superseded publications of a channel that no longer conflates count again.
+    #[must_use]
+    pub fn update_rules(&mut self, max: usize) -> bool {
         let rules = self.log.rules();
         let generation = rules.generation();
         if generation.is_some() && generation != self.rule_update.generation {
@@ -52,7 +55,7 @@ impl Hub {
             };
         }
         let Some(first) = self.rule_update.next else {
-            return;
+            return false;
         };
         let end = self.channels.end().min(first + max);
         for index in first..end {
@@ -60,6 +63,14 @@ impl Hub {
         }
         let has_more = end < self.channels.end();
         self.rule_update.next = has_more.then_some(end);
+        !has_more
+    }
+
+    /// Whether the log and the hub have the same rules for the hub's channels.
+    #[must_use]
+    pub fn has_rules_of_log(&self) -> bool {
+        let RuleUpdate { generation, next } = self.rule_update;
+        next.is_none() && generation == self.log.rules().generation()
     }
 
     fn update_rule(&mut self, index: usize) {
@@ -92,9 +103,7 @@ impl Hub {
             let count = u64::from(channel.subscribers.len());
             let of_rule = counts.get_mut(channel.rule.index());
             assert!(of_rule.map(|of_rule| *of_rule += count).is_some());
-            if self.log.rules().generation() == self.rule_update.generation
-                && self.rule_update.next.is_none()
-            {
+            if self.has_rules_of_log() {
                 let rule = self.log.rule_of(channel.key);
                 let own = Some((channel.rule, channel.overflow));
                 assert_eq!(rule, own, "the rule of {:?}", channel.name);

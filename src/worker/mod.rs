@@ -361,7 +361,7 @@ impl<N: Net> Worker<N> {
     pub fn turn(&mut self) -> Turn {
         self.poll();
         self.refresh_config();
-        self.hub.update_rules(RULE_UPDATES_PER_TURN_MAX);
+        self.update_rules();
         self.refresh_date();
         self.refresh_keys();
         self.survey();
@@ -563,6 +563,14 @@ impl<N: Net> Worker<N> {
         }
         // A reload has replaced the keys, too.
         self.keys_refreshed = None;
+    }
+
+    /// Updates the rules of channels after a reload has changed them. A worker may have a million
+    /// channels, so this takes several turns.
+    fn update_rules(&mut self) {
+        if self.hub.update_rules(RULE_UPDATES_PER_TURN_MAX) {
+            self.enforce_all();
+        }
     }
 
     /// Updates the keys and the calendar time for the verification of tokens, at most twice a
