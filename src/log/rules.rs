@@ -37,8 +37,9 @@ impl RuleIndex {
 /// The rules of all channels, as all threads share them.
 #[derive(Debug)]
 pub struct Rules {
-    /// The table. Rules are added in order and never removed.
-    table: Box<[OnceLock<Rule>]>,
+    /// The table. Rules are added in order and never removed. They are boxed because most places
+    /// stay free.
+    table: Box<[OnceLock<Box<Rule>>]>,
     bounds: SharedBounds,
     /// Whether any rule so far has selected conflation.
     has_conflation: AtomicBool,
@@ -277,7 +278,7 @@ impl Rules {
     fn find_or_add(&self, pattern: Option<&str>) -> Option<RuleIndex> {
         let mut table = self.table.iter();
         let found = table.position(|place| {
-            let rule = place.get_or_init(|| Rule::new(pattern.map(String::from)));
+            let rule = place.get_or_init(|| Box::new(Rule::new(pattern.map(String::from))));
             rule.pattern.as_deref() == pattern
         });
         Some(RuleIndex(certain::to_u16(found?)))
@@ -290,15 +291,13 @@ impl Rules {
     }
 
     fn rules(&self) -> impl Iterator<Item = &Rule> {
-        self.table.iter().map_while(OnceLock::get)
+        let rules = self.table.iter().map_while(OnceLock::get);
+        rules.map(Box::as_ref)
     }
 
     fn get(&self, index: RuleIndex) -> Option<&Rule> {
-        let rule = self.table.get(usize::from(index.0));
-        certain::some(
-            rule.and_then(OnceLock::get),
-            "an index comes from the same table",
-        )
+        let rule = self.table.get(usize::from(index.0))?.get();
+        certain::some(rule, "an index comes from the same table").map(Box::as_ref)
     }
 
     /// Sets what all threads share of a change. The writer then assigns the channels to their new
