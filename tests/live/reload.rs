@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{BufReader, Write as _};
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
@@ -389,7 +390,7 @@ fn addresses_are_added_and_removed_and_open_connections_stay() {
     let mut other = Socket::subscribed(second, "channel=a");
     assert!(is_open(first));
 
-    // A waiting connection is accepted although its address is removed.
+    // This connection has sent nothing when its address is removed.
     let mut waiting = raw::connect(first);
     rig.reload(
         &listen(&[second.to_string()]),
@@ -448,9 +449,13 @@ fn protocol_of_an_address_changes_and_an_address_with_tls_is_added() {
     });
 }
 
-/// Returns an address that no socket uses now.
+/// Returns an address that no socket uses. Its IP address belongs to this process and to this call,
+/// so no other test takes the port before the server does.
 fn free_address() -> std::net::SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    static CALLS: AtomicU8 = AtomicU8::new(1);
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    let own = [127, CALLS.fetch_add(1, Ordering::Relaxed), high, low];
+    let listener = std::net::TcpListener::bind((std::net::Ipv4Addr::from(own), 0)).unwrap();
     listener.local_addr().unwrap()
 }
 
