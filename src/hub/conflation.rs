@@ -100,6 +100,8 @@ impl Hub {
         let position = subscription.position;
         match channel.tail_after(position) {
             Some(tail) => tail.superseded_run(position),
+            // A gap for superseded entries must not cover lost ones, whose number is unknown.
+            None if position < self.state.lost_until() => None,
             None => self
                 .log
                 .superseded_run(channel.key, position, self.horizon()),

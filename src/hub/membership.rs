@@ -173,7 +173,7 @@ impl Hub {
 
     /// Decides where a subscription that requests `since` starts, given the state of its channel.
     fn start(&self, since: Since, channel_state: &ChannelState, sequenced: Sequence) -> Joined {
-        let (evicted, lost_until) = (channel_state.evicted, self.state.lost_until());
+        let (key, evicted) = (channel_state.key, channel_state.evicted);
         let after_gap = |since, until, cause| Joined {
             position: until,
             is_recovered: false,
@@ -194,13 +194,16 @@ impl Hub {
             Since::Unrecognised => after_gap(None, self.head(), GapCause::Unknown),
             Since::After(cursor) if !self.has_valid(cursor) => {
                 // The gap ends where the client can continue without a further loss: after the
-                // publications that both epochs share, and after those that have left the log or
-                // are lost.
+                // publications that both epochs share, and after the publications that follow
+                // these and have left the log or are lost.
                 let valid = self.state.valid_until(cursor.epoch);
-                let after_valid = valid.map(|valid| valid.max(evicted).max(lost_until));
-                let begin = || self.log.begin(channel_state.key, self.horizon());
+                let after_valid = valid.map(|valid| match self.missing_after(key, valid) {
+                    Some((until, _)) => until,
+                    None => valid,
+                });
+                let begin = || self.log.begin(key, self.horizon());
                 let until = after_valid.or_else(begin);
-                debug_assert!(until.is_some(), "{:?} is not in the log", channel_state.key);
+                debug_assert!(until.is_some(), "{key:?} is not in the log");
                 let until = until.unwrap_or(self.head);
                 let until = self.cursor(until);
                 after_gap(Some(cursor), until, GapCause::Restart)
@@ -208,14 +211,16 @@ impl Hub {
             Since::After(cursor) if cursor.sequence > sequenced => {
                 after_gap(Some(cursor), self.head(), GapCause::Unknown)
             }
-            Since::After(cursor) if cursor.sequence < evicted.max(lost_until) => {
-                let is_lost = cursor.sequence < lost_until;
-                let until = self.cursor(evicted.max(lost_until));
-                let cause = match is_lost {
-                    true => GapCause::Restart,
-                    false => GapCause::Expired,
-                };
-                after_gap(Some(cursor), until, cause)
+            Since::After(cursor) if cursor.sequence < evicted.max(self.state.lost_until()) => {
+                match self.missing_after(key, cursor.sequence) {
+                    Some((until, cause)) => after_gap(Some(cursor), self.cursor(until), cause),
+                    // The publications before the loss are delivered, and then a gap.
+                    None => Joined {
+                        position: cursor,
+                        is_recovered: false,
+                        gap: None,
+                    },
+                }
             }
             Since::After(cursor) => Joined {
                 position: cursor,
@@ -264,8 +269,10 @@ impl Hub {
         let horizon = self.state.horizon(self.head);
         let (channel_state, last) =
             log.register_interest(name, interest, horizon, quota, &mut late)?;
-        self.channels
-            .insert(Channel::new(name.clone(), &channel_state));
+        let mut channel = Channel::new(name.clone(), &channel_state);
+        // The channel's newest publications may be lost. Its subscribers receive a gap for them.
+        channel.last = channel.last.max(self.state.lost_until());
+        self.channels.insert(channel);
         let index = ChannelIndex(place);
         for entry in late {
             let number = entry.sequence();

@@ -612,8 +612,9 @@ impl Hub {
             // After the log has evicted all entries of a channel, it does not know the number of
             // the last one.
             let is_known = channel_state.evicted < channel_state.last;
+            let last = channel_state.last.max(self.state.lost_until());
             assert!(
-                !is_known || channel.last == channel_state.last,
+                !is_known || channel.last == last,
                 "{:?} is at {:?}, the head at {:?}: {channel_state:?}",
                 channel.name,
                 channel.last,

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::member::Subscription;
-use super::{Gap, Hub};
+use super::{Gap, GapCause, Hub};
 use crate::id::{ChannelName, Cursor, Sequence};
 use crate::log::Rules;
 use crate::time::{Deadline, Now};
@@ -81,7 +81,9 @@ impl Hub {
             return Some(gap);
         }
         let since = match gap.since {
-            Some(since) if !gap.cause.is_foreign() => since.sequence,
+            Some(since) if gap.cause != GapCause::Unknown && self.has_valid(since) => {
+                since.sequence
+            }
             _ => return Some(Gap { until, ..gap }),
         };
         if since >= until.sequence {
@@ -103,10 +105,11 @@ impl Hub {
     }
 
     /// Counts the publications of a channel after the number `after`, up to and including `last`.
-    /// Returns `None` if the log no longer has all of these publications.
+    /// Returns `None` if the log may not have all of these publications.
     fn count_between(&self, name: &ChannelName, after: Sequence, last: Sequence) -> Option<u64> {
         let channel = self.named(name)?;
         match channel.tail_after(after) {
+            _ if after < self.state.lost_until() => None,
             Some(tail) => Some(tail.count_between(after, last)),
             None => {
                 let last = self.state.horizon(last.min(self.head));
@@ -227,7 +230,7 @@ mod tests {
     use super::*;
     use crate::config::{Config, Namespace, Overflow};
     use crate::frame::{Compressor, Envelope, FrameKind, Payload, Publication};
-    use crate::hub::{GapCause, JoinOutcome, Joined, Node};
+    use crate::hub::{JoinOutcome, Joined, Node};
     use crate::id::{Epoch, Since};
     use crate::time::Now;
 

@@ -105,7 +105,10 @@ impl Hub {
                 behind = behind.minus(Amount::of(&next.publication));
             }
             skipped += u64::from(counts);
-            let missed = Some(u64::from(counts));
+            // If publications directly before this one may be lost, their number is unknown.
+            let position = self.subscription(slot, index).map(|s| s.position);
+            let follows = position.is_some_and(|position| next.previous <= position);
+            let missed = follows.then_some(u64::from(counts));
             self.skip(slot, index, next.sequence(), missed, GapCause::Slow);
         }
     }

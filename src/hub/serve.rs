@@ -18,7 +18,7 @@ use crate::hub::member::{Member, Subscription};
 use crate::hub::tail::Served;
 use crate::hub::window::{self, ConnWindow, WindowRoom};
 use crate::id::{ChannelName, Sequence};
-use crate::log::{Amount, Entry};
+use crate::log::{Amount, ChannelKey, Entry};
 use crate::time::Now;
 
 /// One publication that will be written to a conn.
@@ -177,8 +177,8 @@ impl Hub {
     /// bytes in total. If any publication is pending, there is at least one. Frames that do not
     /// exist yet are encoded.
     ///
-    /// A loss must be reported before any later publication is sent. If the log has evicted entries
-    /// that the conn still needs, the list ends before these entries, and [`Self::take_found_loss`]
+    /// A loss must be reported before any later publication is sent. If the log lacks entries that
+    /// the conn still needs, the list ends before these entries, and [`Self::take_found_loss`]
     /// returns true.
     pub fn plan(
         &mut self,
@@ -380,16 +380,16 @@ impl Hub {
         })
     }
 
-    /// Fetches the entries after `source.next` from the log. Returns `None` if the log has evicted
-    /// some of these entries.
+    /// Fetches the entries after `source.next` from the log, up to the next loss. Returns `None` if
+    /// the log lacks the first of these entries.
     fn fetch_after(&mut self, source: Source) -> Option<Source> {
         let key = self.channel(source.channel)?.key;
         let (index, entries) = (self.fetched.len(), &mut self.fetched);
         let (position, most) = (source.next, self.fetch_max);
         let horizon = self.state.horizon(self.head);
-        let evicted = self.log.fetch(key, position, horizon, most, entries);
+        let missing = self.log.fetch(key, position, horizon, most, entries);
         let first = self.fetched.get(index)?;
-        (evicted <= position).then_some(Source {
+        (missing <= position).then_some(Source {
             next: first.sequence(),
             held: Held::Fetched(certain::to_u32(index)),
             fetched_end: certain::to_u32(self.fetched.len()),
@@ -397,8 +397,8 @@ impl Hub {
         })
     }
 
-    /// Whether the last plan ended early because the log has evicted the next entries. Resets this
-    /// flag, so a second call returns false. The gap is created when the conn is served again.
+    /// Whether the last plan ended early because the log lacks the next entries. Resets this flag,
+    /// so a second call returns false. The gap is created when the conn is served again.
     pub fn take_found_loss(&mut self) -> bool {
         std::mem::take(&mut self.has_found_loss)
     }
@@ -498,19 +498,35 @@ impl Hub {
         channel.is_some_and(|channel| subscription.position < channel.last)
     }
 
-    /// Returns the number of the last entry that the subscription has lost, or `None` if it has
-    /// lost none. An entry is lost if it was not delivered, has left the log, and is not in the
-    /// channel's tail.
-    fn loss_before_next(&self, subscription: Subscription) -> Option<Sequence> {
+    /// Returns the number of the last entry that the subscription has lost, and the cause. Returns
+    /// `None` if it has lost none. An entry is lost if it was not delivered, is not in the log, and
+    /// is not in the channel's tail.
+    fn loss_before_next(&self, subscription: Subscription) -> Option<(Sequence, GapCause)> {
         let position = subscription.position;
         let channel = self.channel(subscription.channel)?;
         if position >= channel.last || channel.tail_after(position).is_some() {
             return None;
         }
-        let channel_state = self.log.channel_state(channel.key, self.horizon())?;
+        let (until, cause) = self.missing_after(channel.key, position)?;
         let tail = channel.walk.as_ref().and_then(|walk| walk.tail.begin());
-        let evicted = channel_state.evicted.min(tail.unwrap_or(channel.last));
-        (position < evicted).then_some(evicted)
+        let until = until.min(tail.unwrap_or(channel.last));
+        (position < until).then_some((until, cause))
+    }
+
+    /// Returns the number up to which the log lacks the publications of a channel directly after a
+    /// position, and the cause. Returns `None` if it lacks none.
+    pub(super) fn missing_after(
+        &self,
+        key: ChannelKey,
+        position: Sequence,
+    ) -> Option<(Sequence, GapCause)> {
+        let (horizon, lost_until) = (self.horizon(), self.state.lost_until());
+        let (until, is_lost) = self.log.missing_after(key, position, horizon, lost_until)?;
+        let cause = match is_lost {
+            true => GapCause::Restart,
+            false => GapCause::Expired,
+        };
+        Some((until, cause))
     }
 
     /// Whether the conn in a slot has lost entries for which no gap was created yet.
@@ -545,7 +561,7 @@ impl Hub {
         Some((self.channel(key.1)?.name.clone(), gap))
     }
 
-    /// Creates gaps for evicted entries that were pending for the conn in a slot.
+    /// Creates gaps for evicted and lost entries that were pending for the conn in a slot.
     pub(super) fn note_evicted(&mut self, slot: u32) {
         if !self.has_loss(slot) {
             return;
@@ -554,10 +570,10 @@ impl Hub {
             let Some(subscription) = self.subscription(slot, index) else {
                 return;
             };
-            if let Some(evicted) = self.loss_before_next(subscription)
-                && self.pass_evicted_history(slot, index, evicted) < evicted
+            if let Some((until, cause)) = self.loss_before_next(subscription)
+                && self.pass_evicted_history(slot, index, until) < until
             {
-                self.skip(slot, index, evicted, None, GapCause::Expired);
+                self.skip(slot, index, until, None, cause);
             }
         }
     }

@@ -17,7 +17,8 @@ pub struct Entry {
     /// created.
     pub before: Amount,
     /// The number of the channel's previous entry, even if that entry has left the log. Zero for
-    /// the channel's first entry.
+    /// the channel's first entry. If publications of the channel between that entry and this one
+    /// may be lost, this is the last number that may be lost.
     pub previous: Sequence,
     /// Whether a later entry of the channel has the same key. Set only in channels that conflate.
     pub is_superseded: bool,

@@ -184,8 +184,9 @@ impl Log {
     }
 
     /// Appends at most `max` entries of a channel to `entries`: the first entries after `position`,
-    /// up to `horizon`. Returns the number of the channel's newest publication that has left the
-    /// log. If `position` is below the returned number, entries may be missing.
+    /// up to `horizon`. Publications may be missing before the first of these entries, but not
+    /// between them. Returns the number of the newest publication that may be missing before the
+    /// first entry. If `position` is below the returned number, publications may be missing.
     pub fn fetch<T: From<Entry>>(
         &self,
         key: ChannelKey,
@@ -200,10 +201,40 @@ impl Log {
         let Some(channel) = shard.get(key.place()) else {
             return Sequence::ZERO;
         };
-        let behind = channel.entries().iter_from(channel.index_after(position));
-        let known = behind.take_while(|entry| entry.sequence() <= horizon);
+        let first = channel.index_after(position);
+        let before = channel.entries().get(first).map(|entry| entry.previous);
+        let missing = channel.evicted.max(before.unwrap_or_default());
+        let mut last = missing.max(position);
+        let known = channel.entries().iter_from(first).take_while(|entry| {
+            let is_next = entry.previous <= last;
+            last = entry.sequence();
+            is_next && last <= horizon
+        });
         entries.extend(known.take(max).cloned().map(T::from));
-        channel.evicted.min(horizon)
+        missing.min(horizon)
+    }
+
+    /// Returns the number up to which publications of a channel may be missing directly after
+    /// `position`. They have left the log, or they were lost before a restart (`lost_until` is the
+    /// last number that may be lost). Also returns whether some of them may be lost. Returns `None`
+    /// if none are missing.
+    #[must_use]
+    pub fn missing_after(
+        &self,
+        key: ChannelKey,
+        position: Sequence,
+        horizon: Horizon,
+        lost_until: Sequence,
+    ) -> Option<(Sequence, bool)> {
+        let (shard, horizon, _) = self.read_within(key, horizon)?;
+        let channel = shard.get(key.place())?;
+        let evicted = channel.evicted.min(horizon).max(position);
+        let next = channel.entries().get(channel.index_after(evicted));
+        // If no entry follows, the channel's newest publications may be lost.
+        let before_next = next.map_or(lost_until, |next| next.previous).min(horizon);
+        let until = evicted.max(before_next);
+        let is_lost = before_next > evicted || (position < lost_until && lost_until <= until);
+        (position < until).then_some((until, is_lost))
     }
 
     /// Finds a channel's first entry after `position`, up to `horizon`. Returns the entry's number,
@@ -378,6 +409,7 @@ impl Log {
     #[doc(hidden)]
     pub fn check_invariants(&self) {
         let (mut channels, mut entries, mut encoded, mut subscribed) = (0, 0, 0, 0);
+        let lost_until = self.state().lost_until();
         for (_, shard) in self.shards.each() {
             for channel in shard.channels() {
                 assert!(!channel.is_abandoned(), "{:?} is kept", channel.name);
@@ -387,7 +419,7 @@ impl Log {
                         .map(|_| ()),
                     Some(())
                 );
-                channel.check_entries();
+                channel.check_entries(lost_until);
                 channels += 1;
                 entries += channel.entries().len() as u64;
                 subscribed += u64::from(!channel.interest.is_none());
@@ -404,13 +436,14 @@ impl Log {
 }
 
 impl Channel {
-    fn check_entries(&self) {
+    fn check_entries(&self, lost_until: Sequence) {
         let mut previous = self.evicted;
         let mut before = None;
         for entry in self.entries().iter() {
             assert!(entry.sequence() > previous, "numbers of {:?}", self.name);
             assert!(before.is_none_or(|before| before == entry.before));
-            assert!(entry.previous <= previous, "a hole in {:?}", self.name);
+            let has_hole = entry.previous > previous.max(lost_until);
+            assert!(!has_hole, "a hole in {:?}", self.name);
             (previous, before) = (entry.sequence(), Some(entry.total()));
         }
         if !self.entries().is_empty() {

@@ -116,9 +116,9 @@ impl Writer {
         self.publish_figures();
     }
 
-    /// Records that some numbers up to `until` may have been assigned before a restart, and that
-    /// their publications are lost. The publications in the log stay. Later entries will have
-    /// numbers above `until`.
+    /// Records that the numbers from the head to `until` may have been assigned before a restart,
+    /// and that their publications are lost. The publications in the log stay. Later entries will
+    /// have numbers above `until`.
     pub fn note_lost(&mut self, until: Sequence) {
         self.state.note_lost(until);
         self.skip_to(until);
@@ -203,7 +203,8 @@ impl Writer {
         let entry = Entry {
             publication,
             before: channel.total(),
-            previous: channel.last(),
+            // After a loss, the channel may have had publications up to the end of the loss.
+            previous: channel.last().max(self.state.lost_until()),
             is_superseded: false,
             class,
         };

@@ -233,6 +233,34 @@ fn check_describes_a_journal_and_reports_a_server_that_uses_it() {
     }
 }
 
+#[test]
+fn clients_receive_the_publications_before_a_loss_and_then_a_gap() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = folder.path().join("journal");
+    let mut known = Known::new();
+    let mut running = server(folder.path(), &journal);
+    publish(&running, 1..=9, &mut known);
+    running.signal("KILL");
+    running.wait();
+    // A power cut has lost the end of the store's log, with the last publication.
+    let log = journal.join("store/0.jnl");
+    let bytes = std::fs::read(&log).unwrap();
+    let written = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    std::fs::write(&log, &bytes[..written - 10]).unwrap();
+    let [(since, _)] = of_run(&known, [3]).try_into().unwrap();
+    for start in 0..2 {
+        let mut running = server(folder.path(), &journal);
+        let last = 100 + start;
+        publish(&running, [last], &mut known);
+        let resumed = resume(&running, &since, last);
+        assert_eq!(resumed.gap.as_deref(), Some("restart"));
+        let expected = of_run(&known, (4..=8).chain(100..=last));
+        assert_eq!(resumed.publications, expected);
+        running.signal("TERM");
+        running.wait();
+    }
+}
+
 /// A feeder that publishes as fast as the server takes its lines.
 struct Flood {
     /// The last number that was acknowledged.

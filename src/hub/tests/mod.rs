@@ -1,5 +1,6 @@
 //! Tests that compare hub, log and quota with a naive model.
 
+mod loss;
 mod retention;
 
 use std::collections::BTreeMap;
