@@ -90,6 +90,11 @@ impl Hub {
         }
     }
 
+    /// Whether an epoch is the hub's epoch or an earlier one that the log remembers.
+    pub(super) fn knows_epoch(&self, epoch: Epoch) -> bool {
+        epoch == self.epoch || self.state.remembers(epoch)
+    }
+
     /// Returns the number up to which a client acknowledges publications if it sends this id.
     /// Returns `None` if the id is unknown. If an epoch change has discarded the id, returns the
     /// last number that both epochs share. A client sends such an id if it does not know of the

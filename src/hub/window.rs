@@ -31,7 +31,7 @@ const ROOM_KEPT: usize = 8;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Acknowledged {
-    /// The id is of another epoch, or was never assigned.
+    /// The id is above the newest id, or was never assigned in its epoch.
     BadId,
     /// The conn has several channels, and the acknowledgement names none of them. Each channel
     /// holds back its own publications, so one id for all channels would acknowledge publications
@@ -40,6 +40,9 @@ pub enum Acknowledged {
     /// The channel has no window. If the acknowledgement names no channel, this is the conn's only
     /// channel.
     NoWindow,
+    /// The hub does not know the epoch of the id, for example because the server has restarted
+    /// without a journal.
+    UnknownEpoch,
     /// The acknowledgement has opened a closed window.
     Opened,
     /// The acknowledgement was accepted, but did not open a window. It may repeat an earlier one.
@@ -226,6 +229,9 @@ impl Hub {
         id: Cursor,
         sequenced: Sequence,
     ) -> Acknowledged {
+        if !self.knows_epoch(id.epoch) {
+            return Acknowledged::UnknownEpoch;
+        }
         let number = self.acknowledged_by(id);
         let Some(number) = number.filter(|number| *number <= sequenced) else {
             return Acknowledged::BadId;
@@ -408,7 +414,7 @@ mod tests {
             sequence: Sequence(2),
         };
         let outcome = hub.acknowledge(0, Some(&name("a")), foreign, Sequence(9));
-        assert_eq!(outcome, Acknowledged::BadId);
+        assert_eq!(outcome, Acknowledged::UnknownEpoch);
         for channel in ["b", "c"] {
             let outcome = hub.acknowledge(0, Some(&name(channel)), cursor(2), Sequence(9));
             assert_eq!(outcome, Acknowledged::NoWindow);

@@ -207,6 +207,12 @@ impl EpochState {
         self.previous.iter().find(|known| known.epoch == epoch)
     }
 
+    /// Whether an epoch is one of the earlier epochs that this state remembers.
+    #[must_use]
+    pub fn remembers(&self, epoch: Epoch) -> bool {
+        self.previous(epoch).is_some()
+    }
+
     /// Whether this id was assigned in one of the earlier epochs that this state remembers.
     #[must_use]
     pub fn has_given_out(&self, id: Cursor) -> bool {

@@ -86,6 +86,16 @@ fn invalid_acknowledgement_gets_an_error_and_changes_nothing() {
     let ids = publish(&mut feeder, "a", 0..2);
     assert_eq!(socket.publication()["id"], ids[0]);
     let (epoch, _) = ids[0].split_once('-').unwrap();
+    // The message distinguishes an id of an unknown epoch from one that was never assigned.
+    for (id, reason) in [
+        (format!("{epoch}-999999"), "above the newest id"),
+        ("00000000000a-1".to_owned(), "an epoch that the server"),
+    ] {
+        socket.send(&json!({"type": "ack", "id": id}));
+        let answer = socket.json();
+        let message = answer["message"].as_str().unwrap();
+        assert!(message.contains(reason), "{answer}");
+    }
     for (wrong, code) in [
         (json!({"type": "ack"}), "bad_id"),
         (json!({"type": "ack", "id": "nonsense"}), "bad_id"),

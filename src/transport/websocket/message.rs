@@ -76,7 +76,7 @@ pub(super) enum Refusal {
     AlreadySubscribed,
     #[error("{0}")]
     BadChannel(ChannelNameError),
-    #[error("id is missing or not an id of this server")]
+    #[error("id is missing, malformed, or above the newest id of the server")]
     BadId,
     #[error("a command is one JSON object, no field twice")]
     BadJson,
@@ -121,6 +121,11 @@ pub(super) enum Refusal {
     TooManyChannels,
     #[error("the publication could not be stored; try again later")]
     Unavailable,
+    #[error(
+        "id is of an epoch that the server does not know, as after a restart without a journal; \
+         nothing was acknowledged"
+    )]
+    UnknownEpoch,
     #[error("type is none of ack, auth, ping, presence, publish, subscribe, unsubscribe")]
     UnknownType,
     #[error("the publication was delivered, but may not be on disk")]
@@ -133,7 +138,7 @@ impl Refusal {
         match self {
             Self::AlreadySubscribed => "already_subscribed",
             Self::BadChannel(_) | Self::ChannelMissing | Self::ChannelUnclear => "bad_channel",
-            Self::BadId => "bad_id",
+            Self::BadId | Self::UnknownEpoch => "bad_id",
             Self::BadJson | Self::JsonLimit(_) => "bad_json",
             Self::BadReference => "bad_ref",
             Self::BadLast => "bad_last",
@@ -764,6 +769,7 @@ mod tests {
             Refusal::NoWindow,
             Refusal::ServerFull,
             Refusal::TooManyChannels,
+            Refusal::UnknownEpoch,
             Refusal::UnknownType,
         ] {
             let mut out = vec![0xee];

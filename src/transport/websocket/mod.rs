@@ -294,6 +294,7 @@ fn push_acknowledged(
         Acknowledged::BadId => refuse(Refusal::BadId, reference, out, context),
         Acknowledged::ChannelUnclear => refuse(Refusal::ChannelUnclear, reference, out, context),
         Acknowledged::NoWindow => refuse(Refusal::NoWindow, reference, out, context),
+        Acknowledged::UnknownEpoch => refuse(Refusal::UnknownEpoch, reference, out, context),
         Acknowledged::Opened | Acknowledged::Taken => {
             message::push_ok(Some(what.id), reference, out);
         }
