@@ -24,6 +24,7 @@ pub mod head;
 pub mod origin;
 pub mod refusal;
 pub mod response;
+pub mod retry_after;
 pub mod validators;
 
 mod chunked;

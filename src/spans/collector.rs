@@ -8,7 +8,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use ureq::Agent;
@@ -19,6 +19,7 @@ use crate::config::limits::{
     SPAN_POST_MS_MAX, SPAN_RETRY_AFTER_MS_MAX, SPAN_RETRY_FIRST_MS, SPAN_RETRY_MS_MAX,
     SPAN_RETRY_PAUSE_MS_MAX, SPAN_WARNING_MS,
 };
+use crate::http::retry_after;
 
 /// The maximum length of a collector's answer in bytes. The rest of a longer answer is not read.
 const RESPONSE_BYTES_MAX: u64 = 64 * 1024;
@@ -216,8 +217,9 @@ impl Collector {
                 | StatusCode::SERVICE_UNAVAILABLE
                 | StatusCode::GATEWAY_TIMEOUT) => {
                     let wait = response.headers().get("retry-after");
-                    let wait = wait.and_then(|value| value.to_str().ok()?.parse().ok());
-                    Attempt::Again(Cause::Status(status), wait.map(Duration::from_secs))
+                    let wait = wait.and_then(|value| value.to_str().ok());
+                    let wait = wait.and_then(|value| retry_after::delay(value, SystemTime::now()));
+                    Attempt::Again(Cause::Status(status), wait)
                 }
                 status => Attempt::Refused(Cause::Status(status)),
             },

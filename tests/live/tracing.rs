@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
 
@@ -350,6 +350,14 @@ fn collector_receives_spans_after_it_was_overloaded_and_a_refused_batch_is_dropp
     assert!(begun.elapsed() > Duration::from_millis(200), "{begun:?}");
     assert_eq!(first, second);
     assert_eq!(parents(&second), ["0000000000000001"]);
+    // The pause can also end at a date. Dates have whole seconds.
+    let date = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(2));
+    let begun = Instant::now();
+    let status = format!("503 Service Unavailable\r\nRetry-After: {date}");
+    answer(&mut stream, &status);
+    let (mut stream, third) = collector.request();
+    assert!(begun.elapsed() > Duration::from_millis(900), "{begun:?}");
+    assert_eq!(first, third);
     answer(&mut stream, "200 OK");
     server.await_metric("fanfare_spans_exported_total{target=\"collector\"}", 1.0);
     publish(&server, 2);
@@ -358,8 +366,8 @@ fn collector_receives_spans_after_it_was_overloaded_and_a_refused_batch_is_dropp
     let refused = "fanfare_spans_dropped_total{cause=\"collector_refused\"}";
     server.await_metric(refused, 1.0);
     publish(&server, 3);
-    let (mut stream, third) = collector.request();
-    assert_eq!(parents(&third), ["0000000000000003"]);
+    let (mut stream, later) = collector.request();
+    assert_eq!(parents(&later), ["0000000000000003"]);
     answer(&mut stream, "200 OK");
     server.await_metric("fanfare_spans_exported_total{target=\"collector\"}", 2.0);
     // The collector rejects all five spans of the next publication.
@@ -368,7 +376,7 @@ fn collector_receives_spans_after_it_was_overloaded_and_a_refused_batch_is_dropp
     let rejected = r#"{"partialSuccess":{"rejectedSpans":"5","errorMessage":"too old"}}"#;
     answer_with(&mut stream, "200 OK", rejected);
     server.await_metric(refused, 2.0);
-    // There is one warning, although the collector has failed three times.
+    // There is one warning, although the collector has failed four times.
     let log = fs::read_to_string(folder.path().join("stderr.txt")).unwrap();
     assert_eq!(log.matches("does not accept spans").count(), 1, "{log}");
     assert!(log.contains(&collector.0.local_addr().unwrap().to_string()));

@@ -4,7 +4,7 @@
 //! PURE: this module classifies close codes, statuses and lost connections. The code of each
 //! transport returns an [`End`], and the loop in the parent module decides by this value.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 
@@ -124,9 +124,9 @@ impl End {
     }
 }
 
-/// Parses a number of seconds, as in the `Retry-After` field.
-pub(super) fn seconds(text: &str) -> Option<Duration> {
-    text.trim().parse().ok().map(Duration::from_secs)
+/// Returns the delay in the field `Retry-After`.
+pub(super) fn retry_after(value: &str) -> Option<Duration> {
+    fanfare::http::retry_after::delay(value, SystemTime::now())
 }
 
 /// Parses the delay `retry_ms=N` in the reason of a close frame.
@@ -224,9 +224,12 @@ mod tests {
                 End::Failed(_)
             ));
         }
-        let busy = lost(End::of_response(503, seconds(" 7"), b""));
+        let busy = lost(End::of_response(503, retry_after("7"), b""));
         assert_eq!(busy.retry_after, Some(Duration::from_secs(7)));
         assert!(!busy.was_subscribed);
+        let date = "Fri, 31 Dec 9999 23:59:59 GMT";
+        let busy = lost(End::of_response(503, retry_after(date), b""));
+        assert_eq!(Backoff::default().delay(&busy, 0.5), RETRY_AFTER_MAX);
     }
 
     #[test]

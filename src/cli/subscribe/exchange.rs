@@ -10,7 +10,7 @@ use std::time::Duration;
 use fanfare::certain;
 
 use super::Subscriber;
-use super::end::{End, seconds};
+use super::end::{End, retry_after};
 use super::response_body::{Body, Framing};
 use crate::cli::socket::Socket;
 
@@ -130,7 +130,7 @@ fn parse_head(bytes: &[u8]) -> Result<Option<Response>, httparse::Error> {
         framing,
         media_type: field("content-type").unwrap_or_default(),
         is_last: field("connection").is_some_and(|options| options.contains("close")),
-        retry_after: field("retry-after").as_deref().and_then(seconds),
+        retry_after: field("retry-after").as_deref().and_then(retry_after),
         location: field("location"),
         rest: Vec::from(certain::skip(bytes, length)),
     }))

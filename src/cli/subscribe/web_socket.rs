@@ -24,7 +24,7 @@ use tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tungstenite::{Error, HandshakeError, Message, WebSocket};
 
 use super::Subscriber;
-use super::end::{End, seconds};
+use super::end::{End, retry_after};
 use crate::cli::print_error;
 use crate::cli::socket::Socket;
 
@@ -126,7 +126,7 @@ fn refused(error: Error, subscriber: &Subscriber<'_>) -> End {
                 return End::Failed(format!("the server redirects to {location}; use that URL"));
             }
             let body = response.body().as_deref().unwrap_or_default();
-            End::of_response(status, field("retry-after").and_then(seconds), body)
+            End::of_response(status, field("retry-after").and_then(retry_after), body)
         }
         Error::Io(error) => subscriber.unreached(&error),
         Error::ConnectionClosed | Error::Protocol(ProtocolError::HandshakeIncomplete) => {
