@@ -31,6 +31,7 @@ use fanfare::sys::clock::Clock;
 use fanfare::sys::wake::Wake;
 use fanfare::time::Now;
 use fanfare::worker::admission::guard::Guard;
+use fanfare::worker::listener_conns::ListenerConns;
 use fanfare::worker::mail::inbox::{Mail, Mailbox, inbox};
 use fanfare::worker::mail::outgoing::Outgoing;
 use fanfare::worker::mail::upstream::{Bounds, upstream};
@@ -212,6 +213,7 @@ impl Rig {
             number: 0,
             config: Arc::new(config),
             metrics: Arc::clone(&metrics),
+            listener_conns: Arc::new(ListenerConns::new(1)),
             inbox,
             feed,
             upstream: ends.remove(0),

@@ -20,6 +20,9 @@ use crate::sys::{descriptors, usage};
 /// the same.
 const NO_NAMESPACE: &str = "(no namespace)";
 
+/// The label of the listeners that are not counted separately.
+const OTHER_LISTENERS: &str = "(others)";
+
 /// Returns the text of `/metrics`.
 pub(super) fn metrics(sources: &FigureSources) -> String {
     let mut out = String::with_capacity(64 * 1024);
@@ -31,6 +34,7 @@ pub(super) fn metrics(sources: &FigureSources) -> String {
     exposition::push(ReloadMetrics::TABLE, &[&*sources.reloads], &mut out);
     let mut page = Page { out: &mut out };
     push_server(sources, &mut page);
+    push_listeners(sources, &mut page);
     push_spans(sources, &mut page);
     push_channels(sources, &mut page);
     push_namespaces(sources, &mut page);
@@ -152,6 +156,19 @@ fn push_channels(sources: &FigureSources, page: &mut Page<'_>) {
     let help = "Bytes of encodings that have left the log and that connections still hold.";
     let pinned = log.ledger().pinned();
     page.gauge("fanfare_publication_pinned_bytes", help, pinned);
+}
+
+/// Appends a line for each listener, in the form that `listen` has in the configuration.
+fn push_listeners(sources: &FigureSources, page: &mut Page<'_>) {
+    let name = "fanfare_listener_conns";
+    let help = "Connections of clients that are open, by the listener that accepted them.";
+    push_header(name, Kind::Gauge, help, page.out);
+    for (listener, conns) in sources.listener_conns.figures() {
+        let protocol = listener.map_or("", |one| if one.is_tls { "https" } else { "http" });
+        let listener = listener.map_or_else(|| OTHER_LISTENERS.to_owned(), |one| one.to_string());
+        let labels = format!("listener=\"{listener}\",protocol=\"{protocol}\"");
+        push_value(name, &labels, conns, 1, page.out);
+    }
 }
 
 /// Appends a line for each namespace of the configuration.

@@ -40,6 +40,7 @@ use crate::sys::pressure::Meter;
 use crate::tls::Identity;
 use crate::warnings::Warnings;
 use crate::worker::admission::guard::Guard;
+use crate::worker::listener_conns::ListenerConns;
 use crate::worker::reloadable::Reloadable;
 use connection::{AdminConn, Priority};
 
@@ -125,6 +126,8 @@ pub struct FigureSources {
     pub reloads: Arc<ReloadMetrics>,
     /// For each worker, its numbers of subscriptions in the order of the log's rules.
     pub subscribers_by_rule: Vec<Arc<[Counter]>>,
+    /// The open connections by listener.
+    pub listener_conns: Arc<ListenerConns>,
     /// The time at which the process started.
     pub process_started: SystemTime,
     /// The time at which the server began to start. With a journal, this is before its replay.
@@ -417,6 +420,7 @@ mod tests {
                     identity: None,
                     reloads: Arc::default(),
                     subscribers_by_rule: Vec::new(),
+                    listener_conns: Arc::new(ListenerConns::new(1)),
                     readiness: Arc::clone(&readiness),
                     process_started: SystemTime::UNIX_EPOCH + Duration::from_secs(1_600_000_000),
                     started: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),

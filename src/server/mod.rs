@@ -68,6 +68,7 @@ use crate::worker::Parts;
 use crate::worker::admission::guard::Guard;
 use crate::worker::admission::pending::SilentLimit;
 use crate::worker::admission::sources::SourceLimiter;
+use crate::worker::listener_conns::ListenerConns;
 use crate::worker::mail::inbox::{DrainOrder, Mailbox, inbox};
 use crate::worker::mail::upstream::{Bounds, Reports, Upstream, upstream};
 use crate::worker::reloadable::Reloadable;
@@ -364,6 +365,7 @@ struct WorkerSpec {
     upstream: Upstream,
     guard: Guard,
     metrics: Arc<WorkerMetrics>,
+    listener_conns: Arc<ListenerConns>,
     pin: Option<usize>,
     permit: Option<Permit>,
 }
@@ -385,6 +387,7 @@ struct StartedWorkers {
     conns_fitting: u64,
     /// For each worker, its numbers of subscriptions in the order of the log's rules.
     subscribers_by_rule: Vec<Arc<[Counter]>>,
+    listener_conns: Arc<ListenerConns>,
 }
 
 impl StartedWorkers {
@@ -416,6 +419,7 @@ impl StartedWorkers {
             identity: self.identity.clone(),
             reloads: Arc::clone(&self.reloads),
             subscribers_by_rule: self.subscribers_by_rule.clone(),
+            listener_conns: Arc::clone(&self.listener_conns),
             dropped_log_lines: Arc::new(move || logs.dropped_lines()),
         }
     }
@@ -455,6 +459,7 @@ impl WorkerSpawner {
         let mut workers = Vec::with_capacity(count);
         let mut metrics = Vec::with_capacity(count);
         let mut subscribers_by_rule = Vec::with_capacity(count);
+        let listener_conns = Arc::new(ListenerConns::new(count));
         let (ends, reports) = upstream(&wakes, &self.feed_wake, Bounds::default());
         let guard = self.guard(count);
         for (number, (wake, upstream)) in (0_u16..).zip(wakes.into_iter().zip(ends)) {
@@ -463,6 +468,7 @@ impl WorkerSpawner {
                 wake,
                 upstream,
                 metrics: Arc::new(WorkerMetrics::default()),
+                listener_conns: Arc::clone(&listener_conns),
                 guard: guard.clone(),
                 pin: pins.and_then(|cpus| cpus.get(usize::from(number)).copied()),
                 permit: limiter
@@ -488,6 +494,7 @@ impl WorkerSpawner {
                 .map_or_else(Arc::default, |one| Arc::clone(one.metrics())),
             conns_fitting,
             subscribers_by_rule,
+            listener_conns,
             identity: self.credentials.identity(),
             config: self.config,
             reloads: Arc::default(),
@@ -513,6 +520,7 @@ impl WorkerSpawner {
             number: spec.number,
             config: Arc::clone(&self.config),
             metrics: spec.metrics,
+            listener_conns: spec.listener_conns,
             inbox,
             feed: Arc::clone(&self.feed_wake),
             upstream: spec.upstream,

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::admission::guard::Peer;
 use super::hold::Holds;
+use super::lists::Lists;
 use super::wire::net::{AcceptOutcome, Net};
 use super::{Slot, Worker};
 use crate::config::limits::{ACCEPT_PAUSE_MS, ACCEPTS_PER_TURN_MAX};
@@ -89,17 +90,19 @@ impl<N: Net> Worker<N> {
         let is_proxied = self.is_proxied(listener);
         self.parts.metrics.conns_accepted.increment();
         self.parts.metrics.conns_open.increment();
+        let number = self.listeners.number(listener);
+        self.parts.listener_conns.add(self.parts.number, number);
         self.memory_trim.note(self.now);
         self.conns.insert(Slot {
             generation: id.generation,
             is_readable: false,
             is_writable: false,
             is_read_closed: false,
-            is_listed_to_read: false,
-            is_listed_to_flush: false,
             has_write_collected: false,
             is_closing: false,
             holds: Holds::default(),
+            lists: Lists::default(),
+            listener: number,
             socket,
             conn: match is_proxied {
                 true => Conn::proxied(self.running.now()),

@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::Worker;
+use super::lists::List;
 use super::mail::inbox::DrainOrder;
 use super::wire::net::Net;
 use crate::certain;
@@ -216,7 +217,7 @@ impl<N: Net> Worker<N> {
         };
         slot.generation == id.generation
             && slot.conn.outbox().is_empty()
-            && !slot.is_listed_to_read
+            && !slot.lists.has(List::Read)
             && (slot.holds.is_empty() || !slot.is_readable)
             && self.net.unacknowledged_bytes(&slot.socket) == 0
     }

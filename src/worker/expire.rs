@@ -5,6 +5,7 @@
 //! During a drain, a fired timer means that the conn must be sent its goodbye.
 
 use super::Worker;
+use super::lists::List;
 use super::wire::net::Net;
 use crate::certain;
 use crate::config::limits::EXPIRES_PER_TURN_MAX;
@@ -101,6 +102,6 @@ impl<N: Net> Worker<N> {
         if !slot.is_readable && !slot.conn.has_unhandled() {
             return false;
         }
-        slot.is_listed_to_read || self.filters.is_in_handshake_queue(id.slot)
+        slot.lists.has(List::Read) || self.filters.is_in_handshake_queue(id.slot)
     }
 }

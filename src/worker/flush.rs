@@ -17,6 +17,7 @@
 use std::io::IoSlice;
 use std::ops::Range;
 
+use super::lists::List;
 use super::wire::net::{Net, Write, WriteOutcome};
 use super::wire::tls::Sealing;
 use super::{Scratch, Worker};
@@ -104,7 +105,7 @@ impl<N: Net> Worker<N> {
                     break;
                 };
                 if let Some(slot) = self.slot(id) {
-                    slot.is_listed_to_flush = false;
+                    slot.lists.remove(List::Flush);
                     self.visit(id);
                 }
             }

@@ -5,11 +5,14 @@
 
 use super::Worker;
 use super::hold::Hold;
+use super::lists::List;
 use super::wire::net::Net;
+use crate::config::Listen;
 use crate::config::limits::CONTROL_BYTES_MAX;
 use crate::effect::{CloseReason, ConnClass};
 use crate::hub::Amount;
 use crate::id::{ChannelName, ConnId, ConnName};
+use crate::worker::listener_conns::ListenerNumber;
 
 impl<N: Net> Worker<N> {
     /// Panics if the parts of the worker contradict each other, or if a conn has no timer. Also
@@ -23,6 +26,7 @@ impl<N: Net> Worker<N> {
         let classes = self.conns.iter().map(|(_, slot)| slot.conn.class());
         let silent = classes.filter(|class| *class == ConnClass::Silent).count();
         assert_eq!(self.pending.silent() as usize, silent, "silent conns");
+        self.check_listener_conns();
         for slot in self.hub.member_slots() {
             let slot = self.conns.get(slot as usize);
             assert!(
@@ -38,7 +42,7 @@ impl<N: Net> Worker<N> {
     #[must_use]
     pub fn has_flushed(&self, slot: u32) -> bool {
         let slot = self.conns.get(slot as usize);
-        !self.hub.is_walking() && slot.is_some_and(|slot| !slot.is_listed_to_flush)
+        !self.hub.is_walking() && slot.is_some_and(|slot| !slot.lists.has(List::Flush))
     }
 
     /// Whether the inbox or the current batch has mail to process.
@@ -75,6 +79,35 @@ impl<N: Net> Worker<N> {
         self.parts.upstream.is_behind()
     }
 
+    /// Panics if a conn is not counted for its listener.
+    fn check_listener_conns(&self) {
+        let mut conns: Vec<(ListenerNumber, u64)> = Vec::new();
+        for (_, slot) in self.conns.iter() {
+            let known = conns
+                .iter_mut()
+                .find(|(number, _)| *number == slot.listener);
+            match known {
+                Some((_, count)) => *count += 1,
+                None => conns.push((slot.listener, 1)),
+            }
+        }
+        let worker = self.parts.number;
+        for (number, count) in &conns {
+            let counted = self.parts.listener_conns.of(worker, *number);
+            assert_eq!(counted, *count, "conns of {number:?}");
+        }
+        let all: u64 = conns.iter().map(|(_, count)| count).sum();
+        assert_eq!(self.parts.listener_conns.total(worker), all, "conns");
+    }
+
+    /// Returns the socket of each conn, with the listener for which the conn is counted.
+    #[doc(hidden)]
+    pub fn listeners_of_conns(&self) -> impl Iterator<Item = (&N::Socket, Option<Listen>)> {
+        let listener = |number| self.parts.listener_conns.listener(number);
+        let slots = self.conns.iter();
+        slots.map(move |(_, slot)| (&slot.socket, listener(slot.listener)))
+    }
+
     fn check_conn(&self, id: ConnId) {
         let Some(slot) = self.conns.get(id.slot as usize) else {
             return;
@@ -88,14 +121,9 @@ impl<N: Net> Worker<N> {
         );
         let is_in_read = self.to_read.contains(id);
         let is_in_flush = self.to_flush.contains(&id);
-        assert_eq!(
-            slot.is_listed_to_read, is_in_read,
-            "{id:?} on the list to read"
-        );
-        assert_eq!(
-            slot.is_listed_to_flush, is_in_flush,
-            "{id:?} on the list to flush"
-        );
+        let lists = slot.lists;
+        assert_eq!(lists.has(List::Read), is_in_read, "{id:?} in Read");
+        assert_eq!(lists.has(List::Flush), is_in_flush, "{id:?} in Flush");
         let head_bytes = self.parts.config.limits.request_head_bytes;
         let is_held = !slot.holds.is_empty();
         let is_paused = self.rates.has_pause(id);

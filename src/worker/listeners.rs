@@ -3,12 +3,13 @@
 //! Each worker has its own listener for each address. Before a worker closes a listener, it accepts
 //! the connections that wait there. Open connections do not depend on their listener.
 
-use super::Worker;
 use super::wire::net::Net;
+use super::{Parts, Worker};
 use crate::certain;
 use crate::config::Listen;
 use crate::config::limits::LISTENERS_MAX;
 use crate::sys::listener::SocketOptions;
+use crate::worker::listener_conns::ListenerNumber;
 
 /// The listeners of a worker, by their index in the network.
 #[derive(Debug)]
@@ -16,13 +17,46 @@ pub(super) struct ListenerTable {
     open: Vec<Option<Listen>>,
     /// A bit mask of the listeners that are closed when no connection waits there.
     closing: u64,
+    /// The numbers under which the connections of the listeners are counted.
+    numbers: Vec<ListenerNumber>,
 }
 
 impl ListenerTable {
-    pub(super) fn new(listen: &[Listen]) -> Self {
-        Self {
-            open: listen.iter().copied().map(Some).collect(),
+    /// Creates the table of a worker that already listens.
+    pub(super) fn new<N: Net>(net: &N, parts: &Parts) -> Self {
+        let mut table = Self {
+            open: parts.config.listen.iter().copied().map(Some).collect(),
             closing: 0,
+            numbers: Vec::new(),
+        };
+        for index in 0..net.listener_count() {
+            table.assign_number(index, net, parts);
+        }
+        table
+    }
+
+    /// Returns the number under which the connections of a listener are counted.
+    pub(super) fn number(&self, index: u32) -> ListenerNumber {
+        let number = self.numbers.get(index as usize).copied();
+        certain::some(number, "a listener is open").unwrap_or(ListenerNumber::OTHER)
+    }
+
+    /// Assigns a listener the number of its address and protocols.
+    fn assign_number<N: Net>(&mut self, index: u32, net: &N, parts: &Parts) {
+        let number = net.local_address(index).map(|address| {
+            parts.listener_conns.number(Listen {
+                address,
+                is_tls: parts.is_secure(index),
+                is_proxied: parts.is_proxied(index),
+            })
+        });
+        let number = number.unwrap_or(ListenerNumber::OTHER);
+        let index = index as usize;
+        if index >= self.numbers.len() {
+            self.numbers.resize(index + 1, ListenerNumber::OTHER);
+        }
+        if let Some(place) = self.numbers.get_mut(index) {
+            *place = number;
         }
     }
 
@@ -95,6 +129,7 @@ impl<N: Net> Worker<N> {
         if let Some(secure) = &mut self.parts.secure {
             set_bit(&mut secure.listeners, index, listen.is_tls);
         }
+        self.listeners.assign_number(index, &self.net, &self.parts);
     }
 
     /// Closes the listeners that a reload has removed, if no connection waits there.

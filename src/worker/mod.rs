@@ -26,7 +26,9 @@ mod expire;
 mod flush;
 mod hold;
 mod invariants;
+pub mod listener_conns;
 mod listeners;
+mod lists;
 pub mod mail;
 mod memory_trim;
 #[cfg(all(test, feature = "model"))]
@@ -72,6 +74,7 @@ use crate::time::running::Running;
 use crate::time::wheel::Wheel;
 use crate::time::{Deadline, Now};
 use crate::warnings::Warnings;
+use crate::worker::listener_conns::{ListenerConns, ListenerNumber};
 use access_records::AccessRecords;
 use admission::guard::{Guard, PeerTable};
 use admission::pending::Pending;
@@ -80,6 +83,7 @@ use drain::{Draining, Leaving};
 use flush::Collected;
 use hold::Holds;
 use listeners::ListenerTable;
+use lists::{List, Lists};
 use mail::inbox::{Inbox, Item};
 use mail::upstream::Upstream;
 use memory_trim::MemoryTrim;
@@ -102,6 +106,8 @@ pub struct Parts {
     pub config: Arc<Config>,
     /// The worker's counters.
     pub metrics: Arc<WorkerMetrics>,
+    /// The open connections of all workers, by listener.
+    pub listener_conns: Arc<ListenerConns>,
     /// The receiving end of the worker's inbox.
     pub inbox: Inbox,
     /// Wakes the feed when an acknowledgement is complete.
@@ -137,6 +143,17 @@ impl Parts {
             0 => self.conns_fitting,
             limit => limit.div_ceil(self.workers),
         }
+    }
+
+    /// Whether a listener speaks TLS.
+    fn is_secure(&self, listener: u32) -> bool {
+        let secure = self.secure.as_ref();
+        secure.is_some_and(|secure| secure.listeners & (1 << (listener % 64)) != 0)
+    }
+
+    /// Whether the conns of a listener begin with a PROXY header.
+    fn is_proxied(&self, listener: u32) -> bool {
+        self.guard.proxied & (1 << (listener % 64)) != 0
     }
 }
 
@@ -225,12 +242,13 @@ struct Slot<S> {
     is_readable: bool,
     is_writable: bool,
     is_read_closed: bool,
-    is_listed_to_read: bool,
-    is_listed_to_flush: bool,
     /// Whether the batch of writes that is being collected contains a write to the conn.
     has_write_collected: bool,
     is_closing: bool,
     holds: Holds,
+    lists: Lists,
+    /// The listener that accepted the conn.
+    listener: ListenerNumber,
     socket: S,
     conn: Conn,
 }
@@ -295,6 +313,7 @@ impl<N: Net> Worker<N> {
     #[must_use]
     pub fn new(net: N, hub: Hub, parts: Parts) -> Self {
         let now = net.now();
+        let listeners = ListenerTable::new(&net, &parts);
         Self {
             net,
             now,
@@ -316,7 +335,7 @@ impl<N: Net> Worker<N> {
             is_batch_held: false,
             awaits_fanout: false,
             accepting: Accepting::default(),
-            listeners: ListenerTable::new(&parts.config.listen),
+            listeners,
             peers: PeerTable::default(),
             pending: Pending::default(),
             round: Round::default(),
@@ -493,8 +512,7 @@ impl<N: Net> Worker<N> {
         let has_sealed = self.filters.has_unsent(id.slot);
         let Some(slot) = self.slot(id) else { return };
         let has_own = has_sealed || !slot.conn.outbox().is_empty();
-        if slot.is_writable && !slot.is_listed_to_flush && has_own {
-            slot.is_listed_to_flush = true;
+        if slot.is_writable && has_own && slot.lists.add(List::Flush) {
             self.to_flush.push_back(id);
         }
     }
@@ -509,8 +527,7 @@ impl<N: Net> Worker<N> {
     /// Lists a conn for flush even if its socket is full. The conn's quota is then enforced.
     fn list_to_enforce(&mut self, id: ConnId) {
         let Some(slot) = self.slot(id) else { return };
-        if !slot.is_listed_to_flush {
-            slot.is_listed_to_flush = true;
+        if slot.lists.add(List::Flush) {
             self.to_flush.push_back(id);
         }
     }
@@ -519,9 +536,7 @@ impl<N: Net> Worker<N> {
     fn list_to_read(&mut self, id: ConnId) {
         let head_bytes = self.parts.config.limits.request_head_bytes;
         let Some(slot) = self.slot(id) else { return };
-        let may_be_read = !slot.is_listed_to_read && slot.holds.is_empty();
-        if may_be_read && slot.has_input(head_bytes) {
-            slot.is_listed_to_read = true;
+        if slot.holds.is_empty() && slot.has_input(head_bytes) && slot.lists.add(List::Read) {
             self.to_read.push(id);
         }
     }

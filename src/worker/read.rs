@@ -8,6 +8,7 @@
 //! read while it has too many unsent answers.
 
 use super::admission::rates::Rates;
+use super::lists::List;
 use super::wire::net::{Net, ReadOutcome};
 use super::{Slot, Worker};
 use crate::certain;
@@ -51,7 +52,7 @@ impl<N: Net> Worker<N> {
                 break;
             };
             if let Some(slot) = self.slot(id) {
-                slot.is_listed_to_read = false;
+                slot.lists.remove(List::Read);
                 inflated_bytes += self.read_conn(id, now);
             }
         }
@@ -213,6 +214,7 @@ mod tests {
     use crate::sys::wake::Wake;
     use crate::time::Now;
     use crate::worker::admission::guard::Guard;
+    use crate::worker::listener_conns::ListenerConns;
     use crate::worker::mail::inbox::inbox;
     use crate::worker::mail::upstream::{Bounds, upstream};
     use crate::worker::wire::net::{AcceptOutcome, Polled, Readiness, WriteOutcome};
@@ -335,6 +337,7 @@ mod tests {
             number: 0,
             config: Arc::clone(&config),
             metrics: Arc::default(),
+            listener_conns: Arc::new(ListenerConns::new(1)),
             inbox,
             feed,
             upstream: ends.remove(0),

@@ -33,6 +33,8 @@ impl<N: Net> Worker<N> {
             self.wheel.disarm(id.slot);
             self.memory_trim.note(self.now);
             self.parts.metrics.conns_open.decrement();
+            let (conns, worker) = (&self.parts.listener_conns, self.parts.number);
+            conns.remove(worker, slot.listener);
             self.parts.metrics.closed(reason).increment();
             tracing::debug!(
                 worker = self.parts.number,

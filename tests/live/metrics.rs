@@ -245,7 +245,15 @@ fn certificate_and_reloads_are_shown() {
     client.conn.complete_io(&mut client.sock).unwrap();
     let _plain = Socket::subscribed(server.addr, "channel=a");
     server.await_metric("fanfare_tls_conns", 1.0);
+    let conns = |listener: String, protocol| {
+        format!("fanfare_listener_conns{{listener=\"{listener}\",protocol=\"{protocol}\"}}")
+    };
+    let plain = conns(server.addr.to_string(), "http");
+    let with_tls = conns(format!("{} tls", tls_addr(&server)), "https");
+    assert_eq!(server.metric(&plain), 1.0);
+    assert_eq!(server.metric(&with_tls), 1.0);
     drop(client);
+    server.await_metric(&with_tls, 0.0);
     server.await_metric("fanfare_tls_conns", 0.0);
 
     let reloads = |outcome| format!("fanfare_reloads_total{{outcome=\"{outcome}\"}}");

@@ -53,6 +53,13 @@ impl Rig {
         })
     }
 
+    /// Waits until a listener without TLS has a number of open connections.
+    fn await_conns(&self, listener: std::net::SocketAddr, expected: f64) {
+        let labels = format!("listener=\"{listener}\",protocol=\"http\"");
+        let name = format!("fanfare_listener_conns{{{labels}}}");
+        self.server.await_metric(&name, expected);
+    }
+
     fn file(&self) -> PathBuf {
         self.folder.path().join("fanfare.toml")
     }
@@ -389,6 +396,8 @@ fn addresses_are_added_and_removed_and_open_connections_stay() {
     within("the second address", || is_open(second).then_some(()));
     let mut other = Socket::subscribed(second, "channel=a");
     assert!(is_open(first));
+    rig.await_conns(first, 1.0);
+    rig.await_conns(second, 1.0);
 
     // This connection has sent nothing when its address is removed.
     let mut waiting = raw::connect(first);
@@ -402,7 +411,12 @@ fn addresses_are_added_and_removed_and_open_connections_stay() {
     waiting
         .write_all(b"GET /poll?channel=a&timeout=0 HTTP/1.1\r\nHost: a\r\n\r\n")
         .unwrap();
-    assert_eq!(Raw::read(&mut BufReader::new(waiting)).status, 200);
+    let mut waiting = BufReader::new(waiting);
+    assert_eq!(Raw::read(&mut waiting).status, 200);
+    // Open connections count for the listener that accepted them, although it is closed.
+    rig.await_conns(first, 2.0);
+    drop(waiting);
+    rig.await_conns(first, 1.0);
     Feeder::connect(&rig.server.feed).publish("a", "text");
     assert_eq!(
         [&mut socket, &mut other].map(|one| one.json()["data"].clone()),

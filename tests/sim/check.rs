@@ -74,6 +74,10 @@ impl Checker {
             }
         }
         worker.check_invariants();
+        for (socket, listener) in worker.listeners_of_conns() {
+            let listener = listener.map(|listener| listener.address);
+            assert_eq!(listener, socket.listener(), "the listener of a conn");
+        }
         let conns = worker.conn_count() as u64;
         assert_eq!(metrics.conns_open.value(), conns);
         assert_eq!(

@@ -92,7 +92,7 @@ impl PeerTable {
 
 impl<N: Net> Worker<N> {
     pub(in crate::worker) fn is_proxied(&self, listener: u32) -> bool {
-        self.parts.guard.proxied & (1 << (listener % 64)) != 0
+        self.parts.is_proxied(listener)
     }
 
     /// Whether the source of each conn must be stored, because of a limit or a proxy.

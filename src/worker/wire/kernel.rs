@@ -370,6 +370,10 @@ impl Net for MioNet {
         drop(socket.shutdown(Shutdown::Write));
     }
 
+    fn local_address(&self, listener: u32) -> Option<SocketAddr> {
+        self.listener(listener)?.local_addr().ok()
+    }
+
     fn open_listener(&mut self, address: SocketAddr, options: SocketOptions) -> io::Result<u32> {
         self.listen(listener::bind(address, options)?)
     }

@@ -34,6 +34,11 @@ pub trait Net {
     /// Returns a number that is above the index of each listener.
     fn listener_count(&self) -> u32;
 
+    /// Returns the address of a listener; `None` if it is unknown.
+    fn local_address(&self, _listener: u32) -> Option<SocketAddr> {
+        None
+    }
+
     /// Binds a listener to an address, and returns the listener's index.
     ///
     /// # Errors

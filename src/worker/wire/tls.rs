@@ -276,8 +276,7 @@ impl Filters {
 impl<N: Net> Worker<N> {
     /// Whether a listener speaks TLS.
     pub(in crate::worker) fn is_secure(&self, listener: u32) -> bool {
-        let secure = self.parts.secure.as_ref();
-        secure.is_some_and(|secure| secure.listeners & (1 << (listener % 64)) != 0)
+        self.parts.is_secure(listener)
     }
 
     /// Starts TLS on a new conn. Returns false if TLS could not be started.

@@ -18,6 +18,7 @@ use fanfare::metrics::WorkerMetrics;
 use fanfare::sys::wake::Wake;
 use fanfare::time::Now;
 use fanfare::worker::admission::guard::Guard;
+use fanfare::worker::listener_conns::ListenerConns;
 use fanfare::worker::mail::inbox::{DrainOrder, Mail, Mailbox, Posted, inbox};
 use fanfare::worker::mail::outgoing::Outgoing;
 use fanfare::worker::mail::upstream::{Bounds, Reports, upstream};
@@ -92,6 +93,7 @@ impl World {
             number: 0,
             config: Arc::clone(&config),
             metrics: Arc::clone(&metrics),
+            listener_conns: Arc::new(ListenerConns::new(1)),
             inbox,
             feed,
             upstream: ends.remove(0),

@@ -263,6 +263,11 @@ impl Net for FakeNet {
         (open.has_server_fin, open.is_refused) = (true, true);
     }
 
+    fn local_address(&self, listener: u32) -> Option<SocketAddr> {
+        let backlog = self.backlogs[listener as usize].as_ref();
+        backlog.map(|backlog| super::address_of(backlog.address))
+    }
+
     fn open_listener(&mut self, address: SocketAddr, _options: SocketOptions) -> io::Result<u32> {
         let backlog = Some(Backlog::new(usize::from(address.port()) - 1));
         let free = self.backlogs.iter().position(Option::is_none);

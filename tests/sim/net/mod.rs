@@ -15,7 +15,7 @@ mod pause;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 
 use fanfare::config::Listen;
@@ -82,6 +82,8 @@ pub(crate) struct Pipe {
     number: u32,
     /// The peer's address.
     address: IpAddr,
+    /// The address to which the peer connected.
+    listener: Option<SocketAddr>,
     id: Option<ConnId>,
     to_server: VecDeque<u8>,
     /// The bytes that the worker has written and the peer has not read.
@@ -172,6 +174,13 @@ impl Pipe {
 #[derive(Debug)]
 pub(crate) struct Socket(PipeRef);
 
+impl Socket {
+    /// Returns the address to which the peer connected.
+    pub(crate) fn listener(&self) -> Option<SocketAddr> {
+        self.0.borrow().listener
+    }
+}
+
 impl Drop for Socket {
     fn drop(&mut self) {
         self.0.borrow_mut().is_closed = true;
@@ -239,6 +248,11 @@ struct Backlog {
     /// The number of the listener's address.
     address: usize,
     waiting: VecDeque<PipeRef>,
+}
+
+/// Returns the address with a number.
+fn address_of(number: usize) -> SocketAddr {
+    ([127, 0, 0, 1], number as u16 + 1).into()
 }
 
 impl Backlog {
@@ -336,6 +350,7 @@ impl FakeNet {
             number,
             // The peers' addresses are in a few /64 networks with many addresses each.
             address: Ipv6Addr::from(u128::from(number % 3) << 64 | u128::from(number)).into(),
+            listener: None,
             id: None,
             to_server: VecDeque::new(),
             to_peer: VecDeque::new(),
@@ -363,6 +378,7 @@ impl FakeNet {
         self.note("connect", number.into(), room as u64);
         if !self.backlogs.is_empty() {
             let (listener, address) = self.draw_listener();
+            pipe.borrow_mut().listener = Some(address_of(address));
             if self.proxied_listeners & (1 << address) != 0 {
                 let header = header(number);
                 pipe.borrow_mut().to_server.extend(header);
@@ -382,7 +398,7 @@ impl FakeNet {
     /// Returns the addresses, as a configuration names them.
     pub(crate) fn listen(&self) -> Vec<Listen> {
         let addresses = (0..self.addresses).map(|number| Listen {
-            address: ([127, 0, 0, 1], number as u16 + 1).into(),
+            address: address_of(number),
             is_tls: self.secure_listeners & (1 << number) != 0,
             is_proxied: self.proxied_listeners & (1 << number) != 0,
         });

@@ -15,6 +15,7 @@ use fanfare::time::Now;
 use fanfare::worker::admission::guard::Guard;
 use fanfare::worker::admission::pending::SilentLimit;
 use fanfare::worker::admission::sources::SourceLimiter;
+use fanfare::worker::listener_conns::ListenerConns;
 use fanfare::worker::mail::inbox::inbox;
 use fanfare::worker::mail::upstream::upstream;
 use fanfare::worker::{Parts, Worker};
@@ -64,6 +65,12 @@ fn draw_budgets(worker: &mut Worker<FakeNet>, mut random: fastrand::Rng) {
     worker.set_survey_work(1 << (exponent / 2));
 }
 
+/// Creates the wakes of the workers, and the wake of the feed.
+fn wakes(workers: usize) -> (Vec<Arc<Wake>>, Arc<Wake>) {
+    let wake = || Arc::new(Wake::new().expect("a descriptor"));
+    ((0..workers).map(|_| wake()).collect(), wake())
+}
+
 /// Draws the spans and the access log of a worker.
 fn draw_outputs(mut random: fastrand::Rng) -> (Option<WorkerTracer>, Option<Access>) {
     (WorkerTracer::draw(&mut random), Access::draw(random))
@@ -87,25 +94,25 @@ impl Node {
         random: &mut fastrand::Rng,
     ) -> (Self, Mailboxes) {
         let count = nets.len();
-        let wake = || Arc::new(Wake::new().expect("a descriptor"));
-        let feed_wake = wake();
-        let wakes: Vec<_> = nets.iter().map(|_| wake()).collect();
+        let (wakes, feed_wake) = wakes(count);
         let bounds = draw_bounds(&mut random.clone());
         let (upstreams, reports) = upstream(&wakes, &feed_wake, bounds);
         let guard = guard(count as u32, config, is_crowded);
+        let listener_conns = Arc::new(ListenerConns::new(count));
         let (mut mailboxes, mut workers) = (Vec::new(), Vec::new());
         for ((number, net), (wake, upstream)) in
             (0..).zip(nets).zip(wakes.into_iter().zip(upstreams))
         {
             let (mailbox, inbox) = inbox(wake);
             mailboxes.push(mailbox);
-            let metrics = Arc::new(WorkerMetrics::default());
+            let metrics: Arc<WorkerMetrics> = Arc::default();
             let (tracer, access) = draw_outputs(random.clone());
             let parts = Parts {
                 run,
                 number,
                 config: Arc::clone(config),
                 metrics: Arc::clone(&metrics),
+                listener_conns: Arc::clone(&listener_conns),
                 inbox,
                 feed: Arc::clone(&feed_wake),
                 upstream,
