@@ -168,3 +168,23 @@ impl Epochs {
         self.newest().start > serial
     }
 }
+
+#[test]
+fn beginning_of_an_epoch_without_publications_stays_valid_with_what_the_epoch_keeps() {
+    let [first, second, third] = [1, 2, 3].map(Epoch::new);
+    let mut epochs = Epochs::new(first);
+    let change = |from, to, head| EpochChange {
+        from,
+        to,
+        head: Sequence(head),
+        valid_until: Some(Sequence(5)),
+    };
+    // The second epoch discards publication 6, begins at this number, and has no publication.
+    epochs.change(&change(first, second, 6), 7);
+    let beginning = epochs.same_as(5);
+    assert_eq!(beginning, 7);
+    epochs.change(&change(second, third, 5), 8);
+    assert_eq!(epochs.restart(beginning), Some(8));
+    assert_eq!(epochs.restart(epochs.last_before(beginning)), None);
+    assert_eq!(epochs.restart(6), Some(7));
+}

@@ -88,9 +88,10 @@ struct Subscription {
 impl Subscription {
     /// If an epoch change has discarded the subscription's position, returns the first serial of
     /// the new epoch. Otherwise returns `None`, also if a subscription with history has no position
-    /// yet.
+    /// yet. The beginning of an epoch is the position of the last publication that the epoch keeps,
+    /// so it is discarded only if that publication is.
     fn restart(&self, facts: &Facts) -> Option<u64> {
-        let restart = facts.epochs.restart(self.last);
+        let restart = facts.epochs.restart(facts.epochs.last_before(self.last));
         restart.filter(|_| self.last > 0)
     }
 
