@@ -30,15 +30,27 @@ enum Path {
 }
 
 impl Path {
-    fn find(path: &str, config: &Config) -> Result<Self, Refusal> {
+    fn parse(path: &str) -> Option<Self> {
         match path {
-            "/" if config.page => Ok(Self::Page),
-            "/poll" => Ok(Self::Poll),
-            "/sse" => Ok(Self::EventStream),
-            "/ws" => Ok(Self::WebSocket),
-            _ => Err(Refusal::Path),
+            "/" => Some(Self::Page),
+            "/poll" => Some(Self::Poll),
+            "/sse" => Some(Self::EventStream),
+            "/ws" => Some(Self::WebSocket),
+            _ => None,
         }
     }
+
+    fn find(path: &str, config: &Config) -> Result<Self, Refusal> {
+        match Self::parse(path) {
+            Some(Self::Page) if !config.page => Err(Refusal::Path),
+            found => found.ok_or(Refusal::Path),
+        }
+    }
+}
+
+/// Whether this is a path of the client listener.
+pub(super) fn is_known(path: &str) -> bool {
+    Path::parse(path).is_some()
 }
 
 /// Returns the answer to a request, or the reason to refuse the request.

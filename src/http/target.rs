@@ -16,8 +16,8 @@ use crate::frame::Envelope;
 use crate::id::{ChannelName, SINCE_FIRST, Since};
 use crate::json;
 
-use super::Refusal;
 use super::framing::is_authority;
+use super::{Refusal, route};
 
 /// The query parameters in which a client may send its position: the id after which it wants
 /// publications. If several of them contain a position, the first of them in this list is used.
@@ -135,26 +135,54 @@ const LOGGED_PARAMETERS: [&str; 6] = ["channel", "envelope", "last", "since", "t
 /// Returns the path of a request target and the parameters that may be in the access log, as the
 /// client has encoded them. The parameter that contains a token is not one of them, because the
 /// configuration refuses such a name. The path and each value end before a character that could
-/// begin a further parameter, because a wrong program may join parameters with it.
+/// begin a further parameter, because a wrong program may join parameters with it. A wrong program
+/// may also send a token in a segment of the path or as a value.
 pub(super) fn logged(target: &str) -> String {
     let Ok(target) = Target::parse(target) else {
         return String::from("-");
     };
-    let mut logged = String::from(logged_part(target.path, is_path_byte));
+    let mut logged = String::from(logged_path(target.path));
     let pairs = query_pairs(target.query);
     let known = pairs.filter(|(name, _)| LOGGED_PARAMETERS.contains(name));
     for (index, (name, value)) in known.enumerate() {
         logged.push(if index == 0 { '?' } else { '&' });
-        let may_be_logged = match name {
-            "channel" => is_channel_byte,
-            _ => is_word_byte,
-        };
-        logged.extend([name, "=", logged_part(value, may_be_logged)]);
+        logged.extend([name, "=", logged_value(name, value)]);
     }
     let end = logged.floor_char_boundary(ACCESS_PATH_BYTES_MAX);
     logged.truncate(end);
     logged
 }
+
+/// Returns the part of a path that may be in the access log. A path that the server does not know
+/// ends before the first segment that may be a secret: a segment that is not a short word.
+fn logged_path(path: &str) -> &str {
+    let path = logged_part(path, is_path_byte);
+    if route::is_known(path) {
+        return path;
+    }
+    let is_word = |segment: &&str| {
+        segment.len() <= LOGGED_WORD_BYTES_MAX && segment.bytes().all(|b| b.is_ascii_lowercase())
+    };
+    let words = path.split('/').skip(1).take_while(is_word);
+    let length: usize = words.map(|word| 1 + word.len()).sum();
+    path.get(..length.max(1)).unwrap_or_default()
+}
+
+/// Returns the part of a parameter's value that may be in the access log.
+fn logged_value<'b>(name: &str, value: &'b str) -> &'b str {
+    match name {
+        "channel" if decode(value).is_ok_and(|channel| channel.contains(TOKEN_BEGIN)) => "",
+        "channel" => logged_part(value, is_channel_byte),
+        "envelope" => logged_part(value, |byte| byte.is_ascii_lowercase()),
+        "since" => logged_part(value, is_position_byte),
+        _ => logged_part(value, |byte| byte.is_ascii_digit()),
+    }
+}
+
+/// The maximum length of a segment of an unknown path in the access log, in bytes.
+const LOGGED_WORD_BYTES_MAX: usize = 16;
+/// The beginning of a JSON object in base64url, and thus of a token.
+const TOKEN_BEGIN: &str = "eyJ";
 
 /// Returns the beginning of a text, up to the first character that may not be in the access log.
 /// Escaped characters are decoded before the check. A malformed escape ends the text.
@@ -181,13 +209,13 @@ fn hex_byte(high: u8, low: u8) -> Option<u8> {
     u8::try_from(byte).ok()
 }
 
-/// Whether a byte of a value may be in the access log: of a number, an id, or a word.
-fn is_word_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)
+fn is_path_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte)
 }
 
-fn is_path_byte(byte: u8) -> bool {
-    is_word_byte(byte) || byte == b'/'
+/// Whether a byte of `since` may be in the access log: of an id, or of the word `first`.
+fn is_position_byte(byte: u8) -> bool {
+    byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-'
 }
 
 /// Whether a byte of a channel's name may be in the access log. The names are of the user, so only
@@ -348,6 +376,28 @@ mod tests {
             ("/ws%3Ftoken=x", "/ws"),
             ("/ws&token=x", "/ws"),
             ("/u:p@a/ws", "/u"),
+            // Tokens in the wrong place.
+            ("/some/eyJhbGciOiJIUzI1NiJ9.e30.c2ln", "/some"),
+            ("/eyJhbGciOiJIUzI1NiJ9.e30.c2ln?channel=a", "/?channel=a"),
+            ("/ws/eyJhbGciOiJIUzI1NiJ9.e30.c2ln", "/ws"),
+            ("/app/%65yJhbGciOiJIUzI1NiJ9.e30.c2ln/sse", "/app"),
+            ("/push/0123456789abcdef/sse", "/push"),
+            ("/push/abcdefghijklmnopq/sse", "/push"),
+            ("/push/events/sse", "/push/events/sse"),
+            ("//sse", "//sse"),
+            ("/SSE", "/"),
+            (
+                "/sse?channel=eyJhbGciOiJIUzI1NiJ9.e30.c2ln&since=eyJhbGciOi&last=eyJ",
+                "/sse?channel=&since=ey&last=",
+            ),
+            (
+                "/sse?channel=t:%65yJhbGci&since=first",
+                "/sse?channel=&since=first",
+            ),
+            (
+                "/sse?envelope=eyJhbGci&timeout=3.eyJ",
+                "/sse?envelope=ey&timeout=3",
+            ),
             ("/ws?channel=chat:1/%C3%A9!", "/ws?channel=chat:1/%C3%A9!"),
             ("/ws?channel=\u{e9};token=x", "/ws?channel=\u{e9}"),
             ("*", "-"),

@@ -198,6 +198,55 @@ fn poll_refusal_and_silent_connection_have_a_line_each() {
     }
 }
 
+#[test]
+fn token_is_in_no_log_and_no_span_wherever_the_client_sends_it() {
+    let place = tempfile::tempdir().unwrap();
+    let spans = place.path().join("spans.json");
+    let more = format!("level = \"debug\"\n[tracing]\nsample = 1.0\nfile = {spans:?}\n");
+    let (folder, mut server) = guarded("json", &more);
+    let token = token(&folder);
+    let targets = [
+        format!("/{token}"),
+        format!("/some/{token}"),
+        format!("/sse/{token}?channel=a"),
+        format!("/poll?timeout=0&channel={token}"),
+        format!("/poll?timeout=0&channel=a&since={token}"),
+        format!("/poll?timeout=0&channel=a&window={token}"),
+        format!("/poll?timeout=0&channel=a&token={token}"),
+        format!("/poll?timeout=0&channel=a&access_token={token}"),
+    ];
+    let fields = [
+        format!("Authorization: Bearer {token}"),
+        format!("Cookie: session={token}"),
+        format!("Origin: http://{token}"),
+        format!("Referer: http://a/?token={token}"),
+        format!("Sec-WebSocket-Protocol: fanfare.v1, {token}"),
+        format!("Traceparent: {token}"),
+        format!("X-Forwarded-For: {token}"),
+    ];
+    let requests = targets.map(|target| (target, String::new())).into_iter();
+    let fields = fields.map(|field| ("/poll?timeout=0&channel=a".to_owned(), field + "\r\n"));
+    let requests: Vec<_> = requests.chain(fields).collect();
+    for (target, fields) in &requests {
+        let mut stream = BufReader::new(connect(server.addr));
+        let head = format!("GET {target} HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+        stream.get_mut().write_all(head.as_bytes()).unwrap();
+        Raw::read(&mut stream);
+    }
+    await_lines(&server, requests.len());
+    server.signal("TERM");
+    server.wait();
+    let outputs = ["stdout.txt", "stderr.txt"].map(|name| folder.path().join(name));
+    let spans = [spans];
+    for path in outputs.iter().chain(&spans) {
+        let text = fs::read_to_string(path).unwrap();
+        assert!(!text.is_empty(), "{}", path.display());
+        for part in token.split('.') {
+            assert!(!text.contains(part), "{part} in {text}");
+        }
+    }
+}
+
 /// Sends a request for a page that does not exist, with these fields. Returns the status.
 fn ask(stream: &mut BufReader<TcpStream>, fields: &str) -> u16 {
     let head = format!("GET /x?channel=a HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
