@@ -100,7 +100,7 @@ fn handle(mut bytes: Vec<u8>, envelope: Envelope, compression: Compression, lent
         metrics: &lent.metrics,
         work: &mut work,
         inflater: &mut lent.inflater,
-        access: ConnAccess::new(&mut lent.access, 1),
+        access: ConnAccess::new(&lent.access, 1),
         frames: &mut 0,
         effects: &mut effects,
     };

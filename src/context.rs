@@ -51,7 +51,7 @@ pub struct Context<'a> {
     pub work: &'a mut WorkBudget,
     /// The worker's inflater, which keeps no state between two messages.
     pub inflater: &'a mut Inflater,
-    /// Access to the conn's token and its permissions.
+    /// The conn's token and its permissions. The worker stores a change after the call.
     pub access: ConnAccess<'a>,
     /// Counts the WebSocket frames that begin in the client's current input. The worker sets this
     /// counter to zero before it passes input to the state machine, which increments the counter.

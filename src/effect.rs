@@ -148,7 +148,7 @@ pub enum Audience {
 }
 
 /// A subscription to channels.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Join {
     /// The channels, without repetition.
     pub channels: Vec<ChannelName>,

@@ -8,8 +8,8 @@
 //! suspended. Timers run on the worker's clock. [`Calendar`] converts between the two clocks.
 //! [`Access::renew`] reports whether timers must be armed again.
 //!
-//! `http` reads the table. The state machine of a conn changes the entry of its own conn
-//! immediately. So a token already applies to a command that follows the token in the same packet.
+//! `http` reads the table. The state machine of a conn uses [`super::ConnAccess`], which returns a
+//! [`TokenChange`]. Only the worker changes the table.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,7 +19,6 @@ use super::calendar::Calendar;
 use super::grant::Grant;
 use super::verify::{TokenError, Verifier};
 use crate::config::Config;
-use crate::config::limits::{TOKEN_REFRESH_MS_MIN, TOKEN_WARNING_MS};
 use crate::effect::Join;
 use crate::id::ChannelName;
 use crate::time::{Deadline, Now};
@@ -36,8 +35,9 @@ pub struct Access {
     by_slot: BTreeMap<u32, Box<TokenState>>,
 }
 
+/// The state of a conn's token.
 #[derive(Debug)]
-enum TokenState {
+pub(super) enum TokenState {
     /// The conn's token was accepted.
     Granted {
         grant: Grant,
@@ -54,6 +54,12 @@ enum TokenState {
     /// client has requested. It is made after the token is accepted.
     Waiting { join: Join, until: Deadline },
 }
+
+/// The new state of a conn's token after a call of the conn's state machine. See
+/// [`Access::store`].
+#[derive(Debug)]
+#[must_use]
+pub struct TokenChange(pub(super) Box<TokenState>);
 
 /// Whether a client receives a warning before its token expires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,72 +154,25 @@ impl Access {
         verifier.verify(token, self.calendar.unix_s(self.now))
     }
 
-    /// Stores the permissions of a conn whose token was accepted.
-    pub fn admit(&mut self, slot: u32, grant: Grant, warning: Warning, now: Now) {
-        let granted = self.granted(grant, warning, now, None);
-        self.by_slot.insert(slot, Box::new(granted));
+    /// Stores the new state of a conn's token.
+    pub fn store(&mut self, slot: u32, change: TokenChange) {
+        self.by_slot.insert(slot, change.0);
     }
 
-    /// Registers that a conn must show a token before the deadline `until`. The subscription `join`
-    /// is made after the token is accepted.
-    pub fn await_token(&mut self, slot: u32, join: Join, until: Deadline) {
-        let waiting = TokenState::Waiting { join, until };
-        self.by_slot.insert(slot, Box::new(waiting));
+    /// Returns the state of a conn's token.
+    pub(super) fn state(&self, slot: u32) -> Option<&TokenState> {
+        self.by_slot.get(&slot).map(|state| &**state)
     }
 
-    /// Accepts a token that a client sends over its open connection.
-    ///
-    /// # Errors
-    /// Returns the reason to refuse the token. The conn then keeps its previous permissions.
-    pub fn show(&mut self, slot: u32, token: &str, now: Now) -> Result<Shown, ShowError> {
-        if !self.is_on() {
-            return Err(ShowError::Off);
-        }
-        let state = self.by_slot.get(&slot).map(|state| &**state);
-        if let Some(TokenState::Granted { refreshed, .. }) = state
-            && refreshed
-                .is_some_and(|last| now.since(last) < Duration::from_millis(TOKEN_REFRESH_MS_MIN))
-        {
-            // Each verification costs CPU time. Without this limit, tokens of one client could use
-            // up the time of the worker.
-            return Err(ShowError::TooSoon);
-        }
-        let grant = self.verify(token).map_err(ShowError::Token)?;
-        if let Some(TokenState::Granted { grant: before, .. }) = state
-            && before.sub != grant.sub
-        {
-            return Err(ShowError::OtherSub);
-        }
-        let mut granted = self.granted(grant, Warning::Ahead, now, Some(now));
-        if let (None, TokenState::Granted { is_reported, .. }) = (state, &mut granted) {
-            *is_reported = false;
-        }
-        let before = self.by_slot.insert(slot, Box::new(granted));
-        match before.map(|before| *before) {
-            Some(TokenState::Waiting { join, .. }) => Ok(Shown::First(join)),
-            Some(TokenState::Granted { .. }) | None => Ok(Shown::Next),
-        }
-    }
-
-    /// Whether the server still waits for the conn's first token.
-    #[must_use]
-    pub fn is_waiting(&self, slot: u32) -> bool {
-        let state = self.by_slot.get(&slot);
-        state.is_some_and(|state| matches!(**state, TokenState::Waiting { .. }))
+    /// Returns the deadline on the worker's clock for a time since 1970.
+    pub(super) fn deadline(&self, since_1970: Duration) -> Deadline {
+        self.calendar.deadline(since_1970)
     }
 
     /// Whether a conn may subscribe to a channel.
     #[must_use]
     pub fn may_subscribe(&self, slot: u32, channel: &ChannelName, config: &Config) -> bool {
-        let grant = self.grant(slot);
-        grant.is_some_and(|grant| grant.may_subscribe(channel)) || config.is_open(channel)
-    }
-
-    /// Whether the token of a conn allows publishing to a channel. True if no token is required.
-    #[must_use]
-    pub fn may_publish(&self, slot: u32, channel: &ChannelName) -> bool {
-        let grant = self.grant(slot);
-        !self.is_on() || grant.is_some_and(|grant| grant.may_publish(channel))
+        TokenState::may_subscribe(self.state(slot), channel, config)
     }
 
     /// Makes all later reports to backends about a conn contain the token's subject. The worker
@@ -245,23 +204,6 @@ impl Access {
         self.by_slot.get(&slot).map(|state| self.due(state))
     }
 
-    /// Returns what has become due for a conn's token: the warning, the expiry, or the end of the
-    /// wait for a token. Returns `None` if nothing is due. The warning is returned only once.
-    pub fn take_due(&mut self, slot: u32, now: Now) -> Option<Due> {
-        let calendar = &self.calendar;
-        match &mut **self.by_slot.get_mut(&slot)? {
-            TokenState::Granted { grant, warns, .. } => {
-                let ends = calendar.deadline(grant.ends());
-                if now.has_reached(ends) {
-                    return Some(Due::Over);
-                }
-                warns.take_if(|warns| now.has_reached(calendar.deadline(*warns)))?;
-                Some(Due::Soon(ends.remaining(now)))
-            }
-            TokenState::Waiting { until, .. } => now.has_reached(*until).then_some(Due::Late),
-        }
-    }
-
     /// Returns the slots of the conns whose token has this subject.
     #[must_use]
     pub fn slots_of(&self, sub: &str) -> Vec<u32> {
@@ -280,36 +222,6 @@ impl Access {
         }
     }
 
-    fn grant(&self, slot: u32) -> Option<&Grant> {
-        match &**self.by_slot.get(&slot)? {
-            TokenState::Granted { grant, .. } => Some(grant),
-            TokenState::Waiting { .. } => None,
-        }
-    }
-
-    fn granted(
-        &self,
-        grant: Grant,
-        warning: Warning,
-        now: Now,
-        refreshed: Option<Now>,
-    ) -> TokenState {
-        let left = self.calendar.deadline(grant.ends()).remaining(now);
-        // If the token expires soon, the warning is sent after half of the remaining time, not
-        // immediately.
-        let ahead = Duration::from_millis(TOKEN_WARNING_MS).min(left / 2);
-        let warns = match warning {
-            Warning::Ahead => Some(grant.ends().saturating_sub(ahead)),
-            Warning::None => None,
-        };
-        TokenState::Granted {
-            grant,
-            warns,
-            refreshed,
-            is_reported: true,
-        }
-    }
-
     fn due(&self, state: &TokenState) -> Deadline {
         match state {
             TokenState::Granted { grant, warns, .. } => self
@@ -320,10 +232,29 @@ impl Access {
     }
 }
 
+impl TokenState {
+    /// Whether a conn whose token has this state may subscribe to a channel.
+    pub(super) fn may_subscribe(
+        state: Option<&Self>,
+        channel: &ChannelName,
+        config: &Config,
+    ) -> bool {
+        let grant = state.and_then(Self::grant);
+        grant.is_some_and(|grant| grant.may_subscribe(channel)) || config.is_open(channel)
+    }
+
+    pub(super) fn grant(&self) -> Option<&Grant> {
+        match self {
+            Self::Granted { grant, .. } => Some(grant),
+            Self::Waiting { .. } => None,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::{Key, TokenSpec, mint};
+    use crate::auth::{ConnAccess, Key, TokenSpec, mint};
     use crate::config::{Algorithm, TokenRules};
     use crate::effect::Origin;
     use crate::id::Since;
@@ -350,6 +281,37 @@ mod tests {
         access
     }
 
+    /// Calls a conn's state machine as the worker does.
+    fn call<R>(access: &mut Access, slot: u32, act: impl FnOnce(&mut ConnAccess<'_>) -> R) -> R {
+        let mut conn = ConnAccess::new(access, slot);
+        let result = act(&mut conn);
+        if let Some(change) = conn.into_change() {
+            access.store(slot, change);
+        }
+        result
+    }
+
+    fn admit(access: &mut Access, slot: u32, grant: Grant, warning: Warning, now: Now) {
+        call(access, slot, |conn| conn.admit(grant, warning, now));
+    }
+
+    fn await_token(access: &mut Access, slot: u32, until: Deadline) {
+        call(access, slot, |conn| conn.await_token(join(), until));
+    }
+
+    fn show(access: &mut Access, slot: u32, token: &str, now: Now) -> Result<Shown, ShowError> {
+        call(access, slot, |conn| conn.show(token, now))
+    }
+
+    fn take_due(access: &mut Access, slot: u32, now: Now) -> Option<Due> {
+        call(access, slot, |conn| conn.take_due(now))
+    }
+
+    fn may_publish(access: &Access, slot: u32, channel: &str) -> bool {
+        let channel = ChannelName::new(channel).unwrap();
+        ConnAccess::new(access, slot).may_publish(&channel)
+    }
+
     fn at(seconds: u64) -> Now {
         Now(seconds * 1_000_000)
     }
@@ -368,8 +330,8 @@ mod tests {
         let mut access = Access::default();
         let channel = ChannelName::new("a").unwrap();
         assert!(access.may_subscribe(0, &channel, &Config::default()));
-        assert!(access.may_publish(0, &channel));
-        assert_eq!(access.show(0, "x", at(0)), Err(ShowError::Off));
+        assert!(may_publish(&access, 0, "a"));
+        assert_eq!(show(&mut access, 0, "x", at(0)), Err(ShowError::Off));
         assert_eq!(access.next_due(0), None);
     }
 
@@ -377,24 +339,24 @@ mod tests {
     fn token_is_warned_of_once_and_then_expires() {
         let mut access = access();
         let grant = access.verify(&token("u", 100)).unwrap();
-        access.admit(3, grant, Warning::Ahead, at(10));
+        admit(&mut access, 3, grant, Warning::Ahead, at(10));
         assert_eq!(access.next_due(3), Some(Deadline(70_000_000)));
-        assert_eq!(access.take_due(3, at(69)), None);
+        assert_eq!(take_due(&mut access, 3, at(69)), None);
         let left = Duration::from_secs(30);
-        assert_eq!(access.take_due(3, at(70)), Some(Due::Soon(left)));
-        assert_eq!(access.take_due(3, at(71)), None);
+        assert_eq!(take_due(&mut access, 3, at(70)), Some(Due::Soon(left)));
+        assert_eq!(take_due(&mut access, 3, at(71)), None);
         assert_eq!(access.next_due(3), Some(Deadline(100_000_000)));
-        assert_eq!(access.take_due(3, at(100)), Some(Due::Over));
+        assert_eq!(take_due(&mut access, 3, at(100)), Some(Due::Over));
         access.forget(3);
-        assert_eq!(access.take_due(3, at(100)), None);
+        assert_eq!(take_due(&mut access, 3, at(100)), None);
     }
 
     #[test]
     fn short_lived_token_is_warned_of_at_half_of_its_life_or_never_without_a_warning() {
         let mut access = access();
         let grant = access.verify(&token("u", 5)).unwrap();
-        access.admit(1, grant.clone(), Warning::Ahead, at(0));
-        access.admit(2, grant, Warning::None, at(0));
+        admit(&mut access, 1, grant.clone(), Warning::Ahead, at(0));
+        admit(&mut access, 2, grant, Warning::None, at(0));
         assert_eq!(access.next_due(1), Some(Deadline(2_500_000)));
         assert_eq!(access.next_due(2), Some(Deadline(5_000_000)));
     }
@@ -403,8 +365,8 @@ mod tests {
     fn token_expires_by_the_wall_clock_when_that_is_set() {
         let mut access = access();
         let grant = access.verify(&token("u", 100)).unwrap();
-        access.admit(1, grant, Warning::None, at(0));
-        access.await_token(2, join(), Deadline(60_000_000));
+        admit(&mut access, 1, grant, Warning::None, at(0));
+        await_token(&mut access, 2, Deadline(60_000_000));
         let renew = |access: &mut Access, unix_s, seconds| {
             let verifier = access.verifier.clone();
             access.renew(verifier, Duration::from_secs(unix_s), at(seconds))
@@ -415,45 +377,51 @@ mod tests {
         // The wall clock is set back by an hour, so the token expires an hour later.
         assert!(!renew(&mut access, NOW_S - 3580, 20));
         assert_eq!(dues(&access), [3_700_000_000, 60_000_000]);
-        assert_eq!(access.take_due(1, at(100)), None);
+        assert_eq!(take_due(&mut access, 1, at(100)), None);
         // The wall clock has advanced more than the worker's clock, as after a suspension. So
         // timers would fire too late.
         assert!(renew(&mut access, NOW_S + 99, 30));
         assert_eq!(dues(&access), [31_000_000, 60_000_000]);
-        assert_eq!(access.take_due(1, at(30)), None);
+        assert_eq!(take_due(&mut access, 1, at(30)), None);
         assert!(renew(&mut access, NOW_S + 1000, 30));
-        assert_eq!(access.take_due(1, at(30)), Some(Due::Over));
-        assert_eq!(access.take_due(2, at(30)), None);
+        assert_eq!(take_due(&mut access, 1, at(30)), Some(Due::Over));
+        assert_eq!(take_due(&mut access, 2, at(30)), None);
     }
 
     #[test]
     fn awaited_token_returns_the_join() {
         let mut access = access();
-        access.await_token(1, join(), Deadline(10_000_000));
-        assert!(access.is_waiting(1));
-        assert_eq!(access.take_due(1, at(9)), None);
-        assert_eq!(access.take_due(1, at(10)), Some(Due::Late));
-        let shown = access.show(1, &token("u", 60), at(9));
+        await_token(&mut access, 1, Deadline(10_000_000));
+        assert!(ConnAccess::new(&access, 1).is_waiting());
+        assert_eq!(take_due(&mut access, 1, at(9)), None);
+        assert_eq!(take_due(&mut access, 1, at(10)), Some(Due::Late));
+        let shown = show(&mut access, 1, &token("u", 60), at(9));
         assert_eq!(shown, Ok(Shown::First(join())));
-        assert!(!access.is_waiting(1));
+        assert!(!ConnAccess::new(&access, 1).is_waiting());
         let channel = |name| ChannelName::new(name).unwrap();
         let config = Config::default();
         assert!(access.may_subscribe(1, &channel("a"), &config));
-        assert!(access.may_publish(1, &channel("b")) && !access.may_publish(1, &channel("a")));
-        assert!(!access.may_publish(2, &channel("b")));
+        assert!(may_publish(&access, 1, "b") && !may_publish(&access, 1, "a"));
+        assert!(!may_publish(&access, 2, "b"));
     }
 
     #[test]
     fn next_token_must_have_the_same_sub_and_not_come_at_once() {
         let mut access = access();
-        assert_eq!(access.show(1, &token("u", 60), at(0)), Ok(Shown::Next));
-        let again = access.show(1, &token("u", 90), at(0));
+        assert_eq!(
+            show(&mut access, 1, &token("u", 60), at(0)),
+            Ok(Shown::Next)
+        );
+        let again = show(&mut access, 1, &token("u", 90), at(0));
         assert_eq!(again, Err(ShowError::TooSoon));
-        let other = access.show(1, &token("v", 90), at(2));
+        let other = show(&mut access, 1, &token("v", 90), at(2));
         assert_eq!(other, Err(ShowError::OtherSub));
-        assert_eq!(access.show(1, &token("u", 90), at(2)), Ok(Shown::Next));
+        assert_eq!(
+            show(&mut access, 1, &token("u", 90), at(2)),
+            Ok(Shown::Next)
+        );
         assert_eq!(access.next_due(1), Some(Deadline(60_000_000)));
-        let bad = access.show(1, "x", at(4));
+        let bad = show(&mut access, 1, "x", at(4));
         assert_eq!(bad, Err(ShowError::Token(TokenError::Malformed)));
     }
 
@@ -461,24 +429,38 @@ mod tests {
     fn subject_is_reported_after_the_token_was_shown() {
         let mut access = access();
         let grant = access.verify(&token("u", 60)).unwrap();
-        access.admit(1, grant, Warning::None, at(0));
+        admit(&mut access, 1, grant, Warning::None, at(0));
         assert_eq!(access.sub(1).as_deref(), Some("u"));
         // While the server waits for a token, it accepts no command. So no command precedes the
         // first token, and the subject is reported immediately.
-        access.await_token(2, join(), Deadline(10_000_000));
+        await_token(&mut access, 2, Deadline(10_000_000));
         assert_eq!(access.sub(2), None);
-        assert!(access.show(2, &token("v", 60), at(0)).is_ok());
+        assert!(show(&mut access, 2, &token("v", 60), at(0)).is_ok());
         assert_eq!(access.sub(2).as_deref(), Some("v"));
         // The server was not waiting for this token, so commands that the client sent before the
         // token may be unfinished. Until they are done, reports to backends lack the subject.
-        assert!(access.show(3, &token("w", 60), at(0)).is_ok());
+        assert!(show(&mut access, 3, &token("w", 60), at(0)).is_ok());
         assert_eq!(access.sub(3), None);
         access.start_reporting(3);
         assert_eq!(access.sub(3).as_deref(), Some("w"));
-        assert!(access.show(3, &token("w", 60), at(2)).is_ok());
+        assert!(show(&mut access, 3, &token("w", 60), at(2)).is_ok());
         assert_eq!(access.sub(3).as_deref(), Some("w"));
         access.forget(3);
         assert_eq!(access.sub(3), None);
+    }
+
+    #[test]
+    fn token_applies_within_its_call_and_to_the_table_when_it_is_stored() {
+        let mut access = access();
+        let mut conn = ConnAccess::new(&access, 1);
+        assert_eq!(conn.show(&token("u", 60), at(0)), Ok(Shown::Next));
+        assert!(conn.may_publish(&ChannelName::new("b").unwrap()));
+        assert_eq!(conn.show(&token("u", 60), at(0)), Err(ShowError::TooSoon));
+        let change = conn.into_change().unwrap();
+        assert!(access.is_empty() && !may_publish(&access, 1, "b"));
+        access.store(1, change);
+        assert!(may_publish(&access, 1, "b"));
+        assert!(ConnAccess::new(&access, 1).into_change().is_none());
     }
 
     #[test]
@@ -486,9 +468,9 @@ mod tests {
         let mut access = access();
         for (slot, sub) in [(7, "u"), (2, "v"), (5, "u")] {
             let grant = access.verify(&token(sub, 60)).unwrap();
-            access.admit(slot, grant, Warning::None, at(0));
+            admit(&mut access, slot, grant, Warning::None, at(0));
         }
-        access.await_token(9, join(), Deadline(0));
+        await_token(&mut access, 9, Deadline(0));
         assert_eq!(access.slots_of("u"), [5, 7]);
         assert!(access.slots_of("w").is_empty());
     }

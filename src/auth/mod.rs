@@ -52,7 +52,7 @@ mod mint;
 mod rsa;
 mod verify;
 
-pub use access::{Access, Due, ShowError, Shown, Warning};
+pub use access::{Access, Due, ShowError, Shown, TokenChange, Warning};
 pub use conn_access::ConnAccess;
 pub use grant::Grant;
 pub use jwk::{Ignored, KeyName, KeySet, Reason};

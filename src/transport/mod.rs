@@ -396,7 +396,7 @@ pub(crate) mod test_context {
                 metrics: &self.metrics,
                 work: &mut self.work,
                 inflater: &mut self.inflater,
-                access: ConnAccess::new(&mut self.access, 5),
+                access: ConnAccess::new(&self.access, 5),
                 frames: &mut self.frames,
                 effects: &mut self.effects,
             }

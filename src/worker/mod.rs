@@ -496,11 +496,14 @@ impl<N: Net> Worker<N> {
             metrics: &self.parts.metrics,
             work: &mut self.work,
             inflater: &mut self.scratch.inflater,
-            access: ConnAccess::new(&mut self.access, id.slot),
+            access: ConnAccess::new(&self.access, id.slot),
             frames: &mut self.scratch.frames,
             effects: &mut self.scratch.effects,
         };
         let result = act(&mut slot.conn, &mut self.scratch.out, &mut context);
+        if let Some(change) = context.access.into_change() {
+            self.access.store(id.slot, change);
+        }
         debug_assert!(self.scratch.out.is_empty());
         self.apply(id);
         self.list_to_flush(id);

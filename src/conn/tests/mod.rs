@@ -81,11 +81,15 @@ impl Rig {
             metrics: &self.metrics,
             work: &mut work,
             inflater: &mut self.inflater,
-            access: ConnAccess::new(&mut self.access, 1),
+            access: ConnAccess::new(&self.access, 1),
             frames: &mut 0,
             effects: &mut self.effects,
         };
-        act(&mut self.conn, &mut self.out, &mut context)
+        let result = act(&mut self.conn, &mut self.out, &mut context);
+        if let Some(change) = context.access.into_change() {
+            self.access.store(1, change);
+        }
+        result
     }
 
     pub(super) fn feed(&mut self, bytes: &[u8]) {

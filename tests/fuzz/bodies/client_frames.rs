@@ -67,7 +67,7 @@ fn run(pieces: &[&[u8]], envelope: Envelope, compression: Compression) -> Outcom
     config.limits.client_message_bytes = MESSAGE_BYTES_MAX;
     let metrics = WorkerMetrics::default();
     let mut inflater = Inflater::default();
-    let mut access = Access::default();
+    let access = Access::default();
     let mut outcome = Outcome {
         flow: Flow::Open,
         out: Vec::new(),
@@ -96,7 +96,7 @@ fn run(pieces: &[&[u8]], envelope: Envelope, compression: Compression) -> Outcom
         metrics: &metrics,
         work: &mut work,
         inflater: &mut inflater,
-        access: ConnAccess::new(&mut access, 2),
+        access: ConnAccess::new(&access, 2),
         frames: &mut 0,
         effects: &mut outcome.effects,
     };

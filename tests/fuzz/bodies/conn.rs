@@ -213,11 +213,14 @@ impl<'c> Harness<'c> {
             metrics: &self.metrics,
             work: &mut work,
             inflater: &mut self.inflater,
-            access: ConnAccess::new(&mut self.access, SLOT),
+            access: ConnAccess::new(&self.access, SLOT),
             frames: &mut 0,
             effects: &mut self.effects,
         };
         let result = act(&mut self.conn, &mut self.out, &mut context);
+        if let Some(change) = context.access.into_change() {
+            self.access.store(SLOT, change);
+        }
         assert!(self.out.is_empty(), "output outside the outbox");
         let waits = self.conn.outbox().control_bytes();
         assert!(!self.has_fin || waits <= before, "output after the FIN");

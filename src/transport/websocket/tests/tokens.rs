@@ -104,7 +104,10 @@ fn awaited_token_must_allow_the_channels_of_the_request() {
             origin: Origin::Request,
         };
         let slot = world.context().conn.slot;
-        world.access.await_token(slot, join, Deadline(1));
+        let mut context = world.context();
+        context.access.await_token(join, Deadline(1));
+        let change = context.access.into_change().unwrap();
+        world.access.store(slot, change);
         let auth = format!(r#"{{"type":"auth","token":"{token}","ref":1}}"#);
         let (answers, _) = send(&mut world, &[subscribe("a"), auth]);
         assert_eq!(answers, ["not_authenticated", answer]);
