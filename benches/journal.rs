@@ -54,6 +54,7 @@ fn append(record_writer: &mut RecordWriter, payload: &str) {
             event: None,
             key: None,
             dedupe: None,
+            is_from_client: false,
             traceparent: None,
             payload: PayloadRef::Json(payload),
         }));

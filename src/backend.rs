@@ -175,6 +175,8 @@ pub struct ClientPublication {
     pub channel: ChannelName,
     /// The publication's JSON text as the client sent it.
     pub data: Box<str>,
+    /// The idempotency key, 1 to 256 bytes, if the client has sent one.
+    pub dedupe: Option<Box<str>>,
     /// The reference (`ref`) with which the client labelled the command. Without a reference, the
     /// client is notified of failures only.
     pub reference: Option<Reference>,

@@ -77,6 +77,8 @@ pub enum Effect {
         channel: ChannelName,
         /// The publication's JSON text.
         data: Box<str>,
+        /// The idempotency key, if the client has sent one.
+        dedupe: Option<Box<str>>,
         /// The reference (`ref`) with which the client labelled the command, if any.
         reference: Option<Reference>,
         /// The receivers of the publication.

@@ -407,6 +407,9 @@ pub const DEDUPE_KEYS_MAX: usize = 65_536;
 pub const DEDUPE_WINDOW_MS: u64 = 120_000;
 /// The maximum length of each idempotency key, conflation key and event type, in bytes.
 pub const LABEL_BYTES_MAX: usize = 256;
+/// The maximum length of an idempotency key in the server's tables. The key of a client is stored
+/// with the subject of the client's token, the subject's length and a colon.
+pub const DEDUPE_BYTES_MAX: usize = LABEL_BYTES_MAX + TOKEN_SUB_BYTES_MAX + 4;
 /// The maximum depth of arrays and objects in a JSON payload from a feeder or a client.
 pub const JSON_LEVELS_MAX: usize = 128;
 /// The maximum number of digits of a number in a JSON payload, including its fraction and exponent.

@@ -47,7 +47,7 @@ use crate::config::Config;
 use crate::config::limits::{FILES_CHECK_MS, LINGER_MS};
 use crate::health::{Health, Part};
 use crate::id::{Cursor, Sequence};
-use crate::log::dedupe::Dedupe;
+use crate::log::dedupe::DedupeKeys;
 use crate::metrics::FeedMetrics;
 use crate::sys::clock::Clock;
 use crate::sys::wake::Wake;
@@ -120,7 +120,7 @@ impl FeedLoop {
                     epoch: parts.epoch,
                     sequence: Sequence::ZERO,
                 },
-                dedupe: Dedupe::new(fastrand::u64(..)),
+                dedupe: DedupeKeys::new(fastrand::u64(..)),
                 journal: None,
             },
         };

@@ -498,6 +498,7 @@ fn consumer_that_has_shut_down_its_sending_side_receives_until_it_closes() {
             sub: None,
             channel: ChannelName::new(name).unwrap(),
             data: "1".into(),
+            dedupe: None,
             reference: None,
             audience: Audience::Consumers,
             traceparent: None,

@@ -15,8 +15,10 @@ pub(super) struct ChunkStats {
     pub(super) records: u64,
     /// The memory that the log would account for these records, in bytes. This is a lower bound.
     pub(super) held_bytes: u64,
-    /// The number of records with an idempotency key.
+    /// The number of records with an idempotency key of a feeder.
     pub(super) dedupes: u64,
+    /// The number of records with an idempotency key of a client.
+    pub(super) client_dedupes: u64,
     /// The time at which the newest record was published.
     pub(super) newest_us: u64,
 }
@@ -25,7 +27,11 @@ impl ChunkStats {
     pub(super) fn add(&mut self, record: &Record<'_>) {
         self.records += 1;
         self.held_bytes += held_bytes(record);
-        self.dedupes += u64::from(record.dedupe.is_some());
+        let has_key = u64::from(record.dedupe.is_some());
+        match record.is_from_client {
+            true => self.client_dedupes += has_key,
+            false => self.dedupes += has_key,
+        }
         self.newest_us = self.newest_us.max(record.published_us);
     }
 
@@ -34,6 +40,7 @@ impl ChunkStats {
             records: self.records + other.records,
             held_bytes: self.held_bytes + other.held_bytes,
             dedupes: self.dedupes + other.dedupes,
+            client_dedupes: self.client_dedupes + other.client_dedupes,
             newest_us: self.newest_us.max(other.newest_us),
         }
     }
@@ -43,10 +50,15 @@ impl ChunkStats {
         debug_assert!(self.records >= other.records, "{other:?} of {self:?}");
         debug_assert!(self.held_bytes >= other.held_bytes, "{other:?} of {self:?}");
         debug_assert!(self.dedupes >= other.dedupes, "{other:?} of {self:?}");
+        debug_assert!(
+            self.client_dedupes >= other.client_dedupes,
+            "{other:?} of {self:?}"
+        );
         Self {
             records: self.records.saturating_sub(other.records),
             held_bytes: self.held_bytes.saturating_sub(other.held_bytes),
             dedupes: self.dedupes.saturating_sub(other.dedupes),
+            client_dedupes: self.client_dedupes.saturating_sub(other.client_dedupes),
             newest_us: self.newest_us,
         }
     }
@@ -76,9 +88,11 @@ pub(super) fn is_unneeded(
     let is_out_of_log = age_us > bounds.age_ms.saturating_mul(1000)
         || later.records >= bounds.entries
         || later.held_bytes > bounds.bytes;
-    let is_out_of_dedupe = stats.dedupes == 0
-        || age_us > DEDUPE_WINDOW_MS * 1000
-        || later.dedupes >= DEDUPE_KEYS_MAX as u64;
+    // The keys of feeders and of clients are in separate tables, each with this bound.
+    let is_out_of = |keys: u64, later: u64| keys == 0 || later >= DEDUPE_KEYS_MAX as u64;
+    let is_out_of_dedupe = age_us > DEDUPE_WINDOW_MS * 1000
+        || is_out_of(stats.dedupes, later.dedupes)
+            && is_out_of(stats.client_dedupes, later.client_dedupes);
     is_out_of_log && is_out_of_dedupe
 }
 
@@ -105,6 +119,7 @@ mod tests {
                 event: None,
                 key: None,
                 dedupe,
+                is_from_client: false,
                 traceparent: None,
                 payload: PayloadRef::Text("x"),
             });
@@ -134,5 +149,27 @@ mod tests {
             ..stats(10, None)
         };
         assert!(is_unneeded(one, many, BOUNDS, 0));
+    }
+
+    #[test]
+    fn keys_of_clients_do_not_displace_keys_of_feeders() {
+        let feeders = stats(5, Some("k"));
+        let clients = ChunkStats {
+            dedupes: 0,
+            client_dedupes: 5,
+            ..feeders
+        };
+        let later = |dedupes, client_dedupes| ChunkStats {
+            dedupes,
+            client_dedupes,
+            ..stats(10, None)
+        };
+        let most = DEDUPE_KEYS_MAX as u64;
+        assert!(!is_unneeded(feeders, later(0, most), BOUNDS, 0));
+        assert!(!is_unneeded(clients, later(most, 0), BOUNDS, 0));
+        assert!(is_unneeded(clients, later(0, most), BOUNDS, 0));
+        let both = feeders.plus(clients);
+        assert!(!is_unneeded(both, later(most, 0), BOUNDS, 0));
+        assert!(is_unneeded(both, later(most, most), BOUNDS, 0));
     }
 }

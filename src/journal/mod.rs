@@ -198,8 +198,9 @@ impl Journal {
         Arc::clone(self.open.as_ref().unwrap_or(&self.newest))
     }
 
-    /// Adds a publication to the batch.
-    pub fn stage(&mut self, publication: &Publication, dedupe: Option<&str>) {
+    /// Adds a publication to the batch. `is_from_client` is true if a client chose the idempotency
+    /// key.
+    pub fn stage(&mut self, publication: &Publication, dedupe: Option<&str>, is_from_client: bool) {
         let ttl_us = publication
             .expires()
             .map(|expires| expires.0.saturating_sub(publication.published.0));
@@ -210,6 +211,7 @@ impl Journal {
             event: publication.event(),
             key: publication.key(),
             dedupe,
+            is_from_client,
             traceparent: publication.traceparent().copied(),
             payload: PayloadRef::of(&publication.payload),
         });

@@ -80,6 +80,7 @@ pub(super) fn record(text: &str) -> Record<'_> {
         event: None,
         key: None,
         dedupe: None,
+        is_from_client: false,
         traceparent: None,
         payload: PayloadRef::Text(text),
     }

@@ -6,7 +6,7 @@
 //! decoded record borrows from its input.
 
 use crate::certain;
-use crate::config::limits::{JOURNAL_RECORD_BYTES_MAX, LABEL_BYTES_MAX};
+use crate::config::limits::{DEDUPE_BYTES_MAX, JOURNAL_RECORD_BYTES_MAX, LABEL_BYTES_MAX};
 use crate::frame::Payload;
 use crate::id::CHANNEL_NAME_BYTES_MAX;
 use crate::traceparent::TraceParent;
@@ -20,7 +20,7 @@ const HAS_KEY: u8 = 0b0000_1000;
 const HAS_DEDUPE: u8 = 0b0001_0000;
 const HAS_TTL: u8 = 0b0010_0000;
 const HAS_TRACEPARENT: u8 = 0b0100_0000;
-const KNOWN: u8 = KIND_MASK | HAS_EVENT | HAS_KEY | HAS_DEDUPE | HAS_TTL | HAS_TRACEPARENT;
+const IS_FROM_CLIENT: u8 = 0b1000_0000;
 
 /// A publication in the journal, with borrowed texts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +37,8 @@ pub struct Record<'a> {
     pub key: Option<&'a str>,
     /// The idempotency key.
     pub dedupe: Option<&'a str>,
+    /// Whether a client sent the publication, so that the idempotency key is one of a client.
+    pub is_from_client: bool,
     /// The trace context.
     pub traceparent: Option<TraceParent>,
     /// The payload.
@@ -109,12 +111,18 @@ fn push_body(record: &Record<'_>, out: &mut Vec<u8>) {
     let ttl_flag = if record.ttl_us.is_some() { HAS_TTL } else { 0 };
     let has_traceparent = record.traceparent.is_some();
     let traced_flag = if has_traceparent { HAS_TRACEPARENT } else { 0 };
+    let client_flag = if record.is_from_client {
+        IS_FROM_CLIENT
+    } else {
+        0
+    };
     let flags = record.payload.kind()
         | flag(record.event, HAS_EVENT)
         | flag(record.key, HAS_KEY)
         | flag(record.dedupe, HAS_DEDUPE)
         | ttl_flag
-        | traced_flag;
+        | traced_flag
+        | client_flag;
     out.extend_from_slice(&record.published_us.to_le_bytes());
     out.extend_from_slice(&record.ttl_us.unwrap_or(0).to_le_bytes());
     let labels = [record.event, record.key, record.dedupe];
@@ -148,14 +156,13 @@ pub fn decode(mut rest: &[u8]) -> Option<Record<'_>> {
     let [event, key, dedupe] = lengths;
     let event = label(&mut rest, event, flags & HAS_EVENT != 0)?;
     let key = label(&mut rest, key, flags & HAS_KEY != 0)?;
-    let dedupe = label(&mut rest, dedupe, flags & HAS_DEDUPE != 0)?;
+    let dedupe = within(&mut rest, dedupe, DEDUPE_BYTES_MAX, flags & HAS_DEDUPE != 0)?;
     let traceparent = match flags & HAS_TRACEPARENT {
         0 => None,
         _ => Some(TraceParent::from_binary(take(&mut rest)?)?),
     };
-    let is_known = flags & !KNOWN == 0;
     let has_ttl = flags & HAS_TTL != 0;
-    let is_plausible = is_known && (1..=CHANNEL_NAME_BYTES_MAX).contains(&channel.len());
+    let is_plausible = (1..=CHANNEL_NAME_BYTES_MAX).contains(&channel.len());
     if !is_plausible || (!has_ttl && ttl_us != 0) {
         return None;
     }
@@ -172,14 +179,24 @@ pub fn decode(mut rest: &[u8]) -> Option<Record<'_>> {
         event,
         key,
         dedupe,
+        is_from_client: flags & IS_FROM_CLIENT != 0,
         traceparent,
         payload,
     })
 }
 
 fn label<'a>(rest: &mut &'a [u8], bytes: usize, is_there: bool) -> Option<Option<&'a str>> {
+    within(rest, bytes, LABEL_BYTES_MAX, is_there)
+}
+
+fn within<'a>(
+    rest: &mut &'a [u8],
+    bytes: usize,
+    bytes_max: usize,
+    is_there: bool,
+) -> Option<Option<&'a str>> {
     match is_there {
-        true if bytes <= LABEL_BYTES_MAX => text(rest, bytes).map(Some),
+        true if bytes <= bytes_max => text(rest, bytes).map(Some),
         false if bytes == 0 => Some(None),
         true | false => None,
     }
@@ -207,12 +224,12 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
 
 /// Returns the length of a label as a 16-bit number. The feed has already limited the length.
 fn short(length: usize) -> u16 {
-    debug_assert!(length <= LABEL_BYTES_MAX, "{length}");
+    debug_assert!(length <= DEDUPE_BYTES_MAX, "{length}");
     certain::to_u16(length)
 }
 
 const _: () = assert!(CHANNEL_NAME_BYTES_MAX <= u8::MAX as usize);
-const _: () = assert!(LABEL_BYTES_MAX <= u16::MAX as usize);
+const _: () = assert!(DEDUPE_BYTES_MAX <= u16::MAX as usize);
 
 #[cfg(test)]
 mod tests {
@@ -228,6 +245,7 @@ mod tests {
             event: Some("greeting"),
             key: Some(""),
             dedupe: Some("d-1"),
+            is_from_client: false,
             traceparent: TraceParent::from_binary([7; 25]),
             payload: PayloadRef::Json("{\"a\":\"ü\"}"),
         }
@@ -246,6 +264,7 @@ mod tests {
             event: None,
             key: None,
             dedupe: None,
+            is_from_client: false,
             traceparent: None,
             payload: PayloadRef::Bytes(&[0, 255]),
             ..record()
@@ -293,6 +312,7 @@ mod tests {
             event: Some("e"),
             key: Some("k"),
             dedupe: Some("d"),
+            is_from_client: false,
             traceparent: None,
             payload: PayloadRef::Json("[1]"),
         };

@@ -26,7 +26,7 @@ use crate::frame::Publication;
 use crate::frame::publication::is_reserved_event;
 use crate::id::{ChannelName, Epoch, Sequence};
 use crate::log::Writer;
-use crate::log::dedupe::Dedupe;
+use crate::log::dedupe::DedupeKeys;
 use crate::metrics::FeedMetrics;
 use crate::sys::wake::Wake;
 use crate::time::Now;
@@ -61,7 +61,7 @@ pub struct RecoveredFeed {
     /// The journal.
     pub journal: Journal,
     /// The idempotency keys that were used within the window.
-    pub dedupe: Dedupe,
+    pub dedupe: DedupeKeys,
 }
 
 /// The parameters of [`open`].
@@ -143,7 +143,7 @@ pub struct Collector<'a> {
     epochs: Epochs,
     /// The writer of the log; `None` before the first record or loss is replayed.
     writer: Option<Writer>,
-    dedupe: Dedupe,
+    dedupe: DedupeKeys,
     /// The number of records that cannot be replayed, because no channel can have their name.
     unreplayed: u64,
 }
@@ -157,7 +157,7 @@ impl<'a> Collector<'a> {
             unix_us,
             epochs: Epochs::new(context.fresh),
             writer: None,
-            dedupe: Dedupe::new(context.dedupe_seed),
+            dedupe: DedupeKeys::new(context.dedupe_seed),
             unreplayed: 0,
         }
     }
@@ -198,9 +198,10 @@ impl<'a> Collector<'a> {
         let published = Now(now.0.saturating_sub(age_us));
         let id = self.epochs.id(sequence);
         if let Some(key) = record.dedupe
-            && self.dedupe.first_id(&channel, key, published).is_none()
+            && let keys = self.dedupe.of(record.is_from_client)
+            && keys.first(&channel, key, published).is_none()
         {
-            self.dedupe.remember(&channel, key, id, published);
+            keys.remember(&channel, key, id, published);
         }
         let payload = record.payload.to_payload();
         // An earlier version may have accepted a reserved event type. The payload is kept without
@@ -226,7 +227,7 @@ impl<'a> Collector<'a> {
 
     /// Returns the replayed log and keys.
     #[must_use]
-    pub fn finish(self, record_writer: &RecordWriter) -> (Writer, Dedupe) {
+    pub fn finish(self, record_writer: &RecordWriter) -> (Writer, DedupeKeys) {
         if self.unreplayed > 0 {
             tracing::warn!(
                 records = self.unreplayed,
@@ -371,6 +372,7 @@ mod tests {
                 event: Some(event),
                 key: None,
                 dedupe: None,
+                is_from_client: false,
                 traceparent: None,
                 payload: PayloadRef::Text("x"),
             };

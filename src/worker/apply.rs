@@ -50,6 +50,7 @@ impl<N: Net> Worker<N> {
                 Effect::Publish {
                     channel,
                     data,
+                    dedupe,
                     reference,
                     audience,
                     traceparent,
@@ -59,6 +60,7 @@ impl<N: Net> Worker<N> {
                         sub: self.access.sub(id.slot),
                         channel,
                         data,
+                        dedupe,
                         reference,
                         audience,
                         traceparent,

@@ -270,6 +270,65 @@ fn client_publication_is_broadcast_if_the_namespace_allows_it() {
     );
 }
 
+/// Publishes with an idempotency key. Returns the answer.
+fn publish_once(client: &mut Socket, channel: &str, data: u64, key: &str) -> Value {
+    let command = json!({
+        "type": "publish", "channel": channel, "data": data, "dedupe": key, "ref": data,
+    });
+    client.send(&command);
+    client.json()
+}
+
+#[test]
+fn repeated_key_of_a_client_gets_the_first_result() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = guarded(folder.path());
+    let query = |sub: Option<&str>| {
+        let mut command = fanfare();
+        command.args(["token", "--publish", "*", "--expires-in", "60"]);
+        command.arg("--key").arg(folder.path().join("secret"));
+        command.args(sub.map(|sub| format!("--sub={sub}")));
+        let token = String::from_utf8(command.output().unwrap().stdout).unwrap();
+        format!("channel=open&token={}", token.trim())
+    };
+    let client = |sub: Option<&str>| welcomed(&server, &query(sub)).0;
+    let mut alice = client(Some("alice"));
+    let first = publish_once(&mut alice, "room:1", 1, "k");
+    assert_eq!(first["type"], "ok", "{first}");
+    // The repetition arrives on another connection. Its payload is not looked at.
+    drop(alice);
+    let mut alice = client(Some("alice"));
+    let again = publish_once(&mut alice, "room:1", 2, "k");
+    assert_eq!((&again["id"], &again["ref"]), (&first["id"], &json!(2)));
+    let mut ids = vec![first["id"].clone()];
+    ids.extend([
+        publish_once(&mut alice, "room:2", 3, "k")["id"].clone(),
+        publish_once(&mut alice, "room:1", 4, "l")["id"].clone(),
+        publish_once(&mut client(Some("bob")), "room:1", 5, "k")["id"].clone(),
+        publish_once(&mut client(None), "room:1", 6, "k")["id"].clone(),
+    ]);
+    let mut feeder = Feeder::connect(&server.feed);
+    feeder.send(&json!({"channel": "room:1", "data": 7, "dedupe": "k", "ack": true}));
+    let answer = feeder.answer();
+    assert_eq!(answer.get("repeated"), None, "{answer}");
+    ids.push(answer["id"].clone());
+    let different: BTreeSet<_> = ids.iter().map(Value::to_string).collect();
+    assert_eq!(different.len(), 6, "{ids:?}");
+    server.await_metric("fanfare_publications_total", 6.0);
+    assert_eq!(server.metric("fanfare_feed_repeated_total"), 1.0);
+
+    // A publication that no consumer wants may be sent again with the same key.
+    let refused = publish_once(&mut alice, "chat:1", 8, "k");
+    assert_eq!(refused["code"], "no_consumer", "{refused}");
+    let mut backend = consumer(&server, &json!(["chat:*"]), false);
+    let taken = json!({"type": "ok", "ref": 9});
+    assert_eq!(publish_once(&mut alice, "chat:1", 9, "k"), taken);
+    assert_eq!(publish_once(&mut alice, "chat:1", 9, "k"), taken);
+    assert_eq!(publish_once(&mut alice, "chat:1", 10, "l")["type"], "ok");
+    let received = [backend.answer(), backend.answer()].map(|line| line["data"].clone());
+    assert_eq!(received, [json!(9), json!(10)]);
+}
+
 #[test]
 fn consumer_receives_notices_of_subscriptions() {
     let server = Server::with(OPEN, &[]);

@@ -356,6 +356,30 @@ fn acknowledged_client_publication_survives_a_kill() {
 }
 
 #[test]
+fn repeated_key_of_a_client_gets_the_first_id_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let publish = |server: &Server| {
+        let mut client = Socket::subscribed(server.addr, "channel=c");
+        client.send(&json!({
+            "type": "publish", "channel": "room:1", "data": 1, "dedupe": "k", "ref": 1,
+        }));
+        client.json()["id"].clone()
+    };
+    let mut first_run = open_server(folder.path(), "batch");
+    let first = publish(&first_run);
+    assert!(first.is_string(), "{first}");
+    first_run.signal("KILL");
+    first_run.wait();
+    let second_run = open_server(folder.path(), "batch");
+    assert_eq!(publish(&second_run), first);
+    // A key of a client is not a key of a feeder, also after the restart.
+    let mut feeder = Feeder::connect(&second_run.feed);
+    feeder.send(&json!({"channel": "room:1", "data": 1, "dedupe": ":k", "ack": true}));
+    assert_eq!(feeder.answer().get("repeated"), None);
+    second_run.signal("KILL");
+}
+
+#[test]
 fn namespace_rules_hold_for_publications_from_before_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let mut first = open_server(folder.path(), "os");

@@ -343,6 +343,7 @@ impl Journal {
             event: publication.event(),
             key: publication.key(),
             dedupe: None,
+            is_from_client: false,
             traceparent: publication.traceparent().copied(),
             payload: PayloadRef::of(&publication.payload),
         });

@@ -162,6 +162,7 @@ mod tests {
             sub: Some("a\"l".into()),
             channel: channel(name),
             data: data.into(),
+            dedupe: None,
             reference: None,
             audience: Audience::Consumers,
             traceparent: None,

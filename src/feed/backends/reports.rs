@@ -30,6 +30,7 @@ use crate::feed::protocol::refusal::Refusal;
 use crate::feed::sequencer::{Acknowledge, Sequencer};
 use crate::frame::Payload;
 use crate::id::ConnName;
+use crate::log::dedupe::{Dedupe, client_key};
 use crate::metrics::FeedMetrics;
 use crate::time::{Deadline, Now};
 use crate::warnings::{self, Event, WarningKind, Warnings};
@@ -52,6 +53,9 @@ pub(crate) struct ReportRouter {
     deadline: Option<Deadline>,
     /// The replies that need confirmations of workers or the journal, oldest first.
     pending_replies: VecDeque<PendingReply>,
+    /// The idempotency keys of publications that consumers have received. They are not in the log,
+    /// so their keys are forgotten at a restart.
+    consumed: Dedupe<()>,
     metrics: Arc<FeedMetrics>,
     warnings: Arc<Warnings>,
 }
@@ -117,6 +121,7 @@ impl ReportRouter {
             stalled: Vec::new(),
             deadline: None,
             pending_replies: VecDeque::new(),
+            consumed: Dedupe::new(fastrand::u64(..)),
             metrics,
             warnings,
         }
@@ -375,24 +380,48 @@ impl ReportRouter {
             Report::Publish(publication) if publication.audience == Audience::Subscribers => {
                 self.broadcast(publication, sequencer, now);
             }
+            Report::Publish(publication) if self.is_repeated(&publication, now) => {
+                self.metrics.repeated.increment();
+                answer(publication, PublishOutcome::Consumed, sequencer);
+            }
             Report::Lost(_) | Report::Notice(_) | Report::Publish(_) => {
                 let consumers = deliver(&report, Feeder::queue_report, feeders, touched);
                 self.count(&report, consumers);
                 if let Report::Publish(publication) = report {
-                    answer(publication, consumers, sequencer);
+                    let outcome = match consumers {
+                        0 => PublishOutcome::NoConsumer,
+                        _ => self.note_consumed(&publication, now),
+                    };
+                    answer(publication, outcome, sequencer);
                 }
             }
         }
     }
 
+    /// Whether consumers already have the first publication with this idempotency key.
+    fn is_repeated(&mut self, publication: &ClientPublication, now: Now) -> bool {
+        let key = scoped_key(publication);
+        let consumed = key.and_then(|key| self.consumed.first(&publication.channel, &key, now));
+        consumed.is_some()
+    }
+
+    /// Remembers the idempotency key of a publication that consumers have received.
+    fn note_consumed(&mut self, publication: &ClientPublication, now: Now) -> PublishOutcome {
+        if let Some(key) = scoped_key(publication) {
+            self.consumed.remember(&publication.channel, &key, (), now);
+        }
+        PublishOutcome::Consumed
+    }
+
     /// Assigns a number to a client's publication and sends it to the channel's subscribers.
     fn broadcast(&mut self, publication: ClientPublication, sequencer: &mut Sequencer, now: Now) {
+        let key = scoped_key(&publication);
         let draft = Draft {
             channels: Channels::One(publication.channel),
             payload: Payload::Json(minify(&publication.data)),
             event: None,
             key: None,
-            dedupe: None,
+            dedupe: key.map(String::into_boxed_str),
             ttl: None,
             traceparent: publication.traceparent,
             is_from_client: true,
@@ -518,13 +547,15 @@ fn warn_of_cut_off(warnings: &Warnings, feeder: &Feeder, now: Now) {
     }
 }
 
-fn answer(publication: ClientPublication, consumers: usize, sequencer: &mut Sequencer) {
-    let outcome = match consumers {
-        0 => PublishOutcome::NoConsumer,
-        _ => PublishOutcome::Consumed,
-    };
+/// Returns the text under which the idempotency key of a client's publication is remembered.
+fn scoped_key(publication: &ClientPublication) -> Option<String> {
+    let key = publication.dedupe.as_deref()?;
+    Some(client_key(publication.sub.as_deref(), key))
+}
+
+fn answer(publication: ClientPublication, outcome: PublishOutcome, sequencer: &mut Sequencer) {
     // A client that sent no reference expects no reply on success.
-    if consumers == 0 || publication.reference.is_some() {
+    if outcome != PublishOutcome::Consumed || publication.reference.is_some() {
         let reference = publication.reference;
         sequencer.send_to_conn(
             publication.from,

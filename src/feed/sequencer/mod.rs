@@ -29,7 +29,7 @@ use crate::journal::commit_state::Commit;
 #[cfg(test)]
 use crate::log::EpochChange;
 use crate::log::Writer;
-use crate::log::dedupe::Dedupe;
+use crate::log::dedupe::DedupeKeys;
 use crate::metrics::FeedMetrics;
 use crate::spans::{PublicationSpan, Tracer};
 use crate::sys::clock::Clock;
@@ -44,7 +44,7 @@ pub(super) struct Sequencer {
     /// The last assigned id.
     head: Cursor,
     writer: Writer,
-    dedupe: Dedupe,
+    dedupe: DedupeKeys,
     mailboxes: Vec<Mailbox>,
     batch: Vec<Staged>,
     outgoing: Outgoing,
@@ -73,7 +73,7 @@ struct Staged {
 #[derive(Debug)]
 pub(super) struct SequencerStart {
     pub(super) head: Cursor,
-    pub(super) dedupe: Dedupe,
+    pub(super) dedupe: DedupeKeys,
     pub(super) journal: Option<Journal>,
 }
 
@@ -420,7 +420,7 @@ impl Sequencer {
             publication,
             worker_ack: worker_ack.clone(),
         };
-        let _outcome = self.push(staged, None);
+        let _outcome = self.push(staged, None, draft.is_from_client);
         Ack {
             id,
             worker_ack,
@@ -441,7 +441,8 @@ impl Sequencer {
                     last = self.next_id();
                     fresh.push((last, channel));
                     if let Some(key) = &draft.dedupe {
-                        self.dedupe.remember(channel, key, last, now);
+                        let keys = self.dedupe.of(draft.is_from_client);
+                        keys.remember(channel, key, last, now);
                     }
                 }
             }
@@ -469,7 +470,9 @@ impl Sequencer {
                 publication,
                 worker_ack: worker_ack.clone(),
             };
-            if self.push(staged, draft.dedupe.as_deref()) == BatchOutcome::Refused {
+            if self.push(staged, draft.dedupe.as_deref(), draft.is_from_client)
+                == BatchOutcome::Refused
+            {
                 break;
             }
         }
@@ -481,7 +484,8 @@ impl Sequencer {
     }
 
     fn first_id(&mut self, channel: &ChannelName, draft: &Draft, now: Now) -> Option<Cursor> {
-        self.dedupe.first_id(channel, draft.dedupe.as_ref()?, now)
+        let keys = self.dedupe.of(draft.is_from_client);
+        keys.first(channel, draft.dedupe.as_ref()?, now)
     }
 
     fn next_id(&mut self) -> Cursor {
@@ -505,9 +509,9 @@ impl Sequencer {
         }
     }
 
-    fn push(&mut self, staged: Staged, dedupe: Option<&str>) -> BatchOutcome {
+    fn push(&mut self, staged: Staged, dedupe: Option<&str>, is_from_client: bool) -> BatchOutcome {
         if let Some(journal) = &mut self.journal {
-            journal.stage(&staged.publication, dedupe);
+            journal.stage(&staged.publication, dedupe, is_from_client);
         }
         self.batch_bytes += staged.publication.bytes_held();
         self.batch.push(staged);

@@ -22,7 +22,7 @@ fn sequencer() -> (Sequencer, Inbox) {
             epoch: Epoch::new(1),
             sequence: Sequence::ZERO,
         },
-        dedupe: Dedupe::new(7),
+        dedupe: DedupeKeys::new(7),
         journal: None,
     };
     let writer = Writer::new(&Config::default(), Sequence::ZERO);

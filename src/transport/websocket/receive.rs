@@ -446,11 +446,13 @@ fn handle_command(text: &str, out: &mut Vec<u8>, context: &mut Context<'_>) -> R
         Action::Publish {
             channel,
             data,
+            dedupe,
             traceparent,
         } => match publish_audience(&channel, context) {
             Some(audience) => Effect::Publish {
                 channel,
                 data,
+                dedupe,
                 reference,
                 audience,
                 traceparent,

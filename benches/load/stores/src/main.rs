@@ -219,6 +219,7 @@ fn record(sequence: u64, payload: &str) -> Record<'_> {
         event: None,
         key: None,
         dedupe: None,
+        is_from_client: false,
         traceparent: None,
         payload: PayloadRef::Text(payload),
     }

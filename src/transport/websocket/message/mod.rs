@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::certain;
-use crate::config::limits::WINDOW_PUBLICATIONS_MAX;
+use crate::config::limits::{LABEL_BYTES_MAX, WINDOW_PUBLICATIONS_MAX};
 use crate::context::Context;
 use crate::effect::{Reference, Window};
 use crate::frame::Payload;
@@ -50,6 +50,7 @@ pub(super) enum Action {
     Publish {
         channel: ChannelName,
         data: Box<str>,
+        dedupe: Option<Box<str>>,
         traceparent: Option<Box<TraceParent>>,
     },
     /// Subscribe to a channel.
@@ -85,6 +86,8 @@ pub(super) enum Refusal {
         Reference::BYTES_MAX
     )]
     BadReference,
+    #[error("dedupe is a string of 1 to {LABEL_BYTES_MAX} bytes")]
+    BadDedupe,
     #[error("last is a whole number from 0 to {}", u32::MAX)]
     BadLast,
     #[error("traceparent is {0}")]
@@ -141,6 +144,7 @@ impl Refusal {
             Self::BadId | Self::UnknownEpoch => "bad_id",
             Self::BadJson | Self::JsonLimit(_) => "bad_json",
             Self::BadReference => "bad_ref",
+            Self::BadDedupe => "bad_dedupe",
             Self::BadLast => "bad_last",
             Self::BadTraceparent(_) => "bad_traceparent",
             Self::BadWindow => "bad_window",
@@ -172,6 +176,8 @@ struct Fields<'a> {
     channel: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "value")]
     data: Option<&'a RawValue>,
+    #[serde(borrow)]
+    dedupe: Option<&'a RawValue>,
     #[serde(borrow)]
     id: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -237,6 +243,7 @@ fn parse_action(fields: &Fields<'_>) -> Result<Action, Refusal> {
         Some("publish") => Ok(Action::Publish {
             channel: parse_channel(fields)?,
             data: Box::from(fields.data.ok_or(Refusal::DataMissing)?.get()),
+            dedupe: parse_dedupe(fields)?,
             traceparent: parse_traceparent(fields)?,
         }),
         Some("subscribe") => Ok(Action::Subscribe {
@@ -276,6 +283,14 @@ fn parse_since(fields: &Fields<'_>) -> Result<Since, Refusal> {
 fn parse_id(fields: &Fields<'_>) -> Result<Cursor, Refusal> {
     let id = fields.id.and_then(parse_string);
     id.and_then(|id| id.parse().ok()).ok_or(Refusal::BadId)
+}
+
+fn parse_dedupe(fields: &Fields<'_>) -> Result<Option<Box<str>>, Refusal> {
+    let key = |json| {
+        let key = parse_string(json).filter(|key| (1..=LABEL_BYTES_MAX).contains(&key.len()));
+        key.map(String::into_boxed_str).ok_or(Refusal::BadDedupe)
+    };
+    fields.dedupe.map(key).transpose()
 }
 
 fn parse_traceparent(fields: &Fields<'_>) -> Result<Option<Box<TraceParent>>, Refusal> {

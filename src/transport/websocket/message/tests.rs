@@ -122,6 +122,7 @@ fn data_may_be_null_and_no_other_field() {
         Action::Publish {
             channel,
             data,
+            dedupe: None,
             traceparent: None
         }
     );
@@ -158,9 +159,35 @@ fn publication_may_have_a_trace_context() {
         let expected = Action::Publish {
             channel: channel("c"),
             data: Box::from("1"),
+            dedupe: None,
             traceparent: expected.map(Box::new),
         };
         assert_eq!(parse(&text).unwrap().action, expected, "{text}");
+    }
+}
+
+#[test]
+fn publication_may_have_an_idempotency_key() {
+    let longest = "k".repeat(256);
+    let parsed = |json: &str| {
+        let text = format!(r#"{{"type":"publish","channel":"c","data":1,"dedupe":{json}}}"#);
+        match parse(&text).map(|command| command.action) {
+            Ok(Action::Publish { dedupe, .. }) => Ok(dedupe),
+            Ok(action) => panic!("{action:?}"),
+            Err(refused) => Err(refused.refusal.code()),
+        }
+    };
+    assert_eq!(parsed("null"), Ok(None));
+    for key in ["k", "\u{fc}", &longest] {
+        assert_eq!(parsed(&format!("{key:?}")), Ok(Some(key.into())));
+    }
+    for json in [
+        "1",
+        "\"\"",
+        "[]",
+        &format!("{longest:?}").replacen('k', "kk", 1),
+    ] {
+        assert_eq!(parsed(json), Err("bad_dedupe"), "{json}");
     }
 }
 

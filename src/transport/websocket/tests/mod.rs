@@ -243,6 +243,7 @@ fn publish_and_presence_reach_the_feed_where_the_namespace_allows_them() {
         Effect::Publish {
             channel: channel("c"),
             data: "{\"x\": 1}".into(),
+            dedupe: None,
             reference: Reference::from_json("3"),
             audience: Audience::Consumers,
             traceparent: None,

@@ -299,7 +299,8 @@ fn weight(report: &Report) -> usize {
         + match report {
             Report::Publish(publication) => {
                 let traced = publication.traceparent.as_ref();
-                publication.data.len() + traced.map_or(0, |_| TraceParent::BYTES)
+                let key = publication.dedupe.as_ref().map_or(0, |key| key.len());
+                publication.data.len() + key + traced.map_or(0, |_| TraceParent::BYTES)
             }
             Report::Count { .. } | Report::Lost(_) | Report::Notice(_) => 0,
         }

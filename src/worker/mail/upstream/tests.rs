@@ -40,6 +40,7 @@ fn publication(slot: u32, data: &str) -> Report {
         sub: None,
         channel: ChannelName::new("a").unwrap(),
         data: data.into(),
+        dedupe: None,
         reference: None,
         audience: Audience::Consumers,
         traceparent: None,
