@@ -88,9 +88,10 @@ impl<N: Net> Worker<N> {
         if gap.cause != GapCause::Slow {
             return;
         }
-        let missed = gap.missed.unwrap_or_default();
-        let channel = channel.as_str();
-        let cause = format_args!("a gap of {missed} publications of channel {channel}");
+        let cause = SlowGap {
+            channel: channel.as_str(),
+            missed: gap.missed,
+        };
         self.warn(id, WarningKind::SlowReader, &cause);
     }
 
@@ -143,6 +144,23 @@ impl<N: Net> Worker<N> {
     }
 }
 
+/// The cause of the warning about a gap.
+struct SlowGap<'a> {
+    channel: &'a str,
+    /// The number of missing publications, if it is known.
+    missed: Option<u64>,
+}
+
+impl fmt::Display for SlowGap<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { channel, missed } = self;
+        match missed {
+            Some(missed) => write!(f, "a gap of {missed} publications of channel {channel}"),
+            None => write!(f, "a gap of unknown size in channel {channel}"),
+        }
+    }
+}
+
 /// Refusals that a single client can cause have a kind of their own. So they cannot suppress the
 /// warnings about the server itself.
 fn kind_of(refused: AdmissionError) -> WarningKind {
@@ -165,6 +183,22 @@ fn cause_of(refused: AdmissionError) -> &'static str {
         }
         AdmissionError::Untrusted => {
             "the listener expects PROXY headers, and the peer is not in proxy.trusted"
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gap_of_unknown_size_has_no_number() {
+        for (missed, expected) in [
+            (Some(3), "a gap of 3 publications of channel a"),
+            (None, "a gap of unknown size in channel a"),
+        ] {
+            let channel = "a";
+            assert_eq!(SlowGap { channel, missed }.to_string(), expected);
         }
     }
 }
