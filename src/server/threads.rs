@@ -49,13 +49,8 @@ pub(super) fn check_added(current: &[Listen], latest: &[Listen]) -> Vec<Invalid>
                 "has `{address}`, but a reload cannot add an address with port 0"
             ));
         }
-        // An address and the unspecified address with the same port can be bound at the same time
-        // only with `SO_REUSEPORT`, as the workers bind them.
-        let is_shared = current
-            .iter()
-            .any(|one| one.address.port() == address.port());
-        let bound = match is_shared {
-            true => listener::bind(*address, SocketOptions::new(&Config::default())).map(drop),
+        let bound = match current.iter().any(|one| overlap(one.address, *address)) {
+            true => listener::probe_overlapping(*address),
             false => listener::probe(*address),
         };
         let error = bound.err()?;
@@ -67,6 +62,13 @@ pub(super) fn check_added(current: &[Listen], latest: &[Listen]) -> Vec<Invalid>
     problems
         .map(|message| Invalid::new("listen", message))
         .collect()
+}
+
+/// Whether two different addresses can be bound at the same time only with `SO_REUSEPORT`, as the
+/// workers bind them. So an address of this server can be added beside the other one.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let is_any = one.ip().is_unspecified() || other.ip().is_unspecified();
+    is_any && one.port() == other.port() && one.is_ipv4() == other.is_ipv4()
 }
 
 impl Listeners {

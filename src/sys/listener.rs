@@ -61,11 +61,30 @@ pub fn probe(address: SocketAddr) -> io::Result<()> {
     socket.listen(1)
 }
 
+/// Checks that an address can be bound although this process listens on an overlapping address, for
+/// example on `0.0.0.0` with the same port. The socket for this check does not listen, because the
+/// kernel would assign new connections to it and reset them at the end of the check.
+///
+/// # Errors
+/// Returns `AddrInUse` if a socket without `SO_REUSEPORT` or of another user listens on the
+/// address, or another error of `bind(2)`.
+pub fn probe_overlapping(address: SocketAddr) -> io::Result<()> {
+    shared_socket(address)?.bind(&address.into())
+}
+
 /// Binds a listener to an address. Several listeners can share the address.
 ///
 /// # Errors
 /// Returns the error of `setsockopt(2)`, `bind(2)` or `listen(2)`.
 pub fn bind(address: SocketAddr, options: SocketOptions) -> io::Result<TcpListener> {
+    let socket = shared_socket(address)?;
+    set_options(&SockRef::from(&socket), options)?;
+    socket.bind(&address.into())?;
+    socket.listen(LISTEN_BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn shared_socket(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -76,10 +95,7 @@ pub fn bind(address: SocketAddr, options: SocketOptions) -> io::Result<TcpListen
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    set_options(&SockRef::from(&socket), options)?;
-    socket.bind(&address.into())?;
-    socket.listen(LISTEN_BACKLOG)?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
 /// Sets the options on a listener that this process inherited.
@@ -137,5 +153,17 @@ mod tests {
         assert_eq!(probe(address).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(listener);
         probe(address).unwrap();
+    }
+
+    #[test]
+    fn probe_of_an_overlapping_address_takes_no_connection() {
+        let all = bind("0.0.0.0:0".parse().unwrap(), options()).unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], all.local_addr().unwrap().port()));
+        assert_eq!(probe(address).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let probed = shared_socket(address).unwrap();
+        probed.bind(&address.into()).unwrap();
+        let client = TcpStream::connect(address).unwrap();
+        let accepted = all.accept().unwrap().1;
+        assert_eq!(accepted, client.local_addr().unwrap());
     }
 }

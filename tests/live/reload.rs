@@ -8,6 +8,8 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
+use fanfare::config::Config;
+use fanfare::sys::listener::{self, SocketOptions};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::json;
 use tempfile::TempDir;
@@ -378,11 +380,15 @@ fn addresses_are_added_and_removed_and_open_connections_stay() {
     let mut socket = Socket::subscribed(first, "channel=a");
 
     let busy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    // Another program would share this address, and takes part of the connections.
+    let other = std::net::SocketAddr::new(second.ip(), first.port());
+    let _shared = listener::bind(other, SocketOptions::new(&Config::default())).unwrap();
     for (added, problem) in [
         (
             busy.local_addr().unwrap().to_string(),
             "Address already in use",
         ),
+        (other.to_string(), "Address already in use"),
         (String::from("127.0.0.1:0"), "port 0"),
         (format!("{second} tls"), "tls.certificates: is empty"),
     ] {
