@@ -19,6 +19,8 @@ pub(super) struct ListenerTable {
     closing: u64,
     /// The numbers under which the connections of the listeners are counted.
     numbers: Vec<ListenerNumber>,
+    /// The addresses that get a listener when a listener that is being closed has made room.
+    waiting: Vec<Listen>,
 }
 
 impl ListenerTable {
@@ -28,6 +30,7 @@ impl ListenerTable {
             open: parts.config.listen.iter().copied().map(Some).collect(),
             closing: 0,
             numbers: Vec::new(),
+            waiting: Vec::new(),
         };
         for index in 0..net.listener_count() {
             table.assign_number(index, net, parts);
@@ -58,6 +61,12 @@ impl ListenerTable {
         if let Some(place) = self.numbers.get_mut(index) {
             *place = number;
         }
+    }
+
+    /// Whether some of the configured addresses have no listener, for example because no descriptor
+    /// was left.
+    pub(super) fn has_missing(&self, listen: &[Listen]) -> bool {
+        self.kept().count() < listen.len()
     }
 
     /// Returns the open listeners that are not being closed.
@@ -96,30 +105,32 @@ impl<N: Net> Worker<N> {
                 }
             }
         }
+        self.listeners.waiting = wanted;
+        self.open_waiting();
+    }
+
+    /// Opens listeners for the addresses that have none, as far as there is room. Listeners that
+    /// are being closed still have their places.
+    fn open_waiting(&mut self) {
         let options = SocketOptions::new(&self.parts.config);
-        for listen in wanted {
-            match self.open_listener(listen, options) {
+        let open = self.listeners.open.iter().flatten().count();
+        let room = LISTENERS_MAX.saturating_sub(open);
+        let waiting = &mut self.listeners.waiting;
+        let next: Vec<_> = waiting.drain(..room.min(waiting.len())).collect();
+        for listen in next {
+            match self.net.open_listener(listen.address, options) {
                 Ok(index) => self.set_listener(index, listen),
                 Err(error) => {
                     let worker = self.parts.number;
                     let address = listen.address;
                     tracing::error!(
                         worker,
-                        "this worker cannot listen on {address}: {error}. Other workers may; restart \
-                         the server, or remove the address and add it again"
+                        "this worker cannot listen on {address}: {error}. Other workers may; correct \
+                         the cause and reload again"
                     );
                 }
             }
         }
-    }
-
-    fn open_listener(&mut self, listen: Listen, options: SocketOptions) -> std::io::Result<u32> {
-        // Listeners that are being closed still have their places.
-        let open = self.listeners.open.iter().flatten().count();
-        if open >= LISTENERS_MAX {
-            return Err(std::io::Error::other("too many listeners are being closed"));
-        }
-        self.net.open_listener(listen.address, options)
     }
 
     /// Sets the protocols of a listener. Connections that wait there have them, too.
@@ -132,9 +143,13 @@ impl<N: Net> Worker<N> {
         self.listeners.assign_number(index, &self.net, &self.parts);
     }
 
-    /// Closes the listeners that a reload has removed, if no connection waits there.
+    /// Closes the listeners that a reload has removed, if no connection waits there. Then opens the
+    /// listeners for which there was no room.
     pub(super) fn close_listeners(&mut self) {
         let idle = self.listeners.closing & !self.accepting.ready;
+        if idle == 0 {
+            return;
+        }
         for index in 0..self.net.listener_count() {
             if idle & bit(index) != 0 {
                 self.net.close_listener(index);
@@ -142,6 +157,9 @@ impl<N: Net> Worker<N> {
             }
         }
         self.listeners.closing &= !idle;
+        if self.draining.is_none() {
+            self.open_waiting();
+        }
     }
 }
 

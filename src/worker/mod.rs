@@ -573,7 +573,9 @@ impl<N: Net> Worker<N> {
         self.rates.set_limits(&config.limits);
         self.net.set_options(SocketOptions::new(&config));
         let before = std::mem::replace(&mut self.parts.config, config);
-        if before.listen != self.parts.config.listen && self.draining.is_none() {
+        let listen = &self.parts.config.listen;
+        let has_changed = before.listen != *listen || self.listeners.has_missing(listen);
+        if has_changed && self.draining.is_none() {
             self.change_listeners();
         }
         if before.proxy.trusted != self.parts.config.proxy.trusted {

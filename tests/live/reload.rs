@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use fanfare::config::Config;
+use fanfare::config::limits::LISTENERS_MAX;
 use fanfare::sys::listener::{self, SocketOptions};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::json;
@@ -435,6 +436,34 @@ fn addresses_are_added_and_removed_and_open_connections_stay() {
     within("no address after the drain", || {
         (!is_open(first) && !is_open(second)).then_some(())
     });
+}
+
+#[test]
+fn all_addresses_can_be_replaced_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let [before, after] = [(); 2].map(|()| {
+        let addresses = (0..LISTENERS_MAX).map(|_| free_address());
+        addresses.collect::<Vec<_>>()
+    });
+    let listen = |addresses: &[std::net::SocketAddr]| {
+        let addresses = addresses.iter().map(ToString::to_string);
+        format!("listen = {:?}\n", addresses.collect::<Vec<_>>())
+    };
+    let server = Server::in_folder(folder.path(), "", &listen(&before), &[]).unwrap();
+    let rig = Rig {
+        server,
+        folder,
+        secret: PathBuf::new(),
+    };
+    let printed = rig.reload(&listen(&after), "in use from now on: listen\n");
+    assert!(lines(&printed, "ERROR").is_empty(), "{printed}");
+    let is_open = |address: &_| std::net::TcpStream::connect(address).is_ok();
+    for address in after {
+        within("an added address", || is_open(&address).then_some(()));
+    }
+    for address in before {
+        within("a removed address", || (!is_open(&address)).then_some(()));
+    }
 }
 
 #[test]
