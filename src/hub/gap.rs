@@ -44,7 +44,7 @@ impl GapCause {
         }
     }
 
-    /// Whether the subscriber's position is unusable in this epoch. If so, later losses do not
+    /// Whether the gap's first position may be unusable in this epoch. If so, later losses do not
     /// change the cause.
     #[must_use]
     pub fn is_foreign(self) -> bool {

@@ -55,9 +55,11 @@ impl Node {
         channel.is_none_or(|channel| self.hub.has_room(channel, Amount::of(publication)))
     }
 
-    /// Calls [`Writer::note_lost`].
+    /// Calls [`Writer::note_lost`]. The hub's head is then at least `until`, as after a start.
     pub fn note_lost(&mut self, until: Sequence) {
         self.writer.note_lost(until);
+        let head = self.hub.cursor(until);
+        self.hub.advance_head(head, Now(0));
     }
 
     /// Calls [`Writer::change_epoch`]. The hub does not switch to the new epoch until

@@ -607,8 +607,8 @@ impl Hub {
         let gap = self.gaps.entry(key).or_insert(fresh);
         gap.until = until;
         // A gap whose cause is `Restart` or `Unknown` keeps this cause, because the client's
-        // position is unknown. For any other gap, a later cause replaces the earlier cause, unless
-        // the later cause is `Conflated`.
+        // position may be unknown. For any other gap, a later cause replaces the earlier cause,
+        // unless the later cause is `Conflated`.
         if !gap.cause.is_foreign() && cause != GapCause::Conflated {
             gap.cause = cause;
         }

@@ -62,7 +62,7 @@ fn resume(hub: &mut Node, channel: u8, since: Since) -> (Joined, Vec<Event>) {
 
 fn serve(hub: &mut Node) -> Vec<Event> {
     let (mut events, mut planned) = (Vec::new(), Vec::new());
-    loop {
+    for _ in 0..100 {
         let gaps = std::iter::from_fn(|| hub.take_gap(0)).map(|(_, gap)| Event::Gap(gap));
         events.extend(gaps);
         let compressor = &mut Compressor::default();
@@ -77,6 +77,7 @@ fn serve(hub: &mut Node) -> Vec<Event> {
             return events;
         }
     }
+    panic!("the subscriber receives nothing, but a loss is pending: {events:?}");
 }
 
 #[test]
@@ -198,4 +199,83 @@ fn poll_receives_the_part_of_a_gap_up_to_its_position() {
         ..whole
     };
     assert_eq!(hub.cut_gaps(0, gaps(), cursor(50)), [(name(0), part)]);
+}
+
+/// Checks what a subscriber has received after the position `since`. `expected` has the
+/// publications that the log has. `missing` has all other numbers that must be in a gap.
+fn check_received(events: &[Event], since: u64, expected: &[u64], missing: &[u64]) {
+    let (mut received, mut gaps, mut position) = (Vec::<u64>::new(), Vec::new(), since);
+    for event in events {
+        match event {
+            Publications(numbers) => {
+                received.extend(numbers);
+                position = *numbers.last().unwrap();
+            }
+            Event::Gap(gap) => {
+                let range = gap.since.unwrap().sequence.0..gap.until.sequence.0;
+                assert!(range.start >= position && !range.is_empty(), "{events:?}");
+                position = range.end;
+                gaps.push(range);
+            }
+        }
+    }
+    assert_eq!(received, expected, "{events:?}");
+    let covers = |gap: &std::ops::Range<u64>, number: u64| gap.contains(&(number - 1));
+    for number in missing {
+        assert!(
+            gaps.iter().any(|gap| covers(gap, *number)),
+            "{number}: {events:?}"
+        );
+    }
+    for gap in &gaps {
+        assert!(
+            !expected.iter().any(|number| covers(gap, *number)),
+            "{gap:?}: {events:?}"
+        );
+        assert!(
+            missing.iter().any(|number| covers(gap, *number)),
+            "{gap:?}: {events:?}"
+        );
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn gaps_cover_exactly_what_is_lost_or_evicted(
+        // Each item is a publication in one of three channels, or a loss of one to three numbers.
+        items in proptest::collection::vec(0u64..6, 1..30),
+        entries in proptest::option::of(2u64..9),
+    ) {
+        let mut hub = hub(|config| {
+            if let Some(entries) = entries {
+                config.namespace = vec![Namespace { log_entries: Some(entries), ..namespace("*") }];
+            }
+        });
+        let (mut published, mut lost, mut head) = (Vec::new(), Vec::new(), 0);
+        for item in items {
+            if let Ok(channel @ 0..3) = u8::try_from(item) {
+                head += 1;
+                hub.publish(publication(&hub, head, channel, 1), Now(0));
+                while hub.trim(9) > 0 {}
+                published.push((channel, head));
+            } else {
+                lost.extend(head + 1..=head + item - 2);
+                head += item - 2;
+                hub.note_lost(Sequence(head));
+            }
+        }
+        for (channel, since) in (0..3).flat_map(|channel| (0..=head).map(move |at| (channel, at))) {
+            let of_channel = published.iter().filter(|one| one.0 == channel && one.1 > since);
+            let of_channel = of_channel.map(|one| one.1);
+            let is_kept = |number: &u64| hub.log().find(Sequence(*number)).is_some();
+            let (expected, evicted): (Vec<u64>, Vec<u64>) = of_channel.partition(is_kept);
+            let lost = lost.iter().copied().filter(|number| *number > since);
+            let missing: Vec<u64> = evicted.into_iter().chain(lost).collect();
+            let (_, events) = resume(&mut hub, channel, after(since));
+            check_received(&events, since, &expected, &missing);
+            hub.leave(0);
+        }
+    }
 }
