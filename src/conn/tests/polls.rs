@@ -9,6 +9,7 @@ use crate::context::ReconnectDelay;
 use crate::frame::{Compressor, Encoded, Envelope, Payload, Publication};
 use crate::hub::{Gap, GapCause};
 use crate::id::{ChannelName, Cursor};
+use crate::time::Deadline;
 use crate::transport::poll_answer::News;
 
 const HEAD: &str = " HTTP/1.1\r\nHost: a\r\n";
