@@ -53,7 +53,8 @@ pub struct Context<'a> {
     pub inflater: &'a mut Inflater,
     /// The conn's token and its permissions. The worker stores a change after the call.
     pub access: ConnAccess<'a>,
-    /// Counts the WebSocket frames that begin in the client's current input. The worker sets this
+    /// Counts the WebSocket frames that begin in the client's current input, and the publications
+    /// over HTTP that end in it. The worker sets this
     /// counter to zero before it passes input to the state machine, which increments the counter.
     /// If an effect calls the state machine again for the same input, the count continues.
     pub frames: &'a mut u32,

@@ -5,6 +5,7 @@
 //! effects after each call of the state machine. Only `worker/apply.rs` applies effects.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -85,6 +86,9 @@ pub enum Effect {
         audience: Audience,
         /// The trace context of the publication, if the client has sent one.
         traceparent: Option<Box<TraceParent>>,
+        /// The subject of the request's token, for a publication over HTTP. For other
+        /// publications, the subject of the conn's token is used.
+        sub: Option<Arc<str>>,
     },
     /// Count the conn in a different [`ConnClass`] from now on.
     Reclassify {
@@ -226,6 +230,13 @@ impl Reference {
     pub fn from_json(json: &str) -> Option<Self> {
         let is_scalar = json.starts_with(|c: char| c == '"' || c == '-' || c.is_ascii_digit());
         (is_scalar && json.len() <= Self::BYTES_MAX).then(|| Self(Box::from(json)))
+    }
+
+    /// Returns the reference of a publication over HTTP. It only says that an answer is wanted:
+    /// the response to a request has no label.
+    #[must_use]
+    pub fn of_request() -> Self {
+        Self(Box::from("0"))
     }
 
     /// Returns the reference as JSON.

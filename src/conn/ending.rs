@@ -24,6 +24,9 @@ impl Conn {
         if let Phase::Poll { poll, .. } = &mut self.phase {
             poll.handle_end(Some(goodbye.close_reason()), context);
         }
+        if matches!(self.phase, Phase::Publish { .. }) {
+            self.end(goodbye.close_reason(), context);
+        }
         self.send_goodbye(goodbye, out, context);
         self.settle(out, context);
     }
@@ -45,6 +48,12 @@ impl Conn {
             }
             Phase::ProxyHeader { .. } => context.ask(Effect::Close(CloseReason::Shutdown)),
             Phase::Poll { poll, .. } => poll.handle_end(Some(CloseReason::Shutdown), context),
+            Phase::Publish { publishing, .. } if publishing.is_receiving() => {
+                let (reason, refusal) = (CloseReason::Shutdown, Refusal::Restarting);
+                self.refuse_to_receive(reason, refusal, out, context);
+            }
+            // The feed still answers. The conn ends after the response.
+            Phase::Publish { publishing, .. } => publishing.close_after(),
             Phase::Request { .. } => self.end(CloseReason::Shutdown, context),
             Phase::Stream { closing: None, .. } => {
                 self.send_goodbye(Goodbye::Shutdown, out, context);
@@ -72,6 +81,7 @@ impl Conn {
             | Phase::ProxyHeader { .. }
             | Phase::Request { .. }
             | Phase::Poll { .. }
+            | Phase::Publish { .. }
             | Phase::Stream { .. } => {}
         }
         self.settle(out, context);

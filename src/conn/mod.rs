@@ -16,6 +16,7 @@ mod outbox;
 mod phase;
 mod poll_phase;
 mod proxied;
+mod publish_phase;
 mod request;
 
 use std::time::Duration;
@@ -141,6 +142,7 @@ impl Conn {
             Phase::Poll { poll, .. } => Some(poll.frame_kind()),
             Phase::ProxyHeader { .. }
             | Phase::Request { .. }
+            | Phase::Publish { .. }
             | Phase::Stream { .. }
             | Phase::Ending { .. } => None,
         }
@@ -165,9 +167,10 @@ impl Conn {
                 ..
             } => ConnTransport::WebSocket,
             Phase::Poll { .. } => ConnTransport::Poll,
-            Phase::ProxyHeader { .. } | Phase::Request { .. } | Phase::Ending { .. } => {
-                ConnTransport::Request
-            }
+            Phase::ProxyHeader { .. }
+            | Phase::Request { .. }
+            | Phase::Publish { .. }
+            | Phase::Ending { .. } => ConnTransport::Request,
         }
     }
 
@@ -203,6 +206,7 @@ impl Conn {
             } => self.class == ConnClass::WebSocket,
             Phase::Request { .. }
             | Phase::Poll { .. }
+            | Phase::Publish { .. }
             | Phase::Stream { .. }
             | Phase::Ending { .. } => self.class == ConnClass::Other,
         }
@@ -242,6 +246,7 @@ impl Conn {
             Phase::ProxyHeader { .. }
             | Phase::Request { .. }
             | Phase::Poll { .. }
+            | Phase::Publish { .. }
             | Phase::Stream { closing: None, .. } => false,
         }
     }
@@ -261,7 +266,12 @@ impl Conn {
                 ..
             } => usize::from(*left),
             Phase::Request { .. } if !self.outbox.is_empty() => 0,
-            Phase::Request { partial, .. } | Phase::Poll { partial, .. } => {
+            Phase::Publish { publishing, .. } if publishing.is_receiving() => {
+                STREAM_READ_BYTES as usize
+            }
+            Phase::Request { partial, .. }
+            | Phase::Poll { partial, .. }
+            | Phase::Publish { partial, .. } => {
                 let kept = partial.as_ref().map_or(0, |partial| partial.bytes.len());
                 (request_head_bytes as usize).saturating_sub(kept)
             }
@@ -283,7 +293,10 @@ impl Conn {
             Phase::Stream { transport, .. } => {
                 transport.has_unhandled() && self.outbox.control_bytes() < ANSWER_BYTES_PAUSE
             }
-            Phase::ProxyHeader { .. } | Phase::Poll { .. } | Phase::Ending { .. } => false,
+            Phase::ProxyHeader { .. }
+            | Phase::Poll { .. }
+            | Phase::Publish { .. }
+            | Phase::Ending { .. } => false,
         }
     }
 
@@ -296,6 +309,7 @@ impl Conn {
             Phase::ProxyHeader { .. }
             | Phase::Request { .. }
             | Phase::Poll { .. }
+            | Phase::Publish { .. }
             | Phase::Ending { .. } => true,
         };
         if is_life {
@@ -349,6 +363,7 @@ impl Conn {
                 None => self.handle_requests(bytes, out, context),
             },
             Phase::Poll { partial, .. } => Partial::push(partial, bytes),
+            Phase::Publish { .. } => self.handle_content(bytes, out, context),
             Phase::Stream { transport, .. } => {
                 let flow = transport.handle_bytes(bytes, out, context);
                 self.follow(flow, context);
@@ -365,7 +380,14 @@ impl Conn {
     /// A stream does not end here, because publications from the log may still have to be sent on
     /// it. See [`Conn::ends_when_served`].
     pub fn handle_eof(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) -> bool {
-        let is_early = matches!(self.phase, Phase::Poll { .. });
+        let is_early = match &self.phase {
+            Phase::Poll { .. } => true,
+            Phase::Publish { publishing, .. } => !publishing.is_receiving(),
+            Phase::ProxyHeader { .. }
+            | Phase::Request { .. }
+            | Phase::Stream { .. }
+            | Phase::Ending { .. } => false,
+        };
         self.is_peer_done = true;
         match &mut self.phase {
             // The response that waits in the outbox is sent before the conn ends.
@@ -381,6 +403,10 @@ impl Conn {
             Phase::ProxyHeader { .. } | Phase::Request { .. } => {
                 context.ask(Effect::Close(CloseReason::PeerGone));
             }
+            Phase::Publish { publishing, .. } if publishing.is_receiving() => {
+                context.ask(Effect::Close(CloseReason::PeerGone));
+            }
+            Phase::Publish { .. } => {}
             // The peer has sent its last request, so the poll is answered immediately.
             Phase::Poll { poll, partial } => {
                 let reason = partial.is_none().then_some(CloseReason::Done);
@@ -426,6 +452,16 @@ impl Conn {
                 }
             },
             Phase::Poll { poll, .. } => poll.handle_end(None, context),
+            Phase::Publish { publishing, .. } if publishing.is_receiving() => {
+                let response =
+                    http::response::refuse_connection(Refusal::HeadTimeout, context.date);
+                self.refuse(&response, CloseReason::HeadTimeout, out, context);
+            }
+            // The feed has the publication, so the server causes the delay.
+            Phase::Publish { .. } => {
+                let deadline = context.now.after(context.config.heartbeat.interval());
+                context.ask(Effect::SetTimer(deadline));
+            }
             Phase::ProxyHeader { .. } => context.ask(Effect::Close(CloseReason::BadProxyHeader)),
             Phase::Request {
                 partial: Some(_), ..
@@ -472,7 +508,10 @@ impl Conn {
                 }
                 transport.handle_drained(out);
             }
-            Phase::ProxyHeader { .. } | Phase::Poll { .. } | Phase::Ending { .. } => {}
+            Phase::ProxyHeader { .. }
+            | Phase::Poll { .. }
+            | Phase::Publish { .. }
+            | Phase::Ending { .. } => {}
         }
         self.settle(out, context);
     }
@@ -510,6 +549,7 @@ impl Conn {
             Phase::Poll { poll, .. } => poll.handle_joined(join, context),
             Phase::ProxyHeader { .. }
             | Phase::Request { .. }
+            | Phase::Publish { .. }
             | Phase::Stream { .. }
             | Phase::Ending { .. } => {}
         }
@@ -530,7 +570,7 @@ impl Conn {
     }
 
     /// Sends a message of a backend, or the feed's answer to a command. Only an open stream can
-    /// receive such a message.
+    /// receive such a message, or a conn that waits for the outcome of its publication.
     pub fn handle_backend_message(
         &mut self,
         message: &BackendMessage,
@@ -538,7 +578,7 @@ impl Conn {
         context: &mut Context<'_>,
     ) -> Delivery {
         let Some(transport) = self.open_transport() else {
-            return Delivery::NoConn;
+            return self.handle_publish_reply(message, out, context);
         };
         let flow = transport.handle_backend_message(message, out, context);
         let bytes = self.outbox.control_bytes() + out.len();

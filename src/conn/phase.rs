@@ -3,6 +3,7 @@
 //! Data that is valid in one phase only is stored in that phase, so it cannot become stale. Only
 //! the conn's state machine and its submodules use these types.
 
+use super::publish_phase::Publishing;
 use crate::effect::CloseReason;
 use crate::metrics::{Counter, WorkerMetrics};
 use crate::transport::{Poll, Transport};
@@ -29,6 +30,12 @@ pub(super) enum Phase {
     Poll {
         poll: Poll,
         /// Later requests, which wait for the answer.
+        partial: Option<Box<Partial>>,
+    },
+    /// The conn receives a publication over HTTP, or waits for its outcome.
+    Publish {
+        publishing: Box<Publishing>,
+        /// Content that is not read yet, or later requests.
         partial: Option<Box<Partial>>,
     },
     /// Publications are sent to the conn. If `closing` is set, the server's close frame is in the
@@ -69,6 +76,7 @@ impl Phase {
             }
             | Self::ProxyHeader { .. }
             | Self::Request { .. }
+            | Self::Publish { .. }
             | Self::Ending { .. } => None,
         }
     }
@@ -76,7 +84,10 @@ impl Phase {
     pub(super) fn is_subscribed(&self) -> bool {
         match self {
             Self::Poll { .. } | Self::Stream { .. } => true,
-            Self::ProxyHeader { .. } | Self::Request { .. } | Self::Ending { .. } => false,
+            Self::ProxyHeader { .. }
+            | Self::Request { .. }
+            | Self::Publish { .. }
+            | Self::Ending { .. } => false,
         }
     }
 }

@@ -127,9 +127,9 @@ impl Conn {
         self.settle(out, context);
     }
 
-    fn take_partial(&mut self) -> Option<Box<Partial>> {
+    pub(super) fn take_partial(&mut self) -> Option<Box<Partial>> {
         match &mut self.phase {
-            Phase::Request { partial, .. } => partial.take(),
+            Phase::Request { partial, .. } | Phase::Publish { partial, .. } => partial.take(),
             Phase::ProxyHeader { .. }
             | Phase::Poll { .. }
             | Phase::Stream { .. }

@@ -74,6 +74,7 @@ impl Conn {
             }
             Answer::EventStream(request) => self.open_event_stream(request, context),
             Answer::Poll(request) => self.open_poll(request, rest, context),
+            Answer::Publish(request) => self.open_publish(request, rest, out, context),
             Answer::WebSocket(request) => {
                 http::response::push_switching_protocols(&request, context.date, out);
                 self.open_websocket(request, context);
@@ -83,7 +84,12 @@ impl Conn {
     }
 
     /// Ends the conn after a response, or prepares the conn for the next request.
-    fn finish_response(&mut self, response: &Response, rest: &[u8], context: &mut Context<'_>) {
+    pub(super) fn finish_response(
+        &mut self,
+        response: &Response,
+        rest: &[u8],
+        context: &mut Context<'_>,
+    ) {
         let is_token_refused =
             matches!(response.refusal, Some(Refusal::Entry(EntryError::Token(_))));
         let reason = match response.then {
@@ -237,6 +243,7 @@ impl Conn {
             Phase::ProxyHeader { .. }
             | Phase::Request { .. }
             | Phase::Poll { .. }
+            | Phase::Publish { .. }
             | Phase::Stream { .. }
             | Phase::Ending { .. } => ConnClass::Other,
         };
@@ -255,7 +262,7 @@ impl Conn {
 /// Passes a request to the access log.
 fn note_request(bytes: &[u8], answer: &Answer, context: &mut Context<'_>) {
     let (transport, stream_status) = match answer {
-        Answer::Respond(_) => ("http", None),
+        Answer::Respond(_) | Answer::Publish(_) => ("http", None),
         Answer::EventStream(_) => ("event_stream", Some(Status::Ok.code())),
         Answer::Poll(poll) if poll.timeout.is_zero() => ("short_poll", None),
         Answer::Poll(_) => ("long_poll", None),

@@ -110,6 +110,26 @@ pub(super) fn decide(
     Ok(Entry::Granted(Box::new(grant)))
 }
 
+/// Decides whether a request may publish to a channel. The caller has checked that clients may
+/// publish to it at all.
+pub(super) fn decide_publish(
+    fields: &Fields<'_>,
+    query: &str,
+    channel: &ChannelName,
+    access: &Access,
+    config: &Config,
+) -> Result<Entry, Refusal> {
+    if !access.is_on() {
+        return Ok(Entry::Anonymous);
+    }
+    let token = find(fields, query, config)?.ok_or(EntryError::TokenMissing)?;
+    let grant = access.verify(&token).map_err(EntryError::Token)?;
+    if !grant.may_publish(channel) {
+        return Err(EntryError::NotAllowed.into());
+    }
+    Ok(Entry::Granted(Box::new(grant)))
+}
+
 fn find<'b>(
     fields: &Fields<'b>,
     query: &'b str,

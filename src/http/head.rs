@@ -76,7 +76,7 @@ pub enum Method {
     Head,
     /// The method `OPTIONS`.
     Options,
-    /// The method `POST`, which only the feed accepts.
+    /// The method `POST`, with which feeders and clients publish.
     Post,
     /// Any other method.
     Other,
@@ -274,7 +274,7 @@ impl<'b> Head<'b> {
     /// request has content. This is for listeners that do not accept content. They never read the
     /// content, so that no second request can be smuggled in it, and they never send `100
     /// Continue`.
-    fn without_content(mut self) -> Self {
+    pub(super) fn without_content(mut self) -> Self {
         let content = match self.framing {
             Framing::Absent | Framing::Counted(0) => None,
             Framing::Chunked => Some(Refusal::TransferCoding),

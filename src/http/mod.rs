@@ -7,10 +7,11 @@
 //! chooses the answer. `target`, `upgrade`, `extensions` and `validators` check the parameters.
 //! `origin` checks the page that sent the request, and `entry` checks the request's token.
 //! `refusal` lists all refusals, and `response` writes responses. A client's request must not have
-//! content: a request with content is refused and the conn is closed, so that no second request can
-//! be smuggled in the content of the first. The caller is `conn`. The transports call `response`
-//! for heads that they send later. The feed parses the heads of its requests and writes its
-//! responses with these modules. It also reads request bodies, with `body` and `chunked`.
+//! content, except for a publication (`publish`): other requests with content are refused and the
+//! conn is closed, so that no second request can be smuggled in the content of the first. The
+//! caller is `conn`. The transports call `response` for heads that they send later. The feed parses
+//! the heads of its requests and writes its responses with these modules. It also reads request
+//! bodies, with `body` and `chunked`.
 #![doc = include_str!("strictness.md")]
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 #![warn(clippy::wildcard_enum_match_arm)]
@@ -22,6 +23,7 @@ pub mod field_lines;
 pub mod framing;
 pub mod head;
 pub mod origin;
+pub mod publish;
 pub mod refusal;
 pub mod response;
 pub mod retry_after;
@@ -46,6 +48,7 @@ use crate::id::{ChannelName, Since};
 use crate::metrics::WorkerMetrics;
 use crate::proxy::forwarded::{self, List};
 use crate::traceparent::TraceParent;
+use publish::PublishRequest;
 
 pub use entry::{Entry, EntryError};
 use extensions::Deflate;
@@ -81,6 +84,8 @@ pub enum RequestRead {
 pub enum Answer {
     /// A stream of server-sent events.
     EventStream(EventStreamRequest),
+    /// A publication. Its content follows the head.
+    Publish(PublishRequest),
     /// A poll. It is answered immediately, or as soon as there is something to deliver.
     Poll(PollRequest),
     /// A complete response.
@@ -227,14 +232,21 @@ pub fn read_guarded_request(
     metrics: &WorkerMetrics,
 ) -> RequestRead {
     let head_bytes_max = config.limits.request_head_bytes as usize;
-    let (length, answer) = match head::read_head(bytes, head_bytes_max) {
+    let (length, answer) = match head::read_message_head(bytes, head_bytes_max) {
         HeadRead::Incomplete => return RequestRead::Incomplete,
         HeadRead::Complete { length, head } => {
+            let may_have_content = publish::is_meant(&head);
+            let head = match may_have_content {
+                true => head,
+                false => head.without_content(),
+            };
             let source = Source::of(&head, &config.browser);
             let answer = route::answer(&head, source, access, config, date);
             let answer = answer.unwrap_or_else(|refusal| {
                 let then = match note_refusal(refusal, metrics) {
                     After::Close => After::Close,
+                    // The content of the request is not read.
+                    After::KeepAlive if head.framing.has_content() => After::Close,
                     After::KeepAlive => head.after,
                 };
                 let reader = source.reader(&config.browser);

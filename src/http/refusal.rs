@@ -8,6 +8,7 @@ use crate::id::ChannelNameError;
 use crate::proxy::TooMany;
 
 use super::entry::EntryError;
+use super::publish::PublishError;
 use super::response::Status;
 
 /// The reason to refuse a request, or a connection without a valid request.
@@ -35,7 +36,7 @@ pub enum Refusal {
     #[error("Content-Length must be one number")]
     ContentLength,
     /// The request has content, which this listener does not accept.
-    #[error("requests have no content here; publications go to the feed")]
+    #[error("requests have no content here; publish with POST /publish, or over the feed")]
     ContentUnwanted,
     /// The query has a percent sign without two hexadecimal digits, or a value that is not UTF-8.
     #[error("the query is not percent-encoded UTF-8")]
@@ -89,11 +90,14 @@ pub enum Refusal {
     #[error("pages of this origin are not admitted; see [browser] origins")]
     Origin,
     /// The path of the request does not exist.
-    #[error("no such path; see /poll, /sse and /ws")]
+    #[error("no such path; see /poll, /publish, /sse and /ws")]
     Path,
     /// The client sent plaintext HTTP to a TLS listener.
     #[error("plain HTTP was sent to a port that speaks TLS: use https:// or wss://")]
     PlainOnTls,
+    /// A publication is refused.
+    #[error(transparent)]
+    Publish(PublishError),
     /// The server started to drain before the request head was complete.
     #[error("the server is restarting")]
     Restarting,
@@ -190,6 +194,7 @@ impl Refusal {
             | Self::WindowUnheard
             | Self::WindowWithoutIds => Status::BadRequest,
             Self::Entry(error) => error.status(),
+            Self::Publish(error) => error.status(),
             Self::ContentUnwanted => Status::ContentTooLarge,
             Self::Expectation => Status::ExpectationFailed,
             Self::FieldsTooMany { .. } | Self::HeadTooLarge { .. } => Status::FieldsTooLarge,
@@ -235,6 +240,7 @@ impl Refusal {
             Self::Origin => "origin_not_allowed",
             Self::Path => "not_found",
             Self::PlainOnTls => "plain_http_on_tls",
+            Self::Publish(error) => error.code(),
             Self::Restarting => "restarting",
             Self::ServerFullOfChannels | Self::ServerFullOfConns => "server_full",
             Self::Target => "bad_target",
@@ -261,6 +267,26 @@ mod tests {
 
     use super::*;
     use crate::auth::TokenError;
+    use crate::json::LimitError;
+
+    fn next_publish(error: PublishError) -> Option<PublishError> {
+        use PublishError as Error;
+        Some(match error {
+            Error::Busy => Error::Chunks,
+            Error::Chunks => Error::ContentCoding,
+            Error::ContentCoding => Error::ContentTooLong { limit: 1 },
+            Error::ContentTooLong { .. } => Error::Dedupe,
+            Error::Dedupe => Error::Json,
+            Error::Json => Error::JsonLimit(LimitError::Digits),
+            Error::JsonLimit(_) => Error::LengthMissing,
+            Error::LengthMissing => Error::Method,
+            Error::Method => Error::NoConsumer,
+            Error::NoConsumer => Error::NotAllowed,
+            Error::NotAllowed => Error::Unavailable,
+            Error::Unavailable => Error::Unsynced,
+            Error::Unsynced => return None,
+        })
+    }
 
     impl Refusal {
         /// Returns one value of each variant. If an inner error determines the `code`, returns one
@@ -306,7 +332,11 @@ mod tests {
                 Self::NotHttp => Self::Origin,
                 Self::Origin => Self::Path,
                 Self::Path => Self::PlainOnTls,
-                Self::PlainOnTls => Self::Restarting,
+                Self::PlainOnTls => Self::Publish(PublishError::Busy),
+                Self::Publish(error) => match next_publish(error) {
+                    Some(next) => Self::Publish(next),
+                    None => Self::Restarting,
+                },
                 Self::Restarting => Self::ServerFullOfChannels,
                 Self::ServerFullOfChannels => Self::ServerFullOfConns,
                 Self::ServerFullOfConns => Self::Target,
@@ -345,7 +375,8 @@ mod tests {
         }
         let codes: BTreeSet<_> = all.iter().map(|refusal| refusal.code()).collect();
         // Some refusals share a code: two refusals for the HTTP version, two for a full server,
-        // three for a bad upgrade, and three for a bad window.
-        assert_eq!(codes.len(), all.len() - 6);
+        // three for a bad upgrade, and three for a bad window. Two refusals of a publication are
+        // for its JSON, and two have the code of a refusal of other requests.
+        assert_eq!(codes.len(), all.len() - 9);
     }
 }

@@ -14,7 +14,7 @@ use super::goaway::push_goaway;
 use super::head::{Method, SUBPROTOCOL};
 use super::origin::Reader;
 pub use super::status::Status;
-use super::{After, Refusal, WebSocketRequest};
+use super::{After, Refusal, WebSocketRequest, publish};
 
 /// The built-in HTML page, which is one file without external assets.
 const PAGE: &[u8] = include_bytes!("page.html");
@@ -28,7 +28,7 @@ const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; \
 /// The media type of a problem document (RFC 9457, 3).
 pub const PROBLEM: &str = "application/problem+json";
 
-/// The methods that every path supports.
+/// The methods that every path supports, except the path of publications.
 const METHODS: &str = "GET, HEAD, OPTIONS";
 
 /// The maximum time that a browser may cache a preflight response, in seconds.
@@ -225,7 +225,13 @@ pub fn refuse(
     push_status_line(status, date, &mut bytes);
     reader.push_fields(&mut bytes);
     if status == Status::MethodNotAllowed {
-        push_field("Allow", METHODS, &mut bytes);
+        let is_publish = matches!(refusal, Refusal::Publish(_));
+        let methods = if is_publish {
+            publish::METHODS
+        } else {
+            METHODS
+        };
+        push_field("Allow", methods, &mut bytes);
     }
     if status == Status::UpgradeRequired {
         // A response with Upgrade must also list Upgrade in Connection (RFC 9110, 7.8).
@@ -295,12 +301,21 @@ impl<'a> Problem<'a> {
 /// Returns the response to OPTIONS. For a configured origin, this response is also the answer to a
 /// browser's preflight request (Fetch, 3.3.5).
 pub(super) fn options(then: After, reader: Reader<'_>, date: &str) -> Response {
+    options_with(METHODS, then, reader, date)
+}
+
+/// Returns the response to OPTIONS for the path of publications.
+pub(super) fn options_of_publish(then: After, reader: Reader<'_>, date: &str) -> Response {
+    options_with(publish::METHODS, then, reader, date)
+}
+
+fn options_with(methods: &str, then: After, reader: Reader<'_>, date: &str) -> Response {
     without_content(Status::NoContent, then, |bytes| {
         push_status_line(Status::NoContent, date, bytes);
         reader.push_fields(bytes);
-        push_field("Allow", METHODS, bytes);
+        push_field("Allow", methods, bytes);
         if reader != Reader::SameOrigin {
-            push_field("Access-Control-Allow-Methods", METHODS, bytes);
+            push_field("Access-Control-Allow-Methods", methods, bytes);
             push_field(
                 "Access-Control-Allow-Headers",
                 "Last-Event-ID, Authorization, Cache-Control, Content-Type, If-None-Match, \

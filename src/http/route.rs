@@ -17,7 +17,7 @@ use super::origin::{Reader, Source};
 use super::target::{Query, Target};
 use super::{
     After, Answer, EventStreamRequest, PollRequest, Refusal, Response, StreamBody,
-    WebSocketRequest, response, upgrade,
+    WebSocketRequest, publish, response, upgrade,
 };
 
 /// The paths of the client listener.
@@ -26,6 +26,7 @@ enum Path {
     EventStream,
     Page,
     Poll,
+    Publish,
     WebSocket,
 }
 
@@ -34,6 +35,7 @@ impl Path {
         match path {
             "/" => Some(Self::Page),
             "/poll" => Some(Self::Poll),
+            publish::PATH => Some(Self::Publish),
             "/sse" => Some(Self::EventStream),
             "/ws" => Some(Self::WebSocket),
             _ => None,
@@ -92,7 +94,10 @@ impl Router<'_> {
         let target = Target::parse(head.target)?;
         let path = Path::find(target.path, self.config)?;
         if head.method == Method::Options {
-            return Ok(self.respond(response::options));
+            return Ok(self.respond(match path {
+                Path::Publish => response::options_of_publish,
+                Path::EventStream | Path::Page | Path::Poll | Path::WebSocket => response::options,
+            }));
         }
         match path {
             Path::EventStream => self.event_stream(target),
@@ -101,6 +106,8 @@ impl Router<'_> {
                 Ok(Answer::Respond(page))
             }
             Path::Poll => self.poll(target),
+            Path::Publish => publish::check(head, target, self.source, self.access, self.config)
+                .map(Answer::Publish),
             Path::WebSocket => self.websocket(target),
         }
     }

@@ -316,7 +316,7 @@ fn split_at_byte(text: &str, ascii: u8) -> Option<(&str, &str)> {
 }
 
 /// Decodes percent-encoding, and replaces `+` with a space.
-fn decode(text: &str) -> Result<Cow<'_, str>, Refusal> {
+pub(super) fn decode(text: &str) -> Result<Cow<'_, str>, Refusal> {
     if memchr2(b'%', b'+', text.as_bytes()).is_none() {
         return Ok(Cow::Borrowed(text));
     }

@@ -54,10 +54,11 @@ impl<N: Net> Worker<N> {
                     reference,
                     audience,
                     traceparent,
+                    sub,
                 } => {
                     let publication = ClientPublication {
                         from: self.name(id),
-                        sub: self.access.sub(id.slot),
+                        sub: sub.or_else(|| self.access.sub(id.slot)),
                         channel,
                         data,
                         dedupe,

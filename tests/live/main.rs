@@ -46,6 +46,7 @@ mod pinned_log;
 mod poll;
 mod proxy;
 mod proxy_recipes;
+mod publish;
 mod refusals;
 mod reload;
 mod removed_files;

@@ -4,6 +4,7 @@
 mod access;
 mod polls;
 mod proxied;
+mod publish;
 
 use super::*;
 use crate::auth::{Access, ConnAccess};

@@ -30,7 +30,10 @@ fn answer_to(request: &str) -> Answer {
 fn response_to(request: &str) -> (String, After) {
     match answer_to(request) {
         Answer::Respond(response) => (String::from_utf8(response.bytes).unwrap(), response.then),
-        other @ (Answer::EventStream(_) | Answer::Poll(_) | Answer::WebSocket(_)) => {
+        other @ (Answer::EventStream(_)
+        | Answer::Poll(_)
+        | Answer::Publish(_)
+        | Answer::WebSocket(_)) => {
             panic!("{request:?} got {other:?}")
         }
     }
@@ -40,6 +43,7 @@ fn status_of(answer: &Answer) -> &str {
     match answer {
         Answer::EventStream(_) => "sse",
         Answer::Poll(_) => "poll",
+        Answer::Publish(_) => "publish",
         Answer::Respond(response) => str::from_utf8(&response.bytes[9..12]).unwrap(),
         Answer::WebSocket(_) => "ws",
     }
@@ -48,7 +52,10 @@ fn status_of(answer: &Answer) -> &str {
 fn websocket_to(target: &str, fields: &str) -> WebSocketRequest {
     match answer_to(&get(target, &format!("{UPGRADE}\r\n{KEY}{fields}"))) {
         Answer::WebSocket(request) => request,
-        other @ (Answer::EventStream(_) | Answer::Poll(_) | Answer::Respond(_)) => {
+        other @ (Answer::EventStream(_)
+        | Answer::Poll(_)
+        | Answer::Publish(_)
+        | Answer::Respond(_)) => {
             panic!("{target} {fields:?} got {other:?}")
         }
     }
@@ -57,7 +64,10 @@ fn websocket_to(target: &str, fields: &str) -> WebSocketRequest {
 fn event_stream_to(target: &str, fields: &str) -> EventStreamRequest {
     match answer_to(&get(target, fields)) {
         Answer::EventStream(request) => request,
-        other @ (Answer::Poll(_) | Answer::Respond(_) | Answer::WebSocket(_)) => {
+        other @ (Answer::Poll(_)
+        | Answer::Publish(_)
+        | Answer::Respond(_)
+        | Answer::WebSocket(_)) => {
             panic!("{target} {fields:?} got {other:?}")
         }
     }
@@ -432,7 +442,10 @@ fn compression_is_negotiated_if_enabled_and_offered() {
             Answer::WebSocket(request) => {
                 response::push_switching_protocols(&request, DATE, &mut out);
             }
-            other @ (Answer::EventStream(_) | Answer::Poll(_) | Answer::Respond(_)) => {
+            other @ (Answer::EventStream(_)
+            | Answer::Poll(_)
+            | Answer::Publish(_)
+            | Answer::Respond(_)) => {
                 panic!("{other:?}")
             }
         }
@@ -638,7 +651,10 @@ proptest! {
 fn poll_has_its_own_defaults_and_the_common_position_rules() {
     let poll_to = |target: &str, fields: &str| match answer_to(&get(target, fields)) {
         Answer::Poll(request) => request,
-        other @ (Answer::EventStream(_) | Answer::Respond(_) | Answer::WebSocket(_)) => {
+        other @ (Answer::EventStream(_)
+        | Answer::Publish(_)
+        | Answer::Respond(_)
+        | Answer::WebSocket(_)) => {
             panic!("{target} got {other:?}")
         }
     };

@@ -456,6 +456,7 @@ fn handle_command(text: &str, out: &mut Vec<u8>, context: &mut Context<'_>) -> R
                 reference,
                 audience,
                 traceparent,
+                sub: None,
             },
             None => {
                 refuse(Refusal::NotAllowed, reference.as_ref(), out, context);

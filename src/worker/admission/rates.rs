@@ -1,4 +1,5 @@
-//! rates: limits the frames and bytes that WebSocket clients send per second.
+//! rates: limits the frames and bytes that WebSocket clients send per second, and the publications
+//! over HTTP.
 //!
 //! If a client has sent more than its rate allows in one second, the server stops reading from it
 //! until the rate allows more (*pause*). Nothing is lost, because the kernel's flow control stops
@@ -17,9 +18,9 @@ use crate::config::Limits;
 use crate::effect::ConnClass;
 use crate::id::ConnId;
 use crate::time::{Deadline, Now};
-use crate::worker::Worker;
 use crate::worker::hold::Hold;
 use crate::worker::wire::net::Net;
+use crate::worker::{Slot, Worker};
 
 /// A client may send in one burst all frames and bytes that its rate allows in this time. Unused
 /// accounts are removed at this interval.
@@ -136,15 +137,15 @@ impl Rates {
 }
 
 impl<N: Net> Worker<N> {
-    /// Adds the frames and bytes that a WebSocket client has sent to its account. If the client has
-    /// sent too much, stops reading from it for a while.
+    /// Adds the frames and bytes that a client has sent to its account. If the client has sent too
+    /// much, stops reading from it for a while.
     pub(in crate::worker) fn charge(&mut self, id: ConnId, frames: u32, bytes: usize) {
         if !self.rates.is_on() {
             return;
         }
-        let is_limited = self
-            .slot(id)
-            .is_some_and(|slot| slot.conn.class() == ConnClass::WebSocket);
+        // On other conns, only a publication over HTTP counts as a frame.
+        let is_websocket = |slot: &mut Slot<_>| slot.conn.class() == ConnClass::WebSocket;
+        let is_limited = frames > 0 || self.slot(id).is_some_and(is_websocket);
         if !is_limited {
             return;
         }

@@ -8,7 +8,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use fanfare::config::Config;
+use fanfare::config::{ClientPublish, Config, Namespace};
+use fanfare::http::framing::Framing;
 use fanfare::http::head::{Head, HeadRead, Method, Version, read_head};
 use fanfare::http::origin::Reader;
 use fanfare::http::{
@@ -32,6 +33,11 @@ pub fn attack(bytes: &[u8]) {
         config.limits.request_head_bytes = head_bytes_max;
         config.limits.channels_per_conn = CHANNELS_MAX;
         config.limits.poll_timeout_ms = POLL_TIMEOUT_MS;
+        config.namespace = vec![Namespace {
+            pattern: String::from("p*"),
+            client_publish: Some(ClientPublish::Broadcast),
+            ..Namespace::default()
+        }];
         let whole = answers(&[bytes], &config);
         for way in parts::ways_to_cut(bytes) {
             assert_eq!(answers(&way, &config), whole, "{way:?}");
@@ -74,7 +80,8 @@ fn answers(pieces: &[&[u8]], config: &Config) -> Vec<Answer> {
 
 fn goes_on(answer: &Answer) -> bool {
     match answer {
-        Answer::EventStream(_) | Answer::WebSocket(_) => false,
+        // The content of a publication follows its head.
+        Answer::EventStream(_) | Answer::Publish(_) | Answer::WebSocket(_) => false,
         Answer::Poll(poll) => poll.after == After::KeepAlive,
         Answer::Respond(response) => response.then == After::KeepAlive,
     }
@@ -193,6 +200,11 @@ fn check_answer(answer: &Answer, method: Method) {
             assert_eq!(method, Method::Get);
             check_channels(&request.channels, 1);
             assert!(request.timeout <= Duration::from_millis(POLL_TIMEOUT_MS));
+        }
+        Answer::Publish(request) => {
+            assert_eq!(method, Method::Post);
+            check_channels(std::slice::from_ref(&request.channel), 1);
+            assert_ne!(request.framing, Framing::Absent);
         }
         Answer::Respond(response) => responses::check(response, method != Method::Head),
         Answer::WebSocket(request) => {

@@ -85,7 +85,9 @@ fn check_goaway(bytes: &[u8], word: &str, what: &str) {
 
 #[test]
 fn every_row_gets_its_verdict_without_effect_on_others() {
-    let server = Server::start();
+    // Clients may publish to channel `a`, so the content of such a request is read.
+    let config = "[[namespace]]\nmatch = \"a\"\nclient_publish = \"broadcast\"\n";
+    let server = Server::with(config, &[]);
     let mut beside = Socket::subscribed(server.addr, "channel=beside");
     let mut feeder = Feeder::connect(&server.feed);
     for row in ROWS.iter().flat_map(|(_, rows)| *rows) {

@@ -26,6 +26,27 @@ pub(super) enum Offer {
     Narrow,
 }
 
+/// Returns a request that publishes, with a length or in chunks. It is the last of its connection.
+fn publication(channel: &str, client: &str, random: &mut fastrand::Rng) -> String {
+    let data = "[1,\n2]";
+    let (framing, content) = match random.bool() {
+        true => (
+            format!("Content-Length: {}", data.len()),
+            String::from(data),
+        ),
+        false => {
+            let (start, end) = data.split_at(random.usize(1..data.len()));
+            let chunks = [start, end].map(|part| format!("{:x}\r\n{part}\r\n", part.len()));
+            let content = format!("{}0\r\n\r\n", chunks.concat());
+            (String::from("Transfer-Encoding: chunked"), content)
+        }
+    };
+    format!(
+        "POST /publish?channel={channel} HTTP/1.1\r\nHost: h\r\n{client}Connection: close\r\n\
+         {framing}\r\n\r\n{content}"
+    )
+}
+
 impl Link {
     pub(super) fn send_request(&mut self, facts: &Facts, random: &mut fastrand::Rng) {
         let request = match self.service {
@@ -168,6 +189,13 @@ impl Link {
                 (_, true) => "Connection: close\r\n",
             };
             let client = self.forwarded_field(facts);
+            // A refused publication ends the connection, so it is the last request. After the fault
+            // phase, clients publish nothing, so that the run can end.
+            if is_last && self.is_from_fault_phase && random.u32(0..3) == 0 {
+                let name = &facts.names[random.usize(0..facts.names.len())];
+                text.push_str(&publication(name, &client, random));
+                break;
+            }
             write!(
                 text,
                 "GET {target} HTTP/1.1\r\nHost: h\r\n{client}{field}\r\n"

@@ -247,6 +247,7 @@ fn publish_and_presence_reach_the_feed_where_the_namespace_allows_them() {
             reference: Reference::from_json("3"),
             audience: Audience::Consumers,
             traceparent: None,
+            sub: None,
         },
         Effect::Count {
             channel: channel("c"),

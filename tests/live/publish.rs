@@ -1,0 +1,183 @@
+//! Publications of clients over HTTP, with curl, Node and Python.
+
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::support::{Feeder, Lines, Raw, Server, fanfare};
+
+const OPEN: &str = "[[namespace]]\nmatch = \"chat:*\"\nclient_publish = \"consume\"\n\
+                    [[namespace]]\nmatch = \"room:*\"\nclient_publish = \"broadcast\"\n";
+
+/// Publishes with curl. Returns the status and the document of the response.
+fn publish(server: &Server, query: &str, args: &[&str], content: &str) -> (u16, Value) {
+    let mut curl = Command::new("curl")
+        .args(["-sS", "--max-time", "20", "-w", "\n%{http_code}"])
+        .args(args)
+        .args(["--data-binary", "@-"])
+        .arg(server.url(&format!("/publish?{query}")))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = curl.stdin.take().unwrap();
+    input.write_all(content.as_bytes()).unwrap();
+    drop(input);
+    let output = String::from_utf8(curl.wait_with_output().unwrap().stdout).unwrap();
+    let (document, status) = output.trim_end().rsplit_once('\n').unwrap();
+    let document = serde_json::from_str(document).unwrap();
+    (status.parse().unwrap(), document)
+}
+
+#[test]
+fn publication_over_http_reaches_subscribers_and_a_repetition_gets_its_id() {
+    let server = Server::with(OPEN, &[]);
+    let mut stream = Lines::curl([&server.url("/sse?channel=room:1&envelope=full")]);
+    stream.until("id:");
+    let (status, first) = publish(&server, "channel=room:1&dedupe=k", &[], "{ \"n\": 1 }");
+    assert_eq!((status, &first["type"]), (200, &json!("ok")), "{first}");
+    let chunked = ["-H", "Transfer-Encoding: chunked"];
+    let again = publish(&server, "channel=room:1&dedupe=k", &chunked, "2");
+    assert_eq!(again, (200, first.clone()));
+    let (_, second) = publish(&server, "channel=room:1&dedupe=l", &chunked, "3");
+    stream.until(&format!("id: {}", first["id"].as_str().unwrap()));
+    let data: Value = serde_json::from_str(&stream.until("data: ")["data: ".len()..]).unwrap();
+    assert_eq!(data["data"], json!({"n": 1}));
+    stream.until(&format!("id: {}", second["id"].as_str().unwrap()));
+
+    // curl waits for `100 Continue` before it sends long content.
+    let long = format!("\"{}\"", "x".repeat(60_000));
+    let expect = ["-H", "Expect: 100-continue"];
+    let (status, third) = publish(&server, "channel=room:2", &expect, &long);
+    assert_eq!(status, 200, "{third}");
+    let poll = Raw::get(server.addr, "/poll?channel=room:2&last=1&timeout=0");
+    let poll: Value = serde_json::from_str(poll.body_text()).unwrap();
+    assert_eq!(poll["publications"][0]["id"], third["id"]);
+    assert_eq!(
+        poll["publications"][0]["data"].as_str().unwrap().len(),
+        60_000
+    );
+}
+
+#[test]
+fn publication_over_http_goes_to_consumers_with_the_subject_of_its_token() {
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("secret");
+    std::fs::write(&secret, "0123456789abcdef0123456789abcdef").unwrap();
+    let keys = format!("HS256 {}", secret.display());
+    let config = format!("[auth]\nkeys = [\"{keys}\"]\nquery = \"token\"\n{OPEN}");
+    let server = Server::in_folder(folder.path(), "127.0.0.1:0", &config, &[]).unwrap();
+    let mut command = fanfare();
+    command.args([
+        "token",
+        "--publish",
+        "chat:1",
+        "--expires-in",
+        "60",
+        "--sub=alice",
+    ]);
+    let token = command.arg("--key").arg(&secret).output().unwrap().stdout;
+    let bearer = format!(
+        "Authorization: Bearer {}",
+        String::from_utf8(token).unwrap().trim()
+    );
+    let code = |query: &str, args: &[&str]| {
+        let (status, document) = publish(&server, query, args, "1");
+        (status, document["code"].as_str().unwrap().to_owned())
+    };
+    let expected = |status: u16, code: &str| (status, String::from(code));
+    assert_eq!(code("channel=chat:1", &[]), expected(401, "token_missing"));
+    let header = ["-H", &bearer];
+    assert_eq!(
+        code("channel=chat:2", &header),
+        expected(403, "not_allowed")
+    );
+    assert_eq!(code("channel=other", &header), expected(403, "not_allowed"));
+    assert_eq!(
+        code("channel=chat:1", &header),
+        expected(503, "no_consumer")
+    );
+    assert_eq!(
+        code("channel=chat:1&token=x", &[]),
+        expected(401, "token_malformed")
+    );
+
+    let mut backend = Feeder::connect(&server.feed);
+    backend.send(&json!({"consume": ["chat:*"], "ack": true}));
+    assert_eq!(backend.answer()["ok"], true);
+    let traced = "Traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let args = ["-H", &bearer, "-H", traced];
+    let accepted = publish(&server, "channel=chat:1", &args, "[1, 2]");
+    assert_eq!(accepted, (200, json!({"type": "ok"})));
+    let line = backend.answer();
+    assert_eq!(
+        (&line["sub"], &line["channel"], &line["data"]),
+        (&json!("alice"), &json!("chat:1"), &json!([1, 2])),
+        "{line}"
+    );
+    assert_eq!(line["traceparent"], traced["Traceparent: ".len()..]);
+    server.await_metric("fanfare_client_publications_total", 2.0);
+}
+
+#[test]
+fn page_of_a_configured_origin_may_publish_and_others_may_not() {
+    let config = format!("[browser]\norigins = [\"https://a.example\"]\n{OPEN}");
+    let server = Server::with(&config, &[]);
+    let options = |origin: &str| {
+        let target = server.url("/publish?channel=room:1");
+        let output = Command::new("curl")
+            .args(["-sS", "-i", "--max-time", "20", "-X", "OPTIONS"])
+            .args(["-H", &format!("Origin: {origin}")])
+            .args(["-H", "Access-Control-Request-Method: POST", &target])
+            .output();
+        String::from_utf8(output.unwrap().stdout).unwrap()
+    };
+    let allowed = options("https://a.example");
+    assert!(
+        allowed.contains("Access-Control-Allow-Methods: OPTIONS, POST"),
+        "{allowed}"
+    );
+    assert!(allowed.contains("Access-Control-Allow-Origin: https://a.example"));
+    let other = options("https://b.example");
+    assert!(!other.contains("Access-Control"), "{other}");
+    let from = |origin: &str| {
+        let header = format!("Origin: {origin}");
+        publish(&server, "channel=room:1", &["-H", &header], "1").0
+    };
+    assert_eq!(from("https://a.example"), 200);
+    assert_eq!(from(&format!("http://{}", server.addr)), 200);
+    assert_eq!(from("https://b.example"), 403);
+    assert_eq!(from("null"), 403);
+}
+
+#[test]
+fn fetch_and_python_publish() {
+    let server = Server::with(OPEN, &[]);
+    let url = server.url("/publish?channel=room:1");
+    let script = format!(
+        "const r = await fetch('{url}', {{method: 'POST', body: JSON.stringify({{n: 1}})}});
+         console.log(r.status, (await r.json()).type)"
+    );
+    let output = Command::new("node")
+        .args(["--input-type=module", "-e", &script])
+        .output();
+    let output = String::from_utf8(output.unwrap().stdout).unwrap();
+    assert_eq!(output, "200 ok\n");
+    let script = format!(
+        "import http.client, json\n\
+         c = http.client.HTTPConnection('{}')\n\
+         for part in (b'[1]', iter([b'[', b'2]'])):\n\
+        \x20    c.request('POST', '/publish?channel=room:1', part)\n\
+        \x20    r = c.getresponse(); print(r.status, json.load(r)['type'])\n",
+        server.addr
+    );
+    let output = Command::new("python3").args(["-c", &script]).output();
+    let output = String::from_utf8(output.unwrap().stdout).unwrap();
+    assert_eq!(output, "200 ok\n200 ok\n");
+    let poll = Raw::get(server.addr, "/poll?channel=room:1&since=first&timeout=0");
+    let poll: Value = serde_json::from_str(poll.body_text()).unwrap();
+    let data = poll["publications"].as_array().unwrap();
+    let data: Vec<_> = data.iter().map(|one| one["data"].to_string()).collect();
+    assert_eq!(data, ["{\"n\":1}", "[1]", "[2]"]);
+}
