@@ -38,6 +38,7 @@ use fanfare::worker::mail::upstream::{Bounds, upstream};
 use fanfare::worker::wire::net::{
     AcceptOutcome, Net, Polled, ReadOutcome, Readiness, WriteOutcome,
 };
+use fanfare::worker::wire::tls::Secure;
 use fanfare::worker::{Parts, Turn, Worker};
 
 const CONNS: u32 = 100_000;
@@ -221,7 +222,7 @@ impl Rig {
             conns_fitting: CONNS,
             workers: 1,
             guard: Guard::default(),
-            secure: None,
+            secure: Secure::default(),
             keys: None,
             warnings: Arc::default(),
             access_log: None,

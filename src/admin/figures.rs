@@ -216,8 +216,7 @@ fn push_files(sources: &FigureSources, page: &mut Page<'_>) {
         let help = "Bytes of records that journal.bytes allows the journal.";
         page.gauge("fanfare_journal_limit_bytes", help, journal.bytes);
     }
-    if let Some(identity) = &sources.identity {
-        let identity = identity.current();
+    if let Some(identity) = sources.identity.current() {
         let help =
             "When a TLS certificate or one of its chain expires, in seconds since 1970-01-01 UTC.";
         let name = "fanfare_certificate_expiry_timestamp_seconds";

@@ -120,8 +120,8 @@ pub struct FigureSources {
     pub config: Arc<Reloadable<Arc<Config>>>,
     /// The number of connections that fit in the descriptor tables of all workers.
     pub conns_fitting: u64,
-    /// The TLS certificates, if a listener speaks TLS.
-    pub identity: Option<Arc<Reloadable<Arc<Identity>>>>,
+    /// The TLS certificates, if there are any.
+    pub identity: Arc<Reloadable<Option<Arc<Identity>>>>,
     /// The counters of reloads.
     pub reloads: Arc<ReloadMetrics>,
     /// For each worker, its numbers of subscriptions in the order of the log's rules.
@@ -417,7 +417,7 @@ mod tests {
                     meter: Arc::new(Reloadable::new(Meter::Nothing)),
                     config: Arc::new(Reloadable::new(Arc::default())),
                     conns_fitting: 5,
-                    identity: None,
+                    identity: Arc::default(),
                     reloads: Arc::default(),
                     subscribers_by_rule: Vec::new(),
                     listener_conns: Arc::new(ListenerConns::new(1)),

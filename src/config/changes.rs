@@ -15,7 +15,7 @@ use super::validate::Invalid;
 /// newest configuration. Some values are stored, for example whether the peer of an open conn is a
 /// trusted proxy. The worker updates them when it receives the configuration. Files of token keys
 /// are read at the reload.
-pub const RELOADABLE: [&str; 40] = [
+pub const RELOADABLE: [&str; 43] = [
     "auth.audience",
     "auth.cookie",
     "auth.deadline_ms",
@@ -56,10 +56,16 @@ pub const RELOADABLE: [&str; 40] = [
     "quota.behind_publications",
     "quota.overflow",
     "quota.write_bytes_per_turn",
+    "tls.certificates",
+    "tls.keys",
+    "tls.self_signed",
 ];
 
-/// The keys that a running server can change, if it has certificates before and after the change.
-pub const RELOADABLE_CERTIFICATES: [&str; 2] = ["tls.certificates", "tls.keys"];
+/// The keys that a running server can change, if it has no certificates before the change. A client
+/// may have a session from before the change, and resume it without another check of its
+/// certificate.
+pub const RELOADABLE_WITH_FIRST_CERTIFICATES: [&str; 2] =
+    ["tls.client_auth", "tls.client_authorities"];
 
 /// The keys that a running server can change, if the limit exists before and after the change. The
 /// limits per source are one limit in this respect.
@@ -152,12 +158,11 @@ impl Config {
         })
     }
 
-    /// Whether a running server can use the value that `latest` has for a key. Tokens, TLS and
-    /// limits that count conns from their start cannot be switched on or off.
+    /// Whether a running server can use the value that `latest` has for a key. Tokens and limits
+    /// that count conns from their start cannot be switched on or off.
     fn can_reload(&self, key: &str, latest: &Self) -> bool {
-        if RELOADABLE_CERTIFICATES.contains(&key) {
-            let has_files = |config: &Self| !config.tls.certificates.is_empty();
-            return has_files(self) && has_files(latest);
+        if RELOADABLE_WITH_FIRST_CERTIFICATES.contains(&key) {
+            return !self.tls.has_certificates();
         }
         if RELOADABLE_LIMITS.contains(&key) {
             let is_on = |config: &Self| match key {
@@ -165,10 +170,6 @@ impl Config {
                 _ => config.limits.counts_sources(),
             };
             return is_on(self) && is_on(latest);
-        }
-        // Certificates that were not there at the start cannot be added.
-        if key == "listen" && latest.listen.iter().any(|listen| listen.is_tls) {
-            return self.tls.self_signed || !self.tls.certificates.is_empty();
         }
         if key.starts_with("auth.") && self.auth.is_on() != latest.auth.is_on() {
             return false;
@@ -208,6 +209,7 @@ fn copy(key: &str, from: &Table, to: &mut Table) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ClientAuth;
     use crate::config::auth::KeyFile;
 
     /// Sample values. Each key with a text or a list of texts accepts at least two of these values.
@@ -289,7 +291,7 @@ mod tests {
         names.insert(String::from("namespace"));
         for key in RELOADABLE
             .iter()
-            .chain(&RELOADABLE_CERTIFICATES)
+            .chain(&RELOADABLE_WITH_FIRST_CERTIFICATES)
             .chain(&RELOADABLE_LIMITS)
         {
             assert!(names.contains(*key), "{key}");
@@ -323,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_change_unless_they_need_a_certificate_or_are_inherited() {
+    fn addresses_change_unless_they_are_inherited() {
         let running = Config::default();
         let mut latest = running.clone();
         latest.listen.push("127.0.0.1:9000".parse().unwrap());
@@ -335,12 +337,6 @@ mod tests {
             (running.clone(), 0)
         );
         assert_eq!(reloaded.kept, BTreeSet::from([String::from("listen")]));
-        latest.listen.push("127.0.0.1:9001 tls".parse().unwrap());
-        assert!(running.reloaded(&latest).unwrap().kept.contains("listen"));
-        let mut secure = running;
-        secure.tls.certificates.push("a".into());
-        latest.tls = secure.tls.clone();
-        assert_eq!(secure.reloaded(&latest).unwrap().config, latest);
     }
 
     #[test]
@@ -356,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_and_tls_are_neither_switched_on_nor_off_by_a_reload() {
+    fn tokens_are_neither_switched_on_nor_off_by_a_reload() {
         let with_keys = |names: &[&str]| {
             let mut config = Config::default();
             config.auth.keys = names
@@ -370,13 +366,30 @@ mod tests {
         assert!(is_changed(&one, &other));
         assert!(!is_changed(&none, &one));
         assert!(!is_changed(&one, &none));
-        let with_certificate = |name: Option<&str>| {
-            let mut config = Config::default();
-            config.tls.certificates.extend(name.map(Into::into));
-            config
-        };
-        let (none, one) = (with_certificate(None), with_certificate(Some("a")));
-        assert!(is_changed(&one, &with_certificate(Some("b"))));
-        assert!(!is_changed(&none, &one));
+    }
+
+    #[test]
+    fn clients_must_have_a_certificate_from_the_first_handshake_on_or_after_a_restart() {
+        let mut plain = Config::default();
+        let mut trial = plain.clone();
+        trial.tls.self_signed = true;
+        let mut secure = plain.clone();
+        secure.listen.push("127.0.0.1:9001 tls".parse().unwrap());
+        secure.tls.certificates.push("a".into());
+        secure.tls.keys.push("b".into());
+        let mut strict = secure.clone();
+        strict.tls.client_auth = ClientAuth::Required;
+        strict.tls.client_authorities = "c".into();
+        for latest in [&trial, &secure, &strict] {
+            assert_eq!(plain.reloaded(latest).unwrap().config, *latest);
+        }
+        for (before, after) in [(&secure, &strict), (&strict, &secure), (&trial, &strict)] {
+            let reloaded = before.reloaded(after).unwrap();
+            let kept = RELOADABLE_WITH_FIRST_CERTIFICATES.map(String::from);
+            assert_eq!(reloaded.kept, BTreeSet::from(kept));
+        }
+        assert_eq!(secure.reloaded(&plain).unwrap().config, plain);
+        plain.tls.client_auth = ClientAuth::Required;
+        assert_eq!(plain.reloaded(&strict).unwrap().config, strict);
     }
 }

@@ -143,6 +143,12 @@ pub struct Tls {
 }
 
 impl Tls {
+    /// Whether the server has a certificate of its own.
+    #[must_use]
+    pub fn has_certificates(&self) -> bool {
+        self.self_signed || !self.certificates.is_empty()
+    }
+
     /// Returns the maximum time for the TLS handshake.
     #[must_use]
     pub fn handshake(&self) -> Duration {

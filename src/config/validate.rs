@@ -143,7 +143,7 @@ impl Config {
             let message = "is true, but there are `tls.certificates`; use one or the other";
             push(found, &["tls.self_signed", "tls.certificates"], message);
         }
-        if speaks_tls && tls.certificates.is_empty() && !tls.self_signed {
+        if speaks_tls && !tls.has_certificates() {
             let message = "is empty, but `listen` has an address with TLS; name a certificate";
             push(found, &["tls.certificates", "listen"], message);
         }

@@ -3,11 +3,12 @@
 
 use std::sync::Arc;
 
+use super::threads::Listeners;
 use super::{certificates, token_keys};
 use crate::auth::Verifier;
+use crate::config::Config;
 use crate::config::input::InputReader;
 use crate::config::validate::Invalid;
-use crate::config::{Config, Listen};
 use crate::tls::Identity;
 use crate::worker::reloadable::Reloadable;
 use crate::worker::wire::tls::Secure;
@@ -32,7 +33,7 @@ impl Material {
         // Certificates are read even if no address has TLS, because `fanfare check` does not know
         // the sockets that a unit will pass.
         let tls = &config.tls;
-        let is_secure = has_inherited_tls || tls.self_signed || !tls.certificates.is_empty();
+        let is_secure = has_inherited_tls || tls.has_certificates();
         let reader = InputReader::default();
         let identity = is_secure.then(|| certificates::load(config, former, &reader, found));
         Self {
@@ -42,36 +43,31 @@ impl Material {
     }
 }
 
-/// The certificates and keys that all workers share. A field is `None` if the configuration does
-/// not need it.
+/// The certificates and keys that all workers share.
 #[derive(Clone, Debug)]
 pub(super) struct Credentials {
-    /// The listeners that use TLS, and their certificates.
-    pub(super) secure: Option<Secure>,
-    /// The keys that verify tokens.
+    /// The listeners that use TLS, and the certificates.
+    pub(super) secure: Secure,
+    /// The keys that verify tokens. `None` if the configuration does not need them.
     pub(super) keys: Option<Arc<Reloadable<Arc<Verifier>>>>,
+    /// Whether the service manager passed a socket for TLS, so that there must be a certificate.
+    has_inherited_tls: bool,
 }
 
 impl Credentials {
     /// Prepares the certificates and keys for use by all workers. Certificates without a TLS
     /// listener are kept, because a reload can add such a listener.
-    pub(super) fn new(material: Material, listen: &[Listen]) -> Self {
-        let listeners = certificates::secure_listeners(listen);
+    pub(super) fn new(material: Material, listeners: &Listeners) -> Self {
         Self {
-            secure: material.identity.map(|identity| Secure {
-                listeners,
-                identity: Arc::new(Reloadable::new(Arc::new(identity))),
-            }),
+            secure: Secure {
+                listeners: certificates::secure_listeners(listeners.addresses()),
+                identity: Arc::new(Reloadable::new(material.identity.map(Arc::new))),
+            },
             keys: material
                 .verifier
                 .map(|keys| Arc::new(Reloadable::new(Arc::new(keys)))),
+            has_inherited_tls: listeners.has_inherited_tls(),
         }
-    }
-
-    /// Returns the certificates, if a listener has TLS.
-    pub(super) fn identity(&self) -> Option<Arc<Reloadable<Arc<Identity>>>> {
-        let secure = self.secure.as_ref()?;
-        Some(Arc::clone(&secure.identity))
     }
 
     /// Reads the files again, for [`Self::replace`].
@@ -80,9 +76,9 @@ impl Credentials {
     /// Returns the problems of all files.
     pub(super) fn read(&self, config: &Config) -> Result<Material, Vec<Invalid>> {
         let mut found = Vec::new();
-        let current = self.secure.as_ref().map(|secure| &secure.identity);
-        let former = current.map(|identity| identity.current());
-        let material = Material::load(config, former.is_some(), former.as_deref(), &mut found);
+        let former = self.secure.identity.current();
+        let has_inherited_tls = self.has_inherited_tls;
+        let material = Material::load(config, has_inherited_tls, former.as_deref(), &mut found);
         match found.is_empty() {
             true => Ok(material),
             false => Err(found),
@@ -91,9 +87,8 @@ impl Credentials {
 
     /// Uses the content of the files for new connections and tokens.
     pub(super) fn replace(&self, material: Material) {
-        if let (Some(secure), Some(identity)) = (&self.secure, material.identity) {
-            secure.identity.replace(Arc::new(identity));
-        }
+        let identity = material.identity.map(Arc::new);
+        self.secure.identity.replace(identity);
         if let (Some(keys), Some(verifier)) = (&self.keys, material.verifier) {
             keys.replace(Arc::new(verifier));
         }

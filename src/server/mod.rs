@@ -129,7 +129,7 @@ impl Server {
         let (feed, feed_path) = bind_feed(&config, inherited.unix)?;
         let operator = operators::bind(&config, &feed_path)?;
         let mut listeners = Listeners::new(&config, inherited.tcp)?;
-        let credentials = Credentials::new(material, listeners.addresses());
+        let credentials = Credentials::new(material, &listeners);
         let feed_wake = Arc::new(Wake::new().map_err(StartError::system("create an eventfd"))?);
         let (feed_metrics, readiness) = (Arc::default(), Arc::<Readiness>::default());
         let loaded = InitialState::load(&config, clock, &feed_wake, &feed_metrics)?;
@@ -210,7 +210,7 @@ impl Server {
     /// Whether the server uses certificates or token keys, which a reload reads again.
     #[must_use]
     pub fn has_credentials(&self) -> bool {
-        self.credentials.secure.is_some() || self.credentials.keys.is_some()
+        self.config.tls.has_certificates() || self.credentials.keys.is_some()
     }
 
     /// Returns the requests of operators that the caller has to carry out.
@@ -381,7 +381,7 @@ struct StartedWorkers {
     span_metrics: Arc<SpanMetrics>,
     log: Arc<Log>,
     config: Arc<Config>,
-    identity: Option<Arc<Reloadable<Arc<Identity>>>>,
+    identity: Arc<Reloadable<Option<Arc<Identity>>>>,
     reloads: Arc<ReloadMetrics>,
     /// The number of connections that fit in the descriptor tables of all workers.
     conns_fitting: u64,
@@ -416,7 +416,7 @@ impl StartedWorkers {
             span_metrics: Arc::clone(&self.span_metrics),
             config: Arc::new(Reloadable::new(Arc::clone(&self.config))),
             conns_fitting: self.conns_fitting,
-            identity: self.identity.clone(),
+            identity: Arc::clone(&self.identity),
             reloads: Arc::clone(&self.reloads),
             subscribers_by_rule: self.subscribers_by_rule.clone(),
             listener_conns: Arc::clone(&self.listener_conns),
@@ -495,7 +495,7 @@ impl WorkerSpawner {
             conns_fitting,
             subscribers_by_rule,
             listener_conns,
-            identity: self.credentials.identity(),
+            identity: Arc::clone(&self.credentials.secure.identity),
             config: self.config,
             reloads: Arc::default(),
             log: self.log,

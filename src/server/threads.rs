@@ -124,6 +124,11 @@ impl Listeners {
         }
     }
 
+    /// Whether the service manager passed a socket for TLS.
+    pub(super) fn has_inherited_tls(&self) -> bool {
+        !self.adopted.is_empty() && self.addresses.iter().any(|one| one.is_tls)
+    }
+
     fn adopted(&self) -> Result<Vec<TcpListener>, StartError> {
         let clones: io::Result<_> = self.adopted.iter().map(TcpListener::try_clone).collect();
         clones.map_err(StartError::system("use an inherited listener"))

@@ -137,9 +137,7 @@ impl<N: Net> Worker<N> {
     fn set_listener(&mut self, index: u32, listen: Listen) {
         self.listeners.set(index, Some(listen));
         set_bit(&mut self.parts.guard.proxied, index, listen.is_proxied);
-        if let Some(secure) = &mut self.parts.secure {
-            set_bit(&mut secure.listeners, index, listen.is_tls);
-        }
+        set_bit(&mut self.parts.secure.listeners, index, listen.is_tls);
         self.listeners.assign_number(index, &self.net, &self.parts);
     }
 

@@ -123,8 +123,8 @@ pub struct Parts {
     pub workers: u32,
     /// The limits that admission control checks.
     pub guard: Guard,
-    /// The certificates, if a listener speaks TLS.
-    pub secure: Option<Secure>,
+    /// The listeners that speak TLS, and the certificates.
+    pub secure: Secure,
     /// The access log, if it is on.
     pub access_log: Option<AccessLog>,
     /// Decides which connections have a span; `None` if tracing is off.
@@ -147,8 +147,7 @@ impl Parts {
 
     /// Whether a listener speaks TLS.
     fn is_secure(&self, listener: u32) -> bool {
-        let secure = self.secure.as_ref();
-        secure.is_some_and(|secure| secure.listeners & (1 << (listener % 64)) != 0)
+        self.secure.listeners & (1 << (listener % 64)) != 0
     }
 
     /// Whether the conns of a listener begin with a PROXY header.

@@ -218,6 +218,7 @@ mod tests {
     use crate::worker::mail::inbox::inbox;
     use crate::worker::mail::upstream::{Bounds, upstream};
     use crate::worker::wire::net::{AcceptOutcome, Polled, Readiness, WriteOutcome};
+    use crate::worker::wire::tls::Secure;
     use crate::worker::{Parts, Turn};
 
     const HANDSHAKE: &[u8] = b"GET /ws?channel=a HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\
@@ -345,7 +346,7 @@ mod tests {
             conns_fitting: 1000,
             workers: 1,
             guard: Guard::default(),
-            secure: None,
+            secure: Secure::default(),
             keys: None,
             warnings: Arc::default(),
             access_log: None,

@@ -4,7 +4,7 @@
 use std::sync::{PoisonError, RwLock};
 
 /// A value behind a lock. The lock is held only while the value is cloned or replaced.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Reloadable<T>(RwLock<T>);
 
 impl<T: Clone> Reloadable<T> {

@@ -2,7 +2,7 @@
 //! key is invalid, nothing changes. A log line names the settings that need a restart.
 
 use std::fs;
-use std::io::{BufReader, Write as _};
+use std::io::{BufReader, Read as _, Write as _};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -15,6 +15,7 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::json;
 use tempfile::TempDir;
 
+use crate::support::secure::{Certificate, secured_over};
 use crate::support::{Feeder, Raw, Server, Socket, fanfare, raw, within};
 
 const SECRETS: [&str; 2] = [
@@ -496,6 +497,61 @@ fn protocol_of_an_address_changes_and_an_address_with_tls_is_added() {
     within("an answer without TLS", || {
         answers(format!("http://{first}/")).then_some(())
     });
+}
+
+#[test]
+fn certificates_are_added_to_a_server_without_any_and_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let [first, second] = [free_address(), free_address()];
+    let plain = format!("listen = [\"{first}\"]\n");
+    let server = Server::in_folder(folder.path(), "", &plain, &[]).unwrap();
+    let rig = Rig {
+        server,
+        folder,
+        secret: PathBuf::new(),
+    };
+    let made = Certificate::make(rig.folder.path(), "made");
+    let secure = |more: &str| {
+        let listen = format!("listen = [\"{first}\", \"{second} tls\"]\n");
+        listen + &made.config() + more
+    };
+    let answers = || {
+        let stream = std::net::TcpStream::connect(second).ok()?;
+        let mut stream = secured_over(stream, &made.trusting());
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            .ok()?;
+        let mut start = [0; 12];
+        stream.read_exact(&mut start).ok()?;
+        (start == *b"HTTP/1.1 200").then_some(())
+    };
+    let expires = || {
+        let page = Raw::get(rig.server.admin, "/metrics");
+        let name = "fanfare_certificate_expiry_timestamp_seconds{";
+        page.body_text().contains(name)
+    };
+    // A part of this reload would let clients without a certificate in.
+    let printed = rig.reload(&secure("client_auth = \"required\"\n"), "ERROR");
+    assert!(printed.contains("tls.client_authorities"), "{printed}");
+    assert!(!expires());
+    let printed = rig.reload(&secure(""), "in use from now on");
+    let keys = "in use from now on: listen, tls.certificates, tls.keys\n";
+    assert!(printed.contains(keys), "{printed}");
+    within("an answer over TLS", answers);
+    assert!(expires());
+    let printed = rig.reload(&plain, "in use from now on");
+    assert!(printed.contains(keys), "{printed}");
+    let is_open = || std::net::TcpStream::connect(second).is_ok();
+    within("the end of TLS", || (!is_open()).then_some(()));
+    assert!(!expires());
+    let authorities = format!("client_authorities = {:?}\n", made.path);
+    let strict = secure(&format!("client_auth = \"required\"\n{authorities}"));
+    rig.reload(&strict, "in use from now on");
+    within("the second address", || is_open().then_some(()));
+    assert_eq!(answers(), None);
+    rig.server
+        .await_metric("fanfare_conns_closed_total{reason=\"tls_error\"}", 1.0);
+    assert_eq!(status(&rig, "/"), 200);
 }
 
 /// Returns an address that no socket uses. Its IP address belongs to this process and to this call,

@@ -33,6 +33,9 @@ static CONFIG: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {
 
 /// Returns the TLS settings of a worker. `listeners` is a bit set of the listeners with TLS.
 pub(crate) fn secure(listeners: u64) -> Secure {
+    if listeners == 0 {
+        return Secure::default();
+    }
     let material = Material {
         pairs: vec![(CERTIFICATE.to_vec(), KEY.to_vec())],
         ..Material::default()
@@ -40,7 +43,7 @@ pub(crate) fn secure(listeners: u64) -> Secure {
     let identity = Identity::new(&material, None).expect("an identity");
     Secure {
         listeners,
-        identity: Arc::new(Reloadable::new(Arc::new(identity))),
+        identity: Arc::new(Reloadable::new(Some(Arc::new(identity)))),
     }
 }
 

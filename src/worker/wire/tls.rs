@@ -28,12 +28,13 @@ use crate::worker::reloadable::Reloadable;
 use crate::worker::round::Queue;
 
 /// The listeners that speak TLS, and their certificate.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Secure {
     /// A bit mask of the listeners that speak TLS, in the order of the listeners.
     pub listeners: u64,
-    /// The certificate and key for new connections.
-    pub identity: Arc<Reloadable<Arc<Identity>>>,
+    /// The certificates and keys for new connections; `None` if the configuration has none. Then no
+    /// listener speaks TLS, except for the moment in which a reload removes the listener.
+    pub identity: Arc<Reloadable<Option<Arc<Identity>>>>,
 }
 
 /// The TLS state of one worker's conns.
@@ -91,13 +92,13 @@ impl Filters {
         self.by_slot.get(&slot).map(|secured| &**secured)
     }
 
-    /// Returns the TLS state of a conn that is known to speak TLS.
     /// Whether a conn uses TLS and its handshake is not complete.
     pub(in crate::worker) fn is_handshaking(&self, slot: u32) -> bool {
         let secured = self.by_slot.get(&slot);
         secured.is_some_and(|secured| secured.filter.is_handshaking())
     }
 
+    /// Returns the TLS state of a conn that is known to speak TLS.
     fn secured(&mut self, slot: u32) -> Option<&mut SecuredConn> {
         certain::some(self.get_mut(slot), "the conn speaks TLS")
     }
@@ -281,10 +282,10 @@ impl<N: Net> Worker<N> {
 
     /// Starts TLS on a new conn. Returns false if TLS could not be started.
     pub(in crate::worker) fn secure(&mut self, id: ConnId) -> bool {
-        let Some(secure) = &self.parts.secure else {
+        let Some(identity) = self.parts.secure.identity.current() else {
             return false;
         };
-        let Ok(filter) = Filter::new(&secure.identity.current()) else {
+        let Ok(filter) = Filter::new(&identity) else {
             return false;
         };
         let secured = SecuredConn {

@@ -16,7 +16,8 @@ use super::secure::{PeerEnd, secure};
 /// The maximum size of a filter's buffers: a handshake message, a record, and slack.
 const BUFFER_BYTES_MAX: usize = 256 * 1024;
 
-static IDENTITY: LazyLock<Arc<Identity>> = LazyLock::new(|| secure(1).identity.current());
+static IDENTITY: LazyLock<Arc<Identity>> =
+    LazyLock::new(|| secure(1).identity.current().expect("an identity"));
 
 /// Runs the target on an input: the pieces of a conversation.
 pub fn attack(bytes: &[u8]) {

@@ -22,6 +22,7 @@ use fanfare::worker::listener_conns::ListenerConns;
 use fanfare::worker::mail::inbox::{DrainOrder, Mail, Mailbox, Posted, inbox};
 use fanfare::worker::mail::outgoing::Outgoing;
 use fanfare::worker::mail::upstream::{Bounds, Reports, upstream};
+use fanfare::worker::wire::tls::Secure;
 use fanfare::worker::{Parts, Turn, Worker};
 
 use super::conn;
@@ -105,7 +106,7 @@ impl World {
             warnings: Arc::default(),
             access_log: None,
             tracer: None,
-            secure: None,
+            secure: Secure::default(),
         };
         let mut world = Self {
             worker: Worker::new(net, hub, parts),

@@ -130,7 +130,7 @@ impl Node {
                 warnings: Arc::default(),
                 access_log: access.as_ref().map(Access::log),
                 tracer: tracer.as_ref().map(WorkerTracer::tracer),
-                secure: (net.secure_listeners != 0).then(|| secure(net.secure_listeners)),
+                secure: secure(net.secure_listeners),
             };
             let hub = Hub::new(Arc::clone(log), number, epoch, log.posted(), config);
             let mut worker = Worker::new(net, hub, parts);
