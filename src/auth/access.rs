@@ -239,8 +239,10 @@ impl TokenState {
         channel: &ChannelName,
         config: &Config,
     ) -> bool {
-        let grant = state.and_then(Self::grant);
-        grant.is_some_and(|grant| grant.may_subscribe(channel)) || config.is_open(channel)
+        match state.and_then(Self::grant) {
+            Some(grant) => grant.may_subscribe(channel, config),
+            None => config.is_open(channel),
+        }
     }
 
     pub(super) fn grant(&self) -> Option<&Grant> {
@@ -309,7 +311,7 @@ mod tests {
 
     fn may_publish(access: &Access, slot: u32, channel: &str) -> bool {
         let channel = ChannelName::new(channel).unwrap();
-        ConnAccess::new(access, slot).may_publish(&channel)
+        ConnAccess::new(access, slot).may_publish(&channel, &Config::default())
     }
 
     fn at(seconds: u64) -> Now {
@@ -454,7 +456,7 @@ mod tests {
         let mut access = access();
         let mut conn = ConnAccess::new(&access, 1);
         assert_eq!(conn.show(&token("u", 60), at(0)), Ok(Shown::Next));
-        assert!(conn.may_publish(&ChannelName::new("b").unwrap()));
+        assert!(conn.may_publish(&ChannelName::new("b").unwrap(), &Config::default()));
         assert_eq!(conn.show(&token("u", 60), at(0)), Err(ShowError::TooSoon));
         let change = conn.into_change().unwrap();
         assert!(access.is_empty() && !may_publish(&access, 1, "b"));

@@ -114,11 +114,11 @@ impl<'a> ConnAccess<'a> {
         TokenState::may_subscribe(self.state(), channel, config)
     }
 
-    /// Whether the conn's token allows publishing to a channel. True if no token is required.
+    /// Whether the conn may publish to a channel. True if no token is required.
     #[must_use]
-    pub fn may_publish(&self, channel: &ChannelName) -> bool {
+    pub fn may_publish(&self, channel: &ChannelName, config: &Config) -> bool {
         let grant = self.state().and_then(TokenState::grant);
-        !self.table.is_on() || grant.is_some_and(|grant| grant.may_publish(channel))
+        !self.table.is_on() || grant.is_some_and(|grant| grant.may_publish(channel, config))
     }
 
     /// Returns what has become due for the conn's token: the warning, the expiry, or the end of the

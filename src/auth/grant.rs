@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::config::Config;
 use crate::id::ChannelName;
 use crate::pattern::Pattern;
 
@@ -33,16 +34,20 @@ impl Grant {
         Duration::from_secs(self.ends_s)
     }
 
-    /// Whether the grant allows subscribing to a channel.
+    /// Whether the client may subscribe to a channel, because of its token or because of the
+    /// channel's namespace.
     #[must_use]
-    pub fn may_subscribe(&self, channel: &ChannelName) -> bool {
+    pub fn may_subscribe(&self, channel: &ChannelName, config: &Config) -> bool {
         covers(&self.subscribe, channel)
+            || config.lets_subject_subscribe(channel, self.sub.as_deref())
+            || config.is_open(channel)
     }
 
-    /// Whether the grant allows publishing to a channel.
+    /// Whether the client may publish to a channel, because of its token or because of the
+    /// channel's namespace. The namespace must also have `client_publish`.
     #[must_use]
-    pub fn may_publish(&self, channel: &ChannelName) -> bool {
-        covers(&self.publish, channel)
+    pub fn may_publish(&self, channel: &ChannelName, config: &Config) -> bool {
+        covers(&self.publish, channel) || config.lets_subject_publish(channel, self.sub.as_deref())
     }
 }
 

@@ -407,6 +407,8 @@ pub const DEDUPE_KEYS_MAX: usize = 65_536;
 pub const DEDUPE_WINDOW_MS: u64 = 120_000;
 /// The maximum length of each idempotency key, conflation key and event type, in bytes.
 pub const LABEL_BYTES_MAX: usize = 256;
+/// The maximum number of patterns in each list of a namespace.
+pub const SUBJECT_PATTERNS_MAX: usize = 16;
 /// The maximum length of an idempotency key in the server's tables. The key of a client is stored
 /// with the subject of the client's token, the subject's length and a colon.
 pub const DEDUPE_BYTES_MAX: usize = LABEL_BYTES_MAX + TOKEN_SUB_BYTES_MAX + 4;

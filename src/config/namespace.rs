@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Config, Overflow};
 use crate::id::ChannelName;
+use crate::pattern::subject;
 
 /// The rules for the channels that a pattern matches. An absent key has its global value.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -41,6 +42,13 @@ pub struct Namespace {
     /// subscribe only if no keys are configured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub anonymous_subscribe: Option<bool>,
+    /// The patterns of the channels to which the holder of any token may subscribe. A pattern may
+    /// contain `{sub}`, the token's subject.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subscribe: Option<Vec<String>>,
+    /// The patterns of the channels to which the holder of any token may publish.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub publish: Option<Vec<String>>,
 }
 
 /// The destination of publications from clients.
@@ -82,7 +90,7 @@ pub struct Retention {
 
 impl Namespace {
     /// The keys of a `[[namespace]]` table, in the order of the documentation.
-    pub const KEYS: [&'static str; 8] = [
+    pub const KEYS: [&'static str; 10] = [
         "match",
         "log_entries",
         "log_bytes",
@@ -91,6 +99,8 @@ impl Namespace {
         "client_publish",
         "client_presence",
         "anonymous_subscribe",
+        "subscribe",
+        "publish",
     ];
 
     /// Returns the pattern's prefix, or `None` if the pattern is a whole name.
@@ -123,6 +133,30 @@ impl Config {
             presence: namespace.client_presence.unwrap_or_default(),
             anonymous_subscribe: namespace.anonymous_subscribe.unwrap_or_default(),
         })
+    }
+
+    /// Whether the namespace of a channel lets the holder of a token with this subject subscribe.
+    #[must_use]
+    pub fn lets_subject_subscribe(&self, channel: &ChannelName, sub: Option<&str>) -> bool {
+        self.lets_subject(channel, sub, |namespace| namespace.subscribe.as_deref())
+    }
+
+    /// Whether the namespace of a channel lets the holder of a token with this subject publish.
+    #[must_use]
+    pub fn lets_subject_publish(&self, channel: &ChannelName, sub: Option<&str>) -> bool {
+        self.lets_subject(channel, sub, |namespace| namespace.publish.as_deref())
+    }
+
+    fn lets_subject(
+        &self,
+        channel: &ChannelName,
+        sub: Option<&str>,
+        list: impl FnOnce(&Namespace) -> Option<&[String]>,
+    ) -> bool {
+        let index = find(&self.namespace, channel.as_str());
+        let namespace = index.and_then(|index| self.namespace.get(index));
+        let mut patterns = namespace.and_then(list).into_iter().flatten();
+        patterns.any(|pattern| subject::matches(pattern, channel, sub))
     }
 
     /// Returns the rules for channels that a namespace matches.
@@ -214,6 +248,8 @@ mod tests {
             client_publish: Some(ClientPublish::Off),
             client_presence: Some(false),
             anonymous_subscribe: Some(false),
+            subscribe: Some(vec!["a".into()]),
+            publish: Some(vec!["a".into()]),
         };
         let table = toml::Table::try_from(full).unwrap();
         let mut keys = Namespace::KEYS.to_vec();

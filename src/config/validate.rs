@@ -9,11 +9,11 @@ use std::os::unix::ffi::OsStrExt as _;
 
 use super::limits::{
     CONTROL_PAYLOAD_BYTES_MAX, FEED_LINE_BYTES_MAX, LISTENERS_MAX, NAMESPACES_MAX,
-    REQUEST_HEAD_BYTES_MAX, TOKEN_KEYS_MAX, WORKERS_MAX,
+    REQUEST_HEAD_BYTES_MAX, SUBJECT_PATTERNS_MAX, TOKEN_KEYS_MAX, WORKERS_MAX,
 };
 use super::{ClientAuth, Config, Listen, Logging, Namespace};
 use crate::id::ChannelNameError;
-use crate::pattern::Pattern;
+use crate::pattern::{Pattern, subject};
 
 /// The reason why a cookie or query parameter for tokens is refused if no key verifies tokens.
 const NO_KEYS: &str = "has no effect without keys; set `auth.keys` or `auth.jwks`";
@@ -391,6 +391,7 @@ impl Config {
                 let message = "is false, but [auth] has no keys, so no client could subscribe";
                 push(found, &[&key("anonymous_subscribe"), "auth.keys"], message);
             }
+            self.check_subject_patterns(index, namespace, found);
             let log = &self.log;
             // A bound of a namespace that exceeds the global bound would have no effect.
             for (name, value, global, most) in [
@@ -410,6 +411,42 @@ impl Config {
                     let message =
                         format!("is {value}, but must be at most {global}, which is {most}");
                     push(found, &[&key(name), global], message);
+                }
+            }
+        }
+    }
+}
+
+impl Config {
+    fn check_subject_patterns(
+        &self,
+        index: usize,
+        namespace: &Namespace,
+        found: &mut Vec<Invalid>,
+    ) {
+        let lists = [
+            ("subscribe", &namespace.subscribe),
+            ("publish", &namespace.publish),
+        ];
+        for (name, patterns) in lists {
+            let key = format!("namespace[{index}].{name}");
+            let Some(patterns) = patterns else { continue };
+            if !self.auth.is_on() {
+                let message = "is for tokens, but [auth] has no keys, so every client is allowed";
+                push(found, &[&key, "auth.keys"], message);
+            }
+            if patterns.len() > SUBJECT_PATTERNS_MAX {
+                let count = patterns.len();
+                let message = format!("has {count} patterns, at most {SUBJECT_PATTERNS_MAX}");
+                push(found, &[&key], message);
+            }
+            for pattern in patterns {
+                if let Err(error) = subject::check(pattern) {
+                    push(found, &[&key], format!("has `{pattern}`: {error}"));
+                } else if !subject::is_in(pattern, &namespace.pattern) {
+                    let own = &namespace.pattern;
+                    let message = format!("has `{pattern}`, which matches no channel of `{own}`");
+                    push(found, &[&key], message);
                 }
             }
         }
@@ -698,6 +735,28 @@ mod tests {
             let found = wrong_namespace(|n| n.pattern = bad.into());
             assert_eq!(found, ["namespace[0].match"], "{bad}");
         }
+    }
+
+    #[test]
+    fn patterns_with_a_subject_are_in_their_namespace_and_need_keys() {
+        let with_keys = |subscribe: &[&str]| {
+            wrong(|c| {
+                c.auth.jwks = "jwks.json".into();
+                c.namespace.push(Namespace {
+                    pattern: "user:*".into(),
+                    subscribe: Some(subscribe.iter().map(|one| String::from(*one)).collect()),
+                    ..Namespace::default()
+                });
+            })
+        };
+        assert!(with_keys(&["user:{sub}", "user:*:{sub}", "{sub}"]).is_empty());
+        for bad in ["user:{sub}*", "user:{name}", "chat:{sub}", ""] {
+            assert_eq!(with_keys(&[bad]), ["namespace[0].subscribe"], "{bad}");
+        }
+        let many = ["user:{sub}"; SUBJECT_PATTERNS_MAX + 1];
+        assert_eq!(with_keys(&many), ["namespace[0].subscribe"]);
+        let publish = |n: &mut Namespace| n.publish = Some(vec!["*".into()]);
+        assert_eq!(wrong_namespace(publish), ["namespace[0].publish"]);
     }
 
     #[test]

@@ -103,7 +103,7 @@ pub(super) fn decide(
         };
     };
     let grant = access.verify(&token).map_err(EntryError::Token)?;
-    let may_have = |channel| grant.may_subscribe(channel) || config.is_open(channel);
+    let may_have = |channel| grant.may_subscribe(channel, config);
     if !channels.iter().all(may_have) {
         return Err(EntryError::NotAllowed.into());
     }
@@ -124,7 +124,7 @@ pub(super) fn decide_publish(
     }
     let token = find(fields, query, config)?.ok_or(EntryError::TokenMissing)?;
     let grant = access.verify(&token).map_err(EntryError::Token)?;
-    if !grant.may_publish(channel) {
+    if !grant.may_publish(channel, config) {
         return Err(EntryError::NotAllowed.into());
     }
     Ok(Entry::Granted(Box::new(grant)))

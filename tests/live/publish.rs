@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::support::{Feeder, Lines, Raw, Server, fanfare};
+use crate::support::{Feeder, Lines, Raw, Server, Socket, fanfare};
 
 const OPEN: &str = "[[namespace]]\nmatch = \"chat:*\"\nclient_publish = \"consume\"\n\
                     [[namespace]]\nmatch = \"room:*\"\nclient_publish = \"broadcast\"\n";
@@ -118,6 +118,105 @@ fn publication_over_http_goes_to_consumers_with_the_subject_of_its_token() {
     );
     assert_eq!(line["traceparent"], traced["Traceparent: ".len()..]);
     server.await_metric("fanfare_client_publications_total", 2.0);
+}
+
+/// A server whose namespaces give each subject channels of its own.
+struct OwnChannels {
+    server: Server,
+    folder: tempfile::TempDir,
+}
+
+impl OwnChannels {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let secret = folder.path().join("secret");
+        std::fs::write(&secret, "0123456789abcdef0123456789abcdef").unwrap();
+        let keys = format!("HS256 {}", secret.display());
+        let config = format!(
+            "[auth]\nkeys = [\"{keys}\"]\nquery = \"token\"\n\
+             [[namespace]]\nmatch = \"user:*\"\nsubscribe = [\"user:{{sub}}\"]\n\
+             [[namespace]]\nmatch = \"chat:*\"\nclient_publish = \"broadcast\"\n\
+             publish = [\"chat:*:{{sub}}\"]\nsubscribe = [\"chat:*\"]\n"
+        );
+        let server = Server::in_folder(folder.path(), "127.0.0.1:0", &config, &[]).unwrap();
+        Self { server, folder }
+    }
+
+    /// Returns a token that names no channels.
+    fn token(&self, sub: &str) -> String {
+        let mut command = fanfare();
+        command.args(["token", "--expires-in", "60", &format!("--sub={sub}")]);
+        command.arg("--key").arg(self.folder.path().join("secret"));
+        let output = command.output().unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    fn bearer(&self, sub: &str) -> String {
+        format!("Authorization: Bearer {}", self.token(sub))
+    }
+
+    /// Returns the status of a poll of a channel.
+    fn subscribes(&self, sub: &str, channel: &str) -> String {
+        let channel = channel.replace('*', "%2A");
+        let target = format!("/poll?timeout=0&channel={channel}");
+        let output = Command::new("curl")
+            .args(["-s", "-o", "/dev/null", "-w", "%{http_code}"])
+            .args(["--max-time", "20", "-H", &self.bearer(sub)])
+            .arg(self.server.url(&target))
+            .output();
+        String::from_utf8(output.unwrap().stdout).unwrap()
+    }
+
+    /// Returns the status of a publication over HTTP.
+    fn publishes(&self, sub: &str, channel: &str) -> u16 {
+        let header = ["-H", &self.bearer(sub)];
+        publish(&self.server, &format!("channel={channel}"), &header, "1").0
+    }
+}
+
+#[test]
+fn namespace_lets_a_subject_use_its_own_channels_and_no_others() {
+    let rig = OwnChannels::start();
+    assert_eq!(rig.subscribes("alice", "user:alice"), "200");
+    assert_eq!(rig.subscribes("a:b", "user:a:b"), "200");
+    for (sub, channel) in [
+        ("*", "user:alice"),
+        ("a:b", "user:a"),
+        ("alice", "user:bob"),
+    ] {
+        assert_eq!(rig.subscribes(sub, channel), "403", "{sub} {channel}");
+    }
+    assert_eq!(rig.subscribes("*", "user:*"), "400");
+    assert_eq!(rig.publishes("alice", "chat:42:alice"), 200);
+    for (sub, channel) in [
+        ("*", "chat:42:alice"),
+        ("alice", "chat:42:bob"),
+        ("alice", "chat:alice"),
+        ("b", "chat:42:a:b"),
+        ("alice", "user:alice"),
+    ] {
+        assert_eq!(rig.publishes(sub, channel), 403, "{sub} {channel}");
+    }
+}
+
+#[test]
+fn commands_of_a_subject_reach_its_own_channels_and_no_others() {
+    let rig = OwnChannels::start();
+    let token = rig.token("alice");
+    let mut socket = Socket::open(rig.server.addr, &format!("token={token}"));
+    assert_eq!(socket.json()["type"], "welcome");
+    let command =
+        |kind: &str, channel: &str| json!({"type": kind, "channel": channel, "data": 1, "ref": 1});
+    for (kind, channel, answer) in [
+        ("subscribe", "user:alice", "subscribed"),
+        ("subscribe", "user:bob", "error"),
+        ("publish", "chat:1:alice", "ok"),
+        ("publish", "chat:1:bob", "error"),
+    ] {
+        socket.send(&command(kind, channel));
+        let got = socket.json();
+        assert_eq!(got["type"], answer, "{kind} {channel} {got}");
+    }
 }
 
 #[test]

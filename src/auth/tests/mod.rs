@@ -8,8 +8,15 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::config::{Algorithm, TokenRules};
+use crate::config::{Algorithm, Config, TokenRules};
 use crate::id::ChannelName;
+
+/// Returns a configuration in which each channel needs a token.
+fn guarded() -> Config {
+    let mut config = Config::default();
+    config.auth.jwks = "jwks.json".into();
+    config
+}
 
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 const NOW_S: u64 = 1_800_000_000;
@@ -77,9 +84,18 @@ fn tokens_of_another_implementation_are_accepted() {
             .verify(token.trim(), NOW_S)
             .unwrap();
         assert_eq!(grant.sub.as_deref(), Some("alice"), "{algorithm}");
-        assert!(grant.may_subscribe(&name("chat:7")) && grant.may_subscribe(&name("news")));
-        assert!(!grant.may_subscribe(&name("chat")) && !grant.may_subscribe(&name("newsroom")));
-        assert!(grant.may_publish(&name("chat:1")) && !grant.may_publish(&name("chat:2")));
+        assert!(
+            grant.may_subscribe(&name("chat:7"), &guarded())
+                && grant.may_subscribe(&name("news"), &guarded())
+        );
+        assert!(
+            !grant.may_subscribe(&name("chat"), &guarded())
+                && !grant.may_subscribe(&name("newsroom"), &guarded())
+        );
+        assert!(
+            grant.may_publish(&name("chat:1"), &guarded())
+                && !grant.may_publish(&name("chat:2"), &guarded())
+        );
         assert_eq!(grant.ends_s, 4_102_444_800);
     }
 }
@@ -121,7 +137,10 @@ fn minted_token_is_valid_for_every_secret() {
         let token = mint(algorithm, &secret, &spec).unwrap();
         let grant = verifier(algorithm, &secret).verify(&token, NOW_S).unwrap();
         assert_eq!(grant.sub.as_deref(), Some("bob"));
-        assert!(grant.may_subscribe(&name("a:1")) && grant.may_publish(&name("b")));
+        assert!(
+            grant.may_subscribe(&name("a:1"), &guarded())
+                && grant.may_publish(&name("b"), &guarded())
+        );
     }
     let refused = mint(Algorithm::Rs256, SECRET, &spec);
     assert_eq!(refused, Err(MintError::Algorithm(Algorithm::Rs256)));

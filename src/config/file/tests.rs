@@ -236,7 +236,7 @@ fn problems_of_a_namespace_have_their_line_and_key() {
         [
             "fanfare.toml:3: namespace[0].colour: unknown key; [[namespace]] has match, \
              log_entries, log_bytes, log_age_ms, overflow, client_publish, client_presence, \
-                 anonymous_subscribe",
+                 anonymous_subscribe, subscribe, publish",
             "fanfare.toml:4: namespace[1]: has no `match`; name its channels",
         ]
     );

@@ -488,7 +488,7 @@ fn publish_audience(channel: &ChannelName, context: &Context<'_>) -> Option<Audi
         ClientPublish::Broadcast => Audience::Subscribers,
         ClientPublish::Consume => Audience::Consumers,
     };
-    let may_publish = context.access.may_publish(channel);
+    let may_publish = context.access.may_publish(channel, context.config);
     may_publish.then_some(audience)
 }
 

@@ -91,6 +91,8 @@ pub(super) fn config() -> Config {
             client_publish: Some(publish),
             client_presence: Some(true),
             anonymous_subscribe: Some(pattern == "b*"),
+            subscribe: None,
+            publish: None,
             ..Namespace::default()
         });
     }

@@ -99,6 +99,8 @@ fn draw_namespaces(config: &mut Config, random: &mut fastrand::Rng) {
             }),
             client_presence: pick(&[0, 1], 1).map(|_| true),
             anonymous_subscribe: None,
+            subscribe: None,
+            publish: None,
         });
     }
 }

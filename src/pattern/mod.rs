@@ -2,7 +2,10 @@
 //!
 //! `chat:*` matches every channel whose name begins with `chat:`, and `*` alone matches every
 //! channel. A channel name has no `*`, so a pattern has a `*` only at its end. Consumers, tokens
-//! and namespaces use patterns.
+//! and namespaces use patterns. The lists of
+//! namespaces have further placeholders ([`subject`]).
+
+pub mod subject;
 
 use crate::id::{ChannelName, ChannelNameError};
 
