@@ -116,6 +116,9 @@ pub struct ChannelRow {
 pub struct WorkersAnswer {
     /// The workers, by number.
     pub workers: Vec<WorkerRow>,
+    /// The numbers of the workers that have not answered in time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub silent_workers: Vec<u16>,
 }
 
 /// A worker.

@@ -105,9 +105,13 @@ pub(super) fn execute(
         }
         Request::Reload(_) => reload(requester, operated).and_then(|a| json(&a)),
         Request::Top(_) => top(operated).and_then(|a| json(&a)),
-        Request::Workers(_) => json(&WorkersAnswer {
-            workers: workers(&ping(operated), operated),
-        }),
+        Request::Workers(_) => {
+            let pinged = ping(operated);
+            json(&WorkersAnswer {
+                workers: workers(&pinged, operated),
+                silent_workers: pinged.missing(),
+            })
+        }
     };
     let failed = |error: String| json(&ErrorAnswer { error });
     let answer = answer.or_else(failed);

@@ -142,6 +142,23 @@ fn lists_name_connections_channels_and_workers() {
 }
 
 #[test]
+fn uptime_is_the_time_since_the_start() {
+    let before = Instant::now();
+    let server = Server::start();
+    let ready = Instant::now();
+    let uptime = || {
+        let at_least = ready.elapsed().as_millis();
+        let answer = exchange(&server, b"{\"top\":{}}\n");
+        let uptime = u128::from(answer["uptime_ms"].as_u64().unwrap());
+        let at_most = before.elapsed().as_millis();
+        assert!((at_least..=at_most).contains(&uptime), "{answer}");
+        uptime
+    };
+    let first = uptime();
+    within("a later uptime", || (uptime() > first).then_some(()));
+}
+
+#[test]
 fn json_is_read_by_another_program() {
     let server = Server::start();
     let _socket = Socket::subscribed(server.addr, "channel=a");
@@ -518,6 +535,11 @@ fn stuck_worker_is_named_and_delays_an_answer_only_once() {
         let (_, error) = warned(&server, &[list]);
         assert!(error.starts_with(SILENT), "{error}");
         assert!(error.ends_with("are missing from the list\n"), "{error}");
+    }
+    for list in ["conns", "channels", "workers"] {
+        let (answer, _) = warned(&server, &[list, "--json"]);
+        let answer: Value = serde_json::from_str(&answer).unwrap();
+        assert_eq!(answer["silent_workers"], json!([1]), "{answer}");
     }
     let begun = Instant::now();
     let top = printed(&server, &["top", "--count", "1"]);

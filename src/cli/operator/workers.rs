@@ -38,15 +38,8 @@ pub(in crate::cli) fn run(args: &WorkersArgs, out: &mut dyn Write) -> Result<(),
         true => print_json(&answer.line, out)?,
         false => print(&list(&answer.content), out)?,
     }
-    warn_of_silent_workers(&silent(&answer.content), "overloaded or stuck");
+    warn_of_silent_workers(&answer.content.silent_workers, "overloaded or stuck");
     Ok(())
-}
-
-/// Returns the numbers of the workers that have not answered in time.
-fn silent(answer: &WorkersAnswer) -> Vec<u16> {
-    let workers = answer.workers.iter();
-    let silent = workers.filter(|worker| worker.answered_us.is_none());
-    silent.map(|worker| worker.worker).collect()
 }
 
 fn list(answer: &WorkersAnswer) -> String {
@@ -99,8 +92,8 @@ mod tests {
         let late = WorkerRow::default();
         let answer = WorkersAnswer {
             workers: vec![late, worker],
+            silent_workers: vec![0],
         };
-        assert_eq!(silent(&answer), [0]);
         assert_eq!(
             list(&answer),
             "WORKER  ANSWERED  CONNECTIONS  SUBSCRIPTIONS  INBOX  DELIVERIES     SENT  TURNS  LATE     WORKED\n\
