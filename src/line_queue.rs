@@ -85,18 +85,6 @@ impl LineQueue {
     }
 }
 
-/// Each call queues one line. The calls never fail: a lost line is counted.
-impl Write for LineQueue {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.push(line);
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 /// Writes lines. If an error has cut a line, for example because a disk was full, the next line
 /// begins a new one. So a reader loses only the cut line.
 #[derive(Debug)]

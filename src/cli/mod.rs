@@ -27,6 +27,7 @@ use signal_hook::consts::{SIGUSR1, SIGUSR2};
 
 use args::{Arguments, Command};
 use fanfare::config::file::ConfigError;
+use fanfare::logs::priority::error_lines;
 use fanfare::sys::signals;
 
 /// The reason why a subcommand ended early.
@@ -64,18 +65,18 @@ impl Failure {
             // Each line of this text begins with the name of a file or variable. So the prefix
             // `fanfare:` is not needed.
             Self::Config(error) => {
-                print_error(&error.to_string());
+                print_error(&error_lines(&error.to_string()));
                 ExitCode::from(2)
             }
             Self::OutputClosed => ExitCode::SUCCESS,
             Self::Running(_) => {
                 // The format `{:#}` includes the causes of the error.
-                print_error(&format!("fanfare: {self:#}"));
+                print_error(&error_lines(&format!("fanfare: {self:#}")));
                 ExitCode::FAILURE
             }
             Self::Reported => ExitCode::FAILURE,
             Self::Usage(_) => {
-                print_error(&format!("fanfare: {self}"));
+                print_error(&error_lines(&format!("fanfare: {self}")));
                 ExitCode::from(2)
             }
         }

@@ -18,8 +18,8 @@ use signal_hook::consts::{
 };
 use signal_hook::iterator::Signals;
 
+use super::Failure;
 use super::args::ServeArgs;
-use super::{Failure, print_error};
 use fanfare::config::changes::Reloaded;
 use fanfare::config::file;
 use fanfare::demo;
@@ -69,10 +69,10 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
         origins,
         file,
     } = load(args)?;
-    for warning in &warnings {
-        print_error(&format!("warning: {warning}"));
-    }
     let (logs, log) = logs::start(&config.logging).context("cannot start the thread of the log")?;
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
     if !memory::refuse_huge_pages() {
         tracing::debug!("cannot turn off huge pages; the process uses more memory");
     }

@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 pub(crate) mod capture;
+pub mod priority;
 pub mod problems;
 
 use std::fmt;
@@ -19,6 +20,7 @@ use tracing_subscriber::{Registry, reload};
 use crate::config::limits::LINES_STOP_MS;
 use crate::config::{LogFormat, Logging};
 use crate::line_queue::{LineQueue, LineThread, WholeLines};
+use priority::LineWriters;
 use problems::{LoggedProblem, Problems};
 
 /// The maximum number of lines in the queue.
@@ -121,7 +123,6 @@ pub fn start(logging: &Logging) -> io::Result<(Logs, LogHandle)> {
     let writer = WholeLines::new(io::stderr());
     let (queue, thread) = LineQueue::start("fanfare-log", LINES_MAX, writer)?;
     let lines = queue.clone();
-    let queue = move || queue.clone();
     let level = log_level(&logging.level);
     debug_assert!(level.is_some(), "the configuration was validated");
     let (filter, level) = reload::Layer::new(level.unwrap_or(LevelFilter::INFO));
@@ -129,7 +130,7 @@ pub fn start(logging: &Logging) -> io::Result<(Logs, LogHandle)> {
     let layers = tracing_subscriber::registry()
         .with(filter)
         .with(problems.clone());
-    let layer = tracing_subscriber::fmt::layer().with_writer(queue);
+    let layer = tracing_subscriber::fmt::layer().with_writer(LineWriters::new(queue));
     let installed = match logging.format {
         LogFormat::Json => layers.with(layer.json()).try_init(),
         LogFormat::Text => {

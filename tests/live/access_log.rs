@@ -500,3 +500,24 @@ fn server_whose_ready_line_cannot_be_printed_runs_and_warns() {
         assert!(status.success(), "{status}");
     }
 }
+
+#[test]
+fn full_pipe_of_the_log_does_not_stop_a_start_with_warnings() {
+    let (_unread, stuck) = full_pipe();
+    let folder = tempfile::tempdir().unwrap();
+    let printed = folder.path().join("stdout.txt");
+    let mut command = fanfare();
+    command
+        .args(["serve", "--listen", "127.0.0.1:0", "--admin", "off"])
+        .arg("--feed")
+        .arg(folder.path().join("feed.sock"))
+        // A misspelt variable causes a warning.
+        .env("FANFARE_HEARTBEAT_INTERVALL_MS", "1")
+        .stdout(fs::File::create(&printed).unwrap())
+        .stderr(stuck);
+    let _process = Started(command.spawn().unwrap());
+    within("the line with ready", || {
+        let printed = fs::read_to_string(&printed).unwrap();
+        printed.contains(" ready: ").then_some(())
+    });
+}

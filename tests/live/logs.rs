@@ -4,13 +4,15 @@
 use std::fs;
 use std::io::{BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::MetadataExt as _;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::support::raw::{connect, connect_small};
 use crate::support::secure::{Certificate, tls_addr};
-use crate::support::{Feeder, Raw, Server, Socket, within};
+use crate::support::{Feeder, Process, Raw, Server, Socket, fanfare, within};
 
 const JSON: &str = "[logging]\nformat = \"json\"\n";
 /// The metric that counts the lines that were not written.
@@ -310,4 +312,60 @@ fn stalled_consumer_is_logged_with_its_process() {
     let line = warning(&server, "consumer_disconnected");
     assert_eq!(line["pid"], std::process::id(), "{line}");
     drop(writer.join().unwrap());
+}
+
+/// Runs a server until it ends. Returns its log. `JOURNAL_STREAM` has the inode of the log plus
+/// `offset`. So with 0, the log looks like a stream that systemd has connected to its journal.
+fn log_beside(offset: u64, args: &[&str]) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stderr.txt");
+    let log = fs::File::create(&path).unwrap();
+    let file = log.metadata().unwrap();
+    let mut command = fanfare();
+    command
+        .args(["serve", "--listen", "127.0.0.1:0", "--admin", "off"])
+        .args(args)
+        .arg("--feed")
+        .arg(folder.path().join("feed.sock"))
+        .env(
+            "JOURNAL_STREAM",
+            format!("{}:{}", file.dev(), file.ino() + offset),
+        )
+        // A misspelt variable causes a warning.
+        .env("FANFARE_HEARTBEAT_INTERVALL_MS", "1")
+        .env("FANFARE_LOGGING_LEVEL", "debug")
+        .stdout(Stdio::null())
+        .stderr(log);
+    let mut process = command.spawn().unwrap();
+    let mut is_stopped = false;
+    within("the end", || {
+        let has_started = folder.path().join("feed.sock").exists();
+        if has_started && !std::mem::replace(&mut is_stopped, has_started) {
+            Process(process.id()).signal("TERM");
+        }
+        process.try_wait().unwrap()
+    });
+    fs::read_to_string(path).unwrap()
+}
+
+#[test]
+fn lines_for_the_journal_of_systemd_have_a_priority() {
+    let log = log_beside(0, &[]);
+    for (prefix, level) in [("<4>", " WARN "), ("<6>", " INFO ")] {
+        assert!(log.contains(level), "{log}");
+        for line in log.lines().filter(|line| line.contains(level)) {
+            assert!(line.starts_with(prefix), "{line}");
+        }
+    }
+    // All problems of a configuration are errors.
+    let wrong = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&wrong, "workers = 1025\nheartbeat = 5\n").unwrap();
+    let problems = log_beside(0, &["--config", wrong.path().to_str().unwrap()]);
+    assert_eq!(problems.lines().count(), 2, "{problems}");
+    assert!(
+        problems.lines().all(|line| line.starts_with("<3>")),
+        "{problems}"
+    );
+    let other_stream = log_beside(1, &[]);
+    assert!(!other_stream.contains('<'), "{other_stream}");
 }
