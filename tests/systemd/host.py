@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import json
 import os
 import pathlib
 import shutil
@@ -99,8 +100,11 @@ def restarts():
     return int(show("NRestarts"))
 
 
-def journal(since, unit=SERVICE):
-    return ok("journalctl", "--unit", unit, "--since", f"@{since:.6f}", "--output", "cat")
+def journal(since, *flags):
+    """Returns what the journal has of the service, with all lines written before the call."""
+    ok("journalctl", "--sync")
+    command = ["journalctl", "--unit", SERVICE, "--since", f"@{since:.6f}", "--output", "cat"]
+    return ok(*command, *flags)
 
 
 def within(seconds, what, condition):
@@ -237,16 +241,42 @@ class Mute:
         # The buffer is set before connecting, because the handshake negotiates the window scale.
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         self.connection.connect(CLIENTS)
-        lines = [
-            "GET /ws?channel=a HTTP/1.1",
-            "Host: a",
-            "Connection: Upgrade",
-            "Upgrade: websocket",
-            "Sec-WebSocket-Version: 13",
-            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-        ]
-        self.connection.sendall("".join(f"{line}\r\n" for line in [*lines, ""]).encode())
-        assert b" 101 " in self.connection.recv(4096)
+        _upgrade(self.connection)
+
+
+def _upgrade(connection):
+    """Sends the handshake of a WebSocket."""
+    lines = [
+        "GET /ws?channel=a HTTP/1.1",
+        "Host: a",
+        "Connection: Upgrade",
+        "Upgrade: websocket",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    ]
+    connection.sendall("".join(f"{line}\r\n" for line in [*lines, ""]).encode())
+    assert b" 101 " in connection.recv(4096)
+
+
+class Publisher:
+    """A WebSocket client that publishes."""
+
+    def __init__(self):
+        self.connection = socket.create_connection(CLIENTS, 30)
+        _upgrade(self.connection)
+
+    def publish(self, ref):
+        """Publishes in the channel `a`. Returns the server's frames up to the answer."""
+        message = {"type": "publish", "channel": "a", "data": ref, "ref": ref}
+        text = json.dumps(message).encode()
+        # The length fits into one byte, and a mask of zeros changes nothing.
+        self.connection.sendall(bytes([0x81, 0x80 | len(text), 0, 0, 0, 0]) + text)
+        answer = ""
+        while f'"ref":{ref}' not in answer:
+            piece = self.connection.recv(4096)
+            assert piece, answer
+            answer += piece.decode(errors="replace")
+        return answer
 
 
 class Crowd:
