@@ -39,6 +39,7 @@ mod journal;
 mod limits;
 mod logs;
 mod metrics;
+mod module;
 mod namespaces;
 mod operator;
 mod page;
