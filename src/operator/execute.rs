@@ -388,18 +388,40 @@ fn workers(pinged: &Surveyed, operated: &Operated) -> Vec<WorkerRow> {
 
 /// Collects the figures of `top`. Only workers that answer a ping are asked more, so that a stuck
 /// worker delays the answer only once.
+/// Returns the connections that are most behind, and then those with most unsent bytes. A client
+/// that stops reading in the middle of a large publication is not behind, because the conn has
+/// begun to send the newest publication.
+fn laggards(answering: &[u16], operated: &Operated) -> Result<Vec<ConnRow>, String> {
+    let limit = RowLimit::try_from(TOP_LAGGARDS).map_err(|error| error.to_string())?;
+    let behind = ConnFilter {
+        behind: Some(1),
+        ..ConnFilter::default()
+    };
+    let unsent = ConnFilter {
+        unsent: Some(1),
+        ..ConnFilter::default()
+    };
+    let mut rows: Vec<ConnRow> = Vec::new();
+    for (filter, sort) in [(behind, ConnSort::Behind), (unsent, ConnSort::Unsent)] {
+        let request = ConnsRequest {
+            filter,
+            sort,
+            limit,
+        };
+        for conn in conns(&request, answering, operated)?.conns {
+            if !rows.iter().any(|row| row.connection == conn.connection) {
+                rows.push(conn);
+            }
+        }
+    }
+    rows.truncate(TOP_LAGGARDS as usize);
+    Ok(rows)
+}
+
 fn top(operated: &Operated) -> Result<TopAnswer, String> {
     let pinged = ping(operated);
     let answering = pinged.answered();
     let limit = |rows: u32| RowLimit::try_from(rows).map_err(|error| error.to_string());
-    let laggards = ConnsRequest {
-        filter: ConnFilter {
-            behind: Some(1),
-            ..ConnFilter::default()
-        },
-        sort: ConnSort::Behind,
-        limit: limit(TOP_LAGGARDS)?,
-    };
     let busiest = ChannelsRequest {
         channel: None,
         sort: ChannelSort::Recent,
@@ -438,7 +460,7 @@ fn top(operated: &Operated) -> Result<TopAnswer, String> {
         log_bytes_max: figures.config.current().log.bytes,
         memory_bytes: resident_bytes().unwrap_or_default(),
         workers: workers(&pinged, operated),
-        laggards: conns(&laggards, &answering, operated)?.conns,
+        laggards: laggards(&answering, operated)?,
         channels,
         problems: operated
             .logs

@@ -261,6 +261,24 @@ fn slow_reader_is_found_with_conns_and_top() {
 }
 
 #[test]
+fn reader_that_stops_within_one_large_publication_is_in_top() {
+    let server = Server::with("[quota]\nsend_buffer_bytes = 65536\n", &[]);
+    let mut slow = connect_small(server.addr);
+    let address = slow.local_addr().unwrap().to_string();
+    slow.write_all(&handmade::handshake("channel=big")).unwrap();
+    server.await_metric("fanfare_subscribers", 1.0);
+    Feeder::connect(&server.feed).publish("big", "x".repeat(1_000_000));
+    let found = within("a connection with unsent bytes", || {
+        let answer = json_of(&server, &["conns", "--unsent", "1", "--json"]);
+        (answer["matched"] == 1).then_some(answer)
+    });
+    assert_eq!(found["conns"][0]["behind"], 0, "{found}");
+    let top = printed(&server, &["top", "--count", "1"]);
+    let (_, laggards) = top.split_once("\nBEHIND ").unwrap();
+    assert!(laggards.lines().nth(1).unwrap().contains(&address), "{top}");
+}
+
+#[test]
 fn text_of_clients_cannot_control_the_terminal() {
     let folder = tempfile::tempdir().unwrap();
     let secret = folder.path().join("secret");
