@@ -40,3 +40,8 @@ fn module_keeps_the_rules_of_tokens_codes_and_requests() {
 fn module_runs_in_a_browser() {
     run("browser.test.mjs");
 }
+
+#[test]
+fn module_handles_answers_that_are_written_by_hand() {
+    run("contract.test.mjs");
+}
