@@ -6,7 +6,8 @@
 //! head and `head` parses it. `framing` determines the end of a request and its host. `route`
 //! chooses the answer. `target`, `upgrade`, `extensions` and `validators` check the parameters.
 //! `origin` checks the page that sent the request, and `entry` checks the request's token.
-//! `refusal` lists all refusals, and `response` writes responses. A client's request must not have
+//! `refusal` lists all refusals, `response` writes responses, and `files` has the page and the
+//! browser module. A client's request must not have
 //! content, except for a publication (`publish`): other requests with content are refused and the
 //! conn is closed, so that no second request can be smuggled in the content of the first. The
 //! caller is `conn`. The transports call `response` for heads that they send later. The feed parses
@@ -30,6 +31,7 @@ pub mod retry_after;
 pub mod validators;
 
 mod chunked;
+mod files;
 mod goaway;
 mod lines;
 mod route;

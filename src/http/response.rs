@@ -16,15 +16,6 @@ use super::origin::Reader;
 pub use super::status::Status;
 use super::{After, Refusal, WebSocketRequest, publish};
 
-/// The built-in HTML page, which is one file without external assets.
-const PAGE: &[u8] = include_bytes!("page.html");
-
-/// The content security policy of the built-in HTML page. It allows the page's inline script and
-/// style, images from data URLs, connections to the page's origin, and a `WebSocket` to any origin.
-const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; \
-    style-src 'unsafe-inline'; connect-src 'self' ws: wss:; img-src data:; base-uri 'none'; \
-    form-action 'none'; frame-ancestors 'none'";
-
 /// The media type of a problem document (RFC 9457, 3).
 pub const PROBLEM: &str = "application/problem+json";
 
@@ -325,23 +316,6 @@ fn options_with(methods: &str, then: After, reader: Reader<'_>, date: &str) -> R
             push_field("Access-Control-Max-Age", PREFLIGHT_AGE_S, bytes);
         }
     })
-}
-
-/// Returns the response with the built-in HTML page.
-pub(super) fn page(method: Method, then: After, date: &str) -> Response {
-    let mut bytes = Vec::with_capacity(PAGE.len() + 768);
-    push_status_line(Status::Ok, date, &mut bytes);
-    push_field("Cache-Control", "no-cache", &mut bytes);
-    push_field("Content-Security-Policy", PAGE_POLICY, &mut bytes);
-    push_field("Referrer-Policy", "no-referrer", &mut bytes);
-    push_field("X-Content-Type-Options", "nosniff", &mut bytes);
-    push_content("text/html; charset=utf-8", PAGE, method, then, &mut bytes);
-    Response {
-        status: Status::Ok,
-        bytes,
-        then,
-        refusal: None,
-    }
 }
 
 /// Returns the response to HEAD for an event stream.

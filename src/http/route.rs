@@ -12,6 +12,7 @@ use crate::frame::Envelope;
 use crate::id::Since;
 
 use super::entry::{self, Entry, EntryError};
+use super::files::File;
 use super::head::{Head, Method, Version};
 use super::origin::{Reader, Source};
 use super::target::{Query, Target};
@@ -24,7 +25,7 @@ use super::{
 #[derive(Clone, Copy)]
 enum Path {
     EventStream,
-    Page,
+    File(File),
     Poll,
     Publish,
     WebSocket,
@@ -33,18 +34,17 @@ enum Path {
 impl Path {
     fn parse(path: &str) -> Option<Self> {
         match path {
-            "/" => Some(Self::Page),
             "/poll" => Some(Self::Poll),
             publish::PATH => Some(Self::Publish),
             "/sse" => Some(Self::EventStream),
             "/ws" => Some(Self::WebSocket),
-            _ => None,
+            path => File::at(path).map(Self::File),
         }
     }
 
     fn find(path: &str, config: &Config) -> Result<Self, Refusal> {
         match Self::parse(path) {
-            Some(Self::Page) if !config.page => Err(Refusal::Path),
+            Some(Self::File(File::Page)) if !config.page => Err(Refusal::Path),
             found => found.ok_or(Refusal::Path),
         }
     }
@@ -96,14 +96,16 @@ impl Router<'_> {
         if head.method == Method::Options {
             return Ok(self.respond(match path {
                 Path::Publish => response::options_of_publish,
-                Path::EventStream | Path::Page | Path::Poll | Path::WebSocket => response::options,
+                Path::EventStream | Path::File(_) | Path::Poll | Path::WebSocket => {
+                    response::options
+                }
             }));
         }
         match path {
             Path::EventStream => self.event_stream(target),
-            Path::Page => {
-                let page = response::page(head.method, head.after, self.date);
-                Ok(Answer::Respond(page))
+            Path::File(file) => {
+                let response = file.respond(head.method, head.after, self.date);
+                Ok(Answer::Respond(response))
             }
             Path::Poll => self.poll(target),
             Path::Publish => publish::check(head, target, self.source, self.access, self.config)

@@ -51,6 +51,35 @@ fn stream(args: &[&str]) -> (Lines, Vec<String>) {
 }
 
 #[test]
+fn browser_module_is_served_to_pages_of_any_origin() {
+    let server = Server::with("page = false\n", &[]);
+    for (path, file, media_type) in [
+        ("/fanfare.js", "fanfare.min.js", "text/javascript"),
+        ("/fanfare-acks.js", "acks.min.js", "text/javascript"),
+        ("/fanfare-outbox.js", "outbox.min.js", "text/javascript"),
+        ("/fanfare.d.ts", "fanfare.d.ts", "text/plain"),
+    ] {
+        let file = format!("{}/src/web/{file}", env!("CARGO_MANIFEST_DIR"));
+        let origin = ["-H", "Origin: https://elsewhere.example"];
+        let url = server.url(path);
+        let whole = curl(&[&origin[..], &["-i", &url]].concat());
+        let (head, content) = whole.split_once("\r\n\r\n").unwrap();
+        assert_eq!(content, std::fs::read_to_string(file).unwrap(), "{path}");
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        let lines = [
+            format!("Content-Type: {media_type}; charset=utf-8"),
+            String::from("Access-Control-Allow-Origin: *"),
+        ];
+        for line in lines {
+            assert!(head.lines().any(|own| own == line), "{line} in {head}");
+        }
+        assert_eq!(curl(&["-I", &url]).trim_end(), head.trim_end());
+    }
+    let refused = curl(&["-i", &server.url("/")]);
+    assert!(refused.starts_with("HTTP/1.1 404 "), "{refused}");
+}
+
+#[test]
 fn page_is_served_whole() {
     let server = Server::start();
     let answer = curl(&["-i", &server.url("/")]);
