@@ -271,9 +271,10 @@ pub(crate) struct PublishArgs {
 #[command(after_help = "\
 ws://HOST/ws?channel=NAME prints each publication as one line of JSON; http://HOST/sse?channel=NAME
 prints the data of each event; http://HOST/poll?channel=NAME polls and prints each publication as
-ws:// does. A lost connection is made again with exponential back-off and jitter, and resumes after
-the last id. Failed attempts and gaps are reported on standard error. An error that a further
-attempt would repeat, such as a missing token, ends the program at once.
+ws:// does. wss:// and https:// use TLS. A lost connection is made again with exponential back-off
+and jitter, and resumes after the last id. Failed attempts and gaps are reported on standard error.
+An error that a further attempt would repeat, such as a missing token or an unknown certificate, ends
+the program at once.
 
 Exit status:
   0  success: --count publications, the end of the stream, or a closed standard output
@@ -286,7 +287,7 @@ Examples:
   fanfare subscribe 'ws://127.0.0.1:8080/ws?channel=prices'
   fanfare subscribe 'http://127.0.0.1:8080/sse?channel=prices&channel=news' --ids
   fanfare subscribe 'ws://127.0.0.1:8080/ws?channel=a' --count 1 --timeout 5
-  fanfare subscribe 'http://127.0.0.1:8080/sse?channel=a' --header 'Authorization: Bearer …'")]
+  fanfare subscribe 'wss://example.org/ws?channel=a' --token-file token --cacert authority.pem")]
 pub(crate) struct SubscribeArgs {
     /// URL with the transport and the channels, such as ws://HOST/ws?channel=NAME.
     pub(crate) url: String,
@@ -305,6 +306,18 @@ pub(crate) struct SubscribeArgs {
     /// Send this header field; repeatable.
     #[arg(long = "header", value_name = "NAME: VALUE", value_parser = header)]
     pub(crate) headers: Vec<Header>,
+    /// Send this token; other users of the machine see it in the list of processes.
+    #[arg(long, value_name = "TOKEN", conflicts_with = "token_file")]
+    pub(crate) token: Option<String>,
+    /// Send the token in this file, which is read for each connection.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Trust the certificates in this PEM file instead of the authorities of the system.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) cacert: Option<PathBuf>,
+    /// Accept any certificate: for tests only, the server can be an impostor.
+    #[arg(long, conflicts_with = "cacert")]
+    pub(crate) insecure: bool,
     /// End when the connection ends.
     #[arg(long)]
     pub(crate) no_reconnect: bool,

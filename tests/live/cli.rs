@@ -128,7 +128,17 @@ fn errors_of_usage_name_the_argument_and_have_status_two() {
         (&["doctor", "--workers", "9999"], "--workers"),
         (&["doctor", "--stalled", "101"], "--stalled"),
         (&["subscribe", "nowhere"], "<URL>"),
-        (&["subscribe", "https://a/ws"], "<URL>"),
+        (&["subscribe", "ftp://a/ws"], "<URL>"),
+        (&["subscribe", "ws://a/ws", "--insecure"], "--insecure"),
+        (
+            &["subscribe", "wss://a/ws", "--cacert", "/dev/null"],
+            "--cacert",
+        ),
+        (&["subscribe", "ws://a/ws", "--token", ""], "--token"),
+        (
+            &["subscribe", "ws://a/ws", "--token-file", "/dev/null"],
+            "--token-file",
+        ),
         (&["subscribe", "ws://a/ws", "--count", "-1"], "--count"),
         (&["publish", "a", "1", "--event", "a\nb"], "--event"),
         (&["publish", "a b", "1"], "<CHANNEL>"),

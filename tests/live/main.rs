@@ -58,6 +58,7 @@ mod service;
 mod slow_readers;
 mod startup_errors;
 mod strictness;
+mod subscribe_tls;
 mod support;
 mod survival;
 mod tls;

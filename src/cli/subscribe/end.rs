@@ -35,6 +35,8 @@ pub(super) enum End {
     Output(Failure),
     /// The time of `--timeout` has passed.
     TimedOut,
+    /// The server refuses the token. Only a reconnect with another token can succeed.
+    TokenRefused(String),
 }
 
 /// A lost connection.
@@ -50,15 +52,22 @@ pub(super) struct Lost {
     pub(super) is_orderly: bool,
 }
 
-impl End {
-    /// Returns the [`End`] for a connection that could not be established.
+impl Lost {
+    /// Returns the loss of a connection that could not be established.
     pub(super) fn unreached(cause: impl Into<String>) -> Self {
-        Self::Lost(Lost {
+        Self {
             cause: cause.into(),
             retry_after: None,
             was_subscribed: false,
             is_orderly: false,
-        })
+        }
+    }
+}
+
+impl End {
+    /// Returns the [`End`] for a connection that could not be established.
+    pub(super) fn unreached(cause: impl Into<String>) -> Self {
+        Self::Lost(Lost::unreached(cause))
     }
 
     /// Returns the [`End`] for a connection that broke after the stream had begun.
@@ -95,6 +104,7 @@ impl End {
         }
         match status {
             204 => Self::Finished(cause),
+            401 => Self::TokenRefused(cause),
             408 | 429 | 500..=599 => Self::Lost(Lost {
                 cause,
                 retry_after,
@@ -106,8 +116,9 @@ impl End {
     }
 
     /// Returns the [`End`] for a close code. Codes below 4000 are defined by RFC 6455, 7.4. Codes
-    /// from 4000 to 4099 are errors that a reconnect would not solve. Codes from 4200 to 4299 ask
-    /// for an immediate reconnect.
+    /// from 4000 to 4099 are errors that a reconnect would not solve, except that 4001 and 4002
+    /// allow a reconnect with another token. Codes from 4200 to 4299 ask for an immediate
+    /// reconnect.
     pub(super) fn of_close(code: u16, reason: &str) -> Self {
         let cause = match reason {
             "" => format!("closed by the server with code {code}"),
@@ -115,6 +126,7 @@ impl End {
         };
         match code {
             1000 => Self::Finished(cause),
+            4001 | 4002 => Self::TokenRefused(cause),
             1002 | 1003 | 1007..=1010 | 4000..=4099 => Self::Failed(cause),
             1012 | 1013 => Self::orderly(cause, retry_ms(reason)),
             1001 => Self::orderly(cause, None),
@@ -195,6 +207,10 @@ mod tests {
         for code in [1002, 1008, 1009, 4000, 4003, 4099] {
             assert!(matches!(End::of_close(code, ""), End::Failed(_)), "{code}");
         }
+        for code in [4001, 4002] {
+            let end = End::of_close(code, "");
+            assert!(matches!(end, End::TokenRefused(_)), "{code}");
+        }
         for code in [1001, 1006, 1011, 1012, 1013, 4100, 4199] {
             assert!(matches!(End::of_close(code, ""), End::Lost(_)), "{code}");
         }
@@ -218,7 +234,9 @@ mod tests {
     #[test]
     fn responses_finish_fail_or_reconnect() {
         assert!(matches!(End::of_response(204, None, b""), End::Finished(_)));
-        for status in [301, 400, 401, 403, 404, 426] {
+        let end = End::of_response(401, None, b"");
+        assert!(matches!(end, End::TokenRefused(_)));
+        for status in [301, 400, 403, 404, 426] {
             assert!(matches!(
                 End::of_response(status, None, b""),
                 End::Failed(_)
@@ -240,7 +258,7 @@ mod tests {
         };
         assert_eq!(cause, "the server answered 400: d");
         let body = br#"{"title":"t","detail":"d","code":"token_missing"}"#;
-        let End::Failed(cause) = End::of_response(401, None, body) else {
+        let End::TokenRefused(cause) = End::of_response(401, None, body) else {
             panic!("another end");
         };
         assert_eq!(cause, "token missing (401): d");

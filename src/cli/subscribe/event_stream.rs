@@ -13,12 +13,12 @@ use fanfare::certain;
 use serde::{Deserialize, Serialize};
 
 use super::Subscriber;
+use super::connection::Connection;
 use super::end::End;
 use super::exchange::{Response, read_head, refusal, request};
 use super::parser::{Item, Parser};
 use super::response_body::Body;
 use crate::cli::print_error;
-use crate::cli::socket::Socket;
 
 /// An event as a line of `--json` output.
 #[derive(Serialize)]
@@ -37,9 +37,7 @@ pub(super) fn follow(subscriber: &mut Subscriber<'_>) -> End {
 }
 
 fn attempt(subscriber: &mut Subscriber<'_>) -> Result<Infallible, End> {
-    let target = subscriber.target;
-    let mut socket = Socket::connect(&target.host, target.port, subscriber.handshake_deadline())
-        .map_err(|error| subscriber.unreached(&error))?;
+    let mut socket = subscriber.connect()?;
     socket
         .write_all(request("text/event-stream", subscriber).as_bytes())
         .map_err(|error| subscriber.unreached(&error))?;
@@ -58,7 +56,7 @@ fn attempt(subscriber: &mut Subscriber<'_>) -> Result<Infallible, End> {
 }
 
 fn read_events(
-    socket: &mut Socket,
+    socket: &mut Connection,
     response: Response,
     subscriber: &mut Subscriber<'_>,
 ) -> Result<Infallible, End> {

@@ -10,9 +10,9 @@ use std::time::Duration;
 use fanfare::certain;
 
 use super::Subscriber;
+use super::connection::Connection;
 use super::end::{End, retry_after};
 use super::response_body::{Body, Framing};
-use crate::cli::socket::Socket;
 
 /// The maximum length of a response's head, in bytes.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -63,6 +63,9 @@ pub(super) fn request(accept: &str, subscriber: &Subscriber<'_>) -> String {
     for header in from_user {
         push_field(&header.name, &header.value, &mut text);
     }
+    if let Some(value) = subscriber.authorization() {
+        push_field("Authorization", &value, &mut text);
+    }
     text.push_str("\r\n");
     text
 }
@@ -75,7 +78,7 @@ fn push_field(name: &str, value: &str, out: &mut String) {
 
 /// Reads the head of a response. `failed` returns the [`End`] for a connection error.
 pub(super) fn read_head(
-    socket: &mut Socket,
+    socket: &mut Connection,
     failed: impl Fn(&io::Error) -> End,
 ) -> Result<Response, End> {
     let mut bytes = Vec::new();
@@ -137,7 +140,7 @@ fn parse_head(bytes: &[u8]) -> Result<Option<Response>, httparse::Error> {
 }
 
 /// Reads the body of a response that is not a stream, and returns the [`End`] for the response.
-pub(super) fn refusal(socket: &mut Socket, response: Response) -> End {
+pub(super) fn refusal(socket: &mut Connection, response: Response) -> End {
     let mut body = Body::new(response.framing);
     let mut content = Vec::new();
     let mut buffer = [0u8; 4096];

@@ -17,11 +17,11 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::Subscriber;
+use super::connection::Connection;
 use super::end::End;
 use super::exchange::{Response, read_head, refusal, request};
 use super::response_body::Body;
 use crate::cli::print_error;
-use crate::cli::socket::Socket;
 
 /// The maximum length of a response's content, in bytes. It is larger than any publication.
 const CONTENT_BYTES_MAX: usize = 256 * 1024 * 1024;
@@ -55,9 +55,7 @@ pub(super) fn follow(subscriber: &mut Subscriber<'_>) -> End {
 }
 
 fn attempt(subscriber: &mut Subscriber<'_>) -> Result<Infallible, End> {
-    let target = subscriber.target;
-    let mut socket = Socket::connect(&target.host, target.port, subscriber.handshake_deadline())
-        .map_err(|error| subscriber.unreached(&error))?;
+    let mut socket = subscriber.connect()?;
     let mut is_subscribed = false;
     loop {
         let started = Instant::now();
@@ -95,7 +93,7 @@ fn attempt(subscriber: &mut Subscriber<'_>) -> Result<Infallible, End> {
 }
 
 fn read_content(
-    socket: &mut Socket,
+    socket: &mut Connection,
     response: Response,
     subscriber: &Subscriber<'_>,
 ) -> Result<Vec<u8>, End> {

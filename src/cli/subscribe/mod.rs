@@ -6,6 +6,7 @@
 //! the deadline. Publications are written to standard output, which is flushed after each line.
 //! Everything else is written to standard error.
 
+mod connection;
 mod end;
 mod event_stream;
 mod exchange;
@@ -13,15 +14,19 @@ mod long_poll;
 mod parser;
 mod response_body;
 mod target;
+mod trust;
 mod web_socket;
 
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::args::SubscribeArgs;
 use super::{Failure, print_error};
+use connection::{Connection, check_token, read_token, tls_failure};
 use end::{Backoff, End, Lost};
 use fanfare::id::SINCE_FIRST;
+use rustls::ClientConfig;
 use target::{Scheme, Target};
 
 /// The maximum total time to connect and to receive the response.
@@ -39,8 +44,11 @@ pub(super) fn run(args: &SubscribeArgs, out: &mut dyn Write) -> Result<(), Failu
     if let Some(count) = args.last {
         target.begin_with(&format!("last={count}"));
     }
+    let tls = tls_config(args, &target)?;
     let mut subscriber = Subscriber {
         args,
+        token: first_token(args)?,
+        tls,
         target: &target,
         out,
         deadline: args
@@ -61,8 +69,11 @@ pub(super) fn run(args: &SubscribeArgs, out: &mut dyn Write) -> Result<(), Failu
             subscriber.was_subscribed |= lost.was_subscribed;
         }
         let lost = match end {
+            End::TokenRefused(cause) if !args.no_reconnect && subscriber.has_new_token() => {
+                Lost::unreached(cause)
+            }
             End::Enough => return Ok(()),
-            End::Failed(cause) => return Err(failed(cause)),
+            End::Failed(cause) | End::TokenRefused(cause) => return Err(failed(cause)),
             End::Finished(cause) => return subscriber.finished(&cause),
             End::Lost(lost) => lost,
             End::Output(failure) => return Err(failure),
@@ -80,6 +91,49 @@ pub(super) fn run(args: &SubscribeArgs, out: &mut dyn Write) -> Result<(), Failu
     }
 }
 
+/// Returns the settings of TLS if the URL requests TLS.
+fn tls_config(args: &SubscribeArgs, target: &Target) -> Result<Option<Arc<ClientConfig>>, Failure> {
+    if !target.is_tls {
+        return match (&args.cacert, args.insecure) {
+            (None, false) => Ok(None),
+            (Some(_), _) => Err(needs_tls("--cacert")),
+            (None, true) => Err(needs_tls("--insecure")),
+        };
+    }
+    if args.insecure {
+        print_error(
+            "warning: --insecure: the certificate of the server is not verified, so the server \
+             can be an impostor",
+        );
+    }
+    trust::client_config(args).map(Some).map_err(Failure::Usage)
+}
+
+fn needs_tls(flag: &str) -> Failure {
+    Failure::Usage(format!(
+        "{flag}: the URL must begin with wss:// or https://"
+    ))
+}
+
+/// Returns the token of the arguments, or the token in the file that they name.
+fn first_token(args: &SubscribeArgs) -> Result<Option<String>, Failure> {
+    let has_header = args
+        .headers
+        .iter()
+        .any(|header| header.name.eq_ignore_ascii_case("Authorization"));
+    match (&args.token, &args.token_file) {
+        (None, None) => Ok(None),
+        _ if has_header => Err(Failure::Usage(String::from(
+            "--header: Authorization cannot be combined with --token or --token-file",
+        ))),
+        (Some(token), _) => match check_token(token) {
+            Ok(()) => Ok(Some(token.clone())),
+            Err(reason) => Err(Failure::Usage(format!("--token: {reason}"))),
+        },
+        (None, Some(path)) => read_token(path).map(Some).map_err(Failure::Usage),
+    }
+}
+
 fn failed(cause: impl Into<String>) -> Failure {
     Failure::Running(anyhow::Error::msg(cause.into()))
 }
@@ -89,6 +143,10 @@ struct Subscriber<'a> {
     args: &'a SubscribeArgs,
     target: &'a Target,
     out: &'a mut dyn Write,
+    /// The token of the current connection.
+    token: Option<String>,
+    /// The settings of TLS, if the URL requests TLS.
+    tls: Option<Arc<ClientConfig>>,
     /// The time at which `--timeout` ends the subscription.
     deadline: Option<Instant>,
     /// The last id that was received. The next connection resumes after this id.
@@ -100,6 +158,28 @@ struct Subscriber<'a> {
 }
 
 impl Subscriber<'_> {
+    /// Connects to the server, with the token that the file of `--token-file` has now.
+    fn connect(&mut self) -> Result<Connection, End> {
+        if let Some(path) = &self.args.token_file {
+            self.token = Some(read_token(path).map_err(End::unreached)?);
+        }
+        Connection::open(self.target, self.tls.as_ref(), self.handshake_deadline())
+            .map_err(|error| self.unreached(&error))
+    }
+
+    /// Returns the value of the `Authorization` field.
+    fn authorization(&self) -> Option<String> {
+        let token = self.token.as_ref()?;
+        Some(format!("Bearer {token}"))
+    }
+
+    /// Whether the file of `--token-file` has another token than the current connection.
+    fn has_new_token(&self) -> bool {
+        let path = self.args.token_file.as_deref();
+        path.and_then(|path| read_token(path).ok())
+            .is_some_and(|token| self.token.as_ref() != Some(&token))
+    }
+
     /// Prints one publication. Returns [`End::Enough`] when `--count` publications have been
     /// printed.
     fn publication(&mut self, id: &str, line: &str) -> Result<(), End> {
@@ -142,6 +222,13 @@ impl Subscriber<'_> {
             return End::TimedOut;
         }
         let authority = &self.target.authority;
+        if let Some(cause) = tls_failure(authority, error) {
+            // As with an unknown host: if the server was reached before, a reconnect may succeed.
+            return match self.was_subscribed {
+                true => End::unreached(cause),
+                false => End::Failed(cause),
+            };
+        }
         match error.kind() {
             // An unknown host is an error in the URL, so a reconnect would fail too. But if the
             // host was reached before, a reconnect may succeed.

@@ -19,11 +19,11 @@ const START_NAMES: [&str; 4] = ["since", "last_event_id", "lastEventId", "last"]
 /// The transport of a subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scheme {
-    /// Server-sent events, selected by `http://`.
+    /// Server-sent events, selected by `http://` or `https://`.
     EventStream,
-    /// Polls, selected by `http://` and a path that ends in `/poll`.
+    /// Polls, selected by `http://` or `https://` and a path that ends in `/poll`.
     Poll,
-    /// WebSocket, selected by `ws://`.
+    /// WebSocket, selected by `ws://` or `wss://`.
     WebSocket,
 }
 
@@ -32,6 +32,8 @@ pub(super) enum Scheme {
 pub(super) struct Target {
     /// The transport that the URL selects.
     pub(super) scheme: Scheme,
+    /// Whether the URL requests TLS.
+    pub(super) is_tls: bool,
     /// The host name or address; an IPv6 address without brackets.
     pub(super) host: String,
     /// The TCP port.
@@ -51,23 +53,22 @@ impl Target {
             .parse()
             .map_err(|error| format!("`{url}` is not a URL: {error}"))?;
         let scheme = match uri.scheme_str() {
-            Some("http") if uri.path().ends_with("/poll") => Scheme::Poll,
-            Some("http") => Scheme::EventStream,
-            Some("ws") => Scheme::WebSocket,
-            Some("https" | "wss") => {
-                return Err(String::from(
-                    "TLS is not supported; use a plain ws:// or http:// address of the server",
+            Some("http" | "https") if uri.path().ends_with("/poll") => Scheme::Poll,
+            Some("http" | "https") => Scheme::EventStream,
+            Some("ws" | "wss") => Scheme::WebSocket,
+            _ => {
+                return Err(format!(
+                    "`{url}` does not begin with ws://, wss://, http:// or https://"
                 ));
             }
-            _ => {
-                return Err(format!("`{url}` does not begin with ws:// or http://"));
-            }
         };
+        let is_tls = matches!(uri.scheme_str(), Some("https" | "wss"));
         let host = uri.host().unwrap_or_default();
         if host.is_empty() {
             return Err(format!("`{url}` has no host"));
         }
-        let port = port(&uri, host).ok_or_else(|| {
+        let default_port = if is_tls { 443 } else { 80 };
+        let port = port(&uri, host, default_port).ok_or_else(|| {
             format!("`{url}` is not a URL: its port is not a number from 1 to 65535")
         })?;
         let authority = match uri.port_u16() {
@@ -76,6 +77,7 @@ impl Target {
         };
         Ok(Self {
             scheme,
+            is_tls,
             host: String::from(host.trim_start_matches('[').trim_end_matches(']')),
             port,
             authority,
@@ -124,13 +126,13 @@ impl Target {
     }
 }
 
-/// Returns the port of the URL, or 80 if the port is missing or empty (RFC 3986, 3.2.3).
-fn port(uri: &Uri, host: &str) -> Option<u16> {
+/// Returns the port of the URL, or the default port if it is missing or empty (RFC 3986, 3.2.3).
+fn port(uri: &Uri, host: &str, default_port: u16) -> Option<u16> {
     let authority = uri.authority().map_or("", |authority| authority.as_str());
     let (_user, authority) = authority.rsplit_once('@').unwrap_or(("", authority));
     let after_host = authority.strip_prefix(host)?;
     match after_host.trim_start_matches(':') {
-        "" => Some(80),
+        "" => Some(default_port),
         digits => digits.parse().ok().filter(|port| *port > 0),
     }
 }
@@ -153,7 +155,16 @@ mod tests {
         let port = |url| Target::parse(url).unwrap().port;
         assert_eq!((port("ws://8:80/ws"), port("ws://u@h:/ws")), (80, 80));
         let target = Target::parse("http://h/poll?channel=a").unwrap();
-        assert_eq!(target.scheme, Scheme::Poll);
+        assert_eq!((target.scheme, target.is_tls), (Scheme::Poll, false));
+        for (url, scheme) in [
+            ("https://h/poll?channel=a", Scheme::Poll),
+            ("https://h/sse?channel=a", Scheme::EventStream),
+            ("wss://h/ws?channel=a", Scheme::WebSocket),
+        ] {
+            let target = Target::parse(url).unwrap();
+            assert_eq!((target.scheme, target.is_tls), (scheme, true), "{url}");
+            assert_eq!((target.port, target.authority.as_str()), (443, "h"));
+        }
     }
 
     #[test]
@@ -164,8 +175,6 @@ mod tests {
             "http://[::1]:0/sse",
             "http://h:x/poll",
             "127.0.0.1:8080/ws",
-            "wss://h/",
-            "https://h/",
             "ftp://h/",
             "http:///x",
             "ws://h/ x",

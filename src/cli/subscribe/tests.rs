@@ -376,9 +376,18 @@ fn subscribe_fails_at_once_without_reconnect() {
 }
 
 #[test]
-fn bad_url_is_bad_usage() {
-    let (ended, _) = subscribe("wss://127.0.0.1/ws", "");
-    assert!(matches!(ended, Err(Failure::Usage(_))));
+fn bad_url_and_flags_that_exclude_each_other_are_bad_usage() {
+    for (url, flags) in [
+        ("ftp://127.0.0.1/ws", ""),
+        ("ws://127.0.0.1/ws", "--insecure"),
+        ("ws://127.0.0.1/ws", "--cacert x"),
+        ("wss://127.0.0.1/ws", "--cacert /dev/null"),
+        ("ws://127.0.0.1/ws", "--token-file /dev/null"),
+        ("ws://127.0.0.1/ws", "--token x --header Authorization:y"),
+    ] {
+        let (ended, _) = subscribe(url, flags);
+        assert!(matches!(ended, Err(Failure::Usage(_))), "{url} {flags}");
+    }
 }
 
 /// A standard output whose reader has closed the pipe.

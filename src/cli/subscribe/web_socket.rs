@@ -19,14 +19,15 @@ use serde::Deserialize;
 use tungstenite::client::IntoClientRequest as _;
 use tungstenite::error::ProtocolError;
 use tungstenite::handshake::client::Request;
+use tungstenite::http::header::AUTHORIZATION;
 use tungstenite::http::{HeaderName, HeaderValue};
 use tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tungstenite::{Error, HandshakeError, Message, WebSocket};
 
 use super::Subscriber;
+use super::connection::Connection;
 use super::end::{End, retry_after};
 use crate::cli::print_error;
-use crate::cli::socket::Socket;
 
 /// The maximum length of a message, in bytes. It is larger than any publication with its envelope.
 const MESSAGE_BYTES_MAX: usize = 128 * 1024 * 1024;
@@ -36,7 +37,7 @@ const MESSAGE_BYTES_MAX: usize = 128 * 1024 * 1024;
 const PING: &str = r#"{"type":"ping"}"#;
 /// The error message if the server waits for a token.
 const TOKEN_MISSING: &str = "token missing (401): the server waits for a token; send one with \
-                             --header 'Authorization: Bearer TOKEN'";
+                             --token-file FILE";
 
 /// The members that distinguish messages: a control message has a type, and a publication has an
 /// id.
@@ -58,9 +59,8 @@ pub(super) fn follow(subscriber: &mut Subscriber<'_>) -> End {
 
 fn attempt(subscriber: &mut Subscriber<'_>) -> Result<Infallible, End> {
     let target = subscriber.target;
+    let socket = subscriber.connect()?;
     let request = request(subscriber).map_err(|error| End::Failed(error.to_string()))?;
-    let socket = Socket::connect(&target.host, target.port, subscriber.handshake_deadline())
-        .map_err(|error| subscriber.unreached(&error))?;
     let limits = WebSocketConfig::default()
         .max_message_size(Some(MESSAGE_BYTES_MAX))
         .max_frame_size(Some(MESSAGE_BYTES_MAX));
@@ -96,6 +96,7 @@ fn request(subscriber: &Subscriber<'_>) -> Result<Request, Error> {
         Some(id) if !id.is_empty() => target.request_target_since(id),
         Some(_) | None => target.request_target(),
     };
+    // The connection already speaks TLS if the URL has `wss`.
     let url = format!("ws://{}{path}", target.authority);
     let mut request = url.as_str().into_client_request()?;
     let ours: Vec<HeaderName> = request.headers().keys().cloned().collect();
@@ -107,6 +108,11 @@ fn request(subscriber: &Subscriber<'_>) -> Result<Request, Error> {
         } else {
             request.headers_mut().append(name, value);
         }
+    }
+    if let Some(value) = subscriber.authorization() {
+        let mut value = HeaderValue::try_from(value)?;
+        value.set_sensitive(true);
+        request.headers_mut().insert(AUTHORIZATION, value);
     }
     Ok(request)
 }
@@ -137,7 +143,7 @@ fn refused(error: Error, subscriber: &Subscriber<'_>) -> End {
 }
 
 fn read_messages(
-    conn: &mut WebSocket<Socket>,
+    conn: &mut WebSocket<Connection>,
     subscriber: &mut Subscriber<'_>,
 ) -> Result<Infallible, End> {
     let (mut close, mut is_welcome) = (None, false);

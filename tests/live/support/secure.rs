@@ -29,8 +29,13 @@ pub(crate) struct Certificate {
 impl Certificate {
     /// Creates a certificate for `localhost` and writes its files.
     pub(crate) fn make(folder: &Path, name: &str) -> Self {
-        let names = ["localhost", "127.0.0.1"].map(String::from);
-        let made = self_signed(names.into()).unwrap();
+        Self::make_for(&["localhost", "127.0.0.1"], folder, name)
+    }
+
+    /// Creates a certificate for these hosts and writes its files.
+    pub(crate) fn make_for(hosts: &[&str], folder: &Path, name: &str) -> Self {
+        let hosts = hosts.iter().copied().map(String::from);
+        let made = self_signed(hosts.collect()).unwrap();
         let certificate = Self {
             path: folder.join(format!("{name}.pem")),
             key: folder.join(format!("{name}.key")),
