@@ -3,8 +3,8 @@
 //! This module is pure, and the only module of the server that uses rustls. An [`Identity`]
 //! contains the server's certificates, which are parsed from PEM texts that the caller has read. A
 //! [`Filter`] is the TLS state of one conn. A filter never uses a socket: the worker passes
-//! received bytes to the filter, and sends the records that the filter has encrypted. Requests, frames and
-//! the log are plaintext. Conns with and without TLS share the same frames.
+//! received bytes to the filter, and sends the records that the filter has encrypted. Requests,
+//! frames and the log are plaintext. Conns with and without TLS share the same frames.
 //!
 //! The unbuffered interface of rustls is used, so that an idle conn stores only keys and no
 //! buffers.
