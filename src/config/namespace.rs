@@ -138,25 +138,27 @@ impl Config {
     /// Whether the namespace of a channel lets the holder of a token with this subject subscribe.
     #[must_use]
     pub fn lets_subject_subscribe(&self, channel: &ChannelName, sub: Option<&str>) -> bool {
-        self.lets_subject(channel, sub, |namespace| namespace.subscribe.as_deref())
+        self.lets_subject(channel, sub, |namespace| &namespace.subscribe)
     }
 
     /// Whether the namespace of a channel lets the holder of a token with this subject publish.
     #[must_use]
     pub fn lets_subject_publish(&self, channel: &ChannelName, sub: Option<&str>) -> bool {
-        self.lets_subject(channel, sub, |namespace| namespace.publish.as_deref())
+        self.lets_subject(channel, sub, |namespace| &namespace.publish)
     }
 
     fn lets_subject(
         &self,
         channel: &ChannelName,
         sub: Option<&str>,
-        list: impl FnOnce(&Namespace) -> Option<&[String]>,
+        list: impl FnOnce(&Namespace) -> &Option<Vec<String>>,
     ) -> bool {
         let index = find(&self.namespace, channel.as_str());
-        let namespace = index.and_then(|index| self.namespace.get(index));
-        let mut patterns = namespace.and_then(list).into_iter().flatten();
-        patterns.any(|pattern| subject::matches(pattern, channel, sub))
+        let Some(namespace) = index.and_then(|index| self.namespace.get(index)) else {
+            return false;
+        };
+        let lists = [&namespace.subscribe, &namespace.publish].map(patterns);
+        subject::any_matches(patterns(list(namespace)), lists, channel, sub)
     }
 
     /// Returns the rules for channels that a namespace matches.
@@ -170,6 +172,10 @@ impl Config {
             overflow: namespace.overflow.unwrap_or(all.overflow),
         }
     }
+}
+
+fn patterns(list: &Option<Vec<String>>) -> &[String] {
+    list.as_deref().unwrap_or_default()
 }
 
 /// Returns the index of the namespace that matches a channel.

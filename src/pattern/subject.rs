@@ -60,9 +60,29 @@ pub fn check(pattern: &str) -> Result<(), SubjectPatternError> {
     is_name.map_err(SubjectPatternError::Name)
 }
 
-/// Whether a pattern matches a channel for the subject of a token. `pattern` has been checked.
+/// Whether one of the patterns of a list matches a channel for the subject of a token. `lists` are
+/// all lists of the namespace; the patterns have been checked.
+///
+/// With different patterns, the name of a subject with a `:` can also be a further part of the name
+/// of a shorter subject: `user:a:b` belongs to `a:b` because of `user:{sub}`, and to `a` because of
+/// `user:{sub}:*`. So in such a namespace, a subject with a `:` matches no pattern with `{sub}`.
 #[must_use]
-pub fn matches(pattern: &str, channel: &ChannelName, sub: Option<&str>) -> bool {
+pub fn any_matches(
+    patterns: &[String],
+    lists: [&[String]; 2],
+    channel: &ChannelName,
+    sub: Option<&str>,
+) -> bool {
+    let mut with_subject = lists.into_iter().flatten();
+    let first = with_subject.find(|pattern| pattern.contains(SUBJECT));
+    let is_only = with_subject.all(|other| !other.contains(SUBJECT) || Some(other) == first);
+    let sub = sub.filter(|sub| is_only || !sub.contains(':'));
+    let mut patterns = patterns.iter();
+    patterns.any(|pattern| matches(pattern, channel, sub))
+}
+
+/// Whether a pattern matches a channel for the subject of a token.
+fn matches(pattern: &str, channel: &ChannelName, sub: Option<&str>) -> bool {
     let (mut pattern, mut name) = (pattern, channel.as_str());
     loop {
         if pattern == "*" {
@@ -148,6 +168,27 @@ mod tests {
         // The channel is one of the subject `a`.
         assert!(!is_match("user:{sub}:*", "user:a:b:inbox", "a:b"));
         assert!(!is_match("user:{sub}:*", "user:alice", "alice"));
+    }
+
+    #[test]
+    fn subject_with_a_colon_has_no_names_among_those_of_a_shorter_subject() {
+        let list = |patterns: &[&str]| -> Vec<String> {
+            patterns.iter().map(|one| String::from(*one)).collect()
+        };
+        let is_match = |read: &[&str], write: &[&str], channel: &str, sub: &str| {
+            let (read, write) = (list(read), list(write));
+            let channel = ChannelName::new(channel).unwrap();
+            any_matches(&read, [&read, &write], &channel, Some(sub))
+        };
+        let both = ["user:{sub}", "user:{sub}:*"];
+        assert!(is_match(&both, &[], "user:alice:inbox", "alice"));
+        assert!(is_match(&both, &[], "user:alice", "alice"));
+        assert!(!is_match(&both, &[], "user:alice:inbox", "alice:inbox"));
+        let (short, long) = (["chat:{sub}"], ["chat:*:{sub}"]);
+        assert!(is_match(&short, &long, "chat:alice", "alice"));
+        assert!(!is_match(&short, &long, "chat:42:alice", "42:alice"));
+        assert!(is_match(&short, &short, "chat:42:alice", "42:alice"));
+        assert!(is_match(&["chat:*"], &both, "chat:1", "a:b"));
     }
 
     #[test]
