@@ -6,6 +6,8 @@
 
 use httparse::{Status, parse_chunk_size};
 
+use super::framing::is_token_byte;
+
 /// The maximum length of a line between chunks, in bytes. An incomplete line is not consumed, so
 /// this limit also bounds the caller's buffer.
 pub(super) const LINE_BYTES_MAX: usize = 1024;
@@ -57,7 +59,7 @@ pub(super) enum ChunkError {
     #[error("a chunk's size is not a hexadecimal number")]
     Size,
     /// A trailer line ends with a bare LF.
-    #[error("a trailer line does not end with CRLF")]
+    #[error("a trailer line is not a field line that ends with CRLF")]
     Trailer,
 }
 
@@ -124,6 +126,10 @@ impl Chunks {
             Ok(Status::Partial) => within(input.len(), LINE_BYTES_MAX).map(|()| Step::Partial),
             Ok(Status::Complete((line, size))) => {
                 within(line, LINE_BYTES_MAX)?;
+                let extension = input.get(..line.saturating_sub(2));
+                if !extension.is_some_and(has_no_control) {
+                    return Err(ChunkError::Size);
+                }
                 let left = usize::try_from(size)
                     .ok()
                     .filter(|size| *size <= self.chunk_bytes_max)
@@ -150,9 +156,25 @@ fn take_trailer(bytes: &mut usize, input: &[u8]) -> Result<Step, ChunkError> {
     // As in a head, a line that ends in a bare LF is refused.
     match input.get(..end) {
         Some([b'\r']) => Ok(Step::End(end + 1)),
-        Some([.., b'\r']) => Ok(Step::Line(end + 1)),
+        Some([field @ .., b'\r']) if is_field_line(field) => Ok(Step::Line(end + 1)),
         _ => Err(ChunkError::Trailer),
     }
+}
+
+/// Whether a line is a field line (RFC 9112, 5). Trailer fields are ignored, but a proxy that reads
+/// such a line differently would disagree about the end of the request.
+fn is_field_line(line: &[u8]) -> bool {
+    let Some(colon) = memchr::memchr(b':', line) else {
+        return false;
+    };
+    let (name, value) = line.split_at(colon);
+    !name.is_empty() && name.iter().copied().all(is_token_byte) && has_no_control(value)
+}
+
+fn has_no_control(bytes: &[u8]) -> bool {
+    bytes
+        .iter()
+        .all(|byte| *byte == b'\t' || !byte.is_ascii_control())
 }
 
 fn within(bytes: usize, limit: usize) -> Result<(), ChunkError> {

@@ -593,6 +593,46 @@ pub(crate) const ROWS: &[(&str, &[Row])] = &[
                 closed(400, "bad_request"),
             ),
             row(
+                "a bare CR in a trailer",
+                Head(
+                    "POST /publish?channel=a HTTP/1.1",
+                    &["Host: h", "Transfer-Encoding: chunked"],
+                    "1\r\n1\r\n0\r\nA: b\rGET /x HTTP/1.1\r\n\r\n",
+                ),
+                closed(400, "bad_chunks"),
+                closed(400, "bad_request"),
+            ),
+            row(
+                "a trailer without a colon",
+                Head(
+                    "POST /publish?channel=a HTTP/1.1",
+                    &["Host: h", "Transfer-Encoding: chunked"],
+                    "1\r\n1\r\n0\r\nGET / HTTP/1.1\r\n\r\n",
+                ),
+                closed(400, "bad_chunks"),
+                closed(400, "bad_request"),
+            ),
+            row(
+                "a folded trailer",
+                Head(
+                    "POST /publish?channel=a HTTP/1.1",
+                    &["Host: h", "Transfer-Encoding: chunked"],
+                    "1\r\n1\r\n0\r\nA: b\r\n c: d\r\n\r\n",
+                ),
+                closed(400, "bad_chunks"),
+                closed(400, "bad_request"),
+            ),
+            row(
+                "a NUL in a chunk extension",
+                Head(
+                    "POST /publish?channel=a HTTP/1.1",
+                    &["Host: h", "Transfer-Encoding: chunked"],
+                    "1;x=\"\0\r\n1\r\n0\r\n\r\n",
+                ),
+                closed(400, "bad_chunks"),
+                closed(400, "bad_request"),
+            ),
+            row(
                 "a publication with a length",
                 Head(
                     "POST /publish?channel=a HTTP/1.1",
