@@ -115,12 +115,13 @@ impl Conn {
         let Some(body) = publishing.body.take() else {
             return debug_assert!(false, "the content was received twice");
         };
+        // The publication counts towards the client's rate like a frame of a WebSocket, also if it
+        // is refused.
+        *context.frames += 1;
         let data = match publish::payload(body.bytes()) {
             Ok(data) => data,
             Err(error) => return self.refuse_publication(error.into(), out, context),
         };
-        // The publication counts towards the client's rate like a frame of a WebSocket.
-        *context.frames += 1;
         let request = &mut publishing.request;
         context.ask(Effect::SetTimer(
             context.now.after(context.config.heartbeat.interval()),
