@@ -23,7 +23,8 @@ pub(super) enum File {
 }
 
 /// The content security policy of the built-in page. It allows the page's inline script and style,
-/// the browser module, images from data URLs, connections to the page's origin, and a `WebSocket` to any origin.
+/// the browser module, images from data URLs, connections to the page's origin, and a `WebSocket`
+/// to any origin.
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'self' 'unsafe-inline'; \
     style-src 'unsafe-inline'; connect-src 'self' ws: wss:; img-src data:; base-uri 'none'; \
     form-action 'none'; frame-ancestors 'none'";
