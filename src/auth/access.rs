@@ -169,6 +169,12 @@ impl Access {
         self.calendar.deadline(since_1970)
     }
 
+    /// Whether the token of a grant has expired.
+    #[must_use]
+    pub fn has_expired(&self, grant: &Grant, now: Now) -> bool {
+        now.has_reached(self.deadline(grant.ends()))
+    }
+
     /// Whether a conn may subscribe to a channel.
     #[must_use]
     pub fn may_subscribe(&self, slot: u32, channel: &ChannelName, config: &Config) -> bool {

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use super::{Conn, Partial, Phase};
+use crate::auth::TokenError;
 use crate::backend::{BackendMessage, Delivery, PublishOutcome};
 use crate::certain;
 use crate::context::Context;
@@ -15,7 +16,7 @@ use crate::effect::{CloseReason, ConnClass, Effect, Reference};
 use crate::http::body::{Body, Progress};
 use crate::http::head::Method;
 use crate::http::publish::{self, PublishRequest};
-use crate::http::{After, Entry, Refusal, response};
+use crate::http::{After, Entry, EntryError, Refusal, response};
 
 /// Returns the subject of a request's token.
 fn sub(entry: &Entry) -> Option<Arc<str>> {
@@ -46,6 +47,20 @@ impl Publishing {
 }
 
 impl Conn {
+    /// Returns the subject of the token of a publication over HTTP, while the conn serves it. Such a
+    /// token is not in the worker's table, because it is valid for one request only.
+    #[must_use]
+    pub fn publishing_sub(&self) -> Option<Arc<str>> {
+        match &self.phase {
+            Phase::Publish { publishing, .. } => sub(&publishing.request.entry),
+            Phase::ProxyHeader { .. }
+            | Phase::Request { .. }
+            | Phase::Poll { .. }
+            | Phase::Stream { .. }
+            | Phase::Ending { .. } => None,
+        }
+    }
+
     /// Begins to receive the content. `rest` are the bytes after the head.
     pub(super) fn open_publish(
         &mut self,
@@ -122,6 +137,13 @@ impl Conn {
             Ok(data) => data,
             Err(error) => return self.refuse_publication(error.into(), out, context),
         };
+        // The token may have expired while the content arrived.
+        if let Entry::Granted(grant) = &publishing.request.entry
+            && context.access.table().has_expired(grant, context.now)
+        {
+            let expired = EntryError::Token(TokenError::Expired);
+            return self.refuse_publication(expired.into(), out, context);
+        }
         let request = &mut publishing.request;
         context.ask(Effect::SetTimer(
             context.now.after(context.config.heartbeat.interval()),

@@ -53,6 +53,7 @@ impl<N: Net> Worker<N> {
             .slots_of(&revocation.sub)
             .into_iter()
             .filter_map(|slot| certain::some(self.id_in(slot), "only conns have tokens"))
+            .chain(self.publishers(&revocation.sub))
             .collect();
         let ended = ids
             .into_iter()
@@ -61,6 +62,26 @@ impl<N: Net> Worker<N> {
         if revocation.worker_ack.confirm(count) {
             self.parts.feed.wake();
         }
+    }
+
+    /// Returns the conns that serve a publication over HTTP with a token of this subject.
+    fn publishers(&self, sub: &str) -> Vec<ConnId> {
+        if !self.access.is_on() {
+            return Vec::new();
+        }
+        let is_one = |id: &ConnId| {
+            let slot = self.conns.get(id.slot as usize);
+            let found = slot.and_then(|slot| slot.conn.publishing_sub());
+            found.as_deref() == Some(sub)
+        };
+        self.ids().filter(is_one).collect()
+    }
+
+    /// Returns the subject of the token with which a conn is served.
+    pub(super) fn sub(&self, id: ConnId) -> Option<Arc<str>> {
+        let slot = self.conns.get(id.slot as usize);
+        let publishing = slot.and_then(|slot| slot.conn.publishing_sub());
+        publishing.or_else(|| self.access.sub(id.slot))
     }
 
     /// Answers a request for the numbers of subscribers of some channels. Confirms each channel

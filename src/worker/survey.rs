@@ -327,7 +327,7 @@ impl<N: Net> Worker<N> {
             }
         }
         if let Some(sub) = &filter.sub
-            && self.access.sub(id.slot).as_deref() != Some(&**sub)
+            && self.sub(id).as_deref() != Some(&**sub)
         {
             return false;
         }
@@ -386,7 +386,7 @@ impl<N: Net> Worker<N> {
             transport: slot.conn.transport(),
             is_secure: self.filters.has(id.slot),
             is_ending: slot.conn.is_ending(),
-            sub: self.access.sub(id.slot),
+            sub: self.sub(id),
             channels: self.hub.subscription_count(id.slot) as u64,
             first_channels: channels.take(FIRST_CHANNELS).cloned().collect(),
             behind: self.hub.owed(id.slot),

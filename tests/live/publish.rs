@@ -1,11 +1,13 @@
 //! Publications of clients over HTTP, with curl, Node and Python.
 
-use std::io::Write as _;
+use std::io::{BufReader, Read as _, Write as _};
+use std::net::TcpStream;
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::support::{Feeder, Lines, Raw, Server, Socket, fanfare};
+use crate::support::raw::connect;
+use crate::support::{Feeder, Lines, Raw, Server, Socket, fanfare, within};
 
 const OPEN: &str = "[[namespace]]\nmatch = \"chat:*\"\nclient_publish = \"consume\"\n\
                     [[namespace]]\nmatch = \"room:*\"\nclient_publish = \"broadcast\"\n";
@@ -134,7 +136,7 @@ impl OwnChannels {
         let keys = format!("HS256 {}", secret.display());
         let config = format!(
             "[auth]\nkeys = [\"{keys}\"]\nquery = \"token\"\n\
-             [[namespace]]\nmatch = \"user:*\"\nsubscribe = [\"user:{{sub}}\"]\n\
+             leeway_ms = 0\n[[namespace]]\nmatch = \"user:*\"\nsubscribe = [\"user:{{sub}}\"]\n\
              [[namespace]]\nmatch = \"chat:*\"\nclient_publish = \"broadcast\"\n\
              publish = [\"chat:*:{{sub}}\"]\nsubscribe = [\"chat:*\"]\n"
         );
@@ -197,6 +199,55 @@ fn namespace_lets_a_subject_use_its_own_channels_and_no_others() {
     ] {
         assert_eq!(rig.publishes(sub, channel), 403, "{sub} {channel}");
     }
+}
+
+/// Sends a publication without the last byte of its content.
+fn begin_publication(rig: &OwnChannels, token: &str) -> BufReader<TcpStream> {
+    let mut stream = connect(rig.server.addr);
+    let head = "POST /publish?channel=chat:1:alice HTTP/1.1\r\nHost: h\r\n";
+    let fields = format!("Authorization: Bearer {token}\r\nContent-Length: 2\r\n\r\n1");
+    stream
+        .write_all((head.to_owned() + &fields).as_bytes())
+        .unwrap();
+    BufReader::new(stream)
+}
+
+#[test]
+fn client_that_publishes_over_http_is_disconnected_by_its_subject() {
+    let rig = OwnChannels::start();
+    let mut publishing = begin_publication(&rig, &rig.token("alice"));
+    let mut feeder = Feeder::connect(&rig.server.feed);
+    within("a connection of alice that is closed", || {
+        feeder.send(&json!({"disconnect_sub": "alice", "ack": true}));
+        (feeder.answer()["conns"] == 1).then_some(())
+    });
+    let _sent = publishing.get_mut().write_all(b"1");
+    let mut rest = Vec::new();
+    let _ended = publishing.read_to_end(&mut rest);
+    assert!(rest.is_empty(), "{}", String::from_utf8_lossy(&rest));
+    assert_eq!(rig.server.metric("fanfare_publications_total"), 0.0);
+}
+
+#[test]
+fn token_that_expires_before_the_content_is_complete_publishes_nothing() {
+    let rig = OwnChannels::start();
+    let mut command = fanfare();
+    command.args(["token", "--expires-in", "1", "--sub=alice"]);
+    let output = command
+        .arg("--key")
+        .arg(rig.folder.path().join("secret"))
+        .output();
+    let token = String::from_utf8(output.unwrap().stdout).unwrap();
+    let mut publishing = begin_publication(&rig, token.trim());
+    within("a token that has expired", || {
+        let header = ["-H", &format!("Authorization: Bearer {}", token.trim())];
+        let (status, _) = publish(&rig.server, "channel=chat:2:alice", &header, "1");
+        (status == 401).then_some(())
+    });
+    publishing.get_mut().write_all(b"1").unwrap();
+    let response = Raw::read(&mut publishing);
+    assert_eq!(response.status, 401);
+    assert!(response.body_text().contains("\"code\":\"token_expired\""));
 }
 
 #[test]
