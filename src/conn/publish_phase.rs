@@ -47,8 +47,8 @@ impl Publishing {
 }
 
 impl Conn {
-    /// Returns the subject of the token of a publication over HTTP, while the conn serves it. Such a
-    /// token is not in the worker's table, because it is valid for one request only.
+    /// Returns the subject of the token of a publication over HTTP, while the conn serves it. Such
+    /// a token is not in the worker's table, because it is valid for one request only.
     #[must_use]
     pub fn publishing_sub(&self) -> Option<Arc<str>> {
         match &self.phase {
