@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+use serde_json::json;
 use tempfile::TempDir;
 
 use crate::support::secure::{Certificate, tls_addr};
@@ -243,7 +244,18 @@ fn subscriber_reconnects_with_a_renewed_token() {
         let token = fs::read_to_string(&rig.token).unwrap();
         rig.renew("bob");
         let mut feeder = Feeder::connect(&rig.server.feed);
-        feeder.write("{\"disconnect_sub\":\"alice\",\"code\":4002,\"reason\":\"token_expired\"}\n");
+        let mut disconnect_alice = || {
+            feeder.send(&json!({
+                "disconnect_sub": "alice", "code": 4002, "reason": "token_expired", "ack": true,
+            }));
+            feeder.answer()["conns"].clone()
+        };
+        let accepted = "fanfare_tokens_total{outcome=\"accepted\"}";
+        let before = rig.server.metric(accepted);
+        assert_eq!(disconnect_alice(), 1);
+        // The new connection has the token that the file has now.
+        rig.server.await_metric(accepted, before + 1.0);
+        assert_eq!(disconnect_alice(), 0);
         let errors = received(&rig.publish_until_end(child));
         assert!(errors.contains("4002 (token_expired)"), "{errors}");
         assert!(!errors.contains(token.trim()), "{errors}");

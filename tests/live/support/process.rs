@@ -82,8 +82,8 @@ impl Process {
 
     /// Stops the thread with this name. Needs a process that this process has started.
     pub(crate) fn stop_thread(self, name: &str) -> StoppedThread {
-        let thread = self.thread(name);
-        let thread = thread.unwrap_or_else(|| panic!("there is no thread {name}"));
+        // A thread sets its name itself, so a new thread may not have it yet.
+        let thread = within(name, || self.thread(name));
         let thread = nix::unistd::Pid::from_raw(thread);
         ptrace::seize(thread, ptrace::Options::empty()).unwrap();
         ptrace::interrupt(thread).unwrap();
